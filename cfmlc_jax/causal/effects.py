@@ -1,0 +1,81 @@
+"""The prediction that patches strengthen, null inputs, and the total direct effect (TDE)."""
+
+import jax.numpy as jnp
+
+from cfmlc_jax.causal import patches
+
+NULL_KINDS = ("zeros", "mean", "blur")
+
+
+def combine(whole, patch):
+    """Logits of the final prediction: the mean of whole and patch logits, both [b, k].
+
+    Logits are averaged, not probabilities, as in the reference.
+    """
+    return (whole + patch) / 2
+
+
+def total_direct_effect(factual, counterfactual, alpha):
+    """What the target adds with its context held fixed: factual − alpha·counterfactual, [b, k].
+
+    With one counterfactual for all images this shifts a class's logits by a constant: it moves
+    thresholded metrics and cannot move average precision.
+    """
+    return factual - alpha * counterfactual
+
+
+def null_images(images, kind: str, mean_colour=None):
+    """What an image shows when it shows nothing: [b, h, w, c] -> [1 or b, h, w, c].
+
+    Args:
+        images: whole views in [0, 1].
+        kind: "zeros" (black), "mean" (one colour) or "blur" (the image without detail, one
+            Gaussian of a sigma of an eighth of the side). The first two are one null for all images.
+        mean_colour: [c], the mean of the training data, for "mean".
+
+    Raises:
+        ValueError: an unknown kind, or "mean" without a colour.
+    """
+    if kind == "zeros":
+        return jnp.zeros_like(images[:1])
+    if kind == "mean":
+        if mean_colour is None:
+            raise ValueError("the null 'mean' needs the mean colour of the training data")
+        return jnp.broadcast_to(mean_colour.astype(images.dtype), images[:1].shape)
+    if kind == "blur":
+        _, h, w, _ = images.shape
+        return jnp.einsum("bhwc,yh,xw->byxc", images, _gaussian(h, images.dtype), _gaussian(w, images.dtype))
+    raise ValueError(f"null {kind!r} is not one of {', '.join(NULL_KINDS)}")
+
+
+def pivot_counterfactual(attention, removed):
+    """Logits without the target's patch, context kept: two [b, p, k] -> [b, k].
+
+    Class k weighs the predictions on the images with patch p removed by its own attention to p,
+    so its pivot patch decides what is removed.
+
+    Args:
+        attention: factual attention logits.
+        removed: combined logits of the image with patch p replaced by the null.
+    """
+    return (patches.patch_weights(attention) * removed).sum(axis=1)
+
+
+def without_each_patch(attention, scores, null_attention, null_score):
+    """Patch logits with one patch at a time nulled: four [b, p, k] -> [b, p, k].
+
+    Element p pools the factual patches with patch p's attention and score replaced by the null's.
+    """
+    b, p, k = attention.shape
+    swap = jnp.eye(p, dtype=bool)[None, :, :, None]
+    attention = jnp.where(swap, null_attention[:, None], attention[:, None])
+    scores = jnp.where(swap, null_score[:, None], scores[:, None])
+    pooled = patches.patch_logits(attention.reshape(b * p, p, k), scores.reshape(b * p, p, k))
+    return pooled.reshape(b, p, k)
+
+
+def _gaussian(n: int, dtype):
+    """Matrix [n, n] that smooths a line of n pixels; rows sum to 1, so edges are not darkened."""
+    offset = jnp.arange(n)[:, None] - jnp.arange(n)[None, :]
+    weights = jnp.exp(-0.5 * (offset / (n / 8)) ** 2)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(dtype)

@@ -1,0 +1,244 @@
+"""The configuration: every field once, with its default, and the checks across fields.
+
+The defaults are the paper's recipe for COCO 2014 (MLC-PAT); files in configs/ change what differs.
+"""
+
+import difflib
+import json
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cfmlc_jax.errors import InputError
+
+METHODS = ("pat_t", "pat_i", "asl")
+SOURCES = ("coco", "voc2007", "vg256", "table", "tfds", "scenes")
+DTYPES = ("float32", "bfloat16")
+
+
+def default() -> ConfigDict:
+    """Every field with its default, unlocked: a config file changes some and returns the whole."""
+    config = ConfigDict()
+    config.seed = 0  # of weights, order, augmentation and dropout
+
+    config.data = data = ConfigDict()
+    data.source = "coco"  # one of SOURCES
+    data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
+    data.vocabulary = ""  # vg256: JSON file, category -> object names
+    data.exif = False  # turn images as their EXIF orientation says (the reference does not)
+    data.val_split = "val"  # scored after every epoch; chooses the best checkpoint
+    data.test_splits = ("val",)  # scored in full after training
+    data.threads = 8  # that read and transform images, in each worker
+    data.workers = 0  # processes that do so; 0: this one. Batches are the same for any number
+    data.tfds = tfds = ConfigDict()
+    tfds.name = ""  # e.g. "voc/2007"
+    tfds.train_split = "train"
+    tfds.val_split = "validation"
+    tfds.image_key = "image"
+    tfds.labels_key = "labels"  # a path such as "objects/label" for nested features
+    data.scenes = scenes = ConfigDict()
+    scenes.bias = 0.9  # probability that a digit's partner joins, in train, val and test_iid
+    scenes.num_train = 6000
+    scenes.num_test = 1000  # in val and in each test split
+
+    config.views = views = ConfigDict()
+    views.image_size = 448  # side of every view, pixels
+    views.grid = 2  # patches along one side
+    views.overlap = 0.0  # share of a patch's side that neighbours have in common
+    views.augment = True  # cutout and RandAugment, each view by itself
+
+    config.model = model = ConfigDict()
+    model.name = "resnet101"  # see models/build.py
+    model.attention = "cross"  # none, self or cross: see models/heads.py
+    model.dtype = "float32"  # of the computation; parameters and loss are always float32
+
+    # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
+    # with patches too. asl: whole images only, the baseline. The latter two have attention "none".
+    config.method = "pat_t"
+
+    config.loss = loss = ConfigDict()
+    loss.gamma_neg = 4.0
+    loss.gamma_pos = 0.0
+    loss.clip = 0.05
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 1e-4  # the peak of the cycle
+    optim.weight_decay = 1e-4  # on every parameter
+    optim.pct_start = 0.2  # share of all steps until the peak
+    optim.ema_decay = 0.9997  # of parameters and batch statistics
+
+    config.train = train = ConfigDict()
+    train.batch_size = 128  # images, over all devices
+    train.epochs = 80
+    train.log_every = 50  # steps
+    train.checkpoint_every = 0  # steps, besides after every epoch; 0: only then
+    train.early_stop = True
+    train.patience = 2  # epochs without a better mAP, of weights and of their average
+
+    config.effect = effect = ConfigDict()
+    effect.kinds = ("whole", "pivot")  # total direct effects that the full evaluation adds
+    effect.null = "mean"  # what stands in for what is removed: zeros, mean or blur
+    effect.alphas = (0.5, 1.0)  # strengths; any can be read off the saved scores later
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.batch_size = 128  # images, over all devices
+
+    config.mesh = mesh = ConfigDict()
+    mesh.fsdp = 1  # devices that share one copy of the parameters; the rest of them split the batch
+
+    config.report = report = ConfigDict()
+    report.tensorboard = False  # event files in the workdir; needs the extra "tensorboard"
+    return config
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """The configuration, locked, if its fields agree with each other.
+
+    Raises:
+        InputError: a value out of range, or fields that contradict each other.
+    """
+    _one_of("data.source", config.data.source, SOURCES)
+    _one_of("method", config.method, METHODS)
+    _one_of("model.dtype", config.model.dtype, DTYPES)
+    _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
+    _one_of("effect.null", config.effect.null, ("zeros", "mean", "blur"))
+    for kind in config.effect.kinds:
+        _one_of("effect.kinds", kind, ("whole", "pivot"))
+    for name, least in _MINIMA.items():
+        value = _field(config, name)
+        if not math.isfinite(value) or value < least:
+            raise InputError(f"config.{name} is {value}; it must be at least {least}")
+    for name, (low, high) in _RANGES.items():
+        value = _field(config, name)
+        if not low <= value <= high:
+            raise InputError(f"config.{name} is {value}; it must be in [{low}, {high}]")
+    rate = config.optim.learning_rate
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"config.optim.learning_rate is {rate}; it must be above 0")
+    for alpha in config.effect.alphas:
+        if not math.isfinite(alpha) or alpha < 0:
+            raise InputError(f"config.effect.alphas has {alpha}; strengths must be 0 or more")
+    _check_method(config)
+    _check_views(config.views)
+    return config.lock()
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain JSON types (tuples become lists)."""
+    return json.loads(config.to_json_best_effort())
+
+
+def from_json(fields: dict[str, Any]) -> ConfigDict:
+    """The configuration that `to_json` wrote, on top of today's defaults, checked and locked.
+
+    Raises:
+        InputError: a field that this version does not have.
+    """
+    config = default()
+    for name, value in flat(fields).items():
+        section, _, leaf = name.rpartition(".")
+        target = config
+        for part in section.split(".") if section else []:
+            target = target.get(part) if isinstance(target, ConfigDict) else None
+        if not isinstance(target, ConfigDict) or leaf not in target:
+            raise InputError(f"config.{name} is not a field of this version of cfmlc_jax")
+        target[leaf] = tuple(value) if isinstance(value, list) else value
+    return validate(config)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """ "name: old -> new" of every field that may not change between a run and its continuation."""
+    old, new = flat(old), flat(new)
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(_NEUTRAL)
+    ]
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    named = {}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            named.update(flat(value, f"{prefix}{key}."))
+        else:
+            named[prefix + key] = value
+    return named
+
+
+# Fields that decide where and how fast a run goes, or what is evaluated, but not what it learns.
+_NEUTRAL = (
+    "data.root",
+    "data.threads",
+    "data.workers",
+    "data.test_splits",
+    "effect.",
+    "evaluate.",
+    "mesh.",
+    "report.",
+)
+
+_MINIMA = {
+    "data.threads": 1,
+    "data.workers": 0,
+    "data.scenes.num_train": 1,
+    "data.scenes.num_test": 1,
+    "views.image_size": 1,
+    "views.grid": 2,
+    "loss.gamma_neg": 0,
+    "loss.gamma_pos": 0,
+    "optim.weight_decay": 0,
+    "train.batch_size": 1,
+    "train.epochs": 1,
+    "train.log_every": 1,
+    "train.checkpoint_every": 0,
+    "train.patience": 1,
+    "evaluate.batch_size": 1,
+    "mesh.fsdp": 1,
+}
+
+_RANGES = {
+    "data.scenes.bias": (0, 1),
+    "views.overlap": (0, 0.95),
+    "loss.clip": (0, 1),
+    "optim.pct_start": (0, 1),
+    "optim.ema_decay": (0, 1),
+}
+
+
+def _check_method(config):
+    patches_trained = config.method == "pat_t"
+    if patches_trained and config.model.attention == "none":
+        raise InputError("method 'pat_t' needs model.attention 'self' or 'cross', not 'none'")
+    if not patches_trained and config.model.attention != "none":
+        raise InputError(
+            f"method {config.method!r} has one head: set model.attention to 'none', not {config.model.attention!r}"
+        )
+    if config.method == "asl" and "pivot" in config.effect.kinds:
+        raise InputError(
+            "method 'asl' has no patches: take 'pivot' out of effect.kinds, or use method 'pat_i'"
+        )
+
+
+def _check_views(views):
+    if views.overlap == 0 and views.image_size % views.grid:
+        below = views.image_size // views.grid * views.grid
+        tries = " or ".join(str(size) for size in (below, below + views.grid) if size)
+        raise InputError(
+            f"views.image_size {views.image_size} is not divisible by views.grid {views.grid}; try {tries}"
+        )
+
+
+def _field(config, name):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _one_of(name, value, choices):
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"config.{name} {value!r} is not one of {', '.join(choices)}{hint}")

@@ -1,0 +1,1 @@
+"""Data: sources (files on disk), transforms (records to views), pipeline (views to batches)."""

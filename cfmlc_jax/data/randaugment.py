@@ -1,0 +1,201 @@
+"""RandAugment as the reference uses it: two of fifteen operations, each done or left by a coin.
+
+Numbers as in the PyPI package ``randaugment`` 1.0.2 (not those of torchvision's class of that
+name). Chance is drawn in one place, `sample`; everything else is a pure function of a uint8 RGB
+Pillow image.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+LEVELS = range(1, 10)
+PROBABILITY = 0.5
+_GREY = (128, 128, 128)
+_CUTOUT_COLOUR = (125, 122, 113)
+
+
+class Draw(NamedTuple):
+    """What chance adds to an operation; each operation reads what it needs.
+
+    sign: +1 or -1 (shears, translations, colour, contrast, sharpness, brightness).
+    x, y: a point of the unit square, [0, 1) each (cutout).
+    """
+
+    sign: int = 1
+    x: float = 0.5
+    y: float = 0.5
+
+
+class Step(NamedTuple):
+    """One operation of a pair: its name in `OPS`, its level, its draw, and whether it is done."""
+
+    name: str
+    level: int
+    draw: Draw
+    applied: bool
+
+
+def _invert(view, magnitude, draw):
+    return ImageOps.invert(view)
+
+
+def _cutout(view, magnitude, draw):
+    # Unlike the views' own cutout this box stops short of its far edge.
+    x, y, half = int(draw.x * view.width), int(draw.y * view.height), int(magnitude) // 2
+    covered = view.copy()
+    box = (max(x - half, 0), max(y - half, 0), min(x + half, view.width), min(y + half, view.height))
+    covered.paste(_CUTOUT_COLOUR, box)
+    return covered
+
+
+def _sharpness(view, magnitude, draw):
+    return ImageEnhance.Sharpness(view).enhance(1 + magnitude * draw.sign)
+
+
+def _autocontrast(view, magnitude, draw):
+    return ImageOps.autocontrast(view)
+
+
+def _posterize(view, magnitude, draw):
+    return ImageOps.posterize(view, int(magnitude))
+
+
+def _shear_x(view, magnitude, draw):
+    return _affine(view, (1, magnitude * draw.sign, 0, 0, 1, 0), Image.Resampling.BICUBIC)
+
+
+def _translate_x(view, magnitude, draw):
+    return _affine(view, (1, 0, magnitude * view.width * draw.sign, 0, 1, 0), Image.Resampling.NEAREST)
+
+
+def _translate_y(view, magnitude, draw):
+    return _affine(view, (1, 0, 0, 0, 1, magnitude * view.height * draw.sign), Image.Resampling.NEAREST)
+
+
+def _shear_y(view, magnitude, draw):
+    return _affine(view, (1, 0, 0, magnitude * draw.sign, 1, 0), Image.Resampling.BICUBIC)
+
+
+def _affine(view, matrix, resample):
+    return view.transform(view.size, Image.Transform.AFFINE, matrix, resample, fillcolor=_GREY)
+
+
+def _rotate(view, magnitude, draw):
+    # Always counter-clockwise, as in the reference. Its detour over RGBA and a grey composite is,
+    # for nearest pixels, the same as a grey fill, at twice the time.
+    return view.rotate(magnitude, fillcolor=_GREY)
+
+
+def _equalize(view, magnitude, draw):
+    return ImageOps.equalize(view)
+
+
+def _contrast(view, magnitude, draw):
+    return ImageEnhance.Contrast(view).enhance(1 + magnitude * draw.sign)
+
+
+def _color(view, magnitude, draw):
+    return ImageEnhance.Color(view).enhance(1 + magnitude * draw.sign)
+
+
+def _solarize(view, magnitude, draw):
+    # The threshold keeps its fraction: a pixel is compared with, say, 113.8.
+    return ImageOps.solarize(view, magnitude)
+
+
+def _brightness(view, magnitude, draw):
+    return ImageEnhance.Brightness(view).enhance(1 + magnitude * draw.sign)
+
+
+# (view, magnitude, draw) -> a new view of the same size; the argument is left as it was.
+OPS: dict[str, Callable[[Image.Image, float, Draw], Image.Image]] = {
+    "Invert": _invert,
+    "Cutout": _cutout,
+    "Sharpness": _sharpness,
+    "AutoContrast": _autocontrast,
+    "Posterize": _posterize,
+    "ShearX": _shear_x,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+    "ShearY": _shear_y,
+    "Rotate": _rotate,
+    "Equalize": _equalize,
+    "Contrast": _contrast,
+    "Color": _color,
+    "Solarize": _solarize,
+    "Brightness": _brightness,
+}
+_NAMES = tuple(OPS)
+
+
+def _by_level(first, last):
+    return np.linspace(first, last, LEVELS.stop)
+
+
+# Magnitude of each level, 0 to 9; operations that are not here have none. Units: cutout pixels,
+# shears pixels per pixel, translations fractions of the side, rotation degrees, posterize bits,
+# solarize pixel values, the others distance of the enhancement factor from 1.
+MAGNITUDES: dict[str, np.ndarray] = {
+    "Cutout": _by_level(0, 20).round(),
+    "Sharpness": _by_level(0, 0.9),
+    "Posterize": _by_level(8, 4).round(),
+    "ShearX": _by_level(0, 0.3),
+    "TranslateX": _by_level(0, 150 / 331),
+    "TranslateY": _by_level(0, 150 / 331),
+    "ShearY": _by_level(0, 0.3),
+    "Rotate": _by_level(0, 30),
+    "Contrast": _by_level(0, 0.9),
+    "Color": _by_level(0, 0.9),
+    "Solarize": _by_level(256, 0),
+    "Brightness": _by_level(0, 0.9),
+}
+
+
+def apply(view: Image.Image, name: str, level: int, draw: Draw) -> Image.Image:
+    """The view after one operation: RGB [h, w] -> a new RGB [h, w].
+
+    Args:
+        view: uint8 RGB.
+        name: a key of `OPS`.
+        level: one of `LEVELS`.
+        draw: the operation's chance.
+
+    Raises:
+        ValueError: an unknown name or level.
+    """
+    if name not in OPS:
+        raise ValueError(f"no operation {name!r}; there are {', '.join(OPS)}")
+    if level not in LEVELS:
+        raise ValueError(f"level {level} of {name} is outside {LEVELS.start} to {LEVELS.stop - 1}")
+    magnitude = float(MAGNITUDES[name][level]) if name in MAGNITUDES else 0.0
+    return OPS[name](view, magnitude, draw)
+
+
+def sample(generator: np.random.Generator) -> tuple[Step, Step]:
+    """A pair of steps: operations and levels uniform, with replacement, each applied at even odds.
+
+    Takes the same amount of chance whatever comes out, so that what one view draws does not move
+    what the next one draws.
+    """
+    first, second = generator.random((2, 6))
+    return _step(*first), _step(*second)
+
+
+def _step(name, level, coin, sign, x, y):
+    return Step(
+        name=_NAMES[int(name * len(_NAMES))],
+        level=LEVELS[int(level * len(LEVELS))],
+        draw=Draw(sign=1 if sign < 0.5 else -1, x=float(x), y=float(y)),
+        applied=bool(coin < PROBABILITY),
+    )
+
+
+def augment(view: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The view after a drawn pair: RGB [h, w] -> RGB [h, w]; the same object if neither is applied."""
+    for step in sample(generator):
+        if step.applied:
+            view = apply(view, step.name, step.level, step.draw)
+    return view

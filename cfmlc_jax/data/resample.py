@@ -1,0 +1,53 @@
+"""Exact doubling of an image: Pillow's bilinear resize by two, in fewer instructions."""
+
+import numpy as np
+from PIL import Image
+
+# Rows worked on at a time, so that the temporaries of one step stay in the processor's cache.
+_ROWS = 32
+
+
+def double(image: Image.Image) -> Image.Image:
+    """The RGB image [h, w] at twice its size [2h, 2w], bit for bit as ``resize(..., BILINEAR)``.
+
+    Enlarging by two, the triangle filter has only the weights 3/4 and 1/4, and one pixel alone at
+    the rim. Pillow computes them as fixed-point products per pixel; bytes can do it in a handful
+    of vector operations. Like Pillow it works across rows first and rounds after each direction.
+    """
+    width, height = image.size
+    # Four bytes a pixel, as Pillow holds RGB: the way in and out is a plain copy.
+    pixels = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(height, 4 * width)
+    wide = np.empty((height, width, 2), np.uint32)
+    wide[:, 0, 0] = pixels[:, :4].view(np.uint32)[:, 0]
+    wide[:, -1, 1] = pixels[:, -4:].view(np.uint32)[:, 0]
+    left, right = np.empty((2, height, 4 * (width - 1)), np.uint8)
+    _between(pixels[:, :-4], pixels[:, 4:], left, right)
+    wide[:, :-1, 1] = left.view(np.uint32)
+    wide[:, 1:, 0] = right.view(np.uint32)
+
+    rows = wide.view(np.uint8).reshape(height, 8 * width)
+    tall = np.empty((height, 2, 8 * width), np.uint8)
+    tall[0, 0] = rows[0]
+    tall[-1, 1] = rows[-1]
+    _between(rows[:-1], rows[1:], tall[:-1, 1], tall[1:, 0])
+    return Image.frombytes("RGB", (2 * width, 2 * height), tall.data, "raw", "RGBX")
+
+
+def _between(first, second, near_first, near_second):
+    """Writes the two samples between neighbours: (3 first + second + 2) // 4 and its mirror image.
+
+    All are uint8 [rows, bytes]. Two halvings never leave eight bits: the mean rounded down is
+    ``low = (a & b) + ((a ^ b) >> 1)``, and the mean of that and the nearer neighbour, rounded up,
+    is ``(low | a) - ((low ^ a) >> 1)``.
+    """
+    for start in range(0, len(first), _ROWS):
+        rows = slice(start, start + _ROWS)
+        a, b = first[rows], second[rows]
+        low = a & b
+        half = a ^ b
+        half >>= 1
+        low += half
+        for near, out in ((a, near_first), (b, near_second)):
+            half = low ^ near
+            half >>= 1
+            np.subtract(low | near, half, out=out[rows])

@@ -1,0 +1,41 @@
+"""What to look at, and what must hold, before a run trusts its data."""
+
+import numpy as np
+
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.errors import InputError
+
+
+def summary(name: str, source: Source) -> str:
+    """Text about a source: images, labels an image, positives of the rarest, median and commonest class, first ids.
+
+    Reads no image. Classes without a positive are named: their average precision has no value.
+    """
+    positives = source.labels.sum(axis=0, dtype=np.int64)
+    rarest, commonest = int(positives.argmin()), int(positives.argmax())
+    lines = [
+        f"{name}: {len(source):,} images, {len(source.class_names)} classes, "
+        f"{positives.sum() / len(source):.2f} labels an image",
+        f"  positives a class: min {positives[rarest]:,} ({source.class_names[rarest]}), "
+        f"median {np.median(positives):,.0f}, max {positives[commonest]:,} ({source.class_names[commonest]})",
+    ]
+    absent = np.flatnonzero(positives == 0)
+    if absent.size:
+        named = ", ".join(source.class_names[column] for column in absent[:5])
+        lines.append(f"  without a positive: {absent.size} ({named}{', …' if absent.size > 5 else ''})")
+    lines.append(f"  first ids: {', '.join(source.ids[:3])}")
+    return "\n".join(lines)
+
+
+def require_disjoint(a: Source, b: Source) -> None:
+    """Nothing, if no id is in both sources.
+
+    Raises:
+        InputError: with how many ids are shared and the first three.
+    """
+    shared = np.intersect1d(np.array(a.ids, str), np.array(b.ids, str))
+    if shared.size:
+        raise InputError(
+            f"{shared.size} images are in both {a!r} and {b!r}, first {', '.join(shared[:3])}; "
+            "remove them from one, or the scores are not of unseen images"
+        )

@@ -1,0 +1,422 @@
+"""Digit scenes: real handwritten digits on photo textures, with exact counterfactuals.
+
+A scene holds one to four different digits. Digits come in partners (0-1, 2-3, 4-5, 6-7, 8-9) and
+the `bias` says how often partners appear together, so that a classifier can lean on context and
+the test splits can show that it did. Every digit can be taken out of its scene with all else
+equal, which real photos do not allow.
+
+Pixels and labels are functions of the arguments and the index alone, the same on every machine:
+integer arithmetic on uniform draws, no transcendental functions, no sums of floats. (Below 64
+pixels, digits shrink by more than Pillow 11 and 13 agree on.)
+"""
+
+import functools
+import math
+import operator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from cfmlc_jax.data.sources import Record
+from cfmlc_jax.errors import InputError
+
+CLASS_NAMES = tuple(f"digit {digit}" for digit in range(10))
+# Number of scenes by default; a split's position here selects its random stream.
+SPLITS = {"train": 6000, "test_iid": 1000, "test_balanced": 1000, "test_conflict": 1000, "val": 1000}
+BIASED = ("train", "val", "test_iid")
+# Which of the 500 handwritings of each digit a split draws from.
+HANDWRITINGS = {"train": slice(0, 350), "val": slice(350, 400), "test": slice(400, 500)}
+TEXTURE_SIZE = 64  # scene size, pixels, at which a texture's pixel is a scene's pixel
+MAX_DIGITS = 5  # a scene of test_conflict holds one of each of the five pairs at most
+LABEL_STREAM, LOOK_STREAM = 0, 1
+
+BACKGROUND_DRAWS = 9
+PLACES = 48  # positions tried for a digit until one is free
+COLOURS = 12  # colours tried for a digit until one stands out
+OBJECT_DRAWS = 2 + 2 * PLACES + 3 * COLOURS
+CONTRAST = 80  # luma levels of 255 between a digit and what lies behind it
+FAINTEST = 48  # ink of 255 that an edge of a digit's box must show
+VISIBLE = [255 if ink >= FAINTEST else 0 for ink in range(256)]
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A digit in a scene.
+
+    digit: its class.
+    instance: which handwriting, a row of assets/digits.npz.
+    box: left, top, right, bottom of its mask, pixels, right and bottom exclusive.
+    colour: red, green, blue of full ink, 0 to 255.
+    """
+
+    digit: int
+    instance: int
+    box: Box
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    info: SceneObject
+    ink: Image.Image  # grey, the box's size
+
+
+class Scenes:
+    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10], boxes and masks.
+
+    How digits are drawn: a number from `min_digits` to `max_digits` is drawn uniformly; then, until
+    the scene has that many, a digit is drawn uniformly among the absent ones, and its partner joins
+    it with probability `bias` if it is absent and the scene has fewer than `max_digits`. A digit
+    appears at most once. At bias 0 the set is therefore uniform among the sets of its size:
+    partners share a scene exactly as often as any two digits do.
+
+    ============= ====== ============= =========== ================== ====================
+    split         bias   handwritings  rate of a   P(partner | digit) ratio to rate
+                         and photos    digit
+    ============= ====== ============= =========== ================== ====================
+    train         `bias` train         .295 at .9  .941 at .9         3.19
+    val           `bias` val           .295 at .9  .941 at .9         3.19
+    test_iid      `bias` test          .295 at .9  .941 at .9         3.19
+    test_balanced 0      test          .250        .222               .889, as for any two
+    test_conflict none   test          .250        0                  0
+    ============= ====== ============= =========== ================== ====================
+
+    (Exact, for 1 to 4 digits. The .941 is above the bias because an absent partner may still be
+    drawn by itself.)
+    The .889 rather than 1 comes from the limit on the number of digits: what is present leaves less
+    room. In test_conflict a drawn digit keeps its partner out, so partners never share a scene.
+
+    Of the 500 handwritings of each digit, training scenes use 350, val 50 and the test splits 100;
+    of each photo, train and val use the left three fifths and the test splits the rest.
+
+    Args:
+        split: train, val, test_iid, test_balanced or test_conflict.
+        bias: probability in [0, 1] that a partner joins; read by train, val and test_iid only.
+        size: side of the image, pixels, 32 to 512; digits are 9/32 to 13/32 of it.
+        num_scenes: length; default 6000 for train, 1000 for another split. Scene i is the same for
+            every length.
+        seed: at least 0; other seeds give other scenes of the same handwritings and photos.
+        min_digits: least digits in a scene, at least 1.
+        max_digits: most digits in a scene, at most 5.
+
+    Raises:
+        InputError: a split that does not exist or a number outside the range above.
+    """
+
+    class_names = CLASS_NAMES
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        bias: float = 0.9,
+        size: int = 64,
+        num_scenes: int | None = None,
+        seed: int = 0,
+        min_digits: int = 1,
+        max_digits: int = 4,
+    ):
+        if split not in SPLITS:
+            raise InputError(f"scenes: split {split!r} does not exist; {_nearest_split(split)}")
+        if not 0 <= bias <= 1:
+            raise InputError(f"scenes: bias {bias} is not a probability; give a number from 0 to 1")
+        self.split = split
+        self.bias = float(bias) if split in BIASED else 0.0
+        self.size = _whole("size", size, 32, 512)
+        self.num_scenes = SPLITS[split] if num_scenes is None else _whole("num_scenes", num_scenes, 1)
+        self.seed = _whole("seed", seed, 0)
+        self.max_digits = _whole("max_digits", max_digits, 1, MAX_DIGITS)
+        self.min_digits = _whole("min_digits", min_digits, 1, self.max_digits)
+        self._part = split if split in HANDWRITINGS else "test"
+        self._digits = draw_digits(
+            self._generator(LABEL_STREAM).random((self.num_scenes, 1 + 2 * self.max_digits)),
+            min_digits=self.min_digits,
+            bias=self.bias,
+            exclusive=split == "test_conflict",
+        )
+        self.labels = (self._digits[:, :, None] == np.arange(10)).any(axis=1).astype(np.uint8)
+        self.ids = [f"{split}-{index:06d}" for index in range(self.num_scenes)]
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __repr__(self) -> str:
+        return (
+            f"Scenes({self.split!r}, bias={self.bias}, size={self.size}, num_scenes={self.num_scenes}, "
+            f"seed={self.seed}, min_digits={self.min_digits}, max_digits={self.max_digits})"
+        )
+
+    def __getitem__(self, index: int) -> Record:
+        index = self._position(index)
+        background, layers = self._scene(index)
+        return Record(
+            image=_paint(background, layers),
+            labels=self.labels[index],
+            id=self.ids[index],
+            where=f"scene {index} of {self!r}",
+            boxes=np.array([layer.info.box for layer in layers], np.float32),
+            box_classes=np.array([layer.info.digit for layer in layers], np.int32),
+        )
+
+    def objects(self, index: int) -> list[SceneObject]:
+        """The scene's n digits, in the order in which they are painted and boxed."""
+        return [layer.info for layer in self._scene(self._position(index))[1]]
+
+    def render(self, index: int, without: int | None = None) -> np.ndarray:
+        """The scene as uint8 [size, size, 3], or its counterfactual without one object.
+
+        Outside the removed object's mask the two are equal pixel by pixel, and what the object had
+        covered is what would have been there: nothing else was drawn again.
+
+        Args:
+            index: which scene.
+            without: which of `objects(index)` to leave out; None paints all.
+
+        Raises:
+            InputError: no such object.
+        """
+        index = self._position(index)
+        background, layers = self._scene(index)
+        if without is not None:
+            if not 0 <= without < len(layers):
+                raise InputError(
+                    f"{self.ids[index]} has {len(layers)} objects and none is number {without}; "
+                    f"give 0 to {len(layers) - 1}, or None"
+                )
+            del layers[without]
+        return _paint(background, layers)
+
+    def masks(self, index: int) -> np.ndarray:
+        """Which pixels each object's ink touches, covered by another or not: bool [n, size, size].
+
+        The faintest edge counts: these are all the pixels that the object can have changed.
+        """
+        layers = self._scene(self._position(index))[1]
+        masks = np.zeros((len(layers), self.size, self.size), bool)
+        for mask, layer in zip(masks, layers, strict=True):
+            left, top, right, bottom = layer.info.box
+            mask[top:bottom, left:right] = np.asarray(layer.ink) > 0
+        return masks
+
+    def _position(self, index: int) -> int:
+        """A negative index counts from the end; IndexError beyond either end, as a list has it."""
+        return range(self.num_scenes)[operator.index(index)]
+
+    def _generator(self, *stream: int) -> np.random.Generator:
+        """PCG64 by name: NumPy reserves the right to change what `default_rng` returns."""
+        key = (list(SPLITS).index(self.split), *stream)
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
+
+    def _scene(self, index: int) -> tuple[np.ndarray, list[_Layer]]:
+        """A background and what to paint on it.
+
+        All draws are made, in fixed places, before anything is decided, so that no decision moves
+        another's random numbers.
+        """
+        random = self._generator(LOOK_STREAM, index)
+        setting = random.random(BACKGROUND_DRAWS).tolist()
+        draws = random.random((self.max_digits, OBJECT_DRAWS))
+        background = _background(_textures(self._part, self.size), self.size, setting)
+        layers: list[_Layer] = []
+        for digit, row in zip(self._digits[index].tolist(), draws.tolist(), strict=True):
+            if digit >= 0:
+                instance = _pick_instance(self._part, digit, row[0])
+                ink = _handwriting(instance, self.size, row[1])
+                taken = [layer.info.box for layer in layers]
+                box = _place(ink.size, self.size, row[2 : 2 + 2 * PLACES], taken)
+                colour = _stand_out(background, box, row[2 + 2 * PLACES :])
+                layers.append(_Layer(SceneObject(digit, instance, box, colour), ink))
+        return background, layers
+
+
+def draw_digits(uniforms: np.ndarray, *, min_digits: int, bias: float, exclusive: bool) -> np.ndarray:
+    """Digits of n scenes in the order drawn, -1 after the last: uniforms [n, 1 + 2·m] -> int8 [n, m].
+
+    Args:
+        uniforms: in [0, 1); a scene's number of digits, then a digit and its partner m times.
+        min_digits: least digits, 1 to m.
+        bias: probability that a drawn digit's absent partner joins while there is room.
+        exclusive: a digit keeps its partner out instead.
+    """
+    scenes, most = len(uniforms), uniforms.shape[1] // 2
+    wanted = min_digits + (uniforms[:, 0] * (most - min_digits + 1)).astype(int)
+    digits = np.full((scenes, most), -1, np.int8)
+    count = np.zeros(scenes, int)
+    free = np.ones((scenes, 10), bool)
+    for step in range(most):
+        rows = np.flatnonzero(count < wanted)
+        drawn = _pick_free(free[rows], uniforms[rows, 1 + 2 * step])
+        partner = drawn ^ 1
+        digits[rows, count[rows]] = drawn
+        free[rows, drawn] = False
+        count[rows] += 1
+        if exclusive:
+            free[rows, partner] = False
+            continue
+        joins = free[rows, partner] & (count[rows] < most) & (uniforms[rows, 2 + 2 * step] < bias)
+        rows, partner = rows[joins], partner[joins]
+        digits[rows, count[rows]] = partner
+        free[rows, partner] = False
+        count[rows] += 1
+    return digits
+
+
+def _pick_free(free: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """One of each row's true columns, all equally likely: bool [n, k], [n] -> [n]."""
+    rank = (uniform * free.sum(axis=1)).astype(int)
+    return (free.cumsum(axis=1) > rank[:, None]).argmax(axis=1)
+
+
+def _background(textures: tuple[np.ndarray, ...], size: int, draws: list[float]) -> np.ndarray:
+    """A flipped crop of a photo with less contrast, another brightness and a tint: uint8 [size, size, 3]."""
+    photo, x, y, flip, contrast, brightness, *tint = draws
+    texture = textures[int(photo * len(textures))]
+    top = int(y * (texture.shape[0] - size + 1))
+    left = int(x * (texture.shape[1] - size + 1))
+    crop = texture[top : top + size, left : left + size]
+    # (value - 128) · gain + level, all times the channel's tint. Fixed point with 64 = 1 and whole
+    # rows of interleaved channels keep it within int16, which is several times faster.
+    gain = 28 + int(contrast * 25)
+    level = 88 + int(brightness * 81)
+    tints = [48 + int(channel * 21) for channel in tint]
+    scale = np.array([gain * tint >> 6 for tint in tints] * size, np.int16)
+    offset = np.array([(level * 64 - 128 * gain) * tint >> 6 for tint in tints] * size, np.int16)
+    rows = crop[:: -1 if flip < 0.5 else 1].reshape(size, size * 3).astype(np.int16)
+    return ((rows * scale + offset) >> 6).clip(0, 255).astype(np.uint8).reshape(size, size, 3)
+
+
+def _pick_instance(part: str, digit: int, draw: float) -> int:
+    """One of the part's handwritings of a digit, as a row of the assets."""
+    rows = _instances(part)[digit]
+    return rows[int(draw * len(rows))]
+
+
+def _handwriting(instance: int, size: int, draw: float) -> Image.Image:
+    """The ink of a handwriting at a drawn size: a grey image, 0 where none and 255 where full."""
+    ink = _ink(instance)
+    long, least, most = max(ink.size), size * 9 // 32, size * 13 // 32
+    side = least + int(draw * (most - least + 1))
+    width, height = (max(1, (2 * side * length + long) // (2 * long)) for length in ink.size)
+    return ink.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _place(shape: tuple[int, int], size: int, draws: list[float], taken: list[Box]) -> Box:
+    """The first box drawn that overlaps no box taken, or else the one that overlaps least."""
+    width, height = shape
+    least = math.inf
+    for x, y in zip(draws[::2], draws[1::2], strict=True):
+        left, top = int(x * (size - width + 1)), int(y * (size - height + 1))
+        box = (left, top, left + width, top + height)
+        shared = sum(_shared_area(box, other) for other in taken)
+        if shared < least:
+            best, least = box, shared
+        if not shared:
+            break
+    return best
+
+
+def _shared_area(a: Box, b: Box) -> int:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0
+
+
+def _stand_out(background: np.ndarray, box: Box, draws: list[float]) -> tuple[int, int, int]:
+    """The first colour drawn that differs enough from the background in the box, or else the best.
+
+    Compared with the background alone: another object behind must not matter, or removing that
+    object would recolour this one.
+    """
+    left, top, right, bottom = box
+    area = (right - left) * (bottom - top)
+    total = background[top:bottom, left:right].sum(axis=0, dtype=np.int64).sum(axis=0)
+    behind = _luma(*(total // area).tolist())
+    most = -1
+    for red, green, blue in zip(draws[::3], draws[1::3], draws[2::3], strict=True):
+        colour = (int(256 * red), int(256 * green), int(256 * blue))
+        contrast = abs(_luma(*colour) - behind)
+        if contrast > most:
+            best, most = colour, contrast
+        if contrast >= CONTRAST:
+            break
+    return best
+
+
+def _luma(red: int, green: int, blue: int) -> int:
+    """Rec. 601 luma in integers, 0 to 255."""
+    return (77 * red + 150 * green + 29 * blue) >> 8
+
+
+def _paint(background: np.ndarray, layers: list[_Layer]) -> np.ndarray:
+    """The layers over the background, blended by their ink: uint8 [size, size, 3]."""
+    canvas = Image.fromarray(background)
+    for layer in layers:
+        canvas.paste(layer.info.colour, layer.info.box, layer.ink)
+    return np.array(canvas)
+
+
+@functools.cache
+def _ink(instance: int) -> Image.Image:
+    """One handwriting cut to the edges of its visible ink, so that a resized copy fills its box."""
+    image = Image.fromarray(_digit_images()[0][instance])
+    return image.crop(image.point(VISIBLE).getbbox())
+
+
+@functools.cache
+def _instances(part: str) -> list[list[int]]:
+    """The part's handwritings of each digit, as rows of the assets: 10 lists."""
+    labels = _digit_images()[1]
+    return [np.flatnonzero(labels == digit)[HANDWRITINGS[part]].tolist() for digit in range(10)]
+
+
+@functools.cache
+def _digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """All handwritings uint8 [5000, 28, 28] and their digits [5000]."""
+    with _asset("digits.npz") as file, np.load(file) as arrays:
+        return arrays["images"], arrays["labels"]
+
+
+@functools.cache
+def _textures(part: str, size: int) -> tuple[np.ndarray, ...]:
+    """The part's photos by name and then their mirror images, at the scene's scale: uint8 [h, w, 3] each.
+
+    Mirrored once here because flipping interleaved channels costs half of a background.
+    """
+    region = "test" if part == "test" else "train"
+    with _asset("textures.npz") as file, np.load(file) as arrays:
+        photos = [arrays[name] for name in sorted(arrays) if name.endswith(f"_{region}")]
+    scaled = [_scale(photo, size) for photo in photos]
+    return (*scaled, *(np.ascontiguousarray(photo[:, ::-1]) for photo in scaled))
+
+
+def _scale(photo: np.ndarray, size: int) -> np.ndarray:
+    """A photo [h, w] or [h, w, 3] in colour, `size / TEXTURE_SIZE` times as large."""
+    height, width = (side * size // TEXTURE_SIZE for side in photo.shape[:2])
+    image = Image.fromarray(photo).convert("RGB")
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _asset(name: str) -> IO[bytes]:
+    return (resources.files("cfmlc_jax.data") / "assets" / name).open("rb")
+
+
+def _whole(name: str, value: int, low: int, high: int | None = None) -> int:
+    within = f"at least {low}" if high is None else f"from {low} to {high}"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"scenes: {name} {value!r} is not a whole number; give one {within}") from error
+    if number < low or (high is not None and number > high):
+        raise InputError(f"scenes: {name} {number} is out of range; give a whole number {within}")
+    return number
+
+
+def _nearest_split(split: str) -> str:
+    near = get_close_matches(str(split), SPLITS, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SPLITS)}"

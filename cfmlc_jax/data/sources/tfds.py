@@ -1,0 +1,193 @@
+"""Any multi-label data set of TensorFlow Datasets, read without TensorFlow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfmlc_jax.data.sources import Record, files
+from cfmlc_jax.errors import InputError
+
+
+class Tfds:
+    """A split of a data set that TFDS prepared in a random-access format: a `Source`.
+
+    Images come as the bytes of their files, so that all sources are decoded alike. The labels of
+    the whole split are read once, at construction, which reads every record. Nothing is dropped:
+    images without a class stay. No boxes.
+
+    A key is the name of a feature, or names joined by "/" for a feature inside another, such as
+    "objects/label". VOC's published protocol leaves difficult instances out:
+    `labels_key="labels_no_difficult"`.
+
+    Args:
+        root: the TFDS data directory.
+        split: "train" or "val".
+        name: the data set, with config and version as TFDS writes them, say "voc/2007".
+        image_key: an image feature.
+        labels_key: a class label, or a sequence of them.
+        id_key: a text feature that is unique in the data set; without it an id is the TFDS split
+            and the record's number, which says nothing about overlaps of splits.
+        train_split: what TFDS calls "train", say "train+validation" or "train[:80%]".
+        val_split: what TFDS calls "val".
+
+    Raises:
+        InputError: TFDS is not installed, or has no such data set, split or feature; the data set
+            is not prepared, or in a sequential format; an unlabelled record.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        name: str,
+        image_key: str = "image",
+        labels_key: str = "labels",
+        id_key: str | None = None,
+        train_split: str = "train",
+        val_split: str = "validation",
+    ):
+        files.require_split(split)
+        tfds = _import_tfds()
+        builder = _builder(tfds, Path(root).expanduser(), name)
+        features = builder.info.features
+        _require_image(tfds, _feature(name, features, image_key), name, image_key)
+
+        self._name = name
+        self._split = train_split if split == "train" else val_split
+        self._image_key = image_key
+        self._labels_key = labels_key
+        self._records = _records(tfds, builder, name, self._split, image_key)
+        self.class_names = _class_names(tfds, _feature(name, features, labels_key), name, labels_key)
+        if id_key is not None:
+            _feature(name, features, id_key)
+        self.labels, self.ids = self._read_labels(id_key)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Record:
+        image = _value(self._records[index], self._image_key)
+        where = f"{self._name} {self._split} record {index}"
+        return Record(image=image, labels=self.labels[index].copy(), id=self.ids[index], where=where)
+
+    def __repr__(self) -> str:
+        return (
+            f"Tfds(name={self._name!r}, split={self._split!r}, image_key={self._image_key!r}, "
+            f"labels_key={self._labels_key!r}, images={len(self)}, classes={len(self.class_names)}, "
+            f"content={files.fingerprint(self.class_names, self.ids, self.labels)})"
+        )
+
+    def _read_labels(self, id_key: str | None) -> tuple[np.ndarray, list[str]]:
+        labels = np.zeros((len(self._records), len(self.class_names)), np.uint8)
+        ids = []
+        for index, record in enumerate(self._records):
+            present = np.atleast_1d(np.asarray(_value(record, self._labels_key), np.int64))
+            if np.any((present < 0) | (present >= len(self.class_names))):
+                raise InputError(
+                    f"{self._name} {self._split} record {index}: label {present.min()} is none of the "
+                    f"{len(self.class_names)} classes; name a split that has labels"
+                )
+            labels[index, present] = 1
+            ids.append(f"{self._split}/{index}" if id_key is None else _text(_value(record, id_key)))
+        return labels, ids
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise InputError(
+            f"TensorFlow Datasets cannot be imported ({error}); pip install 'cfmlc_jax[tfds]'"
+        ) from error
+    return tensorflow_datasets
+
+
+def _first_line(error: Exception) -> str:
+    # TFDS lists all of its data sets after it.
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+def _builder(tfds: Any, root: Path, name: str) -> Any:
+    prepare = f"prepare it: tfds build {name} --data_dir={root} --file_format=array_record"
+    try:
+        builder = tfds.builder(name, data_dir=root, try_gcs=False)
+    except ValueError as error:
+        raise InputError(f"TFDS cannot open {name!r} in {root} ({_first_line(error)}); {prepare}") from error
+    if not builder.data_path.exists():
+        raise InputError(f"{name} is not in {root}; {prepare}")
+    # From its files alone: a worker process need not know the class that prepared the data.
+    return tfds.builder_from_directory(builder.data_path)
+
+
+def _records(tfds: Any, builder: Any, name: str, split: str, image_key: str) -> Any:
+    # Bytes, not pixels: TFDS decodes with whatever library it finds, and pixels would depend on it.
+    decoders: Any = tfds.decode.SkipDecoding()
+    for key in reversed(_path(builder.info.features, image_key)):
+        decoders = {key: decoders}
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{name} is prepared in {builder.data_path} in a format without random access; "
+            "prepare it again in another folder with --file_format=array_record"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{name}: {_first_line(error)}; name a split that has records, got {split!r}"
+        ) from error
+
+
+def _path(tree: Any, key: str) -> list[str]:
+    """The names that lead to a key: "objects/label" is two, but "image/filename" may be one feature."""
+    if not _has_names(tree) or key in tree:
+        return [key]
+    head, _, rest = key.partition("/")
+    return [head, *_path(_inner(tree[head]), rest)] if rest and head in tree else [key]
+
+
+def _has_names(tree: Any) -> bool:
+    # TFDS's own dictionary of features is no Mapping.
+    return hasattr(tree, "keys")
+
+
+def _inner(feature: Any) -> Any:
+    """The feature inside a sequence; any other feature itself."""
+    return getattr(feature, "feature", feature)
+
+
+def _feature(name: str, features: Any, key: str) -> Any:
+    feature = features
+    for part in _path(features, key):
+        feature = _inner(feature)
+        if not _has_names(feature) or part not in feature:
+            raise InputError(f"{name} has no feature {key!r}; it has {', '.join(sorted(features))}")
+        feature = feature[part]
+    return feature
+
+
+def _value(record: Any, key: str) -> Any:
+    for part in _path(record, key):
+        record = record[part]
+    return record
+
+
+def _require_image(tfds: Any, feature: Any, name: str, key: str) -> None:
+    if not isinstance(feature, tfds.features.Image):
+        raise InputError(
+            f"{name}: feature {key!r} is {type(feature).__name__}, wanted Image; name the image's feature"
+        )
+
+
+def _class_names(tfds: Any, feature: Any, name: str, key: str) -> tuple[str, ...]:
+    label = _inner(feature)
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise InputError(
+            f"{name}: feature {key!r} is {type(label).__name__}, wanted ClassLabel; name the labels' feature"
+        )
+    return tuple(label.names)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,169 @@
+"""Visual Genome (objects v1.2) with the categories of a vocabulary file, such as VG-256's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfmlc_jax.data.sources import boxes, files
+from cfmlc_jax.errors import InputError
+
+WAY_OUT = "get images.zip, images2.zip and objects_v1_2.json.zip and unpack them in one folder"
+FOLDERS = ("VG_100K", "VG_100K_2")
+VAL_FRACTION = 0.3
+
+# The colours, sizes and materials that the reference (MLC-PAT) strips from an object's name.
+ADJECTIVES = {
+    *(
+        "black",
+        "blue",
+        "brown",
+        "gray",
+        "green",
+        "grey",
+        "orange",
+        "pink",
+        "red",
+        "silver",
+        "white",
+        "yellow",
+    ),
+    *("dark", "large", "long", "metal", "small", "tall", "wooden"),
+}
+
+
+class VisualGenome(files.FileSource):
+    """A split of Visual Genome: `root/objects.json`, images in `root/VG_100K` and `root/VG_100K_2`.
+
+    As in the reference (MLC-PAT): an object's first name decides (`object_name`); images without a
+    category are dropped, the others sorted by number and split 70 to 30 by the permutation of
+    NumPy's RandomState(1), each part in order of number again. Boxes are those of the objects that
+    have a category, as annotated: some reach beyond their image.
+
+    Args:
+        root: the folder above.
+        split: "train" or "val".
+        vocabulary: JSON file, category -> list of object names; the classes are in its order.
+
+    Raises:
+        InputError: missing or broken files, an image listed twice, objects without a name,
+            missing images, a split without images.
+    """
+
+    def __init__(self, root: str | Path, split: str, vocabulary: str | Path):
+        files.require_split(split)
+        root = Path(root).expanduser()
+        class_names, class_of = read_vocabulary(Path(vocabulary).expanduser())
+        path = root / "objects.json"
+        numbers, found = _images(path, class_of)
+        rows = split_rows(len(numbers), split)
+        if not len(rows):
+            raise InputError(
+                f"{path}: {len(numbers)} images have a category, too few for a {split} split; {WAY_OUT}"
+            )
+
+        owners = [owner for owner, row in enumerate(rows) for _ in found[row]]
+        columns = [column for row in rows for column, *_ in found[row]]
+        sizes = [size for row in rows for _, *size in found[row]]
+        labels = np.zeros((len(rows), len(class_names)), np.uint8)
+        labels[owners, columns] = 1
+        super().__init__(
+            root=root,
+            split=split,
+            paths=_paths(root, [numbers[row] for row in rows]),
+            ids=[str(numbers[row]) for row in rows],
+            labels=labels,
+            class_names=class_names,
+            boxes=boxes.from_sizes(owners, sizes, columns, len(rows)),
+        )
+
+
+def read_vocabulary(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Category names [k], and the category of every object name.
+
+    A name in two categories belongs to the later one, as in the reference (VG-256 has two such names).
+
+    Raises:
+        InputError: no such file, broken JSON, or not an object of lists of names.
+    """
+    document = files.read_json(path, "give the vocabulary: JSON, category -> list of object names")
+    if not isinstance(document, dict) or not document:
+        raise InputError(f"{path}: not a JSON object; write category -> list of object names")
+    class_of = {}
+    for column, (category, names) in enumerate(document.items()):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{path}: category {category!r} has {names!r}; write a list of object names")
+        class_of.update(dict.fromkeys(names, column))
+    return tuple(document), class_of
+
+
+def object_name(annotated: str) -> str:
+    """The name to look up in the vocabulary: "Small brown dog." -> "dog", but "hot dog" -> "hot dog".
+
+    Lower case, without one final full stop; if every word before the last is one of the
+    `ADJECTIVES`, only the last word.
+    """
+    name = annotated.lower().strip()
+    if name.endswith("."):
+        name = name[:-1].strip()
+    *before, last = name.split() or [""]
+    return last if ADJECTIVES.issuperset(before) and before else name
+
+
+def split_rows(images: int, split: str) -> np.ndarray:
+    """Rows [n] of a split among the images sorted by number, ascending; the same on every machine."""
+    val = int(np.round(VAL_FRACTION * images))
+    order = np.random.RandomState(1).permutation(images)
+    return np.sort(order[: images - val] if split == "train" else order[images - val :])
+
+
+def _images(path: Path, class_of: dict[str, int]) -> tuple[list[int], list[list[tuple]]]:
+    """Numbers [n], ascending, of the images with a category, and their objects (class, left, top, width, height)."""
+    document = files.read_json(path, WAY_OUT, object_hook=_shrink(path, class_of))
+    if not isinstance(document, list):
+        raise InputError(f"{path}: not a list of images; {WAY_OUT}")
+    objects_of: dict[int, list[tuple]] = {}
+    for place, image in enumerate(document):
+        try:
+            number, objects = int(image["image_id"]), image["objects"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: image {place} of the list lacks a usable {error}; {WAY_OUT}"
+            ) from error
+        if number in objects_of:
+            raise InputError(f"{path}: image {number} is listed twice; {WAY_OUT}")
+        objects_of[number] = [found for found in objects if found is not None]
+    numbers = sorted(number for number, found in objects_of.items() if found)
+    return numbers, [objects_of[number] for number in numbers]
+
+
+def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
+    """A parser's hook that leaves of each object its class and box, or None without a class.
+
+    The file has millions of objects: as dicts they fill gigabytes.
+    """
+
+    def shrink(entry: dict) -> Any:
+        if "objects" in entry:
+            return entry
+        try:
+            column = class_of.get(object_name(entry["names"][0]))
+            return None if column is None else (column, *(float(entry[side]) for side in "xywh"))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            key = entry.get("object_id")
+            raise InputError(
+                f"{path}: object {key} has no usable name or box ({error}); {WAY_OUT}"
+            ) from error
+
+    return shrink
+
+
+def _paths(root: Path, numbers: list[int]) -> list[str]:
+    folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
+    if not folders:
+        raise InputError(f"{root}: neither {FOLDERS[0]} nor {FOLDERS[1]} in it; {WAY_OUT}")
+    folder_of = {name: folder for folder in folders for name in files.names_in(root / folder, WAY_OUT)}
+    names = [f"{number}.jpg" for number in numbers]
+    files.require_files(names, folder_of, root, WAY_OUT)
+    return [f"{folder_of[name]}/{name}" for name in names]

@@ -1,0 +1,26 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file by UTF-8 text; a crash leaves the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_npz(path: Path, **arrays) -> None:
+    """Replace the file by a compressed archive of arrays; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

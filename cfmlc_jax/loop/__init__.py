@@ -1,0 +1,1 @@
+"""The loop: mesh, state, steps, training and evaluation, composed from the rooms above."""

@@ -1,0 +1,188 @@
+"""Scores of whole splits, every image exactly once, and the report of a full evaluation."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files, metrics
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.data.pipeline import evaluation_batches
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import setup
+from cfmlc_jax.loop import step as steps
+from cfmlc_jax.loop.setup import Setup
+from cfmlc_jax.metrics import scores as metric_scores
+from cfmlc_jax.metrics.scores import Scores
+from cfmlc_jax.report import tables
+
+_WEIGHTS_TEXT = {"weights": "weights of the last step", "average": "averaged weights"}
+WEIGHTS = tuple(_WEIGHTS_TEXT)
+
+
+def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_size: int) -> dict[str, Scores]:
+    """Scores of the weights and of their average on a split, read once for both.
+
+    Args:
+        parts: mesh, reading and transforms.
+        score: a compiled `step.score_step`.
+        model: {"variables", "average", "mean_colour"}.
+        source: the split.
+        batch_size: images, over all devices.
+    """
+    batches = evaluation_batches(
+        source, parts.views_of["evaluate"], batch_size=batch_size, reading=parts.reading
+    )
+    variables = {"weights": model["variables"], "average": model["average"]}
+    found: dict[str, list] = {name: [] for name in WEIGHTS}
+    positions = []
+    for batch in batches:
+        on_devices = meshes.to_devices(batch, parts.mesh)
+        for name in WEIGHTS:
+            found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
+        positions.append(steps.gather(on_devices["index"], parts.mesh))
+    order = _places(np.concatenate([np.asarray(p) for p in positions]), len(source))
+    return {
+        name: Scores(
+            logits={
+                key: np.concatenate([np.asarray(batch[key]) for batch in found[name]])[order]
+                for key in found[name][0]
+            },
+            labels=source.labels,
+        )
+        for name in WEIGHTS
+    }
+
+
+def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], None]) -> dict:
+    """Results of a checkpoint on its test splits (`full_evaluation`).
+
+    Args:
+        path: a checkpoint.
+        config: what to evaluate and how; None for the checkpoint's own.
+        folder: where the report goes.
+        say: prints a line for the user.
+
+    Raises:
+        InputError: a checkpoint that cannot be read or is of another model or other classes.
+    """
+    meta = manager.read_meta(path)
+    stored = configs.from_json(meta["config"])
+    config = stored if config is None else config
+    if config.model != stored.model:
+        changes = configs.differences(configs.to_json(stored.model), configs.to_json(config.model))
+        raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
+    sources = setup.open_sources(config, config.data.test_splits, say)
+    for split, source in sources.items():
+        if list(source.class_names) != meta["class_names"]:
+            raise InputError(
+                f"{split} has the classes {_some(source.class_names)}, "
+                f"the checkpoint {path} {_some(meta['class_names'])}; evaluate on data with the same classes"
+            )
+    parts = setup.create_setup(config, len(meta["class_names"]))
+    _, abstract = setup.state_plan(config, parts, optax.identity())
+    model = manager.read_model(path, abstract.parts()[0])
+    folder = folder if jax.process_index() == 0 else None
+    return full_evaluation(config, parts, model, sources, meta["class_names"], folder, say)
+
+
+def _some(names):
+    return f"{len(names)} ({', '.join(names[:3])}, …)"
+
+
+def full_evaluation(
+    config,
+    parts: Setup,
+    model: dict,
+    sources: dict,
+    class_names,
+    folder: Path | None,
+    say: Callable[[str], None],
+) -> dict:
+    """Every metric of every prediction on every split; tables to the user, files to the folder.
+
+    Files: results.json (all numbers), results.md (the tables), per_class_<split>_<weights>.csv,
+    and scores_<split>_<weights>.npz (the logits, so that any alpha can be read off later). None for
+    the folder writes nothing.
+    """
+    score = score_step(config, parts, tuple(config.effect.kinds))
+    results: dict[str, dict] = {}
+    for split, source in sources.items():
+        scores = score_split(parts, score, model, source, batch_size=config.evaluate.batch_size)
+        say(f"{split}: {len(source)} images scored, each once")
+        results[split] = {}
+        for name, of_weights in scores.items():
+            results[split][name] = {
+                "metrics": metric_scores.summarise(of_weights, config.effect.alphas),
+                "thresholds": metric_scores.sweep(of_weights, config.effect.alphas),
+            }
+            if folder is not None:
+                _write_scores(folder, f"{split}_{name}", of_weights, config.effect.alphas, class_names)
+    summary = summary_text(results)
+    if folder is not None:
+        files.write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+        files.write_text(folder / "results.md", f"# Results\n\n{summary}\n\n{full_text(results)}\n")
+    say(f"\n{summary}")
+    return results
+
+
+def score_step(config, parts: Setup, kinds: Iterable[str]):
+    """The compiled scores of one batch, with the counterfactuals of these kinds."""
+    return steps.score_step(
+        parts.model,
+        kinds=tuple(kinds),
+        null=config.effect.null,
+        grid=config.views.grid,
+        overlap=config.views.overlap,
+        mesh=parts.mesh,
+    )
+
+
+def summary_text(results: dict) -> str:
+    """mAP of every prediction by the averaged weights on every split: a Markdown table."""
+    splits = list(results)
+    columns = [(split, definition) for split in splits for definition in metrics.AP_DEFINITIONS]
+    rows = [
+        [prediction, *(results[split]["average"]["metrics"][prediction][f"mAP_{d}"] for split, d in columns)]
+        for prediction in results[splits[0]]["average"]["metrics"]
+    ]
+    header = ["mAP %, averaged weights", *(f"{split} ({definition})" for split, definition in columns)]
+    return tables.markdown(header, rows)
+
+
+def full_text(results: dict) -> str:
+    """All metrics at threshold 0.5 of both sets of weights, a Markdown table for every split."""
+    parts = []
+    for split, of_split in results.items():
+        names = list(next(iter(of_split["average"]["metrics"].values())))
+        for weights in WEIGHTS:
+            rows = [
+                [prediction, *(found[name] for name in names)]
+                for prediction, found in of_split[weights]["metrics"].items()
+            ]
+            parts.append(
+                f"## {split}, {_WEIGHTS_TEXT[weights]}\n\n{tables.markdown(['percent', *names], rows)}"
+            )
+    return "\n\n".join(parts)
+
+
+def _places(positions, length):
+    """Where each image's row is among the gathered ones; blank records (−1) are nowhere."""
+    rows = np.flatnonzero(positions >= 0)
+    found = positions[rows]
+    assert np.array_equal(np.sort(found), np.arange(length)), "an image was scored twice or not at all"
+    order = np.empty(length, np.int64)
+    order[found] = rows
+    return order
+
+
+def _write_scores(folder, name, scores, alphas, class_names):
+    files.write_text(
+        folder / f"per_class_{name}.csv", metric_scores.per_class_csv(scores, alphas, class_names)
+    )
+    files.write_npz(folder / f"scores_{name}.npz", labels=scores.labels, **scores.logits)

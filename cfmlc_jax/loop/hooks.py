@@ -1,0 +1,112 @@
+"""What watches over a run: values that are not finite, early stopping, and being asked to end."""
+
+import dataclasses
+import signal
+from collections import deque
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cfmlc_jax.errors import RunError
+
+
+class NonFiniteWatch:
+    """Stops a run at the first step whose values are not finite.
+
+    A step is looked at when the next one is already on its way, so that the devices never wait for
+    the host.
+
+    Args:
+        names: what position i of a step's check means (`step.watched_names`).
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+        self._pending: deque = deque()
+
+    def add(self, step: int, first_bad) -> None:
+        """Take step's result, and check the one before.
+
+        Raises:
+            RunError: the earlier step was not finite.
+        """
+        self._pending.append((step, first_bad))
+        while len(self._pending) > 1:
+            self._check(*self._pending.popleft())
+
+    def flush(self) -> None:
+        """Check what is pending: before a save, nothing may be in doubt.
+
+        Raises:
+            RunError: a step was not finite.
+        """
+        while self._pending:
+            self._check(*self._pending.popleft())
+
+    def _check(self, step, first_bad):
+        position = int(first_bad)
+        if position >= 0:
+            raise RunError(
+                f"step {step}: {self._names[position]} is not finite; the last checkpoint is intact; "
+                "lower optim.learning_rate, use model.dtype float32, or look at that layer"
+            )
+
+
+@dataclasses.dataclass
+class EarlyStop:
+    """Ends a run that no longer improves, by the reference's rule.
+
+    best: by name ("weights", "average"), the epoch and value of the best score.
+    """
+
+    patience: int
+    best: dict[str, list]
+
+    def update(self, epoch: int, scores: dict[str, float]) -> bool:
+        """Note an epoch's scores; whether to stop.
+
+        To stop, neither score may have improved for `patience` epochs, and the average's must be
+        below its best.
+        """
+        for name, value in scores.items():
+            if name not in self.best or value > self.best[name][1]:
+                self.best[name] = [epoch, value]
+        stale = all(epoch - best[0] >= self.patience for best in self.best.values())
+        return stale and scores["average"] < self.best["average"][1]
+
+
+class Preemption:
+    """Whether the run has been asked to end (SIGTERM); a context that listens for it.
+
+    With several processes jax.distributed listens, and all of them agree on the step to end at.
+    """
+
+    def __init__(self):
+        self._asked = False
+
+    def __enter__(self):
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_):
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and end after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def _on_signal(self, *_):
+        self._asked = True
+
+
+def host_values(tally) -> dict[str, float]:
+    """Means of the values that a state has tallied since the last log."""
+    tally = {name: float(np.asarray(value)) for name, value in tally.items()}
+    steps = tally.pop("steps")
+    return {name: value / steps for name, value in tally.items()}

@@ -1,0 +1,131 @@
+"""The compiled steps: one update, and the logits of one batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.loop.state import TrainState
+from cfmlc_jax.optim import ema
+
+
+def tallied(loss_names) -> tuple[str, ...]:
+    """Names of what a training step adds to the state's tally."""
+    return ("loss", *loss_names, "grad_norm")
+
+
+def train_step(
+    model, optimizer, method: methods.Method, *, ema_decay: float, log_every: int, seed: int, mesh, shardings
+) -> Callable:
+    """A compiled (state, batch) -> (state, first_bad): one update on a global batch.
+
+    The state is donated. The batch is {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]},
+    split over the mesh's devices; batch statistics and the loss's sum are over all of it.
+    `first_bad` is the position in `watched_names` of the first value that is not finite, or −1.
+    """
+
+    def step(state: TrainState, batch):
+        views = batch["views"].astype(jnp.float32) / 255
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+
+        def objective(params):
+            outputs, updated = model.apply(
+                state.variables | {"params": params}, views, train=True, mutable=["batch_stats"], rngs=rngs
+            )
+            parts = method.loss(outputs, batch["labels"])
+            return sum(parts.values()), (parts, updated.get("batch_stats", {}))
+
+        gradient_of = jax.value_and_grad(objective, has_aux=True)
+        (loss, (parts, batch_stats)), gradient = gradient_of(state.variables["params"])
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])
+        variables = {
+            "params": optax.apply_updates(state.variables["params"], updates),
+            "batch_stats": batch_stats,
+        }
+        values = {"loss": loss, **parts, "grad_norm": optax.tree.norm(gradient)}
+        new_state = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            average=ema.update(state.average, variables, ema_decay),
+            opt_state=opt_state,
+            mean_colour=_running_mean(state.mean_colour, views[:, 0].mean(axis=(0, 1, 2)), state.step),
+            tally=_tally(state.tally, values | {"steps": 1.0}, state.step % log_every == 0),
+        )
+        return new_state, _first_bad(_watched(batch_stats, parts, gradient))
+
+    in_shardings = (shardings, meshes.batch_sharding(mesh))
+    out_shardings = (shardings, meshes.replicated(mesh))
+    return jax.jit(step, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=0)
+
+
+def watched_names(variables, loss_names) -> list[str]:
+    """Paths of the values that a training step checks, in the order of its check."""
+    parts = {name: 0 for name in loss_names}
+    tree = _watched(variables["batch_stats"], parts, variables["params"])
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(tree)]
+
+
+def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> Callable:
+    """A compiled (variables, mean_colour, views) -> logits by name, each [b, k] on every device.
+
+    "whole", "patch", "combined" as in `method.predict`, and "null_<kind>", the counterfactual
+    logits, for every kind of total direct effect.
+    """
+
+    def score(variables, mean_colour, views):
+        views = views.astype(jnp.float32) / 255
+
+        def apply(x):
+            return model.apply(variables, x, train=False)
+
+        outputs = apply(views)
+        logits = methods.predict(outputs)
+        if kinds:
+            nulls = methods.counterfactuals(
+                apply,
+                views[:, 0],
+                outputs,
+                kinds=kinds,
+                null=null,
+                mean_colour=mean_colour,
+                grid=grid,
+                overlap=overlap,
+            )
+            shape = logits["combined"].shape
+            logits |= {f"null_{kind}": jnp.broadcast_to(nulls[kind], shape) for kind in kinds}
+        return logits
+
+    return jax.jit(score, out_shardings=meshes.replicated(mesh))
+
+
+def gather(array, mesh):
+    """A global array whole on every device (and so on every process)."""
+    return jax.jit(lambda x: x, out_shardings=meshes.replicated(mesh))(array)
+
+
+def _watched(batch_stats, parts, gradient):
+    # In the order of the forward pass: the first layer whose activations overflow is the one named.
+    return [("batch_stats", batch_stats), ("loss", parts), ("gradient", gradient)]
+
+
+def _leaves(tree):
+    leaves = []
+    for name, part in tree:
+        leaves += jax.tree_util.tree_leaves_with_path({name: part})
+    return leaves
+
+
+def _first_bad(tree):
+    bad = jnp.stack([~jnp.isfinite(leaf).all() for _, leaf in _leaves(tree)])
+    return jnp.where(bad.any(), jnp.argmax(bad), -1)
+
+
+def _running_mean(mean, new, count):
+    return mean + (new - mean) / (count + 1)
+
+
+def _tally(sums, values, afresh):
+    return {name: jnp.where(afresh, 0.0, sums[name]) + values[name] for name in sums}

@@ -1,0 +1,218 @@
+"""Training: from a configuration and a workdir to checkpoints, metrics and a full evaluation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.checkpoint.manager import Checkpoints, read_model
+from cfmlc_jax.data.pipeline import train_batches
+from cfmlc_jax.loop import evaluate, hooks, setup, step
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop.state import TrainState
+from cfmlc_jax.metrics.scores import mean_average_precisions
+from cfmlc_jax.optim.build import hyperparameters
+from cfmlc_jax.report import writers
+from cfmlc_jax.report.progress import Progress
+
+# The mAP that chooses the best checkpoint and stops early, as in the reference's training.
+SELECTION = "mAP_voc"
+
+
+class Preempted(Exception):
+    """The run was asked to end, and its state is saved."""
+
+
+def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
+    """Train, or go on training, in a workdir; then evaluate its best checkpoint in full.
+
+    Args:
+        config: validated and locked.
+        workdir: an existing folder, fresh or of this same configuration.
+        say: prints a line for the user (on the first process).
+
+    Returns:
+        The results of `evaluate.full_evaluation`.
+
+    Raises:
+        InputError: data or configuration that cannot be used.
+        RunError: a value that is not finite.
+        Preempted: SIGTERM came.
+    """
+    splits = ("train", config.data.val_split, *config.data.test_splits)
+    sources = setup.open_sources(config, splits, say)
+    trainer = Trainer(config, workdir, sources["train"], sources[config.data.val_split], say)
+    try:
+        trainer.resume()
+        trainer.fit()
+        best = trainer.checkpoints.best_step()
+        say(f"training is done; evaluating step {best}, the best by val {SELECTION}")
+        model = read_model(trainer.checkpoints.path(best), trainer.abstract.parts()[0])
+    finally:
+        trainer.close()
+    tests = {split: sources[split] for split in config.data.test_splits}
+    folder = workdir / "report" if jax.process_index() == 0 else None
+    class_names = sources["train"].class_names
+    return evaluate.full_evaluation(config, trainer.setup, model, tests, class_names, folder, say)
+
+
+class Trainer:
+    """One run: its state, and what happens at steps, epochs, and when it is told to end."""
+
+    def __init__(self, config, workdir: Path, train_source, val_source, say):
+        self._config, self._workdir, self._say = config, workdir, say
+        self._train_source, self._val_source = train_source, val_source
+        self._per_epoch = setup.steps_per_epoch(config, train_source)
+        self._total = self._per_epoch * config.train.epochs
+        self.setup = setup.create_setup(config, len(train_source.class_names))
+        self._optimizer = setup.optimizer(config, self._total)
+        self._fresh, self.abstract = setup.state_plan(config, self.setup, self._optimizer)
+        self._early_stop = hooks.EarlyStop(config.train.patience, {})
+        self._finished = False
+        self.checkpoints = Checkpoints(workdir / "checkpoints")
+        self._writer: writers.MetricWriter = writers.MultiWriter(())
+
+    def resume(self) -> None:
+        """Take the state of the latest readable checkpoint, or begin."""
+        model, training = self.abstract.parts()
+        restored = self.checkpoints.restore_latest(model=model, training=training, warn=self._say)
+        if restored is None:
+            self._state = self._fresh()
+        else:
+            model, training, meta = restored
+            self._state = TrainState(**model, **training)
+            self._early_stop.best = meta["best"]
+            self._finished = meta["finished"]
+            self._say(f"going on at step {int(self._state.step)} of {self._total}")
+        self._step = int(self._state.step)
+        self._writer = writers.create(
+            self._workdir,
+            last_step=self._step,
+            tensorboard=self._config.report.tensorboard,
+            primary=jax.process_index() == 0,
+        )
+        if restored is None:
+            self._writer.write_hparams(configs.flat(configs.to_json(self._config)))
+
+    def fit(self) -> None:
+        """Train to the last step, an early stop, or a SIGTERM.
+
+        Raises:
+            RunError: a value that is not finite.
+            Preempted: SIGTERM came.
+        """
+        if self._finished:
+            return
+        train_step = self._train_step()
+        score = evaluate.score_step(self._config, self.setup, ())
+        watch = hooks.NonFiniteWatch(
+            step.watched_names(self.abstract.variables, self.setup.method.loss_names)
+        )
+        progress = self._progress()
+        with hooks.Preemption() as preemption:
+            for batch in self._batches():
+                on_devices = meshes.to_devices(batch, self.setup.mesh)
+                self._state, first_bad = train_step(self._state, on_devices)
+                self._step += 1
+                watch.add(self._step, first_bad)
+                epoch_ends = self._step % self._per_epoch == 0
+                if self._step % self._config.train.log_every == 0:
+                    self._log(progress)
+                if epoch_ends:
+                    watch.flush()
+                    with progress.paused():
+                        self._end_epoch(score, progress)
+                elif self._wants_checkpoint():
+                    watch.flush()
+                    with progress.paused():
+                        self._save(rank=None)
+                if preemption.reached(self._step):
+                    watch.flush()
+                    if not epoch_ends and not self._wants_checkpoint():
+                        self._save(rank=None)
+                    raise Preempted(f"asked to end; saved step {self._step} of {self._total}")
+                if self._finished:
+                    break
+
+    def close(self) -> None:
+        """Flush and release files."""
+        self._writer.close()
+        self.checkpoints.close()
+
+    def _train_step(self):
+        return step.train_step(
+            self.setup.model,
+            self._optimizer,
+            self.setup.method,
+            ema_decay=self._config.optim.ema_decay,
+            log_every=self._config.train.log_every,
+            seed=self._config.seed,
+            mesh=self.setup.mesh,
+            shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
+        )
+
+    def _batches(self):
+        return train_batches(
+            self._train_source,
+            self.setup.views_of["train"],
+            batch_size=self._config.train.batch_size,
+            epochs=self._config.train.epochs,
+            seed=self._config.seed,
+            reading=self.setup.reading,
+            start_step=self._step,
+        )
+
+    def _progress(self):
+        return Progress(
+            self._total,
+            batch_size=self._config.train.batch_size,
+            done=self._step,
+            silent=jax.process_index() != 0,
+        )
+
+    def _wants_checkpoint(self):
+        every = self._config.train.checkpoint_every
+        return every > 0 and self._step % every == 0
+
+    def _log(self, progress):
+        values = hooks.host_values(self._state.tally)
+        values |= {name: float(value) for name, value in hyperparameters(self._state.opt_state).items()}
+        epoch = 1 + (self._step - 1) // self._per_epoch
+        text = f"epoch {epoch}/{self._config.train.epochs}  loss {values['loss']:.4g}  lr {values['lr']:.2e}"
+        speed = progress.report(self._step, text)
+        scalars = {f"train/{name}": value for name, value in values.items()}
+        self._writer.write_scalars(self._step, scalars | {f"time/{name}": v for name, v in speed.items()})
+
+    def _end_epoch(self, score, progress):
+        epoch = self._step // self._per_epoch
+        model, _ = self._state.parts()
+        scores = evaluate.score_split(
+            self.setup, score, model, self._val_source, batch_size=self._config.evaluate.batch_size
+        )
+        found = {name: mean_average_precisions(s.logits["combined"], s.labels) for name, s in scores.items()}
+        self._writer.write_scalars(
+            self._step,
+            {"epoch": epoch}
+            | {f"val/{name}/{metric}": value for name, of in found.items() for metric, value in of.items()},
+        )
+        self._writer.flush()
+        chosen = {name: of[SELECTION] for name, of in found.items()}
+        stop = self._early_stop.update(epoch, chosen) and self._config.train.early_stop
+        self._finished = stop or self._step == self._total
+        self._save(rank=max(chosen.values()))
+        best_epoch, best = max(self._early_stop.best.values(), key=lambda entry: entry[1])
+        progress.note(
+            f"epoch {epoch}: val {SELECTION} {chosen['weights']:.2f}, averaged weights {chosen['average']:.2f}"
+            f" (best {best:.2f} in epoch {best_epoch})" + ("; no improvement, stopping early" if stop else "")
+        )
+
+    def _save(self, rank):
+        model, training = self._state.parts()
+        meta = {
+            "config": configs.to_json(self._config),
+            "class_names": list(self._train_source.class_names),
+            "best": self._early_stop.best,
+            "finished": self._finished,
+        }
+        self.checkpoints.save(self._step, model=model, training=training, meta=meta, rank=rank)

@@ -1,0 +1,170 @@
+"""The command: flags, start of the processes, dispatch.
+
+    python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate]
+
+Exit codes: 0 done; 1 an error, told in one line; 143 ended by SIGTERM, the state saved.
+"""
+
+import difflib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.loop.evaluate import evaluate_checkpoint
+from cfmlc_jax.loop.train import Preempted, train
+
+ENDED_BY_SIGTERM = 128 + 15
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "Configuration file, configs/coco.py say.")
+flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and then evaluate, or evaluate only.")
+flags.DEFINE_string("checkpoint", None, "With --mode=evaluate: a step's folder, or a run for its best.")
+flags.DEFINE_string("coordinator", None, "host:port of process 0, where nothing detects the cluster.")
+flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.")
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    try:
+        _parse(sys.argv)
+        # Orbax and Grain report every save and every worker.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        if FLAGS.coordinator:
+            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        {"train": _train, "evaluate": _evaluate}[FLAGS.mode]()
+    except Preempted as event:
+        print(f"{event}; the same command goes on", file=sys.stderr)
+        return ENDED_BY_SIGTERM
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train():
+    if FLAGS.config is None:
+        raise InputError(f"--config is missing; {_available()}")
+    config = configs.validate(FLAGS.config)
+    workdir = _workdir()
+    _claim(workdir, configs.to_json(config))
+    _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+    train(config, workdir, _say)
+    _say(f"\nresults in {workdir / 'report'}")
+
+
+def _evaluate():
+    if FLAGS.checkpoint is None and FLAGS.workdir is None and FLAGS.config is None:
+        raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
+    path = manager.find(Path(FLAGS.checkpoint) if FLAGS.checkpoint else _workdir())
+    config = None if FLAGS.config is None else configs.validate(FLAGS.config)
+    workdir = Path(FLAGS.workdir) if FLAGS.workdir else _run_of(path)
+    _make(workdir / "report")
+    _say(f"evaluating {path}")
+    evaluate_checkpoint(path, config, workdir / "report", _say)
+    _say(f"\nresults in {workdir / 'report'}")
+
+
+def _parse(arguments):
+    """Parse the flags.
+
+    Raises:
+        InputError: instead of the several kinds and several lines of absl and ml_collections.
+    """
+    try:
+        positional = FLAGS(arguments)
+    except flags.Error as error:
+        # An exception inside a configuration file arrives as a traceback in the message.
+        raise InputError(str(error).strip().splitlines()[-1].strip()) from error
+    except AttributeError as error:
+        raise InputError(_unknown_field(arguments, error)) from error
+    except (OSError, SyntaxError) as error:
+        raise InputError(
+            f"--config cannot be read: {' '.join(str(error).split())}; {_available()}"
+        ) from error
+    if len(positional) > 1:
+        raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
+
+
+def _unknown_field(arguments, error):
+    known = list(configs.flat(configs.to_json(configs.default())))
+    for argument in arguments:
+        name = argument.lstrip("-").split("=")[0].removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "cfmlc_jax/config.py lists the fields"
+            return f"config has no field {name}; {hint}"
+    return f"--config cannot be used: {' '.join(str(error).split())}"
+
+
+def _available():
+    found = sorted(str(path) for path in Path("configs").glob("*.py"))
+    return f"give one of {', '.join(found)}" if found else "give --config=FILE.py with a get_config()"
+
+
+def _workdir():
+    if FLAGS.workdir:
+        return Path(FLAGS.workdir).expanduser().absolute()
+    if FLAGS.config is None:
+        raise InputError("--workdir or --config is missing")
+    name = config_flags.get_config_filename(FLAGS["config"])
+    _, _, variant = FLAGS["config"].serialize().partition(":")
+    stem = Path(name).stem
+    return Path("runs", f"{stem}_{variant}" if variant else stem).absolute()
+
+
+def _run_of(checkpoint):
+    """The run that a checkpoint belongs to, or a place of its own for one that was moved."""
+    if checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent
+    return Path("runs", checkpoint.name).absolute()
+
+
+def _claim(workdir, fields):
+    """Make the workdir this configuration's.
+
+    Raises:
+        InputError: it cannot be written, or is another configuration's.
+    """
+    _make(workdir / "report")
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            differences = configs.differences(json.loads(path.read_text(encoding="utf-8")), fields)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
+        if differences:
+            raise InputError(
+                f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
+                "take another --workdir, or remove that one"
+            )
+    if jax.process_index() == 0:
+        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _make(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); take another --workdir") from error
+
+
+def _say(text):
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

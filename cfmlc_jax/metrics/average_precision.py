@@ -1,0 +1,58 @@
+"""Average precision in the two definitions that published multi-label results use."""
+
+import numpy as np
+
+AP_DEFINITIONS = ("sklearn", "voc")
+
+
+def average_precision(scores, labels, definition: str) -> np.ndarray:
+    """Average precision of each class: two [n, k] -> float64 [k] in [0, 1].
+
+    Tied scores are one threshold: the result does not depend on the order of images. (The
+    reference's VOC variant breaks ties by an unstable sort; without ties the values are equal.)
+
+    Args:
+        scores: any increasing function of the probabilities.
+        labels: 1 where the class is present.
+        definition: "sklearn" sums precision × recall step, without interpolation, and gives 0 to a
+            class without positives, as the reference's inference scripts do; "voc" takes the area
+            under the precision envelope (all points, VOC 2010 on), as the reference's training
+            does, and gives NaN to a class without positives.
+
+    Raises:
+        ValueError: another definition, unequal shapes, or a score that is not a number.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if definition not in AP_DEFINITIONS:
+        raise ValueError(f"AP definition {definition!r} is not one of {', '.join(AP_DEFINITIONS)}")
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must both be [n, k]")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
+    return np.array([_one_class(scores[:, k], labels[:, k] > 0, definition) for k in range(scores.shape[1])])
+
+
+def mean_average_precision(scores, labels, definition: str) -> float:
+    """Mean average precision over the classes, in percent: two [n, k] -> float.
+
+    Under "voc" classes without positives are left out, under "sklearn" they count as 0; see
+    `average_precision`. NaN when no class has a positive and the definition is "voc".
+    """
+    ap = average_precision(scores, labels, definition)
+    defined = ap[~np.isnan(ap)]
+    return float(100 * defined.mean()) if defined.size else float("nan")
+
+
+def _one_class(scores, positive, definition):
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    true_positives = np.cumsum(positive[order], dtype=np.float64)[last_of_tie]
+    predicted = (np.flatnonzero(last_of_tie) + 1).astype(np.float64)
+    total = positive.sum()
+    if total == 0:
+        return 0.0 if definition == "sklearn" else np.nan
+    precision = true_positives / predicted
+    if definition == "voc":
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return np.sum(np.diff(true_positives / total, prepend=0.0) * precision)

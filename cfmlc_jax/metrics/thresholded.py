@@ -1,0 +1,45 @@
+"""Precision, recall and F1 at a threshold: per class (C…) and overall (O…)."""
+
+import numpy as np
+
+# The reference's sweep. Rounded: 0.5 + 0.05·i leaves binary noise in a metric's name.
+THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+
+
+def thresholded(scores, labels, threshold) -> dict[str, float]:
+    """CP, CR, CF1, OP, OR, OF1 in percent of predictions scores > threshold: two [n, k] -> dict.
+
+    CP and CR average the per-class ratios, a class that was never predicted left out of CP and a
+    class without positives left out of CR; OP and OR are ratios of summed counts; each F1 is of
+    those two means. A ratio of nothing to nothing is NaN.
+
+    Args:
+        scores: probabilities.
+        labels: 1 where the class is present.
+        threshold: one number, or one per class [k]; compared in the scores' own precision.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels) > 0
+    predicted = scores > np.asarray(threshold, dtype=scores.dtype)
+    hits = (predicted & labels).sum(axis=0, dtype=np.float64)
+    n_predicted = predicted.sum(axis=0, dtype=np.float64)
+    n_positive = labels.sum(axis=0, dtype=np.float64)
+    cp = _mean(hits[n_predicted > 0] / n_predicted[n_predicted > 0])
+    cr = _mean(hits[n_positive > 0] / n_positive[n_positive > 0])
+    op = _ratio(hits.sum(), n_predicted.sum())
+    or_ = _ratio(hits.sum(), n_positive.sum())
+    values = {"CP": cp, "CR": cr, "CF1": _f1(cp, cr), "OP": op, "OR": or_, "OF1": _f1(op, or_)}
+    return {name: 100 * value for name, value in values.items()}
+
+
+def _mean(values):
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _ratio(part, whole):
+    return float(part / whole) if whole else float("nan")
+
+
+def _f1(precision, recall):
+    if precision + recall == 0:
+        return 0.0
+    return 2 * precision * recall / (precision + recall)

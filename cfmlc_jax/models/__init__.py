@@ -1,0 +1,1 @@
+"""Linen modules: layers, one file per backbone family, heads, and the classifier of views."""

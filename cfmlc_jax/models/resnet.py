@@ -1,0 +1,118 @@
+"""Residual networks with torchvision's arithmetic (He et al., CVPR 2016; stride on the 3×3).
+
+Stage and layer names follow torchvision's, so that converting weights is a table.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.models.layers import BatchNorm, Conv, max_pool
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, planes]."""
+
+    planes: int
+    stride: int
+    dtype: Any
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        norm = functools.partial(BatchNorm, dtype=self.dtype)
+        y = Conv(self.planes, 3, self.stride, self.dtype, name="conv1")(x)
+        y = jax.nn.relu(norm(name="bn1")(y, train=train))
+        y = Conv(self.planes, 3, 1, self.dtype, name="conv2")(y)
+        y = norm(name="bn2")(y, train=train)
+        return jax.nn.relu(y + _shortcut(self, x, y.shape[-1], train))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (strided), 1×1 and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, 4·planes]."""
+
+    planes: int
+    stride: int
+    dtype: Any
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        norm = functools.partial(BatchNorm, dtype=self.dtype)
+        y = Conv(self.planes, 1, 1, self.dtype, name="conv1")(x)
+        y = jax.nn.relu(norm(name="bn1")(y, train=train))
+        y = Conv(self.planes, 3, self.stride, self.dtype, name="conv2")(y)
+        y = jax.nn.relu(norm(name="bn2")(y, train=train))
+        y = Conv(4 * self.planes, 1, 1, self.dtype, name="conv3")(y)
+        y = norm(name="bn3")(y, train=train)
+        return jax.nn.relu(y + _shortcut(self, x, y.shape[-1], train))
+
+
+def _shortcut(block, x, channels, train):
+    """The identity, or a strided 1×1 convolution and a norm where the shape changes."""
+    if block.stride == 1 and x.shape[-1] == channels:
+        return x
+    x = Conv(channels, 1, block.stride, block.dtype, name="downsample_conv")(x)
+    return BatchNorm(dtype=block.dtype, name="downsample_bn")(x, train=train)
+
+
+class ResNet(nn.Module):
+    """Features of every stage of images [b, h, w, 3]: dict of maps, and "pooled" float32 [b, d].
+
+    Attributes:
+        stage_sizes: blocks in each stage; stages after the first halve the map.
+        block: BasicBlock or Bottleneck.
+        width: planes of the first stage; each stage doubles them.
+        small_stem: for images of 64 px and the like: one 3×3 convolution on 4×4 pixels folded into
+            channels, in place of the 7×7 at stride 2 and the maximum at stride 2. As coarse (stride
+            4) at a fraction of the work.
+        dtype: of the computation; parameters and statistics are float32.
+    """
+
+    stage_sizes: tuple[int, ...]
+    block: Any
+    width: int = 64
+    small_stem: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = x.astype(self.dtype)
+        if self.small_stem:
+            x = Conv(self.width, 3, 1, self.dtype, name="conv1")(space_to_depth(x, 4))
+        else:
+            x = Conv(self.width, 7, 2, self.dtype, name="conv1")(x)
+        x = jax.nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+        if not self.small_stem:
+            x = max_pool(x)
+        features = {"stem": x}
+        for stage, blocks in enumerate(self.stage_sizes):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"layer{stage + 1}_{i}"
+                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
+            features[f"layer{stage + 1}"] = x
+        # The mean of up to 14² values in half precision would cost a digit of every logit.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return features | {"pooled": x.mean(axis=(1, 2), dtype=wide)}
+
+
+def space_to_depth(x, block: int):
+    """Pixels of block × block squares as channels: [b, h, w, c] -> [b, h/block, w/block, block²·c].
+
+    Output channel (dy·block + dx)·c + channel, as in TResNet.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+
+
+ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
+# For the embedded 64 px scenes: three stages at strides 4, 8 and 16.
+ResNetSmall = functools.partial(ResNet, stage_sizes=(1, 2, 2), block=BasicBlock, width=32, small_stem=True)

@@ -1,0 +1,68 @@
+"""A line that says how far a run is, how fast, and when it will be done."""
+
+import contextlib
+import sys
+import time
+
+
+class Progress:
+    """Prints "step 280/760  epoch 3/8 …  4.1 steps/s  260 images/s  ETA 1:57" to standard error.
+
+    On a terminal the line is overwritten; elsewhere every report is a line of its own.
+
+    Args:
+        total: steps of the whole run.
+        batch_size: images of a step, over all devices.
+        done: steps that an earlier run has done.
+        silent: print nothing (on processes other than the first).
+    """
+
+    def __init__(self, total: int, *, batch_size: int, done: int = 0, silent: bool = False):
+        self._total, self._batch_size = total, batch_size
+        self._stream = None if silent else sys.stderr
+        self._mark = (done, time.perf_counter())
+        self._open_line = False
+
+    def report(self, step: int, text: str) -> dict[str, float]:
+        """Print the line and return {"steps_per_second", "images_per_second"} since the last one."""
+        before, then = self._mark
+        now = time.perf_counter()
+        self._mark = (step, now)
+        rate = (step - before) / max(now - then, 1e-9)
+        line = (
+            f"step {step}/{self._total}  {text}  {rate:.2f} steps/s  "
+            f"{rate * self._batch_size:.0f} images/s  ETA {clock((self._total - step) / max(rate, 1e-9))}"
+        )
+        self._print(line)
+        return {"steps_per_second": rate, "images_per_second": rate * self._batch_size}
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Leave what happens inside (an evaluation, a save) out of the rates."""
+        start = time.perf_counter()
+        yield
+        step, then = self._mark
+        self._mark = (step, then + time.perf_counter() - start)
+
+    def note(self, text: str):
+        """Print a line that stays."""
+        if self._stream is not None:
+            start = "\n" if self._open_line else ""
+            print(f"{start}{text}", file=self._stream, flush=True)
+            self._open_line = False
+
+    def _print(self, line):
+        if self._stream is None:
+            return
+        if self._stream.isatty():
+            print(f"\r\033[K{line}", end="", file=self._stream, flush=True)
+            self._open_line = True
+        else:
+            print(line, file=self._stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,260 @@
+"""Says where a data set comes from, checks the copy on disk, and shows both of its splits.
+
+    python scripts/prepare_data.py coco|voc2007|vg256|table --root=DIR
+
+It downloads and changes nothing. Exit code 0: the copy is complete and both splits open.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfmlc_jax.data.sources import Source, checks
+from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.data.sources.table import Table
+from cfmlc_jax.data.sources.visual_genome import VisualGenome
+from cfmlc_jax.data.sources.voc import Voc, find_root
+from cfmlc_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download. `checksum` is "algorithm:hex digest", None where nobody publishes one."""
+
+    url: str
+    size: int | None = None
+    checksum: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Folders that together hold at least `count` images (together: Visual Genome comes in two)."""
+
+    folders: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """How to get a data set, what a complete copy holds, and how to open it.
+
+    files: paths under the folder that `find` makes of the root.
+    labelled: images with a class in train and in val, where the number is published.
+    """
+
+    about: str
+    layout: str
+    open: Callable[[argparse.Namespace, str], Source]
+    archives: tuple[Archive, ...] = ()
+    files: tuple[str, ...] = ()
+    images: tuple[Images, ...] = ()
+    labelled: tuple[int, int] | None = None
+    find: Callable[[Path], Path] = Path
+
+
+# Sizes and SHA-256: the checksum lists of TensorFlow Datasets. VOC's MD5: torchvision.
+DATA_SETS = {
+    "coco": DataSet(
+        about="MS-COCO 2014 (https://cocodataset.org)",
+        layout="""\
+DIR/train2014/COCO_train2014_000000000009.jpg ...
+DIR/val2014/COCO_val2014_000000000042.jpg ...
+DIR/annotations/instances_train2014.json
+DIR/annotations/instances_val2014.json""",
+        open=lambda flags, split: Coco(flags.root, split),
+        archives=(
+            Archive(
+                "http://images.cocodataset.org/zips/train2014.zip",
+                13_510_573_713,
+                "sha256:ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+            ),
+            Archive(
+                "http://images.cocodataset.org/zips/val2014.zip",
+                6_645_013_297,
+                "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+            ),
+            Archive(
+                "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+                252_872_794,
+                "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+            ),
+        ),
+        files=("annotations/instances_train2014.json", "annotations/instances_val2014.json"),
+        images=(Images(("train2014",), 82_783), Images(("val2014",), 40_504)),
+        labelled=(82_081, 40_137),
+    ),
+    "voc2007": DataSet(
+        about="PASCAL VOC 2007 (http://host.robots.ox.ac.uk/pascal/VOC/voc2007)",
+        layout="""\
+DIR/VOCdevkit/VOC2007/JPEGImages/000001.jpg ...
+DIR/VOCdevkit/VOC2007/ImageSets/Main/aeroplane_trainval.txt, aeroplane_test.txt ...
+DIR/VOCdevkit/VOC2007/Annotations/000001.xml ...    (boxes; optional)""",
+        open=lambda flags, split: Voc(flags.root, split),
+        archives=(
+            Archive(
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar",
+                460_032_000,
+                "md5:c52e279531787c972589f7e41ab4ae64",
+            ),
+            Archive(
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtest_06-Nov-2007.tar",
+                451_020_800,
+                "md5:b6e924de25625d8de591ea690078ad9f",
+            ),
+        ),
+        files=("ImageSets/Main/trainval.txt", "ImageSets/Main/test.txt"),
+        images=(Images(("JPEGImages",), 5_011 + 4_952),),
+        find=find_root,
+    ),
+    "vg256": DataSet(
+        about="Visual Genome v1.2 (https://homes.cs.washington.edu/~ranjay/visualgenome) with the categories of VG-256",
+        layout="""\
+DIR/VG_100K/2.jpg ...
+DIR/VG_100K_2/1.jpg ...                             (or all images in one of the two)
+DIR/objects.json
+DIR/vg256.json                                      (or --vocabulary=FILE)
+vg256.json (category -> list of object names) is data/vg256/vg256.json of https://github.com/xiemk/MLC-PAT""",
+        open=lambda flags, split: VisualGenome(
+            flags.root, split, flags.vocabulary or Path(flags.root) / "vg256.json"
+        ),
+        archives=(
+            Archive(
+                "https://cs.stanford.edu/people/rak248/VG_100K_2/images.zip",
+                9_731_705_982,
+                "sha256:51c682d2721f880150720bb416e0346a4c787e4c55d7f80dfd1bd3f73ba81646",
+            ),
+            Archive(
+                "https://cs.stanford.edu/people/rak248/VG_100K_2/images2.zip",
+                5_471_658_058,
+                "sha256:99da1a0ddf87011319ff3b05cf9176ffee2731cc3c52951162d9ef0d68e3cfb5",
+            ),
+            Archive(
+                "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/objects_v1_2.json.zip"
+            ),
+        ),
+        files=("objects.json",),
+        images=(Images(("VG_100K", "VG_100K_2"), 108_077),),
+    ),
+    "table": DataSet(
+        about="your own images, listed in two tables",
+        layout="""\
+DIR/train.csv, DIR/val.csv    lines `path,label;label`; paths relative to DIR; no label: `path,`
+DIR/classes.txt               one class a line (optional: else the labels of train.csv, sorted)""",
+        open=lambda flags, split: Table(flags.root, split),
+        files=("train.csv", "val.csv"),
+    ),
+}
+
+
+def explain(data_set: DataSet) -> str:
+    """What the data set is, where it comes from and what the root must look like."""
+    lines = [data_set.about]
+    if data_set.archives:
+        lines.append("download into DIR and unpack there (unzip, tar -xf):")
+        lines += [f"  {archive.url}  ({_published(archive)})" for archive in data_set.archives]
+    lines.append("layout:")
+    lines += [f"  {line}" for line in data_set.layout.splitlines()]
+    return "\n".join(lines)
+
+
+def _published(archive: Archive) -> str:
+    size = "size not published" if archive.size is None else f"{archive.size:,} bytes"
+    return f"{size}, {archive.checksum or 'no public checksum'}"
+
+
+def check_archive(path: Path, archive: Archive) -> str | None:
+    """What is wrong with a downloaded file; None if nothing is, or nothing is published to compare with."""
+    size = path.stat().st_size
+    if archive.size is not None and size != archive.size:
+        return f"{path}: {size:,} bytes, wanted {archive.size:,}; download it again"
+    if archive.checksum is None:
+        return None
+    algorithm, _, wanted = archive.checksum.partition(":")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    return None if found == wanted else f"{path}: {algorithm} {found}, wanted {wanted}; download it again"
+
+
+def check_copy(root: Path, data_set: DataSet) -> list[str]:
+    """What is missing from the unpacked copy, one line each."""
+    try:
+        place = data_set.find(root)
+    except InputError as error:
+        return [str(error)]
+    problems = [f"{place / file} is missing" for file in data_set.files if not (place / file).is_file()]
+    for images in data_set.images:
+        found = sum(count_images(place / folder) for folder in images.folders)
+        if found < images.count:
+            where = " and ".join(str(place / folder) for folder in images.folders)
+            problems.append(f"{where}: {found:,} images, wanted {images.count:,}")
+    return problems
+
+
+def count_images(folder: Path) -> int:
+    """How many JPEG files a folder holds; 0 if there is no such folder."""
+    if not folder.is_dir():
+        return 0
+    with os.scandir(folder) as entries:
+        return sum(entry.name.lower().endswith((".jpg", ".jpeg")) for entry in entries)
+
+
+def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
+    """Prints both splits' summaries; what is wrong with them, one line each."""
+    try:
+        sources = {split: data_set.open(flags, split) for split in ("train", "val")}
+        for split, source in sources.items():
+            print(checks.summary(split, source))
+        checks.require_disjoint(sources["train"], sources["val"])
+    except InputError as error:
+        return [str(error)]
+    wanted = data_set.labelled or tuple(len(source) for source in sources.values())
+    return [
+        f"{split}: {len(source):,} images have a class, wanted {count:,}"
+        for (split, source), count in zip(sources.items(), wanted)
+        if len(source) != count
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 if the copy is complete, 1 otherwise; the findings are printed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data_set", choices=DATA_SETS)
+    parser.add_argument("--root", required=True, type=Path, help="the folder of the data set (DIR)")
+    parser.add_argument(
+        "--vocabulary", type=Path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
+    )
+    flags = parser.parse_args(arguments)
+    flags.root = flags.root.expanduser()
+    data_set = DATA_SETS[flags.data_set]
+
+    print(explain(data_set))
+    print(f"\nchecking {flags.root}")
+    problems = []
+    for archive in data_set.archives:
+        path = flags.root / archive.name
+        if path.is_file():
+            print(f"  {archive.name}: comparing with {_published(archive)}", flush=True)
+            problem = check_archive(path, archive)
+            problems += [problem] if problem else []
+    problems += check_copy(flags.root, data_set)
+    problems += show_splits(flags, data_set)
+
+    for problem in dict.fromkeys(problems):
+        print(f"  PROBLEM {problem}")
+    print("incomplete" if problems else "complete")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

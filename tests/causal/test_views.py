@@ -1,0 +1,61 @@
+"""Cells of the grid, device patches and removed patches."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax.causal import views
+
+
+def test_cells_run_column_by_column():
+    assert views.cells(8, 2) == [(0, 0, 4, 4), (0, 4, 4, 8), (4, 0, 8, 4), (4, 4, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "overlap"), [(112, 3, 0.0), (448, 4, 0.0), (64, 2, 0.5), (96, 3, 0.25)]
+)
+def test_cells_are_equal_squares_inside_the_image(size, grid, overlap):
+    boxes = views.cells(size, grid, overlap)
+    assert len(boxes) == grid**2
+    assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes}) == 1
+    assert all(x1 - x0 == y1 - y0 for x0, y0, x1, y1 in boxes)
+    assert all(min(box) >= 0 and max(box) <= size for box in boxes)
+
+
+def test_overlap_is_the_shared_fraction_and_reaches_the_edges():
+    first, second = views.cells(96, 2, 0.5)[:2]
+    assert (first[1], first[3], second[1], second[3]) == (0, 64, 32, 96)
+
+
+@pytest.mark.parametrize(("size", "grid", "overlap"), [(8, 1, 0), (8, 2, 1.0), (8, 2, -0.1), (3, 4, 0)])
+def test_cells_that_cannot_be(size, grid, overlap):
+    with pytest.raises(ValueError, match=r"grid|overlap"):
+        views.cells(size, grid, overlap)
+
+
+def test_split_at_native_size_is_the_crop(rng):
+    images = jnp.asarray(rng.random((2, 8, 8, 3)), jnp.float32)
+    patches = views.split(images, 2, size=4)
+    assert patches.shape == (2, 4, 4, 4, 3)
+    np.testing.assert_allclose(patches[:, 1], images[:, 4:8, 0:4], rtol=1e-6)
+    np.testing.assert_allclose(patches[:, 2], images[:, 0:4, 4:8], rtol=1e-6)
+
+
+def test_split_enlarges_bilinearly():
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 1))
+    patch = views.split(ramp, 2, size=8)[0, 0]
+    np.testing.assert_allclose(patch[3, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], rtol=1e-6)
+
+
+def test_split_wants_squares():
+    with pytest.raises(ValueError, match="not square"):
+        views.split(jnp.zeros((1, 4, 6, 3)), 2, size=4)
+
+
+def test_removed_patches_change_only_their_own_pixels(rng):
+    images = jnp.asarray(rng.random((2, 8, 8, 3)), jnp.float32)
+    removed = views.remove_patches(images, jnp.zeros((1, 8, 8, 3)), 2)
+    assert removed.shape == (2, 4, 8, 8, 3)
+    for p, (x0, y0, x1, y1) in enumerate(views.cells(8, 2)):
+        by_hand = images.at[:, y0:y1, x0:x1].set(0)
+        np.testing.assert_array_equal(removed[:, p], by_hand)

@@ -1,0 +1,33 @@
+"""A strict test process: forced devices, no silent rank promotion."""
+
+import os
+
+# Compilation is most of the tests' time: LLVM's optimisations, which change no result, are left out.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden():
+    """Loader of a golden array file by name: dict of arrays."""
+
+    def load(name):
+        with np.load(GOLDEN / name) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,193 @@
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfmlc_jax.data.sources import coco
+from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.errors import InputError
+
+# Ids with a gap, and not in alphabetical order, as in the official file.
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 2, "name": "bicycle"}]
+
+
+def file_name(number, split="train"):
+    return f"COCO_{split}2014_{number:012d}.jpg"
+
+
+def annotation(image, category, box=(1, 2, 3, 4), **more):
+    return {"image_id": image, "category_id": category, "bbox": list(box), "iscrowd": 0, **more}
+
+
+@pytest.fixture
+def document():
+    return {
+        "info": {"year": 2014},
+        "images": [{"id": number, "file_name": file_name(number)} for number in (9, 100, 25, 7)],
+        "annotations": [
+            annotation(9, 18, (10.5, 20, 30, 40)),
+            annotation(100, 1, iscrowd=1),
+            annotation(9, 2),
+            annotation(25, 1),
+            annotation(9, 18),
+        ],
+        "categories": CATEGORIES,
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the official layout; image 7 is there but has no annotation."""
+
+    def write(document, split="train", images=(7, 9, 25, 100)):
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(document))
+        folder = tmp_path / f"{split}2014"
+        folder.mkdir(exist_ok=True)
+        for number in images:
+            Image.new("RGB", (64, 48), (number, 0, 0)).save(folder / file_name(number, split))
+        return tmp_path
+
+    return write
+
+
+def test_labels_follow_the_files_categories_and_ids_sort_as_strings(write, document):
+    source = Coco(write(document), "train")
+    assert source.class_names == ("person", "dog", "bicycle")
+    assert source.ids == ["100", "25", "9"]
+    assert source.labels.dtype == np.uint8
+    np.testing.assert_array_equal(source.labels, [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
+
+
+def test_a_record_has_the_files_bytes_and_boxes_as_corners(write, document):
+    root = write(document)
+    record = Coco(root, "train")[2]
+    assert record["image"] == (root / "train2014" / file_name(9)).read_bytes()
+    assert Image.open(io.BytesIO(record["image"])).size == (64, 48)
+    assert record["where"] == str(root / "train2014" / file_name(9))
+    np.testing.assert_array_equal(record["boxes"], [[10.5, 20, 40.5, 60], [1, 2, 4, 6], [1, 2, 4, 6]])
+    np.testing.assert_array_equal(record["box_classes"], [1, 2, 1])
+    assert (record["boxes"].dtype, record["box_classes"].dtype) == (np.float32, np.int32)
+
+
+def test_bytes_are_read_late_and_a_lost_file_is_named(write, document):
+    root = write(document)
+    source = Coco(root, "train")
+    (root / "train2014" / file_name(25)).unlink()
+    assert source[0]["id"] == "100"
+    with pytest.raises(InputError, match=r"000000000025\.jpg: cannot read the image"):
+        source[1]
+
+
+def test_pickles_small_and_repr_is_the_same_elsewhere(write, document, tmp_path):
+    source = Coco(write(document), "train")
+    copy = pickle.loads(pickle.dumps(source))
+    assert repr(copy) == repr(source)
+    assert copy[0]["image"] == source[0]["image"]
+    assert str(tmp_path) not in repr(source)
+    assert len(pickle.dumps(source)) < 5000
+
+
+def test_repr_tells_other_annotations_of_the_same_size(write, document):
+    before = repr(Coco(write(document), "train"))
+    document["annotations"][3]["category_id"] = 2
+    assert repr(Coco(write(document), "train")) != before
+
+
+def test_a_record_cannot_change_the_sources_labels(write, document):
+    source = Coco(write(document), "train")
+    source[0]["labels"][:] = 7
+    assert source.labels.max() == 1
+
+
+def test_val_is_read_from_its_own_files(write, document):
+    document["images"] = [{"id": 3, "file_name": file_name(3, "val")}]
+    document["annotations"] = [annotation(3, 1)]
+    source = Coco(write(document, "val", [3]), "val")
+    assert source.ids == ["3"]
+    assert source[0]["where"].endswith("val2014/COCO_val2014_000000000003.jpg")
+
+
+def test_the_folder_is_listed_once(write, document, monkeypatch):
+    root = write(document)
+    listed = []
+    scandir = coco.files.os.scandir
+    monkeypatch.setattr(coco.files.os, "scandir", lambda path: listed.append(path) or scandir(path))
+    Coco(root, "train")
+    assert listed == [root / "train2014"]
+
+
+def test_missing_images_are_counted_and_named(write, document):
+    with pytest.raises(
+        InputError, match=r"2 of 3 files are missing, first COCO_train2014_000000000025.*train2014\.zip"
+    ):
+        Coco(write(document, images=[7, 9]), "train")
+
+
+def test_broken_json_is_placed(write, document, tmp_path):
+    write(document)
+    path = tmp_path / "annotations" / "instances_train2014.json"
+    path.write_text('{"images": [],\n "annotations": [}')
+    with pytest.raises(InputError, match=r"instances_train2014\.json line 2 column 18: broken JSON"):
+        Coco(tmp_path, "train")
+
+
+def change(document, **entries):
+    return {**document, **entries}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"info": {"year": 2017}}, "annotations of 2017, wanted 2014"),
+        (
+            {"images": [{"id": 9, "file_name": "000000000009.jpg"}]},
+            "000000000009.jpg is of 2017, wanted train2014",
+        ),
+        ({"images": [{"id": 9, "file_name": file_name(9, "val")}]}, "is of val2014, wanted train2014"),
+        ({"images": [{"id": 9}]}, "entry 0 of 'images' lacks 'file_name'"),
+        ({"images": None}, "no list 'images'"),
+        ({"annotations": [annotation(9, 99)]}, "annotation 0 has the unknown category id 99"),
+        ({"annotations": [annotation(9, 1), annotation(8, 1)]}, "annotation 1 has the unknown image id 8"),
+        (
+            {"annotations": [annotation(9, 1, (1, 2, 3))]},
+            r"annotation 0 has the box \[1, 2, 3\], not 4 numbers",
+        ),
+        ({"annotations": []}, "no image has an annotation"),
+        ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "a category id or name occurs twice"),
+    ],
+)
+def test_other_files_are_refused(write, document, entries, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Coco(write(change(document, **entries)), "train")
+    assert "\n" not in str(caught.value)
+    assert "instances_train2014.json" in str(caught.value)
+
+
+def test_images_of_another_year_are_recognised(write, document, tmp_path):
+    write(document, images=[])
+    (tmp_path / "train2014" / "000000000009.jpg").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"none of the images, but 000000000009.jpg \(of 2017\); wanted COCO_train2014_"
+    ):
+        Coco(tmp_path, "train")
+
+
+def test_annotations_of_another_year_alone(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
+    with pytest.raises(InputError, match="holds COCO 2017, wanted 2014"):
+        Coco(tmp_path, "train")
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match=r"instances_val2014\.json: No such file.*get train2014\.zip"):
+        Coco(tmp_path, "val")
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(InputError, match="split 'test' does not exist; use 'train' or 'val'"):
+        Coco(tmp_path, "test")

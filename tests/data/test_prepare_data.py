@@ -1,0 +1,131 @@
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def write_coco(root):
+    (root / "annotations").mkdir()
+    for split, number in (("train", 1), ("val", 2)):
+        name = f"COCO_{split}2014_{number:012d}.jpg"
+        document = {
+            "images": [{"id": number, "file_name": name}],
+            "annotations": [{"image_id": number, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(document))
+        (root / f"{split}2014").mkdir()
+        (root / f"{split}2014" / name).write_bytes(b"x")
+
+
+@pytest.fixture
+def small_coco(script, monkeypatch):
+    """The coco entry with the counts of `write_coco`, as if those were the official ones."""
+    small = dataclasses.replace(
+        script.DATA_SETS["coco"],
+        images=(script.Images(("train2014",), 1), script.Images(("val2014",), 1)),
+        labelled=(1, 1),
+    )
+    monkeypatch.setitem(script.DATA_SETS, "coco", small)
+
+
+def test_a_complete_copy(script, small_coco, tmp_path, capsys):
+    write_coco(tmp_path)
+    assert script.main(["coco", f"--root={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "http://images.cocodataset.org/zips/train2014.zip" in printed
+    assert "train: 1 images, 1 classes" in printed
+    assert "val: 1 images, 1 classes" in printed
+    assert "PROBLEM" not in printed
+    assert printed.endswith("complete\n")
+
+
+def test_official_counts_are_asked_for(script, tmp_path, capsys):
+    write_coco(tmp_path)
+    assert script.main(["coco", f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert "train2014: 1 images, wanted 82,783" in printed
+    assert "val2014: 1 images, wanted 40,504" in printed
+    assert "train: 1 images have a class, wanted 82,081" in printed
+    assert "val: 1 images have a class, wanted 40,137" in printed
+    assert printed.endswith("incomplete\n")
+
+
+@pytest.mark.parametrize("name", ["coco", "voc2007", "vg256", "table"])
+def test_an_empty_folder_is_explained(script, name, tmp_path, capsys):
+    assert script.main([name, f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("PROBLEM") >= 1
+    assert len(printed.split("PROBLEM")) - 1 == len(
+        {line for line in printed.splitlines() if "PROBLEM" in line}
+    )
+
+
+def test_a_table(script, tmp_path, capsys):
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.jpg").write_bytes(b"x")
+        (tmp_path / f"{split}.csv").write_text(f"{split}.jpg,dog\n")
+    assert script.main(["table", f"--root={tmp_path}"]) == 0
+    (tmp_path / "val.csv").write_text("train.jpg,dog\n")
+    assert script.main(["table", f"--root={tmp_path}"]) == 1
+    assert "1 images are in both" in capsys.readouterr().out
+
+
+def test_visual_genome_with_a_vocabulary_elsewhere(script, tmp_path, monkeypatch):
+    root, vocabulary = tmp_path / "vg", tmp_path / "names.json"
+    (root / "VG_100K").mkdir(parents=True)
+    objects = [{"object_id": 1, "names": ["dog"], "x": 0, "y": 0, "w": 1, "h": 1}]
+    (root / "objects.json").write_text(json.dumps([{"image_id": n, "objects": objects} for n in range(4)]))
+    for number in range(4):
+        (root / "VG_100K" / f"{number}.jpg").write_bytes(b"x")
+    small = dataclasses.replace(
+        script.DATA_SETS["vg256"], images=(script.Images(("VG_100K", "VG_100K_2"), 4),)
+    )
+    monkeypatch.setitem(script.DATA_SETS, "vg256", small)
+    vocabulary.write_text('{"dog": ["dog"]}')
+    assert script.main(["vg256", f"--root={root}", f"--vocabulary={vocabulary}"]) == 0
+    assert script.main(["vg256", f"--root={root}"]) == 1
+
+
+def test_archives_are_compared_with_what_is_published(script, tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+    good = script.Archive("http://example.org/a.zip", 7, f"sha256:{digest}")
+    assert good.name == "a.zip"
+    assert script.check_archive(path, good) is None
+    assert "7 bytes, wanted 8" in script.check_archive(path, dataclasses.replace(good, size=8))
+    path.write_bytes(b"CONTENT")
+    assert f"wanted {digest}; download it again" in script.check_archive(path, good)
+    assert script.check_archive(path, script.Archive("http://example.org/a.zip")) is None
+
+
+def test_a_cut_archive_is_a_problem(script, small_coco, tmp_path, capsys):
+    write_coco(tmp_path)
+    (tmp_path / "val2014.zip").write_bytes(b"x")
+    assert script.main(["coco", f"--root={tmp_path}"]) == 1
+    assert "val2014.zip: 1 bytes, wanted 6,645,013,297" in capsys.readouterr().out
+
+
+def test_every_checksum_is_one_that_this_python_can_compute(script):
+    published = [a.checksum for d in script.DATA_SETS.values() for a in d.archives if a.checksum]
+    assert len(published) == 7
+    for checksum in published:
+        algorithm, _, digest = checksum.partition(":")
+        assert len(bytes.fromhex(digest)) == hashlib.new(algorithm).digest_size

@@ -1,0 +1,258 @@
+"""The compiled steps: one device against eight, what crosses devices, what is watched."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cfmlc_jax import losses
+from cfmlc_jax.causal import patches
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.loop import state as states
+from cfmlc_jax.loop import step as steps
+from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.models.classifier import Classifier
+
+SIZE, CLASSES = 32, 3
+LEARNING_RATE = 0.01
+METHOD = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+
+
+def tiny(attention="cross"):
+    backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True)
+    return Classifier(backbone=backbone, head=heads.LinearHead(CLASSES, attention))
+
+
+def mesh_of(devices, fsdp=1):
+    grid = np.array(jax.devices()[:devices]).reshape(-1, fsdp)
+    return jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def batch_of(rng, images=8):
+    return {
+        "views": rng.integers(0, 256, (images, 5, SIZE, SIZE, 3)).astype(np.uint8),
+        "labels": (rng.random((images, CLASSES)) < 0.4).astype(np.float32),
+    }
+
+
+@functools.cache
+def compiled(devices, fsdp, method):
+    """What runs share: the mesh, the model, a maker of fresh states, and the step (one compilation)."""
+    mesh, model, optimizer = mesh_of(devices, fsdp), tiny(), optax.sgd(LEARNING_RATE)
+    make, abstract = states.plan(
+        model, optimizer, (1, 5, SIZE, SIZE, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
+    )
+    step = steps.train_step(
+        model,
+        optimizer,
+        method,
+        ema_decay=0.75,
+        log_every=2,
+        seed=0,
+        mesh=mesh,
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    return mesh, model, make, step
+
+
+class Run:
+    """A tiny run by plain gradient descent, EMA decay 0.75, a log every 2 steps."""
+
+    def __init__(self, devices=1, fsdp=1, method=METHOD):
+        self.mesh, self.model, make, self.step = compiled(devices, fsdp, method)
+        self.state = make()
+
+    def update(self, batch):
+        self.state, first_bad = self.step(self.state, meshes.to_devices(batch, self.mesh))
+        return int(first_bad)
+
+
+def host(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
+def test_eight_devices_do_the_step_of_one(rng, devices, fsdp):
+    batch = batch_of(rng)
+    one, many = Run(), Run(devices, fsdp)
+    before = host(one.state.variables)
+    for run in (one, many):
+        assert run.update(batch) == -1
+    np.testing.assert_allclose(many.state.tally["loss"], one.state.tally["loss"], rtol=1e-5)
+    # By plain gradient descent the parameters' change is the gradient, times the learning rate.
+    for ours, theirs, start in zip(
+        *(jax.tree.leaves(host(x)) for x in (many.state.variables, one.state.variables, before)), strict=True
+    ):
+        np.testing.assert_allclose(ours - start, theirs - start, rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_are_born_split_over_fsdp():
+    run = Run(8, 4)
+    kernel = run.state.variables["params"]["backbone"]["layer2_0"]["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, 16, 16)
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 3, 4, 16)}
+    assert run.update(batch_of(np.random.default_rng(0))) == -1
+
+
+def test_no_pixels_cross_devices(rng):
+    run = Run(8)
+    batch = meshes.to_devices(batch_of(rng), run.mesh)
+    text = run.step.lower(run.state, batch).compile().as_text()
+    assert "all-reduce" in text  # gradients and statistics do cross
+    gathered = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? all-gather", text)
+    largest = max(
+        (
+            np.prod([int(n) for n in shape[shape.index("[") + 1 : -1].split(",") if n] or [1])
+            for shape in gathered
+        ),
+        default=0,
+    )
+    assert largest <= 8 * CLASSES
+    assert "all-to-all" not in text
+
+
+def test_loss_is_the_papers_sum(rng):
+    run = Run()
+    batch = batch_of(rng)
+    views = jnp.asarray(batch["views"], jnp.float32) / 255
+    outputs, _ = run.model.apply(run.state.variables, views, train=True, mutable=["batch_stats"])
+    patch = patches.patch_logits(outputs.attention[:, 1:], outputs.score[:, 1:])
+    expected = [
+        losses.asymmetric_loss(x, jnp.asarray(batch["labels"])).sum() for x in (outputs.whole[:, 0], patch)
+    ]
+    run.update(batch)
+    np.testing.assert_allclose(run.state.tally["loss_whole"], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(run.state.tally["loss_patch"], expected[1], rtol=1e-5)
+    np.testing.assert_allclose(run.state.tally["loss"], sum(expected), rtol=1e-5)
+
+
+def test_average_holds_parameters_and_statistics(rng):
+    run = Run()
+    before = host(run.state.variables)
+    run.update(batch_of(rng))
+    after, average = host(run.state.variables), host(run.state.average)
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(a, 0.75 * b + 0.25 * c, rtol=1e-5, atol=1e-7),
+        average,
+        before,
+        after,
+    )
+    assert not np.array_equal(
+        before["batch_stats"]["backbone"]["bn1"]["mean"], average["batch_stats"]["backbone"]["bn1"]["mean"]
+    )
+
+
+def test_tally_restarts_after_every_log(rng):
+    run = Run()
+    counts = []
+    for _ in range(5):
+        run.update(batch_of(rng))
+        counts.append(float(run.state.tally["steps"]))
+    assert counts == [1, 2, 1, 2, 1]
+
+
+def test_mean_colour_is_that_of_all_whole_views(rng):
+    run = Run()
+    batches = [batch_of(rng) for _ in range(3)]
+    for batch in batches:
+        run.update(batch)
+    whole = np.concatenate([batch["views"][:, 0] for batch in batches])
+    np.testing.assert_allclose(run.state.mean_colour, whole.mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
+
+
+def test_it_learns(rng):
+    """Labels that a view's colours tell: the loss falls to a fraction."""
+    run = Run()
+    labels = (rng.random((16, CLASSES)) < 0.5).astype(np.float32)
+    views = np.broadcast_to((255 * labels)[:, None, None, None], (16, 5, SIZE, SIZE, 3)).astype(np.uint8)
+    losses_seen = []
+    for _ in range(40):
+        run.update({"views": views, "labels": labels})
+        losses_seen.append(float(run.state.tally["loss"] / run.state.tally["steps"]))  # of 1 or 2 steps
+    assert losses_seen[-1] < 0.25 * losses_seen[0]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "activations"])
+def test_the_first_value_that_is_not_finite_is_named(rng, where):
+    def poisoned(outputs, labels):
+        parts = METHOD.loss(outputs, labels)
+        if where == "loss":
+            return parts | {"loss_patch": parts["loss_patch"] * jnp.inf}
+        if where == "gradient":
+            # sqrt at 0: a finite value without a finite derivative
+            return parts | {"loss_patch": parts["loss_patch"] + jnp.sqrt(0 * outputs.score.sum())}
+        return parts
+
+    run = Run(method=METHOD._replace(loss=poisoned))
+    if where == "activations":
+        kernel = run.state.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"]
+        run.state.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"] = kernel * jnp.inf
+    names = steps.watched_names(host(run.state.variables), METHOD.loss_names)
+    found = names[run.update(batch_of(rng))]
+    assert found.startswith(
+        {
+            "loss": "loss/loss_patch",
+            "gradient": "gradient/backbone/",
+            "activations": "batch_stats/backbone/layer1_0/bn2/mean",
+        }[where]
+    )
+
+
+@pytest.mark.parametrize("null", ["zeros", "mean", "blur"])
+def test_scores_by_name_and_their_counterfactuals(rng, null):
+    run = Run()
+    batch = batch_of(rng, images=4)
+    score = steps.score_step(
+        run.model, kinds=("whole", "pivot"), null=null, grid=2, overlap=0.0, mesh=run.mesh
+    )
+    logits = host(score(run.state.variables, jnp.full(3, 0.5), batch["views"]))
+    assert set(logits) == {"whole", "patch", "combined", "null_whole", "null_pivot"}
+    assert all(x.shape == (4, CLASSES) for x in logits.values())
+    np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
+    constant = np.ptp(logits["null_whole"], axis=0).max() < 1e-5
+    assert constant == (null != "blur")
+    assert np.ptp(logits["null_pivot"], axis=0).max() > 1e-4
+
+
+def test_pivot_counterfactual_by_hand(rng):
+    """Each masked image through the whole pipeline, as its definition says, patch by patch."""
+    run = Run()
+    views = batch_of(rng, images=2)["views"]
+    score = steps.score_step(run.model, kinds=("pivot",), null="zeros", grid=2, overlap=0.0, mesh=run.mesh)
+    ours = host(score(run.state.variables, jnp.zeros(3), views))["null_pivot"]
+    factual = run.model.apply(run.state.variables, views / np.float32(255), train=False)
+    weights = patches.patch_weights(factual.attention[:, 1:])
+    expected = 0.0
+    half = SIZE // 2
+    for p in range(4):
+        removed = views.copy()
+        x, y = half * (p // 2), half * (p % 2)
+        removed[:, 0, y : y + half, x : x + half] = 0
+        removed[:, 1 + p] = 0
+        outputs = run.model.apply(run.state.variables, removed / np.float32(255), train=False)
+        combined = methods.predict(outputs)["combined"]
+        expected += weights[:, p] * combined
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pat_i", "asl"])
+def test_methods_with_one_head(rng, name):
+    method = methods.create(name, gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+    model = tiny("none")
+    views = jnp.asarray(rng.random((2, 5, SIZE, SIZE, 3)), jnp.float32)
+    outputs = model.apply(model.init(jax.random.key(0), views, train=False), views, train=False)
+    labels = jnp.ones((2, CLASSES))
+    assert set(method.loss(outputs, labels)) == set(method.loss_names) == {"loss_whole"}
+    seen = outputs if method.predict_patches else jax.tree.map(lambda x: x[:, :1], outputs)
+    logits = methods.predict(seen)
+    if name == "asl":
+        assert set(logits) == {"whole", "combined"}
+        np.testing.assert_array_equal(logits["combined"], outputs.whole[:, 0])
+    else:
+        expected = patches.patch_logits(outputs.whole[:, 1:], outputs.whole[:, 1:])
+        np.testing.assert_allclose(logits["patch"], expected, rtol=1e-6)

@@ -1,0 +1,121 @@
+"""Layers against the textbook: convolution, joint batch statistics, pooling."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from cfmlc_jax.models.layers import IMAGES, BatchNorm, Conv, Linear, max_pool
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("size", [8, 9])
+def test_convolution_is_a_padded_correlation(rng, kernel, stride, size):
+    x = jnp.asarray(rng.normal(size=(2, size, size, 3)), jnp.float32)
+    layer = Conv(5, kernel, stride)
+    variables = layer.init(jax.random.key(0), x)
+    pad = kernel // 2
+    padded = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
+    expected = np.einsum("bhwcij,ijcd->bhwd", windows, variables["params"]["kernel"])[:, ::stride, ::stride]
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-5)
+
+
+class Mapped(nn.Module):
+    """A layer mapped over images, as the classifier maps its backbone."""
+
+    inner: nn.Module
+
+    def __call__(self, x, *, train):
+        run = nn.vmap(
+            lambda inner, one: inner(one, train=train),
+            variable_axes={"params": None, "batch_stats": None},
+            split_rngs={"params": False},
+            axis_name=IMAGES,
+        )
+        return run(self.inner, x)
+
+
+def test_statistics_are_joint_over_images_and_views_and_unbiased(rng):
+    x = jnp.asarray(rng.normal(3, 2, size=(4, 5, 3, 3, 2)), jnp.float32)
+    layer = Mapped(BatchNorm())
+    variables = layer.init(jax.random.key(0), x, train=False)
+    y, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    flat = np.asarray(x, np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(y, (np.asarray(x) - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-5)
+    stats = updated["batch_stats"]["inner"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics(rng):
+    x = jnp.asarray(rng.normal(size=(2, 1, 4, 4, 3)), jnp.float32)
+    layer = Mapped(BatchNorm())
+    stats = {"mean": jnp.array([1.0, 2, 3]), "var": jnp.array([4.0, 5, 6])}
+    params = {"scale": jnp.array([1.0, 2, 3]), "bias": jnp.array([0.0, 1, 2])}
+    y = layer.apply({"params": {"inner": params}, "batch_stats": {"inner": stats}}, x, train=False)
+    expected = (np.asarray(x) - np.array([1, 2, 3])) / np.sqrt(np.array([4, 5, 6]) + 1e-5) * np.array(
+        [1, 2, 3]
+    ) + np.array([0, 1, 2])
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_variance_far_below_the_mean_keeps_its_digits(rng):
+    x = jnp.asarray(1000 + 0.1 * rng.normal(size=(8, 1, 4, 4, 1)), jnp.float32)
+    layer = Mapped(BatchNorm())
+    y, _ = layer.apply(layer.init(jax.random.key(0), x, train=False), x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.std(), 1, atol=0.01)
+
+
+def test_statistics_of_half_precision_are_float32(rng):
+    x = jnp.asarray(rng.normal(size=(2, 2, 4, 4, 3)), jnp.bfloat16)
+    layer = Mapped(BatchNorm(dtype=jnp.bfloat16))
+    variables = layer.init(jax.random.key(0), x, train=False)
+    y, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    assert updated["batch_stats"]["inner"]["mean"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [6, 7, 8])
+def test_pooling_and_its_gradient_are_those_of_windows(rng, size):
+    x = jnp.asarray(rng.normal(size=(2, size, size, 3)), jnp.float32)
+
+    def windows(x):
+        return jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+        )
+
+    np.testing.assert_array_equal(max_pool(x), windows(x))
+    weights = jnp.asarray(rng.normal(size=windows(x).shape), jnp.float32)
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (max_pool, windows))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_linear_starts_within_pytorchs_bounds_and_computes_in_float32(rng):
+    x = jnp.asarray(rng.normal(size=(3, 4, 100)), jnp.bfloat16)
+    layer = Linear(50)
+    variables = layer.init(jax.random.key(0), x)
+    for leaf in jax.tree.leaves(variables):
+        assert np.abs(leaf).max() <= 0.1
+        np.testing.assert_allclose(leaf.std(), 0.1 / np.sqrt(3), rtol=0.15)
+    y = layer.apply(variables, x)
+    assert (y.shape, y.dtype) == ((3, 4, 50), jnp.float32)
+    expected = np.asarray(x, np.float32) @ np.asarray(variables["params"]["kernel"]) + np.asarray(
+        variables["params"]["bias"]
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_the_norm_are_those_of_its_formula(rng):
+    x = jnp.asarray(rng.normal(size=(2, 2, 3, 3, 2)), jnp.float32)
+    layer = Mapped(BatchNorm())
+    variables = layer.init(jax.random.key(0), x, train=False)
+
+    def scalar(x):
+        y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.sin(y).sum()
+
+    check_grads(scalar, (x,), order=1, modes=["rev"], rtol=2e-2, atol=2e-2)

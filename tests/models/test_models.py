@@ -1,0 +1,139 @@
+"""Backbones, heads and the classifier of views."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import build, heads, resnet
+from cfmlc_jax.models.classifier import Classifier
+
+# torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …), plus ours.
+BACKBONE_PARAMETERS = {
+    "resnet18": 11_176_512,
+    "resnet34": 21_284_672,
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+    "resnet_small": 683_232,
+}
+FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet_small": 128}
+
+
+def shapes(model, views):
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), views)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", build.BACKBONES)
+def test_parameter_counts(name):
+    model = build.create(name, 10, attention="cross", image_size=64)
+    params = shapes(model, jnp.zeros((1, 1, 64, 64, 3)))["params"]
+    assert count(params["backbone"]) == BACKBONE_PARAMETERS[name]
+    assert count(params["head"]) == 3 * (FEATURES[name] + 1) * 10
+
+
+def tiny(attention="cross", **fields):
+    backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.Bottleneck, width=8, small_stem=True, **fields)
+    return Classifier(backbone=backbone, head=heads.LinearHead(3, attention))
+
+
+def test_outputs_of_every_view(rng):
+    views = jnp.asarray(rng.random((2, 5, 32, 32, 3)), jnp.float32)
+    model = tiny()
+    outputs = model.apply(model.init(jax.random.key(0), views, train=False), views, train=False)
+    for logits in (outputs.whole, outputs.attention, outputs.score):
+        assert (logits.shape, logits.dtype) == ((2, 5, 3), jnp.float32)
+    assert {name: x.shape for name, x in outputs.features.items()} == {
+        "stem": (2, 5, 8, 8, 8),
+        "layer1": (2, 5, 8, 8, 32),
+        "layer2": (2, 5, 4, 4, 64),
+        "pooled": (2, 5, 64),
+    }
+
+
+def test_a_view_is_judged_by_itself_in_evaluation(rng):
+    views = jnp.asarray(rng.random((2, 5, 32, 32, 3)), jnp.float32)
+    model = tiny()
+    variables = model.init(jax.random.key(0), views, train=False)
+    together = model.apply(variables, views, train=False).score
+    alone = model.apply(variables, views[1:, 3:4], train=False).score
+    np.testing.assert_allclose(together[1:, 3:4], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_training_is_that_of_one_batch_of_all_views(rng):
+    """[b, v] mapped over images equals [1, b·v], where one image holds all views: one batch for the norms."""
+    views = jnp.asarray(rng.random((3, 4, 32, 32, 3)), jnp.float32)
+    model = tiny()
+    variables = model.init(jax.random.key(0), views, train=False)
+
+    def loss(params, views):
+        outputs, updated = model.apply(
+            variables | {"params": params}, views, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sin(outputs.score).sum(), updated
+
+    folded = views.reshape(1, 12, 32, 32, 3)
+    (ours, stats), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"], views)
+    (theirs, folded_stats), folded_gradient = jax.value_and_grad(loss, has_aux=True)(
+        variables["params"], folded
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), stats, folded_stats)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, folded_gradient
+    )
+
+
+@pytest.mark.parametrize(
+    ("attention", "layers"),
+    [("none", {"whole"}), ("self", {"whole", "patch"}), ("cross", {"whole", "attention", "score"})],
+)
+def test_heads_by_attention(attention, layers):
+    head = heads.LinearHead(3, attention)
+    features = jnp.ones((2, 5, 16))
+    (whole, weights, score), variables = head.init_with_output(jax.random.key(0), features)
+    assert set(variables["params"]) == layers
+    assert whole.shape == (2, 5, 3)
+    if attention == "none":
+        assert weights is None
+        assert score is None
+    else:
+        assert bool((weights == score).all()) == (attention == "self")
+
+
+def test_half_precision_stays_near_full(rng):
+    views = jnp.asarray(rng.random((2, 5, 32, 32, 3)), jnp.float32)
+    variables = tiny().init(jax.random.key(0), views, train=False)
+    full = tiny().apply(variables, views, train=False).whole
+    half = tiny(dtype=jnp.bfloat16).apply(variables, views, train=False)
+    assert half.features["layer2"].dtype == jnp.bfloat16
+    assert half.whole.dtype == jnp.float32
+    np.testing.assert_allclose(half.whole, full, atol=0.03 * np.abs(full).max())
+
+
+def test_space_to_depth_order():
+    x = jnp.arange(4 * 4 * 2).reshape(1, 4, 4, 2)
+    folded = resnet.space_to_depth(x, 2)
+    assert folded.shape == (1, 2, 2, 8)
+    for dy, dx, c in np.ndindex(2, 2, 2):
+        assert folded[0, 1, 0, (dy * 2 + dx) * 2 + c] == x[0, 2 + dy, dx, c]
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "size", "message"),
+    [
+        ("resnet11", "cross", 64, "model 'resnet11' is not one of resnet18, .*did you mean 'resnet101'"),
+        ("resnet18", "crossed", 64, "attention 'crossed' is not one of none, self, cross"),
+        ("resnet18", "cross", 450, r"450 is not divisible by 32 \(resnet18\); try 448 or 480"),
+        ("resnet18", "cross", 16, "try 32 or 64"),
+    ],
+)
+def test_models_that_cannot_be(name, attention, size, message):
+    with pytest.raises(InputError, match=message):
+        build.create(name, 10, attention=attention, image_size=size)

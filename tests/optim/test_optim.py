@@ -1,0 +1,59 @@
+"""One cycle against PyTorch's values at every step; the average; the optimiser's update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cfmlc_jax.optim import build, ema, one_cycle
+
+
+@pytest.mark.parametrize(("name", "total"), [("spe10_ep4", 40), ("spe7_ep80", 560), ("spe3_ep1", 3)])
+def test_golden_schedule(golden, name, total):
+    expected = golden("one_cycle.npz")[name]
+    lr = one_cycle.learning_rate(1e-4, total_steps=total)
+    beta1 = one_cycle.beta1(total_steps=total)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose([lr(s) for s in range(total)], expected[:, 0], rtol=1e-12)
+        np.testing.assert_allclose([beta1(s) for s in range(total)], expected[:, 1], rtol=1e-12)
+    np.testing.assert_allclose([lr(s) for s in range(total)], expected[:, 0], rtol=1e-6)
+
+
+def test_schedule_stays_at_its_end():
+    lr = one_cycle.learning_rate(1.0, total_steps=10)
+    assert lr(9) == lr(50)
+
+
+def test_schedule_that_cannot_be():
+    with pytest.raises(ValueError, match="over 0 steps"):
+        one_cycle.learning_rate(1.0, total_steps=0)
+
+
+def test_average_moves_by_its_share():
+    average = ema.update({"a": jnp.array([1.0])}, {"a": jnp.array([2.0])}, 0.9)
+    np.testing.assert_allclose(average["a"], [1.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "epochs", "final"), [(10, 4, 0.9978115558624268), (3, 1, 0.9998638033866882)]
+)
+def test_golden_weights_after_all_steps(steps_per_epoch, epochs, final):
+    """Three weights from 1 with gradient 0.1·(step + 1): PyTorch's AdamW and OneCycleLR end at `final`."""
+    total = steps_per_epoch * epochs
+    optimizer = build.adamw_one_cycle(max_lr=1e-4, total_steps=total)
+    weights = jnp.ones(3)
+    state = optimizer.init(weights)
+    update = jax.jit(optimizer.update)
+    for step in range(total):
+        updates, state = update(jnp.full(3, 0.1 * (step + 1)), state, weights)
+        weights = optax.apply_updates(weights, updates)
+    np.testing.assert_allclose(weights, final, rtol=2e-7)
+
+
+def test_values_in_use_are_reported():
+    optimizer = build.adamw_one_cycle(max_lr=1e-4, total_steps=10)
+    state = optimizer.init(jnp.ones(1))
+    _, state = optimizer.update(jnp.ones(1), state, jnp.ones(1))
+    values = build.hyperparameters(state)
+    np.testing.assert_allclose([values["lr"], values["beta1"]], [4e-6, 0.95], rtol=1e-6)

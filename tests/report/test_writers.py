@@ -1,0 +1,51 @@
+"""Metric writers."""
+
+import json
+
+import pytest
+
+from cfmlc_jax.report import writers
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_of_numbers_and_null_for_what_is_none(tmp_path):
+    writer = writers.JsonlWriter(tmp_path / "metrics.jsonl", last_step=0)
+    writer.write_scalars(1, {"loss": 2.5, "mAP": float("nan")})
+    writer.write_scalars(2, {"loss": 1.5})
+    writer.close()
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 2.5, "mAP": None},
+        {"step": 2, "loss": 1.5},
+    ]
+
+
+def test_going_on_drops_what_is_written_again_and_a_cut_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "a')
+    writer = writers.JsonlWriter(path, last_step=2)
+    writer.write_scalars(3, {"a": 7})
+    writer.close()
+    assert lines(path) == [{"step": 1, "a": 1}, {"step": 2, "a": 1}, {"step": 3, "a": 7}]
+
+
+def test_tensorboard_events(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
+    writer = writers.create(tmp_path, last_step=0, tensorboard=True, primary=True)
+    writer.write_hparams({"seed": 0})
+    writer.write_scalars(1, {"loss": 2.5})
+    writer.flush()
+    writer.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
+    assert b"seed" in events.read_bytes()
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
+
+
+def test_other_processes_write_nothing(tmp_path):
+    writer = writers.create(tmp_path, last_step=0, tensorboard=True, primary=False)
+    writer.write_scalars(1, {"loss": 2.5})
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
