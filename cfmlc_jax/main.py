@@ -24,25 +24,37 @@ from cfmlc_jax.loop.train import Preempted, train
 
 ENDED_BY_SIGTERM = 128 + 15
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Configuration file, configs/coco.py say.")
-flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and then evaluate, or evaluate only.")
-flags.DEFINE_string("checkpoint", None, "With --mode=evaluate: a step's folder, or a run for its best.")
-flags.DEFINE_string("coordinator", None, "host:port of process 0, where nothing detects the cluster.")
-flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
-flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.")
+
+def define_flags() -> flags.FlagValues:
+    """The command's flags, unparsed."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Configuration file, configs/coco.py say.", values)
+    flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", values)
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate only.", values)
+    flags.DEFINE_string(
+        "checkpoint", None, "With --mode=evaluate: a step's folder, or a run for its best.", values
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, where nothing detects a cluster.", values
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.", flag_values=values)
+    return values
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line (sys.argv); the exit code."""
+    values = define_flags()
+    if "--help" in sys.argv:
+        print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
+        return 0
     try:
-        _parse(sys.argv)
+        config = _parse(values)
         # Orbax and Grain report every save and every worker.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        if FLAGS.coordinator:
-            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-        {"train": _train, "evaluate": _evaluate}[FLAGS.mode]()
+        if values.coordinator:
+            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
+        {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
     except Preempted as event:
         print(f"{event}; the same command goes on", file=sys.stderr)
         return ENDED_BY_SIGTERM
@@ -52,53 +64,53 @@ def main() -> int:
     return 0
 
 
-def _train():
-    if FLAGS.config is None:
+def _train(values, config):
+    if config is None:
         raise InputError(f"--config is missing; {_available()}")
-    config = configs.validate(FLAGS.config)
-    workdir = _workdir()
+    workdir = _workdir(values)
     _claim(workdir, configs.to_json(config))
     _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     train(config, workdir, _say)
     _say(f"\nresults in {workdir / 'report'}")
 
 
-def _evaluate():
-    if FLAGS.checkpoint is None and FLAGS.workdir is None and FLAGS.config is None:
+def _evaluate(values, config):
+    if values.checkpoint is None and values.workdir is None and config is None:
         raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
-    path = manager.find(Path(FLAGS.checkpoint) if FLAGS.checkpoint else _workdir())
-    config = None if FLAGS.config is None else configs.validate(FLAGS.config)
-    workdir = Path(FLAGS.workdir) if FLAGS.workdir else _run_of(path)
+    path = manager.find(Path(values.checkpoint) if values.checkpoint else _workdir(values))
+    workdir = Path(values.workdir) if values.workdir else _run_of(path)
     _make(workdir / "report")
     _say(f"evaluating {path}")
     evaluate_checkpoint(path, config, workdir / "report", _say)
     _say(f"\nresults in {workdir / 'report'}")
 
 
-def _parse(arguments):
-    """Parse the flags.
+def _parse(values):
+    """Parse the flags; the configuration, checked, or None.
 
     Raises:
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     try:
-        positional = FLAGS(arguments)
+        positional = values(sys.argv)
+        # A file that is not there is told only now, on access.
+        config = None if values.config is None else configs.validate(values.config)
     except flags.Error as error:
         # An exception inside a configuration file arrives as a traceback in the message.
         raise InputError(str(error).strip().splitlines()[-1].strip()) from error
     except AttributeError as error:
-        raise InputError(_unknown_field(arguments, error)) from error
+        raise InputError(_unknown_field(error)) from error
     except (OSError, SyntaxError) as error:
-        raise InputError(
-            f"--config cannot be read: {' '.join(str(error).split())}; {_available()}"
-        ) from error
+        raise InputError(f"--config cannot be read: {' '.join(str(error).split())}; {_available()}") from error
+    flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
+    return config
 
 
-def _unknown_field(arguments, error):
+def _unknown_field(error):
     known = list(configs.flat(configs.to_json(configs.default())))
-    for argument in arguments:
+    for argument in sys.argv:
         name = argument.lstrip("-").split("=")[0].removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -112,13 +124,13 @@ def _available():
     return f"give one of {', '.join(found)}" if found else "give --config=FILE.py with a get_config()"
 
 
-def _workdir():
-    if FLAGS.workdir:
-        return Path(FLAGS.workdir).expanduser().absolute()
-    if FLAGS.config is None:
+def _workdir(values):
+    if values.workdir:
+        return Path(values.workdir).expanduser().absolute()
+    if values.config is None:
         raise InputError("--workdir or --config is missing")
-    name = config_flags.get_config_filename(FLAGS["config"])
-    _, _, variant = FLAGS["config"].serialize().partition(":")
+    name = config_flags.get_config_filename(values["config"])
+    _, _, variant = values["config"].serialize().partition(":")
     stem = Path(name).stem
     return Path("runs", f"{stem}_{variant}" if variant else stem).absolute()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cfmlc_jax.errors import InputError, RunError
@@ -109,7 +110,7 @@ class Checkpoints:
                 suffix += 1
             self.path(step).rename(target)
         if jax.process_count() > 1:
-            jax.experimental.multihost_utils.sync_global_devices(f"damaged {step}")
+            multihost_utils.sync_global_devices(f"damaged {step}")
         self._manager.reload()
         return target
 

@@ -1,6 +1,10 @@
 """Batches of views from a source, the same for any number of threads, workers and processes."""
 
 import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from typing import Any
 
 import grain
@@ -66,9 +70,22 @@ def _read(records, reading):
     dataset = records.to_iter_dataset(options)
     if reading.workers:
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=reading.workers, per_worker_buffer_size=16)
+            grain.MultiprocessingOptions(num_workers=reading.workers, per_worker_buffer_size=16),
+            worker_init_fn=_end_with_parent,
         )
     return dataset
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Let a worker process end when the run is killed; it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=[parent.sentinel], daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)

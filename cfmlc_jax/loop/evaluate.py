@@ -87,8 +87,8 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     parts = setup.create_setup(config, len(meta["class_names"]))
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = manager.read_model(path, abstract.parts()[0])
-    folder = folder if jax.process_index() == 0 else None
-    return full_evaluation(config, parts, model, sources, meta["class_names"], folder, say)
+    mine = folder if jax.process_index() == 0 else None
+    return full_evaluation(config, parts, model, sources, meta["class_names"], mine, say)
 
 
 def _some(names):

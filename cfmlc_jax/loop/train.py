@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.checkpoint.manager import Checkpoints, read_model
+from cfmlc_jax.checkpoint.manager import Checkpoints, find, read_model
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.loop import evaluate, hooks, setup, step
 from cfmlc_jax.loop import mesh as meshes
@@ -46,9 +47,9 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
     try:
         trainer.resume()
         trainer.fit()
-        best = trainer.checkpoints.best_step()
-        say(f"training is done; evaluating step {best}, the best by val {SELECTION}")
-        model = read_model(trainer.checkpoints.path(best), trainer.abstract.parts()[0])
+        best = find(workdir)
+        say(f"training is done; evaluating {best.name}, the best step by val {SELECTION}")
+        model = read_model(best, trainer.abstract.parts()[0])
     finally:
         trainer.close()
     tests = {split: sources[split] for split in config.data.test_splits}
@@ -86,6 +87,8 @@ class Trainer:
             self._finished = meta["finished"]
             self._say(f"going on at step {int(self._state.step)} of {self._total}")
         self._step = int(self._state.step)
+        count = parameter_overview.count_parameters(self._state.variables["params"])
+        self._say(f"{self._config.model.name} with {count:,} parameters")
         self._writer = writers.create(
             self._workdir,
             last_step=self._step,

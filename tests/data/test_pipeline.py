@@ -40,7 +40,6 @@ def test_shapes_and_whole_batches_only(source):
         assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 10), np.float32)
 
 
-@pytest.mark.filterwarnings("ignore:.*leaked shared_memory")
 @pytest.mark.parametrize("reading", [Reading(threads=1), Reading(threads=2, workers=2)])
 def test_the_same_for_any_threads_and_workers(source, reading):
     assert_equal(batches(source, reading), batches(source))

@@ -1,0 +1,22 @@
+"""Your own images: a folder with train.csv and val.csv, each line `file,label;label`.
+
+    python -m cfmlc_jax.main --config=configs/own_images.py --config.data.root=DIR
+
+Files are named relative to the folder. Classes are those of classes.txt (one a line) if it is
+there, else all labels of train.csv in alphabetical order. The recipe is that of COCO with fewer
+epochs and a smaller model; change what you like, here or by flags.
+"""
+
+from cfmlc_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    config.data.source = "table"
+    config.data.exif = True
+    config.model.name = "resnet50"
+    config.views.image_size = 224
+    config.train.batch_size = 64
+    config.train.epochs = 30
+    config.evaluate.batch_size = 64
+    return config

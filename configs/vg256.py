@@ -1,0 +1,23 @@
+"""Visual Genome, 256 categories: PAT-T by the paper's recipe.
+
+    python -m cfmlc_jax.main --config=configs/vg256.py
+
+Data: data/vg256, or $CFMLC_DATA/vg256, or --config.data.root=DIR, with objects.json (v1.2), VG_100K/,
+VG_100K_2/ and the vocabulary vg256.json of the reference's repository (or
+--config.data.vocabulary=FILE); `python scripts/prepare_data.py vg256` checks it.
+
+Reference score: the reference's repository publishes none for VG-256; the paper's is for
+pre-trained weights.
+
+Expected time: 80 epochs of about 75,000 images are 47,000 steps of 128 images × 5 views, 5.6e18
+floating-point operations: 20 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a
+measurement).
+"""
+
+from cfmlc_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    config.data.source = "vg256"
+    return config

@@ -1,0 +1,92 @@
+"""Two processes over loopback do the step of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+PROGRAM = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
+if int(sys.argv[2]) > 1:
+    jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+import numpy as np
+from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.loop import mesh as meshes, method as methods, state as states, step as steps
+from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.models.classifier import Classifier
+import optax
+
+mesh = meshes.create()
+model = Classifier(
+    backbone=resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True),
+    head=heads.LinearHead(10, "cross"),
+)
+method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+optimizer = optax.sgd(1e-3)
+make, abstract = states.plan(
+    model, optimizer, (1, 5, 32, 32, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
+)
+step = steps.train_step(
+    model, optimizer, method, ema_decay=0.9, log_every=2, seed=0, mesh=mesh,
+    shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+)
+state = make()
+reading = Reading(process=jax.process_index(), processes=jax.process_count(), threads=1)
+source, to_views = Scenes("train", num_scenes=22), ToViews(size=32, grid=2)
+for batch in train_batches(source, to_views, batch_size=8, epochs=1, seed=0, reading=reading):
+    state, first_bad = step(state, meshes.to_devices(batch, mesh))
+    assert int(first_bad) == -1
+score = steps.score_step(model, kinds=("whole", "pivot"), null="mean", grid=2, overlap=0.0, mesh=mesh)
+positions, logits = [], []
+for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
+    on_devices = meshes.to_devices(batch, mesh)
+    found = score(state.average, state.mean_colour, on_devices["views"])
+    logits.append(np.stack([np.asarray(found[name]) for name in sorted(found)], axis=1))
+    positions.append(np.asarray(steps.gather(on_devices["index"], mesh)))
+positions, logits = np.concatenate(positions), np.concatenate(logits)
+kept = positions >= 0
+assert sorted(positions[kept]) == list(range(22))
+leaves = [np.asarray(steps.gather(leaf, mesh)) for leaf in jax.tree.leaves((state.variables, state.tally))]
+if jax.process_index() == 0:
+    np.savez(sys.argv[5], *leaves, logits=logits[kept][np.argsort(positions[kept])])
+"""
+
+
+def run(path, processes, devices_each):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    arguments = [address, str(processes)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments, str(i), str(devices_each), str(path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    one = run(tmp_path / "one.npz", 1, 4)
+    two = run(tmp_path / "two.npz", 2, 2)
+    assert one.keys() == two.keys()
+    for name, expected in one.items():
+        np.testing.assert_allclose(two[name], expected, rtol=2e-5, atol=1e-6, err_msg=name)

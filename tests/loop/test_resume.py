@@ -1,0 +1,127 @@
+"""A run that is killed and started again ends exactly as one that never was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from cfmlc_jax.checkpoint import manager
+
+TESTS = Path(__file__).parent.parent
+# One device: each process compiles for itself, and eight would take eight times as long.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(TESTS.parent),
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+}
+
+
+def start(workdir, *flags):
+    arguments = [f"--config={TESTS / 'configs' / 'tiny.py'}", f"--workdir={workdir}", *flags]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cfmlc_jax.main", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def interrupt(workdir, number, *flags):
+    """Start, wait for a checkpoint beyond the present ones, and send a signal at a random moment after it."""
+    process = start(workdir, *flags)
+    before = saved(workdir)
+    while not saved(workdir) - before:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    process.send_signal(number)
+    code, output = finish(process)
+    return code, output
+
+
+def saved(workdir):
+    folder = workdir / "checkpoints"
+    return {path.name for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
+
+
+def final(workdir):
+    """All arrays of the last checkpoint, and the metrics without times."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            workdir / "checkpoints" / "40",
+            args=ocp.args.Composite(model=ocp.args.StandardRestore(), training=ocp.args.StandardRestore()),
+        )
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return (
+        (restored.model, restored.training),
+        metrics,
+        json.loads((workdir / "report" / "results.json").read_text()),
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    code, output = finish(start(workdir))
+    assert code == 0, output
+    return final(workdir)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_a_random_step_it_ends_bit_equal(unbroken, tmp_path, workers):
+    flag = f"--config.data.workers={workers}"
+    code, output = interrupt(tmp_path, signal.SIGTERM, flag)
+    assert code == 143, output
+    assert "asked to end; saved step" in output
+    assert "the same command goes on" in output
+    code, output = interrupt(tmp_path, signal.SIGKILL, flag)
+    assert code == -signal.SIGKILL, output
+    code, output = finish(start(tmp_path, flag))
+    assert code == 0, output
+    assert "going on at step" in output
+    arrays, metrics, results = final(tmp_path)
+    expected_arrays, expected_metrics, expected_results = unbroken
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
+    assert metrics == expected_metrics
+    assert results == expected_results
+
+
+def test_a_corrupt_latest_checkpoint_falls_back_and_ends_equal(unbroken, tmp_path):
+    code, output = interrupt(tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL, output
+    code, output = interrupt(tmp_path, signal.SIGTERM)
+    assert code == 143, output
+    latest = max(saved(tmp_path), key=int)
+    (tmp_path / "checkpoints" / latest / "model" / "manifest.ocdbt").write_bytes(b"broken")
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert f"checkpoint {latest} is damaged" in output
+    assert (tmp_path / "damaged" / latest).is_dir()
+    jax.tree.map(np.testing.assert_array_equal, final(tmp_path)[0], unbroken[0])
+    assert final(tmp_path)[1] == unbroken[1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_place(tmp_path):
+    code, output = finish(start(tmp_path, "--config.optim.learning_rate=1e30"))
+    assert code == 1, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert "is not finite; the last checkpoint is intact" in last
+    # Whatever was saved before can be read.
+    for step in saved(tmp_path):
+        assert manager.read_meta(tmp_path / "checkpoints" / step)["class_names"][0] == "digit 0"

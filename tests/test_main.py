@@ -1,0 +1,219 @@
+"""The command as a user meets it: errors of one line, and a run from start to report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfmlc_jax import main
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
+COCO = f"--config={REPOSITORY / 'configs' / 'coco.py'}"
+TABLE = f"--config={REPOSITORY / 'configs' / 'own_images.py'}"
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        code = main.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def assert_error(result, *words):
+    code, _, err = result
+    assert code == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--config is missing", "FILE.py"]),
+        (["--config=nowhere.py"], ["--config cannot be read", "nowhere.py"]),
+        ([TINY, "--config.optim.learning_rat=1"], ["no field optim.learning_rat", "optim.learning_rate"]),
+        ([TINY, "--config.optim.learning_rate=fast"], ["learning_rate=fast", "could not convert"]),
+        ([TINY, "--config.train.epochs=1.5"], ["train.epochs=1.5", "invalid literal for int"]),
+        ([TINY, "--mode=tain"], ["--mode=tain", "train|evaluate"]),
+        ([TINY, "--modus=train"], ["modus"]),
+        ([TINY, "train"], ["unexpected argument 'train'"]),
+        ([TINY, "--config.model.name=resnet19"], ["resnet19", "did you mean", "resnet18"]),
+        ([TINY, "--config.views.image_size=36"], ["36 is not divisible by 16", "try 32 or 48"]),
+        ([TINY, "--config.views.image_size=33"], ["33 is not divisible by views.grid 2", "32 or 34"]),
+        ([TINY, "--config.views.image_size=-32"], ["views.image_size is -32"]),
+        ([TINY, "--config.train.batch_size=0"], ["train.batch_size is 0"]),
+        ([TINY, "--config.train.batch_size=12"], ["12 is not divisible by the 8 devices; try 8 or 16"]),
+        ([TINY, "--config.evaluate.batch_size=4"], ["evaluate.batch_size 4", "try 8"]),
+        ([TINY, "--config.train.batch_size=200"], ["160 images", "fewer than config.train.batch_size 200"]),
+        ([TINY, "--config.mesh.fsdp=3"], ["mesh.fsdp 3 does not divide the 8 devices", "1, 2, 4, 8"]),
+        ([TINY, "--config.data.val_split=vall"], ["split 'vall' does not exist", "'val'"]),
+        ([COCO], ["data root data/coco is not a folder", "$CFMLC_DATA", "prepare_data.py coco"]),
+        (["--mode=evaluate"], ["needs --checkpoint, --workdir or --config"]),
+        (["--mode=evaluate", "--checkpoint=nowhere"], ["nowhere is not a checkpoint"]),
+        (["--mode=evaluate", TINY], ["is not a checkpoint"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(command, arguments, words):
+    assert_error(command(*arguments), *words)
+
+
+def test_a_configuration_file_that_raises(command, tmp_path):
+    (tmp_path / "mine.py").write_text("def get_config():\n    raise ValueError('no such size')\n")
+    assert_error(command("--config=mine.py"), "ValueError: no such size")
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    assert_error(command("--config=broken.py"), "--config cannot be read", "broken.py, line 1")
+
+
+def test_a_workdir_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_error(command(TINY, "--workdir=file/run"), "file/run/report cannot be written", "--workdir")
+
+
+def test_a_workdir_of_another_configuration_or_damaged(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    fields = {"optim": {"learning_rate": 7.0}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(fields))
+    assert_error(
+        command(TINY, "--workdir=run"),
+        "is a run of another configuration",
+        "optim.learning_rate: 7.0 -> 0.001",
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == fields
+    (tmp_path / "run" / "config.json").write_text('{"optim": ')
+    assert_error(command(TINY, "--workdir=run"), "config.json is damaged")
+
+
+@pytest.fixture
+def own_images(tmp_path):
+    """Sixteen photos a split, named in train.csv and val.csv."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        lines = []
+        for i in range(16):
+            Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(root / f"{split}{i}.jpg")
+            lines.append(f"{split}{i}.jpg,{'cat' if i % 2 else 'cat;dog'}")
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def damage(kind, root):
+    photo = root / "train3.jpg"
+    if kind == "missing":
+        photo.unlink()
+    elif kind == "empty":
+        photo.write_bytes(b"")
+    elif kind == "truncated":
+        photo.write_bytes(photo.read_bytes()[:400])
+    elif kind == "not an image":
+        photo.write_text("hello")
+    elif kind == "bad line":
+        (root / "train.csv").write_text("train0.jpg,cat\ntrain1.jpg,cat,dog,7\n")
+    elif kind == "unknown label":
+        with (root / "val.csv").open("a") as file:
+            file.write("train0.jpg,dogg\n")
+    elif kind == "no images":
+        (root / "val.csv").write_text("")
+    elif kind == "in both":
+        with (root / "val.csv").open("a") as file:
+            file.write("train0.jpg,dog\n")
+    elif kind == "no labels":
+        (root / "val.csv").write_text("val0.jpg,\n")
+
+
+FAST = [
+    "--config.model.name=resnet_small",
+    "--config.views.image_size=32",
+    "--config.train.batch_size=8",
+    "--config.evaluate.batch_size=8",
+    "--config.train.epochs=1",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", ["train3.jpg", "line 4"]),
+        ("empty", ["train3.jpg", "0 bytes"]),
+        ("truncated", ["train3.jpg", "cannot be decoded (Truncated File Read; the file has 400 bytes)"]),
+        ("not an image", ["train3.jpg", "not an image"]),
+        ("bad line", ["train.csv", "line 2"]),
+        ("unknown label", ["val.csv", "line 17", "'dogg'", "'dog'"]),
+        ("no images", ["val.csv", "no image"]),
+        ("in both", ["train0.jpg"]),
+        ("no labels", ["val: no image has any of the classes"]),
+    ],
+)
+def test_data_that_cannot_be_used(command, own_images, kind, words):
+    damage(kind, own_images)
+    assert_error(command(TABLE, f"--config.data.root={own_images}", *FAST), *words)
+
+
+def test_train_then_evaluate_again(command, tmp_path):
+    code, out, err = command(TINY)
+    assert code == 0, err
+    assert "positives a class" in out
+    assert "ETA" in err
+    run = tmp_path / "runs" / "tiny"
+    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report"}
+    results = json.loads((run / "report" / "results.json").read_text())
+    assert set(results) == {"test_iid", "test_conflict"}
+    predictions = {"whole", "patch", "combined", "tde_whole_0.5", "tde_pivot_0.5"}
+    assert set(results["test_iid"]["average"]["metrics"]) == predictions
+    assert set(results["test_iid"]["average"]["thresholds"]["combined"]["0.50"]) == {
+        "CP", "CR", "CF1", "OP", "OR", "OF1",
+    }  # fmt: skip
+    table = (run / "report" / "per_class_test_iid_average.csv").read_text().splitlines()
+    assert len(table) == 11
+    with np.load(run / "report" / "scores_test_iid_weights.npz") as scores:
+        assert scores["combined"].shape == scores["labels"].shape == (40, 10)
+    # 40 steps of 20 an epoch, a log every 3.
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if "train/loss" in line] == list(range(3, 40, 3))
+    assert [line["epoch"] for line in steps if "epoch" in line] == [1, 2]
+    # It is finished: the same command only evaluates again.
+    code, out, _ = command(TINY)
+    assert code == 0
+    assert "going on at step 40 of 40" in out
+    assert json.loads((run / "report" / "results.json").read_text()) == results
+    # A checkpoint alone, taken away from its run, is enough.
+    best = next(iter(sorted((run / "checkpoints").iterdir())))
+    shutil.move(best, tmp_path / "my_model")
+    code, out, err = command("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")
+    assert code == 0, err
+    assert (tmp_path / "elsewhere" / "report" / "results.md").exists()
+    # Another null and other strengths need no training; another model is refused.
+    code, out, _ = command(
+        "--mode=evaluate", TINY, "--checkpoint=my_model", "--config.effect.null=zeros", "--config.effect.alphas=(0.1,2.0)"
+    )  # fmt: skip
+    assert code == 0
+    assert "tde_pivot_2" in out
+    assert_error(
+        command("--mode=evaluate", TINY, "--checkpoint=my_model", "--config.model.name=resnet18"),
+        "is of another model",
+        "'resnet_small' -> 'resnet18'",
+    )
+
+
+def test_tensorflow_is_not_imported():
+    code = "import sys, cfmlc_jax.main; sys.exit('tensorflow' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
