@@ -1,0 +1,62 @@
+"""The order of the rooms: a file imports only from its own room and those above."""
+
+import ast
+from pathlib import Path
+
+import cfmlc_jax
+
+PACKAGE = Path(cfmlc_jax.__file__).parent
+ROOMS = (
+    "errors", "files", "config", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
+    "report", "loop", "main",
+)  # fmt: skip
+# Pure functions: arrays in, arrays out.
+PURE = ("causal", "losses", "metrics", "optim", "models")
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from names
+
+
+def files():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts != ("__init__",):
+            yield path, parts[0]
+
+
+def test_every_room_is_known():
+    assert {room for _, room in files()} == set(ROOMS)
+
+
+def test_imports_point_one_way():
+    upward = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, room in files()
+        for name in imports(path)
+        if name.startswith("cfmlc_jax.") and ROOMS.index(room_of(name)) > ROOMS.index(room)
+    ]
+    assert upward == []
+
+
+def test_pure_rooms_have_no_effects():
+    effects = {"logging", "sys", "pathlib", "time", "orbax", "grain", "ml_collections", "absl"}
+    found = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, room in files()
+        if room in PURE
+        for name in imports(path)
+        if name.split(".")[0] in effects
+    ]
+    assert found == []
