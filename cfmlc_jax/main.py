@@ -2,7 +2,8 @@
 
     python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate]
 
-Exit codes: 0 done; 1 an error, told in one line; 143 ended by SIGTERM, the state saved.
+Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
+143 ended by SIGTERM, the state saved.
 """
 
 import difflib
@@ -22,7 +23,7 @@ from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.train import Preempted, train
 
-ENDED_BY_SIGTERM = 128 + 15
+INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15
 
 
 def define_flags() -> flags.FlagValues:
@@ -58,6 +59,9 @@ def main() -> int:
     except Preempted as event:
         print(f"{event}; the same command goes on", file=sys.stderr)
         return ENDED_BY_SIGTERM
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -101,7 +105,9 @@ def _parse(values):
     except AttributeError as error:
         raise InputError(_unknown_field(error)) from error
     except (OSError, SyntaxError) as error:
-        raise InputError(f"--config cannot be read: {' '.join(str(error).split())}; {_available()}") from error
+        raise InputError(
+            f"--config cannot be read: {' '.join(str(error).split())}; {_available()}"
+        ) from error
     flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")

@@ -1,5 +1,6 @@
 """The compiled steps: one update, and the logits of one batch."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -102,8 +103,13 @@ def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> C
 
 
 def gather(array, mesh):
-    """A global array whole on every device (and so on every process)."""
-    return jax.jit(lambda x: x, out_shardings=meshes.replicated(mesh))(array)
+    """A global array whole on every device, and so on every process."""
+    return _gathering(mesh)(array)
+
+
+@functools.cache
+def _gathering(mesh):
+    return jax.jit(lambda array: array, out_shardings=meshes.replicated(mesh))
 
 
 def _watched(batch_stats, parts, gradient):

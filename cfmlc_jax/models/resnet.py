@@ -63,12 +63,12 @@ class ResNet(nn.Module):
     """Features of every stage of images [b, h, w, 3]: dict of maps, and "pooled" float32 [b, d].
 
     Attributes:
-        stage_sizes: blocks in each stage; stages after the first halve the map.
+        stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
         block: BasicBlock or Bottleneck.
-        width: planes of the first stage; each stage doubles them.
+        width: planes of the first stage.
         small_stem: for images of 64 px and the like: one 3×3 convolution on 4×4 pixels folded into
-            channels, in place of the 7×7 at stride 2 and the maximum at stride 2. As coarse (stride
-            4) at a fraction of the work.
+            channels, to half the width, in place of the 7×7 at stride 2 and the maximum at stride
+            2; and the first stage halves the map too. A fraction of the work.
         dtype: of the computation; parameters and statistics are float32.
     """
 
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     def __call__(self, x, *, train: bool):
         x = x.astype(self.dtype)
         if self.small_stem:
-            x = Conv(self.width, 3, 1, self.dtype, name="conv1")(space_to_depth(x, 4))
+            x = Conv(self.width // 2, 3, 1, self.dtype, name="conv1")(space_to_depth(x, 4))
         else:
             x = Conv(self.width, 7, 2, self.dtype, name="conv1")(x)
         x = jax.nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
         features = {"stem": x}
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
-                stride = 2 if stage > 0 and i == 0 else 1
+                stride = 2 if i == 0 and (stage > 0 or self.small_stem) else 1
                 name = f"layer{stage + 1}_{i}"
                 x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
             features[f"layer{stage + 1}"] = x
@@ -114,5 +114,5 @@ ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
 ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
 ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
 ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
-# For the embedded 64 px scenes: three stages at strides 4, 8 and 16.
-ResNetSmall = functools.partial(ResNet, stage_sizes=(1, 2, 2), block=BasicBlock, width=32, small_stem=True)
+# For the embedded 64 px scenes: maps of 16², 8² and 4².
+ResNetSmall = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=64, small_stem=True)

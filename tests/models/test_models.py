@@ -11,13 +11,13 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import build, heads, resnet
 from cfmlc_jax.models.classifier import Classifier
 
-# torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …), plus ours.
+# torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …); ours by hand.
 BACKBONE_PARAMETERS = {
     "resnet18": 11_176_512,
     "resnet34": 21_284_672,
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
-    "resnet_small": 683_232,
+    "resnet_small": 301_760,
 }
 FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet_small": 128}
 
@@ -50,9 +50,9 @@ def test_outputs_of_every_view(rng):
     for logits in (outputs.whole, outputs.attention, outputs.score):
         assert (logits.shape, logits.dtype) == ((2, 5, 3), jnp.float32)
     assert {name: x.shape for name, x in outputs.features.items()} == {
-        "stem": (2, 5, 8, 8, 8),
-        "layer1": (2, 5, 8, 8, 32),
-        "layer2": (2, 5, 4, 4, 64),
+        "stem": (2, 5, 8, 8, 4),
+        "layer1": (2, 5, 4, 4, 32),
+        "layer2": (2, 5, 2, 2, 64),
         "pooled": (2, 5, 64),
     }
 
