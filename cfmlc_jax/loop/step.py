@@ -1,7 +1,6 @@
 """The compiled steps: one update, and the logits of one batch."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ def tallied(loss_names) -> tuple[str, ...]:
 
 def train_step(
     model, optimizer, method: methods.Method, *, ema_decay: float, log_every: int, seed: int, mesh, shardings
-) -> Callable:
+) -> jax.stages.Wrapped:
     """A compiled (state, batch) -> (state, first_bad): one update on a global batch.
 
     The state is donated. The batch is {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]},
@@ -69,7 +68,7 @@ def watched_names(variables, loss_names) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(tree)]
 
 
-def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> Callable:
+def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> jax.stages.Wrapped:
     """A compiled (variables, mean_colour, views) -> logits by name, each [b, k] on every device.
 
     "whole", "patch", "combined" as in `method.predict`, and "null_<kind>", the counterfactual
