@@ -159,7 +159,8 @@ def _jax_forward(flags) -> Work:
     score = step.score_step(model, kinds=(), null="mean", grid=flags.grid, overlap=0.0, mesh=mesh)
     views = meshes.to_devices(batch(flags)[0], mesh)
     arguments = state.variables, state.mean_colour, views
-    return _jax_work(lambda: score(*arguments), score.lower(*arguments).cost_analysis()["flops"])
+    cost: Any = score.lower(*arguments).cost_analysis()
+    return _jax_work(lambda: score(*arguments), cost["flops"])
 
 
 def _jax_input(flags) -> Work:
