@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 an error, told in one line.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -303,20 +304,20 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Writes `count` JPEG files of photo-like spectrum: `PHOTO_SIZE`, about 100 to 200 kB as COCO's."""
+    """Writes `count` JPEG files of photo-like spectrum: `PHOTO_SIZE`, of the bytes and decoding time of COCO's."""
     for i in range(count):
-        photo(np.random.default_rng(i)).save(folder / f"{i:04d}.jpg", quality=90)
+        photo(np.random.default_rng(i)).save(folder / f"{i:04d}.jpg", quality=95)
 
 
 def photo(generator: np.random.Generator) -> Image.Image:
-    """A picture [480, 640, 3] of noise whose amplitude halves with every octave, like a photo's."""
+    """A picture [480, 640, 3] of noise whose amplitude falls with every octave, like a photo's."""
     width, height = PHOTO_SIZE
     total = np.zeros((height, width, 3), np.float32)
-    for octave in range(2, 9):
+    for octave in range(2, 10):
         shape = (2**octave * height // width, 2**octave, 3)
         noise = Image.fromarray(generator.integers(0, 256, shape, np.uint8))
         smooth = np.asarray(noise.resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.float32)
-        total += (smooth - 127.5) * 2.0 ** (2 - octave)
+        total += (smooth - 127.5) * 0.6 ** (octave - 2)
     return Image.fromarray(np.clip(total + 127.5, 0, 255).astype(np.uint8))
 
 
@@ -374,41 +375,45 @@ def _process_memory(flags):
 
 
 class Worker:
-    """A process that does one measurement when told to."""
+    """A process that does one measurement when told to; a context, at whose end it is gone."""
 
     def __init__(self, framework: str, name: str, arguments: Sequence[str]):
         self._name = f"{framework} {name}"
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the context's end
         command = [sys.executable, __file__, *arguments, f"--worker={framework}:{name}"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
-        self.ready = self._answer()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._stdin, self._stdout, self._errors):
+            stream.close()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until all is compiled and warm; "flops", "device", "platform" of the work."""
+        return self._answer()
 
     def run(self) -> float:
         """Seconds per unit of one more run."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        self._stdin.write("run\n")
+        self._stdin.flush()
         return self._answer()["seconds"]
 
     def end(self) -> float:
         """Peak memory in MB, of a worker that is done."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        peak = self._answer()["peak_mb"]
-        self._process.wait()
-        self._errors.close()
-        return peak
-
-    def stop(self) -> None:
-        """Ends the process, whatever it is doing."""
-        self._process.kill()
-        self._process.wait()
+        self._stdin.close()
+        return self._answer()["peak_mb"]
 
     def _answer(self):
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         if line:
             return json.loads(line)
         code = self._process.wait()
@@ -419,23 +424,21 @@ class Worker:
 
 def measure(name: str, flags, arguments: Sequence[str]) -> list[Result]:
     """Results of one measurement, ours first, then PyTorch's if it takes part; runs alternate."""
-    workers = [Worker("jax", name, arguments)]
-    try:
-        ready = workers[0].ready
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker("jax", name, arguments))]
+        ready = workers[0].ready()
         results = [Result(name, "jax", ready["flops"], ready["device"])]
         torch_device = {"cpu": "cpu", "gpu": "cuda"}.get(ready["platform"])
         if flags.peer == "torch" and torch_device and (flags.dtype == "float32" or name == "input"):
-            workers.append(Worker("torch", name, [*arguments, f"--torch_device={torch_device}"]))
+            peer = Worker("torch", name, [*arguments, f"--torch_device={torch_device}"])
+            workers.append(stack.enter_context(peer))
             # The same work, whatever each side's compiler makes of it.
-            results.append(Result(name, "torch", ready["flops"], workers[1].ready["device"]))
+            results.append(Result(name, "torch", ready["flops"], peer.ready()["device"]))
         for _ in range(flags.repeats):
             for worker, result in zip(workers, results):
                 result.seconds.append(worker.run())
         for worker, result in zip(workers, results):
             result.peak_mb = worker.end()
-    finally:
-        for worker in workers:
-            worker.stop()
     return results
 
 
