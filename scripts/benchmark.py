@@ -545,6 +545,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise InputError(
             f"--only has {', '.join(sorted(unknown))}; give some of {','.join(MEASUREMENTS)} with commas"
         )
+    if flags.grid < 2:
+        raise InputError(f"--grid {flags.grid} makes no patches; give 2 or more")
     return flags
 
 

@@ -58,7 +58,13 @@ def train_step(
 
     in_shardings = (shardings, meshes.batch_sharding(mesh))
     out_shardings = (shardings, meshes.replicated(mesh))
-    return jax.jit(step, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=in_shardings,
+        out_shardings=out_shardings,
+        donate_argnums=0,
+        compiler_options=meshes.compiler_options(mesh),
+    )
 
 
 def watched_names(variables, loss_names) -> list[str]:
@@ -98,7 +104,8 @@ def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> j
             logits |= {f"null_{kind}": jnp.broadcast_to(nulls[kind], shape) for kind in kinds}
         return logits
 
-    return jax.jit(score, out_shardings=meshes.replicated(mesh))
+    options = meshes.compiler_options(mesh)
+    return jax.jit(score, out_shardings=meshes.replicated(mesh), compiler_options=options)
 
 
 def gather(array, mesh):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers import BatchNorm, Conv, max_pool
+from cfmlc_jax.models.layers import BatchNorm, Conv, add_relu, max_pool
 
 
 class BasicBlock(nn.Module):
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
         y = jax.nn.relu(norm(name="bn1")(y, train=train))
         y = Conv(self.planes, 3, 1, self.dtype, name="conv2")(y)
         y = norm(name="bn2")(y, train=train)
-        return jax.nn.relu(y + _shortcut(self, x, y.shape[-1], train))
+        return add_relu(y, _shortcut(self, x, y.shape[-1], train))
 
 
 class Bottleneck(nn.Module):
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
         y = jax.nn.relu(norm(name="bn2")(y, train=train))
         y = Conv(4 * self.planes, 1, 1, self.dtype, name="conv3")(y)
         y = norm(name="bn3")(y, train=train)
-        return jax.nn.relu(y + _shortcut(self, x, y.shape[-1], train))
+        return add_relu(y, _shortcut(self, x, y.shape[-1], train))
 
 
 def _shortcut(block, x, channels, train):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cfmlc_jax.models.layers import IMAGES, BatchNorm, Conv, Linear, max_pool
+from cfmlc_jax.models.layers import IMAGES, BatchNorm, Conv, Linear, add_relu, max_pool
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -119,3 +119,91 @@ def test_gradients_of_the_norm_are_those_of_its_formula(rng):
         return jnp.sin(y).sum()
 
     check_grads(scalar, (x,), order=1, modes=["rev"], rtol=2e-2, atol=2e-2)
+
+
+def plain_pointwise(x, kernel):
+    return jnp.einsum("...c,cd->...d", x, kernel)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pointwise_gradients_mapped_over_images_are_those_of_the_product(rng, stride, dtype):
+    x = jnp.asarray(rng.normal(size=(3, 2, 4, 5, 6)), dtype)
+    layer = Conv(7, 1, stride, dtype)
+    variables = layer.init(jax.random.key(0), x[0])
+    kernel = variables["params"]["kernel"]
+
+    def ours(kernel, x):
+        run = jax.vmap(lambda one: layer.apply({"params": {"kernel": kernel}}, one), axis_name=IMAGES)
+        return jnp.sin(run(x).astype(jnp.float32)).sum()
+
+    def theirs(kernel, x):
+        y = plain_pointwise(x[:, :, ::stride, ::stride], kernel[0, 0].astype(dtype))
+        return jnp.sin(y.astype(jnp.float32)).sum()
+
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    for mine, reference in zip(jax.grad(ours, (0, 1))(kernel, x), jax.grad(theirs, (0, 1))(kernel, x)):
+        assert mine.dtype == reference.dtype
+        np.testing.assert_allclose(
+            np.asarray(mine, np.float32), np.asarray(reference, np.float32), **tolerance
+        )
+
+
+def test_pointwise_layers_train_without_a_map_and_with_a_kernel_per_image(rng):
+    x = jnp.asarray(rng.normal(size=(3, 2, 4, 4, 5)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, 1, 1, 5, 6)), jnp.float32)
+
+    def ours(kernel, x):
+        return jnp.sin(Conv(6, 1).apply({"params": {"kernel": kernel}}, x)).sum()
+
+    def theirs(kernel, x):
+        return jnp.sin(plain_pointwise(x, kernel[0, 0])).sum()
+
+    np.testing.assert_allclose(
+        jax.grad(ours)(kernels[0], x[0]), jax.grad(theirs)(kernels[0], x[0]), rtol=1e-5, atol=1e-5
+    )
+    mapped = jax.grad(lambda kernels: jax.vmap(ours, axis_name=IMAGES)(kernels, x).sum())(kernels)
+    np.testing.assert_allclose(mapped, jax.vmap(jax.grad(theirs))(kernels, x), rtol=1e-5, atol=1e-5)
+
+
+def products(jaxpr):
+    """Shapes of all matrix products in a jaxpr."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+def test_weight_gradient_is_one_product_over_all_images():
+    x = jnp.zeros((3, 2, 4, 4, 5))
+
+    def loss(kernel):
+        run = jax.vmap(
+            lambda one: Conv(6, 1).apply({"params": {"kernel": kernel}}, one),
+            axis_name=IMAGES,
+        )
+        return run(x).sum()
+
+    shapes = list(products(jax.make_jaxpr(jax.grad(loss))(jnp.zeros((1, 1, 5, 6))).jaxpr))
+    assert (5, 6) in shapes
+    assert (3, 5, 6) not in shapes
+
+
+def test_the_end_of_a_block_is_the_rectified_sum_bit_for_bit(rng):
+    x, y = (
+        jnp.asarray(rng.normal(size=10_000) * 10.0 ** rng.integers(-6, 6, 10_000), jnp.float32) for _ in "xy"
+    )
+    y = y.at[:100].set(-x[:100])
+    np.testing.assert_array_equal(add_relu(x, y), jax.nn.relu(x + y))
+    weights = jnp.asarray(rng.normal(size=10_000), jnp.float32)
+    ours = jax.grad(lambda x, y: (add_relu(x, y) * weights).sum(), (0, 1))(x, y)
+    theirs = jax.grad(lambda x, y: (jax.nn.relu(x + y) * weights).sum(), (0, 1))(x, y)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_end_of_a_block_lets_nan_through():
+    nan = jnp.array([jnp.nan, 1.0])
+    assert np.isnan(add_relu(nan, nan[::-1])).all()

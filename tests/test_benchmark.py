@@ -1,0 +1,113 @@
+"""The benchmark's flags, its table, and a tiny run of its processes."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cfmlc_jax.errors import InputError, RunError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def result(script, name, framework, seconds, peak_mb=100.0):
+    return script.Result(name, framework, 6e9, "cpu", seconds, peak_mb)
+
+
+def test_table_with_a_peer_has_ratios_of_the_fastest_runs(script):
+    measured = [
+        [
+            result(script, "train", "jax", [0.6, 0.3, 0.9]),
+            result(script, "train", "torch", [0.2, 0.25], 50.0),
+        ],
+        [result(script, "input", "jax", [0.01])],
+    ]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in script.table(measured).splitlines()]
+    assert lines[0] == ["", "cfmlc_jax", "PyTorch", "ratio"]
+    assert lines[2] == ["train, s", "0.3", "0.2", "1.50"]
+    assert lines[3][:2] == ["train, median, s", "0.6"]
+    assert lines[4] == ["train, GF/s", "20", "30", "0.67"]
+    assert lines[5] == ["train, peak memory, MB", "100", "50", "2.00"]
+    assert lines[6] == ["input, images/s", "100", "", ""]
+
+
+def test_table_without_a_peer_has_one_column(script):
+    table = script.table([[result(script, "matmul", "jax", [0.5])]])
+    assert table.splitlines() == ["|  | cfmlc_jax |", "|---|---:|", "| matrix product, GF/s | 12 |"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only=train,speed"], "--only has speed; give some of train,forward,input"),
+        (["--repeats=0"], "--repeats: invalid number above 0 value: '0'; see --help"),
+        (["--grid=1"], "--grid 1 makes no patches; give 2 or more"),
+        (["--dtype=float16"], "--dtype: invalid choice: 'float16'"),
+        (["--batches=3"], "unrecognized arguments: --batches=3; see --help"),
+    ],
+)
+def test_flags_that_cannot_be(script, arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        script.parse(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wanted_peer_must_be_installed(script):
+    assert script.choose_peer("auto", True) == "torch"
+    assert script.choose_peer("auto", False) == "none"
+    assert script.choose_peer("none", True) == "none"
+    with pytest.raises(InputError, match="--peer=torch needs PyTorch; pip install"):
+        script.choose_peer("torch", False)
+
+
+def test_generated_photos_are_like_photos(script, tmp_path):
+    script.write_photos(tmp_path, 2)
+    paths = script.photos_in(tmp_path)
+    assert [path.name for path in paths] == ["0000.jpg", "0001.jpg"]
+    assert all(60_000 < path.stat().st_size < 250_000 for path in paths)
+    pixels = np.asarray(script.photo(np.random.default_rng(0)))
+    assert (pixels.shape, pixels.dtype) == ((480, 640, 3), np.uint8)
+    assert pixels.std() > 20
+
+
+def test_folders_without_photos(script, tmp_path):
+    with pytest.raises(InputError, match=r"has no file \.jpg or \.jpeg"):
+        script.photos_in(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        script.photos_in(tmp_path / "none")
+
+
+def test_a_failing_process_is_told_in_one_line(script):
+    flags = script.parse(["--model=resnet11", "--batch=8", "--peer=none"])
+    with pytest.raises(RunError, match="jax train ended with code 1: error: model 'resnet11' is not one of"):
+        script.measure("train", flags, ["--model=resnet11", "--batch=8"])
+
+
+def test_tiny_run(script, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    arguments = ["--model=resnet_small", "--size=16", "--batch=8", "--repeats=2", "--peer=none"]
+    arguments += ["--workers=1", "--input_images=8", "--only=forward,input", f"--json={path}"]
+    assert script.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "resnet_small, 8 images of 5 views of 16 px, float32, cpu, fastest of 2" in out
+    document = json.loads(path.read_text())
+    assert [entry["name"] for entry in document["results"]] == ["matmul", "forward", "input"]
+    for entry in document["results"]:
+        assert len(entry["seconds"]) == 2
+        assert min(entry["seconds"]) > 0
+        assert entry["peak_mb"] > 10
+    assert document["results"][1]["flops"] > 1e6
+    assert document["settings"]["model"] == "resnet_small"
