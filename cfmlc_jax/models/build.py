@@ -1,6 +1,7 @@
 """Names to models: one visible table."""
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,42 +10,117 @@ import jax.numpy as jnp
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import heads, resnet
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.models.naming import BRANCHES, HeadNames, TorchNames
 
 
 class Backbone(NamedTuple):
-    """A backbone by name: what builds it, and the stride that image sizes must be multiples of."""
+    """A backbone by name.
+
+    create: (dtype, norm) -> the module.
+    stride: image sizes must be multiples of it.
+    torch: its names in PyTorch's checkpoints.
+    frozen: parameters that Query2Label does not train, as in `Classifier.frozen`.
+    frozen_norms: in Query2Label the norms keep their running statistics, too.
+    """
 
     create: Callable[..., Any]
     stride: int
+    torch: TorchNames
+    frozen: tuple[str, ...] = ()
+    frozen_norms: bool = False
+
+
+class Head(NamedTuple):
+    """A head by name.
+
+    create: (num_classes, attention, dtype, …) -> the module.
+    torch: its names in PyTorch's checkpoints.
+    frozen: parameters that are not trained, as in `Classifier.frozen`.
+    """
+
+    create: Callable[..., Any]
+    torch: HeadNames
+    frozen: tuple[str, ...] = ()
 
 
 BACKBONES = {
-    "resnet18": Backbone(resnet.ResNet18, 32),
-    "resnet34": Backbone(resnet.ResNet34, 32),
-    "resnet50": Backbone(resnet.ResNet50, 32),
-    "resnet101": Backbone(resnet.ResNet101, 32),
-    "resnet_small": Backbone(resnet.ResNetSmall, 16),
+    "resnet18": Backbone(resnet.ResNet18, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet34": Backbone(resnet.ResNet34, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet50": Backbone(resnet.ResNet50, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet101": Backbone(resnet.ResNet101, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet_small": Backbone(resnet.ResNetSmall, 16, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
 }
+HEADS = {
+    "linear": Head(heads.LinearHead, heads.TORCH),
+}
+# Before a backbone's name: with the head "query2label".
+QUERY2LABEL = "q2l_"
+
+
+def names() -> list[str]:
+    """All model names."""
+    return [*BACKBONES, *(QUERY2LABEL + name for name in BACKBONES if "query2label" in HEADS)]
+
+
+def parts(name: str) -> tuple[Backbone, tuple[str, ...]]:
+    """The backbone of a model name, and the heads it can have.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"model {name!r} is not one of {', '.join(names())}{hint}")
+    backbone = BACKBONES[name.removeprefix(QUERY2LABEL)]
+    if name.startswith(QUERY2LABEL):
+        return backbone, ("query2label",)
+    return backbone, tuple(head for head in HEADS if head != "query2label")
 
 
 def create(
-    name: str, num_classes: int, *, attention: str, image_size: int, dtype: Any = jnp.float32
+    name: str,
+    num_classes: int,
+    *,
+    attention: str,
+    image_size: int,
+    head: str = "",
+    groups: int = 100,
+    dtype: Any = jnp.float32,
 ) -> Classifier:
     """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
 
+    Args:
+        name: a backbone, or "q2l_" and a backbone.
+        num_classes: k.
+        attention: a key of `naming.BRANCHES`.
+        image_size: side of the views, pixels.
+        head: a key of `HEADS` that the name allows; empty for its first.
+        groups: queries of an ML-Decoder head.
+        dtype: of the computation.
+
     Raises:
-        InputError: an unknown name or attention, or an image size that the backbone cannot halve.
+        InputError: an unknown name, head or attention, or an image size that the backbone cannot
+            halve.
     """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"model {name!r} is not one of {', '.join(BACKBONES)}{hint}")
-    if attention not in heads.ATTENTIONS:
-        raise InputError(f"attention {attention!r} is not one of {', '.join(heads.ATTENTIONS)}")
-    backbone, stride = BACKBONES[name]
+    backbone, allowed = parts(name)
+    head = head or allowed[0]
+    if head not in allowed:
+        raise InputError(f"head {head!r} does not go with model {name!r}; it takes {', '.join(allowed)}")
+    if attention not in BRANCHES:
+        raise InputError(f"attention {attention!r} is not one of {', '.join(BRANCHES)}")
+    stride = backbone.stride
     if image_size < stride or image_size % stride:
         below = max(stride, image_size // stride * stride)
         raise InputError(
             f"image_size {image_size} is not divisible by {stride} ({name}); try {below} or {below + stride}"
         )
-    return Classifier(backbone=backbone(dtype=dtype), head=heads.LinearHead(num_classes, attention))
+    query2label = head == "query2label"
+    norm = functools.partial(BatchNorm, dtype=dtype, frozen=query2label and backbone.frozen_norms)
+    fields = {"groups": groups} if head == "ml_decoder" else {}
+    return Classifier(
+        backbone=backbone.create(dtype=dtype, norm=norm),
+        head=HEADS[head].create(num_classes, attention, dtype=dtype, **fields),
+        frozen=HEADS[head].frozen + (backbone.frozen if query2label else ()),
+    )

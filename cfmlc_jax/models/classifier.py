@@ -29,10 +29,17 @@ class Classifier(nn.Module):
 
     The backbone is mapped over images, with the views of one image as its batch: mapped over
     views, a mesh would gather every image on every device. Batch statistics are joint over both.
+
+    Attributes:
+        backbone: images [b, h, w, 3] -> features: maps of its stages, "map", the last, [b, h, w, d],
+            and "pooled" [b, d].
+        head: features, each [b, v, …] -> (whole, attention, score).
+        frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
     """
 
     backbone: nn.Module
     head: nn.Module
+    frozen: tuple[str, ...] = ()
 
     def __call__(self, views, *, train: bool) -> Outputs:
         """Run backbone and head on all views."""
@@ -45,5 +52,5 @@ class Classifier(nn.Module):
             axis_name=IMAGES,
         )
         features = mapped(self.backbone, views)
-        whole, attention, score = self.head(features["pooled"])
+        whole, attention, score = self.head(features, train=train)
         return Outputs(whole=whole, attention=attention, score=score, features=features)

@@ -1,32 +1,44 @@
-"""The linear head: features to the logits that patches and wholes are judged by."""
+"""Heads: features of views to the logits that patches and wholes are judged by.
+
+A head returns (whole, attention, score), each [b, v, k] or None, of a backbone's features. What
+`attention` says is how many branches it has: "none", one, for plain training; "self", a second that
+is both attention and score of the patches; "cross", one for each.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from cfmlc_jax.models.layers import Linear
-
-ATTENTIONS = ("none", "self", "cross")
+from cfmlc_jax.models.naming import BRANCHES, HeadNames
 
 
 class LinearHead(nn.Module):
-    """Logits (whole, attention, score), each [b, v, k] or None, of pooled features [b, v, d].
+    """A linear layer for each branch, on pooled features [b, v, d].
 
     Attributes:
         num_classes: k.
-        attention: "none": one layer, the whole's (plain training; patches only at inference);
-            "self": a second layer serves as both attention and score of the patches;
-            "cross": one layer each for attention and score.
+        attention: a key of `BRANCHES`.
+        dtype: of the computation; here it is always float32, see `Linear`.
     """
 
     num_classes: int
     attention: str
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, features):
-        whole = Linear(self.num_classes, name="whole")(features)
-        if self.attention == "none":
-            return whole, None, None
-        if self.attention == "self":
-            patch = Linear(self.num_classes, name="patch")(features)
-            return whole, patch, patch
-        attention = Linear(self.num_classes, name="attention")(features)
-        return whole, attention, Linear(self.num_classes, name="score")(features)
+    def __call__(self, features, *, train: bool):
+        return by_branch(self.attention, lambda name: Linear(self.num_classes, name=name)(features["pooled"]))
+
+
+def by_branch(attention: str, logits_of: Callable):
+    """(whole, attention, score) from the logits [b, v, k] of each branch by its name."""
+    logits = [logits_of(name) for name in BRANCHES[attention]]
+    if attention == "none":
+        return logits[0], None, None
+    return logits[0], logits[1], logits[-1]
+
+
+TORCH = HeadNames(prefix=lambda backbone: backbone.head, branch="fc", bias="bias")

@@ -92,12 +92,16 @@ class BatchNorm(nn.Module):
 
     Statistics are float32 and joint over the mapped axis `IMAGES`; the running variance is the
     unbiased one (Flax's own layer keeps the biased). Must be mapped over `IMAGES` to train.
+
+    Attributes:
+        frozen: training, too, uses the running statistics and leaves them as they are.
     """
 
     momentum: float = 0.1  # share of the new batch in the running statistics, PyTorch's sense
     epsilon: float = 1e-5
     scale_init: Any = nn.initializers.ones
     dtype: Any = jnp.float32
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -106,7 +110,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        if train:
+        if train and not self.frozen:
             mean, var, count = _batch_statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
@@ -175,6 +179,24 @@ def _add_relu_backward(result, gradient):
 
 
 add_relu.defvjp(_add_relu_forward, _add_relu_backward)
+
+
+def space_to_depth(x, block: int):
+    """Pixels of block × block squares as channels: [b, h, w, c] -> [b, h/block, w/block, block²·c].
+
+    Output channel (dy·block + dx)·c + channel, as in TResNet.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+
+
+def average_pool(x):
+    """Mean over the pixels, at least float32: [b, h, w, c] -> [b, c].
+
+    In half precision the mean of 14² values would cost a digit of every logit.
+    """
+    return x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Linear(nn.Module):

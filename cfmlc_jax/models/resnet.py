@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers import BatchNorm, Conv, add_relu, max_pool
+from cfmlc_jax.models.layers import BatchNorm, Conv, add_relu, average_pool, max_pool, space_to_depth
+from cfmlc_jax.models.naming import TorchNames
 
 
 class BasicBlock(nn.Module):
@@ -19,15 +20,14 @@ class BasicBlock(nn.Module):
     planes: int
     stride: int
     dtype: Any
-    expansion = 1
+    norm: Any
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = functools.partial(BatchNorm, dtype=self.dtype)
         y = Conv(self.planes, 3, self.stride, self.dtype, name="conv1")(x)
-        y = jax.nn.relu(norm(name="bn1")(y, train=train))
+        y = jax.nn.relu(self.norm(name="bn1")(y, train=train))
         y = Conv(self.planes, 3, 1, self.dtype, name="conv2")(y)
-        y = norm(name="bn2")(y, train=train)
+        y = self.norm(name="bn2")(y, train=train)
         return add_relu(y, _shortcut(self, x, y.shape[-1], train))
 
 
@@ -37,17 +37,16 @@ class Bottleneck(nn.Module):
     planes: int
     stride: int
     dtype: Any
-    expansion = 4
+    norm: Any
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = functools.partial(BatchNorm, dtype=self.dtype)
         y = Conv(self.planes, 1, 1, self.dtype, name="conv1")(x)
-        y = jax.nn.relu(norm(name="bn1")(y, train=train))
+        y = jax.nn.relu(self.norm(name="bn1")(y, train=train))
         y = Conv(self.planes, 3, self.stride, self.dtype, name="conv2")(y)
-        y = jax.nn.relu(norm(name="bn2")(y, train=train))
+        y = jax.nn.relu(self.norm(name="bn2")(y, train=train))
         y = Conv(4 * self.planes, 1, 1, self.dtype, name="conv3")(y)
-        y = norm(name="bn3")(y, train=train)
+        y = self.norm(name="bn3")(y, train=train)
         return add_relu(y, _shortcut(self, x, y.shape[-1], train))
 
 
@@ -56,11 +55,11 @@ def _shortcut(block, x, channels, train):
     if block.stride == 1 and x.shape[-1] == channels:
         return x
     x = Conv(channels, 1, block.stride, block.dtype, name="downsample_conv")(x)
-    return BatchNorm(dtype=block.dtype, name="downsample_bn")(x, train=train)
+    return block.norm(name="downsample_bn")(x, train=train)
 
 
 class ResNet(nn.Module):
-    """Features of every stage of images [b, h, w, 3]: dict of maps, and "pooled" float32 [b, d].
+    """Features of images [b, h, w, 3]: maps of all stages, the last as "map", "pooled" float32 [b, d].
 
     Attributes:
         stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
@@ -70,6 +69,7 @@ class ResNet(nn.Module):
             channels, to half the width, in place of the 7×7 at stride 2 and the maximum at stride
             2; and the first stage halves the map too. A fraction of the work.
         dtype: of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with all but its name.
     """
 
     stage_sizes: tuple[int, ...]
@@ -77,6 +77,7 @@ class ResNet(nn.Module):
     width: int = 64
     small_stem: bool = False
     dtype: Any = jnp.float32
+    norm: Any = BatchNorm
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -85,7 +86,7 @@ class ResNet(nn.Module):
             x = Conv(self.width // 2, 3, 1, self.dtype, name="conv1")(space_to_depth(x, 4))
         else:
             x = Conv(self.width, 7, 2, self.dtype, name="conv1")(x)
-        x = jax.nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+        x = jax.nn.relu(self.norm(name="bn1")(x, train=train))
         if not self.small_stem:
             x = max_pool(x)
         features = {"stem": x}
@@ -93,21 +94,11 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 stride = 2 if i == 0 and (stage > 0 or self.small_stem) else 1
                 name = f"layer{stage + 1}_{i}"
-                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
+                x = self.block(self.width * 2**stage, stride, self.dtype, self.norm, name=name)(
+                    x, train=train
+                )
             features[f"layer{stage + 1}"] = x
-        # The mean of up to 14² values in half precision would cost a digit of every logit.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return features | {"pooled": x.mean(axis=(1, 2), dtype=wide)}
-
-
-def space_to_depth(x, block: int):
-    """Pixels of block × block squares as channels: [b, h, w, c] -> [b, h/block, w/block, block²·c].
-
-    Output channel (dy·block + dx)·c + channel, as in TResNet.
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // block, block, w // block, block, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+        return features | {"map": x, "pooled": average_pool(x)}
 
 
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
@@ -116,3 +107,16 @@ ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
 ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
 # For the embedded 64 px scenes: maps of 16², 8² and 4².
 ResNetSmall = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=64, small_stem=True)
+
+TORCH = TorchNames(
+    modules=(
+        (r"layer(\d)_(\d+)\.downsample_conv", r"layer\1.\2.downsample.0"),
+        (r"layer(\d)_(\d+)\.downsample_bn", r"layer\1.\2.downsample.1"),
+        (r"layer(\d)_(\d+)", r"layer\1.\2"),
+    ),
+    head="fc",
+    query2label="backbone.0.body",
+    counts_batches=True,
+)
+# Query2Label trains neither stem, first stage nor any norm.
+FROZEN = (r"backbone/(conv1|layer1_\d+)/.*", r"backbone/.*/(scale|bias)")

@@ -53,6 +53,7 @@ def test_outputs_of_every_view(rng):
         "stem": (2, 5, 8, 8, 4),
         "layer1": (2, 5, 4, 4, 32),
         "layer2": (2, 5, 2, 2, 64),
+        "map": (2, 5, 2, 2, 64),
         "pooled": (2, 5, 64),
     }
 
@@ -96,8 +97,8 @@ def test_training_is_that_of_one_batch_of_all_views(rng):
 )
 def test_heads_by_attention(attention, layers):
     head = heads.LinearHead(3, attention)
-    features = jnp.ones((2, 5, 16))
-    (whole, weights, score), variables = head.init_with_output(jax.random.key(0), features)
+    features = {"pooled": jnp.ones((2, 5, 16))}
+    (whole, weights, score), variables = head.init_with_output(jax.random.key(0), features, train=False)
     assert set(variables["params"]) == layers
     assert whole.shape == (2, 5, 3)
     if attention == "none":
