@@ -25,7 +25,7 @@ def get_config(variant: str = ""):
     config.optim.learning_rate = 5e-3
     config.optim.ema_decay = 0.99
     config.train.batch_size = 16
-    config.train.epochs = 4
+    config.train.epochs = 5
     config.evaluate.batch_size = 200
     if variant == "smoke":
         config.data.scenes.num_train = 640

@@ -6,6 +6,8 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture
@@ -26,6 +29,18 @@ def golden():
             return dict(arrays)
 
     return load
+
+
+@pytest.fixture(scope="module")
+def script(request):
+    """The script that a test file is about, as a module: scripts/<its SCRIPT>.py."""
+    name = request.module.SCRIPT
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
 
 
 @pytest.fixture

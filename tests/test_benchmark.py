@@ -1,26 +1,13 @@
 """The benchmark's flags, its table, and a tiny run of its processes."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError, RunError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+SCRIPT = "benchmark"
 
 
 def result(script, name, framework, seconds, peak_mb=100.0):
