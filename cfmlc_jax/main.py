@@ -102,12 +102,12 @@ def _parse(values):
     except flags.Error as error:
         # An exception inside a configuration file arrives as a traceback in the message.
         raise InputError(str(error).strip().splitlines()[-1].strip()) from error
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         raise InputError(_unknown_field(error)) from error
     except (OSError, SyntaxError) as error:
-        raise InputError(
-            f"--config cannot be read: {' '.join(str(error).split())}; {_available()}"
-        ) from error
+        # ml_collections tells of all the places it tried; the last, after the error's number, counts.
+        reason = " ".join(str(error).split()).rpartition("] ")[2]
+        raise InputError(f"--config cannot be read: {reason}; {_available()}") from error
     flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
@@ -149,14 +149,14 @@ def _run_of(checkpoint):
 
 
 def _claim(workdir, fields):
-    """Make the workdir this configuration's.
+    """Make the workdir this configuration's. A run that never got to a checkpoint has no claim to it.
 
     Raises:
         InputError: it cannot be written, or is another configuration's.
     """
     _make(workdir / "report")
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         try:
             differences = configs.differences(json.loads(path.read_text(encoding="utf-8")), fields)
         except json.JSONDecodeError as error:

@@ -49,6 +49,7 @@ def assert_error(result, *words):
         ([], ["--config is missing", "FILE.py"]),
         (["--config=nowhere.py"], ["--config cannot be read", "nowhere.py"]),
         ([TINY, "--config.optim.learning_rat=1"], ["no field optim.learning_rat", "optim.learning_rate"]),
+        ([TINY, "--config.optimm.learning_rate=1"], ["no field optimm.learning_rate", "optim.learning_rate"]),
         ([TINY, "--config.optim.learning_rate=fast"], ["learning_rate=fast", "could not convert"]),
         ([TINY, "--config.train.epochs=1.5"], ["train.epochs=1.5", "invalid literal for int"]),
         ([TINY, "--mode=tain"], ["--mode=tain", "train|evaluate"]),
@@ -87,7 +88,7 @@ def test_a_workdir_that_cannot_be_written(command, tmp_path):
 
 
 def test_a_workdir_of_another_configuration_or_damaged(command, tmp_path):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
     fields = {"optim": {"learning_rate": 7.0}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(fields))
     assert_error(
@@ -98,6 +99,13 @@ def test_a_workdir_of_another_configuration_or_damaged(command, tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == fields
     (tmp_path / "run" / "config.json").write_text('{"optim": ')
     assert_error(command(TINY, "--workdir=run"), "config.json is damaged")
+
+
+def test_a_run_that_never_got_to_a_checkpoint_has_no_claim_to_its_workdir(command, tmp_path):
+    assert_error(command(COCO, "--workdir=run"), "data root")
+    assert_error(command(TINY, "--workdir=run", "--config.data.val_split=vall"), "split 'vall'")
+    fields = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert fields["data"]["source"] == "scenes"
 
 
 @pytest.fixture
