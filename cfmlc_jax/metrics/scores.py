@@ -16,10 +16,12 @@ class Scores:
 
     logits: float32 [n, k] by name: "whole", "patch", "combined" and "null_<kind>" (counterfactual).
     labels: uint8 [n, k].
+    attention: float16 [n, p, k], attention logits of the patches; None without patches.
     """
 
     logits: dict[str, np.ndarray]
     labels: np.ndarray
+    attention: np.ndarray | None = None
 
     def predictions(self, alphas) -> dict[str, np.ndarray]:
         """Logits [n, k] of every prediction: the factual ones, and "tde_<kind>_<alpha>" for each strength."""
@@ -55,12 +57,13 @@ def probabilities(logits):
 
 
 def sweep(scores: Scores, alphas) -> dict[str, dict[str, dict[str, float]]]:
-    """CP CR CF1 OP OR OF1 in percent, by prediction and threshold 0.5, 0.55, … 0.95."""
+    """CP CR CF1 OP OR OF1 in percent, by prediction and threshold 0.5, 0.55, … 0.95, and of the "top3"."""
     return {
         name: {
             f"{t:.2f}": metrics.thresholded(probabilities(logits), scores.labels, t)
             for t in metrics.THRESHOLDS
         }
+        | {"top3": metrics.precision_recall(metrics.top_k(logits, 3), scores.labels)}
         for name, logits in scores.predictions(alphas).items()
     }
 

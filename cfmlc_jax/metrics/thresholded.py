@@ -1,4 +1,4 @@
-"""Precision, recall and F1 at a threshold: per class (C…) and overall (O…)."""
+"""Precision, recall and F1 of decisions: per class (C…) and overall (O…)."""
 
 import numpy as np
 
@@ -7,19 +7,29 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
 def thresholded(scores, labels, threshold) -> dict[str, float]:
-    """CP, CR, CF1, OP, OR, OF1 in percent of predictions scores > threshold: two [n, k] -> dict.
-
-    CP and CR average the per-class ratios, a class that was never predicted left out of CP and a
-    class without positives left out of CR; OP and OR are ratios of summed counts; each F1 is of
-    those two means. A ratio of nothing to nothing is NaN.
+    """`precision_recall` of the predictions scores > threshold: two [n, k] -> dict.
 
     Args:
         scores: probabilities.
         labels: 1 where the class is present.
         threshold: one number, or one per class [k]; compared in the scores' own precision.
     """
-    scores, labels = np.asarray(scores), np.asarray(labels) > 0
-    predicted = scores > np.asarray(threshold, dtype=scores.dtype)
+    scores = np.asarray(scores)
+    return precision_recall(scores > np.asarray(threshold, dtype=scores.dtype), labels)
+
+
+def precision_recall(predicted, labels) -> dict[str, float]:
+    """CP, CR, CF1, OP, OR, OF1 in percent: two [n, k] -> dict.
+
+    CP and CR average the per-class ratios, a class that was never predicted left out of CP and a
+    class without positives left out of CR; OP and OR are ratios of summed counts; each F1 is of
+    those two means. A ratio of nothing to nothing is NaN.
+
+    Args:
+        predicted: True where the class is said to be present.
+        labels: 1 where it is.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels) > 0
     hits = (predicted & labels).sum(axis=0, dtype=np.float64)
     n_predicted = predicted.sum(axis=0, dtype=np.float64)
     n_positive = labels.sum(axis=0, dtype=np.float64)

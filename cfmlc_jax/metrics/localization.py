@@ -1,0 +1,242 @@
+"""Does the pivot patch hold its class? Pivot patches against boxes.
+
+The unit is a *pair*: an image and a class with a box in it. The whole view stretches the picture to
+a square and patches are cells of that square, so boxes are stretched along with it.
+
+- hit: the pivot is a patch that holds the largest part of one of the class's boxes. Patches that
+  hold equal largest parts (an object centred on a cut, or inside the overlap) all count.
+- share: the fraction of a box's area inside the pivot, of the box of the class for which that is
+  most.
+
+Both stand beside their exact expectation under a uniformly drawn patch (chance) and the most that
+any patch reaches (best): an object that spans the grid is a hit by luck and never a large share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cfmlc_jax.causal.views import cells
+
+# COCO's borders of small, medium and large, in pixels of the picture (cocodataset.org, "Detection
+# evaluation"); it measures an object's mask, here it is the box.
+SMALL, LARGE = 32**2, 96**2
+# The same as fractions of the picture: COCO's are mostly 640 x 480.
+SMALL_RELATIVE, LARGE_RELATIVE = SMALL / (640 * 480), LARGE / (640 * 480)
+# Shares of a box that differ by less than rounding are one.
+TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the pivots hold, for each of m pairs of an image and a class with a box; arrays [m].
+
+    image, label: which image and which class, int64.
+    hit: whether the pivot is a patch of the largest part.
+    chance_hit, best_hit: of a uniformly drawn patch, and of the best one (0 only for objects in the
+        rest that the grid's division leaves to no patch).
+    share: largest fraction of one of the class's boxes inside the pivot.
+    chance_share, best_share: its mean and its maximum over patches.
+    area: of the class's largest box, pixels of the picture as stored, cut to the picture.
+    relative_area: of that box, as a fraction of the picture.
+    images_without_boxes: left out.
+    boxes_without_area: left out; annotations with an empty side, or outside the picture.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    hit: np.ndarray
+    chance_hit: np.ndarray
+    best_hit: np.ndarray
+    share: np.ndarray
+    chance_share: np.ndarray
+    best_share: np.ndarray
+    area: np.ndarray
+    relative_area: np.ndarray
+    images_without_boxes: int
+    boxes_without_area: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Means over pairs, fractions; NaN over none. Names as in `Pairs`."""
+
+    pairs: int
+    hit: float
+    chance_hit: float
+    best_hit: float
+    share: float
+    chance_share: float
+    best_share: float
+
+
+def localize(
+    pivot,
+    boxes: Sequence,
+    box_classes: Sequence,
+    sizes,
+    *,
+    size: int,
+    grid: int,
+    overlap: float = 0.0,
+) -> Pairs:
+    """What the pivot patches of n images hold of the objects: int [n, k] -> `Pairs`.
+
+    Args:
+        pivot: patch index by image and class, `causal.patches.pivot(attention)`.
+        boxes: for each image [m, 4]: left, top, right, bottom in pixels of the picture as stored;
+            cut to the picture where they reach beyond it. (Pictures turned upright by their EXIF
+            orientation do not match their boxes.)
+        box_classes: for each image [m], the class of each box.
+        sizes: [n, 2], width and height of each picture as stored, pixels.
+        size: side of the whole view, pixels.
+        grid: patches along one side.
+        overlap: of patches, as in `causal.views.cells`.
+
+    Raises:
+        ValueError: shapes that do not belong together, a pivot or class that does not exist, a box
+            whose right or bottom comes before its left or top, or what `causal.views.cells` refuses.
+    """
+    patches = np.array(cells(size, grid, overlap), np.float64)
+    pivot, sizes = _checked(pivot, sizes, boxes, box_classes, len(patches))
+    images, classes = pivot.shape
+    owners, corners, labels = _flat(boxes, box_classes, classes)
+    corners = _cut(corners, sizes[owners])
+    areas = _areas(corners)
+    real = areas > 0
+    owners, corners, labels, areas = owners[real], corners[real], labels[real], areas[real]
+
+    shares = _shares(corners * np.tile(size / sizes[owners], 2), patches)
+    most = shares.max(axis=1, keepdims=True)
+    largest = (shares >= most - TIE) & (most > 0)
+    keys, first, order = _groups(owners * classes + labels)
+    image, label = np.divmod(keys, classes)
+    accepted = np.logical_or.reduceat(largest[order], first, axis=0)
+    held = np.maximum.reduceat(shares[order], first, axis=0)
+    area = np.maximum.reduceat(areas[order], first)
+    chosen = pivot[image, label]
+    rows = np.arange(len(keys))
+    return Pairs(
+        image=image,
+        label=label,
+        hit=accepted[rows, chosen],
+        chance_hit=accepted.mean(axis=1),
+        best_hit=accepted.max(axis=1),
+        share=held[rows, chosen],
+        chance_share=held.mean(axis=1),
+        best_share=held.max(axis=1),
+        area=area,
+        relative_area=area / sizes[image].prod(axis=1),
+        images_without_boxes=images - len(np.unique(image)),
+        boxes_without_area=int((~real).sum()),
+    )
+
+
+def rates(pairs: Pairs, among=None) -> Rates:
+    """Mean hit and share of the pairs, or of those where the mask [m] holds."""
+    among = np.ones(len(pairs.hit), bool) if among is None else np.asarray(among, bool)
+    if among.shape != pairs.hit.shape:
+        raise ValueError(f"the mask {among.shape} must be [m], one for each of {len(pairs.hit)} pairs")
+    return Rates(
+        pairs=int(among.sum()),
+        hit=_mean(pairs.hit[among]),
+        chance_hit=_mean(pairs.chance_hit[among]),
+        best_hit=_mean(pairs.best_hit[among]),
+        share=_mean(pairs.share[among]),
+        chance_share=_mean(pairs.chance_share[among]),
+        best_share=_mean(pairs.best_share[among]),
+    )
+
+
+def by_class(pairs: Pairs, classes: int) -> list[Rates]:
+    """Rates of each of k classes, in label order."""
+    return [rates(pairs, pairs.label == k) for k in range(classes)]
+
+
+def by_size(pairs: Pairs, *, relative: bool) -> dict[str, Rates]:
+    """Rates of "small", "medium" and "large" objects, by the area of the class's largest box.
+
+    Args:
+        pairs: of `localize`.
+        relative: compare fractions of the picture with those that COCO's 32² and 96² pixels are of
+            640 x 480 (1/300 and 3/100), for pictures of other sizes than COCO's; else pixels.
+    """
+    area = pairs.relative_area if relative else pairs.area
+    small, large = (SMALL_RELATIVE, LARGE_RELATIVE) if relative else (SMALL, LARGE)
+    return {
+        "small": rates(pairs, area < small),
+        "medium": rates(pairs, (area >= small) & (area < large)),
+        "large": rates(pairs, area >= large),
+    }
+
+
+def by_span(pairs: Pairs, least: float = 0.5) -> dict[str, Rates]:
+    """Rates of objects that fit a patch ("within") and of those that do not ("spanning").
+
+    Args:
+        pairs: of `localize`.
+        least: a class spans patches where no patch holds this fraction of any of its boxes.
+    """
+    within = pairs.best_share >= least - TIE
+    return {"within": rates(pairs, within), "spanning": rates(pairs, ~within)}
+
+
+def _checked(pivot, sizes, boxes, box_classes, patches):
+    pivot, sizes = np.asarray(pivot), np.asarray(sizes, np.float64)
+    if pivot.ndim != 2 or not np.issubdtype(pivot.dtype, np.integer):
+        raise ValueError(f"pivot {pivot.dtype} {pivot.shape} must be int [n, k]")
+    images = len(pivot)
+    if sizes.shape != (images, 2) or len(boxes) != images or len(box_classes) != images:
+        raise ValueError(
+            f"pivots of {images} images, {len(boxes)} lists of boxes, {len(box_classes)} of classes "
+            f"and sizes {sizes.shape} do not belong together"
+        )
+    if pivot.size and not (pivot.min() >= 0 and pivot.max() < patches):
+        raise ValueError(f"pivots from {pivot.min()} to {pivot.max()} are not all of {patches} patches")
+    if not (sizes > 0).all():
+        raise ValueError(f"image {int(np.flatnonzero(~(sizes > 0).all(axis=1))[0])} has no pixels")
+    return pivot, sizes
+
+
+def _flat(boxes, box_classes, classes):
+    """All boxes in one array: owner int [m], corners float64 [m, 4], class int [m]."""
+    for i, (of_image, labels) in enumerate(zip(boxes, box_classes)):
+        if np.shape(of_image) != (len(labels), 4):
+            raise ValueError(f"image {i}: boxes {np.shape(of_image)} for {len(labels)} classes; give [m, 4]")
+    owners = np.repeat(np.arange(len(boxes)), [len(labels) for labels in box_classes])
+    corners = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
+    labels = np.concatenate([np.zeros(0, np.int64), *box_classes]).astype(np.int64)
+    ordered = (corners[:, 2:] >= corners[:, :2]).all(axis=1)
+    if not ordered.all():
+        bad = int(np.flatnonzero(~ordered)[0])
+        raise ValueError(f"image {owners[bad]}: box {corners[bad].tolist()} is not left, top, right, bottom")
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"boxes of classes {labels.min()} to {labels.max()}, pivots of {classes} classes")
+    return owners, corners, labels
+
+
+def _cut(corners, sizes):
+    return np.clip(corners, 0.0, np.tile(sizes, 2))
+
+
+def _areas(corners):
+    return (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+
+
+def _shares(corners, patches):
+    """Fraction of each box's area inside each patch: [m, 4], [p, 4] -> [m, p]."""
+    left_top = np.maximum(corners[:, None, :2], patches[None, :, :2])
+    right_bottom = np.minimum(corners[:, None, 2:], patches[None, :, 2:])
+    return np.maximum(right_bottom - left_top, 0.0).prod(axis=2) / _areas(corners)[:, None]
+
+
+def _groups(keys):
+    """Distinct keys ascending, where each begins, and the order that brings equal ones together."""
+    order = np.argsort(keys, kind="stable")
+    distinct, first = np.unique(keys[order], return_index=True)
+    return distinct, first, order
+
+
+def _mean(values):
+    return float(values.mean()) if values.size else float("nan")

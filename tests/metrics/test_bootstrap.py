@@ -1,0 +1,165 @@
+"""Bootstrap intervals: weights against repeated images, known sampling errors, seeds and limits."""
+
+import numpy as np
+import pytest
+
+from cfmlc_jax import metrics
+from cfmlc_jax.metrics import bootstrap
+
+
+def a_split(rng, images=60, classes=5):
+    """Scores with ties and labels; class 0 has no positives, class 1 nothing else."""
+    scores = rng.integers(0, 12, (images, classes)).astype(np.float32)
+    labels = (rng.random((images, classes)) < 0.2).astype(np.uint8)
+    labels[:, 0], labels[:, 1] = 0, 1
+    return scores, labels
+
+
+def mean(weights, values):
+    return weights @ values / weights.sum(axis=1)
+
+
+@pytest.mark.parametrize("definition", metrics.AP_DEFINITIONS)
+def test_equal_weights_give_the_plain_definition(golden, rng, definition):
+    z = golden("metrics.npz")
+    for scores, labels in [(z["scores"], z["targets"]), a_split(rng)]:
+        ap = bootstrap.weighted_average_precision(scores, labels, definition)(np.ones((1, len(scores))))
+        np.testing.assert_allclose(
+            ap[0], metrics.average_precision(scores, labels, definition), rtol=1e-12, atol=0
+        )
+        mean_ap = bootstrap.weighted_mean_average_precision(scores, labels, definition)
+        np.testing.assert_allclose(
+            mean_ap(np.ones((2, len(scores)))),
+            metrics.mean_average_precision(scores, labels, definition),
+            rtol=1e-12,
+        )
+
+
+@pytest.mark.parametrize("definition", metrics.AP_DEFINITIONS)
+def test_weights_are_repeated_images(rng, definition):
+    scores, labels = a_split(rng)
+    weights = rng.integers(0, 3, (20, 60))
+    weights[0] = labels[:, 2] == 0  # a sample without positives of class 2
+    found = bootstrap.weighted_average_precision(scores, labels, definition)(weights.astype(float))
+    for row, w in zip(found, weights, strict=True):
+        drawn = np.repeat(np.arange(60), w)
+        expected = metrics.average_precision(scores[drawn], labels[drawn], definition)
+        np.testing.assert_allclose(row, expected, rtol=1e-12)
+
+
+def test_hand_values_of_weighted_average_precision():
+    scores, labels = np.array([[3.0], [2.0], [1.0]]), np.array([[0], [1], [1]])
+    weights = np.array([[1.0, 2, 1], [0, 1, 1], [3, 0, 0]])
+    sklearn = bootstrap.weighted_average_precision(scores, labels, "sklearn")(weights)
+    # precisions 2/3 (two of the three positives) and 3/4; then perfect; then no positives.
+    np.testing.assert_allclose(sklearn[:, 0], [2 / 3 * 2 / 3 + 1 / 3 * 3 / 4, 1, 0])
+    voc = bootstrap.weighted_average_precision(scores, labels, "voc")(weights)
+    np.testing.assert_allclose(voc[:, 0], [3 / 4, 1, np.nan])
+
+
+def test_the_interval_of_a_mean_is_that_of_the_central_limit(rng):
+    values = rng.normal(size=400)
+    found = bootstrap.interval(
+        lambda w: mean(w, values), 400, generator=np.random.default_rng(1), resamples=4000
+    )
+    assert found.value == pytest.approx(values.mean(), rel=1e-12)
+    error = values.std() / 20
+    # The quantile's own noise over 4000 resamples is about 0.04 errors.
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_a_wider_level_holds_the_narrower(rng):
+    values = rng.normal(size=50)
+    narrow, wide = (
+        bootstrap.interval(lambda w: mean(w, values), 50, generator=np.random.default_rng(1), level=level)
+        for level in (0.5, 0.95)
+    )
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_the_same_generator_gives_the_same_interval_in_any_chunks(rng, monkeypatch):
+    scores, labels = a_split(rng)
+
+    def found():
+        return bootstrap.mean_average_precision_interval(
+            scores, labels, "voc", generator=np.random.default_rng(7), resamples=30
+        )
+
+    at_once = found()
+    monkeypatch.setattr(bootstrap, "CHUNK", 4 * 60)
+    np.testing.assert_allclose(found(), at_once, rtol=1e-12)
+    assert at_once.low < at_once.value < at_once.high
+
+
+def test_every_resample_draws_as_many_images(monkeypatch):
+    monkeypatch.setattr(bootstrap, "CHUNK", 30)
+    seen = []
+
+    def statistic(weights):
+        seen.append(weights)
+        return weights.sum(axis=1)
+
+    found = bootstrap.interval(statistic, 10, generator=np.random.default_rng(0), resamples=7)
+    assert found == (10, 10, 10)
+    drawn = np.concatenate(seen[1:])
+    assert drawn.shape == (7, 10)
+    assert len(np.unique(drawn, axis=0)) == 7
+
+
+def test_a_perfect_ranking_has_no_uncertainty_and_others_stay_in_bounds(rng):
+    labels = (rng.random((80, 3)) < 0.4).astype(np.uint8)
+    generator = np.random.default_rng(0)
+    perfect = bootstrap.mean_average_precision_interval(
+        labels.astype(float), labels, "sklearn", generator=generator, resamples=50
+    )
+    np.testing.assert_allclose(perfect, 100)
+    low, high = bootstrap.mean_average_precision_interval(
+        rng.normal(size=(80, 3)), labels, "sklearn", generator=generator, resamples=50
+    )[1:]
+    assert 0 <= low < high <= 100
+
+
+def test_a_paired_difference_of_equal_rankings_is_exactly_zero(rng):
+    scores, labels = a_split(rng)
+    one = bootstrap.weighted_mean_average_precision(scores, labels, "sklearn")
+    other = bootstrap.weighted_mean_average_precision(np.exp(scores), labels, "sklearn")
+    found = bootstrap.interval(lambda w: one(w) - other(w), 60, generator=np.random.default_rng(0))
+    assert found == (0, 0, 0)
+
+
+def test_statistics_of_any_shape_and_an_undefined_one():
+    def statistic(weights):
+        return np.stack([weights[:, :2], np.full((len(weights), 2), np.nan)], axis=1)
+
+    found = bootstrap.interval(statistic, 5, generator=np.random.default_rng(0), resamples=20)
+    assert found.value.shape == found.low.shape == (2, 2)
+    assert np.isnan(found.high[1]).all()
+    assert not np.isnan(found.high[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"images": 0}, "must be at least 1"),
+        ({"resamples": 0}, "must be at least 1"),
+        ({"level": 95}, "level 95 is outside"),
+    ],
+)
+def test_intervals_that_cannot_be(changes, match):
+    arguments = {"images": 3, "resamples": 2, "level": 0.9} | changes
+    with pytest.raises(ValueError, match=match):
+        bootstrap.interval(lambda w: w, generator=np.random.default_rng(0), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "definition", "match"),
+    [
+        (np.zeros((2, 2)), np.zeros((2, 3)), "voc", "must both be"),
+        (np.zeros((2, 2)), np.zeros((2, 2)), "coco", "not one of"),
+        (np.full((2, 2), np.nan), np.zeros((2, 2)), "voc", "4 scores are NaN"),
+    ],
+)
+def test_inputs_that_cannot_be(scores, labels, definition, match):
+    with pytest.raises(ValueError, match=match):
+        bootstrap.weighted_average_precision(scores, labels, definition)

@@ -1,0 +1,240 @@
+"""Pivot patches against boxes: hand values on a 2 × 2 grid, stretching, ties, sizes, exact chance."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cfmlc_jax.causal import patches
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.metrics import localization
+
+TOP_LEFT, BOTTOM_LEFT, TOP_RIGHT, BOTTOM_RIGHT = range(4)  # patches go column by column
+
+
+def one_image(pivot, *boxes, width=100, height=100, **options):
+    """Pairs of one image with boxes of class 0."""
+    options = {"size": 64, "grid": 2} | options
+    return localization.localize(
+        np.array([[pivot]]), [np.array(boxes, float)], [[0] * len(boxes)], [(width, height)], **options
+    )
+
+
+def scenes(count):
+    records = [Scenes("train", num_scenes=count)[i] for i in range(count)]
+    return [r["boxes"] for r in records], [r["box_classes"] for r in records]
+
+
+def test_hand_values():
+    # Three quarters of the box lie in the left half, all of it in the upper.
+    box = (20, 10, 60, 30)
+    found = one_image(TOP_LEFT, box)
+    assert found.image.tolist() == found.label.tolist() == [0]
+    assert found.hit.tolist() == [True]
+    np.testing.assert_allclose(
+        [found.share[0], found.chance_share[0], found.best_share[0]], [0.75, 0.25, 0.75]
+    )
+    np.testing.assert_allclose([found.chance_hit[0], found.best_hit[0]], [0.25, 1])
+    np.testing.assert_allclose([found.area[0], found.relative_area[0]], [800, 0.08])
+    other = one_image(TOP_RIGHT, box)
+    assert other.hit.tolist() == [False]
+    np.testing.assert_allclose(other.share, 0.25)
+
+
+def test_patches_are_numbered_as_views_are():
+    for pivot, box in [
+        (TOP_LEFT, (10, 10, 20, 20)),
+        (BOTTOM_LEFT, (10, 80, 20, 90)),
+        (TOP_RIGHT, (80, 10, 90, 20)),
+        (BOTTOM_RIGHT, (80, 80, 90, 90)),
+    ]:
+        assert [one_image(p, box).hit[0] for p in range(4)] == [p == pivot for p in range(4)]
+
+
+def test_boxes_stretch_with_the_picture():
+    square = one_image(TOP_LEFT, (20, 10, 60, 30))
+    wide = one_image(TOP_LEFT, (80, 5, 240, 15), width=400, height=50)
+    for name in ("hit", "share", "chance_share", "best_share", "relative_area"):
+        np.testing.assert_allclose(getattr(wide, name), getattr(square, name), err_msg=name)
+    np.testing.assert_allclose(wide.area, 2 * square.area)
+
+
+def test_equal_parts_all_count():
+    centred = (30, 10, 70, 30)  # on the cut between left and right
+    assert [one_image(p, centred).hit[0] for p in range(4)] == [True, False, True, False]
+    assert one_image(0, centred).chance_hit == [0.5]
+    # A third of a pixel is not a float: only rounding tells the halves of this box apart.
+    thirds = (100 / 3, 10, 200 / 3, 30)
+    assert one_image(0, thirds).chance_hit == [0.5]
+    whole = one_image(BOTTOM_RIGHT, (0, 0, 100, 100))
+    assert whole.chance_hit == whole.best_hit == [1]
+    np.testing.assert_allclose(whole.best_share, 0.25)
+
+
+def test_an_object_inside_the_overlap_is_held_by_several_patches():
+    # Two patches of side 2/3 overlap in the middle third.
+    found = one_image(TOP_RIGHT, (45, 10, 55, 20), size=90, overlap=0.5)
+    np.testing.assert_allclose([found.chance_hit[0], found.share[0], found.chance_share[0]], [0.5, 1, 0.5])
+
+
+def test_any_box_of_the_class_is_good():
+    boxes = [(10, 10, 20, 20), (70, 70, 95, 95)]
+    assert [one_image(p, *boxes).hit[0] for p in range(4)] == [True, False, False, True]
+    found = one_image(TOP_LEFT, *boxes)
+    assert found.chance_hit == [0.5]
+    np.testing.assert_allclose(found.share, 1)
+    np.testing.assert_allclose(found.area, 625)  # of the largest
+
+
+def test_what_the_division_leaves_over_belongs_to_no_patch():
+    # 7 // 2 = 3: the last of seven columns is in no patch.
+    found = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7)
+    assert not found.hit[0]
+    assert found.chance_hit == found.best_hit == found.best_share == [0]
+
+
+def test_classes_and_images_are_kept_apart():
+    pivot = np.array([[TOP_LEFT, BOTTOM_RIGHT], [TOP_LEFT, TOP_LEFT], [TOP_RIGHT, TOP_LEFT]])
+    boxes = [
+        np.array([[80, 80, 90, 90], [10, 10, 20, 20]]),
+        np.zeros((0, 4)),
+        np.array([[80, 10, 90, 20], [80, 10, 80, 20]]),  # the second has no area
+    ]
+    found = localization.localize(pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, grid=2)
+    assert found.image.tolist() == [0, 0, 2]
+    assert found.label.tolist() == [0, 1, 1]
+    assert found.hit.tolist() == [True, True, False]
+    assert (found.images_without_boxes, found.boxes_without_area) == (1, 1)
+    of_classes = localization.by_class(found, 2)
+    assert [(r.pairs, r.hit) for r in of_classes] == [(1, 1.0), (2, 0.5)]
+    assert localization.rates(found).hit == pytest.approx(2 / 3)
+    assert localization.rates(found, found.image == 2).share == 0
+
+
+def test_boxes_are_cut_to_the_picture():
+    found = one_image(TOP_LEFT, (-10, -10, 10, 10), (200, 200, 210, 210))
+    np.testing.assert_allclose(found.area, 100)
+    assert found.boxes_without_area == 1
+    assert found.share == [1]
+
+
+def test_sizes_in_pixels_and_relative():
+    sides = [31, 32, 95, 96]
+    for width, height, relative in [(640, 480, False), (640, 480, True), (64, 48, True)]:
+        scale = width / 640
+        found = localization.localize(
+            np.zeros((4, 1), int),
+            [np.array([[0, 0, side * scale, side * scale]]) for side in sides],
+            [[0]] * 4,
+            [(width, height)] * 4,
+            size=64,
+            grid=2,
+        )
+        groups = localization.by_size(found, relative=relative)
+        assert [(name, r.pairs) for name, r in groups.items()] == [("small", 1), ("medium", 2), ("large", 1)]
+    everything_small = localization.by_size(found, relative=False)
+    assert everything_small["small"].pairs == 4
+    assert np.isnan(everything_small["large"].hit)
+
+
+def test_objects_that_span_patches():
+    found = [one_image(TOP_LEFT, box) for box in [(0, 0, 100, 100), (30, 10, 70, 30), (10, 10, 20, 20)]]
+    spanning = [localization.by_span(pairs)["spanning"].pairs for pairs in found]
+    assert spanning == [1, 0, 0]  # a quarter; half; all in one patch
+    assert localization.by_span(found[1], 0.6)["within"].pairs == 0
+
+
+@pytest.mark.parametrize(("grid", "overlap"), [(2, 0.0), (3, 0.0), (3, 0.4)])
+def test_chance_is_the_mean_over_all_pivots_and_best_the_maximum(grid, overlap):
+    boxes, classes = scenes(40)
+    options = {"size": 64, "grid": grid, "overlap": overlap}
+    every = [
+        localization.localize(np.full((40, 10), p), boxes, classes, [(64, 64)] * 40, **options)
+        for p in range(grid**2)
+    ]
+    hits, shares = np.stack([f.hit for f in every]), np.stack([f.share for f in every])
+    np.testing.assert_allclose(hits.mean(axis=0), every[0].chance_hit)
+    np.testing.assert_allclose(hits.max(axis=0), every[0].best_hit)
+    np.testing.assert_allclose(shares.mean(axis=0), every[0].chance_share)
+    np.testing.assert_allclose(shares.max(axis=0), every[0].best_share)
+    assert shares.min() >= 0
+    assert shares.max() <= 1 + 1e-12
+
+
+def test_attention_that_sees_the_object_is_always_right():
+    boxes, classes = scenes(40)
+    options = {"boxes": boxes, "box_classes": classes, "sizes": [(64, 64)] * 40, "size": 64, "grid": 2}
+    rng = np.random.default_rng(0)
+    held = [localization.localize(np.full((40, 10), p), **options) for p in range(4)]
+    attention = rng.random((40, 4, 10))
+    for p, pairs in enumerate(held):
+        attention[pairs.image, p, pairs.label] += 10 * pairs.share
+    found = localization.rates(localization.localize(patches.pivot(attention), **options))
+    assert found.pairs == sum(len(np.unique(c)) for c in classes)
+    assert found.hit == found.best_hit == 1
+    assert found.share == pytest.approx(found.best_share)
+    assert found.chance_hit < 0.5
+
+
+def test_the_order_of_images_and_boxes_does_not_matter(rng):
+    boxes, classes = scenes(30)
+    pivot = rng.integers(0, 4, (30, 10))
+    order = rng.permutation(30)
+    plain = localization.localize(pivot, boxes, classes, [(64, 64)] * 30, size=64, grid=2)
+    moved = localization.localize(
+        pivot[order],
+        [boxes[i][::-1] for i in order],
+        [classes[i][::-1] for i in order],
+        [(64, 64)] * 30,
+        size=64,
+        grid=2,
+    )
+    for one, other in zip(localization.by_class(plain, 10), localization.by_class(moved, 10), strict=True):
+        assert dataclasses.astuple(other) == pytest.approx(dataclasses.astuple(one))
+
+
+def test_no_boxes_at_all():
+    found = localization.localize(
+        np.zeros((2, 3), int), [np.zeros((0, 4))] * 2, [[]] * 2, [(9, 9)] * 2, size=64, grid=2
+    )
+    assert found.images_without_boxes == 2
+    overall = localization.rates(found)
+    assert overall.pairs == 0
+    assert np.isnan(overall.hit)
+
+
+GOOD = {
+    "pivot": np.zeros((1, 2), int),
+    "boxes": [np.array([[0.0, 0, 5, 5]])],
+    "box_classes": [[1]],
+    "sizes": [(10, 10)],
+    "size": 64,
+    "grid": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"pivot": np.zeros((1, 2))}, "must be int"),
+        ({"pivot": np.zeros(2, int)}, "must be int"),
+        ({"pivot": np.full((1, 2), 4)}, "from 4 to 4 are not all of 4 patches"),
+        ({"boxes": []}, "do not belong together"),
+        ({"sizes": [(10, 10)] * 2}, "do not belong together"),
+        ({"sizes": [(10, 0)]}, "image 0 has no pixels"),
+        ({"box_classes": [[1, 1]]}, "for 2 classes"),
+        ({"box_classes": [[2]]}, "boxes of classes 2 to 2, pivots of 2 classes"),
+        ({"boxes": [np.array([[5.0, 0, 0, 5]])]}, "image 0: box .* is not left, top, right, bottom"),
+        ({"boxes": [np.array([[np.nan, 0, 0, 5]])]}, "is not left, top, right, bottom"),
+        ({"grid": 1}, "grid 1 is too small"),
+    ],
+)
+def test_inputs_that_cannot_be(changes, match):
+    assert len(localization.localize(**GOOD).hit) == 1
+    with pytest.raises(ValueError, match=match):
+        localization.localize(**GOOD | changes)
+
+
+def test_a_mask_of_other_pairs():
+    with pytest.raises(ValueError, match="mask"):
+        localization.rates(localization.localize(**GOOD), [True, False])
