@@ -15,6 +15,7 @@ from cfmlc_jax.errors import InputError
 METHODS = ("pat_t", "pat_i", "asl")
 SOURCES = ("coco", "voc2007", "vg256", "table", "tfds", "scenes")
 DTYPES = ("float32", "bfloat16")
+HEADS = ("", "linear", "ml_decoder", "query2label")
 
 
 def default() -> ConfigDict:
@@ -27,6 +28,7 @@ def default() -> ConfigDict:
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # turn images as their EXIF orientation says (the reference does not)
+    data.reshuffle = True  # every epoch in another order; the reference's are all in the same
     data.val_split = "val"  # scored after every epoch; chooses the best checkpoint
     data.test_splits = ("val",)  # scored in full after training
     data.threads = 8  # that read and transform images, in each worker
@@ -50,12 +52,21 @@ def default() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.name = "resnet101"  # see models/build.py
+    model.head = ""  # one of HEADS; empty: linear, or Query2Label where the name begins with "q2l_"
+    model.groups = 100  # queries of an ML-Decoder head, at most one per class
     model.attention = "cross"  # none, self or cross: see models/heads.py
+    # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
+    # has one group for each GPU.
+    model.norm_groups = 1
     model.dtype = "float32"  # of the computation; parameters and loss are always float32
 
     # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
     # with patches too. asl: whole images only, the baseline. The latter two have attention "none".
     config.method = "pat_t"
+
+    # A checkpoint, a step of it or a run for its best: a new run begins with its averaged weights, and
+    # with a fresh head if the classes are others. Empty: random weights. A resumed run ignores it.
+    config.init_from = ""
 
     config.loss = loss = ConfigDict()
     loss.gamma_neg = 4.0
@@ -64,7 +75,7 @@ def default() -> ConfigDict:
 
     config.optim = optim = ConfigDict()
     optim.learning_rate = 1e-4  # the peak of the cycle
-    optim.weight_decay = 1e-4  # on every parameter
+    optim.weight_decay = 1e-4  # on every parameter that is trained
     optim.pct_start = 0.2  # share of all steps until the peak
     optim.ema_decay = 0.9997  # of parameters and batch statistics
 
@@ -101,6 +112,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     _one_of("data.source", config.data.source, SOURCES)
     _one_of("method", config.method, METHODS)
     _one_of("model.dtype", config.model.dtype, DTYPES)
+    _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
     _one_of("effect.null", config.effect.null, ("zeros", "mean", "blur"))
     for kind in config.effect.kinds:
@@ -121,6 +133,7 @@ def validate(config: ConfigDict) -> ConfigDict:
             raise InputError(f"config.effect.alphas has {alpha}; strengths must be 0 or more")
     _check_method(config)
     _check_views(config.views)
+    _check_norm_groups(config)
     return config.lock()
 
 
@@ -187,6 +200,8 @@ _MINIMA = {
     "data.scenes.num_test": 1,
     "views.image_size": 1,
     "views.grid": 2,
+    "model.groups": 1,
+    "model.norm_groups": 1,
     "loss.gamma_neg": 0,
     "loss.gamma_pos": 0,
     "optim.weight_decay": 0,
@@ -228,6 +243,16 @@ def _check_views(views):
         tries = " or ".join(str(size) for size in (below, below + views.grid) if size)
         raise InputError(
             f"views.image_size {views.image_size} is not divisible by views.grid {views.grid}; try {tries}"
+        )
+
+
+def _check_norm_groups(config):
+    batch_size, groups = config.train.batch_size, config.model.norm_groups
+    if batch_size % groups:
+        below = batch_size // groups * groups
+        tries = " or ".join(str(size) for size in (below, below + groups) if size)
+        raise InputError(
+            f"config.train.batch_size {batch_size} is not divisible by config.model.norm_groups {groups}; try {tries}"
         )
 
 

@@ -50,7 +50,7 @@ def main() -> int:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
         return 0
     try:
-        config = _parse(values)
+        config = parse(values, sys.argv)
         # Orbax and Grain report every save and every worker.
         logging.getLogger("absl").setLevel(logging.ERROR)
         if values.coordinator:
@@ -89,21 +89,21 @@ def _evaluate(values, config):
     _say(f"\nresults in {workdir / 'report'}")
 
 
-def _parse(values):
-    """Parse the flags; the configuration, checked, or None.
+def parse(values: flags.FlagValues, arguments: list[str]):
+    """Parse the flags, in `arguments` behind the command's name; the configuration, checked, or None.
 
     Raises:
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     try:
-        positional = values(sys.argv)
+        positional = values(arguments)
         # A file that is not there is told only now, on access.
         config = None if values.config is None else configs.validate(values.config)
     except flags.Error as error:
         # An exception inside a configuration file arrives as a traceback in the message.
         raise InputError(str(error).strip().splitlines()[-1].strip()) from error
     except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_field(error)) from error
+        raise InputError(_unknown_field(error, arguments)) from error
     except (OSError, SyntaxError) as error:
         # ml_collections tells of all the places it tried; the last, after the error's number, counts.
         reason = " ".join(str(error).split()).rpartition("] ")[2]
@@ -114,9 +114,9 @@ def _parse(values):
     return config
 
 
-def _unknown_field(error):
+def _unknown_field(error, arguments):
     known = list(configs.flat(configs.to_json(configs.default())))
-    for argument in sys.argv:
+    for argument in arguments:
         name = argument.lstrip("-").split("=")[0].removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and name not in known:
             near = difflib.get_close_matches(name, known, 1)

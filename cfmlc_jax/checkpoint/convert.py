@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build
+from cfmlc_jax.models import build, tresnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.naming import BRANCHES, Table, from_torch_layout, to_torch_layout, torch_key
 
@@ -106,17 +106,21 @@ def from_torch(
         state_dict: arrays or CPU tensors by key, without the "module." of parallel training.
         allow: regular expressions of keys that may be left over or missing.
         in_place_norms: whether norm weights w act as |w| + 1e-5; None: as in the family's
-            published checkpoints.
+            published checkpoints, which for a TResNet with timm's names means no.
         report: gets a line for every entry: what went where.
 
     Raises:
-        InputError: left over, missing or mis-shaped entries, listed; an unknown model.
+        InputError: left over, missing or mis-shaped entries, listed; an unknown model; in-place norms
+            with timm's names.
     """
     backbone, _ = build.parts(name)
     found = architecture(name, state_dict)
     entries = list(_entries(name, found))
+    by_timm = tresnet.TIMM_STEM in state_dict
+    if by_timm:
+        entries = [entry._replace(key=tresnet.timm_key(entry.key)) for entry in entries]
+    in_place = _are_in_place(backbone, in_place_norms, by_timm)
     initial = _check(name, found, entries, state_dict, allow)
-    in_place = backbone.torch.in_place_norms if in_place_norms is None else in_place_norms
     variables = {}
     for entry in entries:
         leaf = entry.path[-1]
@@ -169,6 +173,17 @@ def to_torch(
     for derived in _derived(name):
         state_dict |= derived(state_dict, image_size)
     return state_dict
+
+
+def _are_in_place(backbone, in_place_norms, by_timm):
+    if by_timm and in_place_norms:
+        raise InputError(
+            f"in_place_norms=True does not go with timm's names ({tresnet.TIMM_STEM}): timm stores the scales "
+            "themselves; leave in_place_norms out"
+        )
+    if in_place_norms is None:
+        return backbone.torch.in_place_norms and not by_timm
+    return in_place_norms
 
 
 def _least_size(name):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
@@ -131,13 +132,39 @@ def find(path: Path) -> Path:
         checkpoints.close()
         if step is not None:
             return checkpoints.path(step)
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file, not a checkpoint; scripts/convert_checkpoint.py converts those of PyTorch"
+        )
     raise InputError(
         f"{path} is not a checkpoint, nor a run with checkpoints; give a workdir or a step's folder"
     )
 
 
+def write(path: Path, *, model, meta: dict) -> None:
+    """Make a checkpoint of its own that `find`, `read_model` and `read_meta` read; whole or not there.
+
+    Args:
+        path: a new folder.
+        model: arrays, as `Checkpoints.save` gets them.
+        meta: "config", "class_names" (None: not known) and "num_classes".
+
+    Raises:
+        InputError: it is there already, or cannot be written.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it, or give another place")
+    items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        try:
+            checkpointer.save(path, args=items)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); give another place") from error
+
+
 def read_meta(path: Path) -> dict:
-    """Configuration, class names and progress of a checkpoint.
+    """Configuration, class names (None: not known) and progress of a checkpoint.
 
     Raises:
         InputError: it cannot be read.
@@ -154,13 +181,70 @@ def read_model(path: Path, abstract) -> Any:
     return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
 
 
+def num_classes(meta: dict) -> int:
+    """Number of classes, by what `read_meta` gave."""
+    return meta["num_classes"] if meta["class_names"] is None else len(meta["class_names"])
+
+
+def model_shapes(path: Path) -> dict:
+    """Shapes and types of the "model" item: `jax.ShapeDtypeStruct`s in nested dicts.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            found = checkpointer.metadata(Path(path) / "model").item_metadata
+        except _DAMAGED as error:
+            raise _unreadable(path, error) from error
+    if found is None:
+        raise _unreadable(path, "its model has no index")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.tree)
+
+
+def read_part(path: Path, abstract) -> Any:
+    """Some arrays of the "model" item.
+
+    Args:
+        path: a checkpoint.
+        abstract: what to read, nested as in the item: `jax.ShapeDtypeStruct`s; those with a
+            sharding come as arrays with it, the others as numpy arrays.
+
+    Raises:
+        InputError: it cannot be read, or lacks an array of that shape.
+    """
+
+    def how(leaf):
+        if leaf.sharding is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray)
+        return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
+
+    part = ocp.args.PyTreeRestore(
+        item=abstract, restore_args=jax.tree.map(how, abstract), partial_restore=True
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            found = checkpointer.restore(Path(path) / "model", args=part)
+        except _DAMAGED as error:
+            raise _unreadable(path, error) from error
+    for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(found)):
+        # What is not there comes back from Orbax as it was asked for.
+        if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != wanted.shape:
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            raise InputError(f"checkpoint {path} has no {name} of shape {list(wanted.shape)}")
+    return found
+
+
 def _read(path, **items):
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
             return checkpointer.restore(path, args=ocp.args.Composite(**items))
         except _DAMAGED as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"checkpoint {path} cannot be read: {reason}") from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path, reason):
+    return InputError(f"checkpoint {path} cannot be read: {' '.join(str(reason).split())[:300]}")
 
 
 def _rank(metrics):

@@ -32,22 +32,35 @@ def train_batches(
     epochs: int,
     seed: int,
     reading: Reading,
+    reshuffle: bool = True,
     start_step: int = 0,
 ) -> grain.IterDataset:
     """Shuffled batches {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]} of all epochs.
 
-    b is this process's share of `batch_size`. Every epoch has another order and drops what does
-    not fill its last batch, as the reference drops it; every record has a random generator of its
-    own. So a batch is a function of seed and step alone, whoever reads it, and a run that goes on
-    at `start_step` gets exactly the batches that remain.
+    b is this process's share of `batch_size`, consecutive images. Every epoch has another order and
+    drops what does not fill its last batch, as the reference drops it; every record has a random
+    generator of its own. So a batch is a function of seed and step alone, whoever reads it, and a
+    run that goes on at `start_step` gets exactly the batches that remain.
+
+    Args:
+        source: what to train on.
+        to_views: the transform of records.
+        batch_size: images, over all processes.
+        epochs: how often to go through the source.
+        seed: of order and augmentation.
+        reading: this process's place.
+        reshuffle: False: all epochs have the order of the first, as the reference's, whose sampler
+            is never told the epoch; augmentations still differ.
+        start_step: batches to leave out.
     """
     steps = len(source) // batch_size
-    order = grain.MapDataset.source(source).seed(seed).shuffle()
-    kept = order[: steps * batch_size]
-    mine = kept[reading.process :: reading.processes].repeat(epochs)
+    order = grain.MapDataset.source(source).seed(seed).shuffle()[: steps * batch_size]
+    repeated = order.repeat(epochs, reseed_each_epoch=reshuffle)
+    records = repeated.random_map(_TrainRecord(to_views))
     share = batch_size // reading.processes
-    records = mine.random_map(_TrainRecord(to_views))[start_step * share :]
-    return _read(records, reading).batch(share, drop_remainder=True)
+    places = grain.MapDataset.range(start_step * share, steps * epochs * share)
+    mine = places.map(_Share(records, share, reading.process, reading.processes))
+    return _read(mine, reading).batch(share, drop_remainder=True)
 
 
 def evaluation_batches(
@@ -97,6 +110,24 @@ class _TrainRecord:
     def __call__(self, record: Any, generator: np.random.Generator) -> dict[str, Any]:
         example = self.to_views(record, generator)
         return {"views": example["views"], "labels": example["labels"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """A place among one process's records -> the record, of those of all processes.
+
+    Shares are consecutive parts of a batch, so that the batch on the devices has the same order,
+    and its groups of images the same members, for any number of processes.
+    """
+
+    records: grain.MapDataset
+    share: int
+    process: int
+    processes: int
+
+    def __call__(self, place: int) -> dict[str, Any]:
+        step, within = divmod(place, self.share)
+        return self.records[(step * self.processes + self.process) * self.share + within]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,16 +47,7 @@ def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_siz
             found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
         positions.append(steps.gather(on_devices["index"], parts.mesh))
     order = _places(np.concatenate([np.asarray(p) for p in positions]), len(source))
-    return {
-        name: Scores(
-            logits={
-                key: np.concatenate([np.asarray(batch[key]) for batch in found[name]])[order]
-                for key in found[name][0]
-            },
-            labels=source.labels,
-        )
-        for name in WEIGHTS
-    }
+    return {name: _scores(found[name], order, source.labels) for name in WEIGHTS}
 
 
 def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], None]) -> dict:
@@ -74,21 +65,40 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     meta = manager.read_meta(path)
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
-    if config.model != stored.model:
-        changes = configs.differences(configs.to_json(stored.model), configs.to_json(config.model))
+    changes = configs.differences(_of_variables(stored.model), _of_variables(config.model))
+    if changes:
         raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
     sources = setup.open_sources(config, config.data.test_splits, say)
-    for split, source in sources.items():
-        if list(source.class_names) != meta["class_names"]:
-            raise InputError(
-                f"{split} has the classes {_some(source.class_names)}, "
-                f"the checkpoint {path} {_some(meta['class_names'])}; evaluate on data with the same classes"
-            )
-    parts = setup.create_setup(config, len(meta["class_names"]))
+    class_names = _class_names(path, meta, sources, say)
+    parts = setup.create_setup(config, len(class_names))
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = manager.read_model(path, abstract.parts()[0])
     mine = folder if jax.process_index() == 0 else None
-    return full_evaluation(config, parts, model, sources, meta["class_names"], mine, say)
+    return full_evaluation(config, parts, model, sources, class_names, mine, say)
+
+
+def _of_variables(model):
+    """The fields of config.model that decide which variables there are."""
+    fields = configs.to_json(model)
+    return {name: value for name, value in fields.items() if name not in ("dtype", "norm_groups")}
+
+
+def _class_names(path, meta, sources, say):
+    """The checkpoint's class names; the data's, where a converted one does not know its own."""
+    known = meta["class_names"]
+    if known is None:
+        say(f"{path} does not name its classes: taken to be those of the data, in their order")
+    for split, source in sources.items():
+        found = list(source.class_names)
+        if known is None and len(found) == manager.num_classes(meta):
+            known = found
+        if found != known:
+            own = _some(known) if known else manager.num_classes(meta)
+            raise InputError(
+                f"{split} has the classes {_some(found)}, the checkpoint {path} {own}; "
+                "evaluate on data with the same classes"
+            )
+    return known
 
 
 def _some(names):
@@ -171,6 +181,16 @@ def full_text(results: dict) -> str:
     return "\n\n".join(parts)
 
 
+def _scores(batches, order, labels):
+    """What the score step gave for all batches, in the source's order."""
+    logits = {key: np.concatenate([np.asarray(batch[key]) for batch in batches])[order] for key in batches[0]}
+    attention = logits.pop("attention", None)
+    if attention is not None:
+        # The largest array of all by far, and good for its softmax only.
+        attention = attention.astype(np.float16)
+    return Scores(logits=logits, labels=labels, attention=attention)
+
+
 def _places(positions, length):
     """Where each image's row is among the gathered ones; blank records (−1) are nowhere."""
     rows = np.flatnonzero(positions >= 0)
@@ -185,4 +205,7 @@ def _write_scores(folder, name, scores, alphas, class_names):
     files.write_text(
         folder / f"per_class_{name}.csv", metric_scores.per_class_csv(scores, alphas, class_names)
     )
-    files.write_npz(folder / f"scores_{name}.npz", labels=scores.labels, **scores.logits)
+    arrays = scores.logits | {"labels": scores.labels}
+    if scores.attention is not None:
+        arrays["attention"] = scores.attention
+    files.write_npz(folder / f"scores_{name}.npz", **arrays)

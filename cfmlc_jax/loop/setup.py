@@ -1,7 +1,8 @@
 """From a configuration to everything a run works with. Nothing below sees the configuration."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from cfmlc_jax.loop import step as steps
 from cfmlc_jax.loop.state import TrainState, plan
 from cfmlc_jax.models import build as models
 from cfmlc_jax.optim import build as optim
+from cfmlc_jax.optim import frozen as frozen_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,9 @@ def create_setup(config, num_classes: int) -> Setup:
             num_classes,
             attention=config.model.attention,
             image_size=config.views.image_size,
+            head=config.model.head,
+            groups=config.model.groups,
+            norm_groups=config.model.norm_groups,
             dtype=jnp.dtype(config.model.dtype),
         ),
         method=method,
@@ -109,13 +114,14 @@ def steps_per_epoch(config, source: Source) -> int:
     return steps
 
 
-def optimizer(config, total_steps: int):
-    """AdamW with one cycle over the run."""
+def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
+    """AdamW with one cycle over the run, which leaves frozen parameters (`Classifier.frozen`) alone."""
     return optim.adamw_one_cycle(
         max_lr=config.optim.learning_rate,
         total_steps=total_steps,
         pct_start=config.optim.pct_start,
         weight_decay=config.optim.weight_decay,
+        trainable=functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None,
     )
 
 

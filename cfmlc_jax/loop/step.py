@@ -9,7 +9,7 @@ import optax
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop.state import TrainState
-from cfmlc_jax.optim import ema
+from cfmlc_jax.optim import ema, frozen
 
 
 def tallied(loss_names) -> tuple[str, ...]:
@@ -22,16 +22,18 @@ def train_step(
 ) -> jax.stages.Wrapped:
     """A compiled (state, batch) -> (state, first_bad): one update on a global batch.
 
-    The state is donated. The batch is {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]},
-    split over the mesh's devices; batch statistics and the loss's sum are over all of it.
+    The state is donated. The batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32
+    [b, k]}, split over the mesh's devices; batch statistics and the loss's sum are over all of it.
+    Parameters that the model calls frozen get no gradient; the optimiser must not decay them.
     `first_bad` is the position in `watched_names` of the first value that is not finite, or −1.
     """
 
     def step(state: TrainState, batch):
-        views = batch["views"].astype(jnp.float32) / 255
+        views = in_unit_range(batch["views"])
         rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
 
         def objective(params):
+            params = frozen.hold(params, model.frozen)
             outputs, updated = model.apply(
                 state.variables | {"params": params}, views, train=True, mutable=["batch_stats"], rngs=rngs
             )
@@ -67,6 +69,13 @@ def train_step(
     )
 
 
+def in_unit_range(views):
+    """Views in [0, 1], as models take them: pixels uint8 -> float32; floats are there already."""
+    if jnp.issubdtype(views.dtype, jnp.floating):
+        return views
+    return views.astype(jnp.float32) / 255
+
+
 def watched_names(variables, loss_names) -> list[str]:
     """Paths of the values that a training step checks, in the order of its check."""
     parts = {name: 0 for name in loss_names}
@@ -78,17 +87,20 @@ def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> j
     """A compiled (variables, mean_colour, views) -> logits by name, each [b, k] on every device.
 
     "whole", "patch", "combined" as in `method.predict`, and "null_<kind>", the counterfactual
-    logits, for every kind of total direct effect.
+    logits, for every kind of total direct effect. Where there are patches, "attention" [b, p, k]
+    too: the attention logits of each.
     """
 
     def score(variables, mean_colour, views):
-        views = views.astype(jnp.float32) / 255
+        views = in_unit_range(views)
 
         def apply(x):
             return model.apply(variables, x, train=False)
 
         outputs = apply(views)
         logits = methods.predict(outputs)
+        if outputs.whole.shape[1] > 1:
+            logits["attention"] = methods.patch_evidence(outputs)[0][:, 1:]
         if kinds:
             nulls = methods.counterfactuals(
                 apply,

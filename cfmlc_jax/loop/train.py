@@ -9,7 +9,7 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax.checkpoint.manager import Checkpoints, find, read_model
 from cfmlc_jax.data.pipeline import train_batches
-from cfmlc_jax.loop import evaluate, hooks, setup, step
+from cfmlc_jax.loop import evaluate, hooks, pretrained, setup, step
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop.state import TrainState
 from cfmlc_jax.metrics.scores import mean_average_precisions
@@ -67,7 +67,7 @@ class Trainer:
         self._per_epoch = setup.steps_per_epoch(config, train_source)
         self._total = self._per_epoch * config.train.epochs
         self.setup = setup.create_setup(config, len(train_source.class_names))
-        self._optimizer = setup.optimizer(config, self._total)
+        self._optimizer = setup.optimizer(config, self._total, self.setup.model.frozen)
         self._fresh, self.abstract = setup.state_plan(config, self.setup, self._optimizer)
         self._early_stop = hooks.EarlyStop(config.train.patience, {})
         self._finished = False
@@ -79,7 +79,7 @@ class Trainer:
         model, training = self.abstract.parts()
         restored = self.checkpoints.restore_latest(model=model, training=training, warn=self._say)
         if restored is None:
-            self._state = self._fresh()
+            self._state = self._begin()
         else:
             model, training, meta = restored
             self._state = TrainState(**model, **training)
@@ -97,6 +97,19 @@ class Trainer:
         )
         if restored is None:
             self._writer.write_hparams(configs.flat(configs.to_json(self._config)))
+
+    def _begin(self):
+        state = self._fresh()
+        if not self._config.init_from:
+            return state
+        return pretrained.begin_with(
+            Path(self._config.init_from),
+            state,
+            self.abstract,
+            model=self._config.model,
+            class_names=self._train_source.class_names,
+            say=self._say,
+        )
 
     def fit(self) -> None:
         """Train to the last step, an early stop, or a SIGTERM.
@@ -163,6 +176,7 @@ class Trainer:
             epochs=self._config.train.epochs,
             seed=self._config.seed,
             reading=self.setup.reading,
+            reshuffle=self._config.data.reshuffle,
             start_step=self._step,
         )
 

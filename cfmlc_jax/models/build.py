@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.models import cvt, heads, ml_decoder, query2label, resnet, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.layers import BatchNorm
 from cfmlc_jax.models.naming import BRANCHES, HeadNames, TorchNames
@@ -50,9 +50,18 @@ BACKBONES = {
     "resnet50": Backbone(resnet.ResNet50, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "resnet101": Backbone(resnet.ResNet101, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "resnet_small": Backbone(resnet.ResNetSmall, 16, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "tresnet_l": Backbone(tresnet.TResNetL, 32, tresnet.TORCH, tresnet.FROZEN),
+    "tresnet_l_v2": Backbone(tresnet.TResNetLv2, 32, tresnet.TORCH, tresnet.FROZEN),
+    "swin_b_224": Backbone(swin.SwinB224, 224, swin.TORCH),
+    "swin_b_384": Backbone(swin.SwinB384, 384, swin.TORCH),
+    "swin_l_224": Backbone(swin.SwinL224, 224, swin.TORCH),
+    "swin_l_384": Backbone(swin.SwinL384, 384, swin.TORCH),
+    "cvt_w24": Backbone(cvt.CvTW24, 16, cvt.TORCH),
 }
 HEADS = {
     "linear": Head(heads.LinearHead, heads.TORCH),
+    "query2label": Head(query2label.Query2Label, query2label.TORCH),
+    "ml_decoder": Head(ml_decoder.MLDecoder, ml_decoder.TORCH, ml_decoder.FROZEN),
 }
 # Before a backbone's name: with the head "query2label".
 QUERY2LABEL = "q2l_"
@@ -60,7 +69,7 @@ QUERY2LABEL = "q2l_"
 
 def names() -> list[str]:
     """All model names."""
-    return [*BACKBONES, *(QUERY2LABEL + name for name in BACKBONES if "query2label" in HEADS)]
+    return [*BACKBONES, *(QUERY2LABEL + name for name in BACKBONES)]
 
 
 def parts(name: str) -> tuple[Backbone, tuple[str, ...]]:
@@ -87,6 +96,7 @@ def create(
     image_size: int,
     head: str = "",
     groups: int = 100,
+    norm_groups: int = 1,
     dtype: Any = jnp.float32,
 ) -> Classifier:
     """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
@@ -98,11 +108,12 @@ def create(
         image_size: side of the views, pixels.
         head: a key of `HEADS` that the name allows; empty for its first.
         groups: queries of an ML-Decoder head.
+        norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.
 
     Raises:
-        InputError: an unknown name, head or attention, or an image size that the backbone cannot
-            halve.
+        InputError: an unknown name, head or attention, an image size that the backbone cannot
+            halve, or fewer than one group.
     """
     backbone, allowed = parts(name)
     head = head or allowed[0]
@@ -116,11 +127,15 @@ def create(
         raise InputError(
             f"image_size {image_size} is not divisible by {stride} ({name}); try {below} or {below + stride}"
         )
-    query2label = head == "query2label"
-    norm = functools.partial(BatchNorm, dtype=dtype, frozen=query2label and backbone.frozen_norms)
+    if norm_groups < 1:
+        raise InputError(f"norm_groups {norm_groups} must be at least 1: 1 is one group of all images")
+    of_query2label = head == "query2label"
+    norm = functools.partial(
+        BatchNorm, dtype=dtype, frozen=of_query2label and backbone.frozen_norms, groups=norm_groups
+    )
     fields = {"groups": groups} if head == "ml_decoder" else {}
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
         head=HEADS[head].create(num_classes, attention, dtype=dtype, **fields),
-        frozen=HEADS[head].frozen + (backbone.frozen if query2label else ()),
+        frozen=HEADS[head].frozen + (backbone.frozen if of_query2label else ()),
     )

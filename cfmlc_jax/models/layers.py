@@ -1,53 +1,85 @@
 """Layers with PyTorch's arithmetic, so that its weights and its training carry over."""
 
+import functools
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.errors import InputError
+
 # The mapped axis that joins batch statistics over images; see models.classifier.
 IMAGES = "images"
 
 # torchvision's: variance 2 / (outputs × kernel area).
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's own: uniform within ±1/√(inputs of an output).
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with symmetric zero padding, without bias: [b, h, w, c] -> [b, h/stride, w/stride, features].
+    """Convolution with symmetric zero padding: [b, h, w, c] -> [b, h/stride, w/stride, features].
 
     A 1×1 convolution is a matrix product: XLA's CPU convolution takes two to three times as long
     for its weight gradient. The kernel is [kernel, kernel, c, features] either way.
+
+    Attributes:
+        padding: zeros on each side; None: half the kernel.
+        use_bias: with a bias, that starts as PyTorch's.
     """
 
     features: int
     kernel: int
     stride: int = 1
     dtype: Any = jnp.float32
+    padding: int | None = None
+    use_bias: bool = False
+    kernel_init: Any = kaiming_fan_out
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", kaiming_fan_out, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.kernel == 1:
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y = self._convolve(x.astype(self.dtype), kernel)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", uniform_within(math.prod(shape[:-1]) ** -0.5), shape[-1:])
+        return y + _last(bias.astype(self.dtype), y)
+
+    def _convolve(self, x, kernel):
+        padding = self.kernel // 2 if self.padding is None else self.padding
+        if self.kernel == 1 and padding == 0:
             return _pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         return jax.lax.conv_general_dilated(
             x,
             kernel,
             window_strides=(self.stride, self.stride),
-            padding=[(self.kernel // 2, self.kernel // 2)] * 2,
+            padding=[(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
 
 def _pointwise(x, kernel):
     """Matrix product of every pixel: [b, h, w, c], [c, d] -> [b, h, w, d]."""
+    return _rows_of_all_images(x, kernel) if _over_images() else _rows(x, kernel)
+
+
+def _features(x, kernel):
+    """Matrix product of the last axis: [..., c], [c, d] -> [..., d].
+
+    Beside the map over images the leading axes stay as they are: the first may be sharded.
+    """
+    return _rows_of_all_images(x, kernel) if _over_images() else x @ kernel
+
+
+def _over_images() -> bool:
     try:
         jax.lax.axis_size(IMAGES)
     except NameError:
-        return _rows(x, kernel)
-    return _rows_of_all_images(x, kernel)
+        return False
+    return True
 
 
 def _rows(x, kernel):
@@ -95,6 +127,12 @@ class BatchNorm(nn.Module):
 
     Attributes:
         frozen: training, too, uses the running statistics and leaves them as they are.
+        groups: of consecutive images, each with statistics of its own, as the GPUs of a PyTorch run
+            without synchronised norms. The running ones follow the first group, as there the
+            first process saves its own.
+
+    Raises:
+        InputError: images that the groups do not divide.
     """
 
     momentum: float = 0.1  # share of the new batch in the running statistics, PyTorch's sense
@@ -102,6 +140,7 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
     dtype: Any = jnp.float32
     frozen: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -111,10 +150,10 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
         if train and not self.frozen:
-            mean, var, count = _batch_statistics(x)
+            (mean, first_mean), (var, first_var), count = _batch_statistics(x, self.groups)
             if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
+                unbiased = first_var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (first_mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
@@ -124,14 +163,32 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def _batch_statistics(x):
-    """Mean and biased variance per channel, joint over IMAGES, and the number of values."""
+def _batch_statistics(x, groups):
+    """Mean and biased variance per channel, each of this image's group and of the first, and a group's size."""
+    images = jax.lax.axis_size(IMAGES)
+    if images % groups:
+        raise InputError(
+            f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups)"
+        )
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    mean = jax.lax.pmean(wide.mean(axis=axes), IMAGES)
+    mean = _group_means(wide.mean(axis=axes), groups)
     # In two passes: the mean of squares loses the digits of a variance far below the mean's square.
-    var = jax.lax.pmean(jnp.square(wide - _last(mean, x)).mean(axis=axes), IMAGES)
-    return mean, var, x.size // x.shape[-1] * jax.lax.axis_size(IMAGES)
+    var = _group_means(jnp.square(wide - _last(mean[0], x)).mean(axis=axes), groups)
+    return mean, var, x.size // x.shape[-1] * (images // groups)
+
+
+def _group_means(value, groups):
+    """Means of every image's [c] values, over the images of this one's group and over those of the first."""
+    if groups == 1:
+        joint = jax.lax.pmean(value, IMAGES)
+        return joint, joint
+    # All images' values on every device, a few kilobytes: collectives among some of the images
+    # (axis_index_groups) are not defined under a map, and groups need not end where devices do.
+    every = jax.lax.all_gather(value, IMAGES)
+    means = every.reshape(groups, -1, *value.shape).mean(axis=1)
+    own = jax.lax.axis_index(IMAGES) * groups // every.shape[0]
+    return means[own], means[0]
 
 
 def _last(vector, x):
@@ -211,12 +268,119 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
         d = x.shape[-1]
-        bound = d**-0.5
-
-        def uniform(key, shape):
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
+        uniform = uniform_within(d**-0.5)
         kernel = self.param("kernel", uniform, (d, self.features))
         bias = self.param("bias", uniform, (self.features,))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (self.features,))
+
+
+class Dense(nn.Module):
+    """Affine map computed in `dtype`: [..., d] -> [..., features].
+
+    For the inside of networks; logits take `Linear`.
+
+    Attributes:
+        bias_init: None: PyTorch's, uniform within ±1/√d.
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Any = uniform_fan_in
+    bias_init: Any = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        d = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (d, self.features))
+        y = _features(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init or uniform_within(d**-0.5), (self.features,))
+        return y + _last(bias.astype(self.dtype), y)
+
+
+def uniform_within(bound: float):
+    """Initialiser: uniform within ±bound. PyTorch's biases start within ±1/√(inputs of an output)."""
+
+    def uniform(key, shape):
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    return uniform
+
+
+class LayerNorm(nn.Module):
+    """Each position's features to mean 0 and variance 1, then scale and bias: [..., d] -> [..., d].
+
+    Statistics are at least float32; the result has the type `dtype`.
+    """
+
+    epsilon: float = 1e-5  # PyTorch's
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        # In two passes, as in `_batch_statistics`.
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.epsilon) * _last(scale, x) + _last(bias, x)
+        return y.astype(self.dtype)
+
+
+class PatchEmbed(nn.Module):
+    """Patches as features, a strided convolution and a norm: [b, h, w, c] -> [b, h/stride, w/stride, features]."""
+
+    features: int
+    kernel: int
+    stride: int
+    padding: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            self.dtype,
+            padding=self.padding,
+            use_bias=True,
+            kernel_init=uniform_fan_in,
+            name="proj",
+        )(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
+
+
+# As vision transformers start: weights small, biases zero.
+ViTDense = functools.partial(Dense, kernel_init=nn.initializers.normal(0.02), bias_init=nn.initializers.zeros)
+
+
+class Mlp(nn.Module):
+    """Two dense layers of every position, four times as wide between: [..., d] -> [..., d]."""
+
+    activation: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        d = x.shape[-1]
+        x = self.activation(ViTDense(4 * d, dtype=self.dtype, name="fc1")(x))
+        return ViTDense(d, dtype=self.dtype, name="fc2")(x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a view's branch is 0 with probability `rate`, or 1/(1 − rate) times itself.
+
+    [b, …] -> [b, …]. Draws from the random stream "dropout". (Huang et al., ECCV 2016)
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        of_one_view = tuple(range(1, x.ndim))
+        return nn.Dropout(self.rate, broadcast_dims=of_one_view)(x, deterministic=not train)

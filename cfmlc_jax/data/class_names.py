@@ -1,0 +1,48 @@
+"""Names of classes where no data set is at hand: of the well-known ones, or from a file."""
+
+from pathlib import Path
+
+from cfmlc_jax.data.sources import files, scenes, voc
+from cfmlc_jax.data.sources.visual_genome import read_vocabulary
+from cfmlc_jax.errors import InputError
+
+# In the order of `categories` in the annotations of MS-COCO 2014.
+COCO = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog"),
+    *("horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella"),
+    *("handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite"),
+    *("baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle"),
+    *("wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange"),
+    *("broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant"),
+    *("bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
+    *("microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors"),
+    *("teddy bear", "hair drier", "toothbrush"),
+)
+KNOWN = {"coco": COCO, "voc2007": voc.CLASS_NAMES, "scenes": scenes.CLASS_NAMES}
+
+
+def class_names(place: str) -> tuple[str, ...]:
+    """Class names [k] in label order.
+
+    Args:
+        place: a key of `KNOWN`; a text file with one class a line; or the vocabulary of VG-256, a
+            file that ends with .json.
+
+    Raises:
+        InputError: no such file, no class in it, or one twice.
+    """
+    if place in KNOWN:
+        return KNOWN[place]
+    path = Path(place).expanduser()
+    if path.suffix == ".json":
+        return read_vocabulary(path)[0]
+    way_out = f"name one of {', '.join(KNOWN)}, or a file with one class a line"
+    lines = (line.strip() for line in files.read_text(path, way_out).splitlines())
+    names = tuple(line for line in lines if line)
+    if not names:
+        raise InputError(f"{path}: no class in it; write one a line")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: class {twice[0]!r} is listed twice; list it once")
+    return names

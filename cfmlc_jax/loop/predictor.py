@@ -1,0 +1,123 @@
+"""A checkpoint ready to judge images: it brings its configuration and class names along."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.causal import effects, patches
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.loop import evaluate, setup
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.metrics.scores import probabilities
+
+# Predictions that are a total direct effect, and what their counterfactual takes away.
+EFFECTS = {"tde_whole": "whole", "tde_pivot": "pivot"}
+PREDICTIONS = ("combined", "whole", "patch", *EFFECTS)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a classifier makes of an image.
+
+    probabilities: float32 [k] of the prediction that was asked for.
+    weights: float32 [p, k], every patch's share in a class's evidence; None without patches.
+    effect: float32 [k], combined logits less the counterfactual ones; None if not asked for.
+    """
+
+    probabilities: np.ndarray
+    weights: np.ndarray | None
+    effect: np.ndarray | None
+
+
+class Predictor:
+    """The classifier of a checkpoint: views uint8 [n, v, s, s, 3] -> n `Judgement`s.
+
+    Args:
+        path: a checkpoint.
+        weights: "weights" (of the last step) or "average".
+        prediction: one of `PREDICTIONS`.
+        alpha: strength of the total direct effect, for those named tde_….
+        with_effect: compute the direct effect for other predictions too, that of the pivot patch.
+        batch_size: images a call, rounded up to a multiple of the devices.
+
+    Attributes:
+        batch_size: the most images a call takes; for fewer it is as slow.
+        class_names: the k classes.
+        to_views: the transform of the checkpoint's evaluation; grid None if there are no patches.
+        threads: that the checkpoint's run read images with.
+
+    Raises:
+        InputError: a checkpoint that cannot be read, or one without the patches that are asked for.
+    """
+
+    def __init__(
+        self, path: Path, *, weights: str, prediction: str, alpha: float, with_effect: bool, batch_size: int
+    ):
+        meta = manager.read_meta(path)
+        config = _on_these_devices(configs.from_json(meta["config"]), batch_size)
+        num_classes = manager.num_classes(meta)
+        parts = setup.create_setup(config, num_classes)
+        if not parts.method.predict_patches and (with_effect or prediction in ("patch", "tde_pivot")):
+            raise InputError(
+                f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
+                "and give --prediction=combined, whole or tde_whole"
+            )
+        _, abstract = setup.state_plan(config, parts, optax.identity())
+        model = manager.read_model(path, abstract.parts()[0])
+        self.batch_size = config.evaluate.batch_size
+        self.class_names = tuple(meta["class_names"] or (f"class {i}" for i in range(num_classes)))
+        self.to_views = parts.views_of["evaluate"]
+        self.threads = parts.reading.threads
+        self._mesh = parts.mesh
+        self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
+        self._mean_colour = model["mean_colour"]
+        self._prediction, self._alpha = prediction, alpha
+        self._null = EFFECTS.get(prediction, "pivot" if with_effect else None)
+        self._score = evaluate.score_step(config, parts, () if self._null is None else (self._null,))
+
+    def __call__(self, views: np.ndarray) -> list[Judgement]:
+        """What it makes of each of up to `batch_size` images.
+
+        Raises:
+            RunError: logits that are not finite.
+        """
+        # One shape to compile for: what is missing is black.
+        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
+        on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
+        padded = self._score(self._variables, self._mean_colour, on_devices)
+        found = {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
+        logits = self._logits(found)
+        if not np.isfinite(logits).all():
+            raise RunError(
+                "the checkpoint gives logits that are not finite; take an earlier one, or the other --weights"
+            )
+        rows = zip(
+            probabilities(logits),
+            np.asarray(patches.patch_weights(found["attention"]))
+            if "attention" in found
+            else [None] * len(views),
+            [None] * len(views) if self._null is None else self._effect(found, 1.0),
+        )
+        return [Judgement(*row) for row in rows]
+
+    def _logits(self, found):
+        if self._prediction in EFFECTS:
+            return self._effect(found, self._alpha)
+        return found[self._prediction]
+
+    def _effect(self, found, alpha):
+        return effects.total_direct_effect(found["combined"], found[f"null_{self._null}"], alpha)
+
+
+def _on_these_devices(config, batch_size):
+    """The configuration without what was chosen for the devices that it was trained on."""
+    devices = jax.device_count()
+    config.unlock()
+    config.mesh.fsdp = 1
+    config.train.batch_size = config.evaluate.batch_size = -(-batch_size // devices) * devices
+    return config.lock()

@@ -1,0 +1,97 @@
+"""Fine-tuning: a new run that begins with the weights of a checkpoint."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.loop.state import TrainState
+
+# At most so many names of each kind in an error's one line.
+_LISTED = 12
+
+
+def begin_with(
+    path: Path,
+    state: TrainState,
+    abstract: TrainState,
+    *,
+    model,
+    class_names: Sequence[str],
+    say: Callable[[str], None],
+) -> TrainState:
+    """A fresh state with a checkpoint's averaged weights as variables and as their average.
+
+    The averaged ones, since they are what predicts best. All of the backbone is taken; the head
+    only as a whole, if all its shapes agree and its classes are not known to be others. Step,
+    optimiser and mean colour begin anew.
+
+    Args:
+        path: a checkpoint, or a run for its best.
+        state: fresh.
+        abstract: its shapes and shardings.
+        model: config.model of the run.
+        class_names: of the run.
+        say: told in a line what was taken.
+
+    Raises:
+        InputError: no such checkpoint, or one with another backbone.
+    """
+    path = manager.find(path)
+    meta = manager.read_meta(path)
+    stored = flatten_dict(manager.model_shapes(path)["average"])
+    wanted = flatten_dict(abstract.average)
+    _check_backbone(path, stored, wanted)
+    head_fits = _shapes(stored) == _shapes(wanted) and meta["class_names"] in (None, list(class_names))
+    taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
+    found = manager.read_part(path, {"average": unflatten_dict(taken)})["average"]
+    fresh = flatten_dict(state.variables, keep_empty_nodes=True)
+    variables = unflatten_dict(fresh | flatten_dict(found))
+    old = _described(meta["config"]["model"], manager.num_classes(meta))
+    if head_fits:
+        say(f"begins with {path}: backbone and head ({old})")
+    else:
+        new = _described(model, len(class_names))
+        say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
+    # Two copies: a step gives up the buffers of both.
+    return dataclasses.replace(state, variables=variables, average=jax.tree.map(jnp.copy, variables))
+
+
+def _check_backbone(path, stored, wanted):
+    stored, wanted = ({k: s for k, s in _shapes(x).items() if _is_backbone(k)} for x in (stored, wanted))
+    kinds = {
+        "missing": ["/".join(key) for key in wanted.keys() - stored.keys()],
+        "left over": ["/".join(key) for key in stored.keys() - wanted.keys()],
+        "mis-shaped": [
+            f"{'/'.join(key)} {list(stored[key])} instead of {list(shape)}"
+            for key, shape in wanted.items()
+            if stored.get(key, shape) != shape
+        ],
+    }
+    problems = [
+        f"{len(names)} {kind}: {', '.join(sorted(names)[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"config.init_from {path} has another backbone ({'; '.join(problems)}); "
+            "set config.model.name to its own, or take another checkpoint"
+        )
+
+
+def _shapes(leaves):
+    return {key: leaf.shape for key, leaf in leaves.items()}
+
+
+def _is_backbone(key):
+    return key[1] == "backbone"  # after the collection
+
+
+def _described(model, num_classes):
+    return f"{model['name']}, attention {model['attention']}, {num_classes} classes"

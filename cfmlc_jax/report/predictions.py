@@ -1,0 +1,182 @@
+"""Predictions as text: a table to read, CSV and JSON lines to read in.
+
+Every format is a header and, image by image, its lines, so that a long run's are read as it goes.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cfmlc_jax.report.names import printable
+
+# Longer file names reach into the next column rather than pushing all others to the right.
+FILE_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """The patch that a class looks at most.
+
+    column, row: of the grid, from 0, from the left and from the top.
+    weight: its share in the class's evidence from patches, in (0, 1].
+    box: left, top, right, bottom in pixels of the image turned upright.
+    """
+
+    column: int
+    row: int
+    weight: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class that is listed for an image.
+
+    effect: factual − counterfactual logit, where it was computed.
+    """
+
+    name: str
+    index: int
+    probability: float
+    pivot: Pivot | None = None
+    effect: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's listed classes, the most probable first, and the file of its overlay."""
+
+    file: str
+    labels: Sequence[Label]
+    overlay: str | None = None
+
+
+class Format(Protocol):
+    """How predictions are written."""
+
+    def header(self) -> str:
+        """What comes before all predictions; may be empty."""
+
+    def lines(self, prediction: Prediction) -> str:
+        """One image's lines, each with its line break."""
+
+
+class Table:
+    """Aligned columns, a line for every listed class; a dash where there is none.
+
+    Args:
+        files: all images, for the width of their column.
+        class_names: all classes, likewise.
+    """
+
+    def __init__(self, files: Sequence[str], class_names: Sequence[str]):
+        longest = max(len(printable(file)) for file in files)
+        self._widths = (
+            max(len("file"), min(longest, FILE_WIDTH)),
+            max(len("class"), *(len(printable(name)) for name in class_names)),
+        )
+
+    def header(self):
+        """The columns' names."""
+        return self._line("file", "class", "probability", "pivot", "weight")
+
+    def lines(self, prediction):
+        """A line for every listed class, or one that says there is none."""
+        if not prediction.labels:
+            return self._line(prediction.file, "–", "–", "–", "–")
+        return "".join(self._label(prediction.file, label) for label in prediction.labels)
+
+    def _label(self, file, label):
+        pivot = label.pivot
+        place = (
+            ("–", "–")
+            if pivot is None
+            else (f"column {pivot.column}, row {pivot.row}", f"{pivot.weight:.3f}")
+        )
+        return self._line(file, label.name, f"{label.probability:.3f}", *place)
+
+    def _line(self, file, name, probability, pivot, weight):
+        of_file, of_name = self._widths
+        return f"{printable(file):{of_file}}  {printable(name):{of_name}}  {probability:>11}  {pivot:15}  {weight:>6}\n"
+
+
+class Csv:
+    """A line for every listed class; an image without one has a line with empty fields."""
+
+    columns = ("file", "class", "probability", "pivot_column", "pivot_row", "pivot_weight")
+
+    def header(self):
+        """The columns' names."""
+        return _csv_line(self.columns)
+
+    def lines(self, prediction):
+        """A line for every listed class, or one with empty fields."""
+        if not prediction.labels:
+            return _csv_line([prediction.file, *[""] * (len(self.columns) - 1)])
+        return "".join(_csv_line([prediction.file, *self._fields(label)]) for label in prediction.labels)
+
+    def _fields(self, label):
+        pivot = label.pivot
+        place = ["", "", ""] if pivot is None else [pivot.column, pivot.row, _rounded(pivot.weight)]
+        return [label.name, _rounded(label.probability), *place]
+
+
+class Jsonl:
+    """An object for every image: {"file", "labels": [{"class", "index", "probability", "pivot"}, …]}.
+
+    "pivot" is {"column", "row", "weight", "box"}, or null without patches. A label has its "effect"
+    and the image its "overlay" where there are such. ASCII: bytes of a file name that are not UTF-8
+    come as lone surrogates, as Python has them.
+    """
+
+    def header(self):
+        """Nothing."""
+        return ""
+
+    def lines(self, prediction):
+        """One line."""
+        fields: dict[str, Any] = {
+            "file": prediction.file,
+            "labels": [self._fields(label) for label in prediction.labels],
+        }
+        if prediction.overlay is not None:
+            fields["overlay"] = prediction.overlay
+        return json.dumps(fields, allow_nan=False) + "\n"
+
+    def _fields(self, label):
+        pivot = label.pivot
+        fields = {"class": label.name, "index": label.index, "probability": _rounded(label.probability)}
+        fields["pivot"] = pivot and {
+            "column": pivot.column,
+            "row": pivot.row,
+            "weight": _rounded(pivot.weight),
+            "box": [round(side, 1) for side in pivot.box],
+        }
+        if label.effect is not None:
+            fields["effect"] = _rounded(label.effect)
+        return fields
+
+
+FORMATS = ("table", "jsonl", "csv")
+
+
+def create(name: str, files: Sequence[str], class_names: Sequence[str]) -> Format:
+    """The format by its name, one of `FORMATS`, for predictions of these files and classes."""
+    if name == "table":
+        return Table(files, class_names)
+    return Jsonl() if name == "jsonl" else Csv()
+
+
+def _csv_line(fields):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
+    # Bytes of a name that are not UTF-8 would make the whole file unreadable.
+    return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rounded(value):
+    """To what float32 holds: six digits or so."""
+    return float(f"{value:.7g}")

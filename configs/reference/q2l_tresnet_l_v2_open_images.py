@@ -1,0 +1,28 @@
+"""PAT-T with Query2Label on TResNet-L (v2) from Open Images, as in the reference (MLC-PAT).
+
+    python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py
+    python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py:voc2007  (or vg256)
+    python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py:coco,asl  (the baseline)
+
+Weights: MIIL's TResNet-L (v2) with ML-Decoder, of Open Images, converted to the folder that
+init_from names; the backbone is taken, the head begins anew:
+
+    python scripts/convert_checkpoint.py tresnet_l_pretrain_ml_decoder.pth pretrained/tresnet_l_v2_open_images --model=tresnet_l_v2
+
+Published score: 91.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
+VG-256, nor for the baseline.
+
+As in the reference, batch statistics are those of all 128 images, synchronised over its four GPUs,
+and all epochs have the same order (the baseline: all images of one GPU, and another order each
+epoch). The reference computes in float16 with a scaled loss; --config.model.dtype=bfloat16 is
+nearest to that. Data: see configs/coco.py, voc2007.py and vg256.py.
+"""
+
+from cfmlc_jax import recipes
+
+
+def get_config(variant: str = ""):
+    config = recipes.mlc_pat(variant, synchronised_norms=True)
+    config.model.name = "q2l_tresnet_l_v2"
+    config.init_from = "pretrained/tresnet_l_v2_open_images"
+    return config

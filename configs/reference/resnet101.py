@@ -1,0 +1,27 @@
+"""PAT-T with ResNet-101 from ImageNet-1k, as in the reference (MLC-PAT).
+
+    python -m cfmlc_jax.main --config=configs/reference/resnet101.py
+    python -m cfmlc_jax.main --config=configs/reference/resnet101.py:voc2007  (or vg256)
+    python -m cfmlc_jax.main --config=configs/reference/resnet101.py:coco,asl  (the baseline)
+
+Weights: torchvision's resnet101, IMAGENET1K_V1, converted to the folder that init_from names:
+
+    python scripts/convert_checkpoint.py resnet101-63fe2227.pth pretrained/resnet101_in1k --model=resnet101
+
+Published score: 85.1 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
+VG-256, nor for the baseline.
+
+As in the reference, batch statistics are those of a GPU's 32 images, of which it has four, and all
+epochs have the same order (the baseline: all images of one GPU, and another order each epoch). The
+reference computes in float16 with a scaled loss; --config.model.dtype=bfloat16 is nearest to that.
+Data: see configs/coco.py, voc2007.py and vg256.py.
+"""
+
+from cfmlc_jax import recipes
+
+
+def get_config(variant: str = ""):
+    config = recipes.mlc_pat(variant)
+    config.model.name = "resnet101"
+    config.init_from = "pretrained/resnet101_in1k"
+    return config

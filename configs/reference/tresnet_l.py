@@ -1,0 +1,27 @@
+"""PAT-T with TResNet-L from ImageNet-1k, as in the reference (MLC-PAT).
+
+    python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py
+    python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py:voc2007  (or vg256)
+    python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py:coco,asl  (the baseline)
+
+Weights: MIIL's TResNet-L at 448 px, converted to the folder that init_from names:
+
+    python scripts/convert_checkpoint.py tresnet_l_448.pth pretrained/tresnet_l_in1k --model=tresnet_l
+
+Published score: 88.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
+VG-256, nor for the baseline.
+
+As in the reference, batch statistics are those of a GPU's 32 images, of which it has four, and all
+epochs have the same order (the baseline: all images of one GPU, and another order each epoch). The
+reference computes in float16 with a scaled loss; --config.model.dtype=bfloat16 is nearest to that.
+Data: see configs/coco.py, voc2007.py and vg256.py.
+"""
+
+from cfmlc_jax import recipes
+
+
+def get_config(variant: str = ""):
+    config = recipes.mlc_pat(variant)
+    config.model.name = "tresnet_l"
+    config.init_from = "pretrained/tresnet_l_in1k"
+    return config
