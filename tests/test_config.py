@@ -30,6 +30,11 @@ def test_the_default_is_valid_and_gets_locked():
         ({"method": "pat"}, "config.method 'pat' is not one of pat_t, pat_i, asl"),
         ({"model__dtype": "float16"}, "config.model.dtype 'float16' is not one of float32, bfloat16"),
         ({"model__attention": "none"}, "method 'pat_t' needs model.attention 'self' or 'cross'"),
+        (
+            {"model__head": "mldecoder"},
+            "config.model.head 'mldecoder' is not one of .*did you mean 'ml_decoder'",
+        ),
+        ({"model__groups": 0}, "config.model.groups is 0; it must be at least 1"),
         ({"method": "pat_i"}, "method 'pat_i' has one head"),
         ({"method": "asl", "model__attention": "none"}, "take 'pivot' out of effect.kinds"),
         ({"effect__null": "black"}, "config.effect.null 'black' is not one of zeros, mean, blur"),
@@ -46,6 +51,11 @@ def test_the_default_is_valid_and_gets_locked():
         ({"optim__learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
         ({"optim__ema_decay": 1.5}, r"config.optim.ema_decay is 1.5; it must be in \[0, 1\]"),
         ({"data__scenes__bias": 2.0}, "config.data.scenes.bias is 2.0"),
+        ({"model__norm_groups": 0}, "config.model.norm_groups is 0; it must be at least 1"),
+        (
+            {"model__norm_groups": 3},
+            "batch_size 128 is not divisible by config.model.norm_groups 3; try 126 or 129",
+        ),
     ],
 )
 def test_fields_that_cannot_be(fields, message):

@@ -193,6 +193,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert len(table) == 11
     with np.load(run / "report" / "scores_test_iid_weights.npz") as scores:
         assert scores["combined"].shape == scores["labels"].shape == (40, 10)
+        assert (scores["attention"].shape, scores["attention"].dtype) == ((40, 4, 10), np.float16)
     # 40 steps of 20 an epoch, a log every 3.
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "train/loss" in line] == list(range(3, 40, 3))

@@ -7,8 +7,8 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "files", "config", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
-    "report", "loop", "main",
+    "errors", "files", "config", "recipes", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
+    "report", "loop", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.
 PURE = ("causal", "losses", "metrics", "optim", "models")

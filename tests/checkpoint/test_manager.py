@@ -131,3 +131,51 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
         manager.read_model(folder / "4", abstract(other))
     with pytest.raises(InputError, match="cannot be read"):
         manager.read_model(folder / "4", abstract({"variables": {"other": jnp.zeros((4, 2))}}))
+
+
+def lone(folder):
+    model = {"average": {"a": np.arange(16, dtype=np.float32).reshape(8, 2), "b": np.ones(3, np.float32)}}
+    manager.write(folder / "lone", model=model, meta={"class_names": None, "num_classes": 7})
+    return folder / "lone", model
+
+
+def test_a_checkpoint_by_itself(tmp_path):
+    path, model = lone(tmp_path)
+    assert manager.find(path) == path
+    assert manager.num_classes(manager.read_meta(path)) == 7
+    assert manager.num_classes({"class_names": ["cat", "dog"]}) == 2
+    shapes = manager.model_shapes(path)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), model
+    )
+    whole = manager.read_part(path, shapes)
+    jax.tree.map(np.testing.assert_array_equal, whole, model)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(whole))
+    with pytest.raises(InputError, match="lone is there already; remove it"):
+        lone(tmp_path)
+
+
+def test_a_part_is_read_to_where_it_belongs(tmp_path):
+    path, model = lone(tmp_path)
+    split = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
+    part = manager.read_part(
+        path, {"average": {"a": jax.ShapeDtypeStruct((8, 2), np.float32, sharding=split)}}
+    )
+    assert set(part["average"]) == {"a"}
+    assert part["average"]["a"].sharding == split
+    np.testing.assert_array_equal(part["average"]["a"], model["average"]["a"])
+
+
+@pytest.mark.parametrize(("name", "shape"), [("c", (3,)), ("b", (4,))])
+def test_a_part_that_is_not_there(tmp_path, name, shape):
+    path, _ = lone(tmp_path)
+    wanted = {"average": {name: jax.ShapeDtypeStruct(shape, np.float32)}}
+    with pytest.raises(InputError, match=rf"lone has no average/{name} of shape \[{shape[0]}\]"):
+        manager.read_part(path, wanted)
+
+
+def test_a_model_without_its_index(tmp_path):
+    path, _ = lone(tmp_path)
+    (path / "model" / "_METADATA").unlink()
+    with pytest.raises(InputError, match="lone cannot be read: its model has no index"):
+        manager.model_shapes(path)

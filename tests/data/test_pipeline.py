@@ -46,20 +46,36 @@ def test_the_same_for_any_threads_and_workers(source, reading):
 
 
 def test_processes_share_every_batch(source):
-    whole = batches(source)
     parts = [batches(source, Reading(process=i, processes=2, threads=2)) for i in range(2)]
-    for step, batch in enumerate(whole):
-        shares = [part[step] for part in parts]
-        assert [len(share["labels"]) for share in shares] == [2, 2]
-        # Interleaved: rank 0 has the even places of the global order.
-        for rank, share in enumerate(shares):
-            np.testing.assert_array_equal(share["labels"], batch["labels"][rank::2])
     assert parts[0][0]["views"].shape == (2, 5, 16, 16, 3)
+    joined = [
+        {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+        for shares in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, batches(source))
 
 
+@pytest.mark.parametrize("reshuffle", [True, False])
 @pytest.mark.parametrize("start", [1, 5, 7])
-def test_going_on_gives_the_batches_that_remain(source, start):
-    assert_equal(batches(source, start_step=start), batches(source)[start:])
+def test_going_on_gives_the_batches_that_remain(source, start, reshuffle):
+    ours = batches(source, start_step=start, reshuffle=reshuffle)
+    assert_equal(ours, batches(source, reshuffle=reshuffle)[start:])
+
+
+def test_without_reshuffling_epochs_differ_by_augmentation_alone(source):
+    def epochs(to_views):
+        read = train_batches(
+            source, to_views, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2), reshuffle=False
+        )
+        views = np.concatenate([batch["views"] for batch in read])
+        return views.reshape(3, -1, *views.shape[1:])
+
+    first, second, third = epochs(ToViews(size=16, grid=None))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, third)
+    assert len({view.tobytes() for view in first}) == 20  # an order of the images, whole batches of it
+    augmented = epochs(ToViews(size=16, grid=None, augment=True))
+    assert all(not np.array_equal(augmented[0], other) for other in augmented[1:])
 
 
 def test_seeds_and_epochs_have_other_orders_and_augmentations(source):

@@ -48,7 +48,7 @@ positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)
     found = score(state.average, state.mean_colour, on_devices["views"])
-    logits.append(np.stack([np.asarray(found[name]) for name in sorted(found)], axis=1))
+    logits.append(np.stack([np.asarray(found[name]) for name in sorted(found) if name != "attention"], axis=1))
     positions.append(np.asarray(steps.gather(on_devices["index"], mesh)))
 positions, logits = np.concatenate(positions), np.concatenate(logits)
 kept = positions >= 0

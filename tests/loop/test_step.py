@@ -15,8 +15,11 @@ from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop import state as states
 from cfmlc_jax.loop import step as steps
-from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.models import heads, resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.optim import build as optim
+from cfmlc_jax.optim import frozen
 
 SIZE, CLASSES = 32, 3
 LEARNING_RATE = 0.01
@@ -211,6 +214,7 @@ def test_scores_by_name_and_their_counterfactuals(rng, null):
         run.model, kinds=("whole", "pivot"), null=null, grid=2, overlap=0.0, mesh=run.mesh
     )
     logits = host(score(run.state.variables, jnp.full(3, 0.5), batch["views"]))
+    assert logits.pop("attention").shape == (4, 4, CLASSES)
     assert set(logits) == {"whole", "patch", "combined", "null_whole", "null_pivot"}
     assert all(x.shape == (4, CLASSES) for x in logits.values())
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
@@ -256,3 +260,58 @@ def test_methods_with_one_head(rng, name):
     else:
         expected = patches.patch_logits(outputs.whole[:, 1:], outputs.whole[:, 1:])
         np.testing.assert_allclose(logits["patch"], expected, rtol=1e-6)
+
+
+TINY_RESNET = resnet.ResNet(
+    stage_sizes=(1, 1),
+    block=resnet.BasicBlock,
+    width=8,
+    small_stem=True,
+    norm=functools.partial(BatchNorm, frozen=True),
+)
+TINY_TRESNET = tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) * 2, width=8)
+
+
+def frozen_step(backbone, patterns):
+    """The step of the recipe's optimiser, one device, and the state it begins with."""
+    model = Classifier(backbone, heads.LinearHead(CLASSES, "cross"), frozen=patterns)
+    trainable = functools.partial(frozen.trainable, frozen=patterns)
+    optimizer = optim.adamw_one_cycle(max_lr=0.1, total_steps=10, weight_decay=0.1, trainable=trainable)
+    mesh = mesh_of(1)
+    tallied = steps.tallied(METHOD.loss_names)
+    make, abstract = states.plan(model, optimizer, (1, 5, SIZE, SIZE, 3), tallied=tallied, seed=0, mesh=mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    step = steps.train_step(
+        model, optimizer, METHOD, ema_decay=0.75, log_every=2, seed=0, mesh=mesh, shardings=shardings
+    )
+    return mesh, step, make()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "patterns", "statistics_move"),
+    [(TINY_RESNET, resnet.FROZEN, False), (TINY_TRESNET, tresnet.FROZEN, True)],
+    ids=["resnet", "tresnet"],
+)
+def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, statistics_move):
+    """Neither gradient nor decay; but norms that are not frozen themselves keep their statistics."""
+    mesh, step, state = frozen_step(backbone, patterns)
+    before = host(state.variables)
+    for _ in range(2):
+        state, _ = step(state, meshes.to_devices(batch_of(rng), mesh))
+    after = host(state.variables)
+    trained = frozen.trainable(before["params"], patterns)
+    assert len(set(jax.tree.leaves(trained))) == 2
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["params"], after["params"])
+    assert moved == trained
+    changed = jax.tree.map(lambda a, b: bool((a != b).all()), before["batch_stats"], after["batch_stats"])
+    assert set(jax.tree.leaves(changed)) == {statistics_move}
+
+
+def test_no_backward_pass_through_what_is_frozen(rng):
+    """Of five 3×3 convolutions the last two are trained: weights' gradients of two, the input's of one."""
+    counts = []
+    for patterns in (resnet.FROZEN, ()):
+        mesh, step, state = frozen_step(TINY_RESNET, patterns)
+        text = step.lower(state, meshes.to_devices(batch_of(rng), mesh)).compile().as_text()
+        counts.append(len(re.findall(r" convolution\(.*window=\{size=\d+x", text)))
+    assert counts == [5 + 2 + 1, 5 + 5 + 4]

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cfmlc_jax.models.layers import IMAGES, BatchNorm, Conv, Linear, add_relu, max_pool
+from cfmlc_jax.models.layers import (
+    IMAGES,
+    BatchNorm,
+    Conv,
+    Dense,
+    DropPath,
+    LayerNorm,
+    Linear,
+    add_relu,
+    max_pool,
+)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -207,3 +217,84 @@ def test_the_end_of_a_block_is_the_rectified_sum_bit_for_bit(rng):
 def test_the_end_of_a_block_lets_nan_through():
     nan = jnp.array([jnp.nan, 1.0])
     assert np.isnan(add_relu(nan, nan[::-1])).all()
+
+
+def test_overlapping_patches(rng):
+    """7×7 at stride 4 with two pixels of padding, and a bias, as a CvT embeds them."""
+    x = jnp.asarray(rng.normal(size=(2, 16, 16, 3)), jnp.float32)
+    layer = Conv(5, 7, 4, padding=2, use_bias=True)
+    variables = layer.init(jax.random.key(0), x)
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    assert 0 < np.abs(bias).max() <= (7 * 7 * 3) ** -0.5
+    padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), axis=(1, 2))
+    expected = np.einsum("bhwcij,ijcd->bhwd", windows, kernel)[:, ::4, ::4] + np.asarray(bias)
+    assert expected.shape == (2, 4, 4, 5)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-5)
+
+
+class Wrapped(nn.Module):
+    """A layer that knows no training, for `Mapped`."""
+
+    layer: nn.Module
+
+    def __call__(self, x, *, train):
+        return self.layer(x)
+
+
+def test_a_dense_layer_is_the_same_mapped_over_images(rng):
+    """The result and both gradients; mapped, all images are one matrix product."""
+    x = jnp.asarray(rng.normal(size=(4, 3, 5, 6)), jnp.float32)
+    layer = Dense(7)
+    variables = layer.init(jax.random.key(0), x)
+    params = variables["params"]
+    assert 0 < np.abs(params["bias"]).max() <= 6**-0.5
+    np.testing.assert_allclose(
+        layer.apply(variables, x),
+        np.asarray(x) @ np.asarray(params["kernel"]) + np.asarray(params["bias"]),
+        atol=1e-6,
+    )
+    mapped = Mapped(Wrapped(layer))
+
+    def alone(params, x):
+        return jnp.sin(layer.apply({"params": params}, x)).sum()
+
+    def over_images(params, x):
+        return jnp.sin(mapped.apply({"params": {"inner": {"layer": params}}}, x, train=True)).sum()
+
+    expected, found = (jax.grad(run, argnums=(0, 1))(params, x) for run in (alone, over_images))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_a_layer_norm_by_hand():
+    """Of 1, 3: mean 2, variance 1. The statistics of bfloat16 are float32: 300 and 302 differ."""
+    x = jnp.array([[1.0, 3.0], [-2.0, -2.0]])
+    params = {"scale": jnp.array([2.0, 4.0]), "bias": jnp.array([0.5, 0.0])}
+    y = LayerNorm(epsilon=0.25).apply({"params": params}, x)
+    np.testing.assert_allclose(y, [[0.5 - 2 / 1.25**0.5, 4 / 1.25**0.5], [0.5, 0]], rtol=1e-6)
+    half = jnp.array([[300.0, 302.0]], jnp.bfloat16)
+    y = LayerNorm(dtype=jnp.bfloat16).init_with_output(jax.random.key(0), half)[0]
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, [[-1, 1]])
+
+
+def test_a_layer_norm_far_from_zero(rng):
+    """In two passes: the mean of squares would lose the variance at a mean of 1000."""
+    x = rng.normal(1000, 0.1, size=(3, 64))
+    layer = LayerNorm()
+    y = layer.init_with_output(jax.random.key(0), jnp.asarray(x, jnp.float32))[0]
+    x = np.float32(x).astype(np.float64)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=5e-3)
+
+
+def test_dropped_paths():
+    """A view's branch is gone or, on average the same, 4/3 of it; evaluation drops none."""
+    x = jnp.ones((1000, 2, 3))
+    layer = DropPath(0.25)
+    y = np.asarray(layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
+    np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
+    assert abs((y[:, 0, 0] == 0).mean() - 0.25) < 0.05
+    np.testing.assert_array_equal(layer.apply({}, x, train=False), x)
+    np.testing.assert_array_equal(DropPath(0.0).apply({}, x, train=True), x)

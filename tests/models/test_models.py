@@ -10,6 +10,7 @@ import pytest
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import build, heads, resnet
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.layers import BatchNorm
 
 # torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …); ours by hand.
 BACKBONE_PARAMETERS = {
@@ -18,8 +19,29 @@ BACKBONE_PARAMETERS = {
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
     "resnet_small": 301_760,
+    "tresnet_l": 53_556_256,  # of 55,989,256 with the 1000-class layer
+    "tresnet_l_v2": 44_125_824,  # of 46,174,824
+    # Microsoft's, of 87.8 and 196.5 million with the 1000-class layer (by windows of 7 and of 12).
+    "swin_b_224": 86_743_224,
+    "swin_b_384": 86_878_584,
+    "swin_l_224": 194_995_476,
+    "swin_l_384": 195_198_516,
+    "cvt_w24": 276_171_392,  # of 277.2 million
 }
-FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet_small": 128}
+FEATURES = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet_small": 128,
+    "tresnet_l": 2432,
+    "tresnet_l_v2": 2048,
+    "swin_b_224": 1024,
+    "swin_b_384": 1024,
+    "swin_l_224": 1536,
+    "swin_l_384": 1536,
+    "cvt_w24": 1024,
+}
 
 
 def shapes(model, views):
@@ -32,14 +54,18 @@ def count(tree):
 
 @pytest.mark.parametrize("name", build.BACKBONES)
 def test_parameter_counts(name):
-    model = build.create(name, 10, attention="cross", image_size=64)
-    params = shapes(model, jnp.zeros((1, 1, 64, 64, 3)))["params"]
+    size = max(64, build.BACKBONES[name].stride)
+    model = build.create(name, 10, attention="cross", image_size=size)
+    params = shapes(model, jnp.zeros((1, 1, size, size, 3)))["params"]
     assert count(params["backbone"]) == BACKBONE_PARAMETERS[name]
     assert count(params["head"]) == 3 * (FEATURES[name] + 1) * 10
 
 
-def tiny(attention="cross", **fields):
-    backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.Bottleneck, width=8, small_stem=True, **fields)
+def tiny(attention="cross", dtype=jnp.float32):
+    norm = functools.partial(BatchNorm, dtype=dtype)
+    backbone = resnet.ResNet(
+        stage_sizes=(1, 1), block=resnet.Bottleneck, width=8, small_stem=True, dtype=dtype, norm=norm
+    )
     return Classifier(backbone=backbone, head=heads.LinearHead(3, attention))
 
 

@@ -1,12 +1,15 @@
 """One cycle against PyTorch's values at every step; the average; the optimiser's update."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from cfmlc_jax.optim import build, ema, one_cycle
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.optim import build, ema, frozen, one_cycle
 
 
 @pytest.mark.parametrize(("name", "total"), [("spe10_ep4", 40), ("spe7_ep80", 560), ("spe3_ep1", 3)])
@@ -57,3 +60,43 @@ def test_values_in_use_are_reported():
     _, state = optimizer.update(jnp.ones(1), state, jnp.ones(1))
     values = build.hyperparameters(state)
     np.testing.assert_allclose([values["lr"], values["beta1"]], [4e-6, 0.95], rtol=1e-6)
+
+
+PARAMS = {
+    "backbone": {"conv1": {"kernel": jnp.ones(2)}, "bn1": {"scale": jnp.ones(3)}},
+    "head": {"b": jnp.ones(1)},
+}
+
+
+def test_whole_paths_are_frozen():
+    trained = frozen.trainable(PARAMS, (r"backbone/(conv1|layer1_\d+)/.*", "head/b"))
+    assert trained == {"backbone": {"conv1": {"kernel": False}, "bn1": {"scale": True}}, "head": {"b": False}}
+
+
+def test_nothing_is_frozen_by_nothing():
+    assert all(jax.tree.leaves(frozen.trainable(PARAMS, ())))
+
+
+def test_a_pattern_without_a_parameter():
+    with pytest.raises(
+        InputError, match=r"no parameter matches 'conv1', which is to be frozen; .* 'backbone/"
+    ):
+        frozen.trainable(PARAMS, ("head/b", "conv1"))
+
+
+def test_held_parameters_have_no_gradient():
+    def loss(params):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(frozen.hold(params, ("head/.*",))))
+
+    gradient = jax.grad(loss)(PARAMS)
+    assert loss(PARAMS) == 6
+    np.testing.assert_array_equal(gradient["head"]["b"], [0])
+    np.testing.assert_array_equal(gradient["backbone"]["bn1"]["scale"], [2, 2, 2])
+
+
+def test_frozen_parameters_do_not_decay():
+    trainable = functools.partial(frozen.trainable, frozen=("head/b",))
+    optimizer = build.adamw_one_cycle(max_lr=1.0, total_steps=10, weight_decay=0.5, trainable=trainable)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates["head"]["b"], [0])
+    np.testing.assert_allclose(updates["backbone"]["bn1"]["scale"], -0.5 * 0.04, rtol=1e-5)

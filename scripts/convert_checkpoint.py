@@ -1,0 +1,243 @@
+"""Converts weights of PyTorch to a checkpoint of this package, and back.
+
+    python scripts/convert_checkpoint.py model_best.pth.tar OUT --model=resnet101 --classes=coco
+    python -m cfmlc_jax.main --mode=evaluate --checkpoint=OUT
+    python -m cfmlc_jax.main --config=configs/coco.py --config.init_from=OUT
+
+    python scripts/convert_checkpoint.py runs/coco OUT.pth.tar --to_torch
+
+IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL; classes, attention and head follow
+from its entries, and every entry has its place or is an error. OUT is a new folder, read wherever
+a checkpoint is. With --to_torch, IN is a run or a checkpoint, and OUT a file as MLC-PAT's own.
+Needs PyTorch: pip install 'cfmlc_jax[torch]'. Exit code 0: OUT is written; 1: an error, told in one line.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import main as command
+from cfmlc_jax.checkpoint import convert, manager
+from cfmlc_jax.checkpoint.torch_file import read_torch, write_torch
+from cfmlc_jax.data.class_names import KNOWN, class_names
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import build
+
+# ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
+# not have. It is the null image of effect.null=mean and has no part in the plain prediction.
+MEAN_COLOUR = (0.485, 0.456, 0.406)
+IN_PLACE_NORMS = {"auto": None, "yes": True, "no": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells mistakes as the rest of the package does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage."""
+        raise InputError(f"{message}; --help lists the arguments")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    # Orbax reports every file.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        flags = _parser().parse_args(arguments)
+        if flags.out.exists():
+            raise InputError(f"{flags.out} is there already; remove it, or give another place")
+        if flags.to_torch:
+            to_torch(flags)
+        else:
+            from_torch(flags)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def from_torch(flags: argparse.Namespace) -> None:
+    """Write the checkpoint OUT from the file IN of PyTorch; print what went where.
+
+    Raises:
+        InputError: a file, a name or an option that cannot be used.
+    """
+    if flags.model is None:
+        raise InputError(f"--model is missing: one of {', '.join(build.names())}")
+    weights, average = read_torch(flags.source)
+    found = convert.architecture(flags.model, weights)
+    config = configuration(flags, found)
+    names = _class_names(flags.classes, found.num_classes)
+    lines: list[str] = []
+    variables = _converted(flags, weights, found, "weights", lines.append)
+    averaged = variables if average is None else _converted(flags, average, found, "average", None)
+    print(aligned(lines))
+    manager.write(
+        flags.out,
+        model={
+            "variables": variables,
+            "average": averaged,
+            "mean_colour": np.asarray(MEAN_COLOUR, np.float32),
+        },
+        meta={
+            "config": configs.to_json(config),
+            "class_names": names,
+            "num_classes": found.num_classes,
+        },
+    )
+    print(f"\n{_summary(flags.model, weights, variables, found)}")
+    print(f"averaged weights: {'the same, since the file has none' if average is None else 'of the file'}")
+    print(f"class names: {flags.classes or 'not known; evaluation takes those of its data'}")
+    print(f"{flags.out}: a checkpoint with method {config.method}, image size {config.views.image_size}")
+
+
+def to_torch(flags: argparse.Namespace) -> None:
+    """Write the file OUT from the checkpoint IN, weights and average.
+
+    Raises:
+        InputError: a checkpoint or an option that cannot be used.
+    """
+    for name in ("config", "classes", "allow"):
+        if getattr(flags, name):
+            raise InputError(f"--{name} does not go with --to_torch: the checkpoint says it")
+    path = manager.find(flags.source)
+    config = configs.from_json(manager.read_meta(path)["config"])
+    name = config.model.name
+    if flags.model not in (None, name):
+        raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
+    model = manager.read_part(path, manager.model_shapes(path))
+    weights, average = (
+        convert.to_torch(
+            name,
+            model[part],
+            image_size=flags.image_size or config.views.image_size,
+            in_place_norms=IN_PLACE_NORMS[flags.in_place_norms],
+        )
+        for part in ("variables", "average")
+    )
+    write_torch(flags.out, weights, average)
+    found = convert.architecture(name, weights)
+    print(_summary(name, weights, model["variables"], found))
+    print(f"{flags.out}: state_dict and state_dict_ema of {path}")
+
+
+def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any:
+    """The configuration of the checkpoint: --config's, or the default, with the model that was found.
+
+    Weights with one head go with the methods that have one; of those, PAT-I unless --config says
+    otherwise.
+
+    Raises:
+        InputError: a configuration that cannot be read, or an image size that does not suit the model.
+    """
+    arguments = ["convert_checkpoint", *([f"--config={flags.config}"] if flags.config else [])]
+    config = command.parse(command.define_flags(), arguments) or configs.default()
+    fields = configs.to_json(config)
+    default_head = build.parts(flags.model)[1][0]
+    fields["model"] |= {
+        "name": flags.model,
+        "attention": found.attention,
+        "head": "" if found.head == default_head else found.head,
+    }
+    if found.groups:
+        fields["model"]["groups"] = found.groups
+    if found.attention != "none":
+        fields["method"] = "pat_t"
+    elif fields["method"] == "pat_t":
+        fields["method"] = "pat_i"
+    fields["views"]["image_size"] = flags.image_size or config.views.image_size
+    convert.model(flags.model, found, image_size=fields["views"]["image_size"])
+    return configs.from_json(fields)
+
+
+def aligned(lines: Sequence[str]) -> str:
+    """Lines "left -> right" as two columns."""
+    pairs = [line.split(" -> ", 1) for line in lines]
+    width = max(len(left) for left, _ in pairs)
+    return "\n".join(f"{left:<{width}} -> {right}" for left, right in pairs)
+
+
+def _converted(flags, state_dict, found, kind, report):
+    try:
+        own = convert.architecture(flags.model, state_dict)
+        if own != found:
+            raise InputError(f"{tuple(own)} in place of the weights' {tuple(found)} (classes, attention, …)")
+        return convert.from_torch(
+            flags.model,
+            state_dict,
+            allow=flags.allow,
+            in_place_norms=IN_PLACE_NORMS[flags.in_place_norms],
+            report=report,
+        )
+    except InputError as error:
+        raise InputError(f"{flags.source}, {kind}: {error}") from error
+
+
+def _class_names(place, num_classes):
+    """The names, or None where none are given."""
+    if not place:
+        return None
+    names = class_names(place)
+    if len(names) != num_classes:
+        raise InputError(f"--classes={place} names {len(names)} classes, the weights have {num_classes}")
+    return list(names)
+
+
+def _summary(name, state_dict, variables, found):
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return (
+        f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {found.num_classes} classes, "
+        f"attention {found.attention}, head {found.head}"
+    )
+
+
+def _pattern(text):
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from error
+    return text
+
+
+def _parser():
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "source", metavar="IN", type=Path, help="a file of PyTorch (--to_torch: a checkpoint)"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder (--to_torch: a new file)")
+    parser.add_argument("--model", help=f"one of {', '.join(build.names())}")
+    parser.add_argument("--config", help="kept with the checkpoint (default: the paper's recipe for COCO)")
+    parser.add_argument(
+        "--classes",
+        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line (default: not known)",
+    )
+    parser.add_argument(
+        "--image_size", type=int, help="side of the views, pixels (default: the configuration's)"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        type=_pattern,
+        metavar="REGEX",
+        help="entries that may be left over, or missing and fresh then; may be given several times",
+    )
+    parser.add_argument(
+        "--in_place_norms",
+        choices=IN_PLACE_NORMS,
+        default="auto",
+        help="whether norm weights w act as |w| + 1e-5, as InPlaceABN's (default auto: TResNets' do)",
+    )
+    parser.add_argument("--to_torch", action="store_true", help="the other way round")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

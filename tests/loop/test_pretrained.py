@@ -1,0 +1,161 @@
+"""What a new run takes over from a checkpoint."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import pretrained
+from cfmlc_jax.loop import state as states
+from cfmlc_jax.models import heads, query2label, resnet
+from cfmlc_jax.models.classifier import Classifier
+
+NAMES = ("cat", "dog", "owl")
+
+
+def classifier(head, width=8):
+    backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=width, small_stem=True)
+    return Classifier(backbone=backbone, head=head)
+
+
+@functools.cache
+def fresh(classes=3, attention="cross", head=heads.LinearHead, width=8):
+    """A fresh state over 4 × 2 devices, and its shapes and shardings."""
+    mesh = meshes.create(fsdp=2)
+    make, abstract = states.plan(
+        classifier(head(classes, attention), width),
+        optax.adam(1.0),
+        (1, 5, 32, 32, 3),
+        tallied=("loss",),
+        seed=0,
+        mesh=mesh,
+    )
+    return make(), abstract
+
+
+@pytest.fixture
+def stored(tmp_path, rng):
+    """Makes a checkpoint of a converted file: its path and its averaged variables, random numbers."""
+
+    def make(class_names=None, classes=3, attention="cross"):
+        shapes = fresh(classes, attention)[1].variables
+        weights, average = (
+            jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes) for _ in range(2)
+        )
+        manager.write(
+            tmp_path / "stored",
+            model={"variables": weights, "average": average, "mean_colour": np.full(3, 0.5, np.float32)},
+            meta={
+                "config": {"model": {"name": "tiny", "attention": attention}},
+                "class_names": class_names,
+                "num_classes": classes,
+            },
+        )
+        return tmp_path / "stored", average
+
+    return make
+
+
+def begin(path, **model):
+    """The state that begins with a checkpoint, and what the user is told."""
+    state, abstract = fresh(**model)
+    lines = []
+    begun = pretrained.begin_with(
+        path,
+        state,
+        abstract,
+        model=ConfigDict({"name": "mine", "attention": model.get("attention", "cross")}),
+        class_names=NAMES[: model.get("classes", 3)],
+        say=lines.append,
+    )
+    assert jax.tree.map(lambda leaf: leaf.sharding, begun) == jax.tree.map(
+        lambda leaf: leaf.sharding, abstract
+    )
+    return begun, lines
+
+
+def assert_equal(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+@pytest.mark.parametrize("class_names", [None, list(NAMES)])
+def test_the_average_of_all_variables_is_taken(stored, class_names):
+    path, average = stored(class_names)
+    begun, lines = begin(path)
+    assert_equal(begun.variables, average)
+    assert_equal(begun.average, average)
+    assert lines == [f"begins with {path}: backbone and head (tiny, attention cross, 3 classes)"]
+    # A step gives up the buffers of both.
+    of_weights, of_average = (
+        {leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
+        for tree in (begun.variables, begun.average)
+    )
+    assert not of_weights & of_average
+    # The rest is a new run's.
+    assert int(begun.step) == 0
+    assert_equal((begun.mean_colour, begun.opt_state), (fresh()[0].mean_colour, fresh()[0].opt_state))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"classes": 2}, {}, "tiny, attention cross, 2 classes -> mine, attention cross, 3 classes"),
+        ({"attention": "none"}, {}, "tiny, attention none, 3 classes -> mine, attention cross, 3 classes"),
+        ({"class_names": ["cat", "dog", "emu"]}, {}, "attention cross, 3 classes -> mine"),
+        (
+            {"attention": "none"},
+            {"head": query2label.Query2Label},
+            "tiny, attention none, 3 classes -> mine, attention cross, 3 classes",
+        ),
+    ],
+)
+def test_a_head_of_other_classes_or_of_another_kind_begins_anew(stored, old, new, told):
+    path, average = stored(**old)
+    begun, lines = begin(path, **new)
+    assert_equal(begun.variables["params"]["backbone"], average["params"]["backbone"])
+    assert_equal(begun.variables["batch_stats"], average["batch_stats"])
+    assert_equal(begun.variables["params"]["head"], fresh(**new)[0].variables["params"]["head"])
+    assert_equal(begun.average, begun.variables)
+    assert len(lines) == 1
+    assert "the head is fresh" in lines[0]
+    assert told in lines[0]
+
+
+def test_another_backbone_is_refused(stored):
+    path, _ = stored()
+    with pytest.raises(InputError) as error:
+        begin(path, width=16)
+    message = str(error.value)
+    assert message.startswith(f"config.init_from {path} has another backbone (")
+    assert "35 mis-shaped: batch_stats/backbone/bn1/mean [4] instead of [8], " in message
+    assert "config.model.name" in message
+    assert "\n" not in message
+
+
+def test_missing_and_left_over_arrays_are_named(stored):
+    path, _ = stored()
+    state, abstract = fresh()
+    for tree in (state.variables, abstract.average):
+        assert "layer2_0" in tree["params"]["backbone"]
+    params = dict(abstract.average["params"])
+    backbone = dict(params["backbone"])
+    backbone["layer9_0"] = backbone.pop("layer2_0")
+    average = abstract.average | {"params": params | {"backbone": backbone}}
+    with pytest.raises(
+        InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
+    ):
+        pretrained.begin_with(
+            path, state, abstract.replace(average=average), model={}, class_names=NAMES, say=pytest.fail
+        )
+
+
+def test_a_file_of_pytorch_must_be_converted_first(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"is a file, not a checkpoint; scripts/convert_checkpoint\.py"):
+        begin(tmp_path / "x.pth")

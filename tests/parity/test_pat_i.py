@@ -1,0 +1,35 @@
+"""PAT-I on a classifier with one head: the reference's probabilities, weights and inputs by rule."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from cfmlc_jax.checkpoint import convert
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.metrics.scores import probabilities
+from cfmlc_jax.models import build
+
+SIZE, CLASSES = 64, 20
+
+
+def weights(name, model):
+    """Fill B: {"params", "batch_stats"}."""
+    init = functools.partial(model.init, train=False)
+    abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3)))
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(1), leaf.shape), abstract)
+    entries = convert.to_torch(name, blank, image_size=SIZE, in_place_norms=False)
+    shapes = {key: array.shape for key, array in entries.items()}
+    return convert.from_torch(name, reference.fill_all(shapes, variant="B"), in_place_norms=False)
+
+
+@pytest.mark.parametrize("name", ["resnet101", pytest.param("tresnet_l_v2", marks=pytest.mark.slow)])
+def test_probabilities(golden, name):
+    views = reference.uniform(5 * 8, SIZE, seed=300).reshape(5, 8, SIZE, SIZE, 3).transpose(1, 0, 2, 3, 4)
+    model = build.create(name, CLASSES, attention="none", image_size=SIZE)
+    outputs = jax.jit(functools.partial(model.apply, train=False))(weights(name, model), views)
+    ours = probabilities(np.asarray(methods.predict(outputs)["combined"]))
+    np.testing.assert_allclose(ours, golden("pat_i.npz")[name], rtol=0, atol=1e-4)

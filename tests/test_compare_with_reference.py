@@ -1,0 +1,438 @@
+"""The comparison with the reference: its flags and verdicts, and with PyTorch its stand-ins."""
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from cfmlc_jax.checkpoint import convert
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import build
+
+SCRIPT = "compare_with_reference"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def torch_side():
+    """The other script, where there is PyTorch."""
+    pytest.importorskip("torch", reason="the stand-ins are PyTorch's; pip install 'cfmlc_jax[torch]'")
+    name = "compare_with_reference_torch"
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- Flags --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=resnet101"], "the following arguments are required: --reference; see --help"),
+        (["--reference=x", "--model=resnet100"], "'resnet100' is not one of .*did you mean 'resnet101'"),
+        (["--reference=x", "--model=resnet50"], "'resnet50' is not one that MLC-PAT builds: resnet101, "),
+        (["--reference=x", "--model=resnet101", "--size=100"], r"not divisible by 32 \(resnet101\); try 96"),
+        (["--reference=x", "--model=resnet101", "--batch=0"], "invalid number of at least 1 value: '0'"),
+        (["--reference=x", "--model=resnet101", "--attention=both"], "--attention: invalid choice: 'both'"),
+        (["--reference=x", "--model=resnet101", "--dtype=float16"], "--dtype: invalid choice: 'float16'"),
+    ],
+)
+def test_flags_that_cannot_be(script, arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        script.parse(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_the_reference(script):
+    assert script.reference_name("tresnet_l") == "tresnetl"
+    assert script.reference_name("q2l_tresnet_l_v2") == "q2l_tresnetl_v2"
+    assert script.reference_name("q2l_resnet18") == "q2l_resnet18"
+
+
+def test_without_torch(script):
+    script.check_torch(True)
+    with pytest.raises(InputError, match="needs PyTorch, the CPU build will do; pip install"):
+        script.check_torch(False)
+
+
+def test_a_folder_that_is_no_checkout(script, tmp_path, capsys):
+    (tmp_path / "run_PAT-T.py").touch()
+    assert script.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: --reference=")
+    assert "is not a checkout of MLC-PAT: run_asl.py is not there; git clone" in told
+    assert told.count("\n") == 1
+
+
+# --- Verdicts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("difference", "tolerance", "expected"),
+    [
+        (1e-6, 1e-5, "agrees"),
+        (1e-5, 1e-6, "differs"),
+        (0.2, 0.5, "rounding"),
+        (0.01, 0.5, "agrees"),
+        (0.6, 0.5, "differs"),
+        (float("nan"), 0.5, "differs"),
+        (0.1, float("nan"), "differs"),
+    ],
+)
+def test_verdicts(script, difference, tolerance, expected):
+    assert script.verdict(difference, tolerance) == expected
+
+
+def test_tolerance_is_ten_times_the_rounding(script, rng):
+    exact = rng.standard_normal((2, 50))
+    length = np.linalg.norm(exact)
+    theirs, ours = exact.copy(), exact.copy()
+    theirs[0, 0] += 1e-5 * length
+    ours[0, 0] -= 5e-5 * length
+    row = script.compare("map", "[2, 50]", ours, theirs, exact)
+    assert row.rounding == pytest.approx(1e-5, rel=1e-3)
+    assert row.tolerance == pytest.approx(1e-4, rel=1e-3)
+    assert row.relative == pytest.approx(6e-5, rel=1e-3)
+    assert row.difference == pytest.approx(6e-5 * length, rel=1e-3)
+    assert row.verdict == "agrees"
+    ours[0, 0] -= 6e-5 * length
+    assert script.compare("map", "[2, 50]", ours, theirs, exact).verdict == "differs"
+    assert script.compare("map", "[2, 50]", ours, theirs, exact, known=2e-5).verdict == "agrees"
+    assert script.compare("one", "1 number", 1.0, 1.0, 1.0).tolerance == 10 * 2.0**-23
+
+
+def test_rounding_only_grows_from_stage_to_stage(script, rng):
+    exact = {name: rng.standard_normal((1, 2, 3)) for name in ("stem", "pooled")}
+    theirs = {"stem": exact["stem"] * (1 + 1e-4), "pooled": exact["pooled"]}
+    ours = {"stem": exact["stem"], "pooled": exact["pooled"] * (1 + 5e-4), "more": exact["stem"]}
+    first, second = script.stage_rows(ours, theirs, exact)
+    assert (first.stage, first.shape, second.stage) == ("stem", "[1, 2, 3]", "pooled")
+    assert second.tolerance == first.tolerance
+    assert [first.verdict, second.verdict] == ["agrees", "agrees"]
+    with pytest.raises(InputError, match=r"pooled: the reference has \[1, 2, 3\], ours nothing"):
+        script.stage_rows({"stem": exact["stem"]}, theirs, exact)
+
+
+KERNEL, BIAS = ("params", "head", "whole", "kernel"), ("params", "backbone", "layer1_0", "bias")
+STILL, MEAN = ("params", "backbone", "conv1", "kernel"), ("batch_stats", "backbone", "bn1", "mean")
+
+
+def step(script, rng, **changed):
+    """A step whose BIAS has a gradient of nothing but rounding, and whose STILL is not trained."""
+    noise = 1e-6 * rng.standard_normal(8)
+    gradient = {KERNEL: np.arange(1.0, 9) * (1 + noise), BIAS: noise, STILL: np.full(8, np.nan)}
+    moved = {KERNEL: np.full(8, -4e-6) * (1 + noise), BIAS: 4e-6 * np.sign(noise), STILL: np.zeros(8)}
+    change = moved | {MEAN: np.full(8, 0.1) * (1 + noise)} | changed.pop("change", {})
+    average = {path: 0.1 * values for path, values in change.items()} | changed.pop("average", {})
+    fields = {"loss": 3.0, "settings": np.array([4e-6, 0.95, 0.999, 1e-8, 1e-4])} | changed
+    return script.Step(gradient=gradient, change=change, average=average, **fields)
+
+
+def rows_of_steps(script, rng, **changed):
+    ours, theirs, exact = step(script, rng, **changed), step(script, rng), step(script, rng)
+    rows = script.step_rows([ours], [theirs], [exact], known=1e-3)
+    return {row.stage.removeprefix("step 1: "): row for row in rows}
+
+
+def test_steps_that_agree(script, rng):
+    rows = rows_of_steps(script, rng)
+    verdicts = {stage: row.verdict for stage, row in rows.items()}
+    # That gradient cannot be told, and the parameters that Adam makes of it are left out.
+    assert verdicts.pop("gradient of layer1") == "rounding"
+    assert set(verdicts.values()) == {"agrees"}
+    assert "gradient of stem" not in rows
+    assert rows["change of parameters"].shape == "16 numbers"
+    assert rows["change of statistics"].shape == "8 numbers"
+    assert "change of layer1" not in rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage"),
+    [
+        ({"loss": 3.001}, "loss"),
+        ({"settings": np.array([4e-6, 0.9, 0.999, 1e-8, 1e-4])}, "settings"),
+        ({"settings": np.array([4e-6, 0.95, 0.999, 1e-8, 1e-2])}, "settings"),
+        ({"change": {KERNEL: np.full(8, -5e-6)}}, "change of head whole"),
+        ({"change": {STILL: np.full(8, 1e-6)}}, "change of parameters"),
+        ({"change": {MEAN: np.full(8, 0.2)}}, "change of statistics"),
+        ({"average": {KERNEL: np.full(8, -4e-6) * 0.2}}, "change of averaged parameters"),
+    ],
+)
+def test_steps_that_differ(script, rng, changed, stage):
+    assert rows_of_steps(script, rng)[stage].verdict == "agrees"
+    assert rows_of_steps(script, rng, **changed)[stage].verdict == "differs"
+
+
+def test_units_that_open_or_shut(script):
+    rows = [script.Row("map", "", 0.0, 0.0, rounding, 0.0, "agrees") for rounding in (4e-6, 1e-6)]
+    assert script.kinks(rows, np.zeros((1, 5, 40, 50, 100))) == pytest.approx(2e-3)
+    assert script.kinks(rows, np.zeros((1, 5, 2, 2, 500))) == pytest.approx(1e-2)
+
+
+def test_parameters_of_faint_gradients_are_left_out(script, rng):
+    """Adam gives a gradient of 1 % of the array's the same step as all others, and its sign may be rounding."""
+    sides = [step(script, rng) for _ in range(3)]
+    for side in sides:
+        side.gradient[KERNEL][0] = 0.01
+    rows = {row.stage: row for row in script.step_rows(*([side] for side in sides), known=1e-2)}
+    assert rows["step 1: change of head whole"].shape == "7 numbers"
+    rows = {row.stage: row for row in script.step_rows(*([side] for side in sides), known=1e-5)}
+    assert rows["step 1: change of head whole"].shape == "8 numbers"
+
+
+def row(script, stage="map", verdict="agrees"):
+    return script.Row(stage, "[1, 2]", 1.234e-5, 1e-6, 2e-7, 2e-6, verdict)
+
+
+def test_table(script):
+    lines = script.table([row(script), row(script, "whole logits", "differs")]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0] == [
+        "stage",
+        "shape",
+        "max abs difference",
+        "relative",
+        "rounding",
+        "tolerance",
+        "verdict",
+    ]
+    assert set("".join(cells[1])) == {"-"}
+    assert cells[2] == ["map", "[1, 2]", "1.2e-05", "1.0e-06", "2.0e-07", "2.0e-06", "agrees"]
+    assert cells[3][-1] == "differs"
+
+
+def test_summary(script):
+    rows = [row(script), row(script, "loss", "rounding"), row(script, "stem", "differs")]
+    assert script.summary(rows[:1]) == "1 of 1 stages agree"
+    assert script.summary(rows[:2]).startswith(
+        "1 of 2 stages agree; 1 show nothing, for PyTorch's own rounding"
+    )
+    assert script.summary(rows).endswith("; first to differ: stem")
+    assert script.summary([row(script, verdict="–")]) == "distances without verdicts"
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("agrees", 0), ("rounding", 0), ("–", 0), ("differs", 1)])
+def test_exit_code(script, tmp_path, monkeypatch, capsys, verdict, code):
+    for file in script.FILES:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.setattr(script, "run", lambda flags, checkout: [row(script), row(script, "loss", verdict)])
+    monkeypatch.setattr(script, "check_torch", lambda installed: None)
+    assert script.main([f"--reference={tmp_path}", "--model=resnet101"]) == code
+    out = capsys.readouterr().out
+    assert out.startswith("resnet101, 2 images of 5 views of 128 px, float32\n\n| stage")
+
+
+# --- Our side -----------------------------------------------------------------------------------
+
+
+def test_samples_of_equal_shapes_are_of_the_same_places(script):
+    size = 3 * script.SAMPLE
+    places = {"a": {"kernel": np.arange(size).reshape(3, -1)}, "b": np.arange(4)}
+    values = script.sample(places)
+    assert values["a", "kernel"].shape == (script.SAMPLE,)
+    assert len(np.unique(values["a", "kernel"])) > script.SAMPLE / 2
+    again = script.sample({"a": {"kernel": np.arange(size)}})
+    np.testing.assert_array_equal(values["a", "kernel"], again["a", "kernel"])
+    np.testing.assert_array_equal(values["b",], np.arange(4))
+
+
+def test_groups(script):
+    paths = [KERNEL, BIAS, STILL, ("params", "backbone", "layer3_17", "conv2", "bn", "scale")]
+    assert [script.group_of(path) for path in paths] == ["head whole", "layer1", "stem", "layer3"]
+
+
+def test_a_recording_optimizer_is_the_same_optimizer(script):
+    params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
+    plain, recording = optax.adam(0.1), script.recording(optax.adam(0.1))
+    expected, _ = plain.update(gradient, plain.init(params), params)
+    updates, state = recording.update(gradient, recording.init(params), params)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+    np.testing.assert_array_equal(state.gradient["w"], gradient["w"])
+
+
+def test_our_side_is_the_training_step(script):
+    model = build.create("resnet_small", 3, attention="cross", image_size=32)
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = jax.tree.map(np.asarray, init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3))))
+    views = script.waves(2, 32, seed=0)
+    labels = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
+    stages = script.evaluate(model, variables, views, attention="cross")
+    assert {name: x.shape for name, x in stages.items() if "logits" in name} == {
+        "whole logits": (2, 5, 3),
+        "attention logits": (2, 5, 3),
+        "score logits": (2, 5, 3),
+        "pooled patch logits": (2, 3),
+    }
+    weights = np.exp(stages["attention logits"][:, 1:])
+    weights /= weights.sum(axis=1, keepdims=True)
+    pooled = (weights * stages["score logits"][:, 1:]).sum(axis=1)
+    np.testing.assert_allclose(stages["pooled patch logits"], pooled, rtol=1e-5)
+
+    recipe = SimpleNamespace(
+        LEARNING_RATE=1e-3, WEIGHT_DECAY=1e-4, EPOCHS=2, STEPS_PER_EPOCH=50, PCT_START=0.2, EMA_DECAY=0.9
+    )
+    one, two = script.train(model, variables, [(views, labels)] * 2, attention="cross", recipe=recipe)
+    np.testing.assert_allclose(one.settings, [4e-5, 0.95, 0.999, 1e-8, 1e-4], rtol=1e-5)
+    assert two.loss < one.loss
+    loud = np.abs(one.gradient[KERNEL]) > 1e-3
+    # Adam's first step is the learning rate against the gradient's sign; the average takes a tenth of it.
+    np.testing.assert_allclose(
+        one.change[KERNEL][loud], -4e-5 * np.sign(one.gradient[KERNEL][loud]), rtol=1e-2
+    )
+    np.testing.assert_allclose(one.average[KERNEL], 0.1 * one.change[KERNEL], atol=1e-8)
+    assert np.abs(one.change[MEAN]).max() > 0
+
+
+def test_waves_differ_between_views_and_seeds(script):
+    views = script.waves(2, 32, seed=3)
+    assert (views.shape, views.dtype) == ((2, 5, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(views, script.waves(2, 32, seed=3))
+    assert (views != script.waves(2, 32, seed=4)).mean() > 0.9
+    assert (views[0, 0] != views[0, 1]).mean() > 0.9
+    assert 20 < views.std() < 128
+
+
+def test_photos_begin_anew_after_the_last(script, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (40, 30), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    views = [script.photos(tmp_path, 2, 16, step) for step in range(2)]
+    assert views[0].shape == (2, 5, 16, 16, 3)
+    assert [int(x[i, 0, 0, 0, 0]) for x in views for i in range(2)] == [0, 80, 160, 0]
+    with pytest.raises(InputError, match=r"--images=.*none is not a folder"):
+        script.photos(tmp_path / "none", 2, 16, 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"has no file \.jpg, \.jpeg, \.png"):
+        script.photos(tmp_path / "empty", 2, 16, 0)
+
+
+# --- With PyTorch -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
+def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
+    model = build.create(name, 1000, attention="none", image_size=64)
+    abstract = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
+    )
+    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
+    wanted = {key: array.shape for key, array in convert.to_torch(name, variables).items()}
+    stand_in = torch_side.torchvision_stand_in()["torchvision.models"]
+    found = getattr(stand_in, name)().state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in found.items()} == wanted
+
+
+def test_stand_in_computes_what_we_do(torch_side, script):
+    import torch
+
+    stand_in = torch_side.ResNet(*torch_side.RESNETS["resnet18"]).eval()
+    weights = torch_side.fill(stand_in, seed=0)
+    stand_in.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()}, strict=False)
+    views = script.waves(1, 64, seed=0)
+    with torch.no_grad():
+        pixels = torch.from_numpy(views[0].transpose(0, 3, 1, 2).astype(np.float32) / 255)
+        wanted = stand_in(pixels).numpy()
+    model = build.create("resnet18", 1000, attention="none", image_size=64)
+    variables = convert.from_torch("resnet18", weights)
+    ours = script.evaluate(model, variables, views, attention="none")
+    np.testing.assert_allclose(ours["whole logits"][0], wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_maps_of_layers(torch_side):
+    import torch
+
+    net = torch_side.ResNet(*torch_side.RESNETS["resnet18"])
+    getter = torch_side.IntermediateLayerGetter(net, {"layer2": "half", "layer4": "last"})
+    assert list(getter) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    maps = getter(torch.zeros(1, 3, 64, 64))
+    assert {name: tuple(x.shape) for name, x in maps.items()} == {
+        "half": (1, 128, 8, 8),
+        "last": (1, 512, 2, 2),
+    }
+
+
+@pytest.mark.parametrize(("activation", "slope"), [("leaky_relu", 0.01), ("identity", 1.0)])
+@pytest.mark.parametrize("train", [True, False])
+def test_in_place_norm_by_hand(torch_side, rng, activation, slope, train):
+    import torch
+
+    norm = torch_side.InPlaceABN(3, activation=activation, activation_param=0.01, group=None).train(train)
+    assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+    weight, bias = np.array([-1.5, 0.0, 2.0]), np.array([0.1, 0.2, -0.3])
+    mean, var = np.array([0.5, 0.0, -1.0]), np.array([1.0, 4.0, 0.25])
+    entries = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    norm.load_state_dict({key: torch.from_numpy(array) for key, array in entries.items()})
+    norm.double()
+    x = rng.standard_normal((4, 3, 5, 5))
+    y = norm(torch.from_numpy(x)).detach().numpy()
+    used = (x.mean((0, 2, 3)), x.var((0, 2, 3))) if train else (mean, var)
+    centred = x - used[0][:, None, None]
+    scale = (np.abs(weight) + 1e-5) / np.sqrt(used[1] + 1e-5)
+    linear = centred * scale[:, None, None] + bias[:, None, None]
+    np.testing.assert_allclose(y, np.where(linear > 0, linear, slope * linear), rtol=1e-6, atol=1e-9)
+    moved = 0.1 * (x.var((0, 2, 3), ddof=1) - var) if train else 0
+    np.testing.assert_allclose(norm.running_var.numpy(), var + moved, rtol=1e-6)
+
+
+def test_in_place_norm_knows_its_activations(torch_side):
+    with pytest.raises(ValueError, match="activation 'relu' is not leaky_relu or identity"):
+        torch_side.InPlaceABN(3, activation="relu", activation_param=0.01)
+
+
+def test_fill_is_a_function_of_seed_and_key(torch_side):
+    from torch import nn
+
+    block = torch_side.ResidualBlock(8, 8, 1, 2, nn.BatchNorm2d)
+    net = nn.ModuleDict(
+        {"a": block, "n": torch_side.InPlaceABN(8, activation="identity", activation_param=0.0)}
+    )
+    weights, again, other = (torch_side.fill(net, seed=seed) for seed in (0, 0, 1))
+    assert weights.keys() == {key for key in net.state_dict() if not key.endswith("num_batches_tracked")}
+    assert all((weights[key] == again[key]).all() and (weights[key] != other[key]).all() for key in weights)
+    assert all(array.dtype == np.float32 for array in weights.values())
+    assert (np.sign(weights["n.weight"]) == [1, -1] * 4).all()
+    assert (weights["a.bn2.weight"] < 0.3).all()
+    assert (weights["a.bn1.weight"] >= 1).all()
+    assert weights["a.conv1.weight"].std() == pytest.approx((3 / 72) ** 0.5, rel=0.2)
+
+
+def test_imports_leave_no_trace(torch_side, tmp_path):
+    names = ["inplace_abn", *torch_side.UNUSED, *torch_side.torchvision_stand_in()]
+    before = {name: sys.modules.get(name) for name in names}
+    (tmp_path / "beside.py").write_text("class Base: ...\n")
+    (tmp_path / "run.py").write_text(
+        "import torch, torchvision\n"
+        "from torch.utils.tensorboard import SummaryWriter\n"
+        "from torch.cuda.amp import GradScaler, autocast\n"
+        "from inplace_abn import InPlaceABN, InPlaceABNSync\n"
+        "from torchvision import datasets as datasets\n"
+        "from timm.models.layers import DropPath\n"
+        "from beside import Base\n"
+        "class Photos(datasets.coco.CocoDetection): ...\n"
+        "@torch.jit.script\n"
+        "class Kept(Base): ...\n"
+        "print('not heard')\n"
+    )
+    script = torch_side.load_script(tmp_path, "run.py")
+    assert script.InPlaceABNSync is torch_side.InPlaceABN
+    assert script.Kept.__mro__[1].__name__ == "Base"
+    with script.autocast():
+        assert script.GradScaler is torch_side.PlainScaler
+    assert {name: sys.modules.get(name) for name in names} == before
+    assert str(tmp_path) not in sys.path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside.py", "run.py"]
+    del sys.modules["beside"]
+    (tmp_path / "run.py").write_text("import no_such_package\n")
+    with pytest.raises(InputError, match=r"run.py cannot be imported \(No module named 'no_such_package'\)"):
+        torch_side.load_script(tmp_path, "run.py")

@@ -1,0 +1,248 @@
+"""Weights in and out of files as a user does it: convert, evaluate, fine-tune, convert back."""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import main
+from cfmlc_jax.checkpoint import convert, manager
+from cfmlc_jax.data import build as data
+from cfmlc_jax.data.pipeline import Reading, evaluation_batches
+from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.models import build
+
+SCRIPT = "convert_checkpoint"
+TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
+
+
+@pytest.fixture
+def torch_files(script, monkeypatch):
+    """Files of PyTorch, kept in memory by path: PyTorch is an optional extra."""
+    contents = {}
+
+    def write(path, weights, average=None):
+        contents[path] = weights, average
+        path.touch()
+
+    monkeypatch.setattr(script, "read_torch", lambda path: contents[path])
+    monkeypatch.setattr(script, "write_torch", write)
+    return write, contents.__getitem__
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a command of this process in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        code = command(arguments) if command is not main.main else main.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return start
+
+
+def random_weights(rng, name, classes=10, attention="cross"):
+    """A state_dict, with variances and scales around 1 so that logits stay finite."""
+    model = build.create(name, classes, attention=attention, image_size=64)
+    shapes = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
+    )
+
+    def draw(path, leaf):
+        x = rng.standard_normal(leaf.shape, np.float32)
+        if path[-1].key in ("var", "scale"):
+            return 1 + np.abs(x) / 10
+        return x / np.sqrt(np.prod(leaf.shape[:-1]), dtype=np.float32)
+
+    return convert.to_torch(name, jax.tree.map_with_path(draw, shapes))
+
+
+def logits(weights, name, attention):
+    """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
+    found = convert.architecture(name, weights)
+    model = build.create(name, found.num_classes, attention=attention, image_size=32)
+    config = configs.default().data
+    config.source, config.scenes.num_test = "scenes", 40
+    views = next(
+        iter(
+            evaluation_batches(
+                data.source(config, "test_iid"),
+                ToViews(size=32, grid=2, overlap=0.0, augment=False, exif=False),
+                batch_size=40,
+                reading=Reading(process=0, processes=1, threads=2, workers=0),
+            )
+        )
+    )["views"]
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    return np.asarray(apply(convert.from_torch(name, weights), views / np.float32(255)).whole[:, 0])
+
+
+def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_path, rng):
+    write, contents = torch_files
+    weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
+    write(tmp_path / "model_best.pth.tar", weights, average)
+    code, out, err = run(
+        script.main, str(tmp_path / "model_best.pth.tar"), "mine", "--model=resnet_small", TINY
+    )
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    columns = {line.index(" -> ") for line in lines if " -> " in line}
+    assert len(columns) == 1
+    assert any(
+        line.split() == ["fc.fc1.weight", "[10,", "128]", "->", "params/head/whole/kernel"] for line in lines
+    )
+    # 7 convolutions, 7 norms of five entries, and three layers of two.
+    assert "48 entries of resnet_small: 305,630 parameters, 10 classes, attention cross, head linear" in lines
+    assert manager.read_meta(tmp_path / "mine")["class_names"] is None
+
+    # Groups of norms have a part in training only, so that they may differ from the checkpoint's.
+    code, out, err = run(
+        main.main, "--mode=evaluate", TINY, "--checkpoint=mine", "--workdir=run", "--config.effect.kinds=()",
+        "--config.model.norm_groups=2", "--config.data.test_splits=('test_iid',)",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "mine does not name its classes: taken to be those of the data" in out
+    for name, state_dict in (("weights", weights), ("average", average)):
+        with np.load(tmp_path / "run" / "report" / f"scores_test_iid_{name}.npz") as scores:
+            np.testing.assert_allclose(
+                scores["whole"], logits(state_dict, "resnet_small", "cross"), rtol=1e-4, atol=1e-4
+            )
+
+    code, out, err = run(script.main, "mine", "back.pth.tar", "--to_torch")
+    assert (code, err) == (0, "")
+    for back, state_dict in zip(contents(Path("back.pth.tar")), (weights, average)):
+        assert back.keys() == state_dict.keys()
+        for key, array in state_dict.items():
+            np.testing.assert_array_equal(back[key], array)
+
+
+def test_weights_with_one_head_without_average(script, run, torch_files, tmp_path, rng):
+    write, _ = torch_files
+    write(tmp_path / "x.pth", random_weights(rng, "resnet_small", attention="none"))
+    code, out, err = run(
+        script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small", "--image_size=64", "--classes=scenes"
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "averaged weights: the same, since the file has none" in out
+    meta = manager.read_meta(tmp_path / "mine")
+    assert (meta["class_names"][3], meta["num_classes"]) == ("digit 3", 10)
+    config = configs.from_json(meta["config"])
+    assert (config.method, config.model.attention, config.views.image_size) == ("pat_i", "none", 64)
+    model = manager.read_part(tmp_path / "mine", manager.model_shapes(tmp_path / "mine"))
+    jax.tree.map(np.testing.assert_array_equal, model["variables"], model["average"])
+    np.testing.assert_allclose(model["mean_colour"], [0.485, 0.456, 0.406])
+
+
+def test_fine_tuning(script, run, torch_files, tmp_path, rng):
+    """Without a learning rate, what a run ends with is what it began with."""
+    write, _ = torch_files
+    weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
+    write(tmp_path / "x.pth", weights, average)
+    code, _, err = run(script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")
+    assert code == 0, err
+    arguments = [
+        TINY, "--workdir=tuned", "--config.init_from=mine", "--config.optim.learning_rate=1e-30",
+        "--config.train.epochs=1", "--config.data.scenes.num_train=16", "--config.effect.kinds=()",
+    ]  # fmt: skip
+    code, out, err = run(main.main, *arguments)
+    assert code == 0, err
+    assert "mine: backbone and head (resnet_small, attention cross, 10 classes)" in out
+    tuned = manager.find(tmp_path / "tuned")
+    params = manager.read_part(tuned, manager.model_shapes(tuned))["variables"]["params"]
+    wanted = convert.from_torch("resnet_small", average)["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+    # Going on, a run asks no more for what it began with.
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    code, out, err = run(main.main, *arguments)
+    assert code == 0, err
+    assert "going on at step 2 of 2" in out
+    assert "backbone and head" not in out
+
+
+def test_data_with_other_classes_than_the_checkpoint(script, run, torch_files, tmp_path, rng):
+    write, _ = torch_files
+    write(tmp_path / "x.pth", random_weights(rng, "resnet_small", classes=7))
+    assert run(script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")[0] == 0
+    code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
+    assert code == 1
+    assert "test_iid has the classes 10 (digit 0, digit 1, digit 2, …)" in err
+    assert f"the checkpoint {tmp_path / 'mine'} 7; evaluate on data with the same classes" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: IN, OUT; --help lists the arguments"),
+        (["x.pth", "new"], "--model is missing: one of resnet18, "),
+        (["x.pth", "new", "--model=resnet81"], "model 'resnet81' is not one of"),
+        (["x.pth", "new", "--model=resnet50"], "x.pth, weights: these are not the weights of resnet50"),
+        (["x.pth", "old", "--model=resnet_small"], "old is there already; remove it, or give another place"),
+        (["x.pth", "new", "--model=resnet_small", "--classes=coco"], "--classes=coco names 80 classes, the weights have 10"),
+        (["x.pth", "new", "--model=resnet_small", "--classes=no.txt"], "no.txt: No such file or directory"),
+        (["x.pth", "new", "--model=resnet_small", "--image_size=50"], "50 is not divisible by 16"),
+        (["x.pth", "new", "--model=resnet_small", "--config=no.py"], "--config cannot be read"),
+        (["x.pth", "new", "--model=resnet_small", "--allow=("], "argument --allow: '(' is not a regular expression"),
+        (["x.pth", "new", "--in_place_norms=perhaps"], "argument --in_place_norms: invalid choice: 'perhaps'"),
+        (["other.pth", "new", "--model=resnet_small"], "other.pth, average: (10, 'none', 'linear', 0) in place of the weights'"),
+        (["nowhere", "new", "--to_torch"], "nowhere is not a checkpoint"),
+        (["nowhere", "new", "--to_torch", "--classes=coco"], "--classes does not go with --to_torch"),
+        (["stored", "new", "--to_torch", "--model=resnet18"], "is of resnet_small; leave it out"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(script, run, torch_files, tmp_path, rng, arguments, message):
+    write, _ = torch_files
+    (tmp_path / "old").mkdir()
+    weights = random_weights(rng, "resnet_small")
+    write(Path("x.pth"), weights)
+    write(Path("other.pth"), weights, random_weights(rng, "resnet_small", attention="none"))
+    if "stored" in arguments:
+        assert run(script.main, "x.pth", "stored", "--model=resnet_small")[0] == 0
+    code, _, err = run(script.main, *arguments)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_real_files_of_pytorch(script, run, tmp_path, rng):
+    torch = pytest.importorskip(
+        "torch", reason="PyTorch is an optional extra: pip install 'cfmlc_jax[torch]'"
+    )
+    weights = {k: torch.from_numpy(np.array(v)) for k, v in random_weights(rng, "resnet_small").items()}
+    average = {key: value * 2 for key, value in weights.items()}
+    stored = {
+        "epoch": 3,
+        "state_dict": {f"module.{key}": value for key, value in weights.items()},
+        "state_dict_ema": average,
+        "best_mAP": np.float64(85.1),
+        "AP": np.arange(10.0),
+    }
+    torch.save(stored, tmp_path / "model_best.pth.tar")
+    code, _, err = run(script.main, "model_best.pth.tar", "mine", "--model=resnet_small")
+    assert (code, err) == (0, "")
+    code, _, err = run(script.main, "mine", "back.pth.tar", "--to_torch")
+    assert (code, err) == (0, "")
+    back = torch.load(tmp_path / "back.pth.tar")
+    for part, wanted in (("state_dict", weights), ("state_dict_ema", average)):
+        assert back[part].keys() == wanted.keys()
+        assert all(torch.equal(back[part][key], value) for key, value in wanted.items())
+
+
+def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_path, rng):
+    write, _ = torch_files
+    write(Path("x.pth"), random_weights(rng, "resnet_small", attention="self"))
+    assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
+    meta = json.loads(json.dumps(manager.read_meta(tmp_path / "mine")))
+    config = configs.from_json(meta["config"])
+    assert (config.model.name, config.model.attention, config.model.head) == ("resnet_small", "self", "")
+    assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
