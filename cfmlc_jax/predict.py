@@ -284,7 +284,7 @@ class _Album:
         )
         path = self._folder / self._names[photo.path]
         data = io.BytesIO()
-        picture.save(data, "PNG")
+        picture.save(data, "PNG", compress_level=1)  # a quarter of the time, a fifth larger
         with self._writing():
             files.write_bytes(path, data.getvalue())
         return str(path)

@@ -20,6 +20,7 @@ Exit codes: 0 all stages agree; 1 one differs, or an error, told in one line.
 
 import argparse
 import functools
+import gc
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -620,12 +621,14 @@ def run(flags, checkout: Path) -> list[Row]:
     views, batches = make_views(flags, 0), make_batches(flags, subject.num_classes)
 
     def observed(exact):
+        gc.collect()  # the last one's optimiser and schedule refer to each other
         reference = create(subject.num_classes, subject.attention)
         return observe_reference(reference, subject, views, batches, exact=exact)
 
     # One after the other: a training state of each is a multiple of the model.
     exact = observed(True)
     theirs = exact if flags.dtype == "float64" else observed(False)
+    gc.collect()
     ours = observe(subject, views, batches, size=flags.size, dtype=flags.dtype, recipe=torch_side)
     rows = stage_rows(ours.stages, theirs.stages, exact.stages)
     known = FAINT if theirs is exact else kinks(rows, theirs.stages["layer4"])

@@ -133,22 +133,26 @@ def scenes(tmp_path_factory):
     return folder, source
 
 
-@pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot"])
-def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, prediction):
-    folder, source = scenes
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, scenes):
+    """What the evaluation makes of the scenes."""
     config = configs.from_json(manager.read_meta(checkpoint)["config"])
     parts = setup.create_setup(config, len(NAMES))
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = manager.read_model(checkpoint, abstract.parts()[0])
     score = evaluate.score_step(config, parts, ("whole", "pivot"))
-    scores = evaluate.score_split(parts, score, model, source, batch_size=16)["average"]
+    return evaluate.score_split(parts, score, model, scenes[1], batch_size=16)["average"]
+
+
+@pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot"])
+def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, evaluated, prediction):
     name, alpha = (f"{prediction}_0.7", ["--alpha=0.7"]) if "tde" in prediction else (prediction, [])
-    expected = probabilities(scores.predictions((0.7,))[name])
-    assert scores.attention.dtype == np.float16
-    weights = np.exp(scores.attention.astype(np.float32))
+    expected = probabilities(evaluated.predictions((0.7,))[name])
+    assert evaluated.attention.dtype == np.float16
+    weights = np.exp(evaluated.attention.astype(np.float32))
     weights /= weights.sum(axis=1, keepdims=True)
     code, out, err = command(
-        f"--checkpoint={checkpoint}", "--format=jsonl", "--threshold=0", f"--prediction={prediction}", *alpha, folder
+        f"--checkpoint={checkpoint}", "--format=jsonl", "--threshold=0", f"--prediction={prediction}", *alpha, scenes[0]
     )  # fmt: skip
     assert code == 0
     assert err.startswith("10 predicted, 0 skipped")
