@@ -246,7 +246,9 @@ def _check(name, found, entries, state_dict, allow):
         return [key for key in keys if not (allowed and allowed.search(key))]
 
     wanted = {entry.key: entry.torch_shape for entry in entries}
-    derived = {key for function in _derived(name) for key in function(wanted, _least_size(name))}
+    # At the least size, a window of Swin's last stage is the whole map and needs no mask.
+    sizes = (_least_size(name), 2 * _least_size(name))
+    derived = {key for function in _derived(name) for size in sizes for key in function(wanted, size)}
     left_over = [key for key in state_dict if key not in wanted and not key.endswith(_COUNTER)]
     left_over = forbidden(key for key in left_over if key not in derived)
     missing = [key for key in wanted if key not in state_dict]

@@ -85,6 +85,18 @@ def test_variables_come_back_bit_for_bit(rng, attention):
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
+@pytest.mark.parametrize("image_size", [224, 448])
+def test_masks_of_any_image_size_are_known(image_size):
+    model = build.create("swin_b_224", 3, attention="none", image_size=image_size)
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 224, 224, 3)))
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    state_dict = convert.to_torch("swin_b_224", zeros, image_size=image_size)
+    assert any(key.endswith("attn_mask") for key in state_dict)
+    read = convert.from_torch("swin_b_224", state_dict)
+    assert jax.tree.map(np.shape, read["params"]) == jax.tree.map(np.shape, zeros["params"])
+
+
 def test_kernels_are_transposed_to_where_they_belong(rng):
     weights = random_weights(resnet_shapes((2, 2, 2, 2), 1, classes=7, attention="self"), rng)
     params = convert.from_torch("resnet18", weights)["params"]
