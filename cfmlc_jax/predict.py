@@ -208,7 +208,7 @@ def _batches(paths, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
 
 def _ranked(judgement: Judgement, top: int | None) -> list[int]:
     """Classes, the most probable first."""
-    return np.argsort(-judgement.probabilities, kind="stable")[:top].tolist()
+    return np.argsort(-judgement.logits, kind="stable")[:top].tolist()
 
 
 def _listed(photo: Photo, judgement: Judgement, predictor: Predictor, flags) -> list[Label]:

@@ -24,11 +24,13 @@ PREDICTIONS = ("combined", "whole", "patch", *EFFECTS)
 class Judgement:
     """What a classifier makes of an image.
 
-    probabilities: float32 [k] of the prediction that was asked for.
+    logits: float32 [k] of the prediction that was asked for.
+    probabilities: float32 [k], their sigmoid; large logits tie here.
     weights: float32 [p, k], every patch's share in a class's evidence; None without patches.
     effect: float32 [k], combined logits less the counterfactual ones; None if not asked for.
     """
 
+    logits: np.ndarray
     probabilities: np.ndarray
     weights: np.ndarray | None
     effect: np.ndarray | None
@@ -97,6 +99,7 @@ class Predictor:
                 "the checkpoint gives logits that are not finite; take an earlier one, or the other --weights"
             )
         rows = zip(
+            logits,
             probabilities(logits),
             np.asarray(patches.patch_weights(found["attention"]))
             if "attention" in found
