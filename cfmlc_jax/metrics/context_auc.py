@@ -1,0 +1,111 @@
+"""How readily context raises an absent target's score, without a threshold, and how sure that is.
+
+The mean over pairs of `cooccurrence.context_auc`, and its bootstrap interval over images.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cfmlc_jax.metrics.bootstrap import Interval, Statistic, interval, mean_of_defined, ratio
+
+
+def mean_context_auc(
+    scores, labels, pairs, *, generator: np.random.Generator, resamples: int = 1000, level: float = 0.95
+) -> Interval:
+    """Mean over pairs of the probability that context raises an absent target's score: two [n, k], [m, 2] -> floats.
+
+    0.5 for predictions that ignore the context, 1 for predictions that are the context, whatever
+    the threshold and the calibration. Pairs without the images that it takes are left out, in each
+    resample; NaN where nothing is left.
+
+    Args:
+        scores: any increasing function of the probabilities.
+        labels: 1 where the class is present.
+        pairs: targets and contexts, from `cooccurrence.strongest_pairs` of the training set.
+        generator: of the bootstrap's draws.
+        resamples: how many.
+        level: probability that the interval is to have.
+
+    Raises:
+        ValueError: unequal shapes, a score that is not a number, pairs that are not [m, 2], or what
+            `bootstrap.interval` refuses.
+    """
+    per_pair = weighted_context_auc(scores, labels, pairs)
+    return interval(
+        lambda weights: mean_of_defined(per_pair(weights)),
+        len(scores),
+        generator=generator,
+        resamples=resamples,
+        level=level,
+    )
+
+
+def weighted_context_auc(scores, labels, pairs) -> Statistic:
+    """The statistic weights [r, n] -> context AUC of each pair [r, m], of two [n, k] and pairs [m, 2].
+
+    An image of weight w counts as w images; with all weights 1 the values are those of
+    `cooccurrence.context_auc`.
+
+    Raises:
+        ValueError: unequal shapes, a score that is not a number, or pairs that are not [m, 2].
+    """
+    scores, present, pairs = np.asarray(scores), np.asarray(labels) > 0, np.asarray(pairs, np.int64)
+    if scores.ndim != 2 or scores.shape != present.shape:
+        raise ValueError(f"scores {scores.shape} and labels {present.shape} must both be [n, k]")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs {pairs.shape} must be [m, 2], target and context")
+    contexts = {int(target): pairs[pairs[:, 0] == target, 1] for target in np.unique(pairs[:, 0])}
+    rankings = {target: _rank(scores[:, target], present, target) for target in contexts}
+    columns = np.concatenate([np.zeros(0, np.int64), *(np.flatnonzero(pairs[:, 0] == t) for t in contexts)])
+    in_order = np.argsort(columns)
+
+    def statistic(weights):
+        found = [
+            column
+            for target, ranking in rankings.items()
+            for column in _of_target(ranking, present, contexts[target], weights)
+        ]
+        return np.stack(found, axis=1)[:, in_order] if found else np.zeros((len(weights), 0))
+
+    return statistic
+
+
+class _Ranking(NamedTuple):
+    """The images without a target by rising score."""
+
+    images: np.ndarray  # [a]
+    starts: np.ndarray  # [g], where a group of ties begins
+    group: np.ndarray  # [a], of each image
+
+
+def _rank(scores, present, target) -> _Ranking:
+    absent = np.flatnonzero(~present[:, target])
+    images = absent[np.argsort(scores[absent], kind="stable")]
+    ranked = scores[images]
+    begins = np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)]
+    return _Ranking(images, np.flatnonzero(begins), np.cumsum(begins) - 1)
+
+
+def _of_target(ranking: _Ranking, present, contexts, weights):
+    """Context AUC [r] beside each context.
+
+    The rank of an image is what lies below it among all that lack the target. What of that lies
+    beside the context itself adds up to half the square of their number: each two of them once.
+    """
+    if not ranking.images.size:
+        return [np.full(len(weights), np.nan) for _ in contexts]
+    drawn = weights.take(ranking.images, axis=1)
+    tied = np.add.reduceat(drawn, ranking.starts, axis=1)
+    ranks = np.cumsum(tied, axis=1) - tied / 2
+    total = drawn.sum(axis=1)
+    found = []
+    for context in contexts:
+        places = np.flatnonzero(present[ranking.images, context])
+        beside = drawn.take(places, axis=1)
+        images = beside.sum(axis=1)
+        wins = (beside * ranks.take(ranking.group[places], axis=1)).sum(axis=1) - images**2 / 2
+        found.append(ratio(wins, images * (total - images)))
+    return found

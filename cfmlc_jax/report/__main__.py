@@ -1,0 +1,70 @@
+"""The report of a run, from its workdir alone.
+
+    python -m cfmlc_jax.report runs/scenes
+
+Writes report/index.html there: one file that shows results, classes, curves, co-occurrence, effects,
+pivots and training curves, as far as the run got. Needs neither the data nor a checkpoint.
+
+Exit codes: 0 done; 1 an error, told in one line.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.report.html import page
+from cfmlc_jax.report.names import printable
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line (sys.argv by default); the exit code."""
+    try:
+        flags = _parser().parse_args(arguments)
+        path = page.write(flags.workdir, flags.alphas)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"report {printable(str(path))}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """With errors as the other commands tell them."""
+
+    def error(self, message):
+        raise InputError(f"{printable(message)}; --help lists the arguments")
+
+
+def _parser():
+    parser = _Parser(
+        prog="python -m cfmlc_jax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument(
+        "--alphas",
+        type=_strengths,
+        metavar="A,B,…",
+        help="strengths of effects to read off the saved scores; default eleven from 0 to the largest configured one",
+    )
+    return parser
+
+
+def _strengths(text):
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(math.isfinite(alpha) and alpha >= 0 for alpha in found):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of strengths of 0 or more, such as 0,0.3,0.6"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The whole page, and the file that holds it."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import cfmlc_jax
+from cfmlc_jax import files
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.report.html import run_files
+from cfmlc_jax.report.html.markup import Markup, element
+from cfmlc_jax.report.html.run_files import Run
+from cfmlc_jax.report.html.sections.classes import classes
+from cfmlc_jax.report.html.sections.company import company
+from cfmlc_jax.report.html.sections.configuration import configuration
+from cfmlc_jax.report.html.sections.curves import curves
+from cfmlc_jax.report.html.sections.gallery import gallery
+from cfmlc_jax.report.html.sections.layout import absent, section
+from cfmlc_jax.report.html.sections.overview import overview
+from cfmlc_jax.report.html.sections.pivots import pivots
+from cfmlc_jax.report.html.sections.strength import strength
+from cfmlc_jax.report.html.sections.training import training
+from cfmlc_jax.report.names import printable
+
+METHODS = {
+    "pat_t": "PAT-T, trained with patches",
+    "pat_i": "PAT-I, predicts with patches",
+    "asl": "ASL, whole images only",
+}
+NAVIGATION = {
+    "results": "Results",
+    "classes": "Classes",
+    "curves": "Curves",
+    "company": "Company",
+    "strength": "Effects",
+    "pivots": "Pivots",
+    "gallery": "Images",
+    "training": "Training",
+    "configuration": "Configuration",
+}
+
+
+def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
+    """The path of the report, which is written into the workdir: report/index.html.
+
+    Args:
+        workdir: of a run, evaluated or not.
+        alphas: strengths of effects to read off; None for those around the configured ones.
+
+    Raises:
+        InputError: no run, damaged files, or a folder that cannot be written.
+    """
+    text = page(run_files.read(workdir), alphas)
+    path = workdir / "report" / "index.html"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        files.write_text(path, text)
+    except OSError as error:
+        place = printable(str(path))
+        raise InputError(f"{place} cannot be written ({error.strerror}); change its rights") from error
+    return path
+
+
+def page(run: Run, alphas: Sequence[float] | None = None) -> str:
+    """The run as an HTML document that needs nothing but itself.
+
+    Args:
+        run: what there is of it.
+        alphas: as in `write`.
+    """
+    sections = {
+        "results": overview(run) or _not_evaluated(),
+        "classes": classes(run),
+        "curves": curves(run),
+        "company": company(run),
+        "strength": strength(run, alphas),
+        "pivots": pivots(run),
+        "gallery": gallery(run),
+        "training": training(run),
+        "configuration": configuration(run),
+    }
+    there = {name: found for name, found in sections.items() if found is not None}
+    body = element(
+        "body",
+        element("a", "To the content", href="#content", class_="skip"),
+        _header(run),
+        _navigation(there),
+        element("main", *there.values(), id="content"),
+        element(
+            "footer",
+            f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run; no script, no network.",
+        ),
+    )
+    return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
+
+
+def _not_evaluated():
+    reason = (
+        "The full evaluation has not been written yet: no results, classes, curves, company, pivots or images. "
+        "The same training command goes on; --mode=evaluate evaluates the best checkpoint so far."
+    )
+    return section("results", "Results", absent(reason))
+
+
+def _head(run):
+    style = resources.files("cfmlc_jax.report.html").joinpath("style.css").read_text(encoding="utf-8")
+    return element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{run.name} – cfmlc_jax"),
+        element("link", rel="icon", href="data:,"),
+        element("style", Markup(style)),
+    )
+
+
+def _header(run):
+    return element(
+        "header",
+        element("p", "Counterfactual multi-label classification", class_="kicker"),
+        element("h1", run.name),
+        element("p", " · ".join(_facts(run)), class_="facts"),
+    )
+
+
+def _facts(run):
+    config, found = run.config or {}, []
+    if "method" in config:
+        found.append(METHODS.get(config["method"], str(config["method"])))
+    if isinstance(config.get("model"), dict):
+        found.append(f"{config['model'].get('name')} with {config['model'].get('attention')} attention")
+    if isinstance(config.get("views"), dict):
+        found.append(f"{config['views'].get('image_size')} pixels")
+    if isinstance(config.get("data"), dict):
+        found.append(f"data {config['data'].get('source')}")
+    if run.evidence is not None:
+        found.append(f"{len(run.evidence.class_names)} classes")
+        found.append(f"checkpoint {run.evidence.checkpoint}")
+    return found
+
+
+def _navigation(there):
+    links = [
+        element("li", element("a", words, href=f"#{name}"))
+        for name, words in NAVIGATION.items()
+        if name in there
+    ]
+    return element("nav", element("ul", *links), aria_label="Sections")

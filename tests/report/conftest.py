@@ -1,0 +1,135 @@
+"""A run's files as an evaluation leaves them, small and made up."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from html_reading import NAMES
+from PIL import Image
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files
+from cfmlc_jax.causal.views import cells
+from cfmlc_jax.metrics import cooccurrence, localization, scores, split_summary
+from cfmlc_jax.report import evidence
+from cfmlc_jax.report.evidence import Evidence, Exhibit, ShownClass, Training
+
+CELLS = [[x, y, x + 0.5, y + 0.5] for x in (0.0, 0.5) for y in (0.0, 0.5)]
+IMAGES = 60
+
+
+@pytest.fixture
+def made_run(tmp_path):
+    """Writes a run of two splits into a folder: (method, splits, names, folder's name) -> its path."""
+
+    def write(method="pat_t", splits=("val", "test"), names=NAMES, name="my <run> & more", training=True):
+        workdir = tmp_path / name
+        (workdir / "report").mkdir(parents=True)
+        config = _config(method)
+        (workdir / "config.json").write_text(json.dumps(configs.to_json(config)))
+        (workdir / "metrics.jsonl").write_text(_log())
+        rng = np.random.default_rng(len(names))
+        labels = _labels(rng, len(names))
+        pairs = cooccurrence.strongest_pairs(labels, split_summary.PAIRS, min_images=5)
+        brief = Training(IMAGES, cooccurrence.counts(labels).tolist(), pairs.tolist()) if training else None
+        results = {
+            split: _split(rng, workdir / "report", split, config, names, pairs if training else None)
+            for split in splits
+        }
+        patches = method != "asl"
+        found = Evidence(
+            config=configs.to_json(config),
+            checkpoint="40",
+            class_names=list(names),
+            training=brief,
+            missing="" if training else "the training split cannot be read: data root x is not a folder",
+            cells=CELLS if patches else None,
+            exhibits={split: {"best": [_exhibit(patches)], "worst": [_exhibit(patches)]} for split in splits},
+        )
+        evidence.write(workdir / "report" / evidence.FILE, found)
+        files.write_text(workdir / "report" / "results.json", json.dumps(results))
+        return workdir
+
+    return write
+
+
+def _config(method):
+    config = configs.default()
+    config.method = method
+    if method != "pat_t":
+        config.model.attention = "none"
+    if method == "asl":
+        config.effect.kinds = ("whole",)
+    config.effect.alphas = (0.5, 1.25)
+    return configs.validate(config)
+
+
+def _log():
+    records = [
+        {"step": s, "train/loss": 9.0 / s, "train/loss_whole": 5.0 / s, "train/lr": 1e-4} for s in (5, 10, 15)
+    ]
+    records.append({"step": 20, "train/loss": None, "train/lr": 1e-5})
+    for step, epoch in ((10, 1), (20, 2)):
+        values = {
+            f"val/{w}/mAP_{d}": 10.0 * epoch + i
+            for i, (w, d) in enumerate((w, d) for w in ("weights", "average") for d in ("sklearn", "voc"))
+        }
+        records.append({"step": step, "epoch": epoch} | values)
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _labels(rng, classes):
+    labels = (rng.random((IMAGES, classes)) < 0.35).astype(np.uint8)
+    labels[:, 1] |= labels[:, 0]
+    return labels
+
+
+def _split(rng, folder, split, config, names, pairs):
+    labels = _labels(rng, len(names))
+    logits = {"whole": rng.normal(size=labels.shape) + labels, "null_whole": np.full(labels.shape, 0.25)}
+    attention = None
+    if config.method == "asl":
+        logits["combined"] = logits["whole"]
+    else:
+        logits["patch"] = rng.normal(size=labels.shape) + labels
+        logits["combined"] = (logits["whole"] + logits["patch"]) / 2
+        logits["null_pivot"] = rng.normal(size=labels.shape)
+        attention = rng.normal(size=(IMAGES, 4, len(names))).astype(np.float16)
+    found = scores.Scores({name: x.astype(np.float32) for name, x in logits.items()}, labels, attention)
+    alphas = config.effect.alphas
+    plain = {"metrics": scores.summarise(found, alphas), "thresholds": scores.sweep(found, alphas)}
+    files.write_npz(folder / f"scores_{split}_average.npz", **found.logits, labels=labels)
+    findings = {
+        "intervals": split_summary.intervals(found, alphas, np.random.default_rng(0)),
+        "company": None,
+        "localization": None,
+    }
+    if pairs is not None:
+        findings["company"] = split_summary.company(found, alphas, pairs, np.random.default_rng(0))
+    if attention is not None:
+        boxes = [np.tile(np.float32([5, 5, 30, 30]), (int(row.sum()), 1)) for row in labels]
+        where = localization.localize(
+            attention.argmax(axis=1),
+            boxes,
+            [np.flatnonzero(row) for row in labels],
+            np.full((IMAGES, 2), 64),
+            size=64,
+            cells=cells(64, 2),
+        )
+        findings["localization"] = split_summary.localized(where, names, relative=True)
+    return {"weights": plain, "average": plain | findings}
+
+
+def _exhibit(patches):
+    data = io.BytesIO()
+    Image.new("RGB", (36, 24), (120, 90, 60)).save(data, "JPEG")
+    weights = [0.1, 0.2, 0.6, 0.1] if patches else None
+    shown = [
+        ShownClass(0, True, 0.75, weights, 0.5 if patches else None, [[0.1, 0.1, 0.5, 0.6]]),
+        ShownClass(1, False, 0.625, weights, None, []),
+        ShownClass(2, True, 0.25, weights, -0.001 if patches else None, []),
+    ]
+    jpeg = base64.b64encode(data.getvalue()).decode("ascii")
+    return Exhibit("<b>7</b>", 0.123, [0, 2], 36, 24, jpeg, shown)

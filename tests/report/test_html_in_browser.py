@@ -1,0 +1,97 @@
+"""The report in a headless browser: nothing overflows, nothing is fetched, nothing complains."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfmlc_jax.report.html import page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed")
+
+WIDTHS = (1280, 390)
+DARK, LIGHT = 0, 1
+# A frame of a phone's width, because a window cannot be that narrow, and what is found in it.
+HARNESS = """<!DOCTYPE html><style>body {{ margin: 0 }} iframe {{ border: 0; display: block }}</style>
+<iframe id="frame" src="{page}" width="{width}" height="1800"></iframe>
+<pre id="found"></pre>
+<script>
+document.getElementById("frame").onload = function () {{
+  const inside = this.contentDocument, width = this.contentWindow.innerWidth;
+  const boxed = element => element.closest(".scroll, nav ul, svg, .skip, caption") !== null;
+  const wide = [...inside.querySelectorAll("body *")].filter(e => !boxed(e) && e.getBoundingClientRect().right > width + 0.5);
+  document.getElementById("found").textContent = JSON.stringify({{
+    scroll: inside.documentElement.scrollWidth, width: width, wide: wide.map(e => e.tagName + "." + e.className),
+    fetched: this.contentWindow.performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
+  }});
+}};
+</script>"""
+
+
+def browse(path, *arguments):
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-quic", "--hide-scrollbars", "--allow-file-access-from-files",
+        "--enable-logging=stderr", f"--user-data-dir={path.parent / 'profile'}", "--virtual-time-budget=4000", *arguments, path.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def inspect(report, width, tmp_path):
+    """What the page does at a width, and what the console says."""
+    harness = tmp_path / "harness.html"
+    harness.write_text(HARNESS.format(page=report.as_uri(), width=width))
+    done = browse(harness, "--dump-dom")
+    found = json.loads(re.search(r'<pre id="found">(\{.*\})</pre>', done.stdout)[1])
+    return found, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+
+
+def opened(report, tmp_path):
+    """A copy with everything unfolded: what is hidden cannot overflow."""
+    path = tmp_path / "opened.html"
+    path.write_text(
+        report.read_text(encoding="utf-8").replace("<details>", "<details open>"), encoding="utf-8"
+    )
+    return path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_overflows_and_nothing_is_fetched(made_run, tmp_path, width):
+    found, console = inspect(opened(page.write(made_run()), tmp_path), width, tmp_path)
+    assert found["width"] == width
+    assert found["scroll"] == width
+    assert found["wide"] == []
+    assert found["fetched"] == []
+    assert console == []
+
+
+def test_what_is_wrong_would_be_found(tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        '<body style="margin:0"><div style="width:900px">wide</div><img src="http://127.0.0.1:9/gone.png">'
+        '<script>console.error("complaint")</script>'
+    )
+    found, console = inspect(bad, 390, tmp_path)
+    assert found["scroll"] == 900
+    assert found["wide"] == ["DIV."]
+    assert [name.rpartition("/")[2] for name in found["fetched"]] == ["gone.png"]
+    assert any("complaint" in line for line in console)
+
+
+@pytest.mark.parametrize(("scheme", "bright"), [(LIGHT, True), (DARK, False)])
+def test_it_follows_the_colour_scheme(made_run, tmp_path, scheme, bright):
+    picture = tmp_path / "shot.png"
+    browse(
+        page.write(made_run()), f"--screenshot={picture}", "--window-size=1280,1600", f"--blink-settings=preferredColorScheme={scheme}"
+    )  # fmt: skip
+    with Image.open(picture) as image:
+        pixels = np.asarray(image.convert("L"), np.float64)
+    assert (pixels[:4].mean() > 128) == bright
+    # Text and figures are there in both.
+    assert pixels.std() > 10

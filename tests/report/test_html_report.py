@@ -1,0 +1,340 @@
+"""The HTML report: its numbers are the files' numbers, and all of it is text of the user's own."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from html_reading import NAMES, Page
+
+from cfmlc_jax import metrics
+from cfmlc_jax.report import __main__ as command
+from cfmlc_jax.report.html import page, run_files
+from cfmlc_jax.report.html.series import title
+
+WIDE = {"weights": "weights of the last step", "average": "averaged weights"}
+
+
+def read(workdir):
+    return Page(page.write(workdir).read_text(encoding="utf-8"))
+
+
+def results_of(workdir):
+    return json.loads((workdir / "report" / "results.json").read_text())
+
+
+def shown(value, digits=2):
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def with_ends(value, low, high, digits=2, sign=False):
+    first = f"{value:+.{digits}f}".replace("-", "−") if sign else shown(value, digits)
+    return f"{first} [{shown(low, digits)}, {shown(high, digits)}]"
+
+
+def test_means_and_intervals_are_those_of_the_results(made_run):
+    workdir = made_run()
+    found, results = read(workdir), results_of(workdir)
+    for split, of_split in results.items():
+        table = found.tables[f"Mean average precision on {split}"]
+        order = [
+            "whole",
+            "patch",
+            "combined",
+            "tde_whole_0.5",
+            "tde_whole_1.25",
+            "tde_pivot_0.5",
+            "tde_pivot_1.25",
+        ]
+        assert [row[0] for row in table[1:]] == [title(name) for name in order]
+        for row, name in zip(table[1:], order, strict=True):
+            values = of_split["average"]["metrics"][name]
+            ends = of_split["average"]["intervals"]["predictions"][name]
+            assert row[1] == with_ends(values["mAP_sklearn"], *ends["mAP_sklearn"])
+            assert row[3] == with_ends(values["mAP_voc"], *ends["mAP_voc"])
+            gains = [with_ends(*ends[f"gain_{d}"], sign=True) for d in ("sklearn", "voc")]
+            assert row[4:] == (["", ""] if name == "whole" else gains)
+
+
+def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
+    workdir = made_run()
+    found, results = read(workdir), results_of(workdir)
+    for split, of_split in results.items():
+        for weights, words in WIDE.items():
+            table = found.tables[f"Metrics on {split}, {words}, percent"]
+            for row in table[1:]:
+                name = next(n for n in of_split[weights]["metrics"] if title(n) == row[0])
+                columns = [column.replace(" ", "_") for column in table[0][1:]]
+                assert row[1:] == [shown(of_split[weights]["metrics"][name][column]) for column in columns]
+        table = found.tables[f"Metrics over thresholds on {split}, percent"]
+        rows = {row[0]: row[1:] for row in table[1:]}
+        for name, of in of_split["average"]["thresholds"].items():
+            for at, values in of.items():
+                at = at.replace("top3", "top 3")
+                assert rows[f"{title(name)}, {at}"] == [shown(values[m]) for m in table[0][1:]]
+
+
+def test_company_and_pivots_are_those_of_the_results(made_run):
+    workdir = made_run()
+    found, results = read(workdir), results_of(workdir)
+    for split, of_split in results.items():
+        company = of_split["average"]["company"]
+        for row in found.tables[f"Leaning on company on {split}"][1:]:
+            of = next(of for n, of in company["predictions"].items() if title(n) == row[0])
+            assert row[1:3] == [with_ends(*of["excess_fpr"], 1), with_ends(*of["context_auc"], 1)]
+        table = found.tables[f"Strongest pairs on {split}, percent"]
+        assert table[0][4:] == ["whole image", "combined", "TDE pivot, α 0.5"]
+        assert len(table) == 1 + company["pairs"]
+        for i, row in enumerate(table[1:]):
+            by_pair = [
+                company["predictions"][n]["by_pair"][i] for n in ("whole", "combined", "tde_pivot_0.5")
+            ]
+            assert row[4:] == [shown(value) for value in by_pair]
+        located = of_split["average"]["localization"]
+        rows = {row[0]: row for row in found.tables[f"Pivots by class on {split}, percent"][1:]}
+        assert rows.keys() == {name for name, rates in located["by_class"].items() if rates["pairs"]}
+        rates = ("hit", "chance_hit", "best_hit", "share", "chance_share", "best_share")
+        for name, row in rows.items():
+            of = located["by_class"][name]
+            assert [row[1], *row[3:]] == [str(of["pairs"]), *(shown(of[rate]) for rate in rates)]
+        first = found.tables[f"Pivots and boxes on {split}, percent"][1]
+        assert [first[0], *first[3:]] == ["all", *(shown(located["all"][rate]) for rate in rates)]
+
+
+def test_classes_have_their_average_precision_the_best_first(made_run):
+    workdir = made_run()
+    found = read(workdir)
+    with np.load(workdir / "report" / "scores_val_average.npz") as arrays:
+        ap = 100 * metrics.average_precision(arrays["combined"], arrays["labels"], "sklearn")
+        positives = arrays["labels"].sum(axis=0)
+    rows = found.tables["Average precision by class on val"][1:]
+    order = np.argsort(-ap)
+    assert [row[0] for row in rows] == [NAMES[k] for k in order]
+    assert [row[3] for row in rows] == [shown(ap[k]) for k in order]
+    assert [row[1] for row in rows] == [str(positives[k]) for k in order]
+
+
+def test_strengths_are_read_off_the_scores(made_run):
+    workdir = made_run()
+    results = results_of(workdir)
+    found = read(workdir)
+    rows = {row[0]: row[1:] for row in found.tables["Strengths on val, percent"][1:]}
+    assert {f"TDE pivot, α {alpha:g}" for alpha in (0, 0.5, 1.25)} <= rows.keys()
+    for name in ("tde_whole_0.5", "tde_whole_1.25", "tde_pivot_0.5", "tde_pivot_1.25"):
+        of = results["val"]["average"]
+        values = of["metrics"][name]
+        auc = of["company"]["predictions"][name]["context_auc"][0]
+        expected = [values["mAP_sklearn"], values["mAP_voc"], values["CF1"], values["OF1"], auc]
+        assert rows[title(name)] == [shown(value) for value in expected]
+    combined = results["val"]["average"]["metrics"]["combined"]
+    assert rows["TDE pivot, α 0"][0] == shown(combined["mAP_sklearn"])
+    assert command.main([str(workdir), "--alphas=0.3,0.1"]) == 0
+    asked = Page((workdir / "report" / "index.html").read_text()).tables["Strengths on val, percent"]
+    assert [row[0] for row in asked[1:3]] == ["TDE whole, α 0.1", "TDE whole, α 0.3"]
+
+
+def test_it_needs_nothing_but_itself_and_everything_has_a_name(made_run):
+    workdir = made_run()
+    found = read(workdir)
+    tags = {tag for tag, _ in found.elements}
+    assert not tags & {"script", "iframe", "object", "embed"}
+    ids = found.ids()
+    assert len(ids) == len(set(ids))
+    for tag, attributes in found.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("data:", "#"))
+            if target and target.startswith("#"):
+                assert target[1:] in ids
+        if tag == "svg" and attributes.get("role") == "img":
+            assert attributes["aria-label"]
+    text = (workdir / "report" / "index.html").read_text()
+    assert not re.search(r"url\(|@import|https?:", text)
+
+
+def test_names_are_shown_as_they_are(made_run):
+    workdir = made_run(splits=("<i>val",))
+    found = read(workdir)
+    assert [a for t, a in found.elements if t == "i" and "class" not in a] == []
+    assert "my <run> & more" in found.text
+    for name in (*NAMES, "<b>7</b>", "<i>val"):
+        assert name in found.text
+
+
+def test_values_of_the_configuration_are_text(made_run):
+    workdir = made_run()
+    path = workdir / "report" / "evidence.json"
+    fields = json.loads(path.read_text())
+    fields["config"]["data"]["root"] = "</td><script>x</script>"
+    path.write_text(json.dumps(fields))
+    rows = read(workdir).tables["Fields that differ from the defaults"]
+    assert ["data.root", "</td><script>x</script>", "“”"] in rows
+    assert ["effect.alphas", "(0.5, 1.25)", "(0.5, 1.0)"] in rows
+
+
+def test_without_patches(made_run):
+    found = read(made_run("asl", splits=("val",)))
+    assert "This method has no patches" in found.text
+    assert [row[0] for row in found.tables["Mean average precision on val"][1:]] == [
+        "whole image", "combined", "TDE whole, α 0.5", "TDE whole, α 1.25",
+    ]  # fmt: skip
+    assert found.tables["Strongest pairs on val, percent"][0][4:] == [
+        "whole image",
+        "combined",
+        "TDE whole, α 0.5",
+    ]
+
+
+def test_patches_of_one_head(made_run):
+    assert "Pivots and boxes on val, percent" in read(made_run("pat_i")).tables
+
+
+def test_without_training_labels_the_reason_is_told(made_run):
+    found = read(made_run(training=False))
+    assert "Left out, for the training split cannot be read: data root x" in found.text
+    assert not [name for name in found.tables if "company" in name]
+
+
+def test_without_boxes(made_run):
+    workdir = made_run()
+    results = results_of(workdir)
+    for of_split in results.values():
+        of_split["average"]["localization"] = None
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    assert "have no boxes" in read(workdir).text
+
+
+def test_a_run_that_was_not_evaluated_yet(made_run):
+    workdir = made_run()
+    shutil.rmtree(workdir / "report")
+    found = read(workdir)
+    assert "has not been written yet" in found.text
+    assert set(found.tables) == {
+        "Validation mAP by epoch, percent", "Fields that differ from the defaults", "Fields as by default",
+    }  # fmt: skip
+    rows = found.tables["Validation mAP by epoch, percent"][1:]
+    assert rows == [
+        ["1", "10", "11.00", "10.00", "13.00", "12.00"],
+        ["2", "20", "21.00", "20.00", "23.00", "22.00"],
+    ]
+
+
+def test_a_line_that_a_crash_cut_off_is_no_record(made_run):
+    workdir = made_run()
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "train/lo')
+    assert len(run_files.read(workdir).log) == 6
+
+
+def test_an_evaluation_alone(made_run):
+    workdir = made_run()
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "config.json").unlink()
+    found = read(workdir)
+    assert "this folder holds an evaluation only" in found.text
+    assert "Fields that differ from the defaults" in found.tables
+
+
+def test_many_classes_are_cut_to_those_of_the_strongest_pairs(made_run):
+    names = [f"class {i}" for i in range(64)]
+    workdir = made_run(splits=("val",), names=names)
+    found = read(workdir)
+    assert len(found.tables["Average precision by class on val"]) == 65
+    pairs = json.loads((workdir / "report" / "evidence.json").read_text())["training"]["pairs"]
+    kept = list(dict.fromkeys(k for pair in pairs for k in pair))[:30]
+    assert len(kept) < 64
+    assert f"The {len(kept)} of 64 classes with the strongest pairs." in found.text
+    assert (workdir / "report" / "index.html").stat().st_size < 10e6
+
+
+def damage(kind, workdir):
+    report = workdir / "report"
+    if kind == "results":
+        (report / "results.json").write_text('{"val": ')
+    elif kind == "results' parts":
+        (report / "results.json").write_text('{"val": {"weights": {}}}')
+    elif kind == "no split":
+        (report / "results.json").write_text("{}")
+    elif kind == "results' numbers":
+        text = (report / "results.json").read_text()
+        (report / "results.json").write_text(text.replace('"OF1": ', '"OF1": "high", "old": ', 1))
+    elif kind == "evidence's classes":
+        fields = json.loads((report / "evidence.json").read_text())
+        fields["exhibits"]["val"]["best"][0]["labels"] = [5]
+        (report / "evidence.json").write_text(json.dumps(fields))
+    elif kind == "no evidence":
+        (report / "evidence.json").unlink()
+    elif kind == "evidence":
+        (report / "evidence.json").write_text('{"config": 7}')
+    elif kind == "no scores":
+        (report / "scores_test_average.npz").unlink()
+    elif kind == "scores":
+        path = report / "scores_val_average.npz"
+        path.write_bytes(path.read_bytes()[:900])
+    elif kind == "empty scores":
+        (report / "scores_val_average.npz").write_bytes(b"")
+    elif kind == "other scores":
+        np.savez(
+            report / "scores_val_average.npz",
+            **dict.fromkeys(("whole", "combined", "labels"), np.zeros((3, 2))),
+        )
+    elif kind == "fewer scores":
+        zeros = np.zeros((3, len(NAMES)))
+        np.savez(report / "scores_val_average.npz", whole=zeros, combined=zeros, labels=zeros)
+    elif kind == "log":
+        (workdir / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+    elif kind == "log's values":
+        (workdir / "metrics.jsonl").write_text('{"step": 1, "train/loss": "low"}\n')
+    elif kind == "no run":
+        shutil.rmtree(workdir)
+        workdir.mkdir()
+    elif kind == "no folder":
+        shutil.rmtree(workdir)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("results", ["results.json is damaged", "evaluate again"]),
+        ("results' parts", ["results.json is damaged", "'metrics'"]),
+        ("results' numbers", ["results.json is damaged", "OF1 is 'high', not a number"]),
+        ("evidence's classes", ["evidence.json is damaged", "class 5 of 5"]),
+        ("no split", ["results.json is damaged", "names no split"]),
+        ("no evidence", ["evidence.json is missing", "--mode=evaluate"]),
+        ("evidence", ["evidence.json is damaged", "'training'"]),
+        ("no scores", ["scores_test_average.npz is missing", "evaluate again"]),
+        ("scores", ["scores_val_average.npz is damaged"]),
+        ("empty scores", ["scores_val_average.npz is damaged"]),
+        ("other scores", ["whole [3, 2]", "not [3, 5] as evidence.json says"]),
+        ("fewer scores", ["does not give patch, tde_pivot_0.5, tde_pivot_1.25, tde_whole_0.5"]),
+        ("log", ["metrics.jsonl is damaged", "line 2"]),
+        ("log's values", ["line 1: train/loss is not a number"]),
+        ("no run", ["has neither metrics.jsonl nor report/results.json"]),
+        ("no folder", ["is not a folder"]),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(made_run, capsys, kind, words):
+    workdir = made_run()
+    damage(kind, workdir)
+    assert command.main([str(workdir)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err
+
+
+def test_the_command_says_where_the_report_is(made_run, capsys):
+    workdir = made_run()
+    assert command.main([str(workdir)]) == 0
+    assert capsys.readouterr().out == f"report {workdir / 'report' / 'index.html'}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["x", "--alphas=1,two"], ["x", "--alphas=-1"]])
+def test_arguments_that_cannot_be_used(arguments, capsys):
+    assert command.main(arguments) == 1
+    assert capsys.readouterr().err.endswith("--help lists the arguments\n")
