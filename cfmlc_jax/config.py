@@ -13,7 +13,11 @@ from ml_collections import ConfigDict
 from cfmlc_jax.errors import InputError
 
 METHODS = ("pat_t", "pat_i", "asl")
-SOURCES = ("coco", "voc2007", "vg256", "table", "tfds", "scenes")
+POOLINGS = ("pivot", "exclusive")
+SOURCES = (
+    *("coco", "voc2007", "vg256", "table", "tfds", "scenes"),
+    *("cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "long_tailed_digits"),  # one label an image
+)
 DTYPES = ("float32", "bfloat16")
 HEADS = ("", "linear", "ml_decoder", "query2label")
 
@@ -43,11 +47,22 @@ def default() -> ConfigDict:
     scenes.bias = 0.9  # probability that a digit's partner joins, in train, val and test_iid
     scenes.num_train = 6000
     scenes.num_test = 1000  # in val and in each test split
+    # cifar10_lt, cifar100_lt and long_tailed_digits: which training images are kept.
+    data.longtail = longtail = ConfigDict()
+    longtail.imbalance = "exponential"  # or step: the first half of the classes common, the others rare
+    longtail.ratio = 0.01  # images of the rarest class by those of the commonest
+    longtail.seed = 0  # of the images that are kept
+    longtail.shuffle_classes = False  # the seed draws which classes are rare; else the last ones are
+    longtail.digits = 1000  # long_tailed_digits: training images of the commonest
 
     config.views = views = ConfigDict()
     views.image_size = 448  # side of every view, pixels
-    views.grid = 2  # patches along one side
+    views.grids = (2,)  # patches along one side; several numbers: patches of several scales
     views.overlap = 0.0  # share of a patch's side that neighbours have in common
+    # Side of a patch as the model sees it, pixels. 0: image_size, patches are enlarged by the host and
+    # augmented one by one, as in the reference. Else patches are cut on the device from the whole
+    # view; image_size / grid is its resolution, which costs the model no more than one whole view.
+    views.patch_size = 0
     views.augment = True  # cutout and RandAugment, each view by itself
 
     config.model = model = ConfigDict()
@@ -55,6 +70,9 @@ def default() -> ConfigDict:
     model.head = ""  # one of HEADS; empty: linear, or Query2Label where the name begins with "q2l_"
     model.groups = 100  # queries of an ML-Decoder head, at most one per class
     model.attention = "cross"  # none, self or cross: see models/heads.py
+    # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
+    # from the image: their evidence costs next to nothing. Empty: they are views.
+    model.cells = ""
     # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
     # has one group for each GPU.
     model.norm_groups = 1
@@ -63,6 +81,10 @@ def default() -> ConfigDict:
     # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
     # with patches too. asl: whole images only, the baseline. The latter two have attention "none".
     config.method = "pat_t"
+
+    # How patches are pooled. pivot: each class by its own softmax over patches, the paper's.
+    # exclusive: each patch is divided among the classes, so that one cannot vouch for another.
+    config.pooling = "pivot"
 
     # A checkpoint, a step of it or a run for its best: a new run begins with its averaged weights, and
     # with a fresh head if the classes are others. Empty: random weights. A resumed run ignores it.
@@ -110,7 +132,9 @@ def validate(config: ConfigDict) -> ConfigDict:
         InputError: a value out of range, or fields that contradict each other.
     """
     _one_of("data.source", config.data.source, SOURCES)
+    _one_of("data.longtail.imbalance", config.data.longtail.imbalance, ("exponential", "step"))
     _one_of("method", config.method, METHODS)
+    _one_of("pooling", config.pooling, POOLINGS)
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
@@ -128,11 +152,15 @@ def validate(config: ConfigDict) -> ConfigDict:
     rate = config.optim.learning_rate
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(f"config.optim.learning_rate is {rate}; it must be above 0")
+    ratio = config.data.longtail.ratio
+    if not 0 < ratio <= 1:
+        raise InputError(f"config.data.longtail.ratio is {ratio}; it must be above 0 and at most 1")
     for alpha in config.effect.alphas:
         if not math.isfinite(alpha) or alpha < 0:
             raise InputError(f"config.effect.alphas has {alpha}; strengths must be 0 or more")
     _check_method(config)
     _check_views(config.views)
+    _check_cells(config)
     _check_norm_groups(config)
     return config.lock()
 
@@ -198,8 +226,10 @@ _MINIMA = {
     "data.workers": 0,
     "data.scenes.num_train": 1,
     "data.scenes.num_test": 1,
+    "data.longtail.seed": 0,
+    "data.longtail.digits": 1,
     "views.image_size": 1,
-    "views.grid": 2,
+    "views.patch_size": 0,
     "model.groups": 1,
     "model.norm_groups": 1,
     "loss.gamma_neg": 0,
@@ -238,11 +268,32 @@ def _check_method(config):
 
 
 def _check_views(views):
-    if views.overlap == 0 and views.image_size % views.grid:
-        below = views.image_size // views.grid * views.grid
-        tries = " or ".join(str(size) for size in (below, below + views.grid) if size)
+    if not views.grids:
+        raise InputError("config.views.grids is empty; give at least one number, (2,) say")
+    for grid in views.grids:
+        if not isinstance(grid, int) or grid < 2:
+            raise InputError(f"config.views.grids has {grid!r}; grids must be whole numbers of 2 or more")
+        if views.overlap == 0 and len(views.grids) == 1 and views.image_size % grid:
+            below = views.image_size // grid * grid
+            tries = " or ".join(str(size) for size in (below, below + grid) if size)
+            raise InputError(
+                f"views.image_size {views.image_size} is not divisible by views.grids {grid}; try {tries}"
+            )
+    if max(views.grids) > views.image_size:
         raise InputError(
-            f"views.image_size {views.image_size} is not divisible by views.grid {views.grid}; try {tries}"
+            f"views.grids {max(views.grids)} cuts views of {views.image_size} pixels into patches of none; "
+            "make views.image_size larger"
+        )
+
+
+def _check_cells(config):
+    if not config.model.cells:
+        return
+    if config.method != "pat_t":
+        raise InputError(f"config.model.cells is for method 'pat_t'; leave it empty for {config.method!r}")
+    if "pivot" in config.effect.kinds:
+        raise InputError(
+            "config.model.cells: cells of a map cannot be taken out of the image; take 'pivot' out of effect.kinds"
         )
 
 

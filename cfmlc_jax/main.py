@@ -22,6 +22,7 @@ from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.train import Preempted, train
+from cfmlc_jax.report.html import page
 
 INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15
 
@@ -75,7 +76,7 @@ def _train(values, config):
     _claim(workdir, configs.to_json(config))
     _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     train(config, workdir, _say)
-    _say(f"\nresults in {workdir / 'report'}")
+    _report(workdir)
 
 
 def _evaluate(values, config):
@@ -86,7 +87,14 @@ def _evaluate(values, config):
     _make(workdir / "report")
     _say(f"evaluating {path}")
     evaluate_checkpoint(path, config, workdir / "report", _say)
-    _say(f"\nresults in {workdir / 'report'}")
+    _report(workdir)
+
+
+def _report(workdir):
+    """Write the page and say where it is, the last line of all."""
+    if jax.process_index() == 0:
+        path = page.write(workdir)
+        _say(f"\nresults in {workdir / 'report'}\nreport {path}")
 
 
 def parse(values: flags.FlagValues, arguments: list[str]):

@@ -25,11 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from cfmlc_jax import files
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import position
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data import inputs, photos
 from cfmlc_jax.data.photos import Photo
-from cfmlc_jax.data.transforms import ToViews
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import WEIGHTS
 from cfmlc_jax.loop.predictor import EFFECTS, PREDICTIONS, Judgement, Predictor
@@ -217,7 +216,7 @@ def _listed(photo: Photo, judgement: Judgement, predictor: Predictor, flags) -> 
             name=predictor.class_names[k],
             index=k,
             probability=float(judgement.probabilities[k]),
-            pivot=_pivot(photo, judgement, predictor.to_views, k),
+            pivot=_pivot(photo, judgement, predictor, k),
             effect=None if judgement.effect is None else float(judgement.effect[k]),
         )
         for k in _ranked(judgement, flags.top)
@@ -225,15 +224,17 @@ def _listed(photo: Photo, judgement: Judgement, predictor: Predictor, flags) -> 
     ]
 
 
-def _pivot(photo: Photo, judgement: Judgement, to_views: ToViews, k: int) -> Pivot | None:
-    if judgement.weights is None or to_views.grid is None:
+def _pivot(photo: Photo, judgement: Judgement, predictor: Predictor, k: int) -> Pivot | None:
+    if judgement.weights is None or predictor.grids is None or predictor.cells is None:
         return None
     patch = int(judgement.weights[:, k].argmax())
-    left, top, right, bottom = cells(to_views.size, to_views.grid, to_views.overlap)[patch]
-    across, down = (side / to_views.size for side in photo.size)
+    grid, column, row = position(patch, predictor.grids)
+    left, top, right, bottom = predictor.cells[patch]
+    across, down = (side / predictor.to_views.size for side in photo.size)
     return Pivot(
-        column=patch // to_views.grid,
-        row=patch % to_views.grid,
+        grid=grid,
+        column=column,
+        row=row,
         weight=float(judgement.weights[patch, k]),
         box=(left * across, top * down, right * across, bottom * down),
     )
@@ -260,9 +261,9 @@ class _Album:
 
     def add(self, photo: Photo, judgement: Judgement) -> str:
         """Write a photo's overlay; its path."""
-        to_views = self._predictor.to_views
+        cells = self._predictor.cells
         assert photo.copy is not None
-        assert to_views.grid is not None
+        assert cells is not None
         assert judgement.weights is not None
         assert judgement.effect is not None
         classes = [
@@ -279,8 +280,8 @@ class _Album:
             os.path.basename(photo.path),
             (f"{photo.size[0]} x {photo.size[1]}", self._caption),
             classes,
-            cells(to_views.size, to_views.grid, to_views.overlap),
-            to_views.size,
+            cells,
+            self._predictor.to_views.size,
         )
         path = self._folder / self._names[photo.path]
         data = io.BytesIO()

@@ -153,11 +153,14 @@ def _jax_train(flags) -> Work:
 
 def _jax_forward(flags) -> Work:
     from cfmlc_jax.loop import mesh as meshes
+    from cfmlc_jax.loop import method as methods
     from cfmlc_jax.loop import step
 
     model, mesh = _jax_model(flags)
     state, _ = _jax_state(flags, model, mesh)
-    score = step.score_step(model, kinds=(), null="mean", grid=flags.grid, overlap=0.0, mesh=mesh)
+    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+    patches = methods.Patches(flags.grid)
+    score = step.score_step(model, method, kinds=(), null="mean", patches=patches, mesh=mesh)
     views = meshes.to_devices(batch(flags)[0], mesh)
     arguments = state.variables, state.mean_colour, views
     cost: Any = score.lower(*arguments).cost_analysis()

@@ -342,7 +342,7 @@ def evaluate(model, variables, views: np.ndarray, *, attention: str) -> dict[str
     @jax.jit
     def run(variables, views):
         outputs = model.apply(variables, steps.in_unit_range(views), train=False)
-        weights, score = (x[:, 1:] for x in methods.patch_evidence(outputs))
+        weights, score = methods.patch_evidence(outputs)
         return outputs, patches.patch_logits(weights, score)
 
     outputs, pooled = run(variables, views)

@@ -57,7 +57,7 @@ def assert_error(result, *words):
         ([TINY, "train"], ["unexpected argument 'train'"]),
         ([TINY, "--config.model.name=resnet19"], ["resnet19", "did you mean", "resnet18"]),
         ([TINY, "--config.views.image_size=36"], ["36 is not divisible by 16", "try 32 or 48"]),
-        ([TINY, "--config.views.image_size=33"], ["33 is not divisible by views.grid 2", "32 or 34"]),
+        ([TINY, "--config.views.image_size=33"], ["33 is not divisible by views.grids 2", "32 or 34"]),
         ([TINY, "--config.views.image_size=-32"], ["views.image_size is -32"]),
         ([TINY, "--config.train.batch_size=0"], ["train.batch_size is 0"]),
         ([TINY, "--config.train.batch_size=12"], ["12 is not divisible by the 8 devices; try 8 or 16"]),
@@ -184,6 +184,9 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report"}
     results = json.loads((run / "report" / "results.json").read_text())
     assert set(results) == {"test_iid", "test_conflict"}
+    # The last line is where to look.
+    assert out.splitlines()[-1] == f"report {run / 'report' / 'index.html'}"
+    assert "Best and worst images" in (run / "report" / "index.html").read_text(encoding="utf-8")
     predictions = {"whole", "patch", "combined", "tde_whole_0.5", "tde_pivot_0.5"}
     assert set(results["test_iid"]["average"]["metrics"]) == predictions
     assert set(results["test_iid"]["average"]["thresholds"]["combined"]["0.50"]) == {
@@ -209,6 +212,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     code, out, err = command("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")
     assert code == 0, err
     assert (tmp_path / "elsewhere" / "report" / "results.md").exists()
+    assert out.splitlines()[-1] == f"report {Path('elsewhere', 'report', 'index.html')}"
     # Another null and other strengths need no training; another model is refused.
     code, out, _ = command(
         "--mode=evaluate", TINY, "--checkpoint=my_model", "--config.effect.null=zeros", "--config.effect.alphas=(0.1,2.0)"

@@ -209,7 +209,7 @@ def test_formats_say_the_same(command, checkpoint, photos):
         assert line.startswith(f"{file}  ")
         assert f"{label['class']}  " in line
         assert (
-            f"{label['probability']:.3f}  column {label['pivot']['column']}, row {label['pivot']['row']}"
+            f"{label['probability']:.3f}  column {label['pivot']['column']}, row {label['pivot']['row']} of 2 x 2"
             in line
         )
     # An image of which nothing is listed is there too.

@@ -61,16 +61,23 @@ def pivot_counterfactual(attention, removed):
     return (patches.patch_weights(attention) * removed).sum(axis=1)
 
 
-def without_each_patch(attention, scores, null_attention, null_score):
+def without_each_patch(attention, scores, null_attention, null_score, pool=patches.patch_logits):
     """Patch logits with one patch at a time nulled: four [b, p, k] -> [b, p, k].
 
     Element p pools the factual patches with patch p's attention and score replaced by the null's.
+
+    Args:
+        attention: factual attention logits.
+        scores: factual scores.
+        null_attention: of the null's patches.
+        null_score: of the null's patches.
+        pool: attention and scores -> class evidence, as `patches.Pooling.logits`.
     """
     b, p, k = attention.shape
     swap = jnp.eye(p, dtype=bool)[None, :, :, None]
     attention = jnp.where(swap, null_attention[:, None], attention[:, None])
     scores = jnp.where(swap, null_score[:, None], scores[:, None])
-    pooled = patches.patch_logits(attention.reshape(b * p, p, k), scores.reshape(b * p, p, k))
+    pooled = pool(attention.reshape(b * p, p, k), scores.reshape(b * p, p, k))
     return pooled.reshape(b, p, k)
 
 

@@ -1,17 +1,21 @@
 """Views of an image: the whole and its patches on a grid.
 
 Patches are numbered column by column (x is the outer loop), as in the reference: patch
-``p = i * grid + j`` is at column i, row j.
+``p = i * grid + j`` is at column i, row j. With several grids, one after another.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 Cell = tuple[int, int, int, int]
+# Patches along one side; several for several scales.
+Grid = int | Sequence[int]
 
 
-def cells(size: int, grid: int, overlap: float = 0.0) -> list[Cell]:
-    """Pixel boxes (left, top, right, bottom) of the grid² equal patches of a square image.
+def cells(size: int, grid: Grid, overlap: float = 0.0) -> list[Cell]:
+    """Pixel boxes (left, top, right, bottom) of the p patches of a square image, grid² for each grid.
 
     Without overlap a patch's side is ``size // grid``; what the division leaves over at the right
     and bottom edge belongs to no patch, as in the reference. With overlap the side grows until
@@ -23,8 +27,15 @@ def cells(size: int, grid: int, overlap: float = 0.0) -> list[Cell]:
         overlap: shared fraction of a patch's side, in [0, 1).
 
     Raises:
-        ValueError: a grid below 2, an overlap outside [0, 1), or patches of no pixels.
+        ValueError: no grid or one below 2, an overlap outside [0, 1), or patches of no pixels.
     """
+    grids = [grid] if isinstance(grid, int) else grid
+    if not grids:
+        raise ValueError("no grid; patches need at least one")
+    return [cell for each in grids for cell in _cells(size, each, overlap)]
+
+
+def _cells(size, grid, overlap):
     if grid < 2:
         raise ValueError(f"grid {grid} is too small; patches need a grid of at least 2")
     if not 0 <= overlap < 1:
@@ -39,8 +50,22 @@ def cells(size: int, grid: int, overlap: float = 0.0) -> list[Cell]:
     return [(x, y, x + side, y + side) for x in starts for y in starts]
 
 
-def split(images, grid: int, *, overlap: float = 0.0, size: int):
-    """Patches of images, each enlarged to a view: [b, h, h, c] -> [b, grid², size, size, c].
+def position(patch: int, grid: Grid) -> tuple[int, int, int]:
+    """Grid, column and row of a patch by its number.
+
+    Raises:
+        ValueError: no such patch.
+    """
+    number = patch
+    for each in [grid] if isinstance(grid, int) else grid:
+        if 0 <= number < each**2:
+            return each, number // each, number % each
+        number -= each**2
+    raise ValueError(f"there is no patch {patch} in a grid of {grid}")
+
+
+def split(images, grid: Grid, *, overlap: float = 0.0, size: int):
+    """Patches of images, each brought to one size: [b, h, h, c] -> [b, p, size, size, c].
 
     The device counterpart of the host's transform: bilinear (antialiased where it shrinks), in
     the images' float type. The host's pixels differ by its uint8 rounding and its bicubic first
@@ -52,17 +77,19 @@ def split(images, grid: int, *, overlap: float = 0.0, size: int):
     b, h, w, c = images.shape
     if h != w:
         raise ValueError(f"images of {h} x {w} pixels are not square")
-    patches = jnp.stack([images[:, y0:y1, x0:x1] for x0, y0, x1, y1 in cells(h, grid, overlap)], axis=1)
-    return jax.image.resize(patches, (b, grid * grid, size, size, c), "bilinear", antialias=True)
+    shape = (b, size, size, c)
+    patches = [images[:, y0:y1, x0:x1] for x0, y0, x1, y1 in cells(h, grid, overlap)]
+    # A patch that has the size already comes back as it is.
+    return jnp.stack([jax.image.resize(x, shape, "bilinear", antialias=True) for x in patches], axis=1)
 
 
-def remove_patches(images, null, grid: int, *, overlap: float = 0.0):
-    """Images with one patch each replaced by the null's pixels: [b, h, h, c] -> [b, grid², h, h, c].
+def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
+    """Images with one patch each replaced by the null's pixels: [b, h, h, c] -> [b, p, h, h, c].
 
     Args:
         images: whole views.
         null: what takes a patch's place, broadcastable to the images.
-        grid: patches along one side.
+        grid: as in `cells`.
         overlap: as in `cells`.
     """
     null = jnp.broadcast_to(null, images.shape)

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import Grid, cells
 from cfmlc_jax.data.randaugment import augment
 from cfmlc_jax.data.resample import double
 from cfmlc_jax.data.sources import Record
@@ -156,8 +156,8 @@ def _on_white(picture):
     return canvas
 
 
-def split_views(image: Image.Image, size: int, grid: int | None, overlap: float = 0.0) -> list[Image.Image]:
-    """The whole view and then grid² patches, each RGB [size, size]; no grid, no patches.
+def split_views(image: Image.Image, size: int, grid: Grid | None, overlap: float = 0.0) -> list[Image.Image]:
+    """The whole view and then the patches, each RGB [size, size]; no grid, no patches.
 
     Whole: bilinear, antialiased, whatever the aspect. Patches: the image is made size x size with a
     *bicubic* filter, cut along `causal.views.cells` (columns outside, rows inside), and each cell
@@ -221,7 +221,7 @@ class ToViews:
     """A record's views and labels, ready to be batched.
 
     size: side of a view, pixels.
-    grid: patches along one side; None for the whole view only.
+    grid: patches along one side, or several such; None for the whole view only.
     overlap: shared fraction of neighbouring patches' sides, [0, 1).
     augment: cutout and RandAugment on every view separately (training).
     exif: turn pictures upright by their EXIF orientation.
@@ -231,7 +231,7 @@ class ToViews:
     """
 
     size: int
-    grid: int | None = None
+    grid: Grid | None = None
     overlap: float = 0.0
     augment: bool = False
     exif: bool = False
@@ -241,6 +241,11 @@ class ToViews:
             raise ValueError(f"size {self.size} has no pixels")
         if self.grid is not None:
             cells(self.size, self.grid, self.overlap)
+
+    @property
+    def num_views(self) -> int:
+        """v: the whole and its patches."""
+        return 1 + (0 if self.grid is None else len(cells(self.size, self.grid, self.overlap)))
 
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """{"views": uint8 [v, size, size, 3], "labels": float32 [k], "id": str} of one record.

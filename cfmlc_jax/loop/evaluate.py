@@ -10,16 +10,20 @@ import optax
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, metrics
+from cfmlc_jax.causal.views import Cell
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data.pipeline import evaluation_batches
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.loop import boxes, exhibits, setup
 from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import setup
 from cfmlc_jax.loop import step as steps
+from cfmlc_jax.loop.boxes import SplitBoxes
 from cfmlc_jax.loop.setup import Setup
+from cfmlc_jax.metrics import cooccurrence, localization, split_summary
 from cfmlc_jax.metrics import scores as metric_scores
 from cfmlc_jax.metrics.scores import Scores
-from cfmlc_jax.report import tables
+from cfmlc_jax.report import evidence, tables
+from cfmlc_jax.report.evidence import Evidence, Training
 
 _WEIGHTS_TEXT = {"weights": "weights of the last step", "average": "averaged weights"}
 WEIGHTS = tuple(_WEIGHTS_TEXT)
@@ -74,7 +78,33 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = manager.read_model(path, abstract.parts()[0])
     mine = folder if jax.process_index() == 0 else None
-    return full_evaluation(config, parts, model, sources, class_names, mine, say)
+    training, missing = _training_labels(config, sources, class_names, say)
+    return full_evaluation(
+        config,
+        parts,
+        model,
+        sources,
+        class_names,
+        mine,
+        say,
+        training_labels=training,
+        missing=missing,
+        checkpoint=path.name,
+    )
+
+
+def _training_labels(config, sources, class_names, say):
+    """Labels [n, k] of the training split and "", or None and why the data on hand does not give them."""
+    try:
+        source = sources.get("train") or setup.open_sources(config, ("train",), say)["train"]
+    except InputError as error:
+        missing = f"the training split cannot be read: {error}"
+    else:
+        if list(source.class_names) == list(class_names):
+            return source.labels, ""
+        missing = f"the training split at hand has other classes: {_some(list(source.class_names))}"
+    say(f"without co-occurrence, for {missing}")
+    return None, missing
 
 
 def _of_variables(model):
@@ -113,14 +143,33 @@ def full_evaluation(
     class_names,
     folder: Path | None,
     say: Callable[[str], None],
+    *,
+    training_labels: np.ndarray | None,
+    missing: str = "",
+    checkpoint: str,
 ) -> dict:
     """Every metric of every prediction on every split; tables to the user, files to the folder.
 
-    Files: results.json (all numbers), results.md (the tables), per_class_<split>_<weights>.csv,
-    and scores_<split>_<weights>.npz (the logits, so that any alpha can be read off later). None for
-    the folder writes nothing.
+    Intervals, company and localisation are of the averaged weights. Files: results.json (all
+    numbers), results.md (the tables), per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz
+    (the logits, so that any alpha can be read off later) and evidence.json (what else a report
+    shows).
+
+    Args:
+        config: what to evaluate, and how.
+        parts: of the run.
+        model: as in `score_split`.
+        sources: by split.
+        class_names: in label order.
+        folder: where files go; None writes nothing.
+        say: prints a line for the user.
+        training_labels: [n, k], for the company that was learnt; None leaves it out.
+        missing: why there are none.
+        checkpoint: its name, for the report.
     """
     score = score_step(config, parts, tuple(config.effect.kinds))
+    training = None if training_labels is None else _training(training_labels)
+    shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
         scores = score_split(parts, score, model, source, batch_size=config.evaluate.batch_size)
@@ -133,28 +182,91 @@ def full_evaluation(
             }
             if folder is not None:
                 _write_scores(folder, f"{split}_{name}", of_weights, config.effect.alphas, class_names)
+        found_boxes = boxes.boxes_of(source, threads=parts.reading.threads, exif=config.data.exif)
+        results[split]["average"] |= _findings(
+            config, scores["average"], training, found_boxes, class_names, parts.cells()
+        )
+        shown[split] = exhibits.choose(scores["average"], source, found_boxes, exif=config.data.exif)
     summary = summary_text(results)
     if folder is not None:
+        brief = Evidence(
+            config=configs.to_json(config),
+            checkpoint=checkpoint,
+            class_names=list(class_names),
+            training=training,
+            missing=missing,
+            cells=_relative_cells(parts),
+            exhibits=shown,
+        )
+        evidence.write(folder / evidence.FILE, brief)
         files.write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
         files.write_text(folder / "results.md", f"# Results\n\n{summary}\n\n{full_text(results)}\n")
     say(f"\n{summary}")
     return results
 
 
+def _training(labels) -> Training:
+    pairs = cooccurrence.strongest_pairs(labels, split_summary.PAIRS)
+    return Training(len(labels), cooccurrence.counts(labels).tolist(), pairs.tolist())
+
+
+def _findings(
+    config,
+    scores: Scores,
+    training: Training | None,
+    found_boxes: SplitBoxes | None,
+    class_names,
+    patch_cells: list[Cell] | None,
+) -> dict:
+    """Intervals, and company and localisation, None where there is nothing to measure them by."""
+    alphas, generator = config.effect.alphas, np.random.default_rng(config.seed)
+    found: dict[str, dict | None] = {
+        "intervals": split_summary.intervals(scores, alphas, generator),
+        "company": None,
+        "localization": None,
+    }
+    if training is not None and training.pairs:
+        found["company"] = split_summary.company(scores, alphas, training.pairs, generator)
+    if patch_cells is not None and scores.attention is not None and found_boxes is not None:
+        pairs = localization.localize(
+            scores.attention.argmax(axis=1),
+            found_boxes.corners,
+            found_boxes.classes,
+            found_boxes.sizes,
+            size=config.views.image_size,
+            cells=patch_cells,
+        )
+        # COCO's pixels say nothing of pictures of other sizes.
+        relative = config.data.source != "coco"
+        found["localization"] = split_summary.localized(pairs, class_names, relative=relative)
+    return found
+
+
+def _relative_cells(parts: Setup):
+    """Boxes of the patches as fractions of the picture; None without patches."""
+    found, size = parts.cells(), parts.views_of["evaluate"].size
+    return None if found is None else [[side / size for side in cell] for cell in found]
+
+
 def score_step(config, parts: Setup, kinds: Iterable[str]):
     """The compiled scores of one batch, with the counterfactuals of these kinds."""
     return steps.score_step(
         parts.model,
+        parts.method,
         kinds=tuple(kinds),
         null=config.effect.null,
-        grid=config.views.grid,
-        overlap=config.views.overlap,
+        patches=parts.patches,
         mesh=parts.mesh,
     )
 
 
 def summary_text(results: dict) -> str:
-    """mAP of every prediction by the averaged weights on every split: a Markdown table."""
+    """mAP, company and localisation by the averaged weights on every split: Markdown tables."""
+    parts = [_map_text(results), _company_text(results), _localization_text(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _map_text(results):
     splits = list(results)
     columns = [(split, definition) for split in splits for definition in metrics.AP_DEFINITIONS]
     rows = [
@@ -163,6 +275,47 @@ def summary_text(results: dict) -> str:
     ]
     header = ["mAP %, averaged weights", *(f"{split} ({definition})" for split, definition in columns)]
     return tables.markdown(header, rows)
+
+
+def _company_text(results):
+    """Of every prediction the mean excess of false positives, percentage points, and the context AUC."""
+    found = {split: of["average"]["company"] for split, of in results.items() if of["average"]["company"]}
+    if not found:
+        return ""
+    first = next(iter(found.values()))
+    rows = [
+        [name]
+        + [
+            cell
+            for of in found.values()
+            for cell in (
+                _with_interval(of["predictions"][name]["excess_fpr"]),
+                _with_interval(of["predictions"][name]["context_auc"]),
+            )
+        ]
+        for name in first["predictions"]
+    ]
+    header = [f"beside the {first['pairs']} strongest pairs' context"]
+    header += [f"{split} ({what})" for split in found for what in ("excess FPR", "AUC")]
+    return tables.markdown(header, rows)
+
+
+def _with_interval(values):
+    value, low, high = values
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _localization_text(results):
+    """How often the pivot holds its class, against a patch drawn at random and the best one."""
+    rows = []
+    for split, of_split in results.items():
+        found = of_split["average"]["localization"]
+        if found:
+            rates = found["all"]
+            rows.append([split, rates["pairs"], rates["hit"], rates["chance_hit"], rates["best_hit"]])
+    if not rows:
+        return ""
+    return tables.markdown(["pivot hits %", "objects", "pivot", "chance", "best"], rows)
 
 
 def full_text(results: dict) -> str:

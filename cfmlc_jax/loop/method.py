@@ -6,27 +6,50 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from cfmlc_jax import losses
-from cfmlc_jax.causal import effects, patches, views
+from cfmlc_jax.causal import effects, views
+from cfmlc_jax.causal.patches import POOLINGS, Pooling
+from cfmlc_jax.causal.views import Grid
 from cfmlc_jax.models.classifier import Outputs
+
+
+class Patches(NamedTuple):
+    """Where a classifier's patches come from.
+
+    grid, overlap: of patches cut from the image, as in `causal.views.cells`.
+    size: side of patches cut on the device from the whole view, as the model sees them, pixels;
+        None where they come as views of their own, or as cells of the model's map.
+    """
+
+    grid: Grid
+    overlap: float = 0.0
+    size: int | None = None
+
+    def cut(self, whole):
+        """What the model sees of images [b, s, s, 3]: their whole views, and patches if cut here."""
+        if self.size is None:
+            return whole[:, None]
+        return whole[:, None], views.split(whole, self.grid, overlap=self.overlap, size=self.size)
 
 
 class Method(NamedTuple):
     """How the loop uses a classifier of views.
 
-    train_patches, predict_patches: whether views beyond the whole are seen in training and
-        prediction.
+    train_patches, predict_patches: whether patches are judged in training and prediction.
+    pooling: of patches.
     loss_names: of the parts of the loss.
     loss: (outputs, labels [b, k]) -> dict of scalars by those names; training minimises their sum.
     """
 
     train_patches: bool
     predict_patches: bool
+    pooling: Pooling
     loss_names: tuple[str, ...]
     loss: Callable
 
 
-def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float) -> Method:
+def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float, pooling: str = "pivot") -> Method:
     """The method "pat_t", "pat_i" or "asl" (config.py says what each is) with its loss."""
+    pool = POOLINGS[pooling]
 
     def total(logits, labels):
         cells = losses.asymmetric_loss(logits, labels, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
@@ -37,40 +60,48 @@ def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float) -> Met
         return {"loss_whole": total(outputs.whole[:, 0], labels)}
 
     def patch_loss(outputs, labels):
-        patch = patches.patch_logits(outputs.attention[:, 1:], outputs.score[:, 1:])
+        patch = pool.logits(*patch_evidence(outputs))
         return whole_loss(outputs, labels) | {"loss_patch": total(patch, labels)}
 
     return {
-        "pat_t": Method(True, True, ("loss_whole", "loss_patch"), patch_loss),
-        "pat_i": Method(False, True, ("loss_whole",), whole_loss),
-        "asl": Method(False, False, ("loss_whole",), whole_loss),
+        "pat_t": Method(True, True, pool, ("loss_whole", "loss_patch"), patch_loss),
+        "pat_i": Method(False, True, pool, ("loss_whole",), whole_loss),
+        "asl": Method(False, False, pool, ("loss_whole",), whole_loss),
     }[name]
 
 
 def patch_evidence(outputs: Outputs):
-    """Attention and score logits of views, [b, v, k] each.
+    """Attention and score logits of the p patches, two [b, p, k], or None without patches.
 
-    A classifier with one head (PAT-I) judges patches by the logits it gives to wholes.
+    Patches are the cells of the first view's map where the classifier judges those, and else the
+    views behind the first. A classifier with one head (PAT-I) judges patches by the logits it gives
+    to wholes.
     """
+    if outputs.cells is not None:
+        return tuple(logits[:, 0] for logits in outputs.cells)
+    if outputs.whole.shape[1] == 1:
+        return None
     if outputs.attention is None:
-        return outputs.whole, outputs.whole
-    return outputs.attention, outputs.score
+        return outputs.whole[:, 1:], outputs.whole[:, 1:]
+    return outputs.attention[:, 1:], outputs.score[:, 1:]
 
 
-def predict(outputs: Outputs) -> dict:
+def predict(outputs: Outputs, pooling: Pooling = POOLINGS["pivot"]) -> dict:
     """Logits of the factual prediction: "whole", "patch", "combined", each [b, k].
 
-    With the whole view alone there is nothing but "whole", and "combined" is the same.
+    Without patches there is nothing but "whole", and "combined" is the same.
     """
     whole = outputs.whole[:, 0]
-    if outputs.whole.shape[1] == 1:
+    evidence = patch_evidence(outputs)
+    if evidence is None:
         return {"whole": whole, "combined": whole}
-    attention, score = patch_evidence(outputs)
-    patch = patches.patch_logits(attention[:, 1:], score[:, 1:])
+    patch = pooling.logits(*evidence)
     return {"whole": whole, "patch": patch, "combined": effects.combine(whole, patch)}
 
 
-def counterfactuals(apply: Callable, images, outputs: Outputs, *, kinds, null, mean_colour, grid, overlap):
+def counterfactuals(
+    apply: Callable, images, outputs: Outputs, *, kinds, null, mean_colour, patches: Patches, pooling: Pooling
+):
     """Combined logits [b, k] (or [1, k], one for all images) of each kind of counterfactual.
 
     "whole": the image and all its patches show the null. "pivot": the patch that a class looks at
@@ -78,33 +109,31 @@ def counterfactuals(apply: Callable, images, outputs: Outputs, *, kinds, null, m
     the removals by its own attention).
 
     Args:
-        apply: views [b, v, s, s, 3] -> Outputs, the same classifier.
+        apply: views [b, v, s, s, 3], or several such arrays -> Outputs, the same classifier.
         images: whole views [b, s, s, 3] in [0, 1].
-        outputs: the factual outputs, of the whole and grid² patches for "pivot".
+        outputs: the factual outputs, with patches that are views for "pivot".
         kinds: of "whole", "pivot".
         null: what removal shows, see `causal.effects.null_images`.
         mean_colour: [3], for the null "mean".
-        grid: patches along one side.
-        overlap: of patches.
+        patches: where they are.
+        pooling: of patches.
     """
     size = images.shape[1]
-    with_patches = outputs.whole.shape[1] > 1
+    evidence = patch_evidence(outputs)
     blank = effects.null_images(images, null, mean_colour)
-    null_views = blank[:, None]
-    if with_patches:
-        null_views = jnp.concatenate(
-            [null_views, views.split(blank, grid, overlap=overlap, size=size)], axis=1
-        )
+    null_views = patches.cut(blank)
+    if patches.size is None and outputs.cells is None and evidence is not None:
+        split = views.split(blank, patches.grid, overlap=patches.overlap, size=size)
+        null_views = jnp.concatenate([null_views, split], axis=1)
     null_outputs = apply(null_views)
     logits = {}
     if "whole" in kinds:
-        logits["whole"] = predict(null_outputs)["combined"]
+        logits["whole"] = predict(null_outputs, pooling)["combined"]
     if "pivot" in kinds:
-        removed = apply(views.remove_patches(images, blank, grid, overlap=overlap)).whole
-        attention, score = (x[:, 1:] for x in patch_evidence(outputs))
-        null_attention, null_score = (
-            jnp.broadcast_to(x[:, 1:], attention.shape) for x in patch_evidence(null_outputs)
-        )
-        pooled = effects.without_each_patch(attention, score, null_attention, null_score)
-        logits["pivot"] = effects.pivot_counterfactual(attention, effects.combine(removed, pooled))
+        removed = apply(views.remove_patches(images, blank, patches.grid, overlap=patches.overlap)).whole
+        attention, score = evidence
+        null_attention, null_score = (jnp.broadcast_to(x, score.shape) for x in patch_evidence(null_outputs))
+        pooled = effects.without_each_patch(attention, score, null_attention, null_score, pool=pooling.logits)
+        focus = pooling.focus(attention, score)
+        logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
     return logits

@@ -44,13 +44,16 @@ class Predictor:
         weights: "weights" (of the last step) or "average".
         prediction: one of `PREDICTIONS`.
         alpha: strength of the total direct effect, for those named tde_….
-        with_effect: compute the direct effect for other predictions too, that of the pivot patch.
+        with_effect: compute the direct effect for other predictions too: that of the pivot patch, or
+            of the whole image where the patches are cells of a map.
         batch_size: images a call, rounded up to a multiple of the devices.
 
     Attributes:
         batch_size: the most images a call takes; for fewer it is as slow.
         class_names: the k classes.
-        to_views: the transform of the checkpoint's evaluation; grid None if there are no patches.
+        to_views: the transform of the checkpoint's evaluation.
+        grids: patches along one side, for each scale; None without patches.
+        cells: boxes of the patches in a whole view, pixels; None without patches.
         threads: that the checkpoint's run read images with.
 
     Raises:
@@ -69,17 +72,24 @@ class Predictor:
                 f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
                 "and give --prediction=combined, whole or tde_whole"
             )
+        if config.model.cells and prediction == "tde_pivot":
+            raise InputError(
+                f"checkpoint {path} judges cells of a map, which cannot be taken out of the image; "
+                "give --prediction=combined, whole, patch or tde_whole"
+            )
         _, abstract = setup.state_plan(config, parts, optax.identity())
         model = manager.read_model(path, abstract.parts()[0])
         self.batch_size = config.evaluate.batch_size
         self.class_names = tuple(meta["class_names"] or (f"class {i}" for i in range(num_classes)))
         self.to_views = parts.views_of["evaluate"]
+        self.grids, self.cells = parts.grids(), parts.cells()
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction, self._alpha = prediction, alpha
-        self._null = EFFECTS.get(prediction, "pivot" if with_effect else None)
+        own = "whole" if config.model.cells else "pivot"
+        self._null = EFFECTS.get(prediction, own if with_effect else None)
         self._score = evaluate.score_step(config, parts, () if self._null is None else (self._null,))
 
     def __call__(self, views: np.ndarray) -> list[Judgement]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.causal.views import Cell, cells
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
@@ -27,20 +29,41 @@ from cfmlc_jax.optim import frozen as frozen_parameters
 class Setup:
     """A run's parts, built from its configuration and the number of classes.
 
+    patches: where the method's patches come from.
     views_of: {"train", "evaluate"} -> the transform of records.
     """
 
     mesh: Any
     model: Any
     method: methods.Method
+    patches: methods.Patches
     reading: Reading
     views_of: dict[str, ToViews]
 
     def sample_shape(self, purpose: str) -> tuple[int, ...]:
         """[1, v, s, s, 3] of the views that "train" or "evaluate" gives the model."""
         to_views = self.views_of[purpose]
-        patches = 0 if to_views.grid is None else to_views.grid**2
-        return (1, 1 + patches, to_views.size, to_views.size, 3)
+        return (1, to_views.num_views, to_views.size, to_views.size, 3)
+
+    def grids(self) -> tuple[int, ...] | None:
+        """Patches along one side, for each scale; None where the method predicts without patches."""
+        if not self.method.predict_patches:
+            return None
+        if self.model.cells is None:
+            grid = self.patches.grid
+            return (grid,) if isinstance(grid, int) else tuple(grid)
+        init = functools.partial(self.model.init_with_output, train=False)
+        whole = jax.ShapeDtypeStruct(self.sample_shape("evaluate"), jnp.float32)
+        outputs, _ = jax.eval_shape(init, jax.random.key(0), whole)
+        return (math.isqrt(outputs.cells[0].shape[2]),)
+
+    def cells(self) -> list[Cell] | None:
+        """Boxes of the patches in a whole view, pixels; None where there are none."""
+        grids = self.grids()
+        if grids is None:
+            return None
+        overlap = 0.0 if self.model.cells is not None else self.patches.overlap
+        return cells(self.views_of["evaluate"].size, grids, overlap)
 
 
 def create_setup(config, num_classes: int) -> Setup:
@@ -52,7 +75,7 @@ def create_setup(config, num_classes: int) -> Setup:
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    method = methods.create(config.method, **config.loss)
+    method = methods.create(config.method, pooling=config.pooling, **config.loss)
     return Setup(
         mesh=meshes.create(config.mesh.fsdp),
         model=models.create(
@@ -62,10 +85,12 @@ def create_setup(config, num_classes: int) -> Setup:
             image_size=config.views.image_size,
             head=config.model.head,
             groups=config.model.groups,
+            cells=config.model.cells,
             norm_groups=config.model.norm_groups,
             dtype=jnp.dtype(config.model.dtype),
         ),
         method=method,
+        patches=methods.Patches(config.views.grids, config.views.overlap, config.views.patch_size or None),
         reading=Reading(
             process=jax.process_index(),
             processes=jax.process_count(),
@@ -140,7 +165,8 @@ def state_plan(config, setup: Setup, transformation) -> tuple[Callable, TrainSta
 def _views(config, patches: bool, augment: bool) -> ToViews:
     return ToViews(
         size=config.views.image_size,
-        grid=config.views.grid if patches else None,
+        # Cells of a map need no views of their own, and patches of another size are cut on the device.
+        grid=config.views.grids if patches and not (config.model.cells or config.views.patch_size) else None,
         overlap=config.views.overlap,
         augment=augment,
         exif=config.data.exif,

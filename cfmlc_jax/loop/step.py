@@ -18,13 +18,23 @@ def tallied(loss_names) -> tuple[str, ...]:
 
 
 def train_step(
-    model, optimizer, method: methods.Method, *, ema_decay: float, log_every: int, seed: int, mesh, shardings
+    model,
+    optimizer,
+    method: methods.Method,
+    *,
+    patches: methods.Patches | None = None,
+    ema_decay: float,
+    log_every: int,
+    seed: int,
+    mesh,
+    shardings,
 ) -> jax.stages.Wrapped:
     """A compiled (state, batch) -> (state, first_bad): one update on a global batch.
 
     The state is donated. The batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32
     [b, k]}, split over the mesh's devices; batch statistics and the loss's sum are over all of it.
-    Parameters that the model calls frozen get no gradient; the optimiser must not decay them.
+    With `patches` to cut here, the views are whole ones, v = 1. Parameters that the model calls frozen
+    get no gradient; the optimiser must not decay them.
     `first_bad` is the position in `watched_names` of the first value that is not finite, or −1.
     """
 
@@ -35,7 +45,11 @@ def train_step(
         def objective(params):
             params = frozen.hold(params, model.frozen)
             outputs, updated = model.apply(
-                state.variables | {"params": params}, views, train=True, mutable=["batch_stats"], rngs=rngs
+                state.variables | {"params": params},
+                _cut(views, patches),
+                train=True,
+                mutable=["batch_stats"],
+                rngs=rngs,
             )
             parts = method.loss(outputs, batch["labels"])
             return sum(parts.values()), (parts, updated.get("batch_stats", {}))
@@ -69,6 +83,11 @@ def train_step(
     )
 
 
+def _cut(views, patches):
+    """Views as they come, or wholes with the patches that are to be cut here."""
+    return views if patches is None or patches.size is None else patches.cut(views[:, 0])
+
+
 def in_unit_range(views):
     """Views in [0, 1], as models take them: pixels uint8 -> float32; floats are there already."""
     if jnp.issubdtype(views.dtype, jnp.floating):
@@ -83,12 +102,14 @@ def watched_names(variables, loss_names) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(tree)]
 
 
-def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> jax.stages.Wrapped:
+def score_step(
+    model, method: methods.Method, *, kinds, null: str, patches: methods.Patches, mesh
+) -> jax.stages.Wrapped:
     """A compiled (variables, mean_colour, views) -> logits by name, each [b, k] on every device.
 
     "whole", "patch", "combined" as in `method.predict`, and "null_<kind>", the counterfactual
     logits, for every kind of total direct effect. Where there are patches, "attention" [b, p, k]
-    too: the attention logits of each.
+    too: the logits whose softmax over patches says where a class finds its evidence.
     """
 
     def score(variables, mean_colour, views):
@@ -97,10 +118,11 @@ def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> j
         def apply(x):
             return model.apply(variables, x, train=False)
 
-        outputs = apply(views)
-        logits = methods.predict(outputs)
-        if outputs.whole.shape[1] > 1:
-            logits["attention"] = methods.patch_evidence(outputs)[0][:, 1:]
+        outputs = apply(_cut(views, patches))
+        logits = methods.predict(outputs, method.pooling)
+        evidence = methods.patch_evidence(outputs)
+        if evidence is not None:
+            logits["attention"] = method.pooling.focus(*evidence)
         if kinds:
             nulls = methods.counterfactuals(
                 apply,
@@ -109,8 +131,8 @@ def score_step(model, *, kinds, null: str, grid: int, overlap: float, mesh) -> j
                 kinds=kinds,
                 null=null,
                 mean_colour=mean_colour,
-                grid=grid,
-                overlap=overlap,
+                patches=patches,
+                pooling=method.pooling,
             )
             shape = logits["combined"].shape
             logits |= {f"null_{kind}": jnp.broadcast_to(nulls[kind], shape) for kind in kinds}

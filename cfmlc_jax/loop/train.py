@@ -55,7 +55,17 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
     tests = {split: sources[split] for split in config.data.test_splits}
     folder = workdir / "report" if jax.process_index() == 0 else None
     class_names = sources["train"].class_names
-    return evaluate.full_evaluation(config, trainer.setup, model, tests, class_names, folder, say)
+    return evaluate.full_evaluation(
+        config,
+        trainer.setup,
+        model,
+        tests,
+        class_names,
+        folder,
+        say,
+        training_labels=sources["train"].labels,
+        checkpoint=best.name,
+    )
 
 
 class Trainer:
@@ -161,6 +171,7 @@ class Trainer:
             self.setup.model,
             self._optimizer,
             self.setup.method,
+            patches=self.setup.patches if self.setup.method.train_patches else None,
             ema_decay=self._config.optim.ema_decay,
             log_every=self._config.train.log_every,
             seed=self._config.seed,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import Cell
 
 # COCO's borders of small, medium and large, in pixels of the picture (cocodataset.org, "Detection
 # evaluation"); it measures an object's mask, here it is the box.
@@ -78,8 +78,7 @@ def localize(
     sizes,
     *,
     size: int,
-    grid: int,
-    overlap: float = 0.0,
+    cells: Sequence[Cell],
 ) -> Pairs:
     """What the pivot patches of n images hold of the objects: int [n, k] -> `Pairs`.
 
@@ -91,14 +90,13 @@ def localize(
         box_classes: for each image [m], the class of each box.
         sizes: [n, 2], width and height of each picture as stored, pixels.
         size: side of the whole view, pixels.
-        grid: patches along one side.
-        overlap: of patches, as in `causal.views.cells`.
+        cells: boxes of the patches in the whole view, as `causal.views.cells` gives them.
 
     Raises:
         ValueError: shapes that do not belong together, a pivot or class that does not exist, a box
-            whose right or bottom comes before its left or top, or what `causal.views.cells` refuses.
+            whose right or bottom comes before its left or top.
     """
-    patches = np.array(cells(size, grid, overlap), np.float64)
+    patches = np.array(cells, np.float64)
     pivot, sizes = _checked(pivot, sizes, boxes, box_classes, len(patches))
     images, classes = pivot.shape
     owners, corners, labels = _flat(boxes, box_classes, classes)

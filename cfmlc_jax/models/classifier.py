@@ -1,9 +1,11 @@
 """A classifier of views: one backbone for all views of all images, and a head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax.numpy as jnp
 
 from cfmlc_jax.models.layers import IMAGES
 
@@ -15,34 +17,50 @@ class Outputs:
     whole: [b, v, k] logits meant for the whole image.
     attention: [b, v, k] how much a patch resembles each class, or None with `attention="none"`.
     score: [b, v, k] a patch's evidence for each class, or None.
-    features: the backbone's intermediate maps and "pooled", each [b, v, …].
+    cells: None, or attention and score of the p cells of each view's map, two [b, v, p, k].
+    features: the backbone's intermediate maps and "pooled", each [b, v, …], of the first views
+        where views have several sizes.
     """
 
     whole: Any
     attention: Any
     score: Any
+    cells: tuple[Any, Any] | None
     features: dict[str, Any]
 
 
 class Classifier(nn.Module):
-    """Outputs for views [b, v, h, w, 3] in [0, 1].
+    """Outputs for views [b, v, h, w, 3] in [0, 1], or for several such arrays of views of other sizes.
 
     The backbone is mapped over images, with the views of one image as its batch: mapped over
-    views, a mesh would gather every image on every device. Batch statistics are joint over both.
+    views, a mesh would gather every image on every device. Batch statistics are joint over both;
+    views of another size have their own, and move the running ones once more.
 
     Attributes:
         backbone: images [b, h, w, 3] -> features: maps of its stages, "map", the last, [b, h, w, d],
             and "pooled" [b, d].
         head: features, each [b, v, …] -> (whole, attention, score).
+        cells: features -> (attention, score) of a map's cells, or None.
         frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
     """
 
     backbone: nn.Module
     head: nn.Module
+    cells: nn.Module | None = None
     frozen: tuple[str, ...] = ()
 
-    def __call__(self, views, *, train: bool) -> Outputs:
-        """Run backbone and head on all views."""
+    def __call__(self, views: Any, *, train: bool) -> Outputs:
+        """Run backbone and head on all views; v counts those of all arrays, in their order."""
+        if not isinstance(views, Sequence):
+            return self._of_one_size(views, train)
+        parts = [self._of_one_size(each, train) for each in views]
+        whole, attention, score = (
+            None if rows[0] is None else jnp.concatenate(rows, axis=1)
+            for rows in zip(*((part.whole, part.attention, part.score) for part in parts))
+        )
+        return Outputs(whole, attention, score, parts[0].cells, parts[0].features)
+
+    def _of_one_size(self, views, train):
         mapped = nn.vmap(
             lambda backbone, one_image: backbone(one_image, train=train),
             in_axes=0,
@@ -53,4 +71,5 @@ class Classifier(nn.Module):
         )
         features = mapped(self.backbone, views)
         whole, attention, score = self.head(features, train=train)
-        return Outputs(whole=whole, attention=attention, score=score, features=features)
+        cells = None if self.cells is None else self.cells(features, train=train)
+        return Outputs(whole, attention, score, cells, features)

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers import Linear
 from cfmlc_jax.models.naming import BRANCHES, HeadNames
 
@@ -31,6 +32,39 @@ class LinearHead(nn.Module):
     @nn.compact
     def __call__(self, features, *, train: bool):
         return by_branch(self.attention, lambda name: Linear(self.num_classes, name=name)(features["pooled"]))
+
+
+class MapCells(nn.Module):
+    """A linear layer for each branch, on the cells of a map: two [b, v, p, k], attention and score.
+
+    The cells are the patches, numbered column by column, as patches cut from the image are. In an
+    early map a cell sees little more than its own part of the image, at the image's resolution; all
+    of them cost one forward pass.
+
+    Attributes:
+        num_classes: k.
+        attention: "self" or "cross".
+        stage: which of the backbone's maps, [b, v, h, w, d].
+        dtype: of the computation; here it is always float32, see `Linear`.
+
+    Raises:
+        InputError: a backbone without that map.
+    """
+
+    num_classes: int
+    attention: str
+    stage: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, *, train: bool):
+        maps = [name for name, array in features.items() if array.ndim == 5]
+        if self.stage not in maps:
+            raise InputError(f"model.cells {self.stage!r} is not a map of this backbone: {', '.join(maps)}")
+        b, v, h, w, d = features[self.stage].shape
+        cells = features[self.stage].swapaxes(2, 3).reshape(b, v, w * h, d)
+        logits = [Linear(self.num_classes, name=name)(cells) for name in BRANCHES[self.attention][1:]]
+        return logits[0], logits[-1]
 
 
 def by_branch(attention: str, logits_of: Callable):

@@ -20,11 +20,13 @@ FILE_WIDTH = 100
 class Pivot:
     """The patch that a class looks at most.
 
-    column, row: of the grid, from 0, from the left and from the top.
+    grid: how many patches are along a side.
+    column, row: in that grid, from 0, from the left and from the top.
     weight: its share in the class's evidence from patches, in (0, 1].
     box: left, top, right, bottom in pixels of the image turned upright.
     """
 
+    grid: int
     column: int
     row: int
     weight: float
@@ -94,7 +96,10 @@ class Table:
         place = (
             ("–", "–")
             if pivot is None
-            else (f"column {pivot.column}, row {pivot.row}", f"{pivot.weight:.3f}")
+            else (
+                f"column {pivot.column}, row {pivot.row} of {pivot.grid} x {pivot.grid}",
+                f"{pivot.weight:.3f}",
+            )
         )
         return self._line(file, label.name, f"{label.probability:.3f}", *place)
 
@@ -106,7 +111,7 @@ class Table:
 class Csv:
     """A line for every listed class; an image without one has a line with empty fields."""
 
-    columns = ("file", "class", "probability", "pivot_column", "pivot_row", "pivot_weight")
+    columns = ("file", "class", "probability", "pivot_grid", "pivot_column", "pivot_row", "pivot_weight")
 
     def header(self):
         """The columns' names."""
@@ -120,14 +125,14 @@ class Csv:
 
     def _fields(self, label):
         pivot = label.pivot
-        place = ["", "", ""] if pivot is None else [pivot.column, pivot.row, _rounded(pivot.weight)]
+        place = [""] * 4 if pivot is None else [pivot.grid, pivot.column, pivot.row, _rounded(pivot.weight)]
         return [label.name, _rounded(label.probability), *place]
 
 
 class Jsonl:
     """An object for every image: {"file", "labels": [{"class", "index", "probability", "pivot"}, …]}.
 
-    "pivot" is {"column", "row", "weight", "box"}, or null without patches. A label has its "effect"
+    "pivot" is {"grid", "column", "row", "weight", "box"}, or null without patches. A label has its "effect"
     and the image its "overlay" where there are such. ASCII: bytes of a file name that are not UTF-8
     come as lone surrogates, as Python has them.
     """
@@ -150,6 +155,7 @@ class Jsonl:
         pivot = label.pivot
         fields = {"class": label.name, "index": label.index, "probability": _rounded(label.probability)}
         fields["pivot"] = pivot and {
+            "grid": pivot.grid,
             "column": pivot.column,
             "row": pivot.row,
             "weight": _rounded(pivot.weight),

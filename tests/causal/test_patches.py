@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.test_util import check_grads
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import effects, patches
@@ -70,3 +72,70 @@ def test_weights_are_float32_whatever_comes_in(rng):
     weights = patches.patch_weights(jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.bfloat16))
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_exclusive_evidence_by_hand():
+    # One patch, scores log 2 and log 1 beside the background's log 1: shares 2/4 and 1/4.
+    one = jnp.log(jnp.array([[[2.0, 1.0]]]))
+    np.testing.assert_allclose(jnp.exp(patches.shares(one)), [[[0.5, 0.25]]], rtol=1e-6)
+    np.testing.assert_allclose(jax.nn.sigmoid(patches.exclusive_logits(one)), [[0.5, 0.25]], rtol=1e-6)
+    # Two such patches: 1 − (1/2)², 1 − (3/4)².
+    two = jnp.concatenate([one, one], axis=1)
+    np.testing.assert_allclose(jax.nn.sigmoid(patches.exclusive_logits(two)), [[0.75, 0.4375]], rtol=1e-6)
+
+
+def test_exclusive_evidence_is_the_noisy_or_in_float64(rng):
+    scores = rng.normal(size=(50, 9, 6)) * np.exp(rng.normal(size=(50, 1, 1))) * 3 - 3
+    raised = np.exp(scores)
+    share = raised / (1 + raised.sum(axis=-1, keepdims=True))
+    evidence = -np.log1p(-share).sum(axis=1)
+    moderate = evidence < 5  # beyond, float32 has few digits of what shares of almost 1 leave over
+    expected = np.log(np.expm1(evidence))
+    found = np.asarray(patches.exclusive_logits(jnp.asarray(scores, jnp.float32)))
+    assert moderate.mean() > 0.5
+    np.testing.assert_allclose(found[moderate], expected[moderate], rtol=2e-4, atol=2e-4)
+
+
+def test_a_patch_that_is_explained_vouches_for_no_other_class():
+    scores = jnp.array([[[2.0, 2.0]]])
+    explained = scores.at[0, 0, 1].add(5.0)
+    before, after = patches.exclusive_logits(scores)[0], patches.exclusive_logits(explained)[0]
+    assert after[1] > before[1]
+    assert after[0] < before[0] - 3
+    # The paper's pooling hears both.
+    np.testing.assert_array_equal(
+        patches.patch_logits(scores, scores)[0, 0], patches.patch_logits(explained, explained)[0, 0]
+    )
+
+
+def test_order_of_patches_does_not_matter_to_exclusive_evidence(rng):
+    scores = jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32)
+    order = rng.permutation(5)
+    np.testing.assert_allclose(
+        patches.exclusive_logits(scores[:, order]), patches.exclusive_logits(scores), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [0.0, 20.0, 100.0, 1e4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_exclusive_evidence_is_finite_with_its_gradient(size, sign, rng):
+    scores = jnp.asarray(sign * size * np.abs(rng.normal(size=(2, 4, 3))), jnp.float32)
+    value, gradient = jax.value_and_grad(lambda s: patches.exclusive_logits(s).sum())(scores)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_gradient_of_exclusive_evidence(rng):
+    scores = jnp.asarray(rng.normal(size=(2, 3, 4)) * 2, jnp.float32)
+    check_grads(patches.exclusive_logits, (scores,), order=1, modes=("rev",), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", patches.POOLINGS)
+def test_where_a_class_looks(name, rng):
+    """The softmax of a pooling's focus is on the patch that alone has the class."""
+    scores = jnp.asarray(rng.normal(size=(1, 4, 3)) - 6, jnp.float32).at[0, 2, 1].set(9.0)
+    pooling = patches.POOLINGS[name]
+    assert patches.pivot(pooling.focus(scores, scores))[0, 1] == 2
+    logits = pooling.logits(scores, scores)
+    assert logits.shape == (1, 3)
+    assert logits[0, 1] > 5

@@ -59,3 +59,40 @@ def test_removed_patches_change_only_their_own_pixels(rng):
     for p, (x0, y0, x1, y1) in enumerate(views.cells(8, 2)):
         by_hand = images.at[:, y0:y1, x0:x1].set(0)
         np.testing.assert_array_equal(removed[:, p], by_hand)
+
+
+def test_several_grids_follow_each_other():
+    assert views.cells(12, (2, 3)) == views.cells(12, 2) + views.cells(12, 3)
+    assert views.cells(12, (3,), 0.25) == views.cells(12, 3, 0.25)
+
+
+def test_no_grid_at_all():
+    with pytest.raises(ValueError, match="no grid"):
+        views.cells(8, ())
+
+
+@pytest.mark.parametrize("grid", [2, (2,), (2, 3), (4, 2)])
+def test_position_leads_back_to_the_cell(grid):
+    for patch, (left, top, right, _) in enumerate(views.cells(24, grid)):
+        along, column, row = views.position(patch, grid)
+        side = 24 // along
+        assert (left, top, right - left) == (column * side, row * side, side)
+    with pytest.raises(ValueError, match="no patch"):
+        views.position(len(views.cells(24, grid)), grid)
+
+
+def test_split_of_several_grids_brings_all_patches_to_one_size(rng):
+    images = jnp.asarray(rng.random((2, 12, 12, 3)), jnp.float32)
+    patches = views.split(images, (2, 3), size=6)
+    assert patches.shape == (2, 13, 6, 6, 3)
+    np.testing.assert_array_equal(patches[:, :4], views.split(images, 2, size=6))
+    np.testing.assert_array_equal(patches[:, 4:], views.split(images, 3, size=6))
+    np.testing.assert_array_equal(patches[:, 3], images[:, 6:, 6:])
+
+
+def test_removed_patches_of_several_grids(rng):
+    images = jnp.asarray(rng.random((1, 12, 12, 3)), jnp.float32)
+    null = jnp.zeros((1, 12, 12, 3))
+    both = views.remove_patches(images, null, (2, 3))
+    separate = [views.remove_patches(images, null, grid) for grid in (2, 3)]
+    np.testing.assert_array_equal(both, jnp.concatenate(separate, axis=1))

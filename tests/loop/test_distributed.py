@@ -43,7 +43,9 @@ source, to_views = Scenes("train", num_scenes=22), ToViews(size=32, grid=2)
 for batch in train_batches(source, to_views, batch_size=8, epochs=1, seed=0, reading=reading):
     state, first_bad = step(state, meshes.to_devices(batch, mesh))
     assert int(first_bad) == -1
-score = steps.score_step(model, kinds=("whole", "pivot"), null="mean", grid=2, overlap=0.0, mesh=mesh)
+score = steps.score_step(
+    model, method, kinds=("whole", "pivot"), null="mean", patches=methods.Patches(2), mesh=mesh
+)
 positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)

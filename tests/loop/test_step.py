@@ -211,7 +211,7 @@ def test_scores_by_name_and_their_counterfactuals(rng, null):
     run = Run()
     batch = batch_of(rng, images=4)
     score = steps.score_step(
-        run.model, kinds=("whole", "pivot"), null=null, grid=2, overlap=0.0, mesh=run.mesh
+        run.model, METHOD, kinds=("whole", "pivot"), null=null, patches=methods.Patches(2), mesh=run.mesh
     )
     logits = host(score(run.state.variables, jnp.full(3, 0.5), batch["views"]))
     assert logits.pop("attention").shape == (4, 4, CLASSES)
@@ -227,7 +227,9 @@ def test_pivot_counterfactual_by_hand(rng):
     """Each masked image through the whole pipeline, as its definition says, patch by patch."""
     run = Run()
     views = batch_of(rng, images=2)["views"]
-    score = steps.score_step(run.model, kinds=("pivot",), null="zeros", grid=2, overlap=0.0, mesh=run.mesh)
+    score = steps.score_step(
+        run.model, METHOD, kinds=("pivot",), null="zeros", patches=methods.Patches(2), mesh=run.mesh
+    )
     ours = host(score(run.state.variables, jnp.zeros(3), views))["null_pivot"]
     factual = run.model.apply(run.state.variables, views / np.float32(255), train=False)
     weights = patches.patch_weights(factual.attention[:, 1:])
@@ -315,3 +317,67 @@ def test_no_backward_pass_through_what_is_frozen(rng):
         text = step.lower(state, meshes.to_devices(batch_of(rng), mesh)).compile().as_text()
         counts.append(len(re.findall(r" convolution\(.*window=\{size=\d+x", text)))
     assert counts == [5 + 2 + 1, 5 + 5 + 4]
+
+
+def trained_once(model, method, patches, batch):
+    """Loss of a first step, and the scores of the fresh weights with their counterfactuals "whole"."""
+    mesh, optimizer = mesh_of(1), optax.sgd(LEARNING_RATE)
+    shape = (1, *batch["views"].shape[1:])
+    make, abstract = states.plan(
+        model, optimizer, shape, tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
+    )
+    state = make()
+    score = steps.score_step(model, method, kinds=("whole",), null="mean", patches=patches, mesh=mesh)
+    logits = host(score(state.variables, jnp.full(3, 0.5), batch["views"]))
+    step = steps.train_step(
+        model,
+        optimizer,
+        method,
+        patches=patches,
+        ema_decay=0.75,
+        log_every=2,
+        seed=0,
+        mesh=mesh,
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    state, first_bad = step(state, batch)
+    assert int(first_bad) == -1
+    return float(state.tally["loss"]), logits
+
+
+def test_patches_cut_on_the_device_are_those_of_the_host(rng):
+    """Without resizing, host and device give the same pixels, so all is equal but the batches' statistics."""
+    wholes = rng.integers(0, 256, (4, 1, SIZE, SIZE, 3)).astype(np.uint8)
+    labels = (rng.random((4, CLASSES)) < 0.4).astype(np.float32)
+    native = methods.Patches((2,), size=SIZE // 2)
+    loss, logits = trained_once(tiny(), METHOD, native, {"views": wholes, "labels": labels})
+    assert np.isfinite(loss)
+    assert logits["attention"].shape == (4, 4, CLASSES)
+
+    model = tiny()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3)), train=False)
+    half = SIZE // 2
+    crops = [wholes[:, 0, y : y + half, x : x + half] for x in (0, half) for y in (0, half)]
+    groups = [wholes / np.float32(255), np.stack(crops, axis=1) / np.float32(255)]
+    expected = methods.predict(model.apply(variables, groups, train=False))
+    for name, values in expected.items():
+        np.testing.assert_allclose(logits[name], values, rtol=1e-4, atol=1e-5)
+    assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling", patches.POOLINGS)
+def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
+    backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True)
+    model = Classifier(
+        backbone=backbone,
+        head=heads.LinearHead(CLASSES, "none"),
+        cells=heads.MapCells(CLASSES, "cross", "layer1"),
+    )
+    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05, pooling=pooling)
+    batch = batch_of(rng, images=4)
+    batch["views"] = batch["views"][:, :1]
+    loss, logits = trained_once(model, method, methods.Patches((2,)), batch)
+    assert np.isfinite(loss)
+    assert logits["attention"].shape == (4, (SIZE // 8) ** 2, CLASSES)
+    np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
+    assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5

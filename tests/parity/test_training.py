@@ -151,7 +151,7 @@ def run(name, dtype) -> Trajectory:
         if i == 0:
             gradient = host(state.opt_state["gradient"])
     jax.effects_barrier()
-    score = steps.score_step(model, kinds=(), null="zeros", grid=2, overlap=0.0, mesh=mesh)
+    score = steps.score_step(model, METHOD, kinds=(), null="zeros", patches=methods.Patches(2), mesh=mesh)
     unseen = views(8, 300)[:SCORED].astype(dtype)
     return Trajectory(
         losses={name: np.array([tally[name] for tally in tallies]) for name in tallies[0]},

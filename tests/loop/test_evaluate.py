@@ -1,0 +1,243 @@
+"""The full evaluation: what it writes is what the metrics say, and enough for a report."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.causal.views import cells
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.loop import evaluate, setup
+from cfmlc_jax.loop.boxes import boxes_of
+from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
+from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
+from cfmlc_jax.metrics.context_auc import mean_context_auc
+from cfmlc_jax.metrics.scores import probabilities
+from cfmlc_jax.report import evidence
+from cfmlc_jax.report.html import page
+
+SPLIT = "test_iid"
+IMAGES = 40
+
+
+def tiny(method):
+    config = configs.default()
+    config.data.source = "scenes"
+    config.data.threads = 2
+    config.views.image_size = 32
+    config.model.name = "resnet_small"
+    config.method = method
+    config.train.batch_size = config.evaluate.batch_size = 8
+    config.effect.alphas = (0.5,)
+    if method == "asl":
+        config.model.attention = "none"
+        config.effect.kinds = ("whole",)
+    return configs.validate(config)
+
+
+def run(method, folder, training_labels, missing=""):
+    """A full evaluation of fresh weights; what it said."""
+    config = tiny(method)
+    parts = setup.create_setup(config, 10)
+    fresh, _ = setup.state_plan(config, parts, optax.identity())
+    model, _ = fresh().parts()
+    source, said = Scenes(SPLIT, num_scenes=IMAGES), []
+    evaluate.full_evaluation(
+        config,
+        parts,
+        model,
+        {SPLIT: source},
+        source.class_names,
+        folder,
+        said.append,
+        training_labels=training_labels,
+        missing=missing,
+        checkpoint="7",
+    )
+    return "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return Scenes("train", num_scenes=300)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, train):
+    """A workdir with the evaluation of a classifier with patches, and what was said."""
+    path = tmp_path_factory.mktemp("run")
+    (path / "report").mkdir()
+    (path / "said").write_text(run("pat_t", path / "report", train.labels))
+    return path
+
+
+@pytest.fixture(scope="module")
+def average(workdir):
+    return json.loads((workdir / "report" / "results.json").read_text())[SPLIT]["average"]
+
+
+@pytest.fixture(scope="module")
+def scores(workdir):
+    with np.load(workdir / "report" / f"scores_{SPLIT}_average.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def found(workdir):
+    return evidence.parse(json.loads((workdir / "report" / evidence.FILE).read_text()))
+
+
+def test_intervals(average, scores):
+    of = average["intervals"]["predictions"]
+    for definition in ("sklearn", "voc"):
+        value = mean_average_precision(scores["combined"], scores["labels"], definition)
+        low, high = of["combined"][f"mAP_{definition}"]
+        assert low < high
+        gain, gain_low, gain_high = of["combined"][f"gain_{definition}"]
+        whole = mean_average_precision(scores["whole"], scores["labels"], definition)
+        assert gain == pytest.approx(value - whole)
+        assert gain_low <= gain_high
+        assert of["whole"][f"gain_{definition}"] == [0, 0, 0]
+    # The first draws are the first definition's.
+    low, high = of["whole"]["mAP_sklearn"]
+    again = mean_average_precision_interval(
+        scores["whole"], scores["labels"], "sklearn", generator=np.random.default_rng(0), resamples=200
+    )
+    assert (low, high) == pytest.approx((again.low, again.high))
+    assert average["intervals"]["resamples"] == 200
+
+
+def test_company_is_over_the_strongest_pairs_of_training(average, scores, found, train):
+    pairs = cooccurrence.strongest_pairs(train.labels, 20)
+    assert found.training.pairs == pairs.tolist()
+    # Partners join nine times of ten: they are the ten strongest.
+    assert {tuple(pair) for pair in found.training.pairs[:10]} == {(d, d ^ 1) for d in range(10)}
+    assert found.training.images == 300
+    assert np.array_equal(found.training.counts, cooccurrence.counts(train.labels))
+    effect = scores["combined"] - 0.5 * scores["null_pivot"]
+    for name, logits in (("whole", scores["whole"]), ("tde_pivot_0.5", effect)):
+        of = average["company"]["predictions"][name]
+        excess = cooccurrence.false_positive_rates(probabilities(logits), scores["labels"], 0.5).excess
+        by_pair = excess[tuple(pairs.T)]
+        np.testing.assert_allclose(of["by_pair"], 100 * by_pair)
+        assert of["excess_fpr"][0] == pytest.approx(100 * np.nanmean(by_pair))
+        assert of["undefined"] == np.isnan(by_pair).sum()
+        auc = mean_context_auc(
+            logits, scores["labels"], pairs, generator=np.random.default_rng(0), resamples=1
+        )
+        assert of["context_auc"][0] == pytest.approx(100 * auc.value)
+
+
+def test_equal_rankings_have_equal_intervals(average):
+    of = average["company"]["predictions"]
+    # The null "mean" is one for all images: it shifts logits, and the AUC is of ranks alone.
+    assert of["tde_whole_0.5"]["context_auc"] == pytest.approx(of["combined"]["context_auc"], nan_ok=True)
+
+
+def test_localisation(average, scores):
+    source = Scenes(SPLIT, num_scenes=IMAGES)
+    records = [source[i] for i in range(IMAGES)]
+    pairs = localization.localize(
+        scores["attention"].argmax(axis=1),
+        [record["boxes"] for record in records],
+        [record["box_classes"] for record in records],
+        np.full((IMAGES, 2), source.size),
+        size=32,
+        cells=cells(32, 2),
+    )
+    rates = localization.rates(pairs)
+    of = average["localization"]
+    assert of["all"]["hit"] == pytest.approx(100 * rates.hit)
+    assert of["all"]["pairs"] == source.labels.sum()
+    assert sum(by["pairs"] for by in of["by_size"].values()) == rates.pairs
+    assert list(of["by_class"]) == list(source.class_names)
+    assert of["relative"] is True
+
+
+def test_exhibits_are_the_best_and_the_worst(scores, found):
+    logits, labels = scores["combined"].astype(np.float64), scores["labels"]
+    losses = np.where(labels, np.log1p(np.exp(-logits)), np.log1p(np.exp(logits)))
+    order = np.argsort(losses.mean(axis=1))
+    shown = found.exhibits[SPLIT]
+    assert [e.id for e in shown["best"]] == [f"{SPLIT}-{i:06d}" for i in order[:3]]
+    assert [e.id for e in shown["worst"]] == [f"{SPLIT}-{i:06d}" for i in order[::-1][:3]]
+    first, last = shown["best"][0], shown["worst"][0]
+    assert first.loss == pytest.approx(losses.mean(axis=1).min())
+    assert first.labels == np.flatnonzero(labels[order[0]]).tolist()
+    assert [c.label for c in first.classes] == np.argsort(-logits[order[0]], kind="stable")[:3].tolist()
+    assert [c.label for c in last.classes] == np.argsort(-losses[order[-1]], kind="stable")[:3].tolist()
+    one = first.classes[0]
+    assert sum(one.weights) == pytest.approx(1, abs=1e-5)
+    i, k = order[0], one.label
+    assert one.effect == pytest.approx(logits[i, k] - scores["null_pivot"][i, k], abs=1e-5)
+    assert one.present == bool(labels[i, k]) == bool(one.boxes)
+    with Image.open(io.BytesIO(base64.b64decode(first.jpeg))) as picture:
+        assert picture.size == (first.width, first.height)
+    assert found.cells == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
+
+
+def test_tables_tell_of_company_and_pivots(workdir, average):
+    said, text = (workdir / "said").read_text(), (workdir / "report" / "results.md").read_text()
+    value, low, high = average["company"]["predictions"]["combined"]["context_auc"]
+    hit = average["localization"]["all"]["hit"]
+    for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", "strongest pairs' context", f"{hit:.2f}"):
+        assert words in said
+        assert words in text
+
+
+def test_the_report_can_be_made_of_it(workdir):
+    text = page.write(workdir).read_text(encoding="utf-8")
+    assert "Best and worst images" in text
+    assert text.count("data:image/jpeg") == 6
+
+
+def test_without_patches_and_training_labels(tmp_path):
+    (tmp_path / "report").mkdir()
+    said = run("asl", tmp_path / "report", None, "there is no training split")
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results[SPLIT]["average"]["company"] is None
+    assert results[SPLIT]["average"]["localization"] is None
+    assert "pivot" not in said
+    text = page.write(tmp_path).read_text(encoding="utf-8")
+    assert "Left out, for there is no training split." in text
+    assert "This method has no patches" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "words"),
+    [
+        ("table", ["a"], "the training split cannot be read: data root"),
+        ("scenes", ["a"], "the training split at hand has other classes: 10 (digit 0, "),
+    ],
+)
+def test_without_training_labels_the_evaluation_says_why(monkeypatch, tmp_path, source, names, words):
+    monkeypatch.chdir(tmp_path)
+    config, said = tiny("pat_t").unlock(), []
+    config.data.source = source
+    labels, missing = evaluate._training_labels(config, {}, names, said.append)
+    assert labels is None
+    assert missing.startswith(words)
+    assert said[-1] == f"without co-occurrence, for {missing}"
+
+
+def test_boxes_of_pictures_that_turn_are_left_out():
+    def jpeg(orientation):
+        data, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (40, 20)).save(data, "JPEG", exif=exif)
+        return data.getvalue()
+
+    box = {"boxes": np.float32([[1, 2, 3, 4]]), "box_classes": np.int32([5])}
+    source = [{"image": jpeg(1)} | box, {"image": jpeg(6)} | box]
+    as_stored = boxes_of(source, threads=2, exif=False)
+    assert [len(corners) for corners in as_stored.corners] == [1, 1]
+    assert as_stored.sizes.tolist() == [[40, 20], [40, 20]]
+    upright = boxes_of(source, threads=2, exif=True)
+    assert [len(corners) for corners in upright.corners] == [1, 0]
+    assert [classes.tolist() for classes in upright.classes] == [[5], []]
+    assert boxes_of([{"image": jpeg(1)}], threads=1, exif=False) is None
