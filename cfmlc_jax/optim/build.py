@@ -1,4 +1,4 @@
-"""The optimiser of the reference: AdamW under a one-cycle schedule."""
+"""The optimisers of the references: AdamW under a one-cycle schedule, and SGD with momentum."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +40,38 @@ def adamw_one_cycle(
     )
 
 
+def sgd(
+    *,
+    learning_rate: Callable | float,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    trainable: Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformation:
+    """SGD as PyTorch's, v <- momentum·v + gradient + decay·w and then w <- w − rate·v.
+
+    The rate scales the velocity and is not inside it: a drop of the schedule acts at once. All that is
+    trained is decayed, norms and biases too, as in the reference of long-tailed training. The values in use at a step
+    are in the state (`hyperparameters`).
+
+    Args:
+        learning_rate: a schedule of the step (`schedules.per_step`), or a number.
+        momentum: share of the velocity that is kept.
+        weight_decay: added to the gradient per unit of weight.
+        trainable: as in `adamw_one_cycle`.
+    """
+    return optax.inject_hyperparams(_sgd, static_args="mask")(
+        learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, mask=trainable
+    )
+
+
+def _sgd(learning_rate, momentum, weight_decay, mask):
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask), optax.sgd(learning_rate, momentum=momentum)
+    )
+
+
 def hyperparameters(opt_state) -> dict:
-    """Learning rate and beta1 that the last update used."""
-    return {"lr": opt_state.hyperparams["learning_rate"], "beta1": opt_state.hyperparams["b1"]}
+    """Learning rate, and beta1 (AdamW) or momentum (SGD), that the last update used."""
+    values = opt_state.hyperparams
+    names = {"lr": "learning_rate", "beta1": "b1", "momentum": "momentum"}
+    return {name: values[key] for name, key in names.items() if key in values}

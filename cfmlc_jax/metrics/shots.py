@@ -1,0 +1,77 @@
+"""Accuracy of single-label predictions, overall and by how many training images a class has."""
+
+import numpy as np
+
+
+def shots(
+    predicted, labels, counts, *, many: int = 100, few: int = 20, empty: float = float("nan")
+) -> dict[str, float]:
+    """top1, many, medium, few and macro_F1 in percent: two int [n], [k] -> dict.
+
+    "many" is the mean accuracy of the classes with more than 100 training images, "few" of those with
+    fewer than 20, "medium" of the others, bounds included; of classes that have images in the split,
+    each counting the same. "macro_F1" is the mean F1 of the classes that are labelled or predicted.
+
+    Args:
+        predicted: class of every image, by its index.
+        labels: the true class.
+        counts: training images of each class.
+        many: a class with more is one of many shots.
+        few: a class with fewer is one of few shots.
+        empty: share in [0, 1] given to a group without classes; by default it has none. The
+            reference gives 0, which reads like a failure.
+
+    Raises:
+        ValueError: no images, unequal lengths, a class outside the counts, or few above many.
+    """
+    counts = np.asarray(counts)
+    predicted, labels = _classes(predicted, labels, len(counts))
+    if few > many:
+        raise ValueError(f"classes of fewer than {few} and of more than {many} images overlap")
+    accuracy = per_class_accuracy(predicted, labels, len(counts))
+    groups = {
+        "many": counts > many,
+        "medium": (counts >= few) & (counts <= many),
+        "few": counts < few,
+    }
+    values = {"top1": (predicted == labels).mean(dtype=np.float64)}
+    for name, members in groups.items():
+        found = accuracy[members & ~np.isnan(accuracy)]
+        values[name] = found.mean() if found.size else empty
+    values["macro_F1"] = _macro_f1(predicted, labels, len(counts))
+    return {name: float(100 * value) for name, value in values.items()}
+
+
+def per_class_accuracy(predicted, labels, num_classes: int) -> np.ndarray:
+    """Share of each class's images that are predicted to be of it: two int [n] -> float64 [k] in [0, 1].
+
+    NaN for a class without images.
+
+    Raises:
+        ValueError: no images, unequal lengths, or a class outside 0 … num_classes − 1.
+    """
+    predicted, labels = _classes(predicted, labels, num_classes)
+    images = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    hits = np.bincount(labels[predicted == labels], minlength=num_classes)
+    return np.divide(hits, images, out=np.full(num_classes, np.nan), where=images > 0)
+
+
+def _macro_f1(predicted, labels, num_classes):
+    hits = np.bincount(labels[predicted == labels], minlength=num_classes)
+    named = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
+    seen = named > 0
+    return (2 * hits[seen] / named[seen].astype(np.float64)).mean()
+
+
+def _classes(predicted, labels, num_classes):
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.ndim != 1 or predicted.shape != labels.shape or not len(labels):
+        raise ValueError(
+            f"predictions {predicted.shape} and labels {labels.shape} must both be [n], n at least 1"
+        )
+    for name, classes in (("predictions", predicted), ("labels", labels)):
+        if not np.issubdtype(classes.dtype, np.integer):
+            raise ValueError(f"{name} of type {classes.dtype} are not indices of classes")
+        if classes.min() < 0 or classes.max() >= num_classes:
+            raise ValueError(f"{name} from {classes.min()} to {classes.max()} with {num_classes} classes")
+    return predicted, labels

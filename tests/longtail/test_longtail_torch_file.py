@@ -1,0 +1,114 @@
+"""The reference's files. Most of this needs PyTorch, which is an optional extra, and is skipped without it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.longtail import torch_file
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is an optional extra: pip install 'cfmlc_jax[torch]'")
+
+
+@pytest.fixture
+def checkpoint(rng):
+    weights = {
+        "feat_model": {"module.conv1.weight": rng.standard_normal((4, 3, 3, 3), np.float32)},
+        "classifier": {"module.weight": rng.standard_normal((5, 4), np.float32)},
+    }
+    return {"state_dict_best": weights, "state_dict": weights, "embed": rng.standard_normal(4, np.float32)}
+
+
+def tensors(torch, weights):
+    return {
+        part: {key: torch.from_numpy(array) for key, array in entries.items()}
+        for part, entries in weights.items()
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for part, entries in expected.items():
+        assert found[part].keys() == entries.keys()
+        for key, array in entries.items():
+            assert isinstance(found[part][key], np.ndarray)
+            np.testing.assert_array_equal(found[part][key], array)
+
+
+def test_without_pytorch_the_way_out_is_named(monkeypatch, tmp_path, checkpoint):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"needed to read .*x\.pth: pip install 'cfmlc_jax\[torch\]'"):
+        torch_file.read(tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"PyTorch is needed to write .*x\.pth"):
+        torch_file.write(tmp_path / "x.pth", checkpoint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["state_dict_best", "state_dict"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_files_of_the_reference(torch, tmp_path, checkpoint, key, dtype):
+    """As its training writes them, with the mean and the best accuracy as numpy has them."""
+    stored = {
+        "epoch": 3,
+        "best_acc": np.float64(0.5),
+        key: tensors(torch, checkpoint[key]),
+        "embed": checkpoint["embed"].astype(dtype),
+    }
+    torch.save(stored, tmp_path / "x.pth")
+    found = torch_file.read(tmp_path / "x.pth")
+    assert found.keys() == {key, "embed"}
+    assert_same(found[key], checkpoint[key])
+    assert found["embed"].dtype == np.float32
+    np.testing.assert_array_equal(found["embed"], checkpoint["embed"])
+
+
+def test_what_is_written_is_what_the_reference_reads(torch, tmp_path, checkpoint):
+    torch_file.write(tmp_path / "x.pth", checkpoint)
+    stored = torch.load(tmp_path / "x.pth", weights_only=False)
+    assert stored.keys() == {
+        "epoch", "best_epoch", "best_acc", "state_dict", "state_dict_best", "embed"
+    }  # fmt: skip
+    assert isinstance(stored["embed"], np.ndarray)
+    assert torch.is_tensor(stored["state_dict"]["classifier"]["module.weight"])
+    assert_same(torch_file.read(tmp_path / "x.pth")["state_dict_best"], checkpoint["state_dict_best"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ([1], "has neither 'state_dict_best' nor 'state_dict'"),
+        ({"state_dict": 3}, "has neither 'state_dict_best' nor 'state_dict'"),
+        ({"state_dict": {"feat_model": {"a": 3}}}, "'a' is of type int among tensors"),
+        ({"state_dict": {}, "embed": [1.0]}, "'embed' is not an array of numbers"),
+        ({"state_dict": {}, "embed": np.arange(3)}, "'embed' is not an array of 32 or 64 bit floats"),
+        ({"state_dict": {}, "embed": Code()}, "damaged, or holds code, which is not run"),
+    ],
+)
+def test_other_files(torch, tmp_path, capsys, stored, message):
+    torch.save(stored, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=message) as error:
+        torch_file.read(tmp_path / "x.pth")
+    assert "\n" not in str(error.value)
+    assert "run" not in capsys.readouterr().out
+
+
+def test_a_cut_file_a_folder_and_none(torch, tmp_path, checkpoint):
+    path = tmp_path / "x.pth"
+    torch_file.write(path, checkpoint)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"x\.pth \([\d,]+ bytes\) is cut short, damaged"):
+        torch_file.read(path)
+    with pytest.raises(InputError, match="is a folder, not a file of PyTorch"):
+        torch_file.read(tmp_path)
+    with pytest.raises(InputError, match=r"y\.pth cannot be read \(No such file or directory\)"):
+        torch_file.read(tmp_path / "y.pth")

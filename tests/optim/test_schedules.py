@@ -1,0 +1,81 @@
+"""Schedules by epoch against PyTorch's values, as schedules of the step, and SGD."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cfmlc_jax.optim import build, schedules
+
+GOLDEN = "longtail/schedules.npz"
+
+
+def warmup_multistep():
+    return schedules.warmup_multistep(0.2, epochs=200, milestones=(120, 160), factor=0.01)
+
+
+def test_golden_tables(golden):
+    z = golden(GOLDEN)
+    np.testing.assert_array_equal(warmup_multistep(), z["warmup_multistep"])
+    cosine = schedules.recursive_cosine(0.2, epochs=90)
+    np.testing.assert_array_equal(cosine, z["cosine"])
+    np.testing.assert_array_equal(schedules.moving_average_rates(cosine), z["mu"])
+
+
+def test_closed_form_of_the_cosine():
+    epoch = np.arange(1, 91)
+    closed = 0.01 + (0.2 - 0.01) * (1 + np.cos(np.pi * epoch / 90)) / 2
+    np.testing.assert_allclose(schedules.recursive_cosine(0.2, epochs=90, end=0.01), closed, rtol=1e-11)
+
+
+def test_hand_values_without_warmup():
+    table = schedules.warmup_multistep(1.0, epochs=4, milestones=(2, 4), factor=0.5, warmup_epochs=0)
+    np.testing.assert_array_equal(table, [1, 0.5, 0.5, 0.25])
+
+
+def test_schedule_of_steps():
+    table = warmup_multistep()
+    schedule = jax.jit(schedules.per_step(table, 3))
+    for step, epoch in [(0, 0), (2, 0), (3, 1), (3 * 118 + 2, 118), (3 * 119, 119), (599, 199), (10**6, 199)]:
+        assert schedule(step) == np.float32(table[epoch])
+    with jax.enable_x64(True):
+        assert schedules.per_step(table, 3)(0) == table[0]
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="over 0 epochs"):
+        schedules.recursive_cosine(0.1, epochs=0)
+    with pytest.raises(ValueError, match=r"\(5, 3\) do not ascend"):
+        schedules.warmup_multistep(0.1, epochs=9, milestones=(5, 3), factor=0.1)
+    with pytest.raises(ValueError, match="0 steps per epoch"):
+        schedules.per_step([0.1], 0)
+
+
+def test_sgd_is_pytorchs():
+    """Velocity of gradients with decay, scaled by the rate of each step: three steps by hand."""
+    table, momentum, decay = np.array([0.2, 0.02]), 0.9, 5e-4
+    optimizer = build.sgd(learning_rate=schedules.per_step(table, 2))
+    weights, state = jnp.array([1.0, -2.0]), None
+    state = optimizer.init(weights)
+    update = jax.jit(optimizer.update)
+    expected, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for step in range(3):
+        gradient = np.array([0.3, -0.1]) * (step + 1)
+        updates, state = update(jnp.asarray(gradient, jnp.float32), state, weights)
+        weights = optax.apply_updates(weights, updates)
+        velocity = momentum * velocity + gradient + decay * expected
+        expected = expected - table[step // 2] * velocity
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+        values = build.hyperparameters(state)
+        assert list(values) == ["lr", "momentum"]
+        np.testing.assert_allclose([values["lr"], values["momentum"]], [table[step // 2], 0.9], rtol=1e-6)
+
+
+def test_sgd_leaves_what_is_not_trained():
+    params = {"kernel": jnp.ones(2), "scales": jnp.ones(2)}
+    trainable = lambda tree: {name: name == "scales" for name in tree}  # noqa: E731
+    optimizer = build.sgd(learning_rate=0.5, weight_decay=0.1, trainable=trainable)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["kernel"], [0, 0])
+    np.testing.assert_allclose(updates["scales"], [-0.05, -0.05], rtol=1e-6)
