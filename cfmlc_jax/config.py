@@ -103,6 +103,10 @@ def default() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 128  # images, over all devices
+    # Share of the images that are trained on without one patch, drawn at random, their labels kept: so
+    # that the images that TDE asks about are not foreign.
+    train.null_rate = 0.0
+    train.null = "mean"  # what the patch shows instead: zeros, mean or blur
     train.epochs = 80
     train.log_every = 50  # steps
     train.checkpoint_every = 0  # steps, besides after every epoch; 0: only then
@@ -138,7 +142,8 @@ def validate(config: ConfigDict) -> ConfigDict:
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
-    _one_of("effect.null", config.effect.null, ("zeros", "mean", "blur"))
+    for name in ("effect.null", "train.null"):
+        _one_of(name, _field(config, name), ("zeros", "mean", "blur"))
     for kind in config.effect.kinds:
         _one_of("effect.kinds", kind, ("whole", "pivot"))
     for name, least in _MINIMA.items():
@@ -248,6 +253,7 @@ _RANGES = {
     "data.scenes.bias": (0, 1),
     "views.overlap": (0, 0.95),
     "loss.clip": (0, 1),
+    "train.null_rate": (0, 1),
     "optim.pct_start": (0, 1),
     "optim.ema_decay": (0, 1),
 }

@@ -41,6 +41,8 @@ def test_the_default_is_valid_and_gets_locked():
         ({"effect__kinds": ("hole",)}, "config.effect.kinds 'hole' is not one of"),
         ({"effect__alphas": (0.5, -1.0)}, "config.effect.alphas has -1.0"),
         ({"views__grids": (1,)}, "config.views.grids has 1; grids must be whole numbers of 2 or more"),
+        ({"train__null_rate": 1.5}, r"config.train.null_rate is 1.5; it must be in \[0, 1\]"),
+        ({"train__null": "noise"}, "config.train.null 'noise' is not one of zeros, mean, blur"),
         ({"views__grids": ()}, "config.views.grids is empty; give at least one number"),
         ({"views__grids": (2, 1.5)}, "config.views.grids has 1.5; grids must be whole numbers"),
         ({"views__grids": (500, 2)}, "views.grids 500 cuts views of 448 pixels into patches of none"),

@@ -93,12 +93,31 @@ def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
         overlap: as in `cells`.
     """
     null = jnp.broadcast_to(null, images.shape)
-    rows = jnp.arange(images.shape[1])[:, None]
-    columns = jnp.arange(images.shape[2])[None, :]
-    inside = jnp.stack(
+    inside = _inside(images.shape[1], grid, overlap)
+    return jnp.where(inside[None, :, :, :, None], null[:, None], images[:, None])
+
+
+def remove_one(images, null, patch, grid: Grid, *, overlap: float = 0.0):
+    """Images without one patch of each's own: [b, h, h, c] and int [b] -> [b, h, h, c].
+
+    Args:
+        images: whole views.
+        null: what takes the patch's place, broadcastable to the images.
+        patch: number of the patch; negative for an image that stays as it is.
+        grid: as in `cells`.
+        overlap: as in `cells`.
+    """
+    inside = _inside(images.shape[1], grid, overlap)[patch] & (patch >= 0)[:, None, None]
+    return jnp.where(inside[..., None], null, images)
+
+
+def _inside(size, grid, overlap):
+    """Which pixels each patch has: bool [p, size, size]."""
+    rows = jnp.arange(size)[:, None]
+    columns = jnp.arange(size)[None, :]
+    return jnp.stack(
         [
             (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
-            for x0, y0, x1, y1 in cells(images.shape[1], grid, overlap)
+            for x0, y0, x1, y1 in cells(size, grid, overlap)
         ]
     )
-    return jnp.where(inside[None, :, :, :, None], null[:, None], images[:, None])

@@ -255,7 +255,7 @@ def score_step(config, parts: Setup, kinds: Iterable[str]):
         parts.method,
         kinds=tuple(kinds),
         null=config.effect.null,
-        patches=parts.patches,
+        patches=parts.patches["evaluate"],
         mesh=parts.mesh,
     )
 

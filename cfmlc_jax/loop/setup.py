@@ -29,14 +29,14 @@ from cfmlc_jax.optim import frozen as frozen_parameters
 class Setup:
     """A run's parts, built from its configuration and the number of classes.
 
-    patches: where the method's patches come from.
+    patches: {"train", "evaluate"} -> where the method's patches come from.
     views_of: {"train", "evaluate"} -> the transform of records.
     """
 
     mesh: Any
     model: Any
     method: methods.Method
-    patches: methods.Patches
+    patches: dict[str, methods.Patches]
     reading: Reading
     views_of: dict[str, ToViews]
 
@@ -50,7 +50,7 @@ class Setup:
         if not self.method.predict_patches:
             return None
         if self.model.cells is None:
-            grid = self.patches.grid
+            grid = self.patches["evaluate"].grid
             return (grid,) if isinstance(grid, int) else tuple(grid)
         init = functools.partial(self.model.init_with_output, train=False)
         whole = jax.ShapeDtypeStruct(self.sample_shape("evaluate"), jnp.float32)
@@ -62,7 +62,7 @@ class Setup:
         grids = self.grids()
         if grids is None:
             return None
-        overlap = 0.0 if self.model.cells is not None else self.patches.overlap
+        overlap = 0.0 if self.model.cells is not None else self.patches["evaluate"].overlap
         return cells(self.views_of["evaluate"].size, grids, overlap)
 
 
@@ -90,7 +90,10 @@ def create_setup(config, num_classes: int) -> Setup:
             dtype=jnp.dtype(config.model.dtype),
         ),
         method=method,
-        patches=methods.Patches(config.views.grids, config.views.overlap, config.views.patch_size or None),
+        patches={
+            "train": _patches(config, method.train_patches),
+            "evaluate": _patches(config, method.predict_patches),
+        },
         reading=Reading(
             process=jax.process_index(),
             processes=jax.process_count(),
@@ -160,6 +163,11 @@ def state_plan(config, setup: Setup, transformation) -> tuple[Callable, TrainSta
         seed=config.seed,
         mesh=setup.mesh,
     )
+
+
+def _patches(config, used: bool) -> methods.Patches:
+    size = config.views.patch_size if used and config.views.patch_size else None
+    return methods.Patches(tuple(config.views.grids), config.views.overlap, size)
 
 
 def _views(config, patches: bool, augment: bool) -> ToViews:

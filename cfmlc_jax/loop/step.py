@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cfmlc_jax.causal import effects
+from cfmlc_jax.causal.views import cells, remove_one, split
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop.state import TrainState
 from cfmlc_jax.optim import ema, frozen
+
+# Patches come as views of their own.
+WITHOUT_CUTTING = methods.Patches((2,))
+REMOVAL = 1  # the stream of random numbers that removes patches; dropout has the step's own
 
 
 def tallied(loss_names) -> tuple[str, ...]:
@@ -22,7 +28,9 @@ def train_step(
     optimizer,
     method: methods.Method,
     *,
-    patches: methods.Patches | None = None,
+    patches: methods.Patches = WITHOUT_CUTTING,
+    null: str = "mean",
+    null_rate: float = 0.0,
     ema_decay: float,
     log_every: int,
     seed: int,
@@ -33,14 +41,21 @@ def train_step(
 
     The state is donated. The batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32
     [b, k]}, split over the mesh's devices; batch statistics and the loss's sum are over all of it.
-    With `patches` to cut here, the views are whole ones, v = 1. Parameters that the model calls frozen
-    get no gradient; the optimiser must not decay them.
+    With `patches` to cut here, the views are whole ones, v = 1. A share `null_rate` of the images shows
+    the null in place of one of the patches. Parameters that the model calls frozen get no gradient;
+    the optimiser must not decay them.
     `first_bad` is the position in `watched_names` of the first value that is not finite, or −1.
     """
 
     def step(state: TrainState, batch):
         views = in_unit_range(batch["views"])
-        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+        colour = views[:, 0].mean(axis=(0, 1, 2))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        rngs = {"dropout": key}
+        if null_rate:
+            # The mean colour so far: the first step's is still black.
+            removal = jax.random.fold_in(key, REMOVAL)
+            views = _with_nulls(removal, views, null, null_rate, state.mean_colour, patches)
 
         def objective(params):
             params = frozen.hold(params, model.frozen)
@@ -67,7 +82,7 @@ def train_step(
             variables=variables,
             average=ema.update(state.average, variables, ema_decay),
             opt_state=opt_state,
-            mean_colour=_running_mean(state.mean_colour, views[:, 0].mean(axis=(0, 1, 2)), state.step),
+            mean_colour=_running_mean(state.mean_colour, colour, state.step),
             tally=_tally(state.tally, values | {"steps": 1.0}, state.step % log_every == 0),
         )
         return new_state, _first_bad(_watched(batch_stats, parts, gradient))
@@ -83,9 +98,26 @@ def train_step(
     )
 
 
+def _with_nulls(key, views, null, rate, mean_colour, patches):
+    """Views [b, v, s, s, 3] of which some show the null where one patch was, and as that patch's own view."""
+    b, v, size, _, _ = views.shape
+    grid, overlap = patches.grid, patches.overlap
+    count = len(cells(size, grid, overlap))
+    which, whether = jax.random.split(key)
+    drawn = jax.random.randint(which, (b,), 0, count)
+    patch = jnp.where(jax.random.bernoulli(whether, rate, (b,)), drawn, -1)
+    blank = effects.null_images(views[:, 0], null, mean_colour)
+    whole = remove_one(views[:, 0], blank, patch, grid, overlap=overlap)[:, None]
+    if v == 1:
+        return whole
+    blanks = split(blank, grid, overlap=overlap, size=size)
+    removed = jnp.arange(count)[None, :] == patch[:, None]
+    return jnp.concatenate([whole, jnp.where(removed[..., None, None, None], blanks, views[:, 1:])], axis=1)
+
+
 def _cut(views, patches):
     """Views as they come, or wholes with the patches that are to be cut here."""
-    return views if patches is None or patches.size is None else patches.cut(views[:, 0])
+    return views if patches.size is None else patches.cut(views[:, 0])
 
 
 def in_unit_range(views):

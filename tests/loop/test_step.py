@@ -381,3 +381,28 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     assert logits["attention"].shape == (4, (SIZE // 8) ** 2, CLASSES)
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
     assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
+
+
+@pytest.mark.parametrize("v", [1, 5])
+def test_a_share_of_the_images_loses_a_patch(rng, v):
+    """What a step trains on: mean colour where the patch was, and as its own view; nothing else moved."""
+    b, half = 64, SIZE // 2
+    views = jnp.asarray(rng.random((b, v, SIZE, SIZE, 3)), jnp.float32)
+    colour = jnp.array([0.25, 0.5, 0.75])
+    seen = steps._with_nulls(jax.random.key(0), views, "mean", 0.5, colour, methods.Patches((2,)))
+    changed = np.asarray((seen != views).any(axis=(2, 3, 4)))
+    assert 0.3 < changed[:, 0].mean() < 0.7
+    for i in np.flatnonzero(changed[:, 0]):
+        pixels = np.asarray((seen[i, 0] != views[i, 0]).any(axis=-1))
+        where = [(x, y) for x in (0, 1) for y in (0, 1) if pixels[y * half, x * half]]
+        (x, y), *others = where
+        assert not others
+        assert pixels.sum() == pixels[y * half :, x * half :][:half, :half].sum() == half**2
+        np.testing.assert_array_equal(seen[i, 0, y * half, x * half], colour)
+        if v == 5:
+            np.testing.assert_array_equal(np.flatnonzero(changed[i, 1:]), [2 * x + y])
+    drawn = [
+        steps._with_nulls(jax.random.key(s), views, "zeros", 1.0, colour, methods.Patches((2,)))
+        for s in (1, 2)
+    ]
+    assert (drawn[0] != drawn[1]).any()
