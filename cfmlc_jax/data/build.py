@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources import Source, cifar_files, image_list
+from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.data.sources.image_list import ImageList
+from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.tfds import Tfds
@@ -21,14 +24,18 @@ def data_root(name: str, root: str) -> Path:
     Raises:
         InputError: there is no such folder.
     """
-    path = Path(root) if root else Path(os.environ.get(ROOT_VARIABLE, "data")) / name
-    path = path.expanduser()
+    path = _place(name, root)
     if not path.is_dir():
         raise InputError(
             f"data root {path} is not a folder; set config.data.root or ${ROOT_VARIABLE}, "
             f"and see python scripts/prepare_data.py {name}"
         )
     return path
+
+
+def _place(name, root):
+    path = Path(root) if root else Path(os.environ.get(ROOT_VARIABLE, "data")) / name
+    return path.expanduser()
 
 
 def source(data, split: str) -> Source:
@@ -44,6 +51,16 @@ def source(data, split: str) -> Source:
         return Scenes(split, num_scenes=num_scenes, **bias)
     if name == "tfds":
         return Tfds(data.root or "~/tensorflow_datasets", split, **data.tfds)
+    tail = {"kind": data.longtail.imbalance} | {
+        field: data.longtail[field] for field in ("ratio", "seed", "shuffle_classes")
+    }
+    if name == "long_tailed_digits":
+        return LongTailedDigits(split, most=data.longtail.digits, **tail)
+    # These two say themselves what to put where.
+    if name in cifar_files.DATA_SETS:
+        return CifarLT(name, _place(name, data.root), split, **tail)
+    if name in image_list.STEMS:
+        return ImageList(_place(name, data.root), split, stem=image_list.STEMS[name])
     root = data_root(name, data.root)
     if name == "vg256":
         return VisualGenome(root, split, data.vocabulary or root / "vg256.json")

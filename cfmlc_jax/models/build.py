@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import cvt, heads, ml_decoder, query2label, resnet, swin, tresnet
+from cfmlc_jax.models import cvt, heads, ml_decoder, query2label, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.layers import BatchNorm
 from cfmlc_jax.models.naming import BRANCHES, HeadNames, TorchNames
@@ -49,6 +49,12 @@ BACKBONES = {
     "resnet34": Backbone(resnet.ResNet34, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "resnet50": Backbone(resnet.ResNet50, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "resnet101": Backbone(resnet.ResNet101, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet10": Backbone(resnet.ResNet10, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet152": Backbone(resnet.ResNet152, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnext50_32x4d": Backbone(resnet.ResNeXt50, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnext101_32x4d": Backbone(resnet.ResNeXt101, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnext152_32x4d": Backbone(resnet.ResNeXt152, 32, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
+    "resnet32_cifar": Backbone(resnet_cifar.ResNet32, 4, resnet_cifar.TORCH),
     "resnet_small": Backbone(resnet.ResNetSmall, 16, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "tresnet_l": Backbone(tresnet.TResNetL, 32, tresnet.TORCH, tresnet.FROZEN),
     "tresnet_l_v2": Backbone(tresnet.TResNetLv2, 32, tresnet.TORCH, tresnet.FROZEN),
@@ -96,6 +102,7 @@ def create(
     image_size: int,
     head: str = "",
     groups: int = 100,
+    cells: str = "",
     norm_groups: int = 1,
     dtype: Any = jnp.float32,
 ) -> Classifier:
@@ -104,10 +111,11 @@ def create(
     Args:
         name: a backbone, or "q2l_" and a backbone.
         num_classes: k.
-        attention: a key of `naming.BRANCHES`.
+        attention: a key of `naming.BRANCHES`, of the branches of what judges patches.
         image_size: side of the views, pixels.
         head: a key of `HEADS` that the name allows; empty for its first.
         groups: queries of an ML-Decoder head.
+        cells: the backbone's map whose cells are the patches; empty: patches are views.
         norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.
 
@@ -121,6 +129,8 @@ def create(
         raise InputError(f"head {head!r} does not go with model {name!r}; it takes {', '.join(allowed)}")
     if attention not in BRANCHES:
         raise InputError(f"attention {attention!r} is not one of {', '.join(BRANCHES)}")
+    if cells and attention == "none":
+        raise InputError(f"cells {cells!r} need attention 'self' or 'cross', not 'none'")
     stride = backbone.stride
     if image_size < stride or image_size % stride:
         below = max(stride, image_size // stride * stride)
@@ -136,6 +146,7 @@ def create(
     fields = {"groups": groups} if head == "ml_decoder" else {}
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
-        head=HEADS[head].create(num_classes, attention, dtype=dtype, **fields),
+        head=HEADS[head].create(num_classes, "none" if cells else attention, dtype=dtype, **fields),
+        cells=heads.MapCells(num_classes, attention, cells, dtype=dtype) if cells else None,
         frozen=HEADS[head].frozen + (backbone.frozen if of_query2label else ()),
     )

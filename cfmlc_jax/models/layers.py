@@ -23,11 +23,12 @@ class Conv(nn.Module):
     """Convolution with symmetric zero padding: [b, h, w, c] -> [b, h/stride, w/stride, features].
 
     A 1×1 convolution is a matrix product: XLA's CPU convolution takes two to three times as long
-    for its weight gradient. The kernel is [kernel, kernel, c, features] either way.
+    for its weight gradient. The kernel is [kernel, kernel, c / groups, features] either way.
 
     Attributes:
         padding: zeros on each side; None: half the kernel.
         use_bias: with a bias, that starts as PyTorch's.
+        groups: of channels and features; each group's features see its own channels only.
     """
 
     features: int
@@ -37,10 +38,11 @@ class Conv(nn.Module):
     padding: int | None = None
     use_bias: bool = False
     kernel_init: Any = kaiming_fan_out
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x):
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         y = self._convolve(x.astype(self.dtype), kernel)
         if not self.use_bias:
@@ -50,7 +52,7 @@ class Conv(nn.Module):
 
     def _convolve(self, x, kernel):
         padding = self.kernel // 2 if self.padding is None else self.padding
-        if self.kernel == 1 and padding == 0:
+        if self.kernel == 1 and padding == 0 and self.groups == 1:
             return _pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         return jax.lax.conv_general_dilated(
             x,
@@ -58,6 +60,7 @@ class Conv(nn.Module):
             window_strides=(self.stride, self.stride),
             padding=[(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
 
 

@@ -1,5 +1,7 @@
 """Residual networks with torchvision's arithmetic (He et al., CVPR 2016; stride on the 3×3).
 
+With groups in the 3×3 they are ResNeXts (Xie et al., CVPR 2017).
+
 Stage and layer names follow torchvision's, so that converting weights is a table.
 """
 
@@ -32,18 +34,26 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (strided), 1×1 and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, 4·planes]."""
+    """1×1, 3×3 (strided), 1×1 and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, 4·planes].
+
+    Attributes:
+        groups: of the 3×3.
+        group_width: channels of each group where planes are 64; they grow with the planes.
+    """
 
     planes: int
     stride: int
     dtype: Any
     norm: Any
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        y = Conv(self.planes, 1, 1, self.dtype, name="conv1")(x)
+        width = self.planes * self.group_width // 64 * self.groups
+        y = Conv(width, 1, 1, self.dtype, name="conv1")(x)
         y = jax.nn.relu(self.norm(name="bn1")(y, train=train))
-        y = Conv(self.planes, 3, self.stride, self.dtype, name="conv2")(y)
+        y = Conv(width, 3, self.stride, self.dtype, groups=self.groups, name="conv2")(y)
         y = jax.nn.relu(self.norm(name="bn2")(y, train=train))
         y = Conv(4 * self.planes, 1, 1, self.dtype, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
@@ -101,10 +111,16 @@ class ResNet(nn.Module):
         return features | {"map": x, "pooled": average_pool(x)}
 
 
+ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
 ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
 ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
 ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
+ResNet152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
+_ResNeXtBlock = functools.partial(Bottleneck, groups=32, group_width=4)
+ResNeXt50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=_ResNeXtBlock)
+ResNeXt101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=_ResNeXtBlock)
+ResNeXt152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3), block=_ResNeXtBlock)
 # For the embedded 64 px scenes: maps of 16², 8² and 4².
 ResNetSmall = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=64, small_stem=True)
 

@@ -178,7 +178,7 @@ def test_another_model(checkpoint):
     saved = checkpoint()
     with pytest.raises(InputError, match=r"not the weights of resnet18: \d+ missing: .*; \d+ left over: "):
         convert.from_torch("resnet18", saved)
-    with pytest.raises(InputError, match="backbone 'resnet33' is not one of resnet10, "):
+    with pytest.raises(InputError, match="backbone 'resnet33' is not one of resnet18, "):
         convert.from_torch("resnet33", saved)
 
 

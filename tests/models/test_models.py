@@ -14,10 +14,16 @@ from cfmlc_jax.models.layers import BatchNorm
 
 # torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …); ours by hand.
 BACKBONE_PARAMETERS = {
+    "resnet10": 4_905_792,  # by hand
     "resnet18": 11_176_512,
     "resnet34": 21_284_672,
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
+    "resnet152": 58_143_808,
+    "resnext50_32x4d": 22_979_904,
+    "resnext101_32x4d": 42_128_704,  # of timm's 44,177,704
+    "resnext152_32x4d": 57_902_400,  # by the rule that gives the two above
+    "resnet32_cifar": 537_488,  # by hand
     "resnet_small": 301_760,
     "tresnet_l": 53_556_256,  # of 55,989,256 with the 1000-class layer
     "tresnet_l_v2": 44_125_824,  # of 46,174,824
@@ -29,10 +35,16 @@ BACKBONE_PARAMETERS = {
     "cvt_w24": 276_171_392,  # of 277.2 million
 }
 FEATURES = {
+    "resnet10": 512,
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
     "resnet101": 2048,
+    "resnet152": 2048,
+    "resnext50_32x4d": 2048,
+    "resnext101_32x4d": 2048,
+    "resnext152_32x4d": 2048,
+    "resnet32_cifar": 128,
     "resnet_small": 128,
     "tresnet_l": 2432,
     "tresnet_l_v2": 2048,
@@ -155,7 +167,12 @@ def test_space_to_depth_order():
 @pytest.mark.parametrize(
     ("name", "attention", "size", "message"),
     [
-        ("resnet11", "cross", 64, "model 'resnet11' is not one of resnet18, .*did you mean 'resnet101'"),
+        (
+            "resnet11",
+            "cross",
+            64,
+            "model 'resnet11' is not one of resnet18, .*did you mean 'resnet101'",
+        ),
         ("resnet18", "crossed", 64, "attention 'crossed' is not one of none, self, cross"),
         ("resnet18", "cross", 450, r"450 is not divisible by 32 \(resnet18\); try 448 or 480"),
         ("resnet18", "cross", 16, "try 32 or 64"),
