@@ -5,9 +5,14 @@ import os
 # Compilation is most of the tests' time: LLVM's optimisations, which change no result, are left out.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What one process has compiled the others load: workers, and the commands that tests run.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 import importlib.util
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -18,6 +23,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def pytest_configure(config):
+    if CACHE not in os.environ:  # workers inherit it
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="cfmlc_jax-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE)))
 
 
 @pytest.fixture

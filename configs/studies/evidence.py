@@ -1,0 +1,109 @@
+"""The study of docs/evidence.md: what counterfactual methods buy on digit scenes of known bias.
+
+    scripts/ablate.py --study=configs/studies/evidence.py            (hours; resumable)
+    scripts/ablate.py --study=configs/studies/evidence.py --quick    (a quarter of an hour)
+
+Every run costs about as much training as `BUDGET` epochs of the baseline: a method whose step costs
+five times as much gets a fifth of the epochs. What a run really cost is measured and stands beside
+its result.
+"""
+
+BUDGET = 15  # epochs of the baseline
+QUICK = 5
+
+BASELINE = {"method": "asl", "model.attention": "none", "effect.kinds": ("whole",)}
+CELLS = {"model.cells": "layer1", "effect.kinds": ("whole",)}
+EXCLUSIVE = CELLS | {"model.attention": "self", "pooling": "exclusive"}
+# Three patches along 64 pixels, edge to edge.
+GRID_3 = {"views.grids": (3,), "views.overlap": 0.1}
+TDE = {"effect.alphas": (0.25, 0.5, 1.0)}
+
+
+def run(text, fields, cost, *, variants=None, shown=("whole", "patch", "combined"), effects=False):
+    """A training: its name in tables, its fields, and its cost in steps of the baseline.
+
+    variants: name -> fields of further evaluations of the same weights.
+    shown: predictions that tables show.
+    effects: whether estimated effects are held against true ones.
+    """
+    return {
+        "text": text,
+        "fields": fields,
+        "cost": cost,
+        "variants": variants or {},
+        "shown": shown,
+        "effects": effects,
+    }
+
+
+PAT_I = {"method": "pat_i", "effect.kinds": ("whole", "pivot")}
+INFERENCE = {
+    "grid 3": GRID_3,
+    "grids 2 and 3": {"views.grids": (2, 3)},
+    "overlap 0.5": {"views.overlap": 0.5},
+    "null zeros": {"effect.null": "zeros"},
+    "null blur": {"effect.null": "blur"},
+}
+MAIN = {
+    "asl": run(
+        "ASL baseline",
+        BASELINE | TDE,
+        1,
+        variants={"PAT-I": PAT_I, "PAT-I, grid 3": PAT_I | GRID_3},
+        shown=("whole",),
+        effects=True,
+    ),
+    "pat_cross": run("PAT-T cross", TDE, 5, variants=INFERENCE, effects=True),
+    "exclusive": run("cells, exclusive", EXCLUSIVE, 1, effects=True),
+}
+FURTHER = {
+    "pat_self": run("PAT-T self", {"model.attention": "self"}, 5),
+    "pat_grid3": run("PAT-T cross, grid 3", GRID_3, 10),
+    "pat_scales": run("PAT-T cross, grids 2 and 3", {"views.grids": (2, 3)}, 14),
+    "pat_overlap": run("PAT-T cross, overlap 0.5", {"views.overlap": 0.5}, 5),
+    "pat_native": run("PAT-T cross, native resolution", {"views.patch_size": 32}, 2),
+    "pat_null": run("PAT-T cross, half without a patch", {"train.null_rate": 0.5} | TDE, 5, effects=True),
+    "asl_null": run(
+        "ASL baseline, half without a patch",
+        BASELINE | TDE | {"train.null_rate": 0.5},
+        1,
+        variants={"PAT-I": PAT_I},
+        shown=("whole",),
+        effects=True,
+    ),
+    "cells_pivot": run("cells, pivot", CELLS, 1),
+    "exclusive_native": run(
+        "native patches, exclusive",
+        {
+            "pooling": "exclusive",
+            "model.attention": "self",
+            "views.grids": (3,),
+            "views.overlap": 0.5,
+            "views.patch_size": 32,
+        },
+        3.25,
+    ),
+    "asl_large": run("ASL baseline at 128 px", BASELINE | {"views.image_size": 128}, 4.3, shown=("whole",)),
+    "asl_resnet18": run(
+        "ASL baseline, ResNet-18", BASELINE | {"model.name": "resnet18"}, 13.7, shown=("whole",)
+    ),
+}
+
+
+def get_study(quick: bool) -> dict:
+    """The study: base configuration, seeds and runs by name."""
+    budget = QUICK if quick else BUDGET
+    runs = {}
+    for bias in (0.9,) if quick else (0.9, 0.5, 0.0):
+        for name, each in (MAIN if quick or bias < 0.9 else MAIN | FURTHER).items():
+            epochs = max(1, round(budget / each["cost"]))
+            fields = {"train.epochs": epochs, "train.early_stop": False, "data.scenes.bias": bias}
+            variants = {} if quick or bias < 0.9 else each["variants"]
+            effects = each["effects"] and bias == 0.9 and not quick
+            runs[f"{name}_bias{bias:g}"] = each | {
+                "fields": each["fields"] | fields,
+                "variants": variants,
+                "effects": effects,
+                "group": f"bias {bias:g}",
+            }
+    return {"base": "configs/scenes.py", "seeds": (0,) if quick else (0, 1, 2), "runs": runs}

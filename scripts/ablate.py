@@ -1,0 +1,420 @@
+#!/usr/bin/env python3
+"""Ablations: accuracy against measured cost, over trainings, seeds and ways to use a checkpoint.
+
+    scripts/ablate.py --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
+    scripts/ablate.py --checkpoint=runs/coco [--workdir=runs/coco_ablation]
+
+A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
+fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is
+one. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
+nulls and poolings, on its own test splits.
+
+Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
+deviations), figures/ (needs the extra "figures") and, where objects can be taken out of images,
+effects.csv. What is done already is not done again: the same command goes on.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Programs of one shape are compiled once for all seeds; set before JAX reads it.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+import ablate_tables as tables  # noqa: E402
+
+from cfmlc_jax import config as configs  # noqa: E402
+from cfmlc_jax import files  # noqa: E402
+from cfmlc_jax.errors import InputError, RunError  # noqa: E402
+
+# Ways to use a checkpoint: fields of the evaluation. Those that do not go with its method are left out.
+KNOBS: dict[str, dict[str, Any]] = {
+    "grid 3": {"views.grids": (3,), "views.overlap": 0.1},
+    "grid 4": {"views.grids": (4,)},
+    "grids 2 and 3": {"views.grids": (2, 3)},
+    "overlap 0.25": {"views.overlap": 0.25},
+    "overlap 0.5": {"views.overlap": 0.5},
+    "null zeros": {"effect.null": "zeros"},
+    "null mean": {"effect.null": "mean"},
+    "null blur": {"effect.null": "blur"},
+    "exclusive pooling": {"pooling": "exclusive"},
+}
+ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
+NULLS = ("zeros", "mean", "blur")
+TIMED = 3  # runs of the compiled prediction; the fastest counts
+EFFECT_SCENES = 300
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    try:
+        flags = _parse(sys.argv[1:])
+        os.environ.setdefault(CACHE, str(Path(flags.workdir, "compiled").absolute()))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+        _make(Path(flags.workdir))
+        rows, effects = _of_checkpoint(flags) if flags.checkpoint else _of_study(flags)
+        written = tables.write(Path(flags.workdir), rows, effects)
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--study", type=Path, help="file with get_study(quick)")
+    parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint, in place of a study")
+    parser.add_argument("--workdir", type=Path, help="default runs/<name of the study or run>")
+    parser.add_argument("--quick", action="store_true", help="the study's short form")
+    parser.add_argument("--only", help="names of runs of the study, separated by commas")
+    parser.add_argument("--seeds", help="numbers in place of the study's, separated by commas")
+    flags = parser.parse_args(arguments)
+    if (flags.study is None) == (flags.checkpoint is None):
+        raise InputError("give either --study=FILE or --checkpoint=RUN")
+    if flags.checkpoint and (flags.quick or flags.only or flags.seeds):
+        raise InputError("--quick, --only and --seeds are of a --study, not of a --checkpoint")
+    if flags.workdir is None:
+        name = flags.study.stem if flags.study else f"{flags.checkpoint.name}_ablation"
+        flags.workdir = Path("runs", f"{name}_quick" if flags.quick else name)
+    return flags
+
+
+def _of_study(flags):
+    """Rows and effects of all runs and seeds of a study, trained where they are not yet."""
+    study = _study(flags)
+    jobs = [(name, seed) for seed in study["seeds"] for name in study["runs"]]
+    rows, effects, begun = [], [], time.perf_counter()
+    for i, (name, seed) in enumerate(jobs):
+        print(f"\n[{i + 1}/{len(jobs)}] {name}, seed {seed}, {_minutes(begun)}", flush=True)
+        run = study["runs"][name]
+        folder = flags.workdir / "runs" / f"{name}_seed{seed}"
+        config = _with(_base(study["base"]), run["fields"] | {"seed": seed})
+        _run(flags.workdir, folder, config, "train")
+        found = _rows(folder, config, tables.Row(name, run["text"], run.get("group", ""), seed))
+        for variant, fields in run["variants"].items():
+            place = folder / "variants" / variant.replace(" ", "_").replace(",", "")
+            other = _with(_base(study["base"]), run["fields"] | {"seed": seed} | fields)
+            _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
+            row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
+            found += _rows(place, other, row)
+        rows += [
+            row
+            for row in found
+            if row.prediction in run["shown"] or row.prediction.startswith("tde_") or row.variant
+        ]
+        if run.get("effects"):
+            effects += _effects(folder, config, name, seed)
+    return rows, effects
+
+
+def _of_checkpoint(flags):
+    """Rows of one checkpoint, as it is and with every knob that goes with it."""
+    from cfmlc_jax.checkpoint import manager
+
+    path = manager.find(flags.checkpoint)
+    stored = configs.to_json(configs.from_json(manager.read_meta(path)["config"]))
+    rows: list[tables.Row] = []
+    for knob, fields in [("as it is", {}), *KNOBS.items()]:
+        place = flags.workdir / "variants" / knob.replace(" ", "_")
+        try:
+            config = _with(configs.from_json(stored), fields | {"effect.alphas": ALPHAS})
+        except InputError as error:
+            print(f"{knob}: left out, for {error}")
+            continue
+        _run(flags.workdir, place, config, "evaluate", checkpoint=path)
+        rows += _rows(place, config, tables.Row("checkpoint", knob, flags.checkpoint.name, config.seed, knob))
+    return rows, []
+
+
+def _study(flags) -> dict[str, Any]:
+    """The study of the file, cut to --only and --seeds.
+
+    Raises:
+        InputError: no such file, no study in it, or runs that it does not have.
+    """
+    spec = importlib.util.spec_from_file_location("study", flags.study)
+    if not flags.study.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"--study={flags.study} is not a Python file; configs/studies has some")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_study"):
+        raise InputError(
+            f"--study={flags.study} has no get_study(quick); configs/studies/evidence.py shows one"
+        )
+    study = module.get_study(flags.quick)
+    if flags.only:
+        wanted = flags.only.split(",")
+        unknown = [name for name in wanted if name not in study["runs"]]
+        if unknown:
+            raise InputError(
+                f"--only: the study has no run {unknown[0]!r}; it has {', '.join(study['runs'])}"
+            )
+        study["runs"] = {name: study["runs"][name] for name in wanted}
+    if flags.seeds:
+        if not all(seed.isdecimal() for seed in flags.seeds.split(",")):
+            raise InputError(f"--seeds={flags.seeds}: give whole numbers separated by commas, 0,1,2 say")
+        study["seeds"] = [int(seed) for seed in flags.seeds.split(",")]
+    return study
+
+
+def _base(path):
+    spec = importlib.util.spec_from_file_location("base", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise InputError(f"the study's base configuration {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def _with(config, fields):
+    """The configuration with some fields changed, checked."""
+    config.unlock()
+    known = configs.flat(configs.to_json(config))
+    for name, value in fields.items():
+        if name not in known:
+            raise InputError(f"the study sets config.{name}, which is not a field")
+        section, _, leaf = name.rpartition(".")
+        target = config
+        for part in section.split(".") if section else []:
+            target = target[part]
+        target[leaf] = value
+    return configs.validate(config)
+
+
+def _run(workdir: Path, folder: Path, config, mode: str, *, checkpoint: Path | None = None) -> None:
+    """The main command in a process of its own, so that its memory goes with it; its lines in folder/log.txt.
+
+    Raises:
+        RunError: it failed.
+    """
+    if (folder / "report" / "results.json").exists() and (folder / "report" / "index.html").exists():
+        return
+    _make(folder)
+    file = folder / "ablation_config.py"
+    files.write_text(file, _config_file(config))
+    command = [
+        sys.executable,
+        "-m",
+        "cfmlc_jax.main",
+        f"--config={file}",
+        f"--workdir={folder}",
+        f"--mode={mode}",
+    ]
+    if checkpoint is not None:
+        command.append(f"--checkpoint={checkpoint}")
+    print("  " + " ".join(command[1:]), flush=True)
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise RunError(
+            f"{mode} of {folder} ended with {done.returncode}: {' '.join(last)}; see {folder / 'log.txt'}"
+        )
+
+
+def _config_file(config) -> str:
+    """A configuration file that gives this configuration."""
+    fields = json.dumps(configs.to_json(config))
+    return f"import json\nfrom cfmlc_jax import config as configs\ndef get_config():\n    return configs.from_json(json.loads({fields!r}))\n"
+
+
+def _rows(folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
+    """A row for every prediction on every split, with what training and prediction cost."""
+    results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
+    costs = _costs(folder, config)
+    rows = []
+    for split, of_split in results.items():
+        of_average = of_split["average"]
+        company, located = of_average["company"], of_average["localization"]
+        for prediction, metrics in of_average["metrics"].items():
+            beside = company["predictions"].get(prediction) if company else None
+            rows.append(
+                head._replace(
+                    prediction=prediction,
+                    split=split,
+                    train_gflops=costs["train_gflops"],
+                    train_images_per_second=costs["train_images_per_second"],
+                    predict_mflops=costs["predict_mflops"][_work(prediction)],
+                    predict_images_per_second=costs["predict_images_per_second"][_work(prediction)],
+                    excess_fpr=beside["excess_fpr"][0] if beside else None,
+                    context_auc=beside["context_auc"][0] if beside else None,
+                    pivot_hit=located["all"]["hit"] if located else None,
+                    chance_hit=located["all"]["chance_hit"] if located else None,
+                    **{name: metrics[name] for name in tables.ACCURACY},
+                )
+            )
+    return rows
+
+
+def _work(prediction):
+    """What has to be computed for a prediction: "factual", or a kind of counterfactual too."""
+    return prediction.split("_")[1] if prediction.startswith("tde_") else "factual"
+
+
+def _costs(folder: Path, config) -> dict[str, Any]:
+    """What the run's compiled programs cost; measured once and kept beside its results.
+
+    Training in 10⁹ floating-point operations of the whole run, prediction in 10⁶ an image; images a
+    second of training as logged (reading included) and of prediction on one batch that is on the device.
+    """
+    path = folder / "costs.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    import jax
+    import jax.numpy as jnp
+
+    from cfmlc_jax.data import build as data
+    from cfmlc_jax.loop import evaluate, setup
+    from cfmlc_jax.loop import step as steps
+
+    source = data.source(config.data, "train")
+    parts = setup.create_setup(config, len(source.class_names))
+    optimizer = setup.optimizer(config, 1000, parts.model.frozen)
+    make, abstract = setup.state_plan(config, parts, optimizer)
+    train_step = steps.train_step(
+        parts.model,
+        optimizer,
+        parts.method,
+        patches=parts.patches["train"],
+        null=config.train.null,
+        null_rate=config.train.null_rate,
+        ema_decay=config.optim.ema_decay,
+        log_every=config.train.log_every,
+        seed=config.seed,
+        mesh=parts.mesh,
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    images, classes = config.train.batch_size, len(source.class_names)
+    batch = {
+        "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
+    }
+    per_step = _flops(train_step.lower(abstract, batch))
+    total = setup.steps_per_epoch(config, source) * config.train.epochs
+    costs: dict[str, Any] = {
+        "train_gflops": per_step * total / 1e9,
+        "train_images_per_second": _logged_rate(folder),
+        "predict_mflops": {},
+        "predict_images_per_second": {},
+    }
+    for work in ("factual", *config.effect.kinds):
+        score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
+        flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
+        costs["predict_mflops"][work], costs["predict_images_per_second"][work] = flops / 1e6, rate
+    files.write_text(path, json.dumps(costs, indent=1) + "\n")
+    return costs
+
+
+def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
+    """Operations of an image's prediction, and images a second on a batch that is on the device."""
+    import jax
+    import jax.numpy as jnp
+
+    views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
+    arguments = state.average, state.mean_colour, views
+    flops = _flops(score.lower(*arguments)) / images
+    jax.block_until_ready(score(*arguments))
+    seconds = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        jax.block_until_ready(score(*arguments))
+        seconds.append(time.perf_counter() - begun)
+    return flops, images / min(seconds)
+
+
+def _flops(lowered) -> float:
+    return lowered.compile().cost_analysis()["flops"]
+
+
+def _logged_rate(folder: Path) -> float | None:
+    """Median of the logged images a second; None for what was not trained here."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rates = [line["time/images_per_second"] for line in lines if "time/images_per_second" in line]
+    return statistics.median(rates) if rates else None
+
+
+def _effects(folder: Path, config, name: str, seed: int) -> list["tables.EffectRow"]:
+    """Estimated against true effects of objects in the balanced scenes, for every null."""
+    path = folder / "effects.json"
+    if not path.exists():
+        files.write_text(path, json.dumps(_measured_effects(folder, config)) + "\n")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [tables.EffectRow(name, seed, **row) for row in found]
+
+
+def _measured_effects(folder: Path, config) -> list[dict[str, Any]]:
+    import numpy as np
+    import optax
+
+    from cfmlc_jax.checkpoint import manager
+    from cfmlc_jax.data.sources.scenes import Scenes
+    from cfmlc_jax.loop import evaluate, setup, true_effects
+    from cfmlc_jax.metrics.agreement import agreement
+
+    scenes = Scenes("test_balanced", num_scenes=EFFECT_SCENES)
+    removals = true_effects.Removals(scenes)
+    parts = setup.create_setup(config, len(scenes.class_names))
+    _, abstract = setup.state_plan(config, parts, optax.identity())
+    model = manager.read_model(manager.find(folder), abstract.parts()[0])
+    batch_size = config.evaluate.batch_size
+
+    def scores(source, config, kinds):
+        score = evaluate.score_step(config, parts, kinds)
+        return evaluate.score_split(parts, score, model, source, batch_size=batch_size)["average"]
+
+    without = scores(removals, config, ())
+    rows = []
+    for null in NULLS:
+        nulled = configs.from_json(configs.to_json(config))
+        nulled.effect.null = null
+        with_nulls = scores(scenes, nulled, tuple(config.effect.kinds))
+        found = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
+        for prediction, estimated in found.estimated.items():
+            of = agreement(estimated, found.true, generator=np.random.default_rng(0), images=found.image)
+            rows.append(
+                {
+                    "null": null,
+                    "prediction": prediction,
+                    "objects": of.effects,
+                    "pearson": of.pearson.value,
+                    "spearman": of.spearman.value,
+                    "slope": of.slope,
+                    "bias": of.bias,
+                    "mae": of.mae,
+                    "rmse": of.rmse,
+                    "true": found.true.round(4).tolist(),
+                    "estimated": estimated.round(4).tolist(),
+                }
+            )
+    return rows
+
+
+def _make(folder: Path):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); take another --workdir") from error
+
+
+def _minutes(begun):
+    return f"{(time.perf_counter() - begun) / 60:.0f} minutes so far"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
