@@ -73,6 +73,9 @@ def default() -> ConfigDict:
     # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
     # from the image: their evidence costs next to nothing. Empty: they are views.
     model.cells = ""
+    # How patches are pooled. pivot: each class by its own softmax over patches, the paper's.
+    # exclusive: each patch is divided among the classes, so that one cannot vouch for another.
+    model.pooling = "pivot"
     # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
     # has one group for each GPU.
     model.norm_groups = 1
@@ -81,10 +84,6 @@ def default() -> ConfigDict:
     # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
     # with patches too. asl: whole images only, the baseline. The latter two have attention "none".
     config.method = "pat_t"
-
-    # How patches are pooled. pivot: each class by its own softmax over patches, the paper's.
-    # exclusive: each patch is divided among the classes, so that one cannot vouch for another.
-    config.pooling = "pivot"
 
     # A checkpoint, a step of it or a run for its best: a new run begins with its averaged weights, and
     # with a fresh head if the classes are others. Empty: random weights. A resumed run ignores it.
@@ -138,7 +137,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     _one_of("data.source", config.data.source, SOURCES)
     _one_of("data.longtail.imbalance", config.data.longtail.imbalance, ("exponential", "step"))
     _one_of("method", config.method, METHODS)
-    _one_of("pooling", config.pooling, POOLINGS)
+    _one_of("model.pooling", config.model.pooling, POOLINGS)
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))

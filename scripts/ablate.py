@@ -7,7 +7,7 @@
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is
 one. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
-nulls and poolings, on its own test splits.
+and nulls, on its own test splits.
 
 Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
 deviations), figures/ (needs the extra "figures") and, where objects can be taken out of images,
@@ -44,7 +44,6 @@ KNOBS: dict[str, dict[str, Any]] = {
     "null zeros": {"effect.null": "zeros"},
     "null mean": {"effect.null": "mean"},
     "null blur": {"effect.null": "blur"},
-    "exclusive pooling": {"pooling": "exclusive"},
 }
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 NULLS = ("zeros", "mean", "blur")

@@ -51,7 +51,7 @@ def test_the_default_is_valid_and_gets_locked():
             "leave it empty for 'pat_i'",
         ),
         ({"model__cells": "layer1"}, "take 'pivot' out of effect.kinds"),
-        ({"pooling": "exklusive"}, "did you mean 'exclusive'?"),
+        ({"model__pooling": "exklusive"}, "did you mean 'exclusive'?"),
         ({"views__grids": (3,)}, "448 is not divisible by views.grids 3; try 447 or 450"),
         ({"views__image_size": 0}, "config.views.image_size is 0; it must be at least 1"),
         ({"views__image_size": -448}, "must be at least 1"),

@@ -75,7 +75,7 @@ def create_setup(config, num_classes: int) -> Setup:
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    method = methods.create(config.method, pooling=config.pooling, **config.loss)
+    method = methods.create(config.method, pooling=config.model.pooling, **config.loss)
     return Setup(
         mesh=meshes.create(config.mesh.fsdp),
         model=models.create(
@@ -86,6 +86,7 @@ def create_setup(config, num_classes: int) -> Setup:
             head=config.model.head,
             groups=config.model.groups,
             cells=config.model.cells,
+            background=config.model.pooling == "exclusive",
             norm_groups=config.model.norm_groups,
             dtype=jnp.dtype(config.model.dtype),
         ),

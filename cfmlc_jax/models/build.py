@@ -103,6 +103,7 @@ def create(
     head: str = "",
     groups: int = 100,
     cells: str = "",
+    background: bool = False,
     norm_groups: int = 1,
     dtype: Any = jnp.float32,
 ) -> Classifier:
@@ -116,6 +117,7 @@ def create(
         head: a key of `HEADS` that the name allows; empty for its first.
         groups: queries of an ML-Decoder head.
         cells: the backbone's map whose cells are the patches; empty: patches are views.
+        background: of cells, as in `heads.MapCells`.
         norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.
 
@@ -147,6 +149,6 @@ def create(
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
         head=HEADS[head].create(num_classes, "none" if cells else attention, dtype=dtype, **fields),
-        cells=heads.MapCells(num_classes, attention, cells, dtype=dtype) if cells else None,
+        cells=heads.MapCells(num_classes, attention, cells, background, dtype=dtype) if cells else None,
         frozen=HEADS[head].frozen + (backbone.frozen if of_query2label else ()),
     )

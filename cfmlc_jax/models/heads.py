@@ -34,6 +34,10 @@ class LinearHead(nn.Module):
         return by_branch(self.attention, lambda name: Linear(self.num_classes, name=name)(features["pooled"]))
 
 
+# Bias of the background at the start: a patch is then a twentieth each class's, or less of many.
+BACKGROUND = 3.0
+
+
 class MapCells(nn.Module):
     """A linear layer for each branch, on the cells of a map: two [b, v, p, k], attention and score.
 
@@ -45,6 +49,8 @@ class MapCells(nn.Module):
         num_classes: k.
         attention: "self" or "cross".
         stage: which of the backbone's maps, [b, v, h, w, d].
+        background: judge the background too, and give scores relative to it, as exclusive pooling
+            takes them (`causal.patches.shares`).
         dtype: of the computation; here it is always float32, see `Linear`.
 
     Raises:
@@ -54,6 +60,7 @@ class MapCells(nn.Module):
     num_classes: int
     attention: str
     stage: str
+    background: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -64,6 +71,10 @@ class MapCells(nn.Module):
         b, v, h, w, d = features[self.stage].shape
         cells = features[self.stage].swapaxes(2, 3).reshape(b, v, w * h, d)
         logits = [Linear(self.num_classes, name=name)(cells) for name in BRANCHES[self.attention][1:]]
+        if self.background:
+            # Most cells show nothing: begun evenly, every class would be found in some cell.
+            of_nothing = Linear(1, name="background")(cells) + BACKGROUND
+            logits = [x - of_nothing for x in logits]
         return logits[0], logits[-1]
 
 

@@ -13,7 +13,7 @@ QUICK = 5
 
 BASELINE = {"method": "asl", "model.attention": "none", "effect.kinds": ("whole",)}
 CELLS = {"model.cells": "layer1", "effect.kinds": ("whole",)}
-EXCLUSIVE = CELLS | {"model.attention": "self", "pooling": "exclusive"}
+EXCLUSIVE = CELLS | {"model.attention": "self", "model.pooling": "exclusive"}
 # Three patches along 64 pixels, edge to edge.
 GRID_3 = {"views.grids": (3,), "views.overlap": 0.1}
 TDE = {"effect.alphas": (0.25, 0.5, 1.0)}
@@ -75,7 +75,7 @@ FURTHER = {
     "exclusive_native": run(
         "native patches, exclusive",
         {
-            "pooling": "exclusive",
+            "model.pooling": "exclusive",
             "model.attention": "self",
             "views.grids": (3,),
             "views.overlap": 0.5,

@@ -44,6 +44,19 @@ def test_one_branch_is_both_attention_and_score(rng):
     np.testing.assert_array_equal(attention, score)
 
 
+def test_scores_relative_to_the_background(rng):
+    features = {"layer1": jnp.asarray(rng.normal(size=(1, 1, 2, 2, 5)), jnp.float32)}
+    with_background = heads.MapCells(4, "self", "layer1", background=True)
+    variables = with_background.init(jax.random.key(0), features, train=False)
+    _, score = with_background.apply(variables, features, train=False)
+    plain = {"params": {"patch": variables["params"]["patch"]}}
+    _, alone = heads.MapCells(4, "self", "layer1").apply(plain, features, train=False)
+    weights = variables["params"]["background"]
+    cells = features["layer1"].swapaxes(2, 3).reshape(1, 1, 4, 5)
+    nothing = cells @ weights["kernel"] + weights["bias"][None, None, None] + heads.BACKGROUND
+    np.testing.assert_allclose(score, alone - nothing, rtol=1e-5, atol=1e-5)
+
+
 def test_a_classifier_of_cells(images):
     model = small(cells="layer1")
     views = images[:, None]
