@@ -102,13 +102,15 @@ def _of_study(flags):
         folder = flags.workdir / "runs" / f"{name}_seed{seed}"
         config = _with(_base(study["base"]), run["fields"] | {"seed": seed})
         _run(flags.workdir, folder, config, "train")
-        found = _rows(folder, config, tables.Row(name, run["text"], run.get("group", ""), seed))
+        found = _rows(
+            flags.workdir, folder, config, tables.Row(name, run["text"], run.get("group", ""), seed)
+        )
         for variant, fields in run["variants"].items():
             place = folder / "variants" / variant.replace(" ", "_").replace(",", "")
             other = _with(_base(study["base"]), run["fields"] | {"seed": seed} | fields)
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
-            found += _rows(place, other, row)
+            found += _rows(flags.workdir, place, other, row)
         rows += [
             row
             for row in found
@@ -134,7 +136,12 @@ def _of_checkpoint(flags):
             print(f"{knob}: left out, for {error}")
             continue
         _run(flags.workdir, place, config, "evaluate", checkpoint=path)
-        rows += _rows(place, config, tables.Row("checkpoint", knob, flags.checkpoint.name, config.seed, knob))
+        rows += _rows(
+            flags.workdir,
+            place,
+            config,
+            tables.Row("checkpoint", knob, flags.checkpoint.name, config.seed, knob),
+        )
     return rows, []
 
 
@@ -230,10 +237,11 @@ def _config_file(config) -> str:
     return f"import json\nfrom cfmlc_jax import config as configs\ndef get_config():\n    return configs.from_json(json.loads({fields!r}))\n"
 
 
-def _rows(folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
+def _rows(workdir: Path, folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
     """A row for every prediction on every split, with what training and prediction cost."""
     results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
-    costs = _costs(folder, config)
+    costs = _costs(workdir / "costs" / f"{head.run}_{head.variant}.json".replace(" ", "_"), config)
+    rate = _logged_rate(folder)
     rows = []
     for split, of_split in results.items():
         of_average = of_split["average"]
@@ -245,7 +253,7 @@ def _rows(folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
                     prediction=prediction,
                     split=split,
                     train_gflops=costs["train_gflops"],
-                    train_images_per_second=costs["train_images_per_second"],
+                    train_images_per_second=rate,
                     predict_mflops=costs["predict_mflops"][_work(prediction)],
                     predict_images_per_second=costs["predict_images_per_second"][_work(prediction)],
                     excess_fpr=beside["excess_fpr"][0] if beside else None,
@@ -263,13 +271,12 @@ def _work(prediction):
     return prediction.split("_")[1] if prediction.startswith("tde_") else "factual"
 
 
-def _costs(folder: Path, config) -> dict[str, Any]:
-    """What the run's compiled programs cost; measured once and kept beside its results.
+def _costs(path: Path, config) -> dict[str, Any]:
+    """What the compiled programs of a run cost; measured once for all its seeds and kept in a file.
 
-    Training in 10⁹ floating-point operations of the whole run, prediction in 10⁶ an image; images a
-    second of training as logged (reading included) and of prediction on one batch that is on the device.
+    Training in 10⁹ floating-point operations of the whole run, prediction in 10⁶ an image, and images
+    a second of prediction on one batch that is on the device.
     """
-    path = folder / "costs.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     import jax
@@ -305,7 +312,6 @@ def _costs(folder: Path, config) -> dict[str, Any]:
     total = setup.steps_per_epoch(config, source) * config.train.epochs
     costs: dict[str, Any] = {
         "train_gflops": per_step * total / 1e9,
-        "train_images_per_second": _logged_rate(folder),
         "predict_mflops": {},
         "predict_images_per_second": {},
     }
@@ -313,6 +319,7 @@ def _costs(folder: Path, config) -> dict[str, Any]:
         score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
         flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
         costs["predict_mflops"][work], costs["predict_images_per_second"][work] = flops / 1e6, rate
+    _make(path.parent)
     files.write_text(path, json.dumps(costs, indent=1) + "\n")
     return costs
 
@@ -339,7 +346,7 @@ def _flops(lowered) -> float:
 
 
 def _logged_rate(folder: Path) -> float | None:
-    """Median of the logged images a second; None for what was not trained here."""
+    """Median of the images a second that training logged, reading included; None where nothing was trained."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return None

@@ -72,6 +72,8 @@ FURTHER = {
         effects=True,
     ),
     "cells_pivot": run("cells, pivot", CELLS, 1),
+    "exclusive_late": run("cells of the last map, exclusive", EXCLUSIVE | {"model.cells": "layer2"}, 1),
+    "exclusive_null": run("cells, exclusive, half without a patch", EXCLUSIVE | {"train.null_rate": 0.5}, 1),
     "exclusive_native": run(
         "native patches, exclusive",
         {
