@@ -7,7 +7,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backen
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one process has compiled the others load: workers, and the commands that tests run.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 import importlib.util
 import shutil
@@ -21,6 +20,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
