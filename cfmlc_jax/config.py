@@ -6,6 +6,7 @@ The defaults are the paper's recipe for COCO 2014 (MLC-PAT); files in configs/ c
 import difflib
 import json
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +20,15 @@ SOURCES = (
     *("cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "long_tailed_digits"),  # one label an image
 )
 DTYPES = ("float32", "bfloat16")
-HEADS = ("", "linear", "ml_decoder", "query2label")
+# Of the latter, the heads with a mean feature, whose direct effect needs no null image.
+MEAN_HEADS = ("causal_norm", "cosine", "capsule")
+HEADS = ("", "linear", "ml_decoder", "query2label", "dot_product", "lws", *MEAN_HEADS)
+# Of one label an image.
+SOFTMAX_LOSSES = ("cross_entropy", "focal", "weighted_cross_entropy")
+OPTIMIZERS = ("adamw_one_cycle", "sgd")
+SCHEDULES = ("warmup_multistep", "cosine")
+CROPS = ("", "padded", "area")
+STATISTICS = ("", "cifar", "imagenet", "inaturalist")
 
 
 def default() -> ConfigDict:
@@ -32,6 +41,8 @@ def default() -> ConfigDict:
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # turn images as their EXIF orientation says (the reference does not)
+    # Of one label an image: an epoch has every class as often as the commonest, its images repeated.
+    data.balanced = False
     data.reshuffle = True  # every epoch in another order; the reference's are all in the same
     data.val_split = "val"  # scored after every epoch; chooses the best checkpoint
     data.test_splits = ("val",)  # scored in full after training
@@ -54,6 +65,7 @@ def default() -> ConfigDict:
     longtail.seed = 0  # of the images that are kept
     longtail.shuffle_classes = False  # the seed draws which classes are rare; else the last ones are
     longtail.digits = 1000  # long_tailed_digits: training images of the commonest
+    longtail.num_test = 100  # long_tailed_digits: images of each digit in val and in test
 
     config.views = views = ConfigDict()
     views.image_size = 448  # side of every view, pixels
@@ -63,12 +75,30 @@ def default() -> ConfigDict:
     # augmented one by one, as in the reference. Else patches are cut on the device from the whole
     # view; image_size / grid is its resolution, which costs the model no more than one whole view.
     views.patch_size = 0
-    views.augment = True  # cutout and RandAugment, each view by itself
+    # How a picture becomes the whole view. Empty: squeezed to it, as in the reference. For method "asl"
+    # there is also what single-label classifiers are trained by: padded, a small picture as it is, in
+    # training shifted between black margins; area, the middle of a photo, in training a random part.
+    views.crop = ""
+    views.flip = True  # with a crop: mirrored half the time in training (not for digits)
+    views.jitter = 0.4  # with crop "area": strength of changes of colour in training
+    views.augment = True  # training: cutout and RandAugment, each view by itself; with a crop, its own
 
     config.model = model = ConfigDict()
     model.name = "resnet101"  # see models/build.py
     model.head = ""  # one of HEADS; empty: linear, or Query2Label where the name begins with "q2l_"
     model.groups = 100  # queries of an ML-Decoder head, at most one per class
+    # Of the heads causal_norm, cosine and capsule: see models/pooled_classifiers.py.
+    model.cosine = cosine = ConfigDict()
+    cosine.num_heads = 2  # slices of the features that are normalised by themselves
+    cosine.tau = 16.0  # factor of the mean cosine
+    cosine.gamma = 1 / 32  # causal_norm: added to the norms of weights
+    cosine.mu = 0.9  # share of the mean feature that each training step keeps
+    # The share follows the learning rate of SGD, 1 − 0.1·min(50·rate, 1), as in the reference off CIFAR.
+    cosine.mu_from_rate = False
+    model.statistics = ""  # of colours, that pixels are standardised by: one of STATISTICS
+    # Regular expressions of parameters, as "backbone/.*", that are not trained; norms' running
+    # statistics still move.
+    model.frozen = ()
     model.attention = "cross"  # none, self or cross: see models/heads.py
     # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
     # from the image: their evidence costs next to nothing. Empty: they are views.
@@ -82,7 +112,8 @@ def default() -> ConfigDict:
     model.dtype = "float32"  # of the computation; parameters and loss are always float32
 
     # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
-    # with patches too. asl: whole images only, the baseline. The latter two have attention "none".
+    # with patches too. asl: whole images only, the baseline, with whichever loss. The latter two have
+    # attention "none".
     config.method = "pat_t"
 
     # A checkpoint, a step of it or a run for its best: a new run begins with its averaged weights, and
@@ -90,14 +121,24 @@ def default() -> ConfigDict:
     config.init_from = ""
 
     config.loss = loss = ConfigDict()
+    # asymmetric: each class by itself, any number of labels an image. Of one label an image, by a
+    # softmax: one of SOFTMAX_LOSSES; results are accuracies then.
+    loss.name = "asymmetric"
     loss.gamma_neg = 4.0
     loss.gamma_pos = 0.0
     loss.clip = 0.05
+    loss.focal_gamma = 2.0  # of "focal"
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 1e-4  # the peak of the cycle
+    optim.name = "adamw_one_cycle"  # one of OPTIMIZERS
+    optim.learning_rate = 1e-4  # the peak of the cycle or schedule
     optim.weight_decay = 1e-4  # on every parameter that is trained
-    optim.pct_start = 0.2  # share of all steps until the peak
+    optim.pct_start = 0.2  # adamw_one_cycle: share of all steps until the peak
+    optim.momentum = 0.9  # sgd
+    optim.schedule = "warmup_multistep"  # sgd: one of SCHEDULES, a rate for each epoch
+    optim.warmup_epochs = 5  # warmup_multistep: of the linear rise from a third of the peak
+    optim.milestones = (120, 160)  # warmup_multistep: epochs, counted from 1, from which the rate drops
+    optim.drop = 0.01  # warmup_multistep: factor of each drop
     optim.ema_decay = 0.9997  # of parameters and batch statistics
 
     config.train = train = ConfigDict()
@@ -110,15 +151,22 @@ def default() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 0  # steps, besides after every epoch; 0: only then
     train.early_stop = True
-    train.patience = 2  # epochs without a better mAP, of weights and of their average
+    train.patience = 2  # epochs without a better mAP (one label: top-1), of weights and of their average
 
     config.effect = effect = ConfigDict()
-    effect.kinds = ("whole", "pivot")  # total direct effects that the full evaluation adds
+    # Total direct effects that the full evaluation adds: whole and pivot take away what the null
+    # stands in for, feature what the logits owe to the mean feature of a head of MEAN_HEADS.
+    effect.kinds = ("whole", "pivot")
     effect.null = "mean"  # what stands in for what is removed: zeros, mean or blur
     effect.alphas = (0.5, 1.0)  # strengths; any can be read off the saved scores later
 
     config.evaluate = evaluate = ConfigDict()
     evaluate.batch_size = 128  # images, over all devices
+    # After training the last checkpoint is evaluated, not the best: for data whose validation split is the
+    # test split.
+    evaluate.latest = False
+    # Head dot_product: its weights are divided by this power of their lengths, w / ‖w‖^tau. 0: as trained.
+    evaluate.tau_norm = 0.0
 
     config.mesh = mesh = ConfigDict()
     mesh.fsdp = 1  # devices that share one copy of the parameters; the rest of them split the batch
@@ -141,10 +189,15 @@ def validate(config: ConfigDict) -> ConfigDict:
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
+    _one_of("model.statistics", config.model.statistics, STATISTICS)
+    _one_of("views.crop", config.views.crop, CROPS)
+    _one_of("loss.name", config.loss.name, ("asymmetric", *SOFTMAX_LOSSES))
+    _one_of("optim.name", config.optim.name, OPTIMIZERS)
+    _one_of("optim.schedule", config.optim.schedule, SCHEDULES)
     for name in ("effect.null", "train.null"):
         _one_of(name, _field(config, name), ("zeros", "mean", "blur"))
     for kind in config.effect.kinds:
-        _one_of("effect.kinds", kind, ("whole", "pivot"))
+        _one_of("effect.kinds", kind, ("whole", "pivot", "feature"))
     for name, least in _MINIMA.items():
         value = _field(config, name)
         if not math.isfinite(value) or value < least:
@@ -153,9 +206,10 @@ def validate(config: ConfigDict) -> ConfigDict:
         value = _field(config, name)
         if not low <= value <= high:
             raise InputError(f"config.{name} is {value}; it must be in [{low}, {high}]")
-    rate = config.optim.learning_rate
-    if not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"config.optim.learning_rate is {rate}; it must be above 0")
+    for name in ("optim.learning_rate", "model.cosine.tau"):
+        value = _field(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"config.{name} is {value}; it must be above 0")
     ratio = config.data.longtail.ratio
     if not 0 < ratio <= 1:
         raise InputError(f"config.data.longtail.ratio is {ratio}; it must be above 0 and at most 1")
@@ -166,6 +220,9 @@ def validate(config: ConfigDict) -> ConfigDict:
     _check_views(config.views)
     _check_cells(config)
     _check_norm_groups(config)
+    _check_one_label(config)
+    _check_head(config)
+    _check_optimizer(config.optim)
     return config.lock()
 
 
@@ -190,6 +247,16 @@ def from_json(fields: dict[str, Any]) -> ConfigDict:
             raise InputError(f"config.{name} is not a field of this version of cfmlc_jax")
         target[leaf] = tuple(value) if isinstance(value, list) else value
     return validate(config)
+
+
+def is_one_label(config: Any) -> bool:
+    """Whether images have one label each, by the loss: of a configuration, or of its JSON fields."""
+    return config["loss"].get("name", "asymmetric") in SOFTMAX_LOSSES
+
+
+def completed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Flat fields of an older version's configuration, with today's defaults for fields that it lacks."""
+    return flat(to_json(default())) | flat(fields)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -232,12 +299,17 @@ _MINIMA = {
     "data.scenes.num_test": 1,
     "data.longtail.seed": 0,
     "data.longtail.digits": 1,
+    "data.longtail.num_test": 1,
     "views.image_size": 1,
     "views.patch_size": 0,
     "model.groups": 1,
     "model.norm_groups": 1,
+    "model.cosine.num_heads": 1,
+    "model.cosine.gamma": 0,
     "loss.gamma_neg": 0,
     "loss.gamma_pos": 0,
+    "loss.focal_gamma": 0,
+    "optim.warmup_epochs": 0,
     "optim.weight_decay": 0,
     "train.batch_size": 1,
     "train.epochs": 1,
@@ -245,15 +317,20 @@ _MINIMA = {
     "train.checkpoint_every": 0,
     "train.patience": 1,
     "evaluate.batch_size": 1,
+    "evaluate.tau_norm": 0,
     "mesh.fsdp": 1,
 }
 
 _RANGES = {
     "data.scenes.bias": (0, 1),
     "views.overlap": (0, 0.95),
+    "views.jitter": (0, 1),
+    "model.cosine.mu": (0, 1),
     "loss.clip": (0, 1),
     "train.null_rate": (0, 1),
     "optim.pct_start": (0, 1),
+    "optim.momentum": (0, 1),
+    "optim.drop": (0, 1),
     "optim.ema_decay": (0, 1),
 }
 
@@ -310,6 +387,49 @@ def _check_norm_groups(config):
         raise InputError(
             f"config.train.batch_size {batch_size} is not divisible by config.model.norm_groups {groups}; try {tries}"
         )
+
+
+def _check_one_label(config):
+    """Crops and softmax losses are of whole images, and balanced classes of one label."""
+    if config.data.balanced and not is_one_label(config):
+        raise InputError(
+            f"config.data.balanced is for one label an image: set it to False, or loss.name to one of {', '.join(SOFTMAX_LOSSES)}"
+        )
+    for name, value in (("loss.name", config.loss.name), ("views.crop", config.views.crop)):
+        if value not in ("", "asymmetric") and config.method != "asl":
+            raise InputError(
+                f"config.{name} {value!r} is for whole images: set method to 'asl', not {config.method!r}, "
+                "and model.attention to 'none'"
+            )
+
+
+def _check_head(config):
+    head = config.model.head
+    if "feature" in config.effect.kinds and head not in MEAN_HEADS:
+        raise InputError(
+            f"effect.kinds has 'feature', but model.head {head!r} has no mean feature; take it out, or set the head "
+            f"to one of {', '.join(MEAN_HEADS)}"
+        )
+    if config.model.cosine.mu_from_rate and config.optim.name != "sgd":
+        raise InputError(
+            "config.model.cosine.mu_from_rate follows the rates of optim.name 'sgd'; set it to False, and give mu"
+        )
+    if config.evaluate.tau_norm and head != "dot_product":
+        raise InputError(
+            f"config.evaluate.tau_norm is for model.head 'dot_product', not {head!r}; set it to 0"
+        )
+    for pattern in config.model.frozen:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(
+                f"config.model.frozen has {pattern!r}, which is no regular expression ({error})"
+            ) from error
+
+
+def _check_optimizer(optim):
+    if list(optim.milestones) != sorted(optim.milestones):
+        raise InputError(f"config.optim.milestones {tuple(optim.milestones)} must ascend")
 
 
 def _field(config, name):

@@ -166,7 +166,8 @@ def _claim(workdir, fields):
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         try:
-            differences = configs.differences(json.loads(path.read_text(encoding="utf-8")), fields)
+            stored = configs.completed(json.loads(path.read_text(encoding="utf-8")))
+            differences = configs.differences(stored, fields)
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
         if differences:

@@ -4,7 +4,8 @@
 
 For every image: its classes with their probabilities, and of each the pivot patch (column and row of
 the grid, from 0, from the left and the top) with its weight among the patches. A checkpoint of
-method asl has no patches: these are empty then.
+method asl has no patches: these are empty then. Of a checkpoint with one label an image the most
+probable class is listed, whatever its probability, unless --top or --threshold says more.
 
 Exit codes: 0 done; 1 an error, told in one line, or an image that could not be read; 130
 interrupted; 141 nobody reads the output any more.
@@ -91,14 +92,16 @@ def _parser():
         "--threshold",
         type=_probability,
         metavar="P",
-        help=f"list classes of a probability above P only; default {DEFAULT_THRESHOLD}, or 0 with --top",
+        help=f"list classes of a probability above P only; default {DEFAULT_THRESHOLD}, or 0 with --top or where "
+        "images have one label",
     )
     add(
         "--prediction",
         choices=PREDICTIONS,
         default="combined",
         help="default combined: the mean of whole and patch logits (asl: whole); tde_…: combined − alpha · "
-        "combined of the null image (whole) or without the pivot patch (pivot)",
+        "combined of the null image (whole) or without the pivot patch (pivot), or its part along the mean feature "
+        "(feature)",
     )
     add("--alpha", type=_strength, help=f"of tde_…; default {DEFAULT_ALPHA}")
     add("--weights", choices=WEIGHTS, default="average", help="of the last step, or their moving average")
@@ -127,9 +130,15 @@ def _parse(arguments):
         raise InputError(
             f"--alpha is of --prediction={' or '.join(EFFECTS)}; --prediction={flags.prediction} has none"
         )
-    if flags.threshold is None:
-        flags.threshold = DEFAULT_THRESHOLD if flags.top is None else 0.0
     return flags
+
+
+def _decide(flags, one_label):
+    """Fill in how many classes are listed, where the command does not say."""
+    if flags.threshold is None:
+        if one_label and flags.top is None:
+            flags.top = 1
+        flags.threshold = DEFAULT_THRESHOLD if flags.top is None else 0.0
 
 
 def _count(text):
@@ -170,6 +179,7 @@ def _predict(flags) -> int:
         with_effect=flags.overlay is not None,
         batch_size=min(flags.batch_size, len(found.paths)),
     )
+    _decide(flags, predictor.one_label)
     album = None if flags.overlay is None else _Album(flags, predictor, found.paths)
     account = _Account(flags, len(found.paths), predictor.batch_size)
     for problem in found.problems:

@@ -1,5 +1,7 @@
 """Recipes of published results, to the letter: the schema's defaults with the original code's quirks."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cfmlc_jax import config as configs
@@ -46,3 +48,58 @@ def _parse(variant):
             f"{', '.join(METHODS)}, or one of them alone"
         )
     return (*data_sets, "coco")[0], (*methods, "pat_t")[0]
+
+
+# Variants of long-tailed training: what of the configuration they change.
+LONG_TAILED: dict[str, dict[str, dict[str, Any]]] = {
+    "deconfound": {"model": {"head": "causal_norm"}, "effect": {"kinds": ("feature",)}},
+    "plain": {"model": {"head": "dot_product"}},
+    "cosine": {"model": {"head": "cosine"}, "effect": {"kinds": ("feature",)}},
+    "capsule": {"model": {"head": "capsule"}, "effect": {"kinds": ("feature",)}},
+    "focal": {"model": {"head": "dot_product"}, "loss": {"name": "focal"}},
+    "weighted": {"model": {"head": "dot_product"}, "loss": {"name": "weighted_cross_entropy"}},
+    "tau": {"model": {"head": "dot_product"}, "evaluate": {"tau_norm": 1.0}},
+    "lws": {"model": {"head": "lws"}},
+}
+
+
+# The variant of a head.
+OF_HEAD = {"causal_norm": "deconfound", "dot_product": "plain", "lws": "lws"}
+
+
+def long_tailed(variant: str, *, first_stage: str = "", stage_epochs: int = 5) -> ConfigDict:
+    """Training by a softmax under SGD (Tang et al., NeurIPS 2020), unlocked, with a classifier of `LONG_TAILED`.
+
+    SGD with momentum decays everything; there is no moving average of the weights (both that are
+    reported are the same), no early stop. Data, backbone, schedule and strengths are for the caller to
+    set; but "lws" trains its scales for a few epochs of balanced classes down a cosine.
+
+    Args:
+        variant: a key of `LONG_TAILED`; empty: "deconfound".
+        first_stage: run of the variant "plain" whose weights "lws" scales.
+        stage_epochs: epochs of that second stage.
+
+    Raises:
+        InputError: another variant.
+    """
+    variant = variant or "deconfound"
+    if variant not in LONG_TAILED:
+        raise InputError(f"variant {variant!r} is not one of {', '.join(LONG_TAILED)}")
+    config = configs.default()
+    config.method = "asl"
+    config.model.attention = "none"
+    config.loss.name = "cross_entropy"
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.2
+    config.optim.weight_decay = 5e-4
+    config.optim.ema_decay = 0.0
+    config.train.early_stop = False
+    config.effect.kinds = ()
+    config.update(LONG_TAILED[variant])
+    if variant == "lws":
+        config.init_from = first_stage
+        config.data.balanced = True
+        config.optim.schedule = "cosine"
+        config.optim.weight_decay = 1e-4
+        config.train.epochs = stage_epochs
+    return config

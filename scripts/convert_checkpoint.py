@@ -6,9 +6,11 @@
 
     python scripts/convert_checkpoint.py runs/coco OUT.pth.tar --to_torch
 
-IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL; classes, attention and head follow
-from its entries, and every entry has its place or is an error. OUT is a new folder, read wherever
-a checkpoint is. With --to_torch, IN is a run or a checkpoint, and OUT a file as MLC-PAT's own.
+IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL, or of the long-tailed reference
+(Long-Tailed-Recognition.pytorch); classes, attention and head follow from its entries, and every
+entry has its place or is an error. OUT is a new folder, read wherever a checkpoint is. With
+--to_torch, IN is a run or a checkpoint, and OUT a file as MLC-PAT's own, or, for the heads
+causal_norm, dot_product and lws, as the long-tailed reference's.
 Needs PyTorch: pip install 'cfmlc_jax[torch]'. Exit code 0: OUT is written; 1: an error, told in one line.
 """
 
@@ -25,10 +27,13 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
+from cfmlc_jax import recipes
 from cfmlc_jax.checkpoint import convert, manager
 from cfmlc_jax.checkpoint.torch_file import read_torch, write_torch
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.longtail import convert as longtail
+from cfmlc_jax.longtail import torch_file
 from cfmlc_jax.models import build
 
 # ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
@@ -71,6 +76,9 @@ def from_torch(flags: argparse.Namespace) -> None:
     """
     if flags.model is None:
         raise InputError(f"--model is missing: one of {', '.join(build.names())}")
+    if torch_file.recognise(flags.source):
+        from_long_tailed(flags)
+        return
     weights, average = read_torch(flags.source)
     found = convert.architecture(flags.model, weights)
     config = configuration(flags, found)
@@ -98,6 +106,66 @@ def from_torch(flags: argparse.Namespace) -> None:
     print(f"{flags.out}: a checkpoint with method {config.method}, image size {config.views.image_size}")
 
 
+def from_long_tailed(flags: argparse.Namespace) -> None:
+    """Write the checkpoint OUT from a file IN of the long-tailed reference.
+
+    Raises:
+        InputError: a file, a name or an option that cannot be used.
+    """
+    if flags.allow:
+        raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
+    try:
+        variables = longtail.from_torch(flags.model, torch_file.read(flags.source))
+    except InputError as error:
+        raise InputError(f"{flags.source}: {error}") from error
+    head = longtail.head_of(variables)
+    num_classes = variables["params"]["head"][longtail.BRANCH]["kernel"].shape[1]
+    config = long_tailed_configuration(flags, head)
+    names = _class_names(flags.classes, num_classes)
+    manager.write(
+        flags.out,
+        model={
+            "variables": variables,
+            # The reference has no moving average of its weights.
+            "average": variables,
+            "mean_colour": np.asarray(MEAN_COLOUR, np.float32),
+        },
+        meta={"config": configs.to_json(config), "class_names": names, "num_classes": num_classes},
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    print(f"{flags.model} with head {head}: {parameters:,} parameters, {num_classes} classes")
+    print(f"class names: {flags.classes or 'not known; evaluation takes those of its data'}")
+    print(f"{flags.out}: a checkpoint of one label an image, image size {config.views.image_size}")
+
+
+def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
+    """The configuration of a checkpoint of the long-tailed reference: --config's, or its recipe, with this model.
+
+    Raises:
+        InputError: a configuration that cannot be read or is of several labels an image; an image size
+            that does not suit the model.
+    """
+    if flags.config:
+        config = command.parse(command.define_flags(), ["convert_checkpoint", f"--config={flags.config}"])
+        if not configs.is_one_label(config):
+            raise InputError(
+                f"--config={flags.config} is of several labels an image, IN of one; give another"
+            )
+    else:
+        config = recipes.long_tailed(recipes.OF_HEAD[head])
+        small = flags.model == "resnet32_cifar"
+        config.views.crop = "padded" if small else "area"
+        config.views.image_size = 32 if small else 224
+        config.model.statistics = "cifar" if small else "imagenet"
+    fields = configs.to_json(config)
+    fields["model"] |= {"name": flags.model, "head": head, "attention": "none"}
+    fields["views"]["image_size"] = flags.image_size or config.views.image_size
+    build.create(
+        flags.model, 2, attention="none", image_size=fields["views"]["image_size"], head=head
+    )  # whether they suit each other
+    return configs.from_json(fields)
+
+
 def to_torch(flags: argparse.Namespace) -> None:
     """Write the file OUT from the checkpoint IN, weights and average.
 
@@ -113,6 +181,15 @@ def to_torch(flags: argparse.Namespace) -> None:
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
     model = manager.read_part(path, manager.model_shapes(path))
+    if config.model.head in longtail.HEADS and config.model.attention == "none":
+        torch_file.write(flags.out, longtail.to_torch(name, model["average"]))
+        print(f"{flags.out}: averaged weights of {path} as a file of the long-tailed reference")
+        return
+    if config.model.head in configs.MEAN_HEADS:
+        raise InputError(
+            f"checkpoint {path} has the head {config.model.head!r} with attention {config.model.attention!r}, "
+            "which no reference has; only causal_norm, dot_product and lws with attention 'none' are converted"
+        )
     weights, average = (
         convert.to_torch(
             name,

@@ -39,7 +39,7 @@ def torch_side():
     ("arguments", "message"),
     [
         (["--model=resnet101"], "the following arguments are required: --reference; see --help"),
-        (["--reference=x", "--model=resnet100"], "'resnet100' is not one of .*did you mean 'resnet101'"),
+        (["--reference=x", "--model=resnet-101"], "'resnet-101' is not one of .*did you mean 'resnet101'"),
         (["--reference=x", "--model=resnet50"], "'resnet50' is not one that MLC-PAT builds: resnet101, "),
         (["--reference=x", "--model=resnet101", "--size=100"], r"not divisible by 32 \(resnet101\); try 96"),
         (["--reference=x", "--model=resnet101", "--batch=0"], "invalid number of at least 1 value: '0'"),

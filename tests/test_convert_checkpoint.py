@@ -16,7 +16,9 @@ from cfmlc_jax.checkpoint import convert, manager
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches
 from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.longtail import convert as longtail_convert
 from cfmlc_jax.models import build
+from cfmlc_jax.models.layers import BatchNorm
 
 SCRIPT = "convert_checkpoint"
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -33,7 +35,32 @@ def torch_files(script, monkeypatch):
 
     monkeypatch.setattr(script, "read_torch", lambda path: contents[path])
     monkeypatch.setattr(script, "write_torch", write)
+    monkeypatch.setattr(script.torch_file, "recognise", lambda path: False)
     return write, contents.__getitem__
+
+
+@pytest.fixture
+def long_tailed_files(script, monkeypatch, rng):
+    """A file of the long-tailed reference, kept in memory: its contents by path."""
+    backbone = build.BACKBONES["resnet32_cifar"].create(dtype=jnp.float32, norm=BatchNorm)
+    shapes = jax.eval_shape(
+        functools.partial(backbone.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    variables = jax.tree.map(lambda leaf: 1 + rng.random(leaf.shape, np.float32) / 10, shapes)
+    head = {"kernel": rng.standard_normal((128, 10), np.float32)}
+    whole = {
+        "params": {"backbone": variables["params"], "head": {"whole": head}},
+        "batch_stats": {
+            "backbone": variables["batch_stats"],
+            "head": {"whole": {"mean_feature": rng.random(128, np.float32)}},
+        },
+    }
+    contents = {}
+    monkeypatch.setattr(script.torch_file, "recognise", lambda path: path in contents)
+    monkeypatch.setattr(script.torch_file, "read", contents.__getitem__)
+    monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
+    contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
+    return contents
 
 
 @pytest.fixture
@@ -246,3 +273,30 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     config = configs.from_json(meta["config"])
     assert (config.model.name, config.model.attention, config.model.head) == ("resnet_small", "self", "")
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
+
+
+def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_tailed_files):
+    saved = long_tailed_files[Path("final_model_checkpoint.pth")]
+    code, out, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar")
+    assert (code, err) == (0, "")
+    assert "resnet32_cifar with head causal_norm" in out
+    config = configs.from_json(manager.read_meta(Path("mine").absolute())["config"])
+    assert (config.model.head, config.views.crop, config.model.statistics) == (
+        "causal_norm",
+        "padded",
+        "cifar",
+    )
+    code, _, err = run(script.main, "mine", "back.pth", "--to_torch")
+    assert (code, err) == (0, "")
+    back = long_tailed_files[Path("back.pth")]
+    jax.tree.map(np.testing.assert_array_equal, back, saved)
+
+
+def test_long_tailed_weights_do_not_go_with_other_tasks(script, run, long_tailed_files):
+    code, _, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar", TINY)
+    assert code == 1
+    assert err.startswith("error: --config=")
+    assert "several labels an image, IN of one" in err
+    code, _, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet50")
+    assert code == 1
+    assert "these are not the weights of resnet50" in err

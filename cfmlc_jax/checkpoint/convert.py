@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import build, tresnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.naming import BRANCHES, Table, from_torch_layout, to_torch_layout, torch_key
+from cfmlc_jax.models.naming import BRANCHES, HeadNames, Table, from_torch_layout, to_torch_layout, torch_key
 
 # InPlaceABN keeps its scale away from zero by this much, whatever the weight's sign.
 _IN_PLACE = np.float32(1e-5)
@@ -30,7 +30,7 @@ class Architecture(NamedTuple):
 
     num_classes: k.
     attention: a key of `naming.BRANCHES`.
-    head: a key of `build.HEADS`.
+    head: a key of `build.HEADS` with names in PyTorch.
     groups: queries of an ML-Decoder head; 0 for others.
     """
 
@@ -59,10 +59,9 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
     Raises:
         InputError: an unknown model, or no head of it in the state_dict.
     """
-    backbone, heads = build.parts(name)
+    backbone, _ = build.parts(name)
     tried = []
-    for head in heads:
-        names = build.HEADS[head].torch
+    for head, names in _heads(name):
         for attention in ("cross", "self", "none"):
             branches = names.branches(attention, names.prefix(backbone.torch))
             keys = [f"{path}.{names.bias}" for path in branches.values()]
@@ -214,7 +213,7 @@ def _table(name, found) -> Table:
     """Paths of ours -> keys, for the whole classifier."""
     backbone, _ = build.parts(name)
     body = f"{backbone.torch.query2label}." if name.startswith(build.QUERY2LABEL) else ""
-    names = build.HEADS[found.head].torch
+    names = dict(_heads(name))[found.head]
     head = names.table(found.attention, names.prefix(backbone.torch))
     return (
         *((rf"backbone\.{pattern}", body + replacement) for pattern, replacement in backbone.torch.modules),
@@ -230,9 +229,8 @@ def _attention_and_head(name, variables):
     branches = {branch for names in BRANCHES.values() for branch in names}
     for attention, names in BRANCHES.items():
         if own & branches == set(names):
-            _, heads = build.parts(name)
-            for head in heads:
-                bias = build.HEADS[head].torch.bias.rpartition(".")[2]
+            for head, its_names in _heads(name):
+                bias = its_names.bias.rpartition(".")[2]
                 if bias in variables["params"]["head"]["whole"]:
                     return Architecture(0, attention, head, 0)
     raise InputError(f"variables with a head of {', '.join(sorted(own))} are not those of {name}")
@@ -276,9 +274,15 @@ def _check(name, found, entries, state_dict, allow):
 
 def _derived(name):
     """Functions (state_dict of arrays or shapes, image size) -> entries that are not weights."""
-    backbone, heads = build.parts(name)
-    names = (backbone.torch.derived, *(build.HEADS[head].torch.derived for head in heads))
-    return [function for function in names if function]
+    backbone, _ = build.parts(name)
+    functions = (backbone.torch.derived, *(names.derived for _, names in _heads(name)))
+    return [function for function in functions if function]
+
+
+def _heads(name) -> list[tuple[str, HeadNames]]:
+    """The heads that a model can have and that such files know, with their names there."""
+    _, heads = build.parts(name)
+    return [(head, names) for head in heads if (names := build.HEADS[head].torch) is not None]
 
 
 def _has_frozen_norms(name):

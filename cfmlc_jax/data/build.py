@@ -55,7 +55,7 @@ def source(data, split: str) -> Source:
         field: data.longtail[field] for field in ("ratio", "seed", "shuffle_classes")
     }
     if name == "long_tailed_digits":
-        return LongTailedDigits(split, most=data.longtail.digits, **tail)
+        return LongTailedDigits(split, most=data.longtail.digits, num_test=data.longtail.num_test, **tail)
     # These two say themselves what to put where.
     if name in cifar_files.DATA_SETS:
         return CifarLT(name, _place(name, data.root), split, **tail)

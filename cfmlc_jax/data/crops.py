@@ -41,6 +41,10 @@ class PaddedCrop:
     grid = None
     num_views = 1
 
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The picture as the one view, RGB [size, size]; one of another size is squeezed to it."""
+        return [image.resize((self.size, self.size), Image.Resampling.BILINEAR)]
+
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """{"views": uint8 [1, size, size, 3], "labels": float32 [k], "id": str} of one record.
 
@@ -74,12 +78,14 @@ class AreaCrop:
     brightness, contrast and saturation, in random order, each times 1 ± `jitter`.
 
     size: side of the view, pixels.
+    flip: mirrored with probability ½.
     jitter: the reference has none for iNaturalist.
     augment: training.
     exif: turn pictures upright by their EXIF orientation.
     """
 
     size: int = 224
+    flip: bool = True
     jitter: float = 0.4
     augment: bool = False
     exif: bool = False
@@ -87,15 +93,20 @@ class AreaCrop:
     grid = None
     num_views = 1
 
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The middle of the picture as the one view, RGB [size, size]."""
+        return [middle(image, self.size)]
+
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """As `PaddedCrop`; pictures may have any size."""
         image = _decoded(self, record, generator)
         if generator is not None and self.augment:
             box = random_box(image.width, image.height, generator)
             view = image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR)
-            view = jitter_colours(random_flip(view, generator), self.jitter, generator)
+            view = random_flip(view, generator) if self.flip else view
+            view = jitter_colours(view, self.jitter, generator)
         else:
-            view = middle(image, self.size)
+            (view,) = self.cut(image)
         return _example(view, record)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax.data.transforms import ToViews, decode, split_views
+from cfmlc_jax.data.transforms import Transform, decode
 from cfmlc_jax.errors import InputError
 
 # More is no photo, and would be read whole before its header is looked at.
@@ -35,7 +35,7 @@ class Photo:
 
 def read(
     paths: Sequence[str],
-    to_views: ToViews,
+    to_views: Transform,
     *,
     threads: int,
     where: Callable[[str], str],
@@ -47,7 +47,7 @@ def read(
 
     Args:
         paths: image files.
-        to_views: size, grid and overlap of the views.
+        to_views: cuts the views.
         threads: that read; twice as many photos are read ahead.
         where: what an error calls a path.
         keep: makes what is kept of a picture; None keeps nothing.
@@ -70,7 +70,7 @@ def _read(path, to_views, where, keep):
         picture = decode(_bytes_of(path, where), where, exif=True)
     except InputError as error:
         return error
-    views = split_views(picture, to_views.size, to_views.grid, to_views.overlap)
+    views = to_views.cut(picture)
     return Photo(
         path=path,
         views=np.stack([np.asarray(view) for view in views]),

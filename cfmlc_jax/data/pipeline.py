@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.transforms import Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Reading:
 
 def train_batches(
     source: Source,
-    to_views: ToViews,
+    to_views: Transform,
     *,
     batch_size: int,
     epochs: int,
@@ -64,7 +64,7 @@ def train_batches(
 
 
 def evaluation_batches(
-    source: Source, to_views: ToViews, *, batch_size: int, reading: Reading
+    source: Source, to_views: Transform, *, batch_size: int, reading: Reading
 ) -> grain.IterDataset:
     """All records once, in order: {"views", "labels", "index": int32 [b], position in the source}.
 
@@ -105,7 +105,7 @@ def _end_with_parent(worker: int, workers: int) -> None:
 class _TrainRecord:
     """A record's views and labels, augmented with the generator that Grain derives for it."""
 
-    to_views: ToViews
+    to_views: Transform
 
     def __call__(self, record: Any, generator: np.random.Generator) -> dict[str, Any]:
         example = self.to_views(record, generator)
@@ -135,7 +135,7 @@ class _EvaluationRecord:
     """Views, labels and position of a record; blank with position −1 beyond the source's end."""
 
     source: Source
-    to_views: ToViews
+    to_views: Transform
 
     def __call__(self, position: int) -> dict[str, Any]:
         inside = position < len(self.source)

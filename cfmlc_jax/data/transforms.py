@@ -8,6 +8,7 @@ import dataclasses
 import io
 import struct
 import zlib
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -216,6 +217,28 @@ def _span(centre, side, fraction):
     return max(centre - half, 0), min(centre + half, side)
 
 
+class Transform(Protocol):
+    """From a record to views: `ToViews`, `crops.PaddedCrop` or `crops.AreaCrop`."""
+
+    @property
+    def size(self) -> int:
+        """Side of a view, pixels."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Patches along one side, or several such; None for the whole view only."""
+
+    @property
+    def num_views(self) -> int:
+        """v."""
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The views of a picture of any size as evaluation sees it: v of RGB [size, size]."""
+
+    def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict[str, Any]:
+        """{"views": uint8 [v, size, size, 3], "labels": float32 [k], "id": str} of one record."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ToViews:
     """A record's views and labels, ready to be batched.
@@ -247,6 +270,10 @@ class ToViews:
         """v: the whole and its patches."""
         return 1 + (0 if self.grid is None else len(cells(self.size, self.grid, self.overlap)))
 
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The whole view and its patches, each RGB [size, size], without augmentation."""
+        return split_views(image, self.size, self.grid, self.overlap)
+
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """{"views": uint8 [v, size, size, 3], "labels": float32 [k], "id": str} of one record.
 
@@ -261,7 +288,7 @@ class ToViews:
         if self.augment and generator is None:
             raise TypeError("augmentation needs a generator")
         image = decode(record["image"], record.get("where", record["id"]), exif=self.exif)
-        images = split_views(image, self.size, self.grid, self.overlap)
+        images = self.cut(image)
         views = np.empty((len(images), self.size, self.size, 3), np.uint8)
         for row, view in zip(views, images):
             if generator is not None and self.augment:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects
-from cfmlc_jax.longtail.classifiers import CosineClassifier
 from cfmlc_jax.models.layers import Dense
+from cfmlc_jax.models.pooled_classifiers import CosineClassifier
 
 BACKGROUNDS = ("first", "last")
 COUNTED = ("foreground", "positive_labels")

@@ -21,6 +21,9 @@ from cfmlc_jax.models.naming import from_torch_layout, to_torch_layout, torch_ke
 # Weights of the best epoch, in the file of a finished run, and of the latest, in the one beside it.
 BEST, LATEST = "state_dict_best", "state_dict"
 BACKBONE, CLASSIFIER, MEAN_FEATURE = "feat_model", "classifier", "embed"
+BRANCH = "whole"
+# Classifiers by the head of `models.build` that they are.
+HEADS = {"causal_norm": "causal", "dot_product": "plain", "lws": "scaled"}
 _PARALLEL = "module."
 _COUNTER = "num_batches_tracked"
 # At most so many names of each kind in an error's one line.
@@ -45,7 +48,7 @@ _CLASSIFIERS = {
 
 
 def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables {"params", "batch_stats"}, each {"backbone", "head"}, of a whole checkpoint, as float32 arrays.
+    """Variables {"params", "batch_stats"}, each {"backbone", "head": {"whole"}}, of a checkpoint, as float32 arrays.
 
     Args:
         name: a backbone of `models.build`.
@@ -60,6 +63,7 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     backbone = backbone_from_torch(name, _part(weights, BACKBONE, "weights"))
     head = classifier_from_torch(_part(weights, CLASSIFIER, "weights"), checkpoint.get(MEAN_FEATURE))
     given, taken = _abstract(name)[0], head["params"]["kernel"].shape[0]
+    # A classifier is its head's branch for wholes.
     if given != taken:
         raise InputError(
             f"the classifier takes {taken} features and {name} gives {given}; name the backbone of the checkpoint"
@@ -67,7 +71,9 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     parts = {"backbone": backbone, "head": head}
     return {
         collection: {
-            part: variables[collection] for part, variables in parts.items() if variables[collection]
+            part: variables[collection] if part == "backbone" else {BRANCH: variables[collection]}
+            for part, variables in parts.items()
+            if variables[collection]
         }
         for collection in ("params", "batch_stats")
     }
@@ -82,16 +88,29 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: variables of another model.
     """
-    backbone, head = (
-        {collection: variables[collection].get(part, {}) for collection in ("params", "batch_stats")}
-        for part in ("backbone", "head")
-    )
+    collections = ("params", "batch_stats")
+    backbone = {collection: variables[collection].get("backbone", {}) for collection in collections}
+    head = {collection: variables[collection].get("head", {}).get(BRANCH, {}) for collection in collections}
     classifier, mean_feature = classifier_to_torch(head)
     weights = {
         BACKBONE: _with_prefix(backbone_to_torch(name, backbone)),
         CLASSIFIER: _with_prefix(classifier),
     }
     return {BEST: weights, LATEST: weights, MEAN_FEATURE: mean_feature}
+
+
+def head_of(variables: Mapping[str, Any]) -> str:
+    """The head, a key of `HEADS`, of variables as `from_torch` gives them.
+
+    Raises:
+        InputError: variables of no classifier of the reference.
+    """
+    params = variables["params"]["head"][BRANCH]
+    has_mean = "head" in variables["batch_stats"]
+    for head, kind in HEADS.items():
+        if set(_CLASSIFIERS[kind].keys) == set(params) and _CLASSIFIERS[kind].has_mean == has_mean:
+            return head
+    raise InputError(f"variables {_some(sorted(params))} are those of no classifier of the reference")
 
 
 def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.longtail.convert import BEST, LATEST, MEAN_FEATURE
+from cfmlc_jax.longtail.convert import BACKBONE, BEST, CLASSIFIER, LATEST, MEAN_FEATURE
 
 _WAY_OUT = "give a file that the reference's training wrote, final_ or latest_model_checkpoint.pth"
 # What PyTorch raises on a file that is cut, or is no file of PyTorch's at all.
@@ -26,6 +26,20 @@ _DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
 )
+
+
+def recognise(path: Path) -> bool:
+    """Whether a file is one of this reference's: state_dicts of a backbone and a classifier.
+
+    Raises:
+        InputError: no PyTorch; a file that cannot be read, or is damaged.
+    """
+    path = Path(path)
+    stored = _load(_import_torch(f"to read {path}"), path)
+    if not isinstance(stored, Mapping):
+        return False
+    weights = (stored.get(key) for key in (BEST, LATEST))
+    return any(isinstance(of, Mapping) and {BACKBONE, CLASSIFIER} <= set(of) for of in weights)
 
 
 def read(path: Path) -> dict[str, Any]:

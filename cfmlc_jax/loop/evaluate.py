@@ -1,7 +1,7 @@
 """Scores of whole splits, every image exactly once, and the report of a full evaluation."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -9,24 +9,25 @@ import numpy as np
 import optax
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, metrics
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax import files
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data.pipeline import evaluation_batches
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import boxes, exhibits, setup
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import step as steps
-from cfmlc_jax.loop.boxes import SplitBoxes
+from cfmlc_jax.loop import task as tasks
+from cfmlc_jax.loop.many_labels import WEIGHTS_TEXT, ManyLabels
+from cfmlc_jax.loop.one_label import OneLabel
 from cfmlc_jax.loop.setup import Setup
-from cfmlc_jax.metrics import cooccurrence, localization, split_summary
-from cfmlc_jax.metrics import scores as metric_scores
+from cfmlc_jax.loop.task import Task
 from cfmlc_jax.metrics.scores import Scores
-from cfmlc_jax.report import evidence, tables
-from cfmlc_jax.report.evidence import Evidence, Training
+from cfmlc_jax.report import evidence
+from cfmlc_jax.report.evidence import Evidence
 
-_WEIGHTS_TEXT = {"weights": "weights of the last step", "average": "averaged weights"}
-WEIGHTS = tuple(_WEIGHTS_TEXT)
+WEIGHTS = tuple(WEIGHTS_TEXT)
+# Why a report of one label an image has no company.
+ALONE = "every image has one label"
 
 
 def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_size: int) -> dict[str, Scores]:
@@ -78,7 +79,11 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = manager.read_model(path, abstract.parts()[0])
     mine = folder if jax.process_index() == 0 else None
-    training, missing = _training_labels(config, sources, class_names, say)
+    counts = meta.get("class_counts")
+    if configs.is_one_label(config) and counts is not None:
+        training, missing = None, ALONE
+    else:
+        training, missing = _training_labels(config, sources, class_names, say)
     return full_evaluation(
         config,
         parts,
@@ -88,6 +93,7 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
         mine,
         say,
         training_labels=training,
+        class_counts=counts,
         missing=missing,
         checkpoint=path.name,
     )
@@ -103,14 +109,23 @@ def _training_labels(config, sources, class_names, say):
         if list(source.class_names) == list(class_names):
             return source.labels, ""
         missing = f"the training split at hand has other classes: {_some(list(source.class_names))}"
-    say(f"without co-occurrence, for {missing}")
+    say(f"without {_of_training(config)}, for {missing}")
     return None, missing
 
 
+def _of_training(config):
+    """What only the training split's labels give."""
+    return "accuracy by shots" if configs.is_one_label(config) else "co-occurrence"
+
+
 def _of_variables(model):
-    """The fields of config.model that decide which variables there are."""
-    fields = configs.to_json(model)
-    return {name: value for name, value in fields.items() if name not in ("dtype", "norm_groups")}
+    """The fields of config.model that decide which variables there are, and what they mean."""
+    fields = configs.flat(configs.to_json(model))
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in ("dtype", "norm_groups", "frozen", "cosine.mu", "cosine.mu_from_rate")
+    }
 
 
 def _class_names(path, meta, sources, say):
@@ -145,12 +160,14 @@ def full_evaluation(
     say: Callable[[str], None],
     *,
     training_labels: np.ndarray | None,
+    class_counts: Sequence[int] | np.ndarray | None = None,
     missing: str = "",
     checkpoint: str,
 ) -> dict:
     """Every metric of every prediction on every split; tables to the user, files to the folder.
 
-    Intervals, company and localisation are of the averaged weights. Files: results.json (all
+    Intervals, company and localisation (or, of one label an image, the rule of thumb for alpha) are of
+    the averaged weights. Files: results.json (all
     numbers), results.md (the tables), per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz
     (the logits, so that any alpha can be read off later) and evidence.json (what else a report
     shows).
@@ -164,11 +181,19 @@ def full_evaluation(
         folder: where files go; None writes nothing.
         say: prints a line for the user.
         training_labels: [n, k], for the company that was learnt; None leaves it out.
+        class_counts: training images [k] of each class, for images of one label; None: those of the
+            training labels.
         missing: why there are none.
         checkpoint: its name, for the report.
     """
     score = score_step(config, parts, tuple(config.effect.kinds))
-    training = None if training_labels is None else _training(training_labels)
+    task = tasks.create(
+        config,
+        training_labels=training_labels,
+        class_counts=class_counts,
+        num_classes=len(class_names),
+    )
+    model = setup.as_evaluated(config, model)
     shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
@@ -176,70 +201,42 @@ def full_evaluation(
         say(f"{split}: {len(source)} images scored, each once")
         results[split] = {}
         for name, of_weights in scores.items():
-            results[split][name] = {
-                "metrics": metric_scores.summarise(of_weights, config.effect.alphas),
-                "thresholds": metric_scores.sweep(of_weights, config.effect.alphas),
-            }
+            results[split][name] = task.measure(of_weights, config.effect.alphas)
             if folder is not None:
-                _write_scores(folder, f"{split}_{name}", of_weights, config.effect.alphas, class_names)
+                table = task.per_class_csv(of_weights, config.effect.alphas, class_names)
+                files.write_text(folder / f"per_class_{split}_{name}.csv", table)
+                _write_scores(folder / f"scores_{split}_{name}.npz", of_weights)
         found_boxes = boxes.boxes_of(source, threads=parts.reading.threads, exif=config.data.exif)
-        results[split]["average"] |= _findings(
-            config, scores["average"], training, found_boxes, class_names, parts.cells()
+        results[split]["average"] |= task.findings(
+            config, scores["average"], found_boxes, parts.cells(), class_names
         )
-        shown[split] = exhibits.choose(scores["average"], source, found_boxes, exif=config.data.exif)
-    summary = summary_text(results)
+        shown[split] = exhibits.choose(
+            scores["average"], source, found_boxes, exif=config.data.exif, task=task
+        )
+    summary = task.summary(results)
     if folder is not None:
         brief = Evidence(
             config=configs.to_json(config),
             checkpoint=checkpoint,
             class_names=list(class_names),
-            training=training,
-            missing=missing,
+            training=task.training if isinstance(task, ManyLabels) else None,
+            missing=missing or (ALONE if isinstance(task, OneLabel) else ""),
+            class_counts=_counts(task),
             cells=_relative_cells(parts),
             exhibits=shown,
         )
         evidence.write(folder / evidence.FILE, brief)
         files.write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
-        files.write_text(folder / "results.md", f"# Results\n\n{summary}\n\n{full_text(results)}\n")
+        files.write_text(folder / "results.md", f"# Results\n\n{summary}\n\n{task.details(results)}\n")
     say(f"\n{summary}")
     return results
 
 
-def _training(labels) -> Training:
-    pairs = cooccurrence.strongest_pairs(labels, split_summary.PAIRS)
-    return Training(len(labels), cooccurrence.counts(labels).tolist(), pairs.tolist())
-
-
-def _findings(
-    config,
-    scores: Scores,
-    training: Training | None,
-    found_boxes: SplitBoxes | None,
-    class_names,
-    patch_cells: list[Cell] | None,
-) -> dict:
-    """Intervals, and company and localisation, None where there is nothing to measure them by."""
-    alphas, generator = config.effect.alphas, np.random.default_rng(config.seed)
-    found: dict[str, dict | None] = {
-        "intervals": split_summary.intervals(scores, alphas, generator),
-        "company": None,
-        "localization": None,
-    }
-    if training is not None and training.pairs:
-        found["company"] = split_summary.company(scores, alphas, training.pairs, generator)
-    if patch_cells is not None and scores.attention is not None and found_boxes is not None:
-        pairs = localization.localize(
-            scores.attention.argmax(axis=1),
-            found_boxes.corners,
-            found_boxes.classes,
-            found_boxes.sizes,
-            size=config.views.image_size,
-            cells=patch_cells,
-        )
-        # COCO's pixels say nothing of pictures of other sizes.
-        relative = config.data.source != "coco"
-        found["localization"] = split_summary.localized(pairs, class_names, relative=relative)
-    return found
+def _counts(task: Task) -> list[int] | None:
+    """Training images of each class, where the report orders classes by them and they are known."""
+    if not isinstance(task, OneLabel) or np.isnan(task.class_counts).any():
+        return None
+    return [int(count) for count in task.class_counts]
 
 
 def _relative_cells(parts: Setup):
@@ -260,88 +257,14 @@ def score_step(config, parts: Setup, kinds: Iterable[str]):
     )
 
 
-def summary_text(results: dict) -> str:
-    """mAP, company and localisation by the averaged weights on every split: Markdown tables."""
-    parts = [_map_text(results), _company_text(results), _localization_text(results)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _map_text(results):
-    splits = list(results)
-    columns = [(split, definition) for split in splits for definition in metrics.AP_DEFINITIONS]
-    rows = [
-        [prediction, *(results[split]["average"]["metrics"][prediction][f"mAP_{d}"] for split, d in columns)]
-        for prediction in results[splits[0]]["average"]["metrics"]
-    ]
-    header = ["mAP %, averaged weights", *(f"{split} ({definition})" for split, definition in columns)]
-    return tables.markdown(header, rows)
-
-
-def _company_text(results):
-    """Of every prediction the mean excess of false positives, percentage points, and the context AUC."""
-    found = {split: of["average"]["company"] for split, of in results.items() if of["average"]["company"]}
-    if not found:
-        return ""
-    first = next(iter(found.values()))
-    rows = [
-        [name]
-        + [
-            cell
-            for of in found.values()
-            for cell in (
-                _with_interval(of["predictions"][name]["excess_fpr"]),
-                _with_interval(of["predictions"][name]["context_auc"]),
-            )
-        ]
-        for name in first["predictions"]
-    ]
-    header = [f"beside the {first['pairs']} strongest pairs' context"]
-    header += [f"{split} ({what})" for split in found for what in ("excess FPR", "AUC")]
-    return tables.markdown(header, rows)
-
-
-def _with_interval(values):
-    value, low, high = values
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _localization_text(results):
-    """How often the pivot holds its class, against a patch drawn at random and the best one."""
-    rows = []
-    for split, of_split in results.items():
-        found = of_split["average"]["localization"]
-        if found:
-            rates = found["all"]
-            rows.append([split, rates["pairs"], rates["hit"], rates["chance_hit"], rates["best_hit"]])
-    if not rows:
-        return ""
-    return tables.markdown(["pivot hits %", "objects", "pivot", "chance", "best"], rows)
-
-
-def full_text(results: dict) -> str:
-    """All metrics at threshold 0.5 of both sets of weights, a Markdown table for every split."""
-    parts = []
-    for split, of_split in results.items():
-        names = list(next(iter(of_split["average"]["metrics"].values())))
-        for weights in WEIGHTS:
-            rows = [
-                [prediction, *(found[name] for name in names)]
-                for prediction, found in of_split[weights]["metrics"].items()
-            ]
-            parts.append(
-                f"## {split}, {_WEIGHTS_TEXT[weights]}\n\n{tables.markdown(['percent', *names], rows)}"
-            )
-    return "\n\n".join(parts)
-
-
 def _scores(batches, order, labels):
     """What the score step gave for all batches, in the source's order."""
     logits = {key: np.concatenate([np.asarray(batch[key]) for batch in batches])[order] for key in batches[0]}
-    attention = logits.pop("attention", None)
+    attention, cosine = logits.pop("attention", None), logits.pop("cosine", None)
     if attention is not None:
         # The largest array of all by far, and good for its softmax only.
         attention = attention.astype(np.float16)
-    return Scores(logits=logits, labels=labels, attention=attention)
+    return Scores(logits=logits, labels=labels, attention=attention, cosine=cosine)
 
 
 def _places(positions, length):
@@ -354,11 +277,8 @@ def _places(positions, length):
     return order
 
 
-def _write_scores(folder, name, scores, alphas, class_names):
-    files.write_text(
-        folder / f"per_class_{name}.csv", metric_scores.per_class_csv(scores, alphas, class_names)
-    )
+def _write_scores(path, scores):
     arrays = scores.logits | {"labels": scores.labels}
     if scores.attention is not None:
         arrays["attention"] = scores.attention
-    files.write_npz(folder / f"scores_{name}.npz", **arrays)
+    files.write_npz(path, **arrays)

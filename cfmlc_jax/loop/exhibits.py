@@ -9,7 +9,8 @@ from cfmlc_jax.causal import patches
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.transforms import decode
 from cfmlc_jax.loop.boxes import SplitBoxes
-from cfmlc_jax.metrics.scores import Scores, probabilities
+from cfmlc_jax.loop.task import Task
+from cfmlc_jax.metrics.scores import Scores
 from cfmlc_jax.report import overlay
 from cfmlc_jax.report.evidence import Exhibit, ShownClass
 
@@ -17,7 +18,7 @@ EXHIBITS = 3  # best and as many worst
 CLASSES = overlay.MAX_PANELS  # shown of each
 
 
-def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool) -> dict:
+def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task) -> dict:
     """The exhibits {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
 
     Images without a class are left out. Of the best the most probable classes are shown, of the
@@ -28,50 +29,46 @@ def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bo
         source: the split.
         boxes: of the split, if it has any.
         exif: turn pictures upright, as they were for the classifier.
+        task: what losses and probabilities are.
     """
-    losses = cross_entropy(scores.logits["combined"], scores.labels)
-    order = np.argsort(losses.mean(axis=1), kind="stable")
+    combined = scores.logits["combined"]
+    losses, chances = task.image_losses(combined, scores.labels), task.probabilities(combined)
+    order = np.argsort(losses, kind="stable")
     order = order[scores.labels[order].any(axis=1)]
     # Of few images none is both.
     count = min(EXHIBITS, len(order) // 2)
     kinds = {
-        "best": (order[:count], scores.logits["combined"]),
-        "worst": (order[::-1][:count], losses),
+        "best": (order[:count], combined),
+        "worst": (order[::-1][:count], task.blame(combined, scores.labels)),
     }
     return {
-        kind: [_exhibit(int(i), scores, source, boxes, losses, by[i], exif) for i in images]
+        kind: [_exhibit(int(i), scores, source, boxes, losses[i], chances[i], by[i], exif) for i in images]
         for kind, (images, by) in kinds.items()
     }
 
 
-def cross_entropy(logits, labels) -> np.ndarray:
-    """Cross-entropy of every cell, nats: two [n, k] -> float64 [n, k]."""
-    logits = np.asarray(logits, np.float64)
-    return np.logaddexp(0, np.where(np.asarray(labels) > 0, -logits, logits))
-
-
-def _exhibit(index, scores, source, boxes, losses, rank, exif):
+def _exhibit(index, scores, source, boxes, loss, chances, rank, exif):
     record = source[index]
     picture = overlay.scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
     shown = np.argsort(-rank, kind="stable")[:CLASSES].tolist()
     return Exhibit(
         id=str(record["id"]),
-        loss=float(losses[index].mean()),
+        loss=float(loss),
         labels=np.flatnonzero(scores.labels[index]).tolist(),
         width=picture.width,
         height=picture.height,
         jpeg=_jpeg(picture),
-        classes=[_shown(index, k, scores, boxes) for k in shown],
+        classes=[_shown(index, k, scores, boxes, chances[k]) for k in shown],
     )
 
 
-def _shown(index, k, scores, boxes):
+def _shown(index, k, scores, boxes, chance):
     combined = scores.logits["combined"][index, k]
     null = scores.logits.get("null_pivot")
     return ShownClass(
         label=k,
         present=bool(scores.labels[index, k]),
-        probability=float(probabilities(combined)),
+        probability=float(chance),
         weights=None
         if scores.attention is None
         else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),

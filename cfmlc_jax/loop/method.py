@@ -1,7 +1,7 @@
 """Methods: what is trained on a classifier's outputs, and what is predicted from them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -9,6 +9,7 @@ from cfmlc_jax import losses
 from cfmlc_jax.causal import effects, views
 from cfmlc_jax.causal.patches import POOLINGS, Pooling
 from cfmlc_jax.causal.views import Grid
+from cfmlc_jax.longtail import losses as longtail_losses
 from cfmlc_jax.models.classifier import Outputs
 
 
@@ -48,13 +49,46 @@ class Method(NamedTuple):
 
 
 def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float, pooling: str = "pivot") -> Method:
-    """The method "pat_t", "pat_i" or "asl" (config.py says what each is) with its loss."""
-    pool = POOLINGS[pooling]
+    """The method "pat_t", "pat_i" or "asl" (config.py says what each is) with the asymmetric loss."""
 
     def total(logits, labels):
         cells = losses.asymmetric_loss(logits, labels, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
         # Summed over images and classes, as in the reference: Adam does not mind the scale.
         return cells.sum()
+
+    return with_loss(name, total, pooling=pooling)
+
+
+def one_label(loss: str, *, focal_gamma: float = 2.0, class_counts: Any = None) -> Method:
+    """The method "asl" with a softmax's loss, the mean over images, for images of one label.
+
+    Args:
+        loss: "cross_entropy", "focal" or "weighted_cross_entropy".
+        focal_gamma: of "focal".
+        class_counts: training images [k] of each class, which only training by "weighted_cross_entropy" needs.
+
+    Raises:
+        InputError: a class without a training image, for "weighted_cross_entropy".
+    """
+    weights = None
+    if loss == "weighted_cross_entropy" and class_counts is not None:
+        weights = longtail_losses.class_weights(class_counts)
+
+    def mean(logits, labels):
+        if loss == "cross_entropy":
+            return longtail_losses.cross_entropy(logits, labels).mean()
+        if loss == "focal":
+            return longtail_losses.focal(logits, labels, focal_gamma).mean()
+        if weights is None:
+            raise ValueError("weighted_cross_entropy is trained with the classes' numbers of images")
+        return longtail_losses.weighted_cross_entropy(logits, labels, weights).mean()
+
+    return with_loss("asl", mean)
+
+
+def with_loss(name: str, total: Callable, *, pooling: str = "pivot") -> Method:
+    """The method of this name with the loss `total`: (logits, labels), both [b, k] -> scalar."""
+    pool = POOLINGS[pooling]
 
     def whole_loss(outputs, labels):
         return {"loss_whole": total(outputs.whole[:, 0], labels)}
@@ -106,13 +140,14 @@ def counterfactuals(
 
     "whole": the image and all its patches show the null. "pivot": the patch that a class looks at
     shows the null, in the image and among the patches; the rest is kept (DESIGN: class k weighs
-    the removals by its own attention).
+    the removals by its own attention). "feature": what the whole view's logits owe to the mean
+    feature of training; patches have no share in it. It takes no second forward pass.
 
     Args:
         apply: views [b, v, s, s, 3], or several such arrays -> Outputs, the same classifier.
         images: whole views [b, s, s, 3] in [0, 1].
         outputs: the factual outputs, with patches that are views for "pivot".
-        kinds: of "whole", "pivot".
+        kinds: of "whole", "pivot", "feature", the last for heads with a mean feature.
         null: what removal shows, see `causal.effects.null_images`.
         mean_colour: [3], for the null "mean".
         patches: where they are.
@@ -120,13 +155,17 @@ def counterfactuals(
     """
     size = images.shape[1]
     evidence = patch_evidence(outputs)
+    logits = {}
+    if "feature" in kinds:
+        logits["feature"] = _along_mean(outputs, with_patches=evidence is not None)
+    if not {"whole", "pivot"} & set(kinds):
+        return logits
     blank = effects.null_images(images, null, mean_colour)
     null_views = patches.cut(blank)
     if patches.size is None and outputs.cells is None and evidence is not None:
         split = views.split(blank, patches.grid, overlap=patches.overlap, size=size)
         null_views = jnp.concatenate([null_views, split], axis=1)
     null_outputs = apply(null_views)
-    logits = {}
     if "whole" in kinds:
         logits["whole"] = predict(null_outputs, pooling)["combined"]
     if "pivot" in kinds:
@@ -137,3 +176,9 @@ def counterfactuals(
         focus = pooling.focus(attention, score)
         logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
     return logits
+
+
+def _along_mean(outputs: Outputs, *, with_patches: bool):
+    """The mean feature's part in the combined logits [b, k]."""
+    of_whole = outputs.counterfactual[:, 0]
+    return effects.combine(of_whole, jnp.zeros_like(of_whole)) if with_patches else of_whole

@@ -13,10 +13,10 @@ from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop import evaluate, setup
 from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.metrics.scores import probabilities
+from cfmlc_jax.loop import task as tasks
 
 # Predictions that are a total direct effect, and what their counterfactual takes away.
-EFFECTS = {"tde_whole": "whole", "tde_pivot": "pivot"}
+EFFECTS = {"tde_whole": "whole", "tde_pivot": "pivot", "tde_feature": "feature"}
 PREDICTIONS = ("combined", "whole", "patch", *EFFECTS)
 
 
@@ -25,7 +25,8 @@ class Judgement:
     """What a classifier makes of an image.
 
     logits: float32 [k] of the prediction that was asked for.
-    probabilities: float32 [k], their sigmoid; large logits tie here.
+    probabilities: float32 [k], their sigmoid, or softmax where images have one label; large logits tie
+        here.
     weights: float32 [p, k], every patch's share in a class's evidence; None without patches.
     effect: float32 [k], combined logits less the counterfactual ones; None if not asked for.
     """
@@ -53,6 +54,7 @@ class Predictor:
         class_names: the k classes.
         to_views: the transform of the checkpoint's evaluation.
         grids: patches along one side, for each scale; None without patches.
+        one_label: an image is of one class, and probabilities sum to 1.
         cells: boxes of the patches in a whole view, pixels; None without patches.
         threads: that the checkpoint's run read images with.
 
@@ -77,6 +79,11 @@ class Predictor:
                 f"checkpoint {path} judges cells of a map, which cannot be taken out of the image; "
                 "give --prediction=combined, whole, patch or tde_whole"
             )
+        if prediction == "tde_feature" and config.model.head not in configs.MEAN_HEADS:
+            raise InputError(
+                f"checkpoint {path} has the head {config.model.head or 'linear'!r}, without a mean feature; give "
+                "--prediction=combined, whole or tde_whole"
+            )
         _, abstract = setup.state_plan(config, parts, optax.identity())
         model = manager.read_model(path, abstract.parts()[0])
         self.batch_size = config.evaluate.batch_size
@@ -85,6 +92,9 @@ class Predictor:
         self.grids, self.cells = parts.grids(), parts.cells()
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
+        model = setup.as_evaluated(config, model)
+        self.one_label = configs.is_one_label(config)
+        self._task = tasks.create(config, training_labels=None, class_counts=None, num_classes=num_classes)
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction, self._alpha = prediction, alpha
@@ -110,7 +120,7 @@ class Predictor:
             )
         rows = zip(
             logits,
-            probabilities(logits),
+            self._task.probabilities(logits),
             np.asarray(patches.patch_weights(found["attention"]))
             if "attention" in found
             else [None] * len(views),

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop.state import TrainState
+from cfmlc_jax.models import build
 
 # At most so many names of each kind in an error's one line.
 _LISTED = 12
@@ -28,8 +29,9 @@ def begin_with(
     """A fresh state with a checkpoint's averaged weights as variables and as their average.
 
     The averaged ones, since they are what predicts best. All of the backbone is taken; the head
-    only as a whole, if all its shapes agree and its classes are not known to be others. Step,
-    optimiser and mean colour begin anew.
+    only as a whole, if all its shapes agree and its classes are not known to be others. A head that is a
+    second stage (learnable weight scaling) takes what the first stage's head has of its arrays. Step, optimiser and
+    mean colour begin anew.
 
     Args:
         path: a checkpoint, or a run for its best.
@@ -40,26 +42,54 @@ def begin_with(
         say: told in a line what was taken.
 
     Raises:
-        InputError: no such checkpoint, or one with another backbone.
+        InputError: no such checkpoint, one with another backbone, or no first stage for a head that is a
+            second one.
     """
     path = manager.find(path)
     meta = manager.read_meta(path)
     stored = flatten_dict(manager.model_shapes(path)["average"])
     wanted = flatten_dict(abstract.average)
     _check_backbone(path, stored, wanted)
-    head_fits = _shapes(stored) == _shapes(wanted) and meta["class_names"] in (None, list(class_names))
+    same_classes = meta["class_names"] in (None, list(class_names))
+    head_fits = _shapes(stored) == _shapes(wanted) and same_classes
     taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
+    second_stage = is_second_stage(model) and not head_fits
+    if second_stage:
+        taken |= _of_first_stage(path, stored, wanted, same_classes)
     found = manager.read_part(path, {"average": unflatten_dict(taken)})["average"]
     fresh = flatten_dict(state.variables, keep_empty_nodes=True)
     variables = unflatten_dict(fresh | flatten_dict(found))
     old = _described(meta["config"]["model"], manager.num_classes(meta))
     if head_fits:
         say(f"begins with {path}: backbone and head ({old})")
+    elif second_stage:
+        say(f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on")
     else:
         new = _described(model, len(class_names))
         say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
     # Two copies: a step gives up the buffers of both.
     return dataclasses.replace(state, variables=variables, average=jax.tree.map(jnp.copy, variables))
+
+
+def is_second_stage(model) -> bool:
+    """Whether the head of a config.model goes on from the weights of another."""
+    head = model.get("head", "")
+    return bool(head) and build.HEADS[head].second_stage
+
+
+def _of_first_stage(path, stored, wanted, same_classes):
+    """What a head of a second stage takes over: the arrays that both have, the kernel at least."""
+    shared = {
+        key: leaf
+        for key, leaf in wanted.items()
+        if not _is_backbone(key) and key in stored and stored[key].shape == leaf.shape
+    }
+    if not same_classes or ("params", "head", "whole", "kernel") not in shared:
+        raise InputError(
+            f"config.init_from {path} has no linear head of these classes to scale; give a run of model.head "
+            "'dot_product' or 'linear' on the same data"
+        )
+    return shared
 
 
 def _check_backbone(path, stored, wanted):

@@ -8,21 +8,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import Cell, cells
 from cfmlc_jax.data import build as data
+from cfmlc_jax.data.crops import AreaCrop, PaddedCrop
 from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.sources.checks import require_disjoint, summary
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.sources.balanced import Balanced
+from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, summary
+from cfmlc_jax.data.transforms import ToViews, Transform
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop import step as steps
 from cfmlc_jax.loop.state import TrainState, plan
 from cfmlc_jax.models import build as models
+from cfmlc_jax.models.pooled_classifiers import tau_norm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen as frozen_parameters
+from cfmlc_jax.optim import schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Setup:
     method: methods.Method
     patches: dict[str, methods.Patches]
     reading: Reading
-    views_of: dict[str, ToViews]
+    views_of: dict[str, Transform]
 
     def sample_shape(self, purpose: str) -> tuple[int, ...]:
         """[1, v, s, s, 3] of the views that "train" or "evaluate" gives the model."""
@@ -66,8 +73,13 @@ class Setup:
         return cells(self.views_of["evaluate"].size, grids, overlap)
 
 
-def create_setup(config, num_classes: int) -> Setup:
+def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
     """Everything but data and optimiser.
+
+    Args:
+        config: validated.
+        num_classes: k.
+        class_counts: training images [k] of each class, for training by a loss that weighs them.
 
     Raises:
         InputError: a batch that the devices do not divide, an image size that does not suit the
@@ -75,7 +87,7 @@ def create_setup(config, num_classes: int) -> Setup:
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    method = methods.create(config.method, pooling=config.model.pooling, **config.loss)
+    method = _method(config, class_counts)
     return Setup(
         mesh=meshes.create(config.mesh.fsdp),
         model=models.create(
@@ -85,8 +97,13 @@ def create_setup(config, num_classes: int) -> Setup:
             image_size=config.views.image_size,
             head=config.model.head,
             groups=config.model.groups,
+            num_heads=config.model.cosine.num_heads,
+            tau=config.model.cosine.tau,
+            gamma=config.model.cosine.gamma,
             cells=config.model.cells,
             background=config.model.pooling == "exclusive",
+            statistics=config.model.statistics,
+            frozen=tuple(config.model.frozen),
             norm_groups=config.model.norm_groups,
             dtype=jnp.dtype(config.model.dtype),
         ),
@@ -112,7 +129,8 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
     """The splits' sources, each said to the user; training data is in no other split.
 
     Raises:
-        InputError: a source that cannot be read, or an image in train and in another split.
+        InputError: a source that cannot be read, an image in train and in another split, or images of
+            several labels for a loss of one.
     """
     sources = {}
     for split in dict.fromkeys(splits):
@@ -122,10 +140,21 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
             raise InputError(
                 f"{split}: no image has any of the classes; there is nothing to learn or to score"
             )
+        if configs.is_one_label(config):
+            require_one_label(split, sources[split], config.loss.name)
     for split in sources:
         if "train" in sources and split != "train":
             require_disjoint(sources["train"], sources[split])
     return sources
+
+
+def drawn(config, source: Source) -> Source:
+    """What an epoch goes through: the training split, or its classes equally often.
+
+    Raises:
+        InputError: classes to be balanced of which one has no image.
+    """
+    return Balanced(source) if config.data.balanced else source
 
 
 def steps_per_epoch(config, source: Source) -> int:
@@ -144,14 +173,60 @@ def steps_per_epoch(config, source: Source) -> int:
 
 
 def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
-    """AdamW with one cycle over the run, which leaves frozen parameters (`Classifier.frozen`) alone."""
+    """The run's optimiser and schedule, which leaves frozen parameters (`Classifier.frozen`) alone."""
+    trainable = functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None
+    if config.optim.name == "sgd":
+        return optim.sgd(
+            learning_rate=schedules.per_step(epoch_rates(config), total_steps // config.train.epochs),
+            momentum=config.optim.momentum,
+            weight_decay=config.optim.weight_decay,
+            trainable=trainable,
+        )
     return optim.adamw_one_cycle(
         max_lr=config.optim.learning_rate,
         total_steps=total_steps,
         pct_start=config.optim.pct_start,
         weight_decay=config.optim.weight_decay,
-        trainable=functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None,
+        trainable=trainable,
     )
+
+
+def epoch_rates(config) -> np.ndarray:
+    """SGD's learning rate in each epoch: float64 [epochs]."""
+    fields, epochs = config.optim, config.train.epochs
+    if fields.schedule == "cosine":
+        return schedules.recursive_cosine(fields.learning_rate, epochs=epochs)
+    return schedules.warmup_multistep(
+        fields.learning_rate,
+        epochs=epochs,
+        milestones=fields.milestones,
+        factor=fields.drop,
+        warmup_epochs=fields.warmup_epochs,
+    )
+
+
+def mean_rate(config, steps_in_epoch: int) -> Callable | None:
+    """Step -> share mu of the mean feature that it keeps; None for heads without such a feature."""
+    cosine = config.model.cosine
+    if config.model.head not in configs.MEAN_HEADS:
+        return None
+    if not cosine.mu_from_rate:
+        return lambda step: cosine.mu
+    return schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_in_epoch)
+
+
+def as_evaluated(config, model: dict) -> dict:
+    """The "model" item of a checkpoint as it predicts: with `evaluate.tau_norm`, if there is one."""
+    tau = config.evaluate.tau_norm
+    if not tau:
+        return model
+    return model | {name: _tau_normed(model[name], tau) for name in ("variables", "average")}
+
+
+def _tau_normed(variables, tau):
+    flat = flatten_dict(variables, keep_empty_nodes=True)
+    place = ("params", "head", "whole", "kernel")
+    return unflatten_dict(flat | {place: tau_norm(flat[place], tau)})
 
 
 def state_plan(config, setup: Setup, transformation) -> tuple[Callable, TrainState]:
@@ -171,7 +246,31 @@ def _patches(config, used: bool) -> methods.Patches:
     return methods.Patches(tuple(config.views.grids), config.views.overlap, size)
 
 
-def _views(config, patches: bool, augment: bool) -> ToViews:
+def _method(config, class_counts) -> methods.Method:
+    loss = config.loss
+    if configs.is_one_label(config):
+        return methods.one_label(loss.name, focal_gamma=loss.focal_gamma, class_counts=class_counts)
+    return methods.create(
+        config.method,
+        pooling=config.model.pooling,
+        gamma_neg=loss.gamma_neg,
+        gamma_pos=loss.gamma_pos,
+        clip=loss.clip,
+    )
+
+
+def _views(config, patches: bool, augment: bool) -> Transform:
+    views = config.views
+    if views.crop == "padded":
+        return PaddedCrop(size=views.image_size, flip=views.flip, augment=augment, exif=config.data.exif)
+    if views.crop == "area":
+        return AreaCrop(
+            size=views.image_size,
+            flip=views.flip,
+            jitter=views.jitter,
+            augment=augment,
+            exif=config.data.exif,
+        )
     return ToViews(
         size=config.views.image_size,
         # Cells of a map need no views of their own, and patches of another size are cut on the device.

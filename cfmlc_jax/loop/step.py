@@ -1,6 +1,7 @@
 """The compiled steps: one update, and the logits of one batch."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ def train_step(
     patches: methods.Patches = WITHOUT_CUTTING,
     null: str = "mean",
     null_rate: float = 0.0,
+    mean_rate: Callable | None = None,
     ema_decay: float,
     log_every: int,
     seed: int,
@@ -42,7 +44,8 @@ def train_step(
     The state is donated. The batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32
     [b, k]}, split over the mesh's devices; batch statistics and the loss's sum are over all of it.
     With `patches` to cut here, the views are whole ones, v = 1. A share `null_rate` of the images shows
-    the null in place of one of the patches. Parameters that the model calls frozen get no gradient;
+    the null in place of one of the patches. `mean_rate`, step -> mu, is for heads with a mean feature: the
+    share of it that a step keeps. Parameters that the model calls frozen get no gradient;
     the optimiser must not decay them.
     `first_bad` is the position in `watched_names` of the first value that is not finite, or −1.
     """
@@ -59,12 +62,14 @@ def train_step(
 
         def objective(params):
             params = frozen.hold(params, model.frozen)
+            options = {} if mean_rate is None else {"mu": mean_rate(state.step)}
             outputs, updated = model.apply(
                 state.variables | {"params": params},
                 _cut(views, patches),
                 train=True,
                 mutable=["batch_stats"],
                 rngs=rngs,
+                **options,
             )
             parts = method.loss(outputs, batch["labels"])
             return sum(parts.values()), (parts, updated.get("batch_stats", {}))
@@ -141,7 +146,8 @@ def score_step(
 
     "whole", "patch", "combined" as in `method.predict`, and "null_<kind>", the counterfactual
     logits, for every kind of total direct effect. Where there are patches, "attention" [b, p, k]
-    too: the logits whose softmax over patches says where a class finds its evidence.
+    too: the logits whose softmax over patches says where a class finds its evidence. With the kind
+    "feature", "cosine" [b]: of the features with the mean feature.
     """
 
     def score(variables, mean_colour, views):
@@ -168,6 +174,8 @@ def score_step(
             )
             shape = logits["combined"].shape
             logits |= {f"null_{kind}": jnp.broadcast_to(nulls[kind], shape) for kind in kinds}
+        if "feature" in kinds:
+            logits["cosine"] = outputs.cosine[:, 0]
         return logits
 
     options = meshes.compiler_options(mesh)

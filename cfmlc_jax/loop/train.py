@@ -9,16 +9,15 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax.checkpoint.manager import Checkpoints, find, read_model
 from cfmlc_jax.data.pipeline import train_batches
+from cfmlc_jax.data.sources.checks import class_counts
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import evaluate, hooks, pretrained, setup, step
 from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import task as tasks
 from cfmlc_jax.loop.state import TrainState
-from cfmlc_jax.metrics.scores import mean_average_precisions
 from cfmlc_jax.optim.build import hyperparameters
 from cfmlc_jax.report import writers
 from cfmlc_jax.report.progress import Progress
-
-# The mAP that chooses the best checkpoint and stops early, as in the reference's training.
-SELECTION = "mAP_voc"
 
 
 class Preempted(Exception):
@@ -26,7 +25,7 @@ class Preempted(Exception):
 
 
 def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
-    """Train, or go on training, in a workdir; then evaluate its best checkpoint in full.
+    """Train, or go on training, in a workdir; then evaluate its best checkpoint (or the last) in full.
 
     Args:
         config: validated and locked.
@@ -47,9 +46,10 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
     try:
         trainer.resume()
         trainer.fit()
-        best = find(workdir)
-        say(f"training is done; evaluating {best.name}, the best step by val {SELECTION}")
-        model = read_model(best, trainer.abstract.parts()[0])
+        chosen = trainer.latest() if config.evaluate.latest else find(workdir)
+        why = "the last step" if config.evaluate.latest else f"the best step by val {trainer.task.selection}"
+        say(f"training is done; evaluating {chosen.name}, {why}")
+        model = read_model(chosen, trainer.abstract.parts()[0])
     finally:
         trainer.close()
     tests = {split: sources[split] for split in config.data.test_splits}
@@ -64,7 +64,8 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
         folder,
         say,
         training_labels=sources["train"].labels,
-        checkpoint=best.name,
+        class_counts=class_counts(sources["train"]),
+        checkpoint=chosen.name,
     )
 
 
@@ -74,9 +75,14 @@ class Trainer:
     def __init__(self, config, workdir: Path, train_source, val_source, say):
         self._config, self._workdir, self._say = config, workdir, say
         self._train_source, self._val_source = train_source, val_source
-        self._per_epoch = setup.steps_per_epoch(config, train_source)
+        self._drawn_source = setup.drawn(config, train_source)
+        self._per_epoch = setup.steps_per_epoch(config, self._drawn_source)
         self._total = self._per_epoch * config.train.epochs
-        self.setup = setup.create_setup(config, len(train_source.class_names))
+        counts = class_counts(train_source)
+        self.setup = setup.create_setup(config, len(train_source.class_names), counts)
+        self.task = tasks.create(
+            config, training_labels=None, class_counts=counts, num_classes=len(train_source.class_names)
+        )
         self._optimizer = setup.optimizer(config, self._total, self.setup.model.frozen)
         self._fresh, self.abstract = setup.state_plan(config, self.setup, self._optimizer)
         self._early_stop = hooks.EarlyStop(config.train.patience, {})
@@ -111,6 +117,11 @@ class Trainer:
     def _begin(self):
         state = self._fresh()
         if not self._config.init_from:
+            if pretrained.is_second_stage(self._config.model):
+                raise InputError(
+                    f"model.head {self._config.model.head!r} scales the weights of a trained classifier; "
+                    "set config.init_from to a run of model.head 'dot_product'"
+                )
             return state
         return pretrained.begin_with(
             Path(self._config.init_from),
@@ -161,6 +172,10 @@ class Trainer:
                 if self._finished:
                     break
 
+    def latest(self) -> Path:
+        """The checkpoint of the last step done."""
+        return self.checkpoints.path(self._step)
+
     def close(self) -> None:
         """Flush and release files."""
         self._writer.close()
@@ -174,6 +189,7 @@ class Trainer:
             patches=self.setup.patches["train"],
             null=self._config.train.null,
             null_rate=self._config.train.null_rate,
+            mean_rate=setup.mean_rate(self._config, self._per_epoch),
             ema_decay=self._config.optim.ema_decay,
             log_every=self._config.train.log_every,
             seed=self._config.seed,
@@ -183,7 +199,7 @@ class Trainer:
 
     def _batches(self):
         return train_batches(
-            self._train_source,
+            self._drawn_source,
             self.setup.views_of["train"],
             batch_size=self._config.train.batch_size,
             epochs=self._config.train.epochs,
@@ -220,20 +236,21 @@ class Trainer:
         scores = evaluate.score_split(
             self.setup, score, model, self._val_source, batch_size=self._config.evaluate.batch_size
         )
-        found = {name: mean_average_precisions(s.logits["combined"], s.labels) for name, s in scores.items()}
+        found = {name: self.task.validation(s.logits["combined"], s.labels) for name, s in scores.items()}
         self._writer.write_scalars(
             self._step,
             {"epoch": epoch}
             | {f"val/{name}/{metric}": value for name, of in found.items() for metric, value in of.items()},
         )
         self._writer.flush()
-        chosen = {name: of[SELECTION] for name, of in found.items()}
+        metric = self.task.selection
+        chosen = {name: of[metric] for name, of in found.items()}
         stop = self._early_stop.update(epoch, chosen) and self._config.train.early_stop
         self._finished = stop or self._step == self._total
         self._save(rank=max(chosen.values()))
         best_epoch, best = max(self._early_stop.best.values(), key=lambda entry: entry[1])
         progress.note(
-            f"epoch {epoch}: val {SELECTION} {chosen['weights']:.2f}, averaged weights {chosen['average']:.2f}"
+            f"epoch {epoch}: val {metric} {chosen['weights']:.2f}, averaged weights {chosen['average']:.2f}"
             f" (best {best:.2f} in epoch {best_epoch})" + ("; no improvement, stopping early" if stop else "")
         )
 
@@ -245,4 +262,7 @@ class Trainer:
             "best": self._early_stop.best,
             "finished": self._finished,
         }
+        if configs.is_one_label(self._config):
+            # For accuracy by shots where the training split is not at hand.
+            meta["class_counts"] = class_counts(self._train_source).tolist()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta, rank=rank)

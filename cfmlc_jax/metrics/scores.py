@@ -17,11 +17,13 @@ class Scores:
     logits: float32 [n, k] by name: "whole", "patch", "combined" and "null_<kind>" (counterfactual).
     labels: uint8 [n, k].
     attention: float16 [n, p, k], attention logits of the patches; None without patches.
+    cosine: float32 [n], of the features with the mean feature; None without one.
     """
 
     logits: dict[str, np.ndarray]
     labels: np.ndarray
     attention: np.ndarray | None = None
+    cosine: np.ndarray | None = None
 
     def predictions(self, alphas) -> dict[str, np.ndarray]:
         """Logits [n, k] of every prediction: the factual ones, and "tde_<kind>_<alpha>" for each strength."""

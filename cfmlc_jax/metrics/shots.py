@@ -2,9 +2,13 @@
 
 import numpy as np
 
+GROUPS = ("many", "medium", "few")
+# A class with more training images is one of many shots; with fewer, of few.
+MANY, FEW = 100, 20
+
 
 def shots(
-    predicted, labels, counts, *, many: int = 100, few: int = 20, empty: float = float("nan")
+    predicted, labels, counts, *, many: int = MANY, few: int = FEW, empty: float = float("nan")
 ) -> dict[str, float]:
     """top1, many, medium, few and macro_F1 in percent: two int [n], [k] -> dict.
 
@@ -29,17 +33,22 @@ def shots(
     if few > many:
         raise ValueError(f"classes of fewer than {few} and of more than {many} images overlap")
     accuracy = per_class_accuracy(predicted, labels, len(counts))
-    groups = {
-        "many": counts > many,
-        "medium": (counts >= few) & (counts <= many),
-        "few": counts < few,
-    }
     values = {"top1": (predicted == labels).mean(dtype=np.float64)}
-    for name, members in groups.items():
-        found = accuracy[members & ~np.isnan(accuracy)]
+    for name in GROUPS:
+        found = accuracy[group(counts, name, many=many, few=few) & ~np.isnan(accuracy)]
         values[name] = found.mean() if found.size else empty
     values["macro_F1"] = _macro_f1(predicted, labels, len(counts))
     return {name: float(100 * value) for name, value in values.items()}
+
+
+def group(counts, name: str, *, many: int = MANY, few: int = FEW) -> np.ndarray:
+    """Which classes are of many, medium or few shots, by their training images: [k] -> bool [k]."""
+    counts = np.asarray(counts)
+    return {
+        "many": counts > many,
+        "medium": (counts >= few) & (counts <= many),
+        "few": counts < few,
+    }[name]
 
 
 def per_class_accuracy(predicted, labels, num_classes: int) -> np.ndarray:

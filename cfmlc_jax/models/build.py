@@ -2,16 +2,27 @@
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import cvt, heads, ml_decoder, query2label, resnet, resnet_cifar, swin, tresnet
+from cfmlc_jax.models import (
+    cvt,
+    heads,
+    ml_decoder,
+    pooled_classifiers,
+    query2label,
+    resnet,
+    resnet_cifar,
+    swin,
+    tresnet,
+)
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.layers import BatchNorm
 from cfmlc_jax.models.naming import BRANCHES, HeadNames, TorchNames
+from cfmlc_jax.models.statistics import STATISTICS
 
 
 class Backbone(NamedTuple):
@@ -35,13 +46,31 @@ class Head(NamedTuple):
     """A head by name.
 
     create: (num_classes, attention, dtype, …) -> the module.
-    torch: its names in PyTorch's checkpoints.
+    torch: its names in PyTorch's checkpoints; None where only the long-tailed reference's know it
+        (`longtail.convert`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
+    options: fields of the module that a configuration sets.
+    has_mean: it has a mean feature, and so a counterfactual of its own.
+    second_stage: it goes on from the weights of another head (`loop.pretrained`).
     """
 
     create: Callable[..., Any]
-    torch: HeadNames
+    torch: HeadNames | None
     frozen: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    has_mean: bool = False
+    second_stage: bool = False
+
+
+def _pooled(name: str, **fields: Any) -> Head:
+    """The head of a classifier of long tails."""
+    create = functools.partial(heads.PooledHead, classifier=pooled_classifiers.CLASSIFIERS[name])
+    return Head(create, None, **fields)
+
+
+def _cosine(name: str) -> Head:
+    """The head of a cosine classifier, which has a mean feature."""
+    return _pooled(name, options=("num_heads", "tau", "gamma"), has_mean=True)
 
 
 BACKBONES = {
@@ -68,6 +97,11 @@ HEADS = {
     "linear": Head(heads.LinearHead, heads.TORCH),
     "query2label": Head(query2label.Query2Label, query2label.TORCH),
     "ml_decoder": Head(ml_decoder.MLDecoder, ml_decoder.TORCH, ml_decoder.FROZEN),
+    "causal_norm": _cosine("causal_norm"),
+    "cosine": _cosine("cosine"),
+    "capsule": _cosine("capsule"),
+    "dot_product": _pooled("dot_product"),
+    "lws": _pooled("lws", frozen=pooled_classifiers.FROZEN, second_stage=True),
 }
 # Before a backbone's name: with the head "query2label".
 QUERY2LABEL = "q2l_"
@@ -102,8 +136,13 @@ def create(
     image_size: int,
     head: str = "",
     groups: int = 100,
+    num_heads: int = 2,
+    tau: float = 16.0,
+    gamma: float = 1 / 32,
     cells: str = "",
     background: bool = False,
+    statistics: str = "",
+    frozen: Sequence[str] = (),
     norm_groups: int = 1,
     dtype: Any = jnp.float32,
 ) -> Classifier:
@@ -116,8 +155,13 @@ def create(
         image_size: side of the views, pixels.
         head: a key of `HEADS` that the name allows; empty for its first.
         groups: queries of an ML-Decoder head.
+        num_heads: of a cosine head, see `pooled_classifiers.CosineClassifier`.
+        tau: of a cosine head.
+        gamma: of the head "causal_norm".
         cells: the backbone's map whose cells are the patches; empty: patches are views.
         background: of cells, as in `heads.MapCells`.
+        statistics: a key of `statistics.STATISTICS`, by which pixels are standardised; empty: they are not.
+        frozen: further parameters that are not trained, as in `Classifier.frozen`.
         norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.
 
@@ -145,10 +189,14 @@ def create(
     norm = functools.partial(
         BatchNorm, dtype=dtype, frozen=of_query2label and backbone.frozen_norms, groups=norm_groups
     )
-    fields = {"groups": groups} if head == "ml_decoder" else {}
+    fields: dict[str, Any] = {"groups": groups} if head == "ml_decoder" else {}
+    given = {"num_heads": num_heads, "tau": tau, "gamma": gamma}
+    if HEADS[head].options:
+        fields["options"] = tuple((option, given[option]) for option in HEADS[head].options)
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
         head=HEADS[head].create(num_classes, "none" if cells else attention, dtype=dtype, **fields),
         cells=heads.MapCells(num_classes, attention, cells, background, dtype=dtype) if cells else None,
-        frozen=HEADS[head].frozen + (backbone.frozen if of_query2label else ()),
+        frozen=(*HEADS[head].frozen, *(backbone.frozen if of_query2label else ()), *frozen),
+        statistics=STATISTICS[statistics] if statistics else None,
     )

@@ -8,6 +8,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from cfmlc_jax.models.layers import IMAGES
+from cfmlc_jax.models.statistics import Statistics, standardise
 
 
 @flax.struct.dataclass
@@ -20,6 +21,9 @@ class Outputs:
     cells: None, or attention and score of the p cells of each view's map, two [b, v, p, k].
     features: the backbone's intermediate maps and "pooled", each [b, v, …], of the first views
         where views have several sizes.
+    counterfactual: [b, v, k] what `whole` owes to the mean feature of training, of the first views
+        likewise; None for heads without one.
+    cosine: [b, v] of the features with the mean feature; None likewise.
     """
 
     whole: Any
@@ -27,6 +31,8 @@ class Outputs:
     score: Any
     cells: tuple[Any, Any] | None
     features: dict[str, Any]
+    counterfactual: Any = None
+    cosine: Any = None
 
 
 class Classifier(nn.Module):
@@ -42,25 +48,41 @@ class Classifier(nn.Module):
         head: features, each [b, v, …] -> (whole, attention, score).
         cells: features -> (attention, score) of a map's cells, or None.
         frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
+        statistics: of colours, that the backbone's pixels are standardised by; None: they are not.
     """
 
     backbone: nn.Module
     head: nn.Module
     cells: nn.Module | None = None
     frozen: tuple[str, ...] = ()
+    statistics: Statistics | None = None
 
-    def __call__(self, views: Any, *, train: bool) -> Outputs:
-        """Run backbone and head on all views; v counts those of all arrays, in their order."""
+    def __call__(self, views: Any, *, train: bool, mu: Any = None) -> Outputs:
+        """Run backbone and head on all views; v counts those of all arrays, in their order.
+
+        Args:
+            views: the first of each image is the whole one.
+            train: whether statistics move.
+            mu: share of the mean feature that is kept, for heads that have one; None: their own default.
+        """
         if not isinstance(views, Sequence):
-            return self._of_one_size(views, train)
-        parts = [self._of_one_size(each, train) for each in views]
+            views = [views]
+        options: list[dict] = [{} if mu is None else {"mu": mu, "counts": i == 0} for i in range(len(views))]
+        parts = [self._of_one_size(each, train, given) for each, given in zip(views, options)]
+        if len(parts) == 1:
+            return parts[0]
         whole, attention, score = (
             None if rows[0] is None else jnp.concatenate(rows, axis=1)
             for rows in zip(*((part.whole, part.attention, part.score) for part in parts))
         )
-        return Outputs(whole, attention, score, parts[0].cells, parts[0].features)
+        first = parts[0]
+        return Outputs(
+            whole, attention, score, first.cells, first.features, first.counterfactual, first.cosine
+        )
 
-    def _of_one_size(self, views, train):
+    def _of_one_size(self, views, train, options):
+        if self.statistics is not None:
+            views = standardise(views, self.statistics)
         mapped = nn.vmap(
             lambda backbone, one_image: backbone(one_image, train=train),
             in_axes=0,
@@ -70,6 +92,14 @@ class Classifier(nn.Module):
             axis_name=IMAGES,
         )
         features = mapped(self.backbone, views)
-        whole, attention, score = self.head(features, train=train)
+        judged = self.head(features, train=train, **options)
         cells = None if self.cells is None else self.cells(features, train=train)
-        return Outputs(whole, attention, score, cells, features)
+        return Outputs(
+            judged.whole,
+            judged.attention,
+            judged.score,
+            cells,
+            features,
+            judged.counterfactual,
+            judged.cosine,
+        )

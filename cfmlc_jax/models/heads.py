@@ -1,12 +1,12 @@
 """Heads: features of views to the logits that patches and wholes are judged by.
 
-A head returns (whole, attention, score), each [b, v, k] or None, of a backbone's features. What
-`attention` says is how many branches it has: "none", one, for plain training; "self", a second that
-is both attention and score of the patches; "cross", one for each.
+A head returns `Judged` of a backbone's features. What `attention` says is how many branches it has:
+"none", one, for plain training; "self", a second that is both attention and score of the patches;
+"cross", one for each.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,24 @@ import jax.numpy as jnp
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers import Linear
 from cfmlc_jax.models.naming import BRANCHES, HeadNames
+from cfmlc_jax.models.pooled_classifiers import MU
+
+
+class Judged(NamedTuple):
+    """What a head says of every view.
+
+    whole: [b, v, k] logits meant for the whole image.
+    attention: [b, v, k] how much a patch resembles each class, or None.
+    score: [b, v, k] a patch's evidence for each class, or None.
+    counterfactual: [b, v, k] what `whole` owes to the mean feature, or None.
+    cosine: [b, v] of the features with the mean feature, or None.
+    """
+
+    whole: Any
+    attention: Any = None
+    score: Any = None
+    counterfactual: Any = None
+    cosine: Any = None
 
 
 class LinearHead(nn.Module):
@@ -32,6 +50,47 @@ class LinearHead(nn.Module):
     @nn.compact
     def __call__(self, features, *, train: bool):
         return by_branch(self.attention, lambda name: Linear(self.num_classes, name=name)(features["pooled"]))
+
+
+class PooledHead(nn.Module):
+    """A classifier of long tails for wholes, linear layers for patches, on pooled features [b, v, d].
+
+    The mean feature of such a classifier is that of whole views, the first of each image.
+
+    Attributes:
+        num_classes: k.
+        attention: a key of `BRANCHES`.
+        classifier: (k, name=…, **options) -> one of `pooled_classifiers.CLASSIFIERS`.
+        options: further fields of it, as (name, value) pairs.
+        dtype: of the computation; here it is always float32.
+    """
+
+    num_classes: int
+    attention: str
+    classifier: Callable
+    options: tuple[tuple[str, Any], ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, *, train: bool, mu=MU, counts: bool = True) -> Judged:
+        """Judge all views.
+
+        Args:
+            features: of the backbone.
+            train: whether the mean feature is updated.
+            mu: share of the mean feature that is kept.
+            counts: whether the first views are wholes, whose features are in the mean.
+        """
+        pooled = features["pooled"]
+        wholes = (jnp.arange(pooled.shape[1]) == 0) & counts
+        name, *others = BRANCHES[self.attention]
+        judge = self.classifier(self.num_classes, name=name, **dict(self.options))
+        logits = judge(
+            pooled, train=train, mu=mu, counted=jnp.broadcast_to(wholes[None, :], pooled.shape[:2])
+        )
+        patches = [Linear(self.num_classes, name=other)(pooled) for other in others]
+        attention, score = (patches[0], patches[-1]) if patches else (None, None)
+        return Judged(logits.factual, attention, score, logits.counterfactual, logits.cosine)
 
 
 # Bias of the background at the start: a patch is then a twentieth each class's, or less of many.
@@ -79,11 +138,11 @@ class MapCells(nn.Module):
 
 
 def by_branch(attention: str, logits_of: Callable):
-    """(whole, attention, score) from the logits [b, v, k] of each branch by its name."""
+    """`Judged` from the logits [b, v, k] of each branch by its name."""
     logits = [logits_of(name) for name in BRANCHES[attention]]
     if attention == "none":
-        return logits[0], None, None
-    return logits[0], logits[1], logits[-1]
+        return Judged(logits[0])
+    return Judged(logits[0], logits[1], logits[-1])
 
 
 TORCH = HeadNames(prefix=lambda backbone: backbone.head, branch="fc", bias="bias")

@@ -79,6 +79,8 @@ class Evidence:
     training: None where the training labels were not at hand, and then `missing` says why.
     cells: [p][4] left, top, right, bottom of the patches as fractions; None without patches.
     exhibits: by split, "best" and "worst".
+    class_counts: training images of each class, of images of one label; None where they have several,
+        or the numbers are not known.
     """
 
     config: dict[str, Any]
@@ -88,6 +90,7 @@ class Evidence:
     missing: str
     cells: list[list[float]] | None
     exhibits: dict[str, dict[str, list[Exhibit]]]
+    class_counts: list[int] | None = None
 
 
 def write(path: Path, evidence: Evidence) -> None:
@@ -104,6 +107,7 @@ def parse(fields: dict[str, Any]) -> Evidence:
     training = fields["training"]
     return Evidence(
         **{name: fields[name] for name in ("config", "checkpoint", "class_names", "missing", "cells")},
+        class_counts=fields.get("class_counts"),
         training=None if training is None else Training(**training),
         exhibits={
             split: {kind: [_exhibit(found) for found in of] for kind, of in kinds.items()}

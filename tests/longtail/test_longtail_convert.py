@@ -9,9 +9,9 @@ import pytest
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.longtail import convert
-from cfmlc_jax.longtail.classifiers import CosineClassifier, LinearClassifier, ScaledClassifier
 from cfmlc_jax.models import build
 from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.models.pooled_classifiers import CosineClassifier, LinearClassifier, ScaledClassifier
 
 NAME, D, K = "resnet32_cifar", 128, 10
 CLASSIFIERS = {
@@ -78,7 +78,7 @@ def test_variables_are_those_of_the_modules(checkpoint, kind):
     variables = convert.from_torch(NAME, checkpoint(kind))
     init = functools.partial(CLASSIFIERS[kind][1].init, train=False)
     expected = jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, D)))
-    head = {name: of["head"] for name, of in variables.items() if "head" in of}
+    head = {name: of["head"]["whole"] for name, of in variables.items() if "head" in of}
     assert jax.tree.map(np.shape, head) == jax.tree.map(np.shape, dict(expected))
 
 
@@ -87,8 +87,8 @@ def test_entries_go_where_they_belong(checkpoint):
     backbone, classifier = (saved["state_dict_best"][part] for part in ("feat_model", "classifier"))
     variables = convert.from_torch(NAME, saved)
     params, statistics = variables["params"], variables["batch_stats"]
-    assert params["head"]["kernel"][100, 3] == classifier["module.weight"][3, 100]
-    np.testing.assert_array_equal(statistics["head"]["mean_feature"], saved["embed"])
+    assert params["head"]["whole"]["kernel"][100, 3] == classifier["module.weight"][3, 100]
+    np.testing.assert_array_equal(statistics["head"]["whole"]["mean_feature"], saved["embed"])
     kernel = params["backbone"]["layer3_0"]["conv1"]["kernel"]
     assert kernel[2, 0, 5, 9] == backbone["module.layer3.0.conv1.weight"][9, 5, 2, 0]
     np.testing.assert_array_equal(
@@ -186,6 +186,6 @@ def test_variables_that_the_reference_cannot_hold(rng, checkpoint):
     variables = convert.from_torch(NAME, checkpoint())
     with pytest.raises(InputError, match=r"not the variables of resnet10: .* left over: params/cb_block/"):
         convert.to_torch("resnet10", variables)
-    variables["params"]["head"]["gain"] = np.zeros(3)
+    variables["params"]["head"]["whole"]["gain"] = np.zeros(3)
     with pytest.raises(InputError, match="variables gain, kernel, mean_feature are those of no classifier"):
         convert.to_torch(NAME, variables)

@@ -34,7 +34,7 @@ def applied(dtype=jnp.float32):
 
 
 def test_logits(features, variables):
-    whole, attention, score = applied()(variables, features)
+    whole, attention, score, *_ = applied()(variables, features)
     assert (whole.shape, whole.dtype, attention, score) == ((2, 2, K), jnp.float32, None, None)
     assert variables["params"]["whole"]["duplicate_pooling"].shape == (GROUPS, 768, 3)
 

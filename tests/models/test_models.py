@@ -136,7 +136,7 @@ def test_training_is_that_of_one_batch_of_all_views(rng):
 def test_heads_by_attention(attention, layers):
     head = heads.LinearHead(3, attention)
     features = {"pooled": jnp.ones((2, 5, 16))}
-    (whole, weights, score), variables = head.init_with_output(jax.random.key(0), features, train=False)
+    (whole, weights, score, *_), variables = head.init_with_output(jax.random.key(0), features, train=False)
     assert set(variables["params"]) == layers
     assert whole.shape == (2, 5, 3)
     if attention == "none":

@@ -27,6 +27,31 @@ def summary(name: str, source: Source) -> str:
     return "\n".join(lines)
 
 
+def require_one_label(name: str, source: Source, loss: str) -> None:
+    """Nothing, if every image has exactly one label.
+
+    Args:
+        name: of the split.
+        source: the split.
+        loss: that needs it, for the message.
+
+    Raises:
+        InputError: with how many images have not, and the first.
+    """
+    labels = source.labels.sum(axis=1, dtype=np.int64)
+    others = np.flatnonzero(labels != 1)
+    if others.size:
+        raise InputError(
+            f"{name}: {others.size} of {len(source)} images have not exactly one label, which config.loss.name "
+            f"{loss!r} is for (first {source.ids[others[0]]}, with {labels[others[0]]}); take loss.name 'asymmetric'"
+        )
+
+
+def class_counts(source: Source) -> np.ndarray:
+    """Images of each class in a training split, int64 [k]."""
+    return source.labels.sum(axis=0, dtype=np.int64)
+
+
 def require_disjoint(a: Source, b: Source) -> None:
     """Nothing, if no id is in both sources.
 

@@ -10,6 +10,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.report.html import run_files
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run
+from cfmlc_jax.report.html.sections.accuracy import accuracy
 from cfmlc_jax.report.html.sections.classes import classes
 from cfmlc_jax.report.html.sections.company import company
 from cfmlc_jax.report.html.sections.configuration import configuration
@@ -18,7 +19,9 @@ from cfmlc_jax.report.html.sections.gallery import gallery
 from cfmlc_jax.report.html.sections.layout import absent, section
 from cfmlc_jax.report.html.sections.overview import overview
 from cfmlc_jax.report.html.sections.pivots import pivots
+from cfmlc_jax.report.html.sections.shot_strength import shot_strength
 from cfmlc_jax.report.html.sections.strength import strength
+from cfmlc_jax.report.html.sections.tail import tail
 from cfmlc_jax.report.html.sections.training import training
 from cfmlc_jax.report.names import printable
 
@@ -26,6 +29,10 @@ METHODS = {
     "pat_t": "PAT-T, trained with patches",
     "pat_i": "PAT-I, predicts with patches",
     "asl": "ASL, whole images only",
+}
+KICKERS = {
+    False: "Counterfactual multi-label classification",
+    True: "Counterfactual classification of long tails",
 }
 NAVIGATION = {
     "results": "Results",
@@ -68,13 +75,8 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         run: what there is of it.
         alphas: as in `write`.
     """
-    sections = {
-        "results": overview(run) or _not_evaluated(),
-        "classes": classes(run),
-        "curves": curves(run),
-        "company": company(run),
-        "strength": strength(run, alphas),
-        "pivots": pivots(run),
+    sections = _of_one_label(run, alphas) if run.one_label else _of_many_labels(run, alphas)
+    sections |= {
         "gallery": gallery(run),
         "training": training(run),
         "configuration": configuration(run),
@@ -94,9 +96,28 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
     return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
 
 
-def _not_evaluated():
+def _of_many_labels(run, alphas) -> dict[str, Markup | None]:
+    return {
+        "results": overview(run) or _not_evaluated("curves, company, pivots"),
+        "classes": classes(run),
+        "curves": curves(run),
+        "company": company(run),
+        "strength": strength(run, alphas),
+        "pivots": pivots(run),
+    }
+
+
+def _of_one_label(run, alphas) -> dict[str, Markup | None]:
+    return {
+        "results": accuracy(run) or _not_evaluated("effects"),
+        "classes": tail(run),
+        "strength": shot_strength(run, alphas),
+    }
+
+
+def _not_evaluated(others):
     reason = (
-        "The full evaluation has not been written yet: no results, classes, curves, company, pivots or images. "
+        f"The full evaluation has not been written yet: no results, classes, {others} or images. "
         "The same training command goes on; --mode=evaluate evaluates the best checkpoint so far."
     )
     return section("results", "Results", absent(reason))
@@ -118,7 +139,7 @@ def _head(run):
 def _header(run):
     return element(
         "header",
-        element("p", "Counterfactual multi-label classification", class_="kicker"),
+        element("p", KICKERS[run.one_label], class_="kicker"),
         element("h1", run.name),
         element("p", " · ".join(_facts(run)), class_="facts"),
     )
@@ -126,10 +147,14 @@ def _header(run):
 
 def _facts(run):
     config, found = run.config or {}, []
-    if "method" in config:
+    if run.one_label:
+        found.append(f"one label an image, loss {config['loss']['name']}")
+    elif "method" in config:
         found.append(METHODS.get(config["method"], str(config["method"])))
     if isinstance(config.get("model"), dict):
-        found.append(f"{config['model'].get('name')} with {config['model'].get('attention')} attention")
+        model = config["model"]
+        with_what = f"head {model.get('head')}" if run.one_label else f"{model.get('attention')} attention"
+        found.append(f"{model.get('name')} with {with_what}")
     if isinstance(config.get("views"), dict):
         found.append(f"{config['views'].get('image_size')} pixels")
     if isinstance(config.get("data"), dict):

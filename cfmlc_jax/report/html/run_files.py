@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.metrics import single_label
 from cfmlc_jax.metrics.scores import Scores
 from cfmlc_jax.report import evidence
 from cfmlc_jax.report.evidence import Evidence
@@ -69,6 +71,12 @@ class Run:
     splits: list[Split]
     evidence: Evidence | None
 
+    @property
+    def one_label(self) -> bool:
+        """Whether images have one label each, and results are accuracies."""
+        config = self.config or {}
+        return isinstance(config.get("loss"), dict) and configs.is_one_label(config)
+
 
 def read(workdir: Path) -> Run:
     """The run in a workdir.
@@ -92,7 +100,7 @@ def read(workdir: Path) -> Run:
 
 
 def _rank(prediction):
-    order = ("whole", "patch", "combined", "tde_whole", "tde_pivot")
+    order = ("whole", "patch", "combined", "tde_whole", "tde_pivot", "tde_feature")
     kind, _, alpha = prediction.rpartition("_")
     if kind in order:
         return order.index(kind), float(alpha)
@@ -106,7 +114,10 @@ def _splits(folder, results, found):
         raise _damaged(path, "it names no split")
     try:
         for name, of_split in results.items():
-            _check_results(of_split)
+            if configs.is_one_label(found.config):
+                _check_accuracies(of_split)
+            else:
+                _check_results(of_split)
             _check_numbers(of_split, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
@@ -119,6 +130,21 @@ def _splits(folder, results, found):
         )
         for name, of_split in results.items()
     ]
+
+
+def _check_accuracies(of_split):
+    """As `_check_results`, of images of one label."""
+    for weights in ("weights", "average"):
+        for name in of_split[weights]["metrics"]:
+            _rank(name)
+            _ = [of_split[weights]["metrics"][name][metric] for metric in single_label.METRICS]
+    for name in of_split["average"]["metrics"]:
+        of = of_split["average"]["intervals"]["predictions"][name]
+        for metric in single_label.MEASURED:
+            _low, _high = of[metric]
+            _value, _low, _high = of[f"gain_{metric}"]
+    if "rule_of_thumb" in of_split["average"]:
+        _ = of_split["average"]["rule_of_thumb"]["alpha"], of_split["average"]["rule_of_thumb"]["mean_cosine"]
 
 
 def _check_results(of_split):
@@ -188,6 +214,10 @@ def _check_evidence(found: Evidence):
     if not all(isinstance(name, str) for name in found.class_names):
         raise ValueError("class_names are not all text")
     _check_numbers(found.config["effect"]["alphas"], "alphas")
+    if found.class_counts is not None:
+        _check_numbers(found.class_counts, "class_counts")
+        if len(found.class_counts) != classes:
+            raise ValueError(f"{len(found.class_counts)} class_counts of {classes} classes")
     if found.training is not None:
         shape = np.array(found.training.counts, np.int64).shape
         if shape != (classes, classes) or found.training.images < 1:

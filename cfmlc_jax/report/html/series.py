@@ -9,6 +9,7 @@ _NAMES = {
     "combined": "combined",
     "tde_whole": "TDE whole",
     "tde_pivot": "TDE pivot",
+    "tde_feature": "TDE feature",
 }
 # By the number of a strength among those of its kind; beyond them they repeat.
 _DASHES = (None, "5 3", "1.5 3")
@@ -61,6 +62,6 @@ def chief(predictions: Sequence[str]) -> list[str]:
 
 
 def effect(predictions: Sequence[str]) -> str | None:
-    """The effect that stands for all: of the pivot if there is one, else of the whole; its first strength."""
+    """The effect that stands for all: of the pivot, else of the whole, else of the feature; its first strength."""
     found = {kind_of(name): name for name in chief(predictions)}
-    return found.get("tde_pivot", found.get("tde_whole"))
+    return next((found[kind] for kind in ("tde_pivot", "tde_whole", "tde_feature") if kind in found), None)

@@ -10,6 +10,11 @@ from cfmlc_jax.report.html.sections.layout import section
 from cfmlc_jax.report.overlay import FADED
 
 SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
+MANY_LABELS = (
+    "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
+    "probable ones, or those that cost most."
+)
+ONE_LABEL = "The images with the lowest and the highest cross-entropy of the factual prediction, and the three most probable classes of each."
 HEADINGS = {"best": "Lowest loss", "worst": "Highest loss"}
 
 
@@ -25,7 +30,11 @@ def gallery(run: Run) -> Markup | None:
                 element("h4", HEADINGS[kind]),
                 *(
                     _exhibit(
-                        exhibit, f"photo-{number}-{kind}-{i}", run.evidence.class_names, run.evidence.cells
+                        exhibit,
+                        f"photo-{number}-{kind}-{i}",
+                        run.evidence.class_names,
+                        run.evidence.cells,
+                        _most_probable(exhibit) if run.one_label else None,
                     )
                     for i, exhibit in enumerate(exhibits)
                 ),
@@ -34,10 +43,7 @@ def gallery(run: Run) -> Markup | None:
             if exhibits
         ]
         blocks.append(element("div", element("h3", split), *shown, class_="block"))
-    lede = (
-        "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
-        "probable ones, or those that cost most."
-    )
+    lede = ONE_LABEL if run.one_label else MANY_LABELS
     if run.evidence.cells is not None:
         lede += (
             " Patches fade where they weigh little for the class, the pivot has a frame; dashed boxes are the class’s "
@@ -46,7 +52,13 @@ def gallery(run: Run) -> Markup | None:
     return section("gallery", "Best and worst images", *blocks, lede=lede)
 
 
-def _exhibit(exhibit: Exhibit, anchor: str, names: Sequence[str], cells):
+def _most_probable(exhibit: Exhibit) -> int:
+    """The class that an image of one label was taken for."""
+    return max(exhibit.classes, key=lambda shown: shown.probability).label
+
+
+def _exhibit(exhibit: Exhibit, anchor: str, names: Sequence[str], cells, only: int | None):
+    """An image and its classes; `only` is the one predicted class, None where each is decided by itself."""
     labels = ", ".join(names[k] for k in exhibit.labels)
     scale = SIDE / max(exhibit.width, exhibit.height)
     width, height = exhibit.width * scale, exhibit.height * scale
@@ -61,26 +73,28 @@ def _exhibit(exhibit: Exhibit, anchor: str, names: Sequence[str], cells):
     )  # fmt: skip
     if cells is None:
         # Without patches a photo for each class would be the same photo.
-        listed = [element("li", element("strong", names[s.label]), " ", *_facts(s)) for s in exhibit.classes]
+        listed = [
+            element("li", element("strong", names[s.label]), " ", *_facts(s, only)) for s in exhibit.classes
+        ]
         return element("div", photo, element("ul", *listed, class_="judged"), class_="exhibit plain")
-    classes = [_class(shown, anchor, width, height, names, cells) for shown in exhibit.classes]
+    classes = [_class(shown, anchor, width, height, names, cells, only) for shown in exhibit.classes]
     return element("div", photo, *classes, class_="exhibit")
 
 
-def _class(shown: ShownClass, anchor, width, height, names, cells):
+def _class(shown: ShownClass, anchor, width, height, names, cells, only):
     name = names[shown.label]
     parts = [] if shown.weights is None else _patches(shown.weights, cells, anchor, width, height)
     parts += [_box(box, width, height) for box in shown.boxes]
-    text = f"{name}: probability {shown.probability:.2f}, {_verdict(shown)[0]}"
+    text = f"{name}: probability {shown.probability:.2f}, {_verdict(shown, only)[0]}"
     return element(
         "figure",
         _canvas(parts, width, height, text),
-        element("figcaption", element("strong", name), *_facts(shown)),
+        element("figcaption", element("strong", name), *_facts(shown, only)),
     )
 
 
-def _facts(shown: ShownClass):
-    verdict, mark = _verdict(shown)
+def _facts(shown: ShownClass, only: int | None):
+    verdict, mark = _verdict(shown, only)
     facts = [element("span", f"{shown.probability:.2f} · ", element("em", verdict, class_=mark))]
     if shown.weights is not None:
         facts.append(element("span", f"pivot weight {max(shown.weights):.2f}"))
@@ -89,8 +103,8 @@ def _facts(shown: ShownClass):
     return facts
 
 
-def _verdict(shown: ShownClass) -> tuple[str, str]:
-    predicted = shown.probability > 0.5
+def _verdict(shown: ShownClass, only: int | None) -> tuple[str, str]:
+    predicted = shown.probability > 0.5 if only is None else shown.label == only
     if shown.present:
         return ("found", "right") if predicted else ("missed", "wrong")
     return ("false alarm", "wrong") if predicted else ("rightly not seen", "right")

@@ -16,7 +16,22 @@ VALIDATION = {
     "val/weights/mAP_voc": ("last weights", "whole"),
     "val/average/mAP_voc": ("averaged weights", "combined"),
 }
-EPOCH = ("val/weights/mAP_voc", "val/weights/mAP_sklearn", "val/average/mAP_voc", "val/average/mAP_sklearn")
+EPOCH = {
+    "val/weights/mAP_voc": "last weights, voc",
+    "val/weights/mAP_sklearn": "sklearn",
+    "val/average/mAP_voc": "averaged, voc",
+    "val/average/mAP_sklearn": "sklearn",
+}
+# Of images of one label.
+VALIDATION_TOP1 = {
+    "val/weights/top1": ("last weights", "whole"),
+    "val/average/top1": ("averaged weights", "combined"),
+}
+EPOCH_TOP1 = {
+    f"val/{weights}/{metric}": f"{words}, {metric}" if metric == "top1" else metric
+    for weights, words in (("weights", "last weights"), ("average", "averaged"))
+    for metric in ("top1", "many", "medium", "few")
+}
 
 
 def training(run: Run) -> Markup:
@@ -29,7 +44,9 @@ def training(run: Run) -> Markup:
         )
     charts = [
         _chart(run, "Loss", "loss", LOSSES),
-        _chart(run, "Validation mAP", "mAP (voc), %", VALIDATION),
+        _chart(run, "Validation accuracy", "top-1, %", VALIDATION_TOP1)
+        if run.one_label
+        else _chart(run, "Validation mAP", "mAP (voc), %", VALIDATION),
         _chart(run, "Learning rate", "rate", {"train/lr": ("learning rate", "combined")}),
         _chart(run, "Norm of the gradient", "norm", {"train/grad_norm": ("norm", "combined")}),
     ]
@@ -63,14 +80,20 @@ def _epochs(run: Run):
     ends = [record for record in run.log if "epoch" in record]
     if not ends:
         return absent("No epoch has ended yet.")
+    columns = EPOCH_TOP1 if run.one_label else EPOCH
     rows = [
-        [f"{record['epoch']:g}", int(record["step"]), *(_value(record.get(column)) for column in EPOCH)]
+        [f"{record['epoch']:g}", int(record["step"]), *(_value(record.get(column)) for column in columns)]
         for record in ends
     ]
-    header = ["epoch", "step", "last weights, voc", "sklearn", "averaged, voc", "sklearn"]
+    metric = "accuracy" if run.one_label else "mAP"
     return fold(
         "Validation in numbers",
-        tables.table(header, rows, caption="Validation mAP by epoch, percent", tall=True),
+        tables.table(
+            ["epoch", "step", *columns.values()],
+            rows,
+            caption=f"Validation {metric} by epoch, percent",
+            tall=True,
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """Classifiers of pooled features for long tails: features [..., d] -> `Logits` of k classes.
 
-All are called alike, `classifier(features, train=…, mu=…)`, compute in float32 or wider, and are
-found by name in `CLASSIFIERS`.
+All are called alike, `classifier(features, train=…, mu=…, counted=…)`, compute in float32 or wider,
+and are found by name in `CLASSIFIERS`. `heads.PooledHead` makes a head of each.
 """
 
 import functools
@@ -12,9 +12,8 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cfmlc_jax.longtail import causal_norm
+from cfmlc_jax.causal import causal_norm
 from cfmlc_jax.models.layers import uniform_within
 
 NORMS = ("causal", "cosine", "capsule")
@@ -29,10 +28,12 @@ class Logits:
     counterfactual: [..., k] what it says of the mean feature alone (`causal_norm.logits`), so that
         `effects.total_direct_effect(factual, counterfactual, alpha)` is the prediction of Tang et
         al. for any alpha; None where a classifier has no mean feature.
+    cosine: [...] of the features with the mean feature, averaged over heads; None likewise.
     """
 
     factual: Any
-    counterfactual: Any
+    counterfactual: Any = None
+    cosine: Any = None
 
 
 class CosineClassifier(nn.Module):
@@ -100,7 +101,8 @@ class CosineClassifier(nn.Module):
             feature_offset=self.epsilon + (1.0 if self.norm == "capsule" else 0.0),
             mean_offset=self.epsilon,
         )
-        return Logits(factual=factual, counterfactual=counterfactual)
+        cosines = causal_norm.cosines(features, mean_feature.value, self.num_heads)
+        return Logits(factual, counterfactual, cosines.mean(axis=-1))
 
 
 class LinearClassifier(nn.Module):
@@ -115,21 +117,20 @@ class LinearClassifier(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU) -> Logits:
-        """Logits; training is no different, and there is no mean feature for mu."""
+    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
+        """Logits; training is no different, and there is no mean feature for mu and counted."""
         d = features.shape[-1]
         kernel = self.param("kernel", uniform_within(d**-0.5), (d, self.num_classes))
         bias = self.param("bias", uniform_within(d**-0.5), (self.num_classes,)) if self.use_bias else None
-        return Logits(factual=_affine(features, kernel, bias), counterfactual=None)
+        return Logits(_affine(features, kernel, bias))
 
 
 class ScaledClassifier(nn.Module):
     """Learnable weight scaling, (Wx + b)·scales with only the scales trained: [..., d] -> `Logits`.
 
     W and b are those of a first stage (Kang et al., "Decoupling", ICLR 2020) and get no gradient
-    here. An optimiser that decays weights must leave them out as well: `optim.frozen.trainable` with
-    the patterns `FROZEN` below this module's path. The reference's first stage has no bias, and its b
-    stays as it was drawn; set it to zero to be free of that.
+    here. An optimiser that decays weights must leave them out as well (`FROZEN`). A first stage without
+    a bias leaves b at zero; the reference's stays as it was drawn.
 
     Attributes:
         num_classes: k.
@@ -138,24 +139,25 @@ class ScaledClassifier(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU) -> Logits:
-        """Logits; training is no different, and there is no mean feature for mu."""
+    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
+        """Logits; training is no different, and there is no mean feature for mu and counted."""
         d, k = features.shape[-1], self.num_classes
         kernel = self.param("kernel", uniform_within(d**-0.5), (d, k))
-        bias = self.param("bias", uniform_within(d**-0.5), (k,))
+        bias = self.param("bias", nn.initializers.zeros, (k,))
         scales = self.param("scales", nn.initializers.ones, (k,))
         plain = _affine(features, jax.lax.stop_gradient(kernel), jax.lax.stop_gradient(bias))
-        return Logits(factual=plain * _last(scales, plain), counterfactual=None)
+        return Logits(plain * _last(scales, plain))
 
 
-# Parameters of `ScaledClassifier` that are not trained.
-FROZEN = ("kernel", "bias")
+# What learnable weight scaling does not train: all but its scales. The backbone's batch statistics still
+# drift in training, as the reference's do.
+FROZEN = (r"backbone/.*", r"head/whole/(kernel|bias)")
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "causal_norm": functools.partial(CosineClassifier, norm="causal"),
     "cosine": functools.partial(CosineClassifier, norm="cosine"),
     "capsule": functools.partial(CosineClassifier, norm="capsule"),
-    "linear": LinearClassifier,
+    "dot_product": LinearClassifier,
     "lws": ScaledClassifier,
 }
 
@@ -169,29 +171,6 @@ def tau_norm(kernel, tau: float):
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     squared = (kernel * kernel).sum(axis=0, keepdims=True)
     return kernel / jnp.where(squared > 0, squared, 1) ** (tau / 2)
-
-
-def rule_of_thumb_alpha(features, mean_feature, num_heads: int = 2) -> float:
-    """The alpha for which alpha·cos is 1 on average over images and heads.
-
-    The reference's advice where there is no validation split to choose alpha on.
-
-    Args:
-        features: [n, d] pooled features of some images.
-        mean_feature: [d], of training.
-        num_heads: K of the classifier.
-
-    Raises:
-        InputError: heads that do not divide the features.
-        ValueError: a mean cosine that is not positive, so that no alpha does it.
-    """
-    mean = float(np.asarray(causal_norm.cosines(features, mean_feature, num_heads), np.float64).mean())
-    if not mean > 0:
-        raise ValueError(
-            f"the mean cosine of the features with the mean feature is {mean:g}, so no alpha makes "
-            "alpha·cos 1 on average; is the mean feature that of training?"
-        )
-    return 1 / mean
 
 
 def _affine(x, kernel, bias):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cfmlc_jax.causal import effects
+from cfmlc_jax.causal import causal_norm, effects
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.longtail import causal_norm, classifiers
+from cfmlc_jax.models import pooled_classifiers as classifiers
 
 D, K = 6, 4
 
@@ -87,7 +87,7 @@ def test_leading_axes_and_dtype(name, rng):
     assert logits.factual.shape == (2, 3, K)
     assert logits.factual.dtype == jnp.float32
     np.testing.assert_allclose(logits.factual.reshape(6, K), flat.factual, rtol=0, atol=1e-6)
-    assert (logits.counterfactual is None) == (name in ("linear", "lws"))
+    assert (logits.counterfactual is None) == (name in ("dot_product", "lws"))
 
 
 def test_length_of_features_matters_to_capsules_only(case):
@@ -232,8 +232,8 @@ def test_tau_norm_evens_lengths_out(case):
 def test_rule_of_thumb_alpha(rng):
     features = np.abs(rng.normal(size=(20, D))).astype(np.float32)
     mean_feature = features.mean(axis=0)
-    alpha = classifiers.rule_of_thumb_alpha(features, mean_feature, 2)
     cosines = np.asarray(causal_norm.cosines(features, mean_feature, 2), np.float64)
+    alpha = causal_norm.rule_of_thumb_alpha(cosines)
     assert alpha > 1
     np.testing.assert_allclose((alpha * cosines).mean(), 1, rtol=1e-6)
 
@@ -241,4 +241,4 @@ def test_rule_of_thumb_alpha(rng):
 @pytest.mark.parametrize("mean_feature", [-np.ones(D), np.zeros(D), np.full(D, np.nan)])
 def test_no_alpha_where_cosines_are_not_positive(mean_feature):
     with pytest.raises(ValueError, match="so no alpha makes"):
-        classifiers.rule_of_thumb_alpha(np.ones((2, D)), mean_feature, 2)
+        causal_norm.rule_of_thumb_alpha(causal_norm.cosines(jnp.ones((2, D)), jnp.asarray(mean_feature), 2))

@@ -16,6 +16,7 @@ class Statistics(NamedTuple):
 CIFAR = Statistics((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INATURALIST = Statistics((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
+STATISTICS = {"cifar": CIFAR, "imagenet": IMAGENET, "inaturalist": INATURALIST}
 
 
 def standardise(pixels: Any, statistics: Statistics) -> Any:

@@ -13,6 +13,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfmlc_jax.errors import InputError
 
@@ -123,3 +124,23 @@ def moving_sum(previous, features, mu, counted=None):
     mean = jnp.where(counted[:, None], rows, 0).sum(axis=0) / jnp.maximum(number, 1)
     following = jnp.where(number > 0, mu * previous + mean, previous)
     return jax.lax.stop_gradient(following.astype(jnp.float32))
+
+
+def rule_of_thumb_alpha(cosines) -> float:
+    """The alpha for which alpha·cos is 1 on average over images and heads.
+
+    The reference's advice where there is no validation split to choose alpha on.
+
+    Args:
+        cosines: [...] of some images with the mean feature (`cosines`).
+
+    Raises:
+        ValueError: a mean cosine that is not positive, so that no alpha does it.
+    """
+    mean = float(np.asarray(cosines, np.float64).mean())
+    if not mean > 0:
+        raise ValueError(
+            f"the mean cosine of the features with the mean feature is {mean:g}, so no alpha makes "
+            "alpha·cos 1 on average; is the mean feature that of training?"
+        )
+    return 1 / mean

@@ -1,0 +1,108 @@
+"""Heads of the classifiers for long tails inside a classifier of views: whose features are in the mean."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.causal import causal_norm
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import build, heads, resnet
+from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.pooled_classifiers import CLASSIFIERS
+from cfmlc_jax.models.statistics import CIFAR, standardise
+
+K = 3
+
+
+def classifier(attention="none", name="causal_norm", **fields):
+    backbone = resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True)
+    head = heads.PooledHead(K, attention, CLASSIFIERS[name])
+    return Classifier(backbone=backbone, head=head, **fields)
+
+
+@functools.cache
+def initial(model):
+    return jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3))
+    )
+
+
+def trained(model, views, **options):
+    variables = initial(model)
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"], **options))
+    outputs, updated = apply(variables, views)
+    return outputs, updated["batch_stats"]["head"]["whole"]["mean_feature"]
+
+
+@pytest.fixture
+def views(rng):
+    return jnp.asarray(rng.random((4, 5, 32, 32, 3)), jnp.float32)
+
+
+def test_the_mean_is_of_whole_views(views):
+    model = classifier("cross")
+    outputs, mean = trained(model, views, mu=0.5)
+    np.testing.assert_allclose(mean, outputs.features["pooled"][:, 0].mean(axis=0), rtol=1e-5, atol=1e-6)
+    assert outputs.counterfactual.shape == outputs.whole.shape == outputs.score.shape == (4, 5, K)
+    assert outputs.cosine.shape == (4, 5)
+
+
+def test_patches_of_another_size_do_not_move_it(views):
+    model = classifier("cross")
+    patches = views[:, 1:, :16, :16]
+    outputs, mean = trained(model, [views[:, :1], patches], mu=0.5)
+    np.testing.assert_allclose(mean, outputs.features["pooled"][:, 0].mean(axis=0), rtol=1e-5, atol=1e-6)
+    assert outputs.whole.shape == (4, 5, K)
+    assert outputs.counterfactual.shape == (4, 1, K)
+
+
+def test_counterfactual_and_cosine_are_those_of_the_pooled_features(views):
+    model = classifier()
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, initial(model))
+    outputs = model.apply(variables, views[:, :1], train=False)
+    kernel = variables["params"]["head"]["whole"]["kernel"]
+    mean = variables["batch_stats"]["head"]["whole"]["mean_feature"]
+    pooled = outputs.features["pooled"]
+    factual, counterfactual = causal_norm.logits(
+        pooled, kernel, mean, num_heads=2, tau=16.0, weight_offset=1 / 32
+    )
+    np.testing.assert_allclose(outputs.whole, factual, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs.counterfactual, counterfactual, rtol=1e-5, atol=1e-5)
+    cosines = causal_norm.cosines(pooled, mean, 2).mean(axis=-1)
+    np.testing.assert_allclose(outputs.cosine, cosines, rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_are_standardised_inside(views):
+    plain, standard = classifier(), classifier(statistics=CIFAR)
+    variables = initial(plain)
+    apply = functools.partial(plain.apply, variables, train=False)
+    expected = apply(standardise(views, CIFAR)).whole
+    np.testing.assert_allclose(
+        standard.apply(variables, views, train=False).whole, expected, rtol=1e-5, atol=1e-5
+    )
+    assert np.abs(apply(views).whole - expected).max() > 1e-2
+
+
+def test_options_arrive():
+    create = functools.partial(build.create, "resnet_small", K, attention="none", image_size=32)
+    model = create(head="causal_norm", num_heads=4, tau=8.0, gamma=0.5, frozen=("backbone/.*",))
+    assert dict(model.head.options) == {"num_heads": 4, "tau": 8.0, "gamma": 0.5}
+    assert model.frozen == ("backbone/.*",)
+    assert create(head="lws").frozen == (r"backbone/.*", r"head/whole/(kernel|bias)")
+    with pytest.raises(InputError, match="128 features cannot be cut into 3 heads of equal size"):
+        jax.eval_shape(
+            functools.partial(create(head="cosine", num_heads=3).init, train=False),
+            jax.random.key(0),
+            jnp.zeros((1, 1, 32, 32, 3)),
+        )
+
+
+def test_the_configuration_knows_the_heads_and_statistics():
+    with_mean = tuple(name for name, head in build.HEADS.items() if head.has_mean)
+    assert with_mean == configs.MEAN_HEADS
+    assert set(configs.HEADS) == {"", *build.HEADS}
+    assert set(configs.STATISTICS) == {"", *build.STATISTICS}

@@ -1,0 +1,116 @@
+"""Five training steps of the long-tailed reference, weights and inputs by rule, through our compiled step."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import reference
+
+from cfmlc_jax.causal import effects
+from cfmlc_jax.longtail import convert
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.loop import state as states
+from cfmlc_jax.loop import step as steps
+from cfmlc_jax.models import build
+from cfmlc_jax.optim.build import sgd
+
+NAME, STEPS = "resnet32_cifar", 5
+SHAPES = Path(__file__).parents[1] / "golden" / "longtail_backbones" / "resnet32_shapes.json"
+# Sums over all of a parameter, relative to the sum of its magnitudes; single values.
+SUM, ONE = 1e-4, 1e-3
+
+
+def images(seed):
+    noise = np.random.RandomState(seed).standard_normal((8, 3, 32, 32)).astype(np.float32)
+    return np.ascontiguousarray(noise.transpose(0, 2, 3, 1))[:, None]
+
+
+def batch(step):
+    labels = np.random.RandomState(200 + step).randint(0, 10, 8)
+    return {"views": images(100 + step), "labels": np.eye(10, dtype=np.float32)[labels]}
+
+
+def weights():
+    shapes = {key: tuple(shape) for key, shape in json.loads(SHAPES.read_text()).items()}
+    filled = {key: reference.fill(key, shape) for key, shape in shapes.items() if "num_batches" not in key}
+    checkpoint = {
+        convert.LATEST: {
+            convert.BACKBONE: filled,
+            convert.CLASSIFIER: {"weight": reference.fill("weight", (10, 128))},
+        },
+        convert.MEAN_FEATURE: np.zeros(128, np.float32),
+    }
+    return convert.from_torch(NAME, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The losses, logits of the first step, and the variables after the last."""
+    model = build.create(NAME, 10, attention="none", image_size=32, head="causal_norm")
+    method = methods.one_label("cross_entropy")
+    # One device (two and four agree): with eight, one ReLU of the second step lies so near to 0 that rounding
+    # puts it on the other side.
+    mesh = jax.make_mesh((1, 1), (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    optimizer = sgd(learning_rate=0.02)
+    make, abstract = states.plan(
+        model, optimizer, (1, 1, 32, 32, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    state = make().replace(variables=jax.device_put(weights(), shardings.variables))
+    step = steps.train_step(
+        model,
+        optimizer,
+        method,
+        mean_rate=lambda step: 0.9,
+        ema_decay=0.0,
+        log_every=1,
+        seed=0,
+        mesh=mesh,
+        shardings=shardings,
+    )
+    losses = []
+    for i in range(STEPS):
+        state, first_bad = step(state, meshes.to_devices(batch(i), mesh))
+        assert int(first_bad) == -1
+        losses.append(float(state.tally["loss"]))
+    score = steps.score_step(
+        model, method, kinds=("feature",), null="mean", patches=methods.Patches((2,)), mesh=mesh
+    )
+    logits = score(
+        state.variables, state.mean_colour, meshes.to_devices({"views": images(999)}, mesh)["views"]
+    )
+    return losses, jax.tree.map(np.asarray, logits), jax.tree.map(np.asarray, state.variables)
+
+
+def test_losses(golden, trained):
+    np.testing.assert_allclose(trained[0], golden("longtail/trajectory.npz")["losses"], rtol=0, atol=1e-5)
+
+
+def test_effects_after_training(golden, trained):
+    expected, logits = golden("longtail/trajectory.npz"), trained[1]
+    for alpha in (0.0, 1.0, 3.0):
+        effect = effects.total_direct_effect(logits["combined"], logits["null_feature"], alpha)
+        np.testing.assert_allclose(effect, expected[f"eval_logits_alpha_{alpha}"], rtol=0, atol=1e-3)
+
+
+def test_mean_feature_and_parameters(golden, trained):
+    expected, variables = golden("longtail/trajectory.npz"), trained[2]
+    back = convert.to_torch(NAME, variables)
+    mean = back[convert.MEAN_FEATURE]
+    np.testing.assert_allclose(mean, expected["embed_mean"], rtol=0, atol=1e-3 * np.abs(mean).max())
+    entries = {
+        f"{part}{key.removeprefix('module.')}": array
+        for part, name in (("", convert.BACKBONE), ("classifier.", convert.CLASSIFIER))
+        for key, array in back[convert.LATEST][name].items()
+    }
+    for name in expected:
+        if name.startswith("params/"):
+            array = np.asarray(entries[name.removeprefix("params/")], np.float64)
+            total, magnitude, *first = expected[name]
+            np.testing.assert_allclose(
+                [array.sum(), np.abs(array).sum()], [total, magnitude], rtol=0, atol=SUM * magnitude
+            )
+            np.testing.assert_allclose(array.ravel()[:8], first, rtol=0, atol=ONE)
