@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Accuracy on long-tailed digits over seeds: plain, cosine, De-confound, De-confound-TDE.
+
+    scripts/longtail_table.py [--seeds=3] [--alpha=0.5] [--workdir=runs/longtail_table] [FLAG=VALUE …]
+
+Trains configs/longtail_digits.py:VARIANT for every variant and seed (of the weights and of the images
+that are kept), one after the other; a run that is done is not done again, one that was cut goes on.
+Prints a Markdown table of mean ± deviation over the seeds and writes it to WORKDIR/table.md. Further
+arguments are flags of python -m cfmlc_jax.main, --config.train.epochs=5 say. Exit code 1: a run
+failed, and said why.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from cfmlc_jax import files
+from cfmlc_jax.report import tables
+
+CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
+SPLIT, METRICS = "test", ("top1", "many", "medium", "few")
+# Rows: what they are called, the variant that is trained, and whether its effect is taken.
+ROWS = (
+    ("plain", "plain", False),
+    ("cosine", "cosine", False),
+    ("Cosine-TDE", "cosine", True),
+    ("De-confound", "deconfound", False),
+    ("De-confound-TDE", "deconfound", True),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, …")
+    parser.add_argument("--alpha", type=float, default=0.5, help="strength of the effect (chosen on val)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/longtail_table"))
+    flags, further = parser.parse_known_args(arguments)
+    for seed in range(flags.seeds):
+        for variant in dict.fromkeys(variant for _, variant, _ in ROWS):
+            workdir = _workdir(flags, variant, seed)
+            if not (workdir / "report" / "index.html").exists() and not _train(
+                variant, seed, workdir, flags.alpha, further
+            ):
+                return 1
+    text = table(flags)
+    files.write_text(flags.workdir / "table.md", text + "\n")
+    print(text)
+    return 0
+
+
+def _workdir(flags, variant, seed):
+    return flags.workdir / f"{variant}-{seed}"
+
+
+def _train(variant, seed, workdir, alpha, further) -> bool:
+    command = [
+        *(sys.executable, "-m", "cfmlc_jax.main", f"--config={CONFIG}:{variant}", f"--workdir={workdir}"),
+        *(
+            f"--config.seed={seed}",
+            f"--config.data.longtail.seed={seed}",
+            f"--config.effect.alphas=({alpha},)",
+        ),
+        *further,
+    ]
+    print(" ".join(command), file=sys.stderr, flush=True)
+    return subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
+
+
+def table(flags: argparse.Namespace) -> str:
+    """Accuracies in percent as a Markdown table, mean ± sample deviation over the seeds."""
+    rows = []
+    for name, variant, effect in ROWS:
+        prediction = f"tde_feature_{flags.alpha:g}" if effect else "whole"
+        found = [_metrics(_workdir(flags, variant, seed))[prediction] for seed in range(flags.seeds)]
+        rows.append([name, *(_spread([of[metric] for of in found]) for metric in METRICS)])
+    return tables.markdown([f"accuracy %, {flags.seeds} seeds", "all", "many", "medium", "few"], rows)
+
+
+def _metrics(workdir):
+    results = json.loads((workdir / "report" / "results.json").read_text(encoding="utf-8"))
+    return results[SPLIT]["average"]["metrics"]
+
+
+def _spread(values):
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
