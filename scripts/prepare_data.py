@@ -1,6 +1,6 @@
 """Says where a data set comes from, checks the copy on disk, and shows both of its splits.
 
-    python scripts/prepare_data.py coco|voc2007|vg256|table --root=DIR
+    python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|… --root=DIR
 
 It downloads and changes nothing. Exit code 0: the copy is complete and both splits open.
 """
@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfmlc_jax.data.sources import Source, checks
+from cfmlc_jax.data.sources import Source, checks, cifar_files
+from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.data.sources.image_list import STEMS, ImageList
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
 from cfmlc_jax.data.sources.voc import Voc, find_root
@@ -59,6 +61,36 @@ class DataSet:
     images: tuple[Images, ...] = ()
     labelled: tuple[int, int] | None = None
     find: Callable[[Path], Path] = Path
+
+
+def long_tailed_cifar(name: str, kept: int) -> DataSet:
+    """The entry of a long-tailed CIFAR: `kept` training images at an imbalance of 100."""
+    official = cifar_files.DATA_SETS[name]
+    forms = (official.python, official.binary)
+    return DataSet(
+        about=f"{official.title} ({cifar_files.URL}cifar.html), of which a long tail is kept; one of the two archives is enough",
+        layout="\n".join(f"DIR/{form.archive.name}    or DIR/{form.folder}/, unpacked" for form in forms),
+        open=lambda flags, split: CifarLT(name, flags.root, split),
+        archives=tuple(
+            Archive(cifar_files.URL + form.archive.name, form.archive.size, f"md5:{form.archive.md5}")
+            for form in forms
+        ),
+        labelled=(kept, 10_000),
+    )
+
+
+def long_tailed_list(name: str, title: str, images: str, listed: tuple[int, int]) -> DataSet:
+    """The entry of photos with lists of Liu et al. (CVPR 2019), which have so many in train and val."""
+    stem = STEMS[name]
+    return DataSet(
+        about=f"{title} with the lists of Liu et al., CVPR 2019 (https://github.com/zhmiao/OpenLongTailRecognition-OLTR)",
+        layout=f"""\
+DIR/{stem}_train.txt, {stem}_val.txt, {stem}_test.txt    lines `path label`; paths relative to DIR
+{images}""",
+        open=lambda flags, split: ImageList(flags.root, split, stem=stem),
+        files=tuple(f"{stem}_{split}.txt" for split in ("train", "val", "test")),
+        labelled=listed,
+    )
 
 
 # Sizes and SHA-256: the checksum lists of TensorFlow Datasets. VOC's MD5: torchvision.
@@ -151,6 +183,20 @@ DIR/train.csv, DIR/val.csv    lines `path,label;label`; paths relative to DIR; n
 DIR/classes.txt               one class a line (optional: else the labels of train.csv, sorted)""",
         open=lambda flags, split: Table(flags.root, split),
         files=("train.csv", "val.csv"),
+    ),
+    "cifar10_lt": long_tailed_cifar("cifar10_lt", 12_406),
+    "cifar100_lt": long_tailed_cifar("cifar100_lt", 10_847),
+    "imagenet_lt": long_tailed_list(
+        "imagenet_lt",
+        "ImageNet 2012 (https://image-net.org)",
+        "DIR/train/n01440764/n01440764_190.JPEG ...\nDIR/val/ILSVRC2012_val_00000001.JPEG ...",
+        (115_846, 20_000),
+    ),
+    "places_lt": long_tailed_list(
+        "places_lt",
+        "Places365-Standard (http://places2.csail.mit.edu)",
+        "DIR/data_256/a/airfield/00000001.jpg ...",
+        (62_500, 7_300),
     ),
 }
 

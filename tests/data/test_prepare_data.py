@@ -54,7 +54,9 @@ def test_official_counts_are_asked_for(script, tmp_path, capsys):
     assert printed.endswith("incomplete\n")
 
 
-@pytest.mark.parametrize("name", ["coco", "voc2007", "vg256", "table"])
+@pytest.mark.parametrize(
+    "name", ["coco", "voc2007", "vg256", "table", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt"]
+)
 def test_an_empty_folder_is_explained(script, name, tmp_path, capsys):
     assert script.main([name, f"--root={tmp_path}"]) == 1
     printed = capsys.readouterr().out
@@ -112,7 +114,25 @@ def test_a_cut_archive_is_a_problem(script, small_coco, tmp_path, capsys):
 
 def test_every_checksum_is_one_that_this_python_can_compute(script):
     published = [a.checksum for d in script.DATA_SETS.values() for a in d.archives if a.checksum]
-    assert len(published) == 7
+    assert len(published) == 11
     for checksum in published:
         algorithm, _, digest = checksum.partition(":")
         assert len(bytes.fromhex(digest)) == hashlib.new(algorithm).digest_size
+
+
+def test_a_damaged_archive_of_cifar(script, tmp_path, capsys):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half of it")
+    assert script.main(["cifar10_lt", f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert "md5:c58f30108f718f92721af3b95e74349a" in printed
+    assert "10 bytes, wanted 170,498,071; download it again" in printed
+
+
+def test_lists_are_asked_for_their_official_numbers(script, tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.jpg").write_bytes(b"x")
+        (tmp_path / f"Places_LT_{split}.txt").write_text(f"{split}.jpg 0\n")
+    assert script.main(["places_lt", f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert "train: 1 images have a class, wanted 62,500" in printed
+    assert "val: 1 images have a class, wanted 7,300" in printed
