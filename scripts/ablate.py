@@ -386,16 +386,20 @@ def _measured_effects(folder: Path, config) -> list[dict[str, Any]]:
 
     without = scores(removals, config, ())
     rows = []
-    for null in NULLS:
+    of_images = tuple(kind for kind in config.effect.kinds if kind != "feature")
+    counterfactuals = [(null, null, of_images) for null in NULLS if of_images]
+    if "feature" in config.effect.kinds:
+        counterfactuals.append(("mean feature", config.effect.null, ("feature",)))
+    for name, null, kinds in counterfactuals:
         nulled = configs.from_json(configs.to_json(config))
         nulled.effect.null = null
-        with_nulls = scores(scenes, nulled, tuple(config.effect.kinds))
+        with_nulls = scores(scenes, nulled, kinds)
         found = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
         for prediction, estimated in found.estimated.items():
             of = agreement(estimated, found.true, generator=np.random.default_rng(0), images=found.image)
             rows.append(
                 {
-                    "null": null,
+                    "null": name,
                     "prediction": prediction,
                     "objects": of.effects,
                     "pearson": of.pearson.value,

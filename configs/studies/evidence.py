@@ -85,6 +85,13 @@ FURTHER = {
         },
         3.25,
     ),
+    "asl_deconfound": run(
+        "ASL, causal-norm head",
+        BASELINE | TDE | {"model.head": "causal_norm", "effect.kinds": ("whole", "feature")},
+        1,
+        shown=("whole",),
+        effects=True,
+    ),
     "asl_large": run("ASL baseline at 128 px", BASELINE | {"views.image_size": 128}, 4.3, shown=("whole",)),
     "asl_resnet18": run(
         "ASL baseline, ResNet-18", BASELINE | {"model.name": "resnet18"}, 13.7, shown=("whole",)
