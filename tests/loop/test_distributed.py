@@ -67,7 +67,7 @@ def run(path, processes, devices_each):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
     }
     arguments = [address, str(processes)]
     started = [

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent.parent
 # One device: each process compiles for itself, and eight would take eight times as long.
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(TESTS.parent),
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": "--xla_backend_optimization_level=1",
 }
 
 
