@@ -48,7 +48,6 @@ KNOBS: dict[str, dict[str, Any]] = {
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 NULLS = ("zeros", "mean", "blur")
 TIMED = 3  # runs of the compiled prediction; the fastest counts
-EFFECT_SCENES = 300
 
 
 def main() -> int:
@@ -117,7 +116,8 @@ def _of_study(flags):
             if row.prediction in run["shown"] or row.prediction.startswith("tde_") or row.variant
         ]
         if run.get("effects"):
-            effects += _effects(folder, config, name, seed)
+            found_effects = _effects(folder, config, run["effects"])
+            effects += [tables.EffectRow(name, run["text"], seed, **row) for row in found_effects]
     return rows, effects
 
 
@@ -355,16 +355,15 @@ def _logged_rate(folder: Path) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _effects(folder: Path, config, name: str, seed: int) -> list["tables.EffectRow"]:
-    """Estimated against true effects of objects in the balanced scenes, for every null."""
+def _effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
+    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`s."""
     path = folder / "effects.json"
     if not path.exists():
-        files.write_text(path, json.dumps(_measured_effects(folder, config)) + "\n")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [tables.EffectRow(name, seed, **row) for row in found]
+        files.write_text(path, json.dumps(_measured_effects(folder, config, num_scenes)) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _measured_effects(folder: Path, config) -> list[dict[str, Any]]:
+def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
     import numpy as np
     import optax
 
@@ -373,7 +372,7 @@ def _measured_effects(folder: Path, config) -> list[dict[str, Any]]:
     from cfmlc_jax.loop import evaluate, setup, true_effects
     from cfmlc_jax.metrics.agreement import agreement
 
-    scenes = Scenes("test_balanced", num_scenes=EFFECT_SCENES)
+    scenes = Scenes("test_balanced", num_scenes=num_scenes)
     removals = true_effects.Removals(scenes)
     parts = setup.create_setup(config, len(scenes.class_names))
     _, abstract = setup.state_plan(config, parts, optax.identity())

@@ -47,9 +47,10 @@ class Row(NamedTuple):
 
 
 class EffectRow(NamedTuple):
-    """How well an estimate of objects' effects agrees with the truth; both in logits."""
+    """How well an estimate of objects' effects agrees with the truth; both in logits. Names as in `Row`."""
 
     run: str
+    text: str
     seed: int
     null: str
     prediction: str
@@ -141,8 +142,8 @@ def spread(values: Sequence[float | None]) -> str:
 
 def _effect_table(effects) -> str:
     lines = []
-    for key in dict.fromkeys((row.run, row.null, row.prediction) for row in effects):
-        own = [row for row in effects if (row.run, row.null, row.prediction) == key]
+    for key in dict.fromkeys((row.text, row.null, row.prediction) for row in effects):
+        own = [row for row in effects if (row.text, row.null, row.prediction) == key]
         measured = ("pearson", "spearman", "slope", "bias", "mae", "rmse")
         lines.append([*key, *(_fine([getattr(row, name) for row in own]) for name in measured)])
     header = [
@@ -330,7 +331,7 @@ def _effect_figure(plt, effects) -> bool:
     panels: dict[tuple[str, str], dict[str, EffectRow]] = {}
     for row in first:
         _, kind, _alpha = row.prediction.split("_")
-        panels.setdefault((row.run, kind), {})[row.null] = row
+        panels.setdefault((row.text, kind), {})[row.null] = row
     if not panels:
         return False
     columns = min(4, len(panels))
@@ -340,7 +341,7 @@ def _effect_figure(plt, effects) -> bool:
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    for axis, ((run, kind), nulls) in zip(axes.flat, panels.items()):
+    for axis, ((text, kind), nulls) in zip(axes.flat, panels.items()):
         for null, row in nulls.items():
             axis.plot(
                 row.true, row.estimated, ".", markersize=3, alpha=0.5, label=f"{null}, r {row.pearson:.2f}"
@@ -348,7 +349,7 @@ def _effect_figure(plt, effects) -> bool:
         low, high = min(min(r.true) for r in nulls.values()), max(max(r.true) for r in nulls.values())
         axis.plot([low, high], [low, high], color="#999999", linewidth=1)
         alpha = next(iter(nulls.values())).prediction.rpartition("_")[2]
-        axis.set_title(f"{run}\n{kind}, alpha {alpha}", fontsize=8)
+        axis.set_title(f"{text}\n{kind}, alpha {alpha}", fontsize=8)
         axis.legend(fontsize=7, frameon=False)
     figure.supxlabel("true effect of the object on its logit")
     figure.supylabel("estimated effect")

@@ -16,7 +16,7 @@ STUDY = """
 def get_study(quick):
     tiny = {"data.scenes.num_train": 32, "train.epochs": 1, "train.checkpoint_every": 0}
     variant = {"zeros, too": {"effect.null": "zeros"}}
-    run = {"text": "tiny run", "fields": tiny, "variants": variant, "shown": ("combined",), "effects": False}
+    run = {"text": "tiny run", "fields": tiny, "variants": variant, "shown": ("combined",), "effects": 6}
     return {"base": "tests/configs/tiny.py", "seeds": (0, 1), "runs": {"tiny": run}}
 """
 
@@ -62,6 +62,12 @@ def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
         assert float(row["predict_mflops"]) > factor * float(rows[0]["predict_mflops"])
         assert float(row["train_gflops"]) > 0
         assert float(row["predict_images_per_second"]) > 0
+    effects = list(csv.DictReader((tmp_path / "effects.csv").read_text().splitlines()))
+    assert {(row["null"], row["prediction"]) for row in effects} == {
+        (null, f"tde_{kind}_0.5") for null in ("zeros", "mean", "blur") for kind in ("whole", "pivot")
+    }
+    assert all(int(row["objects"]) > 6 and float(row["mae"]) > 0 for row in effects)
+    assert "## Effects of objects" in (tmp_path / "results.md").read_text()
     assert "tiny run: zeros, too" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "figures" / "training_cost.svg").read_text().count("tiny run") >= 1
 
