@@ -70,7 +70,7 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
                 groups = len(state_dict[f"{branches['whole']}.{names.queries}"]) if names.queries else 0
                 return Architecture(np.shape(state_dict[keys[0]])[-1], attention, head, groups)
     raise InputError(
-        f"no head of {name} among the {len(state_dict)} entries (looked for {', '.join(tried)}): "
+        f"no head of {name} among the {len(state_dict)} entries (looked for {', '.join(dict.fromkeys(tried))}): "
         "the weights are another model's, or a backbone's alone"
     )
 
