@@ -25,14 +25,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Programs of one shape are compiled once for all seeds; set before JAX reads it.
+import ablate_tables as tables
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files
+from cfmlc_jax.errors import InputError, RunError
+
+# Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
-
-import ablate_tables as tables  # noqa: E402
-
-from cfmlc_jax import config as configs  # noqa: E402
-from cfmlc_jax import files  # noqa: E402
-from cfmlc_jax.errors import InputError, RunError  # noqa: E402
 
 # Ways to use a checkpoint: fields of the evaluation. Those that do not go with its method are left out.
 KNOBS: dict[str, dict[str, Any]] = {
@@ -46,8 +46,6 @@ KNOBS: dict[str, dict[str, Any]] = {
     "null blur": {"effect.null": "blur"},
 }
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
-NULLS = ("zeros", "mean", "blur")
-TIMED = 3  # runs of the compiled prediction; the fastest counts
 
 
 def main() -> int:
@@ -116,17 +114,21 @@ def _of_study(flags):
             if row.prediction in run["shown"] or row.prediction.startswith("tde_") or row.variant
         ]
         if run.get("effects"):
-            found_effects = _effects(folder, config, run["effects"])
+            found_effects = _measure().effects(folder, config, run["effects"])
             effects += [tables.EffectRow(name, run["text"], seed, **row) for row in found_effects]
     return rows, effects
 
 
 def _of_checkpoint(flags):
     """Rows of one checkpoint, as it is and with every knob that goes with it."""
-    from cfmlc_jax.checkpoint import manager
+    from cfmlc_jax.checkpoint import manager  # imports JAX, see `_measure`
 
     path = manager.find(flags.checkpoint)
     stored = configs.to_json(configs.from_json(manager.read_meta(path)["config"]))
+    if configs.is_one_label(stored):
+        raise InputError(
+            f"{path} has one label an image, no patches and no image nulls; the report of its run draws accuracy over alpha"
+        )
     rows: list[tables.Row] = []
     for knob, fields in [("as it is", {}), *KNOBS.items()]:
         place = flags.workdir / "variants" / knob.replace(" ", "_")
@@ -182,7 +184,12 @@ def _base(path):
         raise InputError(f"the study's base configuration {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    config = module.get_config()
+    if configs.is_one_label(config):
+        raise InputError(
+            f"the study's base configuration {path} has one label an image; studies compare mAPs"
+        )
+    return config
 
 
 def _with(config, fields):
@@ -240,7 +247,7 @@ def _config_file(config) -> str:
 def _rows(workdir: Path, folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
     """A row for every prediction on every split, with what training and prediction cost."""
     results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
-    costs = _costs(workdir / "costs" / f"{head.run}_{head.variant}.json".replace(" ", "_"), config)
+    costs = _measure().costs(workdir / "costs" / f"{head.run}_{head.variant}.json".replace(" ", "_"), config)
     rate = _logged_rate(folder)
     rows = []
     for split, of_split in results.items():
@@ -271,80 +278,6 @@ def _work(prediction):
     return prediction.split("_")[1] if prediction.startswith("tde_") else "factual"
 
 
-def _costs(path: Path, config) -> dict[str, Any]:
-    """What the compiled programs of a run cost; measured once for all its seeds and kept in a file.
-
-    Training in 10⁹ floating-point operations of the whole run, prediction in 10⁶ an image, and images
-    a second of prediction on one batch that is on the device.
-    """
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    import jax
-    import jax.numpy as jnp
-
-    from cfmlc_jax.data import build as data
-    from cfmlc_jax.loop import evaluate, setup
-    from cfmlc_jax.loop import step as steps
-
-    source = data.source(config.data, "train")
-    parts = setup.create_setup(config, len(source.class_names))
-    optimizer = setup.optimizer(config, 1000, parts.model.frozen)
-    make, abstract = setup.state_plan(config, parts, optimizer)
-    train_step = steps.train_step(
-        parts.model,
-        optimizer,
-        parts.method,
-        patches=parts.patches["train"],
-        null=config.train.null,
-        null_rate=config.train.null_rate,
-        ema_decay=config.optim.ema_decay,
-        log_every=config.train.log_every,
-        seed=config.seed,
-        mesh=parts.mesh,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-    )
-    images, classes = config.train.batch_size, len(source.class_names)
-    batch = {
-        "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
-    }
-    per_step = _flops(train_step.lower(abstract, batch))
-    total = setup.steps_per_epoch(config, source) * config.train.epochs
-    costs: dict[str, Any] = {
-        "train_gflops": per_step * total / 1e9,
-        "predict_mflops": {},
-        "predict_images_per_second": {},
-    }
-    for work in ("factual", *config.effect.kinds):
-        score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
-        flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
-        costs["predict_mflops"][work], costs["predict_images_per_second"][work] = flops / 1e6, rate
-    _make(path.parent)
-    files.write_text(path, json.dumps(costs, indent=1) + "\n")
-    return costs
-
-
-def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
-    """Operations of an image's prediction, and images a second on a batch that is on the device."""
-    import jax
-    import jax.numpy as jnp
-
-    views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
-    arguments = state.average, state.mean_colour, views
-    flops = _flops(score.lower(*arguments)) / images
-    jax.block_until_ready(score(*arguments))
-    seconds = []
-    for _ in range(TIMED):
-        begun = time.perf_counter()
-        jax.block_until_ready(score(*arguments))
-        seconds.append(time.perf_counter() - begun)
-    return flops, images / min(seconds)
-
-
-def _flops(lowered) -> float:
-    return lowered.compile().cost_analysis()["flops"]
-
-
 def _logged_rate(folder: Path) -> float | None:
     """Median of the images a second that training logged, reading included; None where nothing was trained."""
     path = folder / "metrics.jsonl"
@@ -355,63 +288,11 @@ def _logged_rate(folder: Path) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`s."""
-    path = folder / "effects.json"
-    if not path.exists():
-        files.write_text(path, json.dumps(_measured_effects(folder, config, num_scenes)) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+def _measure():
+    """What measures in this process. It imports JAX, which has to wait for the cache's place."""
+    import ablate_measure
 
-
-def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    import numpy as np
-    import optax
-
-    from cfmlc_jax.checkpoint import manager
-    from cfmlc_jax.data.sources.scenes import Scenes
-    from cfmlc_jax.loop import evaluate, setup, true_effects
-    from cfmlc_jax.metrics.agreement import agreement
-
-    scenes = Scenes("test_balanced", num_scenes=num_scenes)
-    removals = true_effects.Removals(scenes)
-    parts = setup.create_setup(config, len(scenes.class_names))
-    _, abstract = setup.state_plan(config, parts, optax.identity())
-    model = manager.read_model(manager.find(folder), abstract.parts()[0])
-    batch_size = config.evaluate.batch_size
-
-    def scores(source, config, kinds):
-        score = evaluate.score_step(config, parts, kinds)
-        return evaluate.score_split(parts, score, model, source, batch_size=batch_size)["average"]
-
-    without = scores(removals, config, ())
-    rows = []
-    of_images = tuple(kind for kind in config.effect.kinds if kind != "feature")
-    counterfactuals = [(null, null, of_images) for null in NULLS if of_images]
-    if "feature" in config.effect.kinds:
-        counterfactuals.append(("mean feature", config.effect.null, ("feature",)))
-    for name, null, kinds in counterfactuals:
-        nulled = configs.from_json(configs.to_json(config))
-        nulled.effect.null = null
-        with_nulls = scores(scenes, nulled, kinds)
-        found = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
-        for prediction, estimated in found.estimated.items():
-            of = agreement(estimated, found.true, generator=np.random.default_rng(0), images=found.image)
-            rows.append(
-                {
-                    "null": name,
-                    "prediction": prediction,
-                    "objects": of.effects,
-                    "pearson": of.pearson.value,
-                    "spearman": of.spearman.value,
-                    "slope": of.slope,
-                    "bias": of.bias,
-                    "mae": of.mae,
-                    "rmse": of.rmse,
-                    "true": found.true.round(4).tolist(),
-                    "estimated": estimated.round(4).tolist(),
-                }
-            )
-    return rows
+    return ablate_measure
 
 
 def _make(folder: Path):

@@ -98,6 +98,14 @@ def test_bad_arguments(arguments, message, study, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_study_of_one_label(study, tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text(STUDY.replace("tests/configs/tiny.py", "configs/longtail_digits.py"))
+    done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "longtail_digits.py has one label an image" in done.stderr
+
+
 def test_a_study_with_an_unknown_field(study, tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text(STUDY.replace("train.epochs", "train.epoks"))

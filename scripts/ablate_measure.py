@@ -1,0 +1,138 @@
+"""What ablate.py measures itself: costs of compiled programs, and estimated against true effects."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.loop import evaluate, setup, true_effects
+from cfmlc_jax.loop import step as steps
+from cfmlc_jax.metrics.agreement import agreement
+
+NULLS = ("zeros", "mean", "blur")
+TIMED = 3  # runs of the compiled prediction; the fastest counts
+
+
+def costs(path: Path, config) -> dict[str, Any]:
+    """What the compiled programs of a run cost; measured once for all its seeds and kept in a file.
+
+    Training in 10⁹ floating-point operations of the whole run, prediction in 10⁶ an image, and images
+    a second of prediction on one batch that is on the device.
+    """
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    source = data.source(config.data, "train")
+    parts = setup.create_setup(config, len(source.class_names))
+    optimizer = setup.optimizer(config, 1000, parts.model.frozen)
+    make, abstract = setup.state_plan(config, parts, optimizer)
+    train_step = steps.train_step(
+        parts.model,
+        optimizer,
+        parts.method,
+        patches=parts.patches["train"],
+        null=config.train.null,
+        null_rate=config.train.null_rate,
+        ema_decay=config.optim.ema_decay,
+        log_every=config.train.log_every,
+        seed=config.seed,
+        mesh=parts.mesh,
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    images, classes = config.train.batch_size, len(source.class_names)
+    batch = {
+        "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
+    }
+    per_step = _flops(train_step.lower(abstract, batch))
+    total = setup.steps_per_epoch(config, source) * config.train.epochs
+    found: dict[str, Any] = {
+        "train_gflops": per_step * total / 1e9,
+        "predict_mflops": {},
+        "predict_images_per_second": {},
+    }
+    for work in ("factual", *config.effect.kinds):
+        score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
+        flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
+        found["predict_mflops"][work], found["predict_images_per_second"][work] = flops / 1e6, rate
+    path.parent.mkdir(exist_ok=True)
+    files.write_text(path, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
+    """Operations of an image's prediction, and images a second on a batch that is on the device."""
+    views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
+    arguments = state.average, state.mean_colour, views
+    flops = _flops(score.lower(*arguments)) / images
+    jax.block_until_ready(score(*arguments))
+    seconds = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        jax.block_until_ready(score(*arguments))
+        seconds.append(time.perf_counter() - begun)
+    return flops, images / min(seconds)
+
+
+def _flops(lowered) -> float:
+    return lowered.compile().cost_analysis()["flops"]
+
+
+def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
+    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`s."""
+    path = folder / "effects.json"
+    if not path.exists():
+        files.write_text(path, json.dumps(_measured_effects(folder, config, num_scenes)) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
+    scenes = Scenes("test_balanced", num_scenes=num_scenes)
+    removals = true_effects.Removals(scenes)
+    parts = setup.create_setup(config, len(scenes.class_names))
+    _, abstract = setup.state_plan(config, parts, optax.identity())
+    model = manager.read_model(manager.find(folder), abstract.parts()[0])
+    batch_size = config.evaluate.batch_size
+
+    def scores(source, config, kinds):
+        score = evaluate.score_step(config, parts, kinds)
+        return evaluate.score_split(parts, score, model, source, batch_size=batch_size)["average"]
+
+    without = scores(removals, config, ())
+    rows = []
+    of_images = tuple(kind for kind in config.effect.kinds if kind != "feature")
+    counterfactuals = [(null, null, of_images) for null in NULLS if of_images]
+    if "feature" in config.effect.kinds:
+        counterfactuals.append(("mean feature", config.effect.null, ("feature",)))
+    for name, null, kinds in counterfactuals:
+        nulled = configs.from_json(configs.to_json(config))
+        nulled.effect.null = null
+        with_nulls = scores(scenes, nulled, kinds)
+        found = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
+        for prediction, estimated in found.estimated.items():
+            of = agreement(estimated, found.true, generator=np.random.default_rng(0), images=found.image)
+            rows.append(
+                {
+                    "null": name,
+                    "prediction": prediction,
+                    "objects": of.effects,
+                    "pearson": of.pearson.value,
+                    "spearman": of.spearman.value,
+                    "slope": of.slope,
+                    "bias": of.bias,
+                    "mae": of.mae,
+                    "rmse": of.rmse,
+                    "true": found.true.round(4).tolist(),
+                    "estimated": estimated.round(4).tolist(),
+                }
+            )
+    return rows
