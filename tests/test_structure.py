@@ -8,7 +8,7 @@ import cfmlc_jax
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
     "errors", "files", "config", "recipes", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
-    "longtail", "report", "loop", "main", "predict",
+    "report", "loop", "longtail", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.
 PURE = ("causal", "losses", "metrics", "optim", "models")

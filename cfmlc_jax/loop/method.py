@@ -9,7 +9,6 @@ from cfmlc_jax import losses
 from cfmlc_jax.causal import effects, views
 from cfmlc_jax.causal.patches import POOLINGS, Pooling
 from cfmlc_jax.causal.views import Grid
-from cfmlc_jax.longtail import losses as longtail_losses
 from cfmlc_jax.models.classifier import Outputs
 
 
@@ -72,16 +71,16 @@ def one_label(loss: str, *, focal_gamma: float = 2.0, class_counts: Any = None) 
     """
     weights = None
     if loss == "weighted_cross_entropy" and class_counts is not None:
-        weights = longtail_losses.class_weights(class_counts)
+        weights = losses.class_weights(class_counts)
 
     def mean(logits, labels):
         if loss == "cross_entropy":
-            return longtail_losses.cross_entropy(logits, labels).mean()
+            return losses.cross_entropy(logits, labels).mean()
         if loss == "focal":
-            return longtail_losses.focal(logits, labels, focal_gamma).mean()
+            return losses.focal(logits, labels, focal_gamma).mean()
         if weights is None:
             raise ValueError("weighted_cross_entropy is trained with the classes' numbers of images")
-        return longtail_losses.weighted_cross_entropy(logits, labels, weights).mean()
+        return losses.weighted_cross_entropy(logits, labels, weights).mean()
 
     return with_loss("asl", mean)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import reference
 
+from cfmlc_jax import losses
 from cfmlc_jax.causal import effects
-from cfmlc_jax.longtail import box_head, losses
+from cfmlc_jax.longtail import box_head
 
 GOLDEN = "longtail/box_head.npz"
 # The reference's number of classes counts the background in "lvis_old"; ours never does.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import reference
 
+from cfmlc_jax import losses
 from cfmlc_jax.causal import causal_norm, effects
-from cfmlc_jax.longtail import losses
 from cfmlc_jax.models import pooled_classifiers as classifiers
 
 GOLDEN = "longtail/classifiers.npz"

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfmlc_jax import losses
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.longtail import losses
 
 GOLDEN = "longtail/losses.npz"
 
