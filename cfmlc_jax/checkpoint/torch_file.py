@@ -17,6 +17,7 @@ from cfmlc_jax.errors import InputError
 _WEIGHTS, _AVERAGE = "state_dict", "state_dict_ema"
 _OTHER_WEIGHTS = "model"
 _PARALLEL = "module."
+_WAY_OUT = "save it anew in PyTorch: torch.save(model.state_dict(), FILE)"
 # What PyTorch raises on a file that is cut, or is no file of PyTorch's at all.
 _DAMAGED = (
     AssertionError,
@@ -44,8 +45,8 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
             tensors and plain values, or no tensors.
     """
     path = Path(path)
-    torch = _import_torch(f"to read {path}")
-    stored = _load(torch, path)
+    torch = import_torch(f"to read {path}")
+    stored = load(torch, path)
     if not isinstance(stored, Mapping):
         raise InputError(f"{path} holds a {type(stored).__name__}, not a state_dict; {_WAY_OUT}")
     for key in (_WEIGHTS, _OTHER_WEIGHTS):
@@ -73,17 +74,41 @@ def write_torch(
         InputError: no PyTorch, or a file that cannot be written.
     """
     path = Path(path)
-    torch = _import_torch(f"to write {path}")
-
-    def tensors(arrays):
-        return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+    torch = import_torch(f"to write {path}")
 
     contents = {
         "epoch": None,
-        _WEIGHTS: tensors(state_dict),
-        _AVERAGE: tensors(state_dict if average is None else average),
+        _WEIGHTS: tensors(torch, state_dict),
+        _AVERAGE: tensors(torch, state_dict if average is None else average),
         "best_mAP": None,
     }
+    save(torch, path, contents)
+
+
+def import_torch(purpose: str) -> Any:
+    """PyTorch, which is an optional extra.
+
+    Raises:
+        InputError: it is not installed; `purpose`, "to read FILE", says what needs it.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(f"PyTorch is needed {purpose}: pip install 'cfmlc_jax[torch]'") from error
+    return torch
+
+
+def tensors(torch: Any, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Tensors of arrays, by the same keys."""
+    return {key: torch.from_numpy(np.array(array)) for key, array in state_dict.items()}
+
+
+def save(torch: Any, path: Path, contents: Mapping[str, Any]) -> None:
+    """Write a file of PyTorch's; whole or not there.
+
+    Raises:
+        InputError: a file that cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -95,22 +120,16 @@ def write_torch(
         raise InputError(f"{path} cannot be written ({error.strerror}); give another place") from error
 
 
-_WAY_OUT = "save it anew in PyTorch: torch.save(model.state_dict(), FILE)"
+def load(torch: Any, path: Path) -> Any:
+    """What a file of PyTorch's holds; arrays and numbers of numpy's as `FromNumpy`.
 
-
-def _import_torch(purpose):
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(f"PyTorch is needed {purpose}: pip install 'cfmlc_jax[torch]'") from error
-    return torch
-
-
-def _load(torch, path):
+    Raises:
+        InputError: a file that cannot be read, is damaged, or holds code.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of PyTorch")
     try:
-        allowed = [(_LeftThere, name) for name in _LeftThere.NAMES]
+        allowed = [(FromNumpy, name) for name in FromNumpy.NAMES]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             # Said of files that are then refused, in one line that says why.
             warnings.filterwarnings("ignore", ".*(Detected pickle protocol|TorchScript archive)")
@@ -121,14 +140,14 @@ def _load(torch, path):
         raise InputError(_reason(path, error)) from error
 
 
-class _LeftThere:
-    """Stands where a file has an array or number of numpy's, such as MLC-PAT's APs: nobody asks for it.
+class FromNumpy:
+    """An array, number or type of numpy's as its pickle describes it: what it is made of, not made.
 
     PyTorch would refuse the file; allowing numpy's own constructors would run them on its bytes.
     """
 
     NAMES = (
-        *("numpy.dtype", "numpy.ndarray"),
+        *("numpy.dtype", "numpy.ndarray", "numpy.dtypes.Float32DType", "numpy.dtypes.Float64DType"),
         *(  # as numpy 2 and numpy 1 wrote them
             f"{module}.multiarray.{function}"
             for module in ("numpy._core", "numpy.core")
@@ -136,11 +155,12 @@ class _LeftThere:
         ),
     )
 
-    def __init__(self, *_):
-        pass
+    def __init__(self, *arguments):
+        self.arguments = arguments
+        self.state: Any = None
 
-    def __setstate__(self, _):
-        pass
+    def __setstate__(self, state):
+        self.state = state
 
 
 def _reason(path, error):
@@ -158,11 +178,21 @@ def _arrays(torch, path, state_dict):
     if not isinstance(state_dict, Mapping) or not any(map(torch.is_tensor, state_dict.values())):
         keys = ", ".join(map(repr, list(state_dict)[:8])) if isinstance(state_dict, Mapping) else "none"
         raise InputError(f"{path} has no tensors where a state_dict should be (keys: {keys}); {_WAY_OUT}")
+    found = arrays(torch, path, state_dict)
+    while all(key.startswith(_PARALLEL) for key in found):
+        found = {key.removeprefix(_PARALLEL): array for key, array in found.items()}
+    return found
+
+
+def arrays(torch: Any, path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by the file's own keys, half precision as float32.
+
+    Raises:
+        InputError: something among the tensors that is none, or no dense one.
+    """
     for key, value in state_dict.items():
         if not isinstance(key, str) or not torch.is_tensor(value):
             raise InputError(f"{path}: {key!r} is a {type(value).__name__} among tensors; {_WAY_OUT}")
-    while all(key.startswith(_PARALLEL) for key in state_dict):
-        state_dict = {key.removeprefix(_PARALLEL): value for key, value in state_dict.items()}
     return {key: _array(path, key, tensor) for key, tensor in state_dict.items()}
 
 

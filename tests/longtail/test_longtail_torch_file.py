@@ -88,10 +88,10 @@ class Code:
     [
         ([1], "has neither 'state_dict_best' nor 'state_dict'"),
         ({"state_dict": 3}, "has neither 'state_dict_best' nor 'state_dict'"),
-        ({"state_dict": {"feat_model": {"a": 3}}}, "'a' is of type int among tensors"),
+        ({"state_dict": {"feat_model": {"a": 3}}}, "'a' is a int among tensors"),
         ({"state_dict": {}, "embed": [1.0]}, "'embed' is not an array of numbers"),
         ({"state_dict": {}, "embed": np.arange(3)}, "'embed' is not an array of 32 or 64 bit floats"),
-        ({"state_dict": {}, "embed": Code()}, "damaged, or holds code, which is not run"),
+        ({"state_dict": {}, "embed": Code()}, "which is code and is not run"),
     ],
 )
 def test_other_files(torch, tmp_path, capsys, stored, message):
