@@ -103,3 +103,29 @@ def long_tailed(variant: str, *, first_stage: str = "", stage_epochs: int = 5) -
         config.optim.weight_decay = 1e-4
         config.train.epochs = stage_epochs
     return config
+
+
+def long_tailed_photos(name: str, variant: str) -> ConfigDict:
+    """ResNeXt-50 from random weights on "imagenet" or "places", their list files' splits, unlocked.
+
+    Args:
+        name: of the data set, without "_lt".
+        variant: as in `long_tailed`.
+
+    Raises:
+        InputError: another variant.
+    """
+    config = long_tailed(variant, first_stage=f"runs/longtail_{name}_plain")
+    config.data.source = f"{name}_lt"
+    config.data.test_splits = ("test",)
+    config.views.image_size = 224
+    config.views.crop = "area"
+    config.model.name = "resnext50_32x4d"
+    config.model.statistics = "imagenet"
+    config.model.cosine.mu_from_rate = True
+    config.optim.schedule = "cosine"
+    config.train.batch_size = 512
+    if variant != "lws":
+        config.train.epochs = 90
+    config.effect.alphas = (3.0,)
+    return config

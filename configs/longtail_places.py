@@ -15,17 +15,4 @@ from cfmlc_jax import recipes
 
 
 def get_config(variant: str = ""):
-    config = recipes.long_tailed(variant, first_stage="runs/longtail_places_plain")
-    config.data.source = "places_lt"
-    config.data.test_splits = ("test",)
-    config.views.image_size = 224
-    config.views.crop = "area"
-    config.model.name = "resnext50_32x4d"
-    config.model.statistics = "imagenet"
-    config.model.cosine.mu_from_rate = True
-    config.optim.schedule = "cosine"
-    config.train.batch_size = 512
-    if variant != "lws":
-        config.train.epochs = 90
-    config.effect.alphas = (3.0,)
-    return config
+    return recipes.long_tailed_photos("places", variant)

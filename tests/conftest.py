@@ -18,6 +18,8 @@ import jax
 import numpy as np
 import pytest
 
+from cfmlc_jax import main
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -52,6 +54,20 @@ def script(request):
     spec.loader.exec_module(module)
     yield module
     del sys.modules[name]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        code = main.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

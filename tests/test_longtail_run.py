@@ -36,20 +36,6 @@ def config(variant=""):
     return f"--config={DIGITS}:{variant}" if variant else f"--config={DIGITS}"
 
 
-@pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["main", *arguments])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Trains a variant, once for all tests: its workdir."""

@@ -11,26 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax import main
-
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
 COCO = f"--config={REPOSITORY / 'configs' / 'coco.py'}"
 TABLE = f"--config={REPOSITORY / 'configs' / 'own_images.py'}"
-
-
-@pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["main", *arguments])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def assert_error(result, *words):
