@@ -100,14 +100,14 @@ def _of_study(flags):
         config = _with(_base(study["base"]), run["fields"] | {"seed": seed})
         _run(flags.workdir, folder, config, "train")
         found = _rows(
-            flags.workdir, folder, config, tables.Row(name, run["text"], run.get("group", ""), seed)
+            flags.workdir, folder, config, config, tables.Row(name, run["text"], run.get("group", ""), seed)
         )
         for variant, fields in run["variants"].items():
             place = folder / "variants" / variant.replace(" ", "_").replace(",", "")
             other = _with(_base(study["base"]), run["fields"] | {"seed": seed} | fields)
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
-            found += _rows(flags.workdir, place, other, row)
+            found += _rows(flags.workdir, place, config, other, row)
         rows += [
             row
             for row in found
@@ -141,6 +141,7 @@ def _of_checkpoint(flags):
         rows += _rows(
             flags.workdir,
             place,
+            configs.from_json(stored),
             config,
             tables.Row("checkpoint", knob, flags.checkpoint.name, config.seed, knob),
         )
@@ -244,25 +245,31 @@ def _config_file(config) -> str:
     return f"import json\nfrom cfmlc_jax import config as configs\ndef get_config():\n    return configs.from_json(json.loads({fields!r}))\n"
 
 
-def _rows(workdir: Path, folder: Path, config, head: "tables.Row") -> list["tables.Row"]:
-    """A row for every prediction on every split, with what training and prediction cost."""
+def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> list["tables.Row"]:
+    """A row for every prediction on every split, with what training and prediction cost.
+
+    The configuration of the training is `trained`, that of the evaluation `config`.
+    """
     results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
-    costs = _measure().costs(workdir / "costs" / f"{head.run}_{head.variant}.json".replace(" ", "_"), config)
+    costs = workdir / "costs"
+    use = f"{head.run}_{head.variant}".rstrip("_").replace(" ", "_")
+    training = _measure().training_gflops(costs / f"{head.run}_training.json", trained)
+    prediction = _measure().prediction_costs(costs / f"{use}.json", config)
     rate = _logged_rate(folder)
     rows = []
     for split, of_split in results.items():
         of_average = of_split["average"]
         company, located = of_average["company"], of_average["localization"]
-        for prediction, metrics in of_average["metrics"].items():
-            beside = company["predictions"].get(prediction) if company else None
+        for predicted, metrics in of_average["metrics"].items():
+            beside = company["predictions"].get(predicted) if company else None
             rows.append(
                 head._replace(
-                    prediction=prediction,
+                    prediction=predicted,
                     split=split,
-                    train_gflops=costs["train_gflops"],
+                    train_gflops=training,
                     train_images_per_second=rate,
-                    predict_mflops=costs["predict_mflops"][_work(prediction)],
-                    predict_images_per_second=costs["predict_images_per_second"][_work(prediction)],
+                    predict_mflops=prediction["mflops"][_work(predicted)],
+                    predict_images_per_second=prediction["images_per_second"][_work(predicted)],
                     excess_fpr=beside["excess_fpr"][0] if beside else None,
                     context_auc=beside["context_auc"][0] if beside else None,
                     pivot_hit=located["all"]["hit"] if located else None,

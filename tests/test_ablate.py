@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
     assert all(int(row["objects"]) > 6 and float(row["mae"]) > 0 for row in effects)
     assert "## Effects of objects" in (tmp_path / "results.md").read_text()
     assert "tiny run: zeros, too" in (tmp_path / "results.md").read_text()
-    assert (tmp_path / "figures" / "training_cost.svg").read_text().count("tiny run") >= 1
+    assert (tmp_path / "figures" / "cost.svg").read_text().count("tiny run") >= 1
 
     again = ablate(f"--study={study}", f"--workdir={tmp_path}", "--seeds=0")
     assert again.returncode == 0, again.stderr
@@ -127,6 +128,56 @@ def test_the_study_of_evidence_is_valid(monkeypatch):
             for fields in ({}, *run["variants"].values()):
                 config = script._with(script._base(ROOT / "configs/scenes.py"), run["fields"] | fields)
                 assert config.train.epochs >= 1
+
+
+def _row(tables, run, *, accuracy, variant="", prediction="combined", bias=0.9, seed=0, cost=1.0):
+    return [
+        tables.Row(
+            f"{run}_bias{bias:g}", f"{run}{variant and ': '}{variant}", f"bias {bias:g}", seed, variant,
+            prediction, split, mAP_sklearn=accuracy - drop, excess_fpr=drop, train_gflops=cost,
+            predict_mflops=cost, predict_images_per_second=100 / cost,
+        )
+        for split, drop in (("test_iid", 0.0), ("test_balanced", 10.0))
+    ]  # fmt: skip
+
+
+def _texts(svg):
+    return re.findall(r">([^<]+)</text>", svg.read_text())
+
+
+def test_figures(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import ablate_figures
+    import ablate_tables as tables
+
+    rows = []
+    for seed in (0, 1):
+        for bias in (0.9, 0.0):
+            rows += _row(tables, "good", accuracy=90.0 + seed, bias=bias, seed=seed)
+            rows += _row(tables, "dear", accuracy=80.0, bias=bias, seed=seed, cost=5.0)
+        rows += _row(tables, "good", accuracy=70.0, variant="grid 3", seed=seed, cost=2.0)
+        rows += _row(tables, "good", accuracy=90.0 + seed, variant="null zeros", seed=seed)
+        for alpha in ("0.5", "1"):
+            rows += _row(tables, "good", accuracy=85.0, prediction=f"tde_pivot_{alpha}", seed=seed)
+    effect = tables.EffectRow(
+        "good", "good", 0, "mean", "tde_pivot_1", 3, 0.9, 0.8, 1.0, 0.0, 0.1, 0.2, [0, 1, 2], [0, 1, 3]
+    )
+    written = ablate_figures.draw(tmp_path, rows, [effect])
+    assert [path.stem for path in written] == ["accuracy", "cost", "bias", "strength", "effects"]
+    # From the worst to the best upwards; a null that changes no prediction is no line of its own.
+    names = [text for text in _texts(tmp_path / "accuracy.svg") if text[:4] in ("good", "dear")]
+    assert names == ["good: grid 3", "dear", "good"]
+    key = [text for text in _texts(tmp_path / "cost.svg") if text[1:].strip() in ("good", "dear")]
+    assert key == ["1  good", "2  dear"]
+    assert "bias of the training scenes" in _texts(tmp_path / "bias.svg")
+    assert "effect: pivot" in _texts(tmp_path / "strength.svg")
+    assert "mean, r 0.90" in _texts(tmp_path / "effects.svg")
+    again = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in ablate_figures.draw(tmp_path, rows, [effect])] == again
+
+    one_bias = [row for row in rows if row.group == "bias 0.9" and not row.prediction.startswith("tde")]
+    few = ablate_figures.draw(tmp_path / "few", one_bias, [])
+    assert [path.stem for path in few] == ["accuracy", "cost"]
 
 
 def test_mean_and_deviation(monkeypatch):

@@ -11,6 +11,7 @@ from html_reading import NAMES, Page
 
 from cfmlc_jax import metrics
 from cfmlc_jax.report import __main__ as command
+from cfmlc_jax.report import evidence
 from cfmlc_jax.report.html import page, run_files
 from cfmlc_jax.report.html.series import title
 
@@ -32,6 +33,24 @@ def shown(value, digits=2):
 def with_ends(value, low, high, digits=2, sign=False):
     first = f"{value:+.{digits}f}".replace("-", "−") if sign else shown(value, digits)
     return f"{first} [{shown(low, digits)}, {shown(high, digits)}]"
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "words"),
+    [
+        ("pat_t", {}, "resnet101 with cross attention"),
+        ("pat_t", {"cells": "layer1", "pooling": "exclusive"}, "resnet101 with exclusive pooling over cells"),
+        ("asl", {}, "resnet101"),
+        ("asl", {"head": "causal_norm"}, "resnet101 with head causal_norm"),
+    ],
+)
+def test_the_head_of_the_page_says_what_was_trained(method, fields, words, made_run):
+    workdir = made_run(method)
+    path = workdir / "report" / evidence.FILE
+    found = json.loads(path.read_text())
+    found["config"]["model"].update(fields)
+    path.write_text(json.dumps(found))
+    assert f" · {words} · " in read(workdir).text
 
 
 def test_means_and_intervals_are_those_of_the_results(made_run):

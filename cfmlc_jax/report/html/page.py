@@ -152,9 +152,7 @@ def _facts(run):
     elif "method" in config:
         found.append(METHODS.get(config["method"], str(config["method"])))
     if isinstance(config.get("model"), dict):
-        model = config["model"]
-        with_what = f"head {model.get('head')}" if run.one_label else f"{model.get('attention')} attention"
-        found.append(f"{model.get('name')} with {with_what}")
+        found.append(_model(config["model"]))
     if isinstance(config.get("views"), dict):
         found.append(f"{config['views'].get('image_size')} pixels")
     if isinstance(config.get("data"), dict):
@@ -163,6 +161,15 @@ def _facts(run):
         found.append(f"{len(run.evidence.class_names)} classes")
         found.append(f"checkpoint {run.evidence.checkpoint}")
     return found
+
+
+def _model(model):
+    if model.get("attention", "none") == "none":
+        return (
+            f"{model.get('name')} with head {model['head']}" if model.get("head") else str(model.get("name"))
+        )
+    pooled = "exclusive pooling" if model.get("pooling") == "exclusive" else f"{model['attention']} attention"
+    return f"{model.get('name')} with {pooled}{' over cells' if model.get('cells') else ''}"
 
 
 def _navigation(there):
