@@ -23,7 +23,9 @@ class Conv(nn.Module):
     """Convolution with symmetric zero padding: [b, h, w, c] -> [b, h/stride, w/stride, features].
 
     A 1×1 convolution is a matrix product: XLA's CPU convolution takes two to three times as long
-    for its weight gradient. The kernel is [kernel, kernel, c / groups, features] either way.
+    for its weight gradient. So is one onto a map smaller than its kernel, of windows: there it takes
+    thirty times as long (3×3 on 2×2 pixels). The kernel is [kernel, kernel, c / groups, features]
+    either way.
 
     Attributes:
         padding: zeros on each side; None: half the kernel.
@@ -52,8 +54,10 @@ class Conv(nn.Module):
 
     def _convolve(self, x, kernel):
         padding = self.kernel // 2 if self.padding is None else self.padding
-        if self.kernel == 1 and padding == 0 and self.groups == 1:
-            return _pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        height, width = ((side + 2 * padding - self.kernel) // self.stride + 1 for side in x.shape[-3:-1])
+        if self.groups == 1 and (self.kernel == 1 or max(height, width) < self.kernel):
+            windows = _windows(x, self.kernel, self.stride, padding, (height, width))
+            return _pointwise(windows, kernel.reshape(-1, self.features))
         return jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -62,6 +66,15 @@ class Conv(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
+
+
+def _windows(x, kernel, stride, padding, places):
+    """The pixels under the kernel at every place: [b, h, w, c] -> [b, *places, kernel²·c], row by row."""
+    x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    height, width = (stride * (place - 1) + 1 for place in places)
+    corners = [(i, j) for i in range(kernel) for j in range(kernel)]
+    shifted = [x[:, i : i + height : stride, j : j + width : stride] for i, j in corners]
+    return jnp.concatenate(shifted, axis=-1)
 
 
 def _pointwise(x, kernel):

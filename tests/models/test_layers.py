@@ -22,7 +22,7 @@ from cfmlc_jax.models.layers import (
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
-@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 9])
 def test_convolution_is_a_padded_correlation(rng, kernel, stride, size):
     x = jnp.asarray(rng.normal(size=(2, size, size, 3)), jnp.float32)
     layer = Conv(5, kernel, stride)
@@ -32,6 +32,27 @@ def test_convolution_is_a_padded_correlation(rng, kernel, stride, size):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
     expected = np.einsum("bhwcij,ijcd->bhwd", windows, variables["params"]["kernel"])[:, ::stride, ::stride]
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (4, 2), (3, 1)])
+def test_gradients_on_maps_smaller_than_the_kernel_are_those_of_the_convolution(rng, size, stride):
+    x = jnp.asarray(rng.normal(size=(3, 2, size, size, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
+
+    def ours(kernel, x):
+        layer = Conv(5, 3, stride)
+        run = jax.vmap(lambda one: layer.apply({"params": {"kernel": kernel}}, one), axis_name=IMAGES)
+        return jnp.sin(run(x)).sum()
+
+    def theirs(kernel, x):
+        flat = x.reshape(-1, *x.shape[2:])
+        padding, layout = [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
+        return jnp.sin(
+            jax.lax.conv_general_dilated(flat, kernel, (stride, stride), padding, dimension_numbers=layout)
+        ).sum()
+
+    for mine, reference in zip(jax.grad(ours, (0, 1))(kernel, x), jax.grad(theirs, (0, 1))(kernel, x)):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-5)
 
 
 class Mapped(nn.Module):
