@@ -37,7 +37,9 @@ COSTS = {
 
 
 def draw(folder: Path, rows, effects) -> list[Path]:
-    """Write the figures that the results have something for, as SVG; their paths.
+    """Write the figures that the results have something for; their paths.
+
+    As SVG; that of effects, thousands of points, as PNG.
 
     Rows and effects are those of `ablate_tables`. Figures that show one group of rows show the first.
     """
@@ -55,11 +57,12 @@ def draw(folder: Path, rows, effects) -> list[Path]:
             if not drawing():
                 continue
             data = io.BytesIO()
-            plt.savefig(data, format="svg", dpi=110, metadata={"Date": None})
+            kind, dated = ("png", "Software") if name == "effects" else ("svg", "Date")
+            plt.savefig(data, format=kind, dpi=100, metadata={dated: None})
             plt.close("all")
             folder.mkdir(exist_ok=True)
-            files.write_bytes(folder / f"{name}.svg", data.getvalue())
-            written.append(folder / f"{name}.svg")
+            written.append(folder / f"{name}.{kind}")
+            files.write_bytes(written[-1], data.getvalue())
     return written
 
 
@@ -254,9 +257,7 @@ def _effects(effects) -> bool:
     for axis, ((text, kind), nulls) in zip(axes.flat, panels.items()):
         for null, row in nulls.items():
             label = f"{null}, r {row.pearson:.2f}"
-            # Thousands of points: as pixels they take a tenth of the file.
-            dots = {"markersize": 2.5, "alpha": 0.35, "rasterized": True}
-            axis.plot(row.true, row.estimated, ".", label=label, **dots)
+            axis.plot(row.true, row.estimated, ".", markersize=2.5, alpha=0.35, label=label)
         ends = [end(row.true) for row in nulls.values() for end in (min, max)]
         line = [min(ends), max(ends)]
         axis.plot(line, line, color=COLOURS[4], linewidth=1)
