@@ -7,7 +7,7 @@
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is
 one. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
-and nulls, on its own test splits.
+attention, nulls, strengths and weights of the patches, on its own test splits.
 
 Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
 deviations), figures/ (needs the extra "figures") and, where objects can be taken out of images,
@@ -34,8 +34,10 @@ from cfmlc_jax.errors import InputError, RunError
 # Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
-# Ways to use a checkpoint: fields of the evaluation. Those that do not go with its method are left out.
+# Ways to use a checkpoint: fields of the evaluation. Those that its method does not have are left out.
 KNOBS: dict[str, dict[str, Any]] = {
+    "attention self": {"model.attention": "self"},
+    "attention none": {"method": "pat_i", "model.attention": "none"},
     "grid 3": {"views.grids": (3,), "views.overlap": 0.1},
     "grid 4": {"views.grids": (4,)},
     "grids 2 and 3": {"views.grids": (2, 3)},
@@ -46,6 +48,8 @@ KNOBS: dict[str, dict[str, Any]] = {
     "null blur": {"effect.null": "blur"},
 }
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
+# Of the patches' logits in the combined prediction, in place of one half. 0 and 1 are the whole and the patches alone.
+PATCH_WEIGHTS = (0.25, 0.75)
 
 
 def main() -> int:
@@ -120,7 +124,7 @@ def _of_study(flags):
 
 
 def _of_checkpoint(flags):
-    """Rows of one checkpoint, as it is and with every knob that goes with it."""
+    """Rows of one checkpoint: as it is, with every knob that goes with it, its patches weighing more or less."""
     from cfmlc_jax.checkpoint import manager  # imports JAX, see `_measure`
 
     path = manager.find(flags.checkpoint)
@@ -129,23 +133,52 @@ def _of_checkpoint(flags):
         raise InputError(
             f"{path} has one label an image, no patches and no image nulls; the report of its run draws accuracy over alpha"
         )
-    rows: list[tables.Row] = []
-    for knob, fields in [("as it is", {}), *KNOBS.items()]:
-        place = flags.workdir / "variants" / knob.replace(" ", "_")
+
+    def evaluated(variant, config):
+        place = flags.workdir / "variants" / (variant or "as it is").replace(" ", "_")
+        _run(flags.workdir, place, config, "evaluate", checkpoint=path)
+        head = tables.Row("checkpoint", variant or "as it is", flags.checkpoint.name, config.seed, variant)
+        return place, _rows(flags.workdir, place, configs.from_json(stored), config, head)
+
+    own = _with(configs.from_json(stored), {"effect.alphas": ALPHAS})
+    place, rows = evaluated("", own)
+    combined = [row for row in rows if row.prediction == "combined"]
+    for knob, fields in KNOBS.items():
         try:
-            config = _with(configs.from_json(stored), fields | {"effect.alphas": ALPHAS})
+            config = _knob(own, fields)
         except InputError as error:
             print(f"{knob}: left out, for {error}")
             continue
-        _run(flags.workdir, place, config, "evaluate", checkpoint=path)
-        rows += _rows(
-            flags.workdir,
-            place,
-            configs.from_json(stored),
-            config,
-            tables.Row("checkpoint", knob, flags.checkpoint.name, config.seed, knob),
-        )
+        rows += evaluated(knob, config)[1]
+    if any(row.prediction == "patch" for row in rows if not row.variant):
+        for weight in PATCH_WEIGHTS:
+            text = f"patches weigh {weight:g}"
+            rows += [
+                row._replace(
+                    text=text, variant=text, **_measure().recombined(place / "report", row.split, weight)
+                )
+                for row in combined
+            ]
     return rows, []
+
+
+def _knob(own, fields):
+    """The configuration of a knob that changes something.
+
+    Raises:
+        InputError: it changes nothing, or does not go with the checkpoint's method.
+    """
+    of_views = any(name.startswith("views.") for name in fields)
+    if of_views and own.model.cells:
+        raise InputError("its patches are cells of a map")
+    if "effect.null" in fields and not {"whole", "pivot"} & set(own.effect.kinds):
+        raise InputError("it was trained without effects against a null image")
+    if of_views and own.method == "asl":
+        fields = fields | {"method": "pat_i"}
+    config = _with(configs.from_json(configs.to_json(own)), fields)
+    if configs.to_json(config) == configs.to_json(own):
+        raise InputError("that is how it is")
+    return config
 
 
 def _study(flags) -> dict[str, Any]:

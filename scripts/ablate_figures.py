@@ -107,12 +107,12 @@ def _accuracy(rows) -> bool:
         return _spread(row.mAP_sklearn for row in use if row.split == split)
 
     uses = sorted(_uses(rows), key=lambda use: value(use, telling))
-    _, axis = plt.subplots(figsize=(8, 1 + 0.24 * len(uses)))
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.24 * len(uses)))
     for split in splits:
         means, deviations = zip(*(value(use, split) for use in uses))
         axis.errorbar(means, range(len(uses)), xerr=deviations, fmt="o", markersize=5, label=split)
     axis.set(yticks=range(len(uses)), yticklabels=[use[0].text for use in uses], xlabel="mAP, %")
-    axis.legend(loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(splits))
     return True
 
 
@@ -121,13 +121,17 @@ def _cost(rows) -> bool:
     split = _telling_split(rows)
     uses = _uses([row for row in rows if row.split == split])
     uses.sort(key=lambda use: -statistics.mean(row.mAP_sklearn for row in use))
-    figure, axes = plt.subplots(1, len(COSTS), figsize=(10.5, 4 + 0.16 * (len(uses) // 3)), sharey=True)
-    for axis, (field, label) in zip(axes, COSTS.items()):
+    # Uses of the same weights have the same training.
+    trained = [use for use in uses if not use[0].variant]
+    costs = {field: label for field, label in COSTS.items() if field != "train_gflops" or len(trained) > 1}
+    figure, axes = plt.subplots(
+        1, len(costs), figsize=(3.5 * len(costs), 4 + 0.16 * (len(uses) // 3)), sharey=True
+    )
+    for axis, (field, label) in zip(axes, costs.items()):
         sign = -1 if field.endswith("second") else 1  # more images a second are a lower cost
         points = []
         for number, use in enumerate(uses, start=1):
-            # Uses of the same weights have the same training.
-            if field != "train_gflops" or not use[0].variant:
+            if field != "train_gflops" or use in trained:
                 accuracy, deviation = _spread(row.mAP_sklearn for row in use)
                 cost = statistics.mean(getattr(row, field) for row in use)
                 points.append((sign * cost, accuracy, deviation, number))

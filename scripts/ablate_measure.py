@@ -1,4 +1,4 @@
-"""What ablate.py measures itself: costs of compiled programs, and estimated against true effects."""
+"""What ablate.py measures itself: costs of compiled programs, weights of patches, estimated against true effects."""
 
 import json
 import time
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ablate_tables import ACCURACY
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
@@ -18,7 +19,10 @@ from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.loop import evaluate, setup, true_effects
 from cfmlc_jax.loop import step as steps
+from cfmlc_jax.metrics import split_summary
 from cfmlc_jax.metrics.agreement import agreement
+from cfmlc_jax.metrics.scores import Scores, summarise
+from cfmlc_jax.report import evidence
 
 NULLS = ("zeros", "mean", "blur")
 TIMED = 10  # runs of the compiled prediction; the fastest counts
@@ -99,6 +103,24 @@ def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
 
 def _flops(lowered) -> float:
     return lowered.compile().cost_analysis()["flops"]
+
+
+def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float]:
+    """Accuracy and company of (1 − weight)·whole + weight·patch, by a report's saved logits: fields of `Row`s.
+
+    The weight of the method's combined prediction is one half.
+    """
+    with np.load(report / f"scores_{split}_average.npz") as found:
+        mixed = (1 - patch_weight) * found["whole"] + patch_weight * found["patch"]
+        scores = Scores({"combined": mixed.astype(np.float32)}, found["labels"])
+    measured = summarise(scores, ())["combined"]
+    row = {name: measured[name] for name in ACCURACY}
+    training = evidence.parse(json.loads((report / evidence.FILE).read_text(encoding="utf-8"))).training
+    if training is not None and training.pairs:
+        company = split_summary.company(scores, (), training.pairs, np.random.default_rng(0))
+        beside = company["predictions"]["combined"]
+        row |= {"excess_fpr": beside["excess_fpr"][0], "context_auc": beside["context_auc"][0]}
+    return row
 
 
 def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:

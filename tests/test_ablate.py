@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.metrics import mean_average_precision
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -22,6 +24,14 @@ def get_study(quick):
     return {"base": "tests/configs/tiny.py", "seeds": (0, 1), "runs": {"tiny": run}}
 """
 
+
+ASL = {"method": "asl", "model.attention": "none", "effect.kinds": ("whole",)}
+VARIANTS = {
+    "pat_t": {},
+    "asl": ASL,
+    "exclusive": {"model.cells": "layer1", "model.pooling": "exclusive", "effect.kinds": ("whole",)},
+    "no effects": ASL | {"effect.kinds": ()},
+}
 
 # One device: eight take eight times as long.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=1"}
@@ -77,6 +87,65 @@ def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
     assert again.returncode == 0, again.stderr
     assert "cfmlc_jax.main" not in again.stdout  # nothing is trained or evaluated anew
     assert list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines())) == rows
+
+
+def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
+    """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation."""
+    run = tmp_path / "run"
+    command = ["-m", "cfmlc_jax.main", "--config=tests/configs/tiny.py", f"--workdir={run}"]
+    command += ["--config.data.scenes.num_train=32", "--config.train.epochs=1"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import ablate as script
+
+    knobs = ("attention none", "grid 3", "null mean")
+    monkeypatch.setattr(script, "KNOBS", {name: script.KNOBS[name] for name in knobs})
+    monkeypatch.setattr(script, "ALPHAS", (0.5, 1.0))
+    monkeypatch.setenv("XLA_FLAGS", ENVIRONMENT["XLA_FLAGS"])
+    flags = script._parse([f"--checkpoint={run}", f"--workdir={tmp_path / 'knobs'}"])
+    rows, effects = script._of_checkpoint(flags)
+    assert effects == []
+    assert "null mean: left out, for that is how it is" in capsys.readouterr().out
+    uses = ["as it is", "attention none", "grid 3", "patches weigh 0.25", "patches weigh 0.75"]
+    assert list(dict.fromkeys(row.text for row in rows)) == uses
+    by = {(row.text, row.prediction): row for row in rows if row.split == "test_iid"}
+    results = json.loads((run / "report" / "results.json").read_text())["test_iid"]["average"]
+    assert by["as it is", "combined"].mAP_voc == results["metrics"]["combined"]["mAP_voc"]
+    with np.load(run / "report" / "scores_test_iid_average.npz") as found:
+        mixed = 0.75 * found["whole"] + 0.25 * found["patch"]
+        expected = mean_average_precision(mixed, found["labels"], "voc")
+    assert by["patches weigh 0.25", "combined"].mAP_voc == pytest.approx(expected)
+    assert by["patches weigh 0.25", "combined"].context_auc != by["as it is", "combined"].context_auc
+    # Strengths, and the whole image, are of every evaluation; the latter is judged alike in all.
+    assert by["grid 3", "whole"].mAP_voc == by["attention none", "whole"].mAP_voc
+    assert by["grid 3", "whole"].mAP_voc == by["as it is", "whole"].mAP_voc
+    assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops
+
+
+def test_knobs_by_method(monkeypatch):
+    """Patches of a baseline make it PAT-I; cells of a map have no grids."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import ablate as script
+
+    def knob(variant, name):
+        own = script._with(script._base(ROOT / "configs/scenes.py"), VARIANTS[variant])
+        return script._knob(own, script.KNOBS[name])
+
+    assert knob("asl", "grid 4").method == "pat_i"
+    assert knob("asl", "attention none").method == "pat_i"
+    assert knob("asl", "null blur").method == "asl"
+    with pytest.raises(InputError, match="has one head"):
+        knob("asl", "attention self")
+    assert knob("pat_t", "grid 4").method == "pat_t"
+    with pytest.raises(InputError, match="cells of a map"):
+        knob("exclusive", "grid 4")
+    with pytest.raises(InputError, match="that is how it is"):
+        knob("pat_t", "null mean")
+    with pytest.raises(InputError, match="without effects against a null image"):
+        knob("no effects", "null blur")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ from cfmlc_jax.report.evidence import Evidence
 WEIGHTS = tuple(WEIGHTS_TEXT)
 # Why a report of one label an image has no company.
 ALONE = "every image has one label"
+# Attention as trained and as evaluated where the evaluation has fewer branches: patches are then
+# weighed by their own scores, or judged by the whole's branch. Names of branches that change.
+_FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
 
 
 def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_size: int) -> dict[str, Scores]:
@@ -60,7 +63,8 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
 
     Args:
         path: a checkpoint.
-        config: what to evaluate and how; None for the checkpoint's own.
+        config: what to evaluate and how; None for the checkpoint's own. Its model may have fewer
+            branches for patches than were trained, by `attention`.
         folder: where the report goes.
         say: prints a line for the user.
 
@@ -70,14 +74,18 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     meta = manager.read_meta(path)
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
-    changes = configs.differences(_of_variables(stored.model), _of_variables(config.model))
+    old, new = _of_variables(stored.model), _of_variables(config.model)
+    attention = old["attention"], new["attention"]
+    if attention in _FEWER:
+        old["attention"] = new["attention"]
+    changes = configs.differences(old, new)
     if changes:
         raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
     sources = setup.open_sources(config, config.data.test_splits, say)
     class_names = _class_names(path, meta, sources, say)
     parts = setup.create_setup(config, len(class_names))
     _, abstract = setup.state_plan(config, parts, optax.identity())
-    model = manager.read_model(path, abstract.parts()[0])
+    model = _read_model(path, abstract.parts()[0], attention)
     mine = folder if jax.process_index() == 0 else None
     counts = meta.get("class_counts")
     if configs.is_one_label(config) and counts is not None:
@@ -97,6 +105,22 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
         missing=missing,
         checkpoint=path.name,
     )
+
+
+def _read_model(path, abstract, attention):
+    """The checkpoint's arrays, without the branches that the evaluation does not have."""
+    if attention not in _FEWER:
+        return manager.read_model(path, abstract)
+    names = _FEWER[attention]
+    found = manager.read_part(path, _renamed(abstract, names))
+    return _renamed(found, {stored: wanted for wanted, stored in names.items()})
+
+
+def _renamed(tree, names):
+    """Nested dicts with some of the keys under other names."""
+    if not isinstance(tree, dict):
+        return tree
+    return {names.get(key, key): _renamed(value, names) for key, value in tree.items()}
 
 
 def _training_labels(config, sources, class_names, say):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import cells
+from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.loop import evaluate, setup
 from cfmlc_jax.loop.boxes import boxes_of
@@ -241,3 +242,39 @@ def test_boxes_of_pictures_that_turn_are_left_out():
     assert [len(corners) for corners in upright.corners] == [1, 0]
     assert [classes.tolist() for classes in upright.classes] == [[5], []]
     assert boxes_of([{"image": jpeg(1)}], threads=1, exif=False) is None
+
+
+@pytest.mark.parametrize(("attention", "branch"), [("self", "score"), ("none", "whole")])
+def test_fewer_branches_than_were_trained(tmp_path, attention, branch):
+    """Patches are judged by one branch alone, as where the trained one has it twice."""
+    trained = tiny("pat_t")
+    trained.unlock()
+    trained.data.test_splits, trained.data.scenes.num_test = (SPLIT,), IMAGES
+    fresh, _ = setup.state_plan(trained, setup.create_setup(trained, 10), optax.identity())
+    model = fresh().parts()[0]
+    meta = {
+        "config": configs.to_json(trained),
+        "class_names": list(Scenes(SPLIT, num_scenes=1).class_names),
+        "num_classes": 10,
+    }
+    manager.write(tmp_path / "trained.ckpt", model=model, meta=meta)
+    for weights in ("variables", "average"):
+        head = model[weights]["params"]["head"]
+        head["attention"] = head["score"] = head[branch]
+    manager.write(tmp_path / "twice.ckpt", model=model, meta=meta)
+
+    wanted = configs.from_json(configs.to_json(trained))
+    wanted.unlock()
+    wanted.model.attention = attention
+    wanted.method = "pat_t" if attention == "self" else "pat_i"
+    of = {}
+    for name, path, config in (
+        ("fewer", "trained", wanted), ("twice", "twice", None), ("as it was", "trained", None)
+    ):  # fmt: skip
+        (tmp_path / name).mkdir(exist_ok=True)
+        results = evaluate.evaluate_checkpoint(
+            tmp_path / f"{path}.ckpt", config, tmp_path / name, lambda line: None
+        )
+        of[name] = results[SPLIT]["average"]["metrics"]
+    assert of["fewer"] == of["twice"]
+    assert of["fewer"]["patch"] != of["as it was"]["patch"]
