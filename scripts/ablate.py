@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Ablations: accuracy against measured cost, over trainings, seeds and ways to use a checkpoint.
 
-    scripts/ablate.py --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
-    scripts/ablate.py --checkpoint=runs/coco [--workdir=runs/coco_ablation]
+    python scripts/ablate.py --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
+    python scripts/ablate.py --checkpoint=runs/coco [--workdir=runs/coco_ablation]
 
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is

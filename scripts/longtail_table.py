@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Accuracy on long-tailed digits over seeds: plain, cosine, De-confound, De-confound-TDE.
 
-    scripts/longtail_table.py [--seeds=3] [--workdir=runs/longtail_table] [FLAG=VALUE …]
+    python scripts/longtail_table.py [--seeds=3] [--workdir=runs/longtail_table] [FLAG=VALUE …]
 
 Trains configs/longtail_digits.py:VARIANT for every variant and seed (of the weights and of the images
 that are kept), one after the other; a run that is done is not done again, one that was cut goes on.

@@ -1,7 +1,7 @@
 """The study of docs/evidence.md: what counterfactual methods buy on digit scenes of known bias.
 
-    scripts/ablate.py --study=configs/studies/evidence.py            (hours; resumable)
-    scripts/ablate.py --study=configs/studies/evidence.py --quick    (a quarter of an hour)
+    python scripts/ablate.py --study=configs/studies/evidence.py            (2½ hours on two cores; resumable)
+    python scripts/ablate.py --study=configs/studies/evidence.py --quick    (6 minutes)
 
 Every run but one costs about as much training as `BUDGET` epochs of the baseline: a method whose step
 costs five times as much gets a fifth of the epochs. What a run really cost is measured and stands
