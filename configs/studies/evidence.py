@@ -52,7 +52,11 @@ MAIN = {
         "ASL baseline",
         BASELINE | TDE,
         1,
-        variants={"PAT-I": PAT_I, "PAT-I, grid 3": PAT_I | GRID_3},
+        variants={
+            "PAT-I": PAT_I,
+            "PAT-I, overlap 0.5": PAT_I | {"views.overlap": 0.5},
+            "PAT-I, grid 3": PAT_I | GRID_3,
+        },
         shown=("whole",),
         effects=SCENES,
     ),
@@ -61,7 +65,12 @@ MAIN = {
 }
 FURTHER = {
     # As many epochs as the baseline, which cost five times as much.
-    "pat_long": run("PAT-T cross, five times the cost", TDE, 1),
+    "pat_long": run(
+        "PAT-T cross, five times the cost",
+        TDE,
+        1,
+        variants={"overlap 0.25": {"views.overlap": 0.25} | WHOLE},
+    ),
     "pat_self": run("PAT-T self", {"model.attention": "self"} | WHOLE, 5),
     "pat_grid3": run("PAT-T cross, grid 3", GRID_3 | WHOLE, 10),
     "pat_scales": run("PAT-T cross, grids 2 and 3", {"views.grids": (2, 3)} | WHOLE, 14),
