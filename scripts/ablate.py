@@ -171,7 +171,7 @@ def _knob(own, fields):
     if of_views and own.model.cells:
         raise InputError("its patches are cells of a map")
     if "effect.null" in fields and not {"whole", "pivot"} & set(own.effect.kinds):
-        raise InputError("it was trained without effects against a null image")
+        raise InputError("its evaluation has no effects against a null image")
     if of_views and own.method == "asl":
         fields = fields | {"method": "pat_i"}
     config = _with(configs.from_json(configs.to_json(own)), fields)

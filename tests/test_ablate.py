@@ -144,7 +144,7 @@ def test_knobs_by_method(monkeypatch):
         knob("exclusive", "grid 4")
     with pytest.raises(InputError, match="that is how it is"):
         knob("pat_t", "null mean")
-    with pytest.raises(InputError, match="without effects against a null image"):
+    with pytest.raises(InputError, match="no effects against a null image"):
         knob("no effects", "null blur")
 
 
