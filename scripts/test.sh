@@ -3,17 +3,48 @@
 #
 #   scripts/test.sh              all but the slow tests
 #   scripts/test.sh --all        the slow ones too
+#   scripts/test.sh --newest     the tests nearest to JAX, with the newest versions, on the newest Python found here
+#                                ($PYTHON names another); in .venv-newest, without PyTorch. Exit code 69: none is found
 #   scripts/test.sh tests/loop   any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
-install test
+
+newest_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.14 python3.13 python3.12 "$HOME"/.pyenv/versions/3.1[2-9]*/bin/python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "no Python 3.12 or later is found; name one: PYTHON=/path/to/python3.13 $0 --newest" >&2
+  exit 69
+}
+
+extras=test,parity
+lint=true
 which=(-m "not slow")
-if [ "${1:-}" = --all ]; then
-  which=()
-  shift
+case "${1:-}" in
+  --all)
+    which=()
+    shift
+    ;;
+  --newest)
+    shift
+    PYTHON=$(newest_python)
+    VENV=.venv-newest
+    extras=test
+    lint=false
+    if [ $# -eq 0 ]; then
+      set -- tests/causal tests/checkpoint tests/data/test_pipeline.py tests/loop tests/models tests/optim tests/test_main.py
+    fi
+    ;;
+esac
+install "$extras"
+if $lint; then
+  "$VENV/bin/ruff" format --check .
+  "$VENV/bin/ruff" check .
+  "$VENV/bin/mypy"
 fi
-.venv/bin/ruff format --check .
-.venv/bin/ruff check .
-.venv/bin/mypy
-exec .venv/bin/python -m pytest --numprocesses=auto --dist=worksteal "${which[@]}" "$@"
+exec "$VENV/bin/python" -m pytest --numprocesses=auto --dist=worksteal "${which[@]}" "$@"
