@@ -72,7 +72,7 @@ def test_commands_of_the_documentation_can_be_run():
         *sorted((root / "docs").rglob("*.md")),
         *sorted(root.glob("configs/**/*.py")),
     ]
-    texts += sorted(root.glob("scripts/*"))
+    texts += sorted(path for path in root.glob("scripts/**/*") if path.suffix in (".py", ".sh"))
     commands = [
         (path.name, interpreter, script)
         for path in texts

@@ -1,7 +1,7 @@
 """The study of docs/evidence.md: what counterfactual methods buy on digit scenes of known bias.
 
-    python scripts/ablate.py --study=configs/studies/evidence.py            (2½ hours on two cores; resumable)
-    python scripts/ablate.py --study=configs/studies/evidence.py --quick    (6 minutes)
+    python -m scripts.ablation --study=configs/studies/evidence.py            (2½ hours on two cores; resumable)
+    python -m scripts.ablation --study=configs/studies/evidence.py --quick    (6 minutes)
 
 Every run but one costs about as much training as `BUDGET` epochs of the baseline: a method whose step
 costs five times as much gets a fifth of the epochs. What a run really cost is measured and stands

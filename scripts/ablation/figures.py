@@ -1,4 +1,4 @@
-"""What ablate.py found, as figures: accuracy, cost, bias, strength of effects, effects against the truth."""
+"""What an ablation found, as figures: accuracy, cost, bias, strength of effects, effects against the truth."""
 
 import io
 import statistics
@@ -41,7 +41,7 @@ def draw(folder: Path, rows, effects) -> list[Path]:
 
     As SVG; that of effects, thousands of points, as PNG.
 
-    Rows and effects are those of `ablate_tables`. Figures that show one group of rows show the first.
+    Rows and effects are those of `scripts.ablation.tables`. Figures that show one group of rows show the first.
     """
     group = [row for row in rows if row.group == rows[0].group]
     drawings: dict[str, Callable[[], bool]] = {

@@ -14,8 +14,10 @@ from PIL import Image
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics import mean_average_precision
+from scripts.ablation import __main__ as study_command
+from scripts.ablation import figures, tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUDY = """
 def get_study(quick):
     tiny = {"data.scenes.num_train": 32, "train.epochs": 1, "train.checkpoint_every": 0}
@@ -39,7 +41,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend
 
 def ablate(*arguments):
     return subprocess.run(
-        [sys.executable, "scripts/ablate.py", *map(str, arguments)],
+        [sys.executable, "-m", "scripts.ablation", *map(str, arguments)],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -98,15 +100,12 @@ def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
         [sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import ablate as script
-
     knobs = ("attention none", "grid 3", "null mean")
-    monkeypatch.setattr(script, "KNOBS", {name: script.KNOBS[name] for name in knobs})
-    monkeypatch.setattr(script, "ALPHAS", (0.5, 1.0))
+    monkeypatch.setattr(study_command, "KNOBS", {name: study_command.KNOBS[name] for name in knobs})
+    monkeypatch.setattr(study_command, "ALPHAS", (0.5, 1.0))
     monkeypatch.setenv("XLA_FLAGS", ENVIRONMENT["XLA_FLAGS"])
-    flags = script._parse([f"--checkpoint={run}", f"--workdir={tmp_path / 'knobs'}"])
-    rows, effects = script._of_checkpoint(flags)
+    flags = study_command._parse([f"--checkpoint={run}", f"--workdir={tmp_path / 'knobs'}"])
+    rows, effects = study_command._of_checkpoint(flags)
     assert effects == []
     assert "null mean: left out, for that is how it is" in capsys.readouterr().out
     uses = ["as it is", "attention none", "grid 3", "patches weigh 0.25", "patches weigh 0.75"]
@@ -127,12 +126,10 @@ def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
 
 def test_knobs_by_method(monkeypatch):
     """Patches of a baseline make it PAT-I; cells of a map have no grids."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import ablate as script
 
     def knob(variant, name):
-        own = script._with(script._base(ROOT / "configs/scenes.py"), VARIANTS[variant])
-        return script._knob(own, script.KNOBS[name])
+        own = study_command._with(study_command._base(ROOT / "configs/scenes.py"), VARIANTS[variant])
+        return study_command._knob(own, study_command.KNOBS[name])
 
     assert knob("asl", "grid 4").method == "pat_i"
     assert knob("asl", "attention none").method == "pat_i"
@@ -187,16 +184,15 @@ def test_a_study_with_an_unknown_field(study, tmp_path):
 
 def test_the_study_of_evidence_is_valid(monkeypatch):
     """Every run and variant is a configuration that the package takes."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import ablate as script
-
     for quick in (True, False):
-        flags = script._parse(
+        flags = study_command._parse(
             [f"--study={ROOT}/configs/studies/evidence.py", *(["--quick"] if quick else [])]
         )
-        for run in script._study(flags)["runs"].values():
+        for run in study_command._study(flags)["runs"].values():
             for fields in ({}, *run["variants"].values()):
-                config = script._with(script._base(ROOT / "configs/scenes.py"), run["fields"] | fields)
+                config = study_command._with(
+                    study_command._base(ROOT / "configs/scenes.py"), run["fields"] | fields
+                )
                 assert config.train.epochs >= 1
 
 
@@ -215,11 +211,7 @@ def _texts(svg):
     return re.findall(r">([^<]+)</text>", svg.read_text())
 
 
-def test_figures(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import ablate_figures
-    import ablate_tables as tables
-
+def test_figures(tmp_path):
     rows = []
     for seed in (0, 1):
         for bias in (0.9, 0.0):
@@ -232,7 +224,7 @@ def test_figures(monkeypatch, tmp_path):
     effect = tables.EffectRow(
         "good", "good", 0, "mean", "tde_pivot_1", 3, 0.9, 0.8, 1.0, 0.0, 0.1, 0.2, [0, 1, 2], [0, 1, 3]
     )
-    written = ablate_figures.draw(tmp_path, rows, [effect])
+    written = figures.draw(tmp_path, rows, [effect])
     assert [path.stem for path in written] == ["accuracy", "cost", "bias", "strength", "effects"]
     # From the worst to the best upwards; a null that changes no prediction is no line of its own.
     names = [text for text in _texts(tmp_path / "accuracy.svg") if text[:4] in ("good", "dear")]
@@ -245,19 +237,16 @@ def test_figures(monkeypatch, tmp_path):
         assert min(drawn.size) > 300
         assert len(drawn.getcolors(1 << 20)) > 10
     again = [path.read_bytes() for path in written]
-    assert [path.read_bytes() for path in ablate_figures.draw(tmp_path, rows, [effect])] == again
+    assert [path.read_bytes() for path in figures.draw(tmp_path, rows, [effect])] == again
 
     one_bias = [row for row in rows if row.group == "bias 0.9" and not row.prediction.startswith("tde")]
-    few = ablate_figures.draw(tmp_path / "few", one_bias, [])
+    few = figures.draw(tmp_path / "few", one_bias, [])
     assert [path.stem for path in few] == ["accuracy", "cost"]
 
 
-def test_mean_and_deviation(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import ablate_tables
-
-    assert ablate_tables.spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
-    assert ablate_tables.spread([4.25]) == "4.2"
-    assert ablate_tables.spread([None, None]) == "–"
+def test_mean_and_deviation():
+    assert tables.spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert tables.spread([4.25]) == "4.2"
+    assert tables.spread([None, None]) == "–"
     with pytest.raises(InputError, match="no runs"):
-        ablate_tables.write(Path("nowhere"), [], [])
+        tables.write(Path("nowhere"), [], [])

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError, RunError
-
-SCRIPT = "benchmark"
-
-
-def result(script, name, framework, seconds, peak_mb=100.0):
-    return script.Result(name, framework, 6e9, "cpu", seconds, peak_mb)
+from scripts.benchmark import __main__ as command
+from scripts.benchmark import inputs, processes, tables
+from scripts.benchmark.result import Result
 
 
-def test_table_with_a_peer_has_ratios_of_the_fastest_runs(script):
+def result(name, framework, seconds, peak_mb=100.0):
+    return Result(name, framework, 6e9, "cpu", seconds, peak_mb)
+
+
+def test_table_with_a_peer_has_ratios_of_the_fastest_runs():
     measured = [
         [
-            result(script, "train", "jax", [0.6, 0.3, 0.9]),
-            result(script, "train", "torch", [0.2, 0.25], 50.0),
+            result("train", "jax", [0.6, 0.3, 0.9]),
+            result("train", "torch", [0.2, 0.25], 50.0),
         ],
-        [result(script, "input", "jax", [0.01])],
+        [result("input", "jax", [0.01])],
     ]
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in script.table(measured).splitlines()]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.table(measured).splitlines()]
     assert lines[0] == ["", "cfmlc_jax", "PyTorch", "ratio"]
     assert lines[2] == ["train, s", "0.3", "0.2", "1.50"]
     assert lines[3][:2] == ["train, median, s", "0.6"]
@@ -31,8 +32,8 @@ def test_table_with_a_peer_has_ratios_of_the_fastest_runs(script):
     assert lines[6] == ["input, images/s", "100", "", ""]
 
 
-def test_table_without_a_peer_has_one_column(script):
-    table = script.table([[result(script, "matmul", "jax", [0.5])]])
+def test_table_without_a_peer_has_one_column():
+    table = tables.table([[result("matmul", "jax", [0.5])]])
     assert table.splitlines() == ["|  | cfmlc_jax |", "|---|---:|", "| matrix product, GF/s | 12 |"]
 
 
@@ -46,48 +47,48 @@ def test_table_without_a_peer_has_one_column(script):
         (["--batches=3"], "unrecognized arguments: --batches=3; see --help"),
     ],
 )
-def test_flags_that_cannot_be(script, arguments, message):
+def test_flags_that_cannot_be(arguments, message):
     with pytest.raises(InputError, match=message) as error:
-        script.parse(arguments)
+        command.parse(arguments)
     assert "\n" not in str(error.value)
 
 
-def test_a_wanted_peer_must_be_installed(script):
-    assert script.choose_peer("auto", True) == "torch"
-    assert script.choose_peer("auto", False) == "none"
-    assert script.choose_peer("none", True) == "none"
+def test_a_wanted_peer_must_be_installed():
+    assert command.choose_peer("auto", True) == "torch"
+    assert command.choose_peer("auto", False) == "none"
+    assert command.choose_peer("none", True) == "none"
     with pytest.raises(InputError, match="--peer=torch needs PyTorch; pip install"):
-        script.choose_peer("torch", False)
+        command.choose_peer("torch", False)
 
 
-def test_generated_photos_are_like_photos(script, tmp_path):
-    script.write_photos(tmp_path, 2)
-    paths = script.photos_in(tmp_path)
+def test_generated_photos_are_like_photos(tmp_path):
+    inputs.write_photos(tmp_path, 2)
+    paths = inputs.photos_in(tmp_path)
     assert [path.name for path in paths] == ["0000.jpg", "0001.jpg"]
     assert all(60_000 < path.stat().st_size < 250_000 for path in paths)
-    pixels = np.asarray(script.photo(np.random.default_rng(0)))
+    pixels = np.asarray(inputs.photo(np.random.default_rng(0)))
     assert (pixels.shape, pixels.dtype) == ((480, 640, 3), np.uint8)
     assert pixels.std() > 20
 
 
-def test_folders_without_photos(script, tmp_path):
+def test_folders_without_photos(tmp_path):
     with pytest.raises(InputError, match=r"has no file \.jpg or \.jpeg"):
-        script.photos_in(tmp_path)
+        inputs.photos_in(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
-        script.photos_in(tmp_path / "none")
+        inputs.photos_in(tmp_path / "none")
 
 
-def test_a_failing_process_is_told_in_one_line(script):
-    flags = script.parse(["--model=resnet11", "--batch=8", "--peer=none"])
+def test_a_failing_process_is_told_in_one_line():
+    flags = command.parse(["--model=resnet11", "--batch=8", "--peer=none"])
     with pytest.raises(RunError, match="jax train ended with code 1: error: model 'resnet11' is not one of"):
-        script.measure("train", flags, ["--model=resnet11", "--batch=8"])
+        processes.measure("train", flags, ["--model=resnet11", "--batch=8"])
 
 
-def test_tiny_run(script, tmp_path, capsys):
+def test_tiny_run(tmp_path, capsys):
     path = tmp_path / "result.json"
     arguments = ["--model=resnet_small", "--size=16", "--batch=8", "--repeats=2", "--peer=none"]
     arguments += ["--workers=1", "--input_images=8", "--only=forward,input", f"--json={path}"]
-    assert script.main(arguments) == 0
+    assert command.main(arguments) == 0
     out = capsys.readouterr().out
     assert "resnet_small, 8 images of 5 views of 16 px, float32, cpu, fastest of 2" in out
     document = json.loads(path.read_text())

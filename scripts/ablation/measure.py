@@ -1,4 +1,4 @@
-"""What ablate.py measures itself: costs of compiled programs, weights of patches, estimated against true effects."""
+"""What an ablation measures itself: costs of compiled programs, weights of patches, estimated against true effects."""
 
 import json
 import time
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ablate_tables import ACCURACY
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
@@ -23,6 +22,7 @@ from cfmlc_jax.metrics import split_summary
 from cfmlc_jax.metrics.agreement import agreement
 from cfmlc_jax.metrics.scores import Scores, summarise
 from cfmlc_jax.report import evidence
+from scripts.ablation.tables import ACCURACY
 
 NULLS = ("zeros", "mean", "blur")
 TIMED = 10  # runs of the compiled prediction; the fastest counts

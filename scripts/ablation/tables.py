@@ -1,4 +1,4 @@
-"""What ablate.py found, as CSV and Markdown, and where its figures are drawn."""
+"""What an ablation found, as CSV and Markdown, and where its figures are drawn."""
 
 import csv
 import importlib.util
@@ -83,9 +83,9 @@ def write(folder: Path, rows: Sequence[Row], effects: Sequence[EffectRow]) -> li
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'cfmlc_jax[figures]'")
         return written
-    import ablate_figures
+    from scripts.ablation import figures
 
-    return written + ablate_figures.draw(folder / "figures", rows, effects)
+    return written + figures.draw(folder / "figures", rows, effects)
 
 
 def _csv(header, rows) -> str:

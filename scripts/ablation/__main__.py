@@ -1,7 +1,7 @@
 """Ablations: accuracy against measured cost, over trainings, seeds and ways to use a checkpoint.
 
-    python scripts/ablate.py --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
-    python scripts/ablate.py --checkpoint=runs/coco [--workdir=runs/coco_ablation]
+    python -m scripts.ablation --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
+    python -m scripts.ablation --checkpoint=runs/coco [--workdir=runs/coco_ablation]
 
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is
@@ -24,11 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ablate_tables as tables
-
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, RunError
+from scripts.ablation import tables
 
 # Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -329,9 +328,9 @@ def _logged_rate(folder: Path) -> float | None:
 
 def _measure():
     """What measures in this process. It imports JAX, which has to wait for the cache's place."""
-    import ablate_measure
+    from scripts.ablation import measure
 
-    return ablate_measure
+    return measure
 
 
 def _make(folder: Path):

@@ -1,6 +1,6 @@
 """The benchmark's peer: the same work written in PyTorch, in torchvision's and the reference's manner.
 
-Only `scripts/benchmark.py` uses it, and only where torch is installed.
+Only `scripts.benchmark.pytorch` uses it, where torch is installed.
 """
 
 import random

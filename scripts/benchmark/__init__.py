@@ -1,0 +1,1 @@
+"""Speed and memory of training, forward pass and input, beside PyTorch's."""

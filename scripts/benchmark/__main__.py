@@ -1,0 +1,125 @@
+"""Times a training step, a forward pass and the input pipeline; PyTorch does the same where it is installed.
+
+    python -m scripts.benchmark [--model=resnet101] [--only=train,forward,input] [--json=FILE]
+
+Every measurement runs in a process of its own, which reports its peak memory. Ours and PyTorch's
+take turns, run by run: the speed of a shared machine drifts by more than they differ. Ratios are
+of the fastest runs. The matrix product says what the machine could do at best.
+Exit codes: 0 done; 1 an error, told in one line.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfmlc_jax.errors import InputError, RunError
+from scripts.benchmark import inputs, processes, tables
+
+MEASUREMENTS = ("train", "forward", "input")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; see --help")
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_positive.__name__ = "number above 0"  # argparse names the type in its message
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags, checked.
+
+    Raises:
+        InputError: a flag that cannot be used.
+    """
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(MEASUREMENTS), help="of train, forward, input")
+    parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/build.py")
+    parser.add_argument("--batch", type=_positive, default=4, help="images (default: %(default)s)")
+    parser.add_argument("--size", type=_positive, default=224, help="side of a view (default: %(default)s)")
+    parser.add_argument("--grid", type=_positive, default=2, help="patches a side (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our model")
+    parser.add_argument("--repeats", type=_positive, default=5, help="runs (default: %(default)s)")
+    parser.add_argument("--images", default="", help="folder of JPEG photos; default: generated ones")
+    parser.add_argument("--input_images", type=_positive, default=128, help="images in a run of input")
+    parser.add_argument("--workers", type=_positive, default=min(2, os.cpu_count() or 1), help="of input")
+    parser.add_argument("--threads", type=_positive, default=1, help="in each of our input's workers")
+    parser.add_argument("--peer", choices=("auto", "torch", "none"), default="auto", help="measure PyTorch?")
+    parser.add_argument("--json", default="", help="file for settings and all runs")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--torch_device", default="cpu", help=argparse.SUPPRESS)
+    flags = parser.parse_args(arguments)
+    if flags.images:
+        flags.images = str(Path(flags.images).absolute())  # processes work in the checkout
+    unknown = set(flags.only.split(",")).difference(MEASUREMENTS)
+    if unknown:
+        raise InputError(
+            f"--only has {', '.join(sorted(unknown))}; give some of {','.join(MEASUREMENTS)} with commas"
+        )
+    if flags.grid < 2:
+        raise InputError(f"--grid {flags.grid} makes no patches; give 2 or more")
+    return flags
+
+
+def choose_peer(wanted: str, installed: bool) -> str:
+    """ "torch" or "none".
+
+    Raises:
+        InputError: PyTorch is wanted and not installed.
+    """
+    if wanted == "torch" and not installed:
+        raise InputError("--peer=torch needs PyTorch; pip install 'cfmlc_jax[torch]' or --peer=none")
+    return "torch" if installed and wanted != "none" else "none"
+
+
+def _run(flags, photos: Path) -> None:
+    if flags.images:
+        inputs.photos_in(Path(flags.images))
+    elif "input" in flags.only:
+        inputs.write_photos(photos, inputs.PHOTOS)
+        flags.images = str(photos)
+    arguments = [
+        f"--{name}={value}" for name, value in vars(flags).items() if name not in ("worker", "torch_device")
+    ]
+    measured = []
+    for name in ("matmul", *(name for name in MEASUREMENTS if name in flags.only.split(","))):
+        measured.append(processes.measure(name, flags, arguments))
+        print(f"{name} done", file=sys.stderr, flush=True)
+    views = f"{flags.batch} images of {1 + flags.grid**2} views of {flags.size} px"
+    print(f"\n{flags.model}, {views}, {flags.dtype}, {measured[0][0].device}, fastest of {flags.repeats}\n")
+    print(tables.table(measured))
+    if flags.json:
+        tables.write_json(Path(flags.json), flags, measured)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    try:
+        flags = parse(arguments)
+        if flags.worker:
+            processes.serve(flags)
+            return 0
+        flags.peer = choose_peer(flags.peer, importlib.util.find_spec("torch") is not None)
+        if flags.peer == "none":
+            print("without PyTorch: not installed or not wanted", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            _run(flags, Path(folder))
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What cfmlc_jax does in each measurement."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags as absl_flags
+
+from cfmlc_jax.data.pipeline import Reading, train_batches
+from cfmlc_jax.data.sources.files import FileSource
+from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.loop import state, step
+from cfmlc_jax.models import build as models
+from cfmlc_jax.optim import build as optim
+from scripts.benchmark import inputs
+from scripts.benchmark.result import Work, timed
+
+
+def _jax_work(run, flops) -> Work:
+    device = jax.devices()[0]
+    stats = device.memory_stats()
+    peak = None if not stats else lambda: device.memory_stats()["peak_bytes_in_use"]
+    return Work(timed(lambda: jax.block_until_ready(run())), flops, device.device_kind, device.platform, peak)
+
+
+def matmul(flags) -> Work:
+    """A product of square matrices, the ceiling."""
+    side = inputs.matmul_side(jax.default_backend())
+    matrix = jax.numpy.asarray(inputs.matrix(side))
+    product = jax.jit(lambda a: a @ a)
+    return _jax_work(lambda: product(matrix), 2.0 * side**3)
+
+
+def _jax_model(flags):
+    mesh = meshes.create()
+    meshes.check_batch("batch_size", flags.batch)
+    dtype = jax.numpy.dtype(flags.dtype)
+    model = models.create(flags.model, inputs.CLASSES, attention="cross", image_size=flags.size, dtype=dtype)
+    return model, mesh
+
+
+def _jax_state(flags, model, mesh):
+    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+    optimizer = optim.adamw_one_cycle(max_lr=1e-4, total_steps=1000)
+    shape = (1, 1 + flags.grid**2, flags.size, flags.size, 3)
+    tallied = step.tallied(method.loss_names)
+    born, abstract = state.plan(model, optimizer, shape, tallied=tallied, seed=0, mesh=mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    update = step.train_step(
+        model, optimizer, method, ema_decay=0.9997, log_every=50, seed=0, mesh=mesh, shardings=shardings
+    )
+    return born(), update
+
+
+def train(flags) -> Work:
+    """PAT-T's update."""
+    model, mesh = _jax_model(flags)
+    state, update = _jax_state(flags, model, mesh)
+    views, labels = inputs.batch(flags)
+    on_device = meshes.to_devices({"views": views, "labels": labels}, mesh)
+    flops = update.lower(state, on_device).cost_analysis()["flops"]
+
+    def run():
+        nonlocal state
+        state, first_bad = update(state, on_device)
+        return state, first_bad
+
+    return _jax_work(run, flops)
+
+
+def forward(flags) -> Work:
+    """The combined prediction."""
+    model, mesh = _jax_model(flags)
+    state, _ = _jax_state(flags, model, mesh)
+    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+    patches = methods.Patches(flags.grid)
+    score = step.score_step(model, method, kinds=(), null="mean", patches=patches, mesh=mesh)
+    views = meshes.to_devices(inputs.batch(flags)[0], mesh)
+    arguments = state.variables, state.mean_colour, views
+    cost: Any = score.lower(*arguments).cost_analysis()
+    return _jax_work(lambda: score(*arguments), cost["flops"])
+
+
+def reading(flags) -> Work:
+    """The input pipeline on photos."""
+    absl_flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
+    paths = inputs.photos_in(Path(flags.images))
+    source = FileSource(
+        root=Path(flags.images),
+        split="train",
+        paths=[path.name for path in paths],
+        ids=[path.stem for path in paths],
+        labels=inputs.labels(len(paths)).astype(np.uint8),
+        class_names=tuple(str(k) for k in range(inputs.CLASSES)),
+    )
+    batches = train_batches(
+        source,
+        ToViews(flags.size, flags.grid, augment=True),
+        batch_size=flags.batch,
+        epochs=inputs.epochs_of(flags, len(paths)),
+        seed=0,
+        reading=Reading(threads=flags.threads, workers=flags.workers),
+    )
+    return Work(lambda: inputs.images_per_time(iter(batches), flags))

@@ -1,0 +1,113 @@
+"""Measurements in processes of their own, ours and PyTorch's in turn."""
+
+import contextlib
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from cfmlc_jax.errors import RunError
+from scripts.benchmark.result import Result
+
+ROOT = Path(__file__).parents[2]
+MODULES = {"jax": "ours", "torch": "pytorch"}
+
+
+def serve(flags) -> None:
+    """A worker's life: make ready, warm up, then one run for every line on stdin; JSON lines on stdout."""
+    framework, name = flags.worker.split(":")
+    # Each in a process of its own, which imports nothing of the other.
+    works = importlib.import_module(f"scripts.benchmark.{MODULES[framework]}")
+    work = getattr(works, "reading" if name == "input" else name)(flags)
+    if name != "input":  # which warms up by itself
+        work.run()
+    _say({"flops": work.flops, "device": work.device, "platform": work.platform})
+    for _ in sys.stdin:
+        units, seconds = work.run()
+        _say({"seconds": seconds / units})
+    _say({"peak_mb": (work.peak() if work.peak else _process_memory(flags)) / 1e6})
+
+
+def _say(message):
+    print(json.dumps(message), flush=True)
+
+
+def _process_memory(flags):
+    """Bytes of this process and its workers at their peaks."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return unit * (own + (flags.workers * largest_child if flags.worker.endswith("input") else 0))
+
+
+class Worker:
+    """A process that does one measurement when told to; a context, at whose end it is gone."""
+
+    def __init__(self, framework: str, name: str, arguments: Sequence[str]):
+        self._name = f"{framework} {name}"
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the context's end
+        command = [sys.executable, "-m", "scripts.benchmark", *arguments, f"--worker={framework}:{name}"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._stdin, self._stdout, self._errors):
+            stream.close()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until all is compiled and warm; "flops", "device", "platform" of the work."""
+        return self._answer()
+
+    def run(self) -> float:
+        """Seconds per unit of one more run."""
+        self._stdin.write("run\n")
+        self._stdin.flush()
+        return self._answer()["seconds"]
+
+    def end(self) -> float:
+        """Peak memory in MB, of a worker that is done."""
+        self._stdin.close()
+        return self._answer()["peak_mb"]
+
+    def _answer(self):
+        line = self._stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self._process.wait()
+        self._errors.seek(0)
+        last = self._errors.read().strip().splitlines()[-1:] or ["no message"]
+        raise RunError(f"the measurement {self._name} ended with code {code}: {last[0]}")
+
+
+def measure(name: str, flags, arguments: Sequence[str]) -> list[Result]:
+    """Results of one measurement, ours first, then PyTorch's if it takes part; runs alternate."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker("jax", name, arguments))]
+        ready = workers[0].ready()
+        results = [Result(name, "jax", ready["flops"], ready["device"])]
+        torch_device = {"cpu": "cpu", "gpu": "cuda"}.get(ready["platform"])
+        if flags.peer == "torch" and torch_device and (flags.dtype == "float32" or name == "input"):
+            peer = Worker("torch", name, [*arguments, f"--torch_device={torch_device}"])
+            workers.append(stack.enter_context(peer))
+            # The same work, whatever each side's compiler makes of it.
+            results.append(Result(name, "torch", ready["flops"], peer.ready()["device"]))
+        for _ in range(flags.repeats):
+            for worker, result in zip(workers, results):
+                result.seconds.append(worker.run())
+        for worker, result in zip(workers, results):
+            result.peak_mb = worker.end()
+    return results
