@@ -1,8 +1,9 @@
 """Says where a data set comes from, checks the copy on disk, and shows both of its splits.
 
-    python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|… --root=DIR
+    python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|… [--root=DIR]
 
-It downloads and changes nothing. Exit code 0: the copy is complete and both splits open.
+DIR is where training looks: $CFMLC_DATA/<data set>, else data/<data set>. Nothing is downloaded or
+changed. Exit code 0: the copy is complete and both splits open; 1: what is missing is listed.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import Source, checks, cifar_files
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
@@ -255,19 +257,26 @@ def count_images(folder: Path) -> int:
 
 def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
     """Prints both splits' summaries; what is wrong with them, one line each."""
-    try:
-        sources = {split: data_set.open(flags, split) for split in ("train", "val")}
-        for split, source in sources.items():
-            print(checks.summary(split, source))
-        checks.require_disjoint(sources["train"], sources["val"])
-    except InputError as error:
-        return [str(error)]
-    wanted = data_set.labelled or tuple(len(source) for source in sources.values())
-    return [
-        f"{split}: {len(source):,} images have a class, wanted {count:,}"
-        for (split, source), count in zip(sources.items(), wanted)
-        if len(source) != count
-    ]
+    sources: dict[str, Source] = {}
+    problems = []
+    for number, split in enumerate(("train", "val")):
+        try:
+            sources[split] = data_set.open(flags, split)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        print(checks.summary(split, sources[split]))
+        if data_set.labelled and len(sources[split]) != data_set.labelled[number]:
+            problems.append(
+                f"{split}: {len(sources[split]):,} images have a class, wanted {data_set.labelled[number]:,}"
+            )
+    if len(sources) == 2:
+        for require in (checks.require_same_classes, checks.require_disjoint):
+            try:
+                require(sources["train"], sources["val"])
+            except InputError as error:
+                problems.append(str(error))
+    return problems
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -276,17 +285,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data_set", choices=DATA_SETS)
-    parser.add_argument("--root", required=True, type=Path, help="the folder of the data set (DIR)")
+    parser.add_argument(
+        "--root",
+        default="",
+        help=f"the folder of the data set (DIR; default: ${build.ROOT_VARIABLE}/<data set>, else data/<data set>)",
+    )
     parser.add_argument(
         "--vocabulary", type=Path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
     )
     flags = parser.parse_args(arguments)
-    flags.root = flags.root.expanduser()
+    flags.root = build.place(flags.data_set, flags.root)
     data_set = DATA_SETS[flags.data_set]
 
     print(explain(data_set))
-    print(f"\nchecking {flags.root}")
+    print(f"\nchecking DIR = {flags.root}")
     problems = []
+    if not flags.root.is_dir():
+        problems.append(
+            f"{flags.root} is not a folder; make it, or name the right one by --root or ${build.ROOT_VARIABLE}"
+        )
     for archive in data_set.archives:
         path = flags.root / archive.name
         if path.is_file():
@@ -294,7 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             problem = check_archive(path, archive)
             problems += [problem] if problem else []
     problems += check_copy(flags.root, data_set)
-    problems += show_splits(flags, data_set)
+    if flags.root.is_dir():
+        problems += show_splits(flags, data_set)
 
     for problem in dict.fromkeys(problems):
         print(f"  PROBLEM {problem}")

@@ -24,16 +24,17 @@ def data_root(name: str, root: str) -> Path:
     Raises:
         InputError: there is no such folder.
     """
-    path = _place(name, root)
+    path = place(name, root)
     if not path.is_dir():
         raise InputError(
             f"data root {path} is not a folder; set config.data.root or ${ROOT_VARIABLE}, "
-            f"and see python scripts/prepare_data.py {name}"
+            f"and see python scripts/prepare_data.py {name}{f' --root={root}' if root else ''}"
         )
     return path
 
 
-def _place(name, root):
+def place(name: str, root: str = "") -> Path:
+    """Where a data set's folder is to be: see `data_root`."""
     path = Path(root) if root else Path(os.environ.get(ROOT_VARIABLE, "data")) / name
     return path.expanduser()
 
@@ -58,9 +59,9 @@ def source(data, split: str) -> Source:
         return LongTailedDigits(split, most=data.longtail.digits, num_test=data.longtail.num_test, **tail)
     # These two say themselves what to put where.
     if name in cifar_files.DATA_SETS:
-        return CifarLT(name, _place(name, data.root), split, **tail)
+        return CifarLT(name, place(name, data.root), split, **tail)
     if name in image_list.STEMS:
-        return ImageList(_place(name, data.root), split, stem=image_list.STEMS[name])
+        return ImageList(place(name, data.root), split, stem=image_list.STEMS[name])
     root = data_root(name, data.root)
     if name == "vg256":
         return VisualGenome(root, split, data.vocabulary or root / "vg256.json")

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from cfmlc_jax.data.sources import files, scenes, voc
+from cfmlc_jax.data.sources import fields, files, scenes, voc
 from cfmlc_jax.data.sources.visual_genome import read_vocabulary
-from cfmlc_jax.errors import InputError
 
 # In the order of `categories` in the annotations of MS-COCO 2014.
 COCO = (
@@ -38,11 +37,4 @@ def class_names(place: str) -> tuple[str, ...]:
     if path.suffix == ".json":
         return read_vocabulary(path)[0]
     way_out = f"name one of {', '.join(KNOWN)}, or a file with one class a line"
-    lines = (line.strip() for line in files.read_text(path, way_out).splitlines())
-    names = tuple(line for line in lines if line)
-    if not names:
-        raise InputError(f"{path}: no class in it; write one a line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: class {twice[0]!r} is listed twice; list it once")
-    return names
+    return fields.class_names(files.read_class_list(path, way_out), str(path))

@@ -18,7 +18,7 @@ from cfmlc_jax.data.crops import AreaCrop, PaddedCrop
 from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.balanced import Balanced
-from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, summary
+from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
 from cfmlc_jax.data.transforms import ToViews, Transform
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import mesh as meshes
@@ -129,8 +129,8 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
     """The splits' sources, each said to the user; training data is in no other split.
 
     Raises:
-        InputError: a source that cannot be read, an image in train and in another split, or images of
-            several labels for a loss of one.
+        InputError: a source that cannot be read, an image in train and in another split, other classes
+            than train's, or images of several labels for a loss of one.
     """
     sources = {}
     for split in dict.fromkeys(splits):
@@ -144,6 +144,7 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
             require_one_label(split, sources[split], config.loss.name)
     for split in sources:
         if "train" in sources and split != "train":
+            require_same_classes(sources["train"], sources[split])
             require_disjoint(sources["train"], sources[split])
     return sources
 

@@ -3,13 +3,15 @@
 import numpy as np
 
 from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.files import FileSource
 from cfmlc_jax.errors import InputError
 
 
 def summary(name: str, source: Source) -> str:
     """Text about a source: images, labels an image, positives of the rarest, median and commonest class, first ids.
 
-    Reads no image. Classes without a positive are named: their average precision has no value.
+    Reads no image. Classes without a positive are named: their average precision has no value. So are
+    boxes that are left out.
     """
     positives = source.labels.sum(axis=0, dtype=np.int64)
     rarest, commonest = int(positives.argmin()), int(positives.argmax())
@@ -23,6 +25,8 @@ def summary(name: str, source: Source) -> str:
     if absent.size:
         named = ", ".join(source.class_names[column] for column in absent[:5])
         lines.append(f"  without a positive: {absent.size} ({named}{', …' if absent.size > 5 else ''})")
+    if isinstance(source, FileSource) and source.left_out:
+        lines.append(f"  {source.left_out}")
     lines.append(f"  first ids: {', '.join(source.ids[:3])}")
     return "\n".join(lines)
 
@@ -53,14 +57,33 @@ def class_counts(source: Source) -> np.ndarray:
 
 
 def require_disjoint(a: Source, b: Source) -> None:
-    """Nothing, if no id is in both sources.
+    """Nothing, if no image is in both sources: no file, whatever its ids are, or no id where there are no files.
 
     Raises:
-        InputError: with how many ids are shared and the first three.
+        InputError: with how many images are shared and the first three.
     """
-    shared = np.intersect1d(np.array(a.ids, str), np.array(b.ids, str))
-    if shared.size:
+    shared = sorted(set(_identities(a)).intersection(_identities(b)))
+    if shared:
         raise InputError(
-            f"{shared.size} images are in both {a!r} and {b!r}, first {', '.join(shared[:3])}; "
+            f"{len(shared)} images are in both {a!r} and {b!r}, first {', '.join(shared[:3])}; "
             "remove them from one, or the scores are not of unseen images"
+        )
+
+
+def _identities(source: Source) -> list[str]:
+    return source.files() if isinstance(source, FileSource) else source.ids
+
+
+def require_same_classes(train: Source, other: Source) -> None:
+    """Nothing, if both splits have the same classes in the same order.
+
+    Raises:
+        InputError: with the first class that differs.
+    """
+    a, b = train.class_names, other.class_names
+    if a != b:
+        place = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+        names = [f"{names[place]!r}" if place < len(names) else "none" for names in (a, b)]
+        raise InputError(
+            f"class {place} is {names[0]} in {train!r} and {names[1]} in {other!r}; give both the same classes in one order"
         )

@@ -1,13 +1,12 @@
 """MS-COCO 2014 in its official layout: 80 classes, 82,081 images to train on, 40,137 to validate on."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import boxes, files
+from cfmlc_jax.data.sources import boxes, fields, files
 from cfmlc_jax.errors import InputError
 
 YEAR = "2014"
@@ -17,6 +16,27 @@ WAY_OUT = "get train2014.zip, val2014.zip and annotations_trainval2014.zip and u
 _OFFICIAL_NAME = re.compile(r"(?:COCO_([a-z]+)(\d{4})_)?\d{12}\.[A-Za-z]+")
 
 
+class Image(NamedTuple):
+    """An entry of `images`: where its file is, from the root, and its size in pixels, if that is known."""
+
+    file: str
+    size: tuple[float, float] | None
+
+
+class Annotations(NamedTuple):
+    """All annotations.
+
+    owners, columns: of each, the id of its image and the column of its class.
+    boxes: [left, top, width, height] of each, None where there is none or none that can be used.
+    left_out: what is wrong with boxes that cannot be used.
+    """
+
+    owners: list[str]
+    columns: list[int]
+    boxes: list[list | None]
+    left_out: boxes.LeftOut
+
+
 class Coco(files.FileSource):
     """A split of COCO 2014: `root/train2014`, `root/val2014`, `root/annotations/instances_*2014.json`.
 
@@ -24,13 +44,17 @@ class Coco(files.FileSource):
     included; images are sorted by id *as a string*; classes are in the order of the file's
     categories. An image's boxes are all its annotations', crowds included.
 
+    Labels are all that is asked for: ids may be numbers or text, and boxes may be missing. One that
+    cannot be used is left out and reported (`left_out`).
+
     Args:
         root: the folder above.
         split: "train" (train2014) or "val" (val2014).
 
     Raises:
         InputError: missing or broken files, annotations of another year or split, annotations of
-            unknown images or categories, missing images, no image at all.
+            unknown images or categories, an id or a file of two images, missing images, no image
+            at all.
     """
 
     def __init__(self, root: str | Path, split: str):
@@ -40,28 +64,32 @@ class Coco(files.FileSource):
         path = _annotation_file(root, split)
         document = files.read_json(path, WAY_OUT)
         _require_year(path, document)
-        file_names = {str(key): name for key, name in _rows(path, document, "images", "id", "file_name")}
-        _require_names(path, file_names.values(), folder)
+        images = _images(path, document, folder)
+        column_of, class_names = _categories(path, document)
+        found = _annotations(path, document, images, column_of)
 
-        class_names, columns, owners, sizes = _annotations(path, document, file_names)
-        ids = sorted(set(owners))
+        ids = sorted(set(found.owners))
         if not ids:
             raise InputError(f"{path}: no image has an annotation; {WAY_OUT}")
+        wanted = [images[key].file for key in ids]
+        files.require_own_files(ids, wanted, str(path))
         row_of = {key: row for row, key in enumerate(ids)}
-        rows = np.array([row_of[key] for key in owners])
+        rows = np.array([row_of[key] for key in found.owners])
+        columns = np.array(found.columns)
         labels = np.zeros((len(ids), len(class_names)), np.uint8)
         labels[rows, columns] = 1
-
-        names = [file_names[key] for key in ids]
-        _require_images(names, root / folder)
+        usable = [number for number, box in enumerate(found.boxes) if box is not None]
         super().__init__(
             root=root,
             split=split,
-            paths=[f"{folder}/{name}" for name in names],
+            paths=_paths(root, folder, wanted),
             ids=ids,
             labels=labels,
             class_names=class_names,
-            boxes=boxes.from_sizes(rows, sizes, columns, len(ids)),
+            boxes=boxes.from_sizes(
+                rows[usable], [found.boxes[number] for number in usable], columns[usable], len(ids)
+            ),
+            left_out=str(found.left_out),
         )
 
 
@@ -74,18 +102,29 @@ def _annotation_file(root: Path, split: str) -> Path:
     return path
 
 
-def _rows(path: Path, document: Any, table: str, *fields: str) -> list[tuple]:
-    """The named fields of each row of one of the document's lists."""
+def _rows(path: Path, document: Any, table: str) -> list[dict]:
+    """One of the document's lists of objects."""
     rows = document.get(table) if isinstance(document, dict) else None
     if not isinstance(rows, list):
         raise InputError(f"{path}: no list '{table}', so not an instances file of COCO; {WAY_OUT}")
-    picked = []
     for number, row in enumerate(rows):
-        try:
-            picked.append(tuple(row[field] for field in fields))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: entry {number} of '{table}' lacks {error}; {WAY_OUT}") from error
-    return picked
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: entry {number} of '{table}' is {fields.shown(row)}, not an object")
+    return rows
+
+
+def _key(where: str, row: dict, field: str) -> str:
+    """An id of a row."""
+    _require_field(where, row, field)
+    key = fields.as_key(row[field])
+    if key is None:
+        raise InputError(f"{where} has the {field} {fields.shown(row[field])}; write a whole number or text")
+    return key
+
+
+def _require_field(where: str, row: dict, field: str) -> None:
+    if field not in row:
+        raise InputError(f"{where} lacks '{field}'; {WAY_OUT}")
 
 
 def _require_year(path: Path, document: Any) -> None:
@@ -104,45 +143,75 @@ def _belongs_to(file_name: str) -> str | None:
     return "2017" if year is None else f"{split}{year}"
 
 
-def _require_names(path: Path, names: Iterable[str], folder: str) -> None:
-    for name in names:
+def _images(path: Path, document: Any, folder: str) -> dict[str, Image]:
+    """Id -> image. An entry that is repeated counts once."""
+    images: dict[str, Image] = {}
+    for number, row in enumerate(_rows(path, document, "images")):
+        where = f"{path}: entry {number} of 'images'"
+        key = _key(where, row, "id")
+        _require_field(where, row, "file_name")
+        file = fields.relative_path(row["file_name"], where, folder)
+        image = Image(file, boxes.size_of(row.get("width"), row.get("height")))
+        first = images.setdefault(key, image)
+        if first.file != file:
+            raise InputError(
+                f"{where} gives {file} the id {key}, which {first.file} has already; give every image an id of its own"
+            )
+        name = file.rpartition("/")[2]
         if _belongs_to(name) not in (None, folder):
             raise InputError(f"{path}: image {name} is of {_belongs_to(name)}, wanted {folder}; {WAY_OUT}")
+    return images
 
 
-def _annotations(path: Path, document: Any, file_names: dict[str, str]):
-    """Class names [k]; and for each annotation its class [m], image id [m] and box [m, 4]."""
-    categories = _rows(path, document, "categories", "id", "name")
-    column_of = {key: column for column, (key, _) in enumerate(categories)}
-    class_names = tuple(name for _, name in categories)
-    if len(column_of) < len(categories) or len(set(class_names)) < len(categories):
-        raise InputError(f"{path}: a category id or name occurs twice; {WAY_OUT}")
+def _categories(path: Path, document: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Category id -> column, and the class names [k]."""
+    column_of: dict[str, int] = {}
+    names: list[str] = []
+    for number, row in enumerate(_rows(path, document, "categories")):
+        where = f"{path}: entry {number} of 'categories'"
+        key = _key(where, row, "id")
+        _require_field(where, row, "name")
+        name = fields.as_class_name(row["name"], where)
+        if key in column_of or name in names:
+            raise InputError(f"{where}: the id {key} or the name {name!r} occurs twice; {WAY_OUT}")
+        column_of[key] = len(names)
+        names.append(name)
+    return column_of, tuple(names)
 
-    columns, owners, sizes = [], [], []
-    rows = _rows(path, document, "annotations", "image_id", "category_id", "bbox")
-    for number, (image, category, box) in enumerate(rows):
+
+def _annotations(
+    path: Path, document: Any, images: dict[str, Image], column_of: dict[str, int]
+) -> Annotations:
+    found = Annotations([], [], [], boxes.LeftOut())
+    for number, row in enumerate(_rows(path, document, "annotations")):
+        where = f"{path}: annotation {number}"
+        category, image = _key(where, row, "category_id"), _key(where, row, "image_id")
         if category not in column_of:
+            raise InputError(f"{where} has the unknown category id {row['category_id']!r}; {WAY_OUT}")
+        if image not in images:
+            raise InputError(f"{where} has the unknown image id {row['image_id']!r}; {WAY_OUT}")
+        # What tools write where an annotation is of the image as a whole.
+        box = row.get("bbox") or None
+        reason = "" if box is None else boxes.reason_against(box, images[image].size)
+        if reason:
+            found.left_out.add(f"{where} (id {fields.shown(row.get('id'))})", reason)
+        found.columns.append(column_of[category])
+        found.owners.append(image)
+        found.boxes.append(None if reason else box)
+    return found
+
+
+def _paths(root: Path, folder: str, wanted: list[str]) -> list[str]:
+    """The images as the disk spells them, from the root."""
+    found = files.find_files(root, wanted)
+    if not found:
+        present = files.names_in(root / folder, WAY_OUT)
+        if present:
+            first = min(present)
+            of = f" (of {_belongs_to(first)})" if _belongs_to(first) else ""
             raise InputError(
-                f"{path}: annotation {number} has the unknown category id {category!r}; {WAY_OUT}"
+                f"{root / folder} holds none of the images, but {first}{of}; "
+                f"wanted {wanted[0].removeprefix(f'{folder}/')}; {WAY_OUT}"
             )
-        if str(image) not in file_names:
-            raise InputError(f"{path}: annotation {number} has the unknown image id {image!r}; {WAY_OUT}")
-        if not _is_box(box):
-            raise InputError(f"{path}: annotation {number} has the box {box!r}, not 4 numbers; {WAY_OUT}")
-        columns.append(column_of[category])
-        owners.append(str(image))
-        sizes.append(box)
-    return class_names, columns, owners, sizes
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
-
-
-def _require_images(names: list[str], folder: Path) -> None:
-    present = files.names_in(folder, WAY_OUT)
-    if present and present.isdisjoint(names):
-        found = min(present)
-        of = f" (of {_belongs_to(found)})" if _belongs_to(found) else ""
-        raise InputError(f"{folder} holds none of the images, but {found}{of}; wanted {names[0]}; {WAY_OUT}")
-    files.require_files(names, present, folder, WAY_OUT)
+    files.require_files(wanted, found, root, WAY_OUT)
+    return [found[file] for file in wanted]

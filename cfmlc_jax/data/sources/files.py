@@ -1,7 +1,9 @@
-"""Sources whose images are files in folders: the records, and the checks of what is on disk."""
+"""Sources whose images are files in folders: the records, what annotations name, and what is on disk."""
 
 import json
 import os
+import posixpath
+import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -9,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cfmlc_jax.data.sources import Record
+from cfmlc_jax.data.sources import Record, fields
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.errors import InputError
+
+_RIGHTS = "give the rights to list it"
 
 
 class FileSource:
     """A split whose annotations are in memory and whose images are read when asked for: a `Source`.
+
+    left_out: one line about boxes that cannot be used; "" if there are none.
 
     Args:
         root: the folder that the paths start from.
@@ -25,6 +31,7 @@ class FileSource:
         labels: uint8 [n, k].
         class_names: the k classes.
         boxes: the boxes of the n images, where the data set has them.
+        left_out: see above.
     """
 
     def __init__(
@@ -37,10 +44,12 @@ class FileSource:
         labels: np.ndarray,
         class_names: tuple[str, ...],
         boxes: Boxes | None = None,
+        left_out: str = "",
     ):
         self.class_names = class_names
         self.labels = labels
         self.ids = ids
+        self.left_out = left_out
         self._root = str(root)
         self._split = split
         self._paths = paths
@@ -52,9 +61,8 @@ class FileSource:
     def __getitem__(self, index: int) -> Record:
         path = os.path.join(self._root, self._paths[index])
         record = Record(image=_read(path), labels=self.labels[index].copy(), id=self.ids[index], where=path)
-        found = self.boxes_of(index)
-        if found is not None:
-            record["boxes"], record["box_classes"] = found
+        if self._boxes is not None:
+            record["boxes"], record["box_classes"] = self._boxes.of(index)
         return record
 
     def __repr__(self) -> str:
@@ -63,9 +71,24 @@ class FileSource:
             f"content={fingerprint(self.class_names, self.ids, self.labels)})"
         )
 
-    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Corners float32 [n, 4] and classes int32 [n] of one image; None where there are none to read."""
-        return None if self._boxes is None else self._boxes.of(index)
+    def files(self) -> list[str]:
+        """The n image files with links followed: one name for a picture, whatever its records are called."""
+        folders: dict[str, tuple[str, set[str]]] = {}
+        found = []
+        for path in self._paths:
+            folder, name = posixpath.split(path)
+            if folder not in folders:
+                place = os.path.join(self._root, folder)
+                folders[folder] = os.path.realpath(place), _links(place)
+            place, links = folders[folder]
+            file = os.path.join(place, name)
+            found.append(os.path.realpath(file) if name in links else file)
+        return found
+
+
+def _links(folder: str) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_symlink()}
 
 
 def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarray) -> str:
@@ -112,30 +135,114 @@ def read_text(path: Path, way_out: str) -> str:
         raise InputError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from error
 
 
-def read_json(path: Path, way_out: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The document of a JSON file; `object_hook` may shrink each object while it is parsed.
+def read_json(
+    path: Path,
+    way_out: str,
+    object_hook: Callable[[dict], Any] | None = None,
+    object_pairs_hook: Callable[[list], Any] | None = None,
+) -> Any:
+    """The document of a JSON file; a hook may change each object while it is parsed.
 
     Raises:
         InputError: no such file, not UTF-8, or broken JSON, with line and column.
     """
     text = read_text(path, way_out)
     try:
-        return json.loads(text, object_hook=object_hook)
+        return json.loads(text, object_hook=object_hook, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path} line {error.lineno} column {error.colno}: broken JSON ({error.msg}); {way_out}"
         ) from error
+    except InputError:
+        raise
+    # A number of more than 4300 digits, or thousands of brackets inside each other.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); {way_out}") from error
 
 
-def names_in(folder: Path, way_out: str) -> set[str]:
-    """The names of the files in a folder, listed once: a stat for each of 80,000 images takes minutes on a network disk.
+def read_class_list(path: Path, way_out: str) -> list[str]:
+    """The lines of a list of classes, as `fields.as_class_name` gives them, empty ones left out.
+
+    Raises:
+        InputError: no such file, not UTF-8, or a line that is no name.
+    """
+    lines = read_text(path, way_out).splitlines()
+    return [fields.as_class_name(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def find_files(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Those of the paths that are files under the root, and how the disk spells them.
+
+    Accents may be decomposed on the disk, as macOS writes them. Each folder is listed once: a stat
+    for each of 80,000 images takes minutes on a network disk.
+
+    Args:
+        root: the folder that the paths start from.
+        paths: as `fields.relative_path` gives them.
+    """
+    listings: dict[str, dict[str, str]] = {}
+    found = {}
+    for path in paths:
+        folder, name = posixpath.split(path)
+        if folder not in listings:
+            listings[folder] = _listing(root, folder)
+        if name in listings[folder]:
+            found[path] = listings[folder][name]
+    return found
+
+
+def _listing(root: Path, folder: str) -> dict[str, str]:
+    """Composed names of a folder's files -> their paths from the root; none if there is no such folder."""
+    place = _spelled(root, folder)
+    if place is None:
+        return {}
+    names = _composed(names_in(root / place, _RIGHTS))
+    return {name: posixpath.join(place, spelled) for name, spelled in names.items()}
+
+
+def _spelled(root: Path, folder: str) -> str | None:
+    """A folder's path as the disk spells it; None if there is none."""
+    if os.path.isdir(root / folder):
+        return folder
+    place = ""
+    for name in folder.split("/") if root.is_dir() else ():
+        folders = _composed(names_in(root / place, _RIGHTS, os.DirEntry.is_dir))
+        if name not in folders:
+            return None
+        place = posixpath.join(place, folders[name])
+    return place or None
+
+
+def _composed(names: set[str]) -> dict[str, str]:
+    """Composed form -> name; of two names with one such form, the one that is composed."""
+    ordered = sorted(names, key=lambda name: (unicodedata.is_normalized("NFC", name), name))
+    return {fields.composed(name): name for name in ordered}
+
+
+def require_own_files(ids: Iterable[str], paths: Iterable[str], where: str) -> None:
+    """Nothing, if every image has a file of its own.
+
+    Raises:
+        InputError: with the first two ids that share one.
+    """
+    owners: dict[str, str] = {}
+    for key, path in zip(ids, paths):
+        first = owners.setdefault(path, key)
+        if first != key:
+            raise InputError(f"{where}: the images {first} and {key} are one file, {path}; give it one id")
+
+
+def names_in(
+    folder: Path, way_out: str, kind: Callable[[os.DirEntry], bool] = os.DirEntry.is_file
+) -> set[str]:
+    """The names of the files in a folder, or of another kind of entries.
 
     Raises:
         InputError: there is no such folder (the message ends with `way_out`).
     """
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
+            return {entry.name for entry in entries if kind(entry)}
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; {way_out}") from error
 

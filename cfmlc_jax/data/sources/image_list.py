@@ -1,25 +1,19 @@
 """Single-label images named by lists, one `path label` a line, as ImageNet-LT and Places-LT are given out."""
 
 import posixpath
+import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import files, imbalance
+from cfmlc_jax.data.sources import fields, files, imbalance, listed
+from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
 
 # Beginnings of the lists' names, before "_train.txt", "_val.txt" and "_test.txt".
 STEMS = {"imagenet_lt": "ImageNet_LT", "places_lt": "Places_LT"}
 SPLITS = ("train", "val", "test")
-
-
-class Row(NamedTuple):
-    """A line of a list: where it is, the image's path as written, its class."""
-
-    line: int
-    file: str
-    number: int
+_DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class ImageList(files.FileSource):
@@ -28,7 +22,8 @@ class ImageList(files.FileSource):
     A line is a path relative to root and, behind the last blank, the number of its class. The
     classes are those of the training list, 0 to k − 1. A class's name is the line of
     `root/classes.txt` with its number, or else the folder of its training images if every class
-    has one of its own ("n01440764", "airfield"), or else "class 17". An id is the path as written.
+    has one of its own ("n01440764", "airfield"), or else "class 17". An id is the path
+    (`fields.relative_path`).
 
     class_counts: training images of each class, int64 [k], whatever the split.
 
@@ -52,18 +47,17 @@ class ImageList(files.FileSource):
         rows = training if split == "train" else read_list(path)
         k = len(self.class_counts)
         for row in rows:
-            if row.number >= k:
+            if row.labels >= k:
                 raise InputError(
-                    f"{path} line {row.line}: label {row.number}, but {stem}_train.txt has the classes 0 to {k - 1}; "
+                    f"{path} line {row.line}: label {row.labels}, but {stem}_train.txt has the classes 0 to {k - 1}; "
                     "take lists of one release"
                 )
-        _require_images(path, rows)
         super().__init__(
             root=root,
             split=split,
-            paths=[row.file for row in rows],
+            paths=listed.paths_of(path, rows, "unpack the images there or drop the line"),
             ids=[row.file for row in rows],
-            labels=imbalance.one_hot(np.array([row.number for row in rows]), k),
+            labels=imbalance.one_hot(np.array([row.labels for row in rows]), k),
             class_names=_class_names(root, training, k),
         )
 
@@ -76,79 +70,51 @@ def read_list(path: Path) -> list[Row]:
             number of 0 or more, or an image that is listed twice.
     """
     way_out = "lists of `path label` lines are in data/ of the reference's repositories"
-    rows: list[Row] = []
-    lines: dict[str, int] = {}
-    for number, line in enumerate(files.read_text(path, way_out).splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _row(path, number, line)
-        first = lines.setdefault(posixpath.normpath(row.file), number)
-        if first != number:
-            raise InputError(
-                f"{path} line {number}: {row.file!r} is already in line {first}; keep one of them"
-            )
-        rows.append(row)
+    lines = enumerate(files.read_text(path, way_out).splitlines(), 1)
+    rows = [_row(path, number, line) for number, line in lines if line.strip()]
     if not rows:
         raise InputError(f"{path}: no image in it; write one `path label` a line")
+    listed.require_unique(path, rows, "keep one of them")
     return rows
 
 
 def _row(path, number, line):
-    file, _, label = line.strip().rpartition(" ")
-    file = file.rstrip()
-    if not file or not (label.isascii() and label.isdigit()):
+    file, *label = line.strip().rsplit(maxsplit=1)
+    # No data set has more classes than nine digits can count.
+    if not label or not _DIGITS.fullmatch(label[0]):
         raise InputError(
             f"{path} line {number}: {line.strip()!r} is not a path, a blank and the number of a class; mend the line"
         )
-    if posixpath.isabs(file):
-        raise InputError(f"{path} line {number}: path {file!r}; write it relative to {path.parent}")
-    return Row(number, file, int(label))
+    return Row(number, file, fields.relative_path(file, f"{path} line {number}"), int(label[0]))
 
 
 def _class_counts(path, rows):
-    counts = np.bincount([row.number for row in rows])
-    empty = np.flatnonzero(counts == 0)
-    if empty.size:
-        last = max(rows, key=lambda row: row.number)
+    used = {row.labels for row in rows}
+    last = max(rows, key=lambda row: row.labels)
+    empty = last.labels + 1 - len(used)
+    if empty:
+        first = next(number for number in range(last.labels) if number not in used)
         raise InputError(
-            f"{path}: label {empty[0]} has no image, though line {last.line} has label {last.number} "
-            f"({empty.size} such labels); number the classes without gaps"
+            f"{path}: label {first} has no image, though line {last.line} has label {last.labels} "
+            f"({empty} such labels); number the classes without gaps"
         )
-    return counts
+    return np.bincount([row.labels for row in rows])
 
 
 def _class_names(root, training, k):
-    listed = root / "classes.txt"
-    if listed.is_file():
-        text = files.read_text(listed, "write one class a line")
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+    path = root / "classes.txt"
+    if path.is_file():
+        names = files.read_class_list(path, "write one class a line")
         if len(names) != k or len(set(names)) != k:
             raise InputError(
-                f"{listed}: {len(set(names))} different names in {len(names)} lines, wanted {k} classes; "
+                f"{path}: {len(set(names))} different names in {len(names)} lines, wanted {k} classes; "
                 "write one name a line, in the order of the labels"
             )
         return tuple(names)
     folders: list[set[str]] = [set() for _ in range(k)]
     for row in training:
-        folders[row.number].add(posixpath.basename(posixpath.dirname(row.file)))
+        folders[row.labels].add(posixpath.basename(posixpath.dirname(row.file)))
     names = [min(own) for own in folders]
     if all(len(own) == 1 for own in folders) and all(names) and len(set(names)) == k:
         return tuple(names)
     return tuple(f"class {number}" for number in range(k))
-
-
-def _require_images(path, rows):
-    folders = sorted({posixpath.dirname(row.file) for row in rows})
-    present = {
-        posixpath.join(folder, name)
-        for folder in folders
-        if (path.parent / folder).is_dir()
-        for name in files.names_in(path.parent / folder, "unpack the images there")
-    }
-    missing = [row for row in rows if row.file not in present]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(
-            f"{path} line {missing[0].line}: no image {missing[0].file!r} in {path.parent}{more}; "
-            "unpack the images there or drop the line"
-        )

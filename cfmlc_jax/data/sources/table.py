@@ -3,26 +3,19 @@
 import csv
 import difflib
 import io
-import posixpath
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import files
+from cfmlc_jax.data.sources import fields, files, listed
+from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
 
 WAY_OUT = "write one line per image: file,label;label (UTF-8, paths relative to the table's folder)"
+# In the order in which they are tried.
+SEPARATORS = (",", "\t", ";")
 _HEADERS = (["file", "labels"], ["file", "label"])
-
-
-class Row(NamedTuple):
-    """A line of a table: where it is, the file as written, its labels (none: an image without classes)."""
-
-    line: int
-    file: str
-    labels: tuple[str, ...]
 
 
 class Table(files.FileSource):
@@ -31,7 +24,11 @@ class Table(files.FileSource):
     A line is `file,label;label`: a path relative to root and the image's classes, none of them
     for an image without any (`file,`). Fields may be quoted, a first line `file,labels` is a
     header, empty lines are skipped, and blanks around a label do not count. An id is the path
-    as written.
+    (`fields.relative_path`).
+
+    Where not every line has a comma but every line has a tab, or else a semicolon, that separates
+    the fields (`file;label`, `file;"label;label"`), and further fields are labels too
+    (`file;label;label`), empty ones at the end none. Spreadsheets write such tables.
 
     The classes are `classes` if given, else the lines of `root/classes.txt` if there is such a
     file, else the labels of `train.csv`, sorted: for both splits, so that their columns agree.
@@ -54,13 +51,12 @@ class Table(files.FileSource):
         if not rows:
             raise InputError(f"{path}: no image in it; {WAY_OUT}")
         class_names, origin = _classes(root, classes)
-        _require_unique(path, rows)
+        listed.require_unique(path, rows, "give its labels in one line")
         labels = _multi_hot(path, rows, class_names, origin)
-        _require_images(path, rows)
         super().__init__(
             root=root,
             split=split,
-            paths=[row.file for row in rows],
+            paths=listed.paths_of(path, rows, "add the file or drop the line"),
             ids=[row.file for row in rows],
             labels=labels,
             class_names=class_names,
@@ -74,63 +70,68 @@ def read_table(path: Path) -> list[Row]:
         InputError: no such file, not UTF-8, or a line that is not two fields; with the line.
     """
     text = files.read_text(path, WAY_OUT)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = _separator(text)
+    reader = _reader(text, separator)
     rows: list[Row] = []
     try:
-        for number, fields in enumerate(reader):
-            is_header = number == 0 and [field.strip().lower() for field in fields] in _HEADERS
-            if fields and not is_header:
-                rows.append(_row(path, reader.line_num, fields))
+        for number, cells in enumerate(reader):
+            is_header = number == 0 and [cell.strip().lower() for cell in cells] in _HEADERS
+            if cells and not is_header:
+                rows.append(_row(f"{path} line {reader.line_num}", reader.line_num, cells, separator))
     except csv.Error as error:
-        raise InputError(f"{path.name} line {reader.line_num}: broken CSV ({error}); {WAY_OUT}") from error
+        raise InputError(f"{path} line {reader.line_num}: broken CSV ({error}); {WAY_OUT}") from error
     return rows
 
 
-def _row(path: Path, line: int, fields: list[str]) -> Row:
-    where = f"{path.name} line {line}"
-    if len(fields) == 1:
-        raise InputError(
-            f"{where}: {fields[0]!r} has no label field; end the line with a comma if it has no class"
+def _reader(text, separator):
+    return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+
+
+def _separator(text: str) -> str:
+    """The first of `SEPARATORS` that is in every line, outside of quotes; the comma if none is."""
+    for separator in SEPARATORS:
+        try:
+            if all(len(cells) != 1 for cells in _reader(text, separator)):
+                return separator
+        except csv.Error:
+            continue
+    return SEPARATORS[0]
+
+
+def _row(where: str, line: int, cells: list[str], separator: str) -> Row:
+    if len(cells) == 1:
+        is_other = any(other in cells[0] for other in SEPARATORS)
+        way_out = (
+            "put a comma behind the path" if is_other else "end the line with a comma if it has no class"
         )
-    if len(fields) > 2:
+        raise InputError(f"{where}: {cells[0]!r} has no label field; {way_out}")
+    if len(cells) > 2 and separator == ",":
         raise InputError(
-            f"{where}: {len(fields)} fields, wanted 2; separate labels by ';', quote a path that has a comma"
+            f"{where}: {len(cells)} fields, wanted 2; separate labels by ';', quote a path that has a comma"
         )
-    file, field = fields
-    if not file or posixpath.isabs(file):
-        raise InputError(f"{where}: path {file!r}; write it relative to the folder of {path.name}")
+    written, *rest = cells
+    field = ";".join(rest)
+    if separator != ",":
+        field = field.rstrip("; \t")
     labels = tuple(label.strip() for label in field.split(";")) if field.strip() else ()
     if not all(labels):
         raise InputError(f"{where}: an empty label in {field!r}; separate labels by one ';'")
-    return Row(line, file, labels)
+    file = fields.relative_path(written, where)
+    return Row(line, written, file, tuple(fields.as_class_name(label, where) for label in labels))
 
 
 def _classes(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
     """Class names [k], and what to call the place that they come from."""
     if classes is not None:
-        names, origin = tuple(classes), "the given classes"
+        names, origin = list(classes), "the given classes"
     elif (root / "classes.txt").is_file():
-        lines = files.read_text(root / "classes.txt", "write one class a line").splitlines()
-        names, origin = tuple(line.strip() for line in lines if line.strip()), "classes.txt"
+        names, origin = files.read_class_list(root / "classes.txt", "write one class a line"), "classes.txt"
     else:
         rows = read_table(root / "train.csv")
-        names, origin = tuple(sorted({label for row in rows for label in row.labels})), "train.csv"
+        names, origin = sorted({label for row in rows for label in row.labels}), "train.csv"
     if not names:
         raise InputError(f"{origin} in {root}: no class at all; label the images or name the classes")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{origin} in {root}: class {twice[0]!r} is listed twice; list it once")
-    return names, origin
-
-
-def _require_unique(path: Path, rows: list[Row]) -> None:
-    lines: dict[str, int] = {}
-    for row in rows:
-        first = lines.setdefault(posixpath.normpath(row.file), row.line)
-        if first != row.line:
-            raise InputError(
-                f"{path.name} line {row.line}: {row.file!r} is already in line {first}; give its labels in one line"
-            )
+    return fields.class_names(names, f"{origin} in {root}"), origin
 
 
 def _multi_hot(path: Path, rows: list[Row], class_names: tuple[str, ...], origin: str) -> np.ndarray:
@@ -142,24 +143,7 @@ def _multi_hot(path: Path, rows: list[Row], class_names: tuple[str, ...], origin
                 near = difflib.get_close_matches(label, class_names, n=1)
                 hint = f"did you mean {near[0]!r}? else " if near else ""
                 raise InputError(
-                    f"{path.name} line {row.line}: label {label!r} is not in {origin}; {hint}add it to the classes"
+                    f"{path} line {row.line}: label {label!r} is not in {origin}; {hint}add it to the classes"
                 )
             labels[index, column_of[label]] = 1
     return labels
-
-
-def _require_images(path: Path, rows: list[Row]) -> None:
-    folders = sorted({posixpath.dirname(row.file) for row in rows})
-    present = {
-        posixpath.join(folder, name)
-        for folder in folders
-        if (path.parent / folder).is_dir()
-        for name in files.names_in(path.parent / folder, WAY_OUT)
-    }
-    missing = [row for row in rows if row.file not in present]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(
-            f"{path.name} line {missing[0].line}: no image {missing[0].file!r} in {path.parent}{more}; "
-            "add the file or drop the line"
-        )

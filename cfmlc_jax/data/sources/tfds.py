@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cfmlc_jax.data.sources import Record, files
+from cfmlc_jax.data.sources import Record, fields, files
 from cfmlc_jax.errors import InputError
 
 
@@ -26,14 +26,15 @@ class Tfds:
         name: the data set, with config and version as TFDS writes them, say "voc/2007".
         image_key: an image feature.
         labels_key: a class label, or a sequence of them.
-        id_key: a text feature that is unique in the data set; without it an id is the TFDS split
-            and the record's number, which says nothing about overlaps of splits.
+        id_key: a feature of text or whole numbers that is unique in the data set; without it an id is
+            the TFDS split and the record's number, which says nothing about overlaps of splits.
         train_split: what TFDS calls "train", say "train+validation" or "train[:80%]".
         val_split: what TFDS calls "val".
 
     Raises:
         InputError: TFDS is not installed, or has no such data set, split or feature; the data set
-            is not prepared, or in a sequential format; an unlabelled record.
+            is not prepared, or in a sequential format; an unlabelled record; an id that is none or
+            is another record's.
     """
 
     def __init__(
@@ -81,17 +82,46 @@ class Tfds:
 
     def _read_labels(self, id_key: str | None) -> tuple[np.ndarray, list[str]]:
         labels = np.zeros((len(self._records), len(self.class_names)), np.uint8)
-        ids = []
+        ids: dict[str, int] = {}
         for index, record in enumerate(self._records):
-            present = np.atleast_1d(np.asarray(_value(record, self._labels_key), np.int64))
-            if np.any((present < 0) | (present >= len(self.class_names))):
+            where = f"{self._name} {self._split} record {index}"
+            labels[index, _classes(_value(record, self._labels_key), where, len(self.class_names))] = 1
+            key = f"{self._split}/{index}" if id_key is None else _key(_value(record, id_key), where, id_key)
+            first = ids.setdefault(key, index)
+            if first != index:
                 raise InputError(
-                    f"{self._name} {self._split} record {index}: label {present.min()} is none of the "
-                    f"{len(self.class_names)} classes; name a split that has labels"
+                    f"{where} has the {id_key} {key!r} of record {first}; name a feature that is unique"
                 )
-            labels[index, present] = 1
-            ids.append(f"{self._split}/{index}" if id_key is None else _text(_value(record, id_key)))
-        return labels, ids
+        return labels, list(ids)
+
+
+def _classes(value: Any, where: str, num_classes: int) -> np.ndarray:
+    """Columns of a record's labels."""
+    try:
+        present = np.atleast_1d(np.asarray(value, np.int64))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{where}: the labels {fields.shown(value)} are not numbers of classes; name the labels' feature"
+        ) from error
+    if np.any((present < 0) | (present >= num_classes)):
+        raise InputError(
+            f"{where}: label {present.min()} is none of the {num_classes} classes; name a split that has labels"
+        )
+    return present.reshape(-1)
+
+
+def _key(value: Any, where: str, id_key: str) -> str:
+    """A record's id."""
+    try:
+        plain = value.item() if isinstance(value, np.generic | np.ndarray) else value
+        key = fields.as_key(plain.decode() if isinstance(plain, bytes) else plain)
+    except ValueError:  # several values, or bytes that are not UTF-8
+        key = None
+    if key is None:
+        raise InputError(
+            f"{where}: the {id_key} {fields.shown(value)} is no id; name a feature of text or whole numbers"
+        )
+    return key
 
 
 def _import_tfds() -> Any:
@@ -186,8 +216,4 @@ def _class_names(tfds: Any, feature: Any, name: str, key: str) -> tuple[str, ...
         raise InputError(
             f"{name}: feature {key!r} is {type(label).__name__}, wanted ClassLabel; name the labels' feature"
         )
-    return tuple(label.names)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return fields.class_names(label.names, f"{name}: feature {key!r}")

@@ -1,17 +1,19 @@
 """Visual Genome (objects v1.2) with the categories of a vocabulary file, such as VG-256's."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import boxes, files
+from cfmlc_jax.data.sources import boxes, fields, files
 from cfmlc_jax.errors import InputError
 
 WAY_OUT = "get images.zip, images2.zip and objects_v1_2.json.zip and unpack them in one folder"
 FOLDERS = ("VG_100K", "VG_100K_2")
 VAL_FRACTION = 0.3
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 # The colours, sizes and materials that the reference (MLC-PAT) strips from an object's name.
 ADJECTIVES = {
@@ -33,13 +35,21 @@ ADJECTIVES = {
 }
 
 
+class Thing(NamedTuple):
+    """An object that has a category: its column, and (left, top, width, height), or why it has no box."""
+
+    column: int
+    box: tuple | str
+
+
 class VisualGenome(files.FileSource):
     """A split of Visual Genome: `root/objects.json`, images in `root/VG_100K` and `root/VG_100K_2`.
 
     As in the reference (MLC-PAT): an object's first name decides (`object_name`); images without a
     category are dropped, the others sorted by number and split 70 to 30 by the permutation of
     NumPy's RandomState(1), each part in order of number again. Boxes are those of the objects that
-    have a category, as annotated: some reach beyond their image.
+    have a category, as annotated: some reach beyond their image. One that cannot be used is left out
+    and reported (`left_out`).
 
     Args:
         root: the folder above.
@@ -63,11 +73,14 @@ class VisualGenome(files.FileSource):
                 f"{path}: {len(numbers)} images have a category, too few for a {split} split; {WAY_OUT}"
             )
 
-        owners = [owner for owner, row in enumerate(rows) for _ in found[row]]
-        columns = [column for row in rows for column, *_ in found[row]]
-        sizes = [size for row in rows for _, *size in found[row]]
+        things = [(row, thing) for row, number in enumerate(rows) for thing in found[number]]
         labels = np.zeros((len(rows), len(class_names)), np.uint8)
-        labels[owners, columns] = 1
+        labels[[row for row, _ in things], [thing.column for _, thing in things]] = 1
+        usable = [(row, thing) for row, thing in things if not isinstance(thing.box, str)]
+        left_out = boxes.LeftOut()
+        for _, thing in things:
+            if isinstance(thing.box, str):
+                left_out.add(str(path), thing.box)
         super().__init__(
             root=root,
             split=split,
@@ -75,7 +88,13 @@ class VisualGenome(files.FileSource):
             ids=[str(numbers[row]) for row in rows],
             labels=labels,
             class_names=class_names,
-            boxes=boxes.from_sizes(owners, sizes, columns, len(rows)),
+            boxes=boxes.from_sizes(
+                [row for row, _ in usable],
+                [thing.box for _, thing in usable],
+                [thing.column for _, thing in usable],
+                len(rows),
+            ),
+            left_out=str(left_out),
         )
 
 
@@ -87,15 +106,20 @@ def read_vocabulary(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     Raises:
         InputError: no such file, broken JSON, or not an object of lists of names.
     """
-    document = files.read_json(path, "give the vocabulary: JSON, category -> list of object names")
-    if not isinstance(document, dict) or not document:
+    # As pairs: of a category that is written twice, an object would keep the last alone.
+    document = files.read_json(
+        path, "give the vocabulary: JSON, category -> list of object names", object_pairs_hook=tuple
+    )
+    if not isinstance(document, tuple) or not document:
         raise InputError(f"{path}: not a JSON object; write category -> list of object names")
-    class_of = {}
-    for column, (category, names) in enumerate(document.items()):
+    class_of: dict[str, int] = {}
+    for column, (category, names) in enumerate(document):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"{path}: category {category!r} has {names!r}; write a list of object names")
-        class_of.update(dict.fromkeys(names, column))
-    return tuple(document), class_of
+            raise InputError(
+                f"{path}: category {fields.shown(category)} has {fields.shown(names)}; write a list of object names"
+            )
+        class_of.update(dict.fromkeys(map(fields.composed, names), column))
+    return fields.class_names((category for category, _ in document), str(path)), class_of
 
 
 def object_name(annotated: str) -> str:
@@ -118,24 +142,33 @@ def split_rows(images: int, split: str) -> np.ndarray:
     return np.sort(order[: images - val] if split == "train" else order[images - val :])
 
 
-def _images(path: Path, class_of: dict[str, int]) -> tuple[list[int], list[list[tuple]]]:
-    """Numbers [n], ascending, of the images with a category, and their objects (class, left, top, width, height)."""
+def _images(path: Path, class_of: dict[str, int]) -> tuple[list[int], list[list[Thing]]]:
+    """Numbers [n], ascending, of the images with a category, and their objects that have one."""
     document = files.read_json(path, WAY_OUT, object_hook=_shrink(path, class_of))
     if not isinstance(document, list):
         raise InputError(f"{path}: not a list of images; {WAY_OUT}")
-    objects_of: dict[int, list[tuple]] = {}
+    objects_of: dict[int, list[Thing]] = {}
     for place, image in enumerate(document):
-        try:
-            number, objects = int(image["image_id"]), image["objects"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: image {place} of the list lacks a usable {error}; {WAY_OUT}"
-            ) from error
-        if number in objects_of:
-            raise InputError(f"{path}: image {number} is listed twice; {WAY_OUT}")
-        objects_of[number] = [found for found in objects if found is not None]
+        number, objects = _image(f"{path}: image {place} of the list", image)
+        if objects_of.setdefault(number, objects) != objects:
+            raise InputError(f"{path}: image {number} is listed twice, with other objects; {WAY_OUT}")
     numbers = sorted(number for number, found in objects_of.items() if found)
     return numbers, [objects_of[number] for number in numbers]
+
+
+def _image(where: str, image: Any) -> tuple[int, list[Thing]]:
+    """An image's number, and its objects that have a category."""
+    if not isinstance(image, dict):
+        raise InputError(f"{where} is not an object with 'image_id' and 'objects'; {WAY_OUT}")
+    key = fields.as_key(image.get("image_id")) or ""
+    if not _NUMBER.fullmatch(key):
+        raise InputError(f"{where} lacks a usable 'image_id'; {WAY_OUT}")
+    objects = image.get("objects")
+    if not isinstance(objects, list) or not all(
+        found is None or isinstance(found, Thing) for found in objects
+    ):
+        raise InputError(f"{where} lacks a usable 'objects', a list of objects; {WAY_OUT}")
+    return int(key), [found for found in objects if found is not None]
 
 
 def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
@@ -145,16 +178,19 @@ def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
     """
 
     def shrink(entry: dict) -> Any:
-        if "objects" in entry:
+        if "objects" in entry or "image_id" in entry:
             return entry
-        try:
-            column = class_of.get(object_name(entry["names"][0]))
-            return None if column is None else (column, *(float(entry[side]) for side in "xywh"))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            key = entry.get("object_id")
+        names = entry.get("names")
+        if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise InputError(
-                f"{path}: object {key} has no usable name or box ({error}); {WAY_OUT}"
-            ) from error
+                f"{path}: object {fields.shown(entry.get('object_id'))} has no usable name; {WAY_OUT}"
+            )
+        column = class_of.get(object_name(fields.composed(names[0])))
+        if column is None:
+            return None
+        box = tuple(entry.get(side) for side in "xywh")
+        reason = boxes.reason_against(box)
+        return Thing(column, f"object {fields.shown(entry.get('object_id'))}: {reason}" if reason else box)
 
     return shrink
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cfmlc_jax.data.sources import files
+from cfmlc_jax.data.sources import boxes, fields, files
 from cfmlc_jax.errors import InputError
 
 CLASS_NAMES = (
@@ -33,7 +33,8 @@ class Voc(files.FileSource):
     As in the reference (MLC-PAT): a class is present where `ImageSets/Main/<class>_<list>.txt`
     says 1; 0 (only difficult instances) and -1 are absent; images without a class are dropped.
     With a folder `Annotations`, records have the boxes of the instances that are not difficult,
-    so that boxes and labels agree; they are read with the image.
+    so that boxes and labels agree. Files and boxes that cannot be used are left out and reported
+    (`left_out`).
 
     Args:
         root: the folder that holds `VOCdevkit`, or `VOCdevkit` itself, or `VOC2007` itself: the
@@ -54,22 +55,28 @@ class Voc(files.FileSource):
         labels = np.zeros((len(ids), len(CLASS_NAMES)), np.uint8)
         for row, key in enumerate(ids):
             labels[row, present[key]] = 1
-        _require(root / "JPEGImages", ids, ".jpg")
-        self._annotations = root / "Annotations" if (root / "Annotations").is_dir() else None
-        if self._annotations:
-            _require(self._annotations, ids, ".xml")
+        names = [fields.relative_path(f"{key}.jpg", f"{root}: image {key}", "JPEGImages") for key in ids]
+        files.require_own_files(ids, names, str(root))
+        found = files.find_files(root, names)
+        files.require_files(names, found, root, WAY_OUT)
+        annotations, left_out = root / "Annotations", boxes.LeftOut()
+        annotated = ids if annotations.is_dir() else []
+        instances = [read_boxes(annotations / f"{key}.xml", left_out) for key in annotated]
         super().__init__(
             root=root,
             split=split,
-            paths=[f"JPEGImages/{key}.jpg" for key in ids],
+            paths=[found[name] for name in names],
             ids=ids,
             labels=labels,
             class_names=CLASS_NAMES,
+            boxes=boxes.from_sizes(
+                [row for row, of_image in enumerate(instances) for _ in of_image],
+                [size for of_image in instances for _, size in of_image],
+                [column for of_image in instances for column, _ in of_image],
+                len(ids),
+            ),
+            left_out=str(left_out),
         )
-
-    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Corners float32 [n, 4] and classes int32 [n] of one image; None without `Annotations`."""
-        return read_boxes(self._annotations / f"{self.ids[index]}.xml") if self._annotations else None
 
 
 def find_root(root: Path) -> Path:
@@ -84,53 +91,80 @@ def find_root(root: Path) -> Path:
     raise InputError(f"{root}: no VOCdevkit/VOC2007/ImageSets/Main in it; {WAY_OUT}")
 
 
-def _require(folder: Path, ids: list[str], suffix: str) -> None:
-    files.require_files((key + suffix for key in ids), files.names_in(folder, WAY_OUT), folder, WAY_OUT)
-
-
 def _present_classes(root: Path, image_list: str) -> dict[str, list[int]]:
     """Image number -> classes that are present and not only as difficult instances."""
     present: dict[str, list[int]] = {}
     for column, name in enumerate(CLASS_NAMES):
         path = root / "ImageSets" / "Main" / f"{name}_{image_list}.txt"
+        lines: dict[str, tuple[int, str]] = {}
         for number, line in enumerate(files.read_text(path, WAY_OUT).splitlines(), 1):
-            fields = line.split()
-            if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
-                raise InputError(f"{path} line {number}: {line!r} is not an image and -1, 0 or 1; {WAY_OUT}")
-            if fields[1] == "1":
-                present.setdefault(fields[0], []).append(column)
+            key, value = _row(path, number, line)
+            first, said = lines.setdefault(key, (number, value))
+            if said != value:
+                raise InputError(
+                    f"{path} line {number}: {key} is {value}, but {said} in line {first}; keep one of them"
+                )
+        for key, (_, value) in lines.items():
+            if value == "1":
+                present.setdefault(key, []).append(column)
     return present
 
 
-def read_boxes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Corners float32 [n, 4] and classes int32 [n] of the instances of a VOC file that are not difficult.
+def _row(path: Path, number: int, line: str) -> tuple[str, str]:
+    cells = line.split()
+    key = fields.as_text(cells[0]) if cells else None
+    if key is None or len(cells) != 2 or cells[1] not in ("-1", "0", "1"):
+        raise InputError(f"{path} line {number}: {line!r} is not an image and -1, 0 or 1; {WAY_OUT}")
+    return key, cells[1]
+
+
+def read_boxes(path: Path, left_out: boxes.LeftOut) -> list[tuple[int, list[float]]]:
+    """Class and box [left, top, width, height] of the instances of a VOC file that are not difficult.
 
     VOC counts pixels from 1 and its right and bottom pixels belong to the box; ours count from 0
     and end before the last.
 
-    Raises:
-        InputError: broken XML, an unknown class, a box that is not four numbers.
+    Args:
+        path: the file.
+        left_out: takes what cannot be read.
     """
     try:
-        document = ElementTree.fromstring(files.read_text(path, WAY_OUT))
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path}: broken XML ({error}); {WAY_OUT}") from error
-    corners, classes = [], []
-    for instance in document.findall("object"):
+        document = ElementTree.fromstring(path.read_bytes())
+    except OSError as error:
+        left_out.add(str(path), str(error.strerror))
+        return []
+    # Python's parser of XML raises the others over encodings.
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        left_out.add(str(path), f"broken XML ({' '.join(str(error).split())})")
+        return []
+    size = boxes.size_of(*(_number(document.findtext(f"size/{side}")) for side in ("width", "height")))
+    found = []
+    for number, instance in enumerate(document.findall("object")):
         name = instance.findtext("name", "").strip()
-        if name not in CLASS_NAMES:
-            raise InputError(f"{path}: {name!r} is not a class of VOC 2007; {WAY_OUT}")
-        if instance.findtext("difficult", "0").strip() != "1":
-            corners.append(_corners(path, instance))
-            classes.append(CLASS_NAMES.index(name))
-    return np.array(corners, np.float32).reshape(-1, 4), np.array(classes, np.int32)
+        if instance.findtext("difficult", "0").strip() == "1":
+            continue
+        box = _box(instance)
+        known = "" if name in CLASS_NAMES else f"{fields.shown(name)} is not a class of VOC 2007"
+        reason = known or boxes.reason_against(box, size)
+        if reason:
+            left_out.add(f"{path}: object {number}", reason)
+        else:
+            found.append((CLASS_NAMES.index(name), box))
+    return found
 
 
-def _corners(path: Path, instance: ElementTree.Element) -> tuple[float, float, float, float]:
+def _box(instance: ElementTree.Element) -> list:
+    """[left, top, width, height]; what is written there, where that is no number."""
+    written = [instance.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    sides = [number for number in map(_number, written) if number is not None]
+    if len(sides) < 4:
+        return written
+    left, top, right, bottom = sides
+    return [left - 1, top - 1, right - left + 1, bottom - top + 1]
+
+
+def _number(text: str | None) -> float | None:
     try:
-        left, top, right, bottom = (
-            float(instance.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
-        )
-    except ValueError as error:
-        raise InputError(f"{path}: a box is not four numbers ({error}); {WAY_OUT}") from error
-    return left - 1, top - 1, right, bottom
+        return None if text is None else float(text)
+    except ValueError:
+        return None
