@@ -311,8 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             problem = check_archive(path, archive)
             problems += [problem] if problem else []
     problems += check_copy(flags.root, data_set)
-    if flags.root.is_dir():
-        problems += show_splits(flags, data_set)
+    problems += show_splits(flags, data_set)
 
     for problem in dict.fromkeys(problems):
         print(f"  PROBLEM {problem}")

@@ -48,10 +48,12 @@ class ManyLabels:
         return np.logaddexp(0, np.where(np.asarray(labels) > 0, -logits, logits))
 
     def measure(self, scores: Scores, alphas) -> dict:
-        """ "metrics" at threshold 0.5, and those of several "thresholds"."""
+        """ "metrics" at threshold 0.5, and those of several "thresholds"; how many "classes" have a positive."""
+        present = int(np.asarray(scores.labels).any(axis=0).sum())
         return {
             "metrics": metric_scores.summarise(scores, alphas),
             "thresholds": metric_scores.sweep(scores, alphas),
+            "classes": {"with_positives": present, "all": scores.labels.shape[1]},
         }
 
     def findings(
@@ -111,14 +113,29 @@ def _training(labels) -> Training:
 
 
 def _map_text(results):
-    splits = list(results)
-    columns = [(split, definition) for split in splits for definition in metrics.AP_DEFINITIONS]
-    rows = [
-        [prediction, *(results[split]["average"]["metrics"][prediction][f"mAP_{d}"] for split, d in columns)]
-        for prediction in results[splits[0]]["average"]["metrics"]
+    columns = [
+        (f"{split} ({definition})", split, f"mAP_{definition}", 1.0)
+        for split in results
+        for definition in metrics.AP_DEFINITIONS
     ]
-    header = ["mAP %, averaged weights", *(f"{split} ({definition})" for split, definition in columns)]
-    return tables.markdown(header, rows)
+    notes = []
+    for split, of_split in results.items():
+        counted = of_split["average"]["classes"]
+        present, classes = counted["with_positives"], counted["all"]
+        if present < classes:
+            title = f"{split} (sklearn, {present} classes)"
+            columns.append((title, split, "mAP_sklearn", classes / present))
+            notes.append(
+                f"{split}: classes without a positive image: {classes - present} of {classes}. Each counts as 0 in mAP "
+                f"(sklearn), which lowers it; the column of {present} classes leaves them out, as voc does."
+            )
+    first = next(iter(results.values()))["average"]["metrics"]
+    rows = [
+        [name, *(results[split]["average"]["metrics"][name][key] * scale for _, split, key, scale in columns)]
+        for name in first
+    ]
+    header = ["mAP %, averaged weights", *(title for title, *_ in columns)]
+    return "\n\n".join([tables.markdown(header, rows), *notes])
 
 
 def _company_text(results):

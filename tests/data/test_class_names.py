@@ -32,6 +32,8 @@ def test_from_a_vocabulary(tmp_path):
         (None, "name one of coco, voc2007, scenes, or a file with one class a line"),
         ("\n \n", "no class in it"),
         ("cat\ndog\ncat\n", "class 'cat' is listed twice"),
+        ("caf\u00e9\ncafe\u0301\n", "class 'caf\u00e9' is listed twice"),
+        ("cat\nd\x00g\n", r"mine\.txt line 2: class name 'd\\x00g'"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, text, message):

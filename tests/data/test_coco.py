@@ -1,12 +1,14 @@
 import io
 import json
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cfmlc_jax.data.sources import coco
+from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.errors import InputError
 
@@ -122,7 +124,8 @@ def test_the_folder_is_listed_once(write, document, monkeypatch):
 
 def test_missing_images_are_counted_and_named(write, document):
     with pytest.raises(
-        InputError, match=r"2 of 3 files are missing, first COCO_train2014_000000000025.*train2014\.zip"
+        InputError,
+        match=r"2 of 3 files are missing, first train2014/COCO_train2014_000000000025.*train2014\.zip",
     ):
         Coco(write(document, images=[7, 9]), "train")
 
@@ -152,12 +155,52 @@ def change(document, **entries):
         ({"images": None}, "no list 'images'"),
         ({"annotations": [annotation(9, 99)]}, "annotation 0 has the unknown category id 99"),
         ({"annotations": [annotation(9, 1), annotation(8, 1)]}, "annotation 1 has the unknown image id 8"),
-        (
-            {"annotations": [annotation(9, 1, (1, 2, 3))]},
-            r"annotation 0 has the box \[1, 2, 3\], not 4 numbers",
-        ),
         ({"annotations": []}, "no image has an annotation"),
-        ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "a category id or name occurs twice"),
+        (
+            {"categories": [*CATEGORIES, {"id": 1.0, "name": "cat"}]},
+            "the id 1 or the name 'cat' occurs twice",
+        ),
+        ({"categories": [{"id": 1, "name": "caf\u00e9"}, {"id": 2, "name": "cafe\u0301"}]}, "occurs twice"),
+        (
+            {"categories": [{"id": 1, "name": None}]},
+            "entry 0 of 'categories': class name None; give every class",
+        ),
+        ({"categories": [{"id": 1, "name": "a\nb"}]}, r"entry 0 of 'categories': class name 'a\\nb'"),
+        ({"categories": [{"id": 1}]}, "entry 0 of 'categories' lacks 'name'"),
+        (
+            {"categories": [{"id": [1], "name": "dog"}]},
+            r"entry 0 of 'categories' has the id \[1\]; write a whole",
+        ),
+        ({"categories": ["dog"]}, "entry 0 of 'categories' is 'dog', not an object"),
+        ({"categories": {"1": "dog"}}, "no list 'categories'"),
+        ({"images": [{"id": True, "file_name": "a.jpg"}]}, "entry 0 of 'images' has the id True"),
+        ({"images": [{"id": 1.5, "file_name": "a.jpg"}]}, "entry 0 of 'images' has the id 1.5"),
+        (
+            {"images": [{"id": 9, "file_name": 5}]},
+            "entry 0 of 'images': path 5; write it relative to the folder",
+        ),
+        ({"images": [{"id": 9, "file_name": "/data/a.jpg"}]}, "entry 0 of 'images': path '/data/a.jpg'"),
+        ({"images": [{"id": 9, "file_name": "C:\\a.jpg"}]}, r"entry 0 of 'images': path 'C:\\\\a.jpg'"),
+        (
+            {"images": [{"id": 9, "file_name": "../../a.jpg"}]},
+            r"entry 0 of 'images': path '../../a.jpg'.*inside it",
+        ),
+        (
+            {"images": [{"id": 9, "file_name": "a.jpg"}, {"id": "9", "file_name": "sub/b.jpg"}]},
+            "entry 1 of 'images' gives train2014/sub/b.jpg the id 9, which train2014/a.jpg has already",
+        ),
+        (
+            {
+                "images": [
+                    {"id": key, "file_name": name}
+                    for key, name in ((9, "a.jpg"), (100, "x/../a.jpg"), (25, "b.jpg"))
+                ]
+            },
+            "the images 100 and 9 are one file, train2014/a.jpg",
+        ),
+        ({"annotations": [{"image_id": 9}]}, "annotation 0 lacks 'category_id'"),
+        ({"annotations": [annotation(None, 1)]}, "annotation 0 has the image_id None"),
+        ({"annotations": [7]}, "entry 0 of 'annotations' is 7, not an object"),
     ],
 )
 def test_other_files_are_refused(write, document, entries, message):
@@ -191,3 +234,111 @@ def test_nothing_there(tmp_path):
 def test_unknown_split(tmp_path):
     with pytest.raises(InputError, match="split 'test' does not exist; use 'train' or 'val'"):
         Coco(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([30, 20, -10, -5], "has a negative side"),
+        ([1, 2, 3], "is not 4 numbers"),
+        ([1, 2, 3, float("nan")], "is not 4 numbers"),
+        ([1, 2, 3, "4"], "is not 4 numbers"),
+        ([1, 2, 3, True], "is not 4 numbers"),
+        ({"x": 1}, "is not 4 numbers"),
+        ("1 2 3 4", "is not 4 numbers"),
+        ([1, 2, 3, 10**400], "is outside of any picture"),
+        ([1, 2, 1e39, 4], "is outside of any picture"),
+        ([70, 2, 3, 4], "is outside of its picture of 64 x 48"),
+        ([-9, 2, 3, 4], "is outside of its picture of 64 x 48"),
+    ],
+)
+def test_a_box_that_cannot_be_used_is_left_out_and_named(write, document, box, reason):
+    document["annotations"][2:4] = [
+        {"id": 77, "image_id": 9, "category_id": 2, "bbox": box},
+        {"image_id": 25, "category_id": 1, "bbox": box},
+    ]
+    for image in document["images"]:
+        image |= {"width": 64, "height": 48}
+    source = Coco(write(document), "train")
+    assert source.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
+    assert source[2]["box_classes"].tolist() == [1, 1]
+    assert source[1]["boxes"].shape == (0, 4)
+    assert source.left_out.startswith("boxes left out of localisation: 2, first ")
+    assert source.left_out.count("\n") == 0
+    assert "instances_train2014.json: annotation 2 (id 77): the box " in source.left_out
+    assert source.left_out.endswith(reason)
+    assert f"  {source.left_out}" in summary("train", source).splitlines()
+
+
+def test_boxes_at_the_border_and_empty_ones_are_no_mistake(write, document):
+    document["annotations"] = [
+        annotation(9, 1, box) for box in ((-5, -5, 6, 6), (60, 40, 10, 10), (3, 3, 0, 0))
+    ]
+    document["images"][0] |= {"width": 64, "height": 48}
+    source = Coco(write(document), "train")
+    assert len(source[0]["boxes"]) == 3
+    assert source.left_out == ""
+
+
+@pytest.mark.parametrize("box", [None, [], "absent"])
+def test_labels_are_all_that_is_needed(write, document, box):
+    for row in document["annotations"]:
+        row["image_id"], row["category_id"] = str(row["image_id"]), float(row["category_id"])
+        row["bbox"] = box
+        if box == "absent":
+            del row["bbox"]
+    source = Coco(write(document), "train")
+    assert source.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
+    assert "boxes" not in source[0]
+    assert source.left_out == ""
+
+
+def test_a_name_may_be_a_number_and_has_one_spelling(write, document):
+    document["categories"] = [
+        {"id": 1, "name": 7},
+        {"id": 18, "name": "cafe\u0301"},
+        {"id": 2, "name": " dog "},
+    ]
+    assert Coco(write(document), "train").class_names == ("7", "caf\u00e9", "dog")
+
+
+def test_an_entry_that_is_repeated_counts_once(write, document):
+    document["images"].append(dict(document["images"][0]))
+    assert len(Coco(write(document), "train")) == 3
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "sub/caf\u00e9.jpg",
+        "./sub/caf\u00e9.jpg",
+        "sub\\caf\u00e9.jpg",
+        "x/../sub//cafe\u0301.jpg",
+        "../images/caf\u00e9.jpg",
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_are_found_however_they_are_written(write, document, written, form):
+    root = write(document)
+    folder = root / "images" if "images" in written else root / "train2014" / "sub"
+    folder.mkdir()
+    (folder / unicodedata.normalize(form, "caf\u00e9.jpg")).write_bytes(b"here")
+    document["images"][0]["file_name"] = written
+    source = Coco(write(document), "train")
+    assert source[2]["image"] == b"here"
+
+
+def test_a_folder_may_be_decomposed_on_disk(write, document):
+    root = write(document)
+    (root / "train2014" / "e\u0301te\u0301").mkdir()
+    (root / "train2014" / "e\u0301te\u0301" / "a.jpg").write_bytes(b"here")
+    document["images"][0]["file_name"] = "\u00e9t\u00e9/a.jpg"
+    assert Coco(write(document), "train")[2]["image"] == b"here"
+
+
+def test_of_two_files_the_one_that_is_spelled_so(write, document):
+    root = write(document)
+    for name in ("caf\u00e9.jpg", "cafe\u0301.jpg"):
+        (root / "train2014" / name).write_bytes(name.encode())
+    document["images"][0]["file_name"] = "caf\u00e9.jpg"
+    assert Coco(write(document), "train")[2]["image"] == "caf\u00e9.jpg".encode()

@@ -97,6 +97,12 @@ def test_pickles_and_repr_has_no_path(write):
             "train/zoo/a.jpg 0\ntrain/zoo/x.jpg 0\nnowhere/y.jpg 0\n",
             r"line 2: no image 'train/zoo/x.jpg' in .* \(and 1 more\); unpack the images there",
         ),
+        (
+            "train/zoo/a.jpg 0\ntrain/bar/e.jpg 999999999\n",
+            r"label 1 has no image, though line 2 has label 999999999",
+        ),
+        ("train/zoo/a.jpg 9999999999\n", "line 1: 'train/zoo/a.jpg 9999999999' is not a path"),
+        ("../a.jpg 0\n", r"line 1: path '../a.jpg'; write it relative to .* and inside it"),
         ("\n\n", "Places_LT_train.txt: no image in it"),
     ],
 )
@@ -130,3 +136,12 @@ def test_names_that_do_not_suit_the_classes(write):
     (root / "classes.txt").write_text("zoo\nbar\nzoo\n")
     with pytest.raises(InputError, match=r"classes.txt: 2 different names in 3 lines, wanted 3 classes"):
         make(root)
+
+
+def test_paths_and_names_have_one_spelling(write):
+    root = write(".\\train\\zoo\\a.jpg\t0\ntrain//bar/e.jpg  1\n", "val/f.jpg 0\n")
+    (root / "classes.txt").write_text("cafe\u0301\nbar\n", encoding="utf-8")
+    source = make(root)
+    assert source.ids == ["train/zoo/a.jpg", "train/bar/e.jpg"]
+    assert source.class_names == ("caf\u00e9", "bar")
+    assert source[0]["image"] == b"train/zoo/a.jpg"

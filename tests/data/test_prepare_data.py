@@ -1,9 +1,15 @@
 import dataclasses
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from cfmlc_jax.data import build
+from cfmlc_jax.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 SCRIPT = "prepare_data"
 
 
@@ -136,3 +142,74 @@ def test_lists_are_asked_for_their_official_numbers(script, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train: 1 images have a class, wanted 62,500" in printed
     assert "val: 1 images have a class, wanted 7,300" in printed
+
+
+def test_it_looks_where_training_looks(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CFMLC_DATA", raising=False)
+    for place in (tmp_path / "data" / "table", tmp_path / "elsewhere" / "table"):
+        place.mkdir(parents=True)
+        for split in ("train", "val"):
+            (place / f"{split}.jpg").write_bytes(b"x")
+            (place / f"{split}.csv").write_text(f"{split}.jpg,dog\n")
+    assert script.main(["table"]) == 0
+    assert "checking DIR = data/table" in capsys.readouterr().out
+    monkeypatch.setenv("CFMLC_DATA", str(tmp_path / "elsewhere"))
+    assert build.data_root("table", "") == tmp_path / "elsewhere" / "table"
+    assert script.main(["table"]) == 0
+    assert f"checking DIR = {tmp_path}/elsewhere/table" in capsys.readouterr().out
+
+
+def commands():
+    """Every `prepare_data.py …` of the documents, the configurations and the package."""
+    texts = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.py")]
+    return {
+        (path.name, command)
+        for path in texts
+        for command in re.findall(
+            r"python scripts/prepare_data\.py ([^`#\n]*[^`#\s])", path.read_text(encoding="utf-8")
+        )
+    }
+
+
+def test_every_command_that_is_named_can_be_run(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CFMLC_DATA", raising=False)
+    named = commands()
+    assert {"README.md", "coco.py", "voc2007.py", "vg256.py", "longtail_cifar.py"} <= {
+        name for name, _ in named
+    }
+    for _, command in sorted(named):
+        assert script.main(command.split()) == 1
+        printed = capsys.readouterr().out
+        assert "is not a folder; make it, or name the right one by --root or $CFMLC_DATA" in printed
+        assert printed.endswith("incomplete\n")
+
+
+@pytest.mark.parametrize("root", ["", "nowhere"])
+@pytest.mark.parametrize("name", ["coco", "voc2007", "vg256", "table"])
+def test_the_command_that_an_error_names_can_be_run(script, name, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CFMLC_DATA", raising=False)
+    with pytest.raises(InputError, match=r"see python scripts/prepare_data\.py") as caught:
+        build.data_root(name, root)
+    _, _, arguments = str(caught.value).partition("prepare_data.py ")
+    assert script.main(arguments.split()) == 1
+    assert f"PROBLEM {root or f'data/{name}'} is not a folder" in capsys.readouterr().out
+
+
+def test_both_splits_are_looked_at(script, tmp_path, capsys):
+    (tmp_path / "train.csv").write_text("a.jpg,dog\n")
+    (tmp_path / "val.csv").write_text("b.jpg,dog\n")
+    assert script.main(["table", f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert "train.csv line 1: no image 'a.jpg'" in printed
+    assert "val.csv line 1: no image 'b.jpg'" in printed
+
+
+def test_boxes_that_are_left_out_are_shown_and_no_problem(script, small_coco, tmp_path, capsys):
+    write_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2014.json"
+    path.write_text(path.read_text().replace("[0, 0, 1, 1]", "[0, 0, -1, 1]"))
+    assert script.main(["coco", f"--root={tmp_path}"]) == 0
+    assert "boxes left out of localisation: 1, first" in capsys.readouterr().out

@@ -79,6 +79,14 @@ def test_pickles_and_repr_has_no_path(write, tmp_path):
     ("text", "message"),
     [
         (
+            "a.jpg,dog\nsub/b.jpg;cat\n",
+            r"train\.csv line 2: 'sub/b\.jpg;cat' has no label field; put a comma behind",
+        ),
+        ("a.jpg,dog\n..\\b.jpg,dog\n", r"train\.csv line 2: path '\.\.\\\\b\.jpg'; .* and inside it"),
+        ("a.jpg,dog\nc:/b.jpg,dog\n", r"train\.csv line 2: path 'c:/b\.jpg'"),
+        ("a.jpg,dog\nsub\\b.jpg,cat\nsub/b.jpg,dog\n", r"line 3: 'sub/b\.jpg' is already in line 2"),
+        ("a.jpg,do\x00g\n", r"train\.csv line 1: class name 'do\\x00g'"),
+        (
             "a.jpg,dog\nsub/b.jpg\n",
             r"train\.csv line 2: 'sub/b\.jpg' has no label field; end the line with a comma",
         ),
@@ -139,3 +147,41 @@ def test_a_missing_table(tmp_path):
         InputError, match=r"val\.csv: No such file.*; write one line per image: file,label;label"
     ):
         Table(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file;labels\na.jpg;dog;cat\nsub/b.jpg;;\nsub/c.jpg;dog;bird\n",
+        'a.jpg;"dog;cat"\r\nsub/b.jpg;\r\nsub/c.jpg;"dog; bird"\r\n',
+        "\ufefffile\tlabels\na.jpg\tdog;cat\nsub/b.jpg\t\nsub/c.jpg\tdog\tbird\n",
+    ],
+)
+def test_tables_of_spreadsheets_that_separate_by_semicolon_or_tab(write, text):
+    source = Table(write(text), "train")
+    assert source.class_names == ("bird", "cat", "dog")
+    assert source.ids == ["a.jpg", "sub/b.jpg", "sub/c.jpg"]
+    np.testing.assert_array_equal(source.labels, [[0, 1, 1], [0, 0, 0], [1, 0, 1]])
+
+
+def test_commas_come_first(write):
+    root = write("a;b.jpg,dog;cat\n", val="a, b.jpg;dog\nsub/b.jpg;\n")
+    for name in ("a;b.jpg", "a, b.jpg"):
+        (root / name).write_bytes(b"x")
+    assert Table(root, "train").class_names == ("cat", "dog")
+    assert Table(root, "val").ids == ["a, b.jpg", "sub/b.jpg"]
+
+
+def test_a_path_and_a_name_have_one_spelling(write):
+    root = write(
+        "./sub\\b.jpg,cafe\u0301\nsub//c.jpg,caf\u00e9\n", classes="cafe\u0301\n", val="a.jpg,caf\u00e9\n"
+    )
+    train, val = Table(root, "train"), Table(root, "val")
+    assert train.ids == ["sub/b.jpg", "sub/c.jpg"]
+    assert train.class_names == val.class_names == ("caf\u00e9",)
+    assert train.labels.tolist() == [[1], [1]]
+
+
+def test_a_class_list_in_two_spellings(write):
+    with pytest.raises(InputError, match="class 'caf\u00e9' is listed twice"):
+        Table(write(classes="caf\u00e9\ncafe\u0301\n"), "train")

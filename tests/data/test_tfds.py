@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfmlc_jax.data.sources import tfds as tfds_source
 from cfmlc_jax.data.sources.checks import require_disjoint
 from cfmlc_jax.data.sources.tfds import Tfds
 from cfmlc_jax.errors import InputError
@@ -39,6 +40,8 @@ def root(tmp_path_factory):
                 "image/filename": tfds.features.Text(),
                 "labels": tfds.features.Sequence(label),
                 "label": label,
+                "number": np.int64,
+                "raw": tfds.features.Text(),
                 "objects": tfds.features.Sequence({"label": label, "size": np.int64}),
                 "nested": {"photo": tfds.features.Image(shape=(None, None, 3))},
             }
@@ -61,6 +64,8 @@ def root(tmp_path_factory):
                         "image/filename": f"{n}.png",
                         "labels": labels if n != 4 else [],
                         "label": n % 3,
+                        "number": n,
+                        "raw": b"\xff",
                         "objects": [{"label": n % 3, "size": 1}] * 2,
                         "nested": {"photo": png(100)},
                     },
@@ -129,6 +134,19 @@ def test_ids_without_a_key_count_records(root):
 
 
 @needs_tfds
+def test_an_id_may_be_a_number(root):
+    source = open_tiny(root, id_key="number")
+    assert sorted(source.ids) == ["0", "1", "2", "3", "4"]
+    assert repr(source)
+
+
+@pytest.mark.parametrize("value", [None, "dog", [[0], [1, 2]], [None], {"label": 1}, b"dog"])
+def test_labels_that_are_no_numbers_of_classes(value):
+    with pytest.raises(InputError, match=r"record 4: the labels .* are not numbers of classes"):
+        tfds_source._classes(value, "tiny train record 4", 3)
+
+
+@needs_tfds
 def test_pickles_and_repr_has_no_path(root):
     source = open_tiny(root)
     copy = pickle.loads(pickle.dumps(source))
@@ -160,6 +178,13 @@ def test_tensorflow_stays_out(root):
         ({"image_key": "label"}, "feature 'label' is ClassLabel, wanted Image"),
         ({"labels_key": "objects/size"}, "feature 'objects/size' is .*, wanted ClassLabel"),
         ({"id_key": "name"}, "has no feature 'name'"),
+        (
+            {"id_key": "label"},
+            r"train record \d has the label '\d' of record \d; name a feature that is unique",
+        ),
+        ({"id_key": "raw"}, r"train record 0: the raw b'\\xff' is no id; name a feature of text"),
+        ({"id_key": "labels"}, r"train record \d: the labels .* is no id"),
+        ({"id_key": "nested"}, "train record 0: the nested .* is no id"),
         ({"train_split": "train[:0]"}, r"name a split that has records, got 'train\[:0\]'"),
         ({"train_split": "unlabelled"}, "unlabelled record 0: label -1 is none of the 3 classes"),
     ],

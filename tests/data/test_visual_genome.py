@@ -156,9 +156,19 @@ def test_too_few_images_to_split(write, vocabulary):
     [
         (7, "not a list of images"),
         ([{"objects": []}], "image 0 of the list lacks a usable 'image_id'"),
-        ([{"image_id": 3, "objects": []}] * 2, "image 3 is listed twice"),
-        ([{"image_id": 3, "objects": [thing("zebra", names=[])]}], "object 5 has no usable name or box"),
-        ([{"image_id": 3, "objects": [thing("zebra", x="left")]}], "object 5 has no usable name or box"),
+        ([3], "image 0 of the list is not an object"),
+        ([{"image_id": 3}], "image 0 of the list lacks a usable 'objects'"),
+        ([{"image_id": 3, "objects": 5}], "image 0 of the list lacks a usable 'objects'"),
+        ([{"image_id": 3, "objects": [5]}], "image 0 of the list lacks a usable 'objects'"),
+        ([{"image_id": 3.5, "objects": []}], "image 0 of the list lacks a usable 'image_id'"),
+        ([{"image_id": True, "objects": []}], "image 0 of the list lacks a usable 'image_id'"),
+        (
+            [{"image_id": 3, "objects": []}, {"image_id": "3", "objects": [thing("zebra")]}],
+            "image 3 is listed twice, with other objects",
+        ),
+        ([{"image_id": 3, "objects": [thing("zebra", names=[])]}], "object 5 has no usable name"),
+        ([{"image_id": 3, "objects": [thing("zebra", names="zebra")]}], "object 5 has no usable name"),
+        ([{"image_id": 3, "objects": [thing("zebra", names=[7])]}], "object 5 has no usable name"),
     ],
 )
 def test_other_documents_are_refused(tmp_path, vocabulary, document, message):
@@ -167,9 +177,43 @@ def test_other_documents_are_refused(tmp_path, vocabulary, document, message):
         VisualGenome(tmp_path, "train", vocabulary)
 
 
+@pytest.mark.parametrize("box", [{"x": "left"}, {"w": -1}, {"h": None}, {"y": float("nan")}, {"x": 10**400}])
+def test_a_box_that_cannot_be_used_is_left_out_and_named(write, vocabulary, box):
+    objects = {number: [thing("zebra")] for number in range(9)}
+    objects[8] = [thing("zebra", **box), thing("grass")]
+    source = VisualGenome(write(objects), "train", vocabulary)
+    last = source[source.ids.index("8")]
+    assert last["labels"].tolist() == [1, 1, 0]
+    assert last["box_classes"].tolist() == [1]
+    assert source.left_out.startswith("boxes left out of localisation: 1, first ")
+    assert "objects.json: object 5: the box (" in source.left_out
+    assert VisualGenome(write(objects), "val", vocabulary).left_out == ""
+
+
+def test_ids_of_other_types_and_repeated_images(write, vocabulary, tmp_path):
+    root = write({number: [thing("zebra")] for number in range(9)})
+    document = json.loads((root / "objects.json").read_text())
+    document[1]["image_id"], document[2]["image_id"] = "1", 2.0
+    (root / "objects.json").write_text(json.dumps([*document, document[1]]))
+    assert len(VisualGenome(root, "train", vocabulary)) == 6
+
+
+def test_accents_in_names_are_composed(write, vocabulary):
+    vocabulary.write_text(json.dumps({"cafe\u0301": ["cafe\u0301"]}))
+    source = VisualGenome(write({number: [thing("Caf\u00e9")] for number in range(3)}), "train", vocabulary)
+    assert source.class_names == ("caf\u00e9",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"zebra": [], "zebra": []}', "class 'zebra' is listed twice"),
+        ('{"caf\\u00e9": [], "cafe\\u0301": []}', "class 'caf\u00e9' is listed twice"),
+        ('{" ": []}', "class name ' '; give every class a name"),
+        ('{"zebra": [null]}', r"category 'zebra' has \[None\]; write a list"),
+        ('{"zebra": {}}', r"category 'zebra' has \(\); write a list"),
+        ("[" * 100_000, "not readable as JSON"),
+        ("1" * 5000, "not readable as JSON"),
         ('{"zebra": "zebras"}', "category 'zebra' has 'zebras'; write a list"),
         ("[]", "not a JSON object"),
         ('{"zebra":\n', "line 2 column 1: broken JSON"),

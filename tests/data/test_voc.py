@@ -3,6 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
+from cfmlc_jax.data.sources.boxes import LeftOut
+from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.data.sources.voc import CLASS_NAMES, Voc, read_boxes
 from cfmlc_jax.errors import InputError
 
@@ -103,13 +105,31 @@ def test_pickles_and_repr_has_no_path(boxes, tmp_path):
 
 def test_an_image_without_boxes_file(boxes, tmp_path):
     (boxes / "000005.xml").unlink()
-    with pytest.raises(InputError, match=r"Annotations: 1 of 2 files are missing, first 000005\.xml"):
-        Voc(tmp_path, "train")
+    source = Voc(tmp_path, "train")
+    assert [len(record["boxes"]) for record in (source[0], source[1])] == [0, 2]
+    assert (
+        source.left_out
+        == f"boxes left out of localisation: 1, first {boxes}/000005.xml: No such file or directory"
+    )
+
+
+def test_files_of_boxes_end_no_training(boxes, tmp_path):
+    (boxes / "000005.xml").write_text("<annotation>")
+    (boxes / "000012.xml").write_bytes(b"\xff\xfe")
+    source = Voc(tmp_path, "train")
+    assert source[0]["image"] == b"000005"
+    assert "boxes" not in source[0]
+    assert source.left_out.startswith(
+        f"boxes left out of localisation: 2, first {boxes}/000005.xml: broken XML (no element found"
+    )
+    assert source.left_out in summary("train", source)
 
 
 def test_missing_image(devkit, tmp_path):
     (devkit / "JPEGImages" / "000012.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 files are missing, first 000012\.jpg; unpack VOCtrainval"):
+    with pytest.raises(
+        InputError, match=r"1 of 2 files are missing, first JPEGImages/000012\.jpg; unpack VOCtrainval"
+    ):
         Voc(tmp_path, "train")
 
 
@@ -135,23 +155,47 @@ def test_a_split_without_classes(devkit, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("body", "reason"),
     [
-        ("<annotation>", "broken XML"),
-        (f"<annotation>{instance('unicorn', 1, 1, 2, 2)}</annotation>", "'unicorn' is not a class"),
-        (f"<annotation>{instance('dog', 1, 1, 2, 'x')}</annotation>", "a box is not four numbers"),
+        (instance("unicorn", 1, 1, 2, 2), "object 0: 'unicorn' is not a class"),
+        (instance("dog", 1, 1, 2, "x"), "object 0: the box ['1', '1', '2', 'x'] is not 4 numbers"),
+        ("<object><name>dog</name></object>", "object 0: the box [None, None, None, None] is not 4 numbers"),
+        (instance("dog", 1, 1, "nan", 2), "object 0: the box [0.0, 0.0, nan, 2.0] is not 4 numbers"),
+        (instance("dog", 9, 1, 2, 2), "object 0: the box [8.0, 0.0, -6.0, 2.0] has a negative side"),
+        (
+            instance("dog", 1, 1, 2, "9e9"),
+            "object 0: the box [0.0, 0.0, 2.0, 9000000000.0] is outside of any picture",
+        ),
+        (
+            "<size><width>50</width><height>40</height></size>" + instance("dog", 60, 1, 70, 9),
+            "object 0: the box [59.0, 0.0, 11.0, 9.0] is outside of its picture of 50 x 40",
+        ),
     ],
 )
-def test_a_bad_boxes_file_is_named(tmp_path, text, message):
-    path = tmp_path / "000005.xml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=rf"000005\.xml: .*{message}"):
-        read_boxes(path)
+def test_a_box_that_cannot_be_used_is_left_out_and_named(tmp_path, body, reason):
+    path, left_out = tmp_path / "000005.xml", LeftOut()
+    path.write_text(f"<annotation>{body}{instance('dog', 1, 1, 2, 2)}</annotation>")
+    assert read_boxes(path, left_out) == [(DOG, [0, 0, 2, 2])]
+    assert left_out.count == 1
+    assert left_out.first.startswith(f"{path}: {reason}")
 
 
-def test_an_image_of_difficult_instances_only_has_empty_arrays(tmp_path):
-    path = tmp_path / "a.xml"
+def test_an_image_of_difficult_instances_only_has_no_box(tmp_path):
+    path, left_out = tmp_path / "a.xml", LeftOut()
     path.write_text(f"<annotation>{instance('dog', 1, 1, 2, 2, difficult=1)}</annotation>")
-    corners, classes = read_boxes(path)
-    assert corners.shape == (0, 4)
-    assert classes.shape == (0,)
+    assert read_boxes(path, left_out) == []
+    assert str(left_out) == ""
+
+
+def test_an_image_that_is_listed_twice(devkit, tmp_path):
+    path = devkit / "ImageSets" / "Main" / "dog_trainval.txt"
+    path.write_text("000012 1\n000005 -1\n000012 1\n")
+    assert Voc(tmp_path, "train").labels[:, DOG].tolist() == [0, 1]
+    path.write_text("000012 1\n000005 -1\n000012 -1\n")
+    with pytest.raises(InputError, match=r"dog_trainval\.txt line 3: 000012 is -1, but 1 in line 1"):
+        Voc(tmp_path, "train")
+    path.write_text("000012 1\n./000012 1\n")
+    with pytest.raises(
+        InputError, match=r"the images \./000012 and 000012 are one file, JPEGImages/000012\.jpg"
+    ):
+        Voc(tmp_path, "train")

@@ -15,7 +15,7 @@ _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:/")
 
 def shown(value: Any) -> str:
     """A value for a message, on one line and not too long."""
-    text = repr(value)
+    text = repr(value).replace("\n", " ")  # arrays
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 

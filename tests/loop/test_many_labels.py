@@ -1,0 +1,80 @@
+"""What is said of mAP, and boxes of real data sets on their way to localisation."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.loop.boxes import boxes_of
+from cfmlc_jax.loop.many_labels import ManyLabels
+from cfmlc_jax.metrics import localization
+from cfmlc_jax.metrics.scores import Scores
+
+
+def results_of(rng, *, without):
+    """Results of a split of 30 images, 5 classes of which the first ones have no positive."""
+    labels = (rng.random((30, 5)) < 0.4).astype(np.uint8)
+    labels[:, :without] = 0
+    logits = {name: rng.normal(size=labels.shape).astype(np.float32) for name in ("whole", "combined")}
+    task = ManyLabels(None)
+    measured = task.measure(Scores(logits, labels), ())
+    present = {name: x[:, without:] for name, x in logits.items()}
+    expected = task.measure(Scores(present, labels[:, without:]), ())["metrics"]
+    return {"average": measured | {"company": None, "localization": None}}, expected
+
+
+def test_classes_without_a_positive_are_said_beside_the_map_that_they_lower(rng):
+    lowered, expected = results_of(rng, without=2)
+    plain, _ = results_of(rng, without=0)
+    text = ManyLabels(None).summary({"val": lowered, "test": plain})
+    assert lowered["average"]["classes"] == {"with_positives": 3, "all": 5}
+    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    titles = [cell.strip() for cell in header.split("|")[1:-1]]
+    assert titles[1:] == [
+        "val (sklearn)",
+        "val (voc)",
+        "test (sklearn)",
+        "test (voc)",
+        "val (sklearn, 3 classes)",
+    ]
+    assert len(rows) == 2
+    for row in rows:
+        name, *values = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert values[-1] == f"{expected[name]['mAP_sklearn']:.2f}"
+        assert values[0] == f"{expected[name]['mAP_sklearn'] * 3 / 5:.2f}"
+        assert values[1] == f"{expected[name]['mAP_voc']:.2f}"
+    assert "val: classes without a positive image: 2 of 5. Each counts as 0 in mAP (sklearn)" in text
+    assert "test: classes" not in text
+
+
+def test_nothing_is_said_where_every_class_has_a_positive(rng):
+    plain, _ = results_of(rng, without=0)
+    text = ManyLabels(None).summary({"test": plain})
+    assert "without a positive" not in text
+    assert "classes)" not in text
+
+
+def test_boxes_that_cannot_be_used_do_not_reach_localisation(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2014").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "val2014" / "a.jpg")
+    bad = ([30, 20, -10, -5], [1, 2, float("nan"), 4], [1], "box", [500, 500, 10, 10])
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box} for box in (*bad, [0, 0, 20, 20])],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "annotations" / "instances_val2014.json").write_text(json.dumps(document))
+    found = boxes_of(Coco(tmp_path, "val"), threads=1, exif=False)
+    pairs = localization.localize(
+        np.zeros((1, 1), int),
+        found.corners,
+        found.classes,
+        found.sizes,
+        size=64,
+        cells=[(0, 0, 32, 32), (32, 32, 64, 64)],
+    )
+    assert pairs.hit.tolist() == [True]
+    # Without the picture's size in the annotations it is only known here that one is outside of it.
+    assert pairs.boxes_without_area == 1
