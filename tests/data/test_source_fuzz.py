@@ -144,7 +144,7 @@ def opens_or_says(place, make):
     assert source.labels.dtype == np.uint8
     assert len(set(source.ids)) == len(source.ids) > 0
     assert len(set(source.class_names)) == len(source.class_names)
-    assert len(source.files()) == len(source)
+    assert len(source.pictures()) == len(source)
     for index in range(len(source)):
         record = source[index]
         assert record["image"]

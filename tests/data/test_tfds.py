@@ -134,6 +134,15 @@ def test_ids_without_a_key_count_records(root):
 
 
 @needs_tfds
+@pytest.mark.parametrize("id_key", [None, "number"])
+def test_a_record_in_two_splits_is_a_leak(root, id_key):
+    cut = {"train_split": "train[:60%]", "id_key": id_key}
+    require_disjoint(open_tiny(root, **cut), open_tiny(root, "val", val_split="train[60%:]", **cut))
+    with pytest.raises(InputError, match="1 images are in both"):
+        require_disjoint(open_tiny(root, **cut), open_tiny(root, "val", val_split="train[40%:]", **cut))
+
+
+@needs_tfds
 def test_an_id_may_be_a_number(root):
     source = open_tiny(root, id_key="number")
     assert sorted(source.ids) == ["0", "1", "2", "3", "4"]

@@ -4,6 +4,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.files import FileSource
+from cfmlc_jax.data.sources.tfds import Tfds
 from cfmlc_jax.errors import InputError
 
 
@@ -57,7 +58,7 @@ def class_counts(source: Source) -> np.ndarray:
 
 
 def require_disjoint(a: Source, b: Source) -> None:
-    """Nothing, if no image is in both sources: no file, whatever its ids are, or no id where there are no files.
+    """Nothing, if no image is in both sources: one file is one image, whatever its ids are.
 
     Raises:
         InputError: with how many images are shared and the first three.
@@ -71,7 +72,8 @@ def require_disjoint(a: Source, b: Source) -> None:
 
 
 def _identities(source: Source) -> list[str]:
-    return source.files() if isinstance(source, FileSource) else source.ids
+    # Ids of the others are unique over all splits.
+    return source.pictures() if isinstance(source, FileSource | Tfds) else source.ids
 
 
 def require_same_classes(train: Source, other: Source) -> None:

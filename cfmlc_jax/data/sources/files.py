@@ -71,7 +71,7 @@ class FileSource:
             f"content={fingerprint(self.class_names, self.ids, self.labels)})"
         )
 
-    def files(self) -> list[str]:
+    def pictures(self) -> list[str]:
         """The n image files with links followed: one name for a picture, whatever its records are called."""
         folders: dict[str, tuple[str, set[str]]] = {}
         found = []

@@ -1,5 +1,6 @@
 """Any multi-label data set of TensorFlow Datasets, read without TensorFlow."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Tfds:
         image_key: an image feature.
         labels_key: a class label, or a sequence of them.
         id_key: a feature of text or whole numbers that is unique in the data set; without it an id is
-            the TFDS split and the record's number, which says nothing about overlaps of splits.
+            the TFDS split and the record's number.
         train_split: what TFDS calls "train", say "train+validation" or "train[:80%]".
         val_split: what TFDS calls "val".
 
@@ -59,8 +60,14 @@ class Tfds:
         self._split = train_split if split == "train" else val_split
         self._image_key = image_key
         self._labels_key = labels_key
+        self._has_ids = id_key is not None
         self._records = _records(tfds, builder, name, self._split, image_key)
         self.class_names = _class_names(tfds, _feature(name, features, labels_key), name, labels_key)
+        # Name of a file, records left out at its beginning, records read.
+        self._shards = [
+            (os.path.basename(part.filename), part.skip, part.take)
+            for part in builder.info.splits[self._split].file_instructions
+        ]
         if id_key is not None:
             _feature(name, features, id_key)
         self.labels, self.ids = self._read_labels(id_key)
@@ -79,6 +86,12 @@ class Tfds:
             f"labels_key={self._labels_key!r}, images={len(self)}, classes={len(self.class_names)}, "
             f"content={files.fingerprint(self.class_names, self.ids, self.labels)})"
         )
+
+    def pictures(self) -> list[str]:
+        """What identifies each picture in every split: its id if there is a key for it, else its place in a file."""
+        if self._has_ids:
+            return self.ids
+        return [f"{name}/{skip + i}" for name, skip, take in self._shards for i in range(take)]
 
     def _read_labels(self, id_key: str | None) -> tuple[np.ndarray, list[str]]:
         labels = np.zeros((len(self._records), len(self.class_names)), np.uint8)
