@@ -10,6 +10,7 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from cfmlc_jax.data.resample import to_square
 from cfmlc_jax.data.sources import Record
 from cfmlc_jax.data.transforms import decode
 from cfmlc_jax.errors import InputError
@@ -17,6 +18,8 @@ from cfmlc_jax.errors import InputError
 # Of `random_box`: share of the picture's area, and width by height.
 AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
 _TRIES = 10
+# Of `middle`: longer side by shorter; what is longer is cut before it is scaled.
+_MAX_ASPECT = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PaddedCrop:
 
     def cut(self, image: Image.Image) -> list[Image.Image]:
         """The picture as the one view, RGB [size, size]; one of another size is squeezed to it."""
-        return [image.resize((self.size, self.size), Image.Resampling.BILINEAR)]
+        return [to_square(image, self.size, Image.Resampling.BILINEAR)]
 
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """{"views": uint8 [1, size, size, 3], "labels": float32 [k], "id": str} of one record.
@@ -149,7 +152,12 @@ def jitter_colours(image: Image.Image, strength: float, generator: np.random.Gen
 
 
 def middle(image: Image.Image, size: int) -> Image.Image:
-    """The picture with its shorter side 8/7 of the size, and of it the middle: RGB [size, size]."""
+    """The picture with its shorter side 8/7 of the size, and of it the middle: RGB [size, size].
+
+    Of a picture longer than 16 of its shorter sides the ends are cut off first: memory has a bound, and
+    only the middle's place is rounded anew.
+    """
+    image = _without_ends(image)
     shorter = size * 8 // 7
     width, height = image.size
     if width <= height:
@@ -159,6 +167,14 @@ def middle(image: Image.Image, size: int) -> Image.Image:
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def _without_ends(image):
+    width, height = image.size
+    # As much at both ends, so that the middle stays where it is.
+    left = max(0, (width - _MAX_ASPECT * height) // 2)
+    top = max(0, (height - _MAX_ASPECT * width) // 2)
+    return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 def _decoded(transform, record, generator):
