@@ -1,6 +1,7 @@
 """Classes of images, by a checkpoint alone.
 
     python -m cfmlc_jax.predict --checkpoint=runs/coco photos/ 'more/**/*.jpg'
+    curl https://… | python -m cfmlc_jax.predict --checkpoint=runs/coco -
 
 For every image: its classes with their probabilities, and of each the pivot patch (column and row of
 the grid, from 0, from the left and the top) with its weight among the patches. A checkpoint of
@@ -82,7 +83,7 @@ def _parser():
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image, folder (all images in it and below), glob, or - for paths on stdin, one a line",
+        help="image, folder (all images in it and below), glob, or - for an image or a list of paths on stdin",
     )
     add("--checkpoint", required=True, type=Path, help="a run, for its best checkpoint, or one checkpoint")
     add("--format", choices=predictions.FORMATS, default="table", help="default table")
@@ -181,13 +182,13 @@ def _predict(flags) -> int:
     )
     _decide(flags, predictor.one_label)
     album = None if flags.overlay is None else _Album(flags, predictor, found.paths)
-    account = _Account(flags, len(found.paths), predictor.batch_size)
+    account = _Account(flags, found, predictor.batch_size)
     for problem in found.problems:
-        account.skipped(problem)
+        account.skipped(problem.line, problem.inputs)
     form = predictions.create(flags.format, found.paths, predictor.class_names)
     with _output(flags.output) as write:
         write(form.header())
-        for batch in _batches(found.paths, predictor, account, with_copy=album is not None):
+        for batch in _batches(found, predictor, account, with_copy=album is not None):
             judgements = predictor(np.stack([photo.views for photo in batch]))
             for photo, judgement in zip(batch, judgements):
                 picture = None if album is None else album.add(photo, judgement)
@@ -197,12 +198,17 @@ def _predict(flags) -> int:
     return account.close()
 
 
-def _batches(paths, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
+def _batches(found, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
     """Photos, as many as the predictor takes at once; those that cannot be read are told and left out."""
     keep = overlay.scaled if with_copy else None
     batch = []
     for photo in photos.read(
-        paths, predictor.to_views, threads=predictor.threads, where=printable, keep=keep
+        found.paths,
+        predictor.to_views,
+        contents=found.contents,
+        threads=predictor.threads,
+        where=printable,
+        keep=keep,
     ):
         if isinstance(photo, InputError):
             account.skipped(str(photo))
@@ -314,18 +320,19 @@ class _Album:
 class _Account:
     """Tells on stderr what is skipped, how far the run is, and how it ended."""
 
-    def __init__(self, flags, total: int, batch_size: int):
-        self._total, self._batch_size = total, batch_size
-        self._batches = -(-total // batch_size)
+    def __init__(self, flags, found: inputs.Found, batch_size: int):
+        self._total = len(found.paths) + sum(problem.inputs for problem in found.problems)
+        self._batch_size = batch_size
+        self._batches = -(-len(found.paths) // batch_size)
         # Lines of predictions on a terminal tell how far it is, and would mix with the report.
         self._reports = self._batches > FEW_BATCHES and (flags.output is not None or not sys.stdout.isatty())
         self._progress = Progress(self._batches, batch_size=batch_size)
         self._started = self._reported = time.perf_counter()
         self._batch = self._predicted = self._skipped = 0
 
-    def skipped(self, problem: str):
-        """Tell of an input that cannot be predicted."""
-        self._skipped += 1
+    def skipped(self, problem: str, inputs: int = 1):
+        """Tell of an input that cannot be predicted, or of several."""
+        self._skipped += inputs
         self._progress.note(f"skipped: {problem}")
 
     def predicted(self, images: int):

@@ -1,60 +1,105 @@
-"""The image files that a command's arguments mean: files, folders, globs, and a list on stdin."""
+"""The image files that a command's arguments mean: files, folders, globs, and what stdin brings."""
 
+import codecs
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
+from cfmlc_jax.data import formats
+from cfmlc_jax.data.photos import MAX_BYTES
 from cfmlc_jax.errors import InputError
 
-# What counts as an image in a folder. A file that is named itself is read whatever it is called.
-SUFFIXES = (
-    ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".apng",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-STDIN = "-"
+# The argument, and what the image on it is called.
+STDIN, STDIN_NAME = "-", "stdin"
+_FIRST = 3  # problems or names that a message lists
+
+
+class Problem(NamedTuple):
+    """What is told of inputs that are not predicted: a line, and how many they are."""
+
+    line: str
+    inputs: int = 1
 
 
 class Found(NamedTuple):
-    """Files, each once, in the order of the arguments, and a line on every argument that gave none."""
+    """What arguments mean.
+
+    paths: files, each once, in the order of the arguments; `STDIN_NAME` for the image on stdin.
+    contents: the bytes of that image, by its name.
+    problems: on every argument that gave none, and on pictures in folders of kinds that are not read.
+    """
 
     paths: list[str]
-    problems: list[str]
+    contents: dict[str, bytes]
+    problems: list[Problem]
 
 
 def find(arguments: Iterable[str], stdin: BinaryIO) -> Found:
     """The files that arguments mean.
 
     A folder stands for the images in it and in its folders, by their suffix, hidden ones left out;
-    a glob ("**" for folders) that the shell did not expand for what it matches; "-" for the paths on
-    stdin, one a line. Whether a file can be read is not looked at.
+    a glob ("**" for folders) that the shell did not expand for what it matches; "-" for the image on
+    stdin, or else for the paths there, one a line or with a zero byte behind each. Whether a file can be
+    read is not looked at.
 
     Raises:
         InputError: no file at all.
     """
     found: dict[str, str] = {}
-    problems: list[str] = []
-    for argument in _with_stdin(arguments, stdin):
-        paths = _meant(argument, problems)
-        for path in paths:
+    contents: dict[str, bytes] = {}
+    problems: list[Problem] = []
+
+    def add(argument):
+        for path in _meant(argument, problems):
             # By its place: "a.jpg", "./a.jpg" and "linked_folder/a.jpg" are one image.
             folder, name = os.path.split(path)
-            found.setdefault(os.path.join(os.path.realpath(folder), name), path)
+            # What is called as stdin's image is a file here.
+            unmistakable = os.path.join(os.curdir, path) if path == STDIN_NAME else path
+            found.setdefault(os.path.join(os.path.realpath(folder), name), unmistakable)
+
+    for argument in arguments:
+        if argument != STDIN:
+            add(argument)
+            continue
+        data = _all_of(stdin)
+        if formats.kind_of(data[: formats.HEAD_BYTES]) is not None:
+            contents[STDIN_NAME] = data
+            found[STDIN] = STDIN_NAME
+        else:
+            for path in _listed(data, problems):
+                add(path)
     if not found:
-        tried = "; ".join(problems[:3]) or "stdin is empty"
+        tried = "; ".join(problem.line for problem in problems[:_FIRST]) or "stdin is empty"
         raise InputError(
             f"there is no image to predict ({tried}); give images, folders, globs, or - for stdin"
         )
-    return Found(list(found.values()), problems)
+    return Found(list(found.values()), contents, problems)
 
 
-def _with_stdin(arguments, stdin) -> Iterator[str]:
-    for argument in arguments:
-        if argument == STDIN:
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
-            yield from (line for line in lines if line)
-        else:
-            yield argument
+def _all_of(stdin):
+    data = stdin.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"stdin: more than {MAX_BYTES} bytes are neither an image nor a list of paths")
+    return data
+
+
+def _listed(data, problems):
+    """The paths in a list; none, and a problem, if it is no list."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    entries = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
+    paths = [os.fsdecode(entry) for entry in entries if entry]
+    if not (_is_text(data) or any(os.path.lexists(path) for path in paths)):
+        problems.append(Problem(f"stdin: {len(data)} bytes that are neither an image nor a list of paths"))
+        return []
+    return paths
+
+
+def _is_text(data):
+    try:
+        return "\0" not in data.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _meant(argument, problems):
@@ -63,11 +108,11 @@ def _meant(argument, problems):
     if os.path.lexists(argument):
         return [argument]
     if not glob.has_magic(argument):
-        problems.append(f"{argument!r} does not exist")
+        problems.append(Problem(f"{argument!r} does not exist"))
         return []
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:
-        problems.append(f"nothing matches {argument!r}")
+        problems.append(Problem(f"nothing matches {argument!r}"))
     paths = []
     for match in matches:
         # With "**" the folders among the matches have been gone through already.
@@ -80,10 +125,11 @@ def _meant(argument, problems):
 
 def _images_in(folder, problems):
     paths: list[str] = []
+    unread: list[str] = []
     seen = set()
 
     def unreadable(error):
-        problems.append(f"folder {error.filename!r} cannot be read ({error.strerror})")
+        problems.append(Problem(f"folder {error.filename!r} cannot be read ({error.strerror})"))
 
     before = len(problems)
     for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
@@ -93,14 +139,20 @@ def _images_in(folder, problems):
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
+        names = sorted(name for name in names if not name.startswith("."))
+        paths += [os.path.join(place, name) for name in names if name.lower().endswith(formats.SUFFIXES)]
+        unread += [name for name in names if name.lower().endswith(formats.UNREAD_SUFFIXES)]
+    if unread:
+        problems.append(Problem(_not_read(folder, unread), len(unread)))
     if not paths and len(problems) == before:
-        problems.append(f"folder {folder!r} has no file ending in {', '.join(_COMMON)}, …")
+        problems.append(Problem(f"folder {folder!r} has no file ending in {', '.join(_COMMON)}, …"))
     return paths
 
 
+def _not_read(folder, names):
+    first = ", ".join(map(repr, names[:_FIRST])) + (", …" if len(names) > _FIRST else "")
+    kinds = "1 file of a kind that is" if len(names) == 1 else f"{len(names)} files of kinds that are"
+    return f"folder {folder!r}: {kinds} not read ({first}); convert to JPEG or PNG"
+
+
 _COMMON = (".jpg", ".png", ".webp", ".tif")
-
-
-def _is_image(name):
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

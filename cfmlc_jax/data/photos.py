@@ -3,13 +3,14 @@
 import collections
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from cfmlc_jax.data import formats
 from cfmlc_jax.data.transforms import Transform, decode
 from cfmlc_jax.errors import InputError
 
@@ -37,6 +38,7 @@ def read(
     paths: Sequence[str],
     to_views: Transform,
     *,
+    contents: Mapping[str, bytes],
     threads: int,
     where: Callable[[str], str],
     keep: Callable[[Image.Image], Image.Image] | None,
@@ -48,6 +50,7 @@ def read(
     Args:
         paths: image files.
         to_views: cuts the views.
+        contents: of paths that are no files.
         threads: that read; twice as many photos are read ahead.
         where: what an error calls a path.
         keep: makes what is kept of a picture; None keeps nothing.
@@ -56,7 +59,7 @@ def read(
     pool = ThreadPoolExecutor(threads)
     try:
         for path in paths:
-            waiting.append(pool.submit(_read, path, to_views, where(path), keep))
+            waiting.append(pool.submit(_read, path, contents.get(path), to_views, where(path), keep))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -65,9 +68,9 @@ def read(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(path, to_views, where, keep):
+def _read(path, content, to_views, where, keep):
     try:
-        picture = decode(_bytes_of(path, where), where, exif=True)
+        picture = decode(_bytes_of(path, where) if content is None else content, where, exif=True)
     except InputError as error:
         return error
     views = to_views.cut(picture)
@@ -88,8 +91,12 @@ def _bytes_of(path, where):
         if info.st_size > MAX_BYTES:
             raise InputError(f"{where}: {info.st_size} bytes are more than {MAX_BYTES}; scale the image down")
         with open(path, "rb") as file:
-            return file.read()
+            content = file.read()
     except OSError as error:
         raise InputError(
             f"{where}: cannot be read ({error.strerror}); check the path and its rights"
         ) from error
+    refusal = formats.refusal(path, content[: formats.HEAD_BYTES])
+    if refusal is not None:
+        raise InputError(f"{where}: {refusal}")
+    return content

@@ -11,19 +11,27 @@ import zlib
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cfmlc_jax.causal.views import Grid, cells
+from cfmlc_jax.data import formats, metadata
 from cfmlc_jax.data.randaugment import augment
-from cfmlc_jax.data.resample import double
+from cfmlc_jax.data.resample import double, to_square
 from cfmlc_jax.data.sources import Record
 from cfmlc_jax.errors import InputError
 
-# Read by content, whatever the file is called. Not all that Pillow knows: its EPS reader, for
-# one, hands the file to an external program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # More is taken for a decompression bomb. Pillow's own default limit, from where it only warns.
 MAX_PIXELS = 89_478_485
+# By EXIF orientation; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # The box of `cutout` has this fraction of a training view's side.
 CUTOUT = 0.5
 
@@ -36,6 +44,7 @@ _DAMAGED = (
     LookupError,
     EOFError,
     ArithmeticError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -50,18 +59,72 @@ def decode(image: bytes | np.ndarray, where: str, *, exif: bool = False) -> Imag
     transparency is composited on white. Of several frames the first is read.
 
     Args:
-        image: a file's bytes in one of `FORMATS`, or decoded pixels uint8 [h, w], [h, w, 1], [h, w, 3]
+        image: a file's bytes in one of `formats.FORMATS`, or decoded pixels uint8 [h, w], [h, w, 1], [h, w, 3]
             or [h, w, 4] (red, green, blue, alpha).
         where: what an error names, such as the file's path.
-        exif: turn the picture upright by its EXIF orientation. Boxes do not turn with it.
+        exif: turn the picture upright by its EXIF orientation; TIFF files are always turned, as Pillow does and so
+            the reference. Boxes do not turn with it.
 
     Raises:
         InputError: empty, truncated or damaged bytes, not an image, more than `MAX_PIXELS`, or
             pixels of a kind that has no meaning in 8 bits.
     """
-    is_array = isinstance(image, np.ndarray)
-    picture = _from_array(image, where) if is_array else _from_bytes(image, where, exif)
-    return _to_rgb(picture, where)
+    if isinstance(image, np.ndarray):
+        return _to_rgb(_from_array(image, where), where)
+    picture, orientation = header(image, where, exif=exif)
+    try:
+        picture.load()
+    except _DAMAGED as error:
+        raise _damaged(image, where, error) from error
+    turn = _TURNS.get(orientation)
+    return _to_rgb(picture if turn is None else picture.transpose(turn), where)
+
+
+def header(data: bytes, where: str, *, exif: bool) -> tuple[Image.Image, int]:
+    """A file's picture, its pixels not decoded yet, and by which EXIF orientation it is to be turned then.
+
+    Only the orientation is read of the file's metadata, and nothing else in it matters.
+
+    Args:
+        data: the file.
+        where: what an error names.
+        exif: as of `decode`; False: nothing but TIFF files has to be turned.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    if not len(data):
+        raise InputError(
+            f"{where}: the file is empty (0 bytes); fetch it again or leave it out of the data set"
+        )
+    stripped = metadata.strip(data)
+    try:
+        picture = Image.open(io.BytesIO(stripped.data), formats=formats.FORMATS)
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{where}: {_not_an_image(data)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where}: {_reason(error)}; scale the image down to {MAX_PIXELS} pixels") from error
+    except _DAMAGED as error:
+        raise _damaged(data, where, error) from error
+    # Before the pixels are decoded, and so before their memory is taken.
+    _check_area(*picture.size, where)
+    if not (exif or picture.format == "TIFF"):
+        return picture, metadata.UPRIGHT
+    exif_data = stripped.exif or _left_in(picture, "exif")
+    return picture, metadata.orientation(exif_data, stripped.xmp or _left_in(picture, "xmp"))
+
+
+def _left_in(picture, key):
+    """Metadata that stayed in the file, which Pillow finds without looking into it."""
+    found = picture.info.get(key)
+    return found if isinstance(found, bytes) else b""
+
+
+def _not_an_image(data):
+    return formats.refusal("", data[: formats.HEAD_BYTES]) or (
+        f"{len(data)} bytes that are not an image ({', '.join(formats.FORMATS)} are read); "
+        "convert the file or leave it out of the data set"
+    )
 
 
 def _from_array(pixels, where):
@@ -74,33 +137,6 @@ def _from_array(pixels, where):
         )
     _check_area(pixels.shape[1], pixels.shape[0], where)
     return Image.fromarray(pixels)
-
-
-def _from_bytes(data, where, exif):
-    if not len(data):
-        raise InputError(
-            f"{where}: the file is empty (0 bytes); fetch it again or leave it out of the data set"
-        )
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise InputError(
-            f"{where}: {len(data)} bytes that are not an image ({', '.join(FORMATS)} are read); "
-            "convert the file or leave it out of the data set"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{where}: {_reason(error)}; scale the image down to {MAX_PIXELS} pixels") from error
-    except _DAMAGED as error:
-        raise _damaged(data, where, error) from error
-    # Before the pixels are decoded, and so before their memory is taken.
-    _check_area(*picture.size, where)
-    try:
-        picture.load()
-        if exif:
-            ImageOps.exif_transpose(picture, in_place=True)
-    except _DAMAGED as error:
-        raise _damaged(data, where, error) from error
-    return picture
 
 
 def _damaged(data, where, error):
@@ -169,10 +205,9 @@ def split_views(image: Image.Image, size: int, grid: Grid | None, overlap: float
     Raises:
         ValueError: a grid that `cells` refuses.
     """
-    square = (size, size)
-    views = [image.resize(square, Image.Resampling.BILINEAR)]
+    views = [to_square(image, size, Image.Resampling.BILINEAR)]
     if grid is not None:
-        base = image.resize(square, Image.Resampling.BICUBIC)
+        base = to_square(image, size, Image.Resampling.BICUBIC)
         views += [_enlarge(base.crop(cell), size) for cell in cells(size, grid, overlap)]
     return views
 

@@ -1,16 +1,13 @@
 """The boxes of a whole split and the sizes of its pictures, where its data set has boxes."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
+from cfmlc_jax.data.metadata import UPRIGHT
 from cfmlc_jax.data.sources import Record, Source
-from cfmlc_jax.data.transforms import FORMATS
-
-_ORIENTATION, _UPRIGHT = 0x0112, 1  # the EXIF tag, and its value for pictures stored as they are seen
+from cfmlc_jax.data.transforms import header
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,6 @@ def _read(record: Record, exif: bool):
     if isinstance(image, np.ndarray):
         return record["boxes"], record["box_classes"], (image.shape[1], image.shape[0])
     # The pixels are not decoded.
-    with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-        turned = exif and picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
-        kept = slice(0, 0) if turned else slice(None)
-        return record["boxes"][kept], record["box_classes"][kept], picture.size
+    picture, orientation = header(image, record.get("where", record["id"]), exif=exif)
+    kept = slice(None) if orientation == UPRIGHT else slice(0, 0)
+    return record["boxes"][kept], record["box_classes"][kept], picture.size

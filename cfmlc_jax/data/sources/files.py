@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cfmlc_jax.data import formats
 from cfmlc_jax.data.sources import Record, fields
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.errors import InputError
@@ -32,6 +33,9 @@ class FileSource:
         class_names: the k classes.
         boxes: the boxes of the n images, where the data set has them.
         left_out: see above.
+
+    Raises:
+        InputError: an image of a kind that is not read, such as .heic.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class FileSource:
         boxes: Boxes | None = None,
         left_out: str = "",
     ):
+        _require_read(root, paths)
         self.class_names = class_names
         self.labels = labels
         self.ids = ids
@@ -101,13 +106,23 @@ def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarr
     return f"{zlib.crc32(np.ascontiguousarray(labels).tobytes(), zlib.crc32(names.encode())):08x}"
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, size: int = -1) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read(size)
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the image ({error.strerror}); restore the file and resume"
         ) from error
+
+
+def _require_read(root, paths):
+    suspicious = [path for path in paths if path.lower().endswith(formats.UNREAD_SUFFIXES)]
+    for path in suspicious:
+        refusal = formats.refusal(path, _read(os.path.join(root, path), formats.HEAD_BYTES))
+        if refusal is not None:
+            like_it = f" ({len(suspicious) - 1} more have such names)" if len(suspicious) > 1 else ""
+            raise InputError(f"{root / path}: {refusal}{like_it}")
 
 
 def require_split(split: str) -> None:
