@@ -405,9 +405,15 @@ BROKEN = {
     b"cut_in_half.webp": (encoded(picture(), "WEBP")[:100], "cannot be decoded"),
     b"text.jpg": (b"hello\n", "6 bytes that are not an image"),
     b"page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "that are not an image"),
-    b"drawing.png": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an image of a kind that is not read, SVG"),
+    b"drawing.png": (
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "an image of a kind that is not read, SVG",
+    ),
     b"of_a_phone.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an image of a kind that is not read, HEIF"),
-    b"thumbnail_of.dng.tif.cr2.jpg": (b"II*\0\x10\0\0\0CR\2\0", "an image of a kind that is not read, camera raw"),
+    b"thumbnail_of.dng.tif.cr2.jpg": (
+        b"II*\0\x10\0\0\0CR\2\0",
+        "an image of a kind that is not read, camera raw",
+    ),
     b"paper.jpg": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "that are not an image"),
     b"noise.jpg": (np.random.default_rng(0).bytes(3000), "that are not an image"),
     b"zeros.png": (bytes(1000), "that are not an image"),
