@@ -12,8 +12,8 @@ _MAX_BETWEEN = 2**24
 def to_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
     """The RGB image [h, w] at [size, size], whatever its aspect, bit for bit as ``resize``; but for towers.
 
-    Pillow resizes across rows first: of a picture some pixels wide and 100,000 high that takes
-    gigabytes, and the other order, which may round a value up instead of down, next to nothing.
+    Before version 13 Pillow resizes across rows first: of a picture some pixels wide and 100,000 high
+    that takes gigabytes. The other order takes next to nothing, and may round a value up instead of down.
     """
     if image.width < size and size * image.height > _MAX_BETWEEN:
         image = image.resize((image.width, size), filter)

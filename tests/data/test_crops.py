@@ -6,6 +6,8 @@ from PIL import Image, ImageEnhance
 
 from cfmlc_jax.data import crops
 from cfmlc_jax.data.crops import AreaCrop, PaddedCrop, jitter_colours, middle, random_box, random_flip
+from cfmlc_jax.data.resample import to_square
+from cfmlc_jax.data.transforms import ToViews
 from cfmlc_jax.errors import InputError
 
 
@@ -96,6 +98,68 @@ def test_the_middle_of_a_photo():
     np.testing.assert_array_equal(
         middle(tall, 224), np.asarray(tall.resize((256, 341), Image.Resampling.BILINEAR))[58:282, 16:240]
     )
+
+
+@pytest.fixture
+def resized(monkeypatch):
+    """Pixels of every picture that a resize makes, the one between its two directions included."""
+    pixels = []
+    resize = Image.Image.resize
+
+    def measured(image, size, *arguments, **options):
+        between = size[0] * image.height if size[0] != image.width else 0
+        pixels.append(max(between, size[0] * size[1]))
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", measured)
+    return pixels
+
+
+TRANSFORMS = {
+    "whole": ToViews(448),
+    "patches": ToViews(448, grid=(2, 3), overlap=0.2),
+    "augmented_patches": ToViews(448, grid=2, augment=True),
+    "area": AreaCrop(224),
+    "augmented_area": AreaCrop(224, augment=True),
+}
+
+
+@pytest.mark.parametrize("size", [(65000, 2), (2, 65000), (1, 65000), (65000, 1), (1, 1), (3, 30)], ids=str)
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=list(TRANSFORMS))
+def test_pictures_of_any_aspect(rng, resized, size, transform):
+    """In memory of the order of the views' (four bytes a pixel), however thin and long they are."""
+    views = transform(record(rng, size[1], size[0]), rng)["views"]
+    assert views.shape == (transform.num_views, transform.size, transform.size, 3)
+    assert max(resized) <= 2**24
+    (view, *_) = transform.cut(Image.fromarray(record(rng, size[1], size[0])["image"]))
+    assert view.size == (transform.size, transform.size)
+    (small,) = PaddedCrop(32).cut(view)
+    assert small.size == (32, 32)
+
+
+def test_a_tower_is_resized_in_the_other_order(rng):
+    """The same picture but for rounding twice: within two levels of any Pillow's own order."""
+    tower = Image.fromarray(rng.integers(0, 256, (40_000, 3, 3), np.uint8))
+    for filter in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+        expected = np.asarray(tower.resize((448, 448), filter), np.int16)
+        found = np.asarray(to_square(tower, 448, filter), np.int16)
+        assert np.abs(found - expected).max() <= 2
+        assert to_square(tower.crop((0, 0, 3, 37_000)), 448, filter) == tower.crop((0, 0, 3, 37_000)).resize((448, 448), filter)  # fmt: skip
+
+
+@pytest.mark.parametrize(("long", "exact"), [(160, True), (161, False), (321, False)])
+def test_the_middle_of_a_long_picture(long, exact):
+    """Beyond 16 shorter sides its ends are cut first: the same place, to a pixel of the scaled picture."""
+    columns = np.arange(long) * 255 // (long - 1)
+    pixels = np.repeat(np.repeat(columns[None, :, None], 10, axis=0), 3, axis=2).astype(np.uint8)
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).transpose(Image.Transpose.TRANSPOSE)):
+        across = image.width == long
+        side = int(256 * long / 10)
+        scaled = image.resize((side, 256) if across else (256, side), Image.Resampling.BILINEAR)
+        corner = (round((side - 224) / 2), 16) if across else (16, round((side - 224) / 2))
+        expected = np.asarray(scaled.crop((*corner, corner[0] + 224, corner[1] + 224)), np.int16)
+        difference = np.abs(np.asarray(middle(image, 224), np.int16) - expected)
+        assert difference.max() <= (0 if exact else 1)
 
 
 def test_a_random_box_by_hand():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from cfmlc_jax.causal.views import cells
-from cfmlc_jax.data import transforms
+from cfmlc_jax.data import formats, transforms
 from cfmlc_jax.data.resample import double
 from cfmlc_jax.data.transforms import ToViews, cover, cutout, decode, split_views
 from cfmlc_jax.errors import InputError
@@ -324,14 +324,16 @@ def test_truncated(rng, kind, part):
     assert "leave it out of the data set" in message
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", *(["AVIF"] if "AVIF" in formats.FORMATS else [])]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remarks on damaged metadata
 def test_damaged_bytes_decode_or_are_refused_never_anything_else(kind):
     generator = np.random.default_rng(11)
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.fromarray(noise(generator, 24, 24, 3))
-    data = np.frombuffer(encoded(image, kind, **({} if kind == "GIF" else {"exif": exif})), np.uint8)
+    data = np.frombuffer(encoded(image, kind, **({} if kind in ("GIF", "BMP") else {"exif": exif})), np.uint8)
     refused = 0
     for _ in range(150):
         damaged = data.copy()
@@ -351,6 +353,62 @@ def test_decompression_bombs(side, strict):
         message = refusal(png(side, side))
     assert "pixels" in message
     assert "scale the image down" in message
+
+
+SMALL = {
+    "JPEG": {},
+    "GIF": {},
+    "BMP": {},
+    "PPM": {},
+    "TIFF": {},
+    "WEBP": {"exif": b"x"},
+    "JPEG2000": {"no_jp2": True},
+}
+SMALL |= {"AVIF": {}} if "AVIF" in formats.FORMATS else {}
+
+
+def of_size(kind, side):
+    """A file of 16 x 16 pixels that claims a larger size."""
+    data = bytearray(encoded(Image.fromarray(np.zeros((16, 16, 3), np.uint8)), kind, **SMALL[kind]))
+    wide, little = struct.pack(">I", side), struct.pack("<I", side)
+    if kind == "PPM":
+        return bytes(data).replace(b"16 16", b"%d %d" % (side, side))
+    at = {
+        "JPEG": lambda: [(data.index(b"\xff\xc0") + 5, wide[2:] * 2)],
+        "GIF": lambda: [(6, little[:2] * 2), (data.index(b",") + 5, little[:2] * 2)],
+        "BMP": lambda: [(18, little * 2)],
+        "TIFF": lambda: [(data.index(struct.pack("<HHL", tag, 4, 1)) + 8, little) for tag in (256, 257)],
+        "WEBP": lambda: [(24, struct.pack("<I", side - 1)[:3] * 2)],
+        "JPEG2000": lambda: [(8, wide * 2), (24, wide * 2)],
+        "AVIF": lambda: [(data.index(b"ispe") + 8, wide * 2)],
+    }[kind]()
+    for place, value in at:
+        data[place : place + len(value)] = value
+    return bytes(data)
+
+
+# Pillow warns of the first and refuses the second; libwebp refuses the first, for what is behind its header.
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [(kind, side) for kind in SMALL for side in (10_000, 16_000) if (kind, side) != ("WEBP", 10_000)],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bombs_of_every_kind(kind, side):
+    assert decode(of_size(kind, 16), "x").size == (16, 16)
+    message = refusal(of_size(kind, side))
+    if kind == "WEBP" and "cannot be decoded" in message:
+        return  # Pillow before 12 asks libwebp first
+    assert f"{side} x {side} pixels are more than" in message or f"Image size ({side**2} pixels)" in message
+    assert "scale the image down" in message
+
+
+def test_a_bomb_is_refused_whatever_text_it_has():
+    text = b"Comment\0\0" + zlib.compress(bytes(3_000_000))
+    text = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    bomb = png(10_000, 10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "10000 x 10000 pixels are more than" in refusal(bomb[:33] + text + bomb[33:])
 
 
 def test_the_pixel_limit_is_ours(rng, monkeypatch):
