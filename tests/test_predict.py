@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import predict
 from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.data import formats
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.loop import evaluate, setup
 from cfmlc_jax.loop.predictor import Predictor
@@ -297,6 +298,93 @@ def test_folders_globs_and_a_list_on_stdin(command, checkpoint, photos):
     assert files("photos/x[1].png") == ["x[1].png"]
 
 
+def test_an_image_on_stdin(command, checkpoint, photos):
+    arguments = (f"--checkpoint={checkpoint}", "--format=jsonl")
+    code, out, err = command(
+        *arguments, "photos/b.png", "-", "--overlay=shown", stdin=(photos / "a.jpg").read_bytes()
+    )
+    assert code == 0, err
+    file, stdin = lines_of(out)
+    assert (file["file"], stdin["file"], stdin["overlay"]) == ("photos/b.png", "stdin", "shown/stdin.png")
+    assert Path("shown/stdin.png").is_file()
+    (same,) = lines_of(command(*arguments, "photos/a.jpg")[1])
+    assert [label["probability"] for label in stdin["labels"]] == pytest.approx(
+        [label["probability"] for label in same["labels"]], abs=1e-5
+    )
+    assert not Path("stdin").exists()
+
+
+@pytest.mark.parametrize(
+    ("stdin", "words"),
+    [
+        (lambda: JPEG[:200], "skipped: stdin: the image cannot be decoded"),
+        (
+            lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            "skipped: stdin: an image of a kind that is not read, HEIF",
+        ),
+        (lambda: png_of_size(100_000, 100_000), "scale the image down"),
+    ],
+)
+def test_a_broken_image_on_stdin(command, checkpoint, stdin, words):
+    code, _, err = command(f"--checkpoint={checkpoint}", "-", stdin=stdin())
+    assert code == 1
+    line, summary = err.splitlines()
+    assert words in line
+    assert summary.startswith("0 predicted, 1 skipped")
+
+
+def test_pictures_of_kinds_that_are_not_read(command, checkpoint, photos):
+    for name in ("x.HEIC", "below/y.jxl", "z.dng"):
+        (photos / name).write_bytes(encoded(picture(), "TIFF"))
+    code, out, err = command(f"--checkpoint={checkpoint}", "--format=jsonl", photos)
+    assert code == 1
+    assert len(lines_of(out)) == 4
+    line, summary = err.splitlines()
+    assert line.startswith(
+        f"skipped: folder '{photos}': 3 files of kinds that are not read ('x.HEIC', 'z.dng', 'y.jxl')"
+    )
+    assert summary.startswith("4 predicted, 3 skipped")
+    # Named themselves they are judged by their content, but for the thumbnail in a raw file.
+    (photos / "x.HEIC").write_bytes(JPEG)
+    code, out, err = command(
+        f"--checkpoint={checkpoint}", "--format=jsonl", photos / "x.HEIC", photos / "z.dng"
+    )
+    assert code == 1
+    assert [line["file"] for line in lines_of(out)] == [str(photos / "x.HEIC")]
+    assert "z.dng: an image of a kind that is not read, .dng (JPEG," in err
+
+
+@pytest.mark.skipif("AVIF" not in formats.FORMATS, reason="Pillow without AVIF")
+def test_avif_is_read_in_a_folder(command, checkpoint, photos):
+    picture().save(photos / "d.avif")
+    code, out, err = command(f"--checkpoint={checkpoint}", "--format=jsonl", photos)
+    assert code == 0, err
+    assert [Path(line["file"]).name for line in lines_of(out)] == [
+        "a.jpg",
+        "b.png",
+        "c.webp",
+        "d.avif",
+        "a.jpg",
+    ]
+
+
+def test_odd_exif_does_not_end_a_run(command, checkpoint, tmp_path):
+    """A GPS reference, which is a text, stored as a rational number: a photo that is to be turned all the same."""
+    upright = picture(size=(60, 40))
+    turn, pointer = struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHLL", 0x8825, 4, 1, 38)
+    gps = struct.pack("<HHHLLLLL", 1, 12, 5, 1, 56, 0, 3, 1)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + turn + pointer + bytes(4) + gps
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif)
+    code, out, err = command(
+        f"--checkpoint={checkpoint}", "--format=jsonl", "upright.png", "turned.png", "turned.jpg"
+    )
+    assert code == 0, err
+    first, second, _ = lines_of(out)
+    assert first["labels"] == second["labels"] != []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -359,6 +447,12 @@ def turned():
     return encoded(picture(), "JPEG", exif=exif)
 
 
+def with_text(size):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * size, zip=True)
+    return info
+
+
 JPEG, PNG = encoded(picture(), "JPEG"), encoded(picture(), "PNG")
 GREY = np.arange(2000, dtype=np.uint16).reshape(40, 50)
 
@@ -391,6 +485,7 @@ GOOD = {
     b"two\nlines\tand \x1b[31m.png": PNG,
     b"not utf-8 \xff\xfe.png": PNG,
     "Ünïcödé 图 🐈.png".encode(): PNG,
+    b"pages_of_text.png": encoded(picture(), "PNG", pnginfo=with_text(3_000_000)),
     b"trailing bytes.jpg": JPEG + b"more" * 100,
     b"x" * 251 + b".png": PNG,
 }

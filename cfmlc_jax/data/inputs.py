@@ -12,6 +12,7 @@ from cfmlc_jax.errors import InputError
 
 # The argument, and what the image on it is called.
 STDIN, STDIN_NAME = "-", "stdin"
+_LONGEST = 300  # characters of an argument that are told
 _FIRST = 3  # problems or names that a message lists
 
 
@@ -89,7 +90,8 @@ def _listed(data, problems):
     data = data.removeprefix(codecs.BOM_UTF8)
     entries = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
     paths = [os.fsdecode(entry) for entry in entries if entry]
-    if not (_is_text(data) or any(os.path.lexists(path) for path in paths)):
+    # Names may be any bytes; but most of those in a list exist.
+    if not _is_text(data) and 2 * sum(map(os.path.lexists, paths)) <= len(paths):
         problems.append(Problem(f"stdin: {len(data)} bytes that are neither an image nor a list of paths"))
         return []
     return paths
@@ -108,11 +110,11 @@ def _meant(argument, problems):
     if os.path.lexists(argument):
         return [argument]
     if not glob.has_magic(argument):
-        problems.append(Problem(f"{argument!r} does not exist"))
+        problems.append(Problem(f"{_quoted(argument)} does not exist"))
         return []
     matches = sorted(glob.glob(argument, recursive=True))
     if not matches:
-        problems.append(Problem(f"nothing matches {argument!r}"))
+        problems.append(Problem(f"nothing matches {_quoted(argument)}"))
     paths = []
     for match in matches:
         # With "**" the folders among the matches have been gone through already.
@@ -121,6 +123,11 @@ def _meant(argument, problems):
         elif "**" not in argument:
             paths += _images_in(match, problems)
     return paths
+
+
+def _quoted(argument):
+    # A line on stdin may be anything.
+    return repr(argument) if len(argument) <= _LONGEST else f"{argument[:_LONGEST]!r}…"
 
 
 def _images_in(folder, problems):
