@@ -233,7 +233,7 @@ def test_boxes_of_pictures_that_turn_are_left_out():
         Image.new("RGB", (40, 20)).save(data, "JPEG", exif=exif)
         return data.getvalue()
 
-    box = {"boxes": np.float32([[1, 2, 3, 4]]), "box_classes": np.int32([5])}
+    box = {"id": "a", "boxes": np.float32([[1, 2, 3, 4]]), "box_classes": np.int32([5])}
     source = [{"image": jpeg(1)} | box, {"image": jpeg(6)} | box]
     as_stored = boxes_of(source, threads=2, exif=False)
     assert [len(corners) for corners in as_stored.corners] == [1, 1]
