@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cfmlc_jax import files, schema
 from cfmlc_jax.errors import InputError
 
 METHODS = ("pat_t", "pat_i", "asl")
@@ -176,12 +177,123 @@ def default() -> ConfigDict:
     return config
 
 
-def validate(config: ConfigDict) -> ConfigDict:
-    """The configuration, locked, if its fields agree with each other.
+def validate(config: Any) -> ConfigDict:
+    """The configuration of a command, as a copy, locked, if its fields suit each other.
 
     Raises:
-        InputError: a value out of range, or fields that contradict each other.
+        InputError: fields that are missing or unknown, a value of another type or out of range, or
+            fields that contradict each other.
     """
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"the configuration is of type {type(config).__name__}; begin with cfmlc_jax.config.default() and return it"
+        )
+    checked = _checked(config)
+    schema.require_complete(checked, config)
+    _check_splits(checked.data)
+    for name in ("views.grids", "data.test_splits", "effect.kinds", "model.frozen"):
+        _check_repeated(name, _field(checked, name))
+    # Results of strengths are named by these.
+    _check_repeated("effect.alphas", [f"{alpha:g}" for alpha in checked.effect.alphas])
+    return checked
+
+
+def require_trainable(config: ConfigDict) -> None:
+    """Raise if training by a validated configuration would waste its time, or leave something untrained.
+
+    A checkpoint that was trained so can still be evaluated and used.
+
+    Raises:
+        InputError: fields that contradict each other.
+    """
+    if config.model.cells and config.views.patch_size:
+        raise InputError(
+            f"config.views.patch_size {config.views.patch_size} cuts patches from the image that nothing looks at, "
+            f"since model.cells {config.model.cells!r} are the patches; set one of them to its default"
+        )
+    if config.model.pooling == "exclusive" and config.model.attention == "cross":
+        raise InputError(
+            "config.model.pooling 'exclusive' takes scores alone, so that the attention branch of model.attention "
+            "'cross' would never be trained; set model.attention to 'self'"
+        )
+    if config.optim.ema_decay == 1:
+        raise InputError(
+            "config.optim.ema_decay is 1: the average would stay at the initial weights; give less, 0.9997 say"
+        )
+    if config.loss.name == "asymmetric" and config.loss.clip == 1:
+        raise InputError("config.loss.clip is 1: absent classes would have no loss; give less, 0.05 say")
+    if (
+        config.model.head in MEAN_HEADS
+        and config.model.cosine.mu == 1
+        and not config.model.cosine.mu_from_rate
+    ):
+        raise InputError("config.model.cosine.mu is 1: the mean feature would stay at 0; give less, 0.9 say")
+    _check_milestones(config)
+    _check_leaks(config.data)
+
+
+def unused(config: ConfigDict) -> list[str]:
+    """Names of the fields that differ from their defaults, though nothing in the run looks at them."""
+    fields, defaults = flat(to_json(config)), flat(to_json(default()))
+    idle = [name for names, used in _uses(config) if not used for name in names]
+    sections = tuple(name for name in idle if name.endswith("."))
+    return [
+        name
+        for name in fields
+        if (name in idle or name.startswith(sections)) and fields[name] != defaults[name]
+    ]
+
+
+def _uses(config):
+    """Fields, or sections with a point behind them, and whether the configuration has a use for them."""
+    data, optim, head = config.data, config.optim, config.model.head
+    patches = config.method != "asl" and not config.model.cells
+    warmup = optim.name == "sgd" and optim.schedule == "warmup_multistep"
+    return (
+        (("data.vocabulary",), data.source == "vg256"),
+        (("data.tfds.",), data.source == "tfds"),
+        (("data.scenes.",), data.source == "scenes"),
+        (("data.longtail.",), data.source in ("cifar10_lt", "cifar100_lt", "long_tailed_digits")),
+        (("data.longtail.digits", "data.longtail.num_test"), data.source == "long_tailed_digits"),
+        (("views.grids", "views.overlap"), patches or config.train.null_rate > 0),
+        (("views.patch_size",), patches),
+        (("views.flip",), bool(config.views.crop)),
+        (("views.jitter",), config.views.crop == "area"),
+        (("model.groups",), head == "ml_decoder"),
+        (("model.cosine.",), head in MEAN_HEADS),
+        (("model.cosine.mu",), not config.model.cosine.mu_from_rate),
+        (("model.pooling",), config.method != "asl"),
+        (("loss.gamma_neg", "loss.gamma_pos", "loss.clip"), config.loss.name == "asymmetric"),
+        (("loss.focal_gamma",), config.loss.name == "focal"),
+        (("optim.pct_start",), optim.name == "adamw_one_cycle"),
+        (("optim.momentum", "optim.schedule"), optim.name == "sgd"),
+        (("optim.warmup_epochs", "optim.milestones", "optim.drop"), warmup),
+        (("train.null",), config.train.null_rate > 0),
+        (("train.patience",), config.train.early_stop),
+        (("effect.null",), bool({"whole", "pivot"} & set(config.effect.kinds))),
+        (("effect.alphas",), bool(config.effect.kinds)),
+    )
+
+
+def _checked(fields):
+    """Fields on top of the defaults, locked, each by itself, and what cannot be built by others of them."""
+    config = default()
+    schema.fill(config, fields)
+    _check_numbers(config)
+    _check_choices(config)
+    for name in PATHS:
+        files.require_path(_field(config, name), f"config.{name}")
+    _check_method(config)
+    _check_views(config.views)
+    _check_cells(config)
+    _check_norm_groups(config)
+    _check_one_label(config)
+    _check_head(config)
+    _check_optimizer(config.optim)
+    return config.lock()
+
+
+def _check_choices(config):
     _one_of("data.source", config.data.source, SOURCES)
     _one_of("data.longtail.imbalance", config.data.longtail.imbalance, ("exponential", "step"))
     _one_of("method", config.method, METHODS)
@@ -198,32 +310,35 @@ def validate(config: ConfigDict) -> ConfigDict:
         _one_of(name, _field(config, name), ("zeros", "mean", "blur"))
     for kind in config.effect.kinds:
         _one_of("effect.kinds", kind, ("whole", "pivot", "feature"))
-    for name, least in _MINIMA.items():
+
+
+def _check_numbers(config):
+    """Every number is one that the run's arithmetic has, and in its field's range."""
+    for name in schema.names(config):
         value = _field(config, name)
-        if not math.isfinite(value) or value < least:
-            raise InputError(f"config.{name} is {value}; it must be at least {least}")
-    for name, (low, high) in _RANGES.items():
-        value = _field(config, name)
-        if not low <= value <= high:
-            raise InputError(f"config.{name} is {value}; it must be in [{low}, {high}]")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_number(name, number, "has" if isinstance(value, tuple) else "is")
     for name in ("optim.learning_rate", "model.cosine.tau"):
-        value = _field(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"config.{name} is {value}; it must be above 0")
+        if _field(config, name) == 0:
+            raise InputError(f"config.{name} is 0.0; it must be above 0")
     ratio = config.data.longtail.ratio
     if not 0 < ratio <= 1:
         raise InputError(f"config.data.longtail.ratio is {ratio}; it must be above 0 and at most 1")
-    for alpha in config.effect.alphas:
-        if not math.isfinite(alpha) or alpha < 0:
-            raise InputError(f"config.effect.alphas has {alpha}; strengths must be 0 or more")
-    _check_method(config)
-    _check_views(config.views)
-    _check_cells(config)
-    _check_norm_groups(config)
-    _check_one_label(config)
-    _check_head(config)
-    _check_optimizer(config.optim)
-    return config.lock()
+
+
+def _check_number(name, number, verb):
+    least = _MINIMA.get(name, 0)
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    most, reason = _MAXIMA.get(name, (_LARGEST[type(number)], ""))
+    if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f"config.{name} {verb} {number}; it must be a finite number")
+    if not low <= number <= high:
+        raise InputError(f"config.{name} {verb} {number}; it must be in [{low}, {high}]")
+    if number < least:
+        raise InputError(f"config.{name} {verb} {number}; it must be at least {least}")
+    if number > most:
+        raise InputError(f"config.{name} {verb} {number}; it must be at most {most}{reason}")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -231,22 +346,15 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def from_json(fields: dict[str, Any]) -> ConfigDict:
+def from_json(fields: Any) -> ConfigDict:
     """The configuration that `to_json` wrote, on top of today's defaults, checked and locked.
 
     Raises:
-        InputError: a field that this version does not have.
+        InputError: a field that this version does not have, or a value that it does not take.
     """
-    config = default()
-    for name, value in flat(fields).items():
-        section, _, leaf = name.rpartition(".")
-        target = config
-        for part in section.split(".") if section else []:
-            target = target.get(part) if isinstance(target, ConfigDict) else None
-        if not isinstance(target, ConfigDict) or leaf not in target:
-            raise InputError(f"config.{name} is not a field of this version of cfmlc_jax")
-        target[leaf] = tuple(value) if isinstance(value, list) else value
-    return validate(config)
+    if not isinstance(fields, dict):
+        raise InputError(f"the stored configuration is of type {type(fields).__name__}, not one of fields")
+    return _checked(fields)
 
 
 def is_one_label(config: Any) -> bool:
@@ -265,8 +373,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(_NEUTRAL)
+        if not name.startswith(_NEUTRAL) and not _agree(name, old.get(name), new.get(name))
     ]
+
+
+def _agree(name, old, new):
+    if name in PATHS and isinstance(old, str) and isinstance(new, str):
+        return files.same_path(old, new)
+    return old == new
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -280,6 +394,9 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
+# Fields that are a file or folder.
+PATHS = ("data.root", "data.vocabulary", "init_from")
+
 # Fields that decide where and how fast a run goes, or what is evaluated, but not what it learns.
 _NEUTRAL = (
     "data.root",
@@ -292,35 +409,48 @@ _NEUTRAL = (
     "report.",
 )
 
+# Steps and places are counted in int32; the largest float32 is 3.4e38.
+_LARGEST = {int: 2**31 - 1, float: 1e38}
+# Of the other numbers 0.
 _MINIMA = {
     "data.threads": 1,
-    "data.workers": 0,
     "data.scenes.num_train": 1,
     "data.scenes.num_test": 1,
-    "data.longtail.seed": 0,
     "data.longtail.digits": 1,
     "data.longtail.num_test": 1,
     "views.image_size": 1,
-    "views.patch_size": 0,
+    "views.grids": 2,
     "model.groups": 1,
     "model.norm_groups": 1,
     "model.cosine.num_heads": 1,
-    "model.cosine.gamma": 0,
-    "loss.gamma_neg": 0,
-    "loss.gamma_pos": 0,
-    "loss.focal_gamma": 0,
-    "optim.warmup_epochs": 0,
-    "optim.weight_decay": 0,
+    "optim.milestones": 1,
     "train.batch_size": 1,
     "train.epochs": 1,
     "train.log_every": 1,
-    "train.checkpoint_every": 0,
     "train.patience": 1,
     "evaluate.batch_size": 1,
-    "evaluate.tau_norm": 0,
     "mesh.fsdp": 1,
 }
-
+_SEED = (2**32 - 1, ": keys have 32 bits")
+_IMAGES = (100_000, " images at once")
+_PIXELS = (8192, " pixels: a view of more takes a gigabyte in float32")
+# The most of a number, and why.
+_MAXIMA = {
+    "seed": _SEED,
+    "data.longtail.seed": _SEED,
+    "data.threads": (1024, ": more threads than a machine has cores read no faster"),
+    "data.workers": (1024, ": each is a process with some hundred megabytes of its own"),
+    "data.scenes.num_train": (10_000_000, ""),
+    "data.scenes.num_test": (10_000_000, ""),
+    "data.longtail.digits": (10_000_000, ""),
+    "data.longtail.num_test": (1_000_000, ""),
+    "views.image_size": _PIXELS,
+    "views.patch_size": _PIXELS,
+    "views.grids": (64, ": each of the grid × grid patches is a forward pass"),
+    "train.batch_size": _IMAGES,
+    "train.epochs": (1_000_000, ""),
+    "evaluate.batch_size": _IMAGES,
+}
 _RANGES = {
     "data.scenes.bias": (0, 1),
     "views.overlap": (0, 0.95),
@@ -333,6 +463,44 @@ _RANGES = {
     "optim.drop": (0, 1),
     "optim.ema_decay": (0, 1),
 }
+
+
+def _check_splits(data):
+    if not data.test_splits:
+        raise InputError("config.data.test_splits is empty; give at least one split, ('val',) say")
+    for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
+        if "" in splits:
+            raise InputError(f"config.data.{name} names a split ''; give its name, 'val' say")
+
+
+def _check_repeated(name, values):
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise InputError(f"config.{name} has {twice} twice; leave one of them out")
+
+
+def _check_milestones(config):
+    optim, epochs = config.optim, config.train.epochs
+    if optim.name != "sgd" or optim.schedule != "warmup_multistep":
+        return
+    beyond = [epoch for epoch in optim.milestones if epoch > epochs]
+    if beyond:
+        raise InputError(
+            f"config.optim.milestones {tuple(optim.milestones)} has {beyond[0]}, but train.epochs is {epochs}: the "
+            "learning rate would not drop there; give milestones within the epochs, or () for none"
+        )
+
+
+def _check_leaks(data):
+    for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
+        if "train" in splits:
+            raise InputError(
+                f"config.data.{name} has 'train', which is trained on; name a split of other images"
+            )
+    if data.source == "tfds" and data.tfds.train_split == data.tfds.val_split:
+        raise InputError(
+            f"config.data.tfds.val_split {data.tfds.val_split!r} is the train_split too; name a split of other images"
+        )
 
 
 def _check_method(config):
@@ -353,8 +521,6 @@ def _check_views(views):
     if not views.grids:
         raise InputError("config.views.grids is empty; give at least one number, (2,) say")
     for grid in views.grids:
-        if not isinstance(grid, int) or grid < 2:
-            raise InputError(f"config.views.grids has {grid!r}; grids must be whole numbers of 2 or more")
         if views.overlap == 0 and len(views.grids) == 1 and views.image_size % grid:
             below = views.image_size // grid * grid
             tries = " or ".join(str(size) for size in (below, below + grid) if size)
@@ -421,7 +587,7 @@ def _check_head(config):
     for pattern in config.model.frozen:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
                 f"config.model.frozen has {pattern!r}, which is no regular expression ({error})"
             ) from error

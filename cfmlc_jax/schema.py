@@ -1,0 +1,119 @@
+"""Structure and types of a configuration, by comparison with its default."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import strange
+
+_ONE = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+_MANY = {int: "whole numbers", float: "numbers", str: "strings"}
+_EXAMPLES = {int: "(2,)", float: "(0.5,)", str: "('val',)"}
+
+
+def fill(config: ConfigDict, fields: Any) -> None:
+    """Set the values of nested `fields` in a default configuration; what is not given stays.
+
+    A whole number is taken for a number, and a list for a tuple. The elements of a tuple are of the
+    type of the default's first; those of an empty default are strings.
+
+    Args:
+        config: the default.
+        fields: a ConfigDict, or a dict as JSON has it.
+
+    Raises:
+        InputError: a field that the default does not have, a value of another type, or a string with
+            control characters.
+    """
+    _fill(config, fields, "", tuple(names(config)))
+
+
+def require_complete(config: ConfigDict, fields: Any) -> None:
+    """Raise unless every field of a default configuration is among nested `fields`.
+
+    Raises:
+        InputError: a field is missing.
+    """
+    missing = [name for name in names(config) if name not in set(names(fields))]
+    if missing:
+        raise InputError(
+            f"config.{missing[0]} is missing; begin with cfmlc_jax.config.default() and change what differs"
+        )
+
+
+def names(fields: Any, section: str = "") -> Iterator[str]:
+    """Dotted names of all fields."""
+    for key in fields:
+        value = fields[key]
+        if isinstance(value, dict | ConfigDict):
+            yield from names(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What follows the error of an unknown field: the nearest one, or where all are."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}?" if near else "cfmlc_jax/config.py lists the fields"
+
+
+def _fill(config, fields, section, known):
+    for key in list(fields):
+        name = f"{section}{key}"
+        if key not in config:
+            raise InputError(
+                f"config.{name} is not a field of this version of cfmlc_jax; {nearest(name, known)}"
+            )
+        value = _value(name, fields, key)
+        if not isinstance(config[key], ConfigDict):
+            config[key] = _typed(name, value, config[key])
+        elif isinstance(value, dict | ConfigDict):
+            _fill(config[key], value, f"{name}.", known)
+        else:
+            inside = ", ".join(f"config.{name}.{field}" for field in list(config[key])[:2])
+            raise InputError(
+                f"config.{name} is {_shown(value)}, but it is a section; set its fields: {inside}, …"
+            )
+
+
+def _value(name, fields, key):
+    try:
+        return fields[key]
+    except config_dict.RequiredValueError as error:
+        raise InputError(f"config.{name} is a placeholder without a value; set it") from error
+
+
+def _typed(name, value, default):
+    if not isinstance(default, tuple):
+        return _scalar(f"config.{name} is", value, type(default), _ONE[type(default)])
+    kind = type(default[0]) if default else str
+    wanted = f"a tuple of {_MANY[kind]}, {_EXAMPLES[kind]} say"
+    if not isinstance(value, tuple | list):
+        raise InputError(f"config.{name} is {_shown(value)}; it must be {wanted}")
+    return tuple(_scalar(f"config.{name} has", element, kind, wanted) for element in value)
+
+
+def _scalar(subject, value, kind, wanted):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise InputError(f"{subject} {_shown(value)}; that is too large a number") from error
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InputError(f"{subject} {_shown(value)}; it must be {wanted}")
+    if kind is str and strange(value):
+        raise InputError(f"{subject} {_shown(value)}; it may not have the character {strange(value)!r}")
+    return kind(value)
+
+
+def _shown(value):
+    if isinstance(value, dict | ConfigDict):
+        return "a section"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python's limit on the digits of whole numbers
+        return "a number of thousands of digits"
+    return text if len(text) < 80 else f"{text[:80]}…"
