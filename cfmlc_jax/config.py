@@ -192,7 +192,7 @@ def validate(config: Any) -> ConfigDict:
     schema.require_complete(checked, config)
     _check_splits(checked.data)
     for name in ("views.grids", "data.test_splits", "effect.kinds", "model.frozen"):
-        _check_repeated(name, _field(checked, name))
+        _check_repeated(name, field(checked, name))
     # Results of strengths are named by these.
     _check_repeated("effect.alphas", [f"{alpha:g}" for alpha in checked.effect.alphas])
     return checked
@@ -282,7 +282,7 @@ def _checked(fields):
     _check_numbers(config)
     _check_choices(config)
     for name in PATHS:
-        files.require_path(_field(config, name), f"config.{name}")
+        files.require_path(field(config, name), f"config.{name}")
     _check_method(config)
     _check_views(config.views)
     _check_cells(config)
@@ -307,7 +307,7 @@ def _check_choices(config):
     _one_of("optim.name", config.optim.name, OPTIMIZERS)
     _one_of("optim.schedule", config.optim.schedule, SCHEDULES)
     for name in ("effect.null", "train.null"):
-        _one_of(name, _field(config, name), ("zeros", "mean", "blur"))
+        _one_of(name, field(config, name), ("zeros", "mean", "blur"))
     for kind in config.effect.kinds:
         _one_of("effect.kinds", kind, ("whole", "pivot", "feature"))
 
@@ -315,12 +315,12 @@ def _check_choices(config):
 def _check_numbers(config):
     """Every number is one that the run's arithmetic has, and in its field's range."""
     for name in schema.names(config):
-        value = _field(config, name)
+        value = field(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check_number(name, number, "has" if isinstance(value, tuple) else "is")
     for name in ("optim.learning_rate", "model.cosine.tau"):
-        if _field(config, name) == 0:
+        if field(config, name) == 0:
             raise InputError(f"config.{name} is 0.0; it must be above 0")
     ratio = config.data.longtail.ratio
     if not 0 < ratio <= 1:
@@ -381,6 +381,13 @@ def _agree(name, old, new):
     if name in PATHS and isinstance(old, str) and isinstance(new, str):
         return files.same_path(old, new)
     return old == new
+
+
+def field(config: Any, name: str) -> Any:
+    """The value of a dotted name."""
+    for part in name.split("."):
+        config = config[part]
+    return config
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -596,12 +603,6 @@ def _check_head(config):
 def _check_optimizer(optim):
     if list(optim.milestones) != sorted(optim.milestones):
         raise InputError(f"config.optim.milestones {tuple(optim.milestones)} must ascend")
-
-
-def _field(config, name):
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def _one_of(name, value, choices):

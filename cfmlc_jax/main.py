@@ -6,10 +6,13 @@ Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
 143 ended by SIGTERM, the state saved.
 """
 
-import difflib
+import contextlib
 import json
 import logging
+import re
+import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -17,13 +20,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, schema
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.loop import pretrained, setup
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.train import Preempted, train
 from cfmlc_jax.report.html import page
 
+_LONG = 300  # characters of an error of absl's, which repeats the value
 INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15
 
 
@@ -73,20 +78,32 @@ def _train(values, config):
     if config is None:
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
-    _claim(workdir, configs.to_json(config))
-    _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-    train(config, workdir, _say)
+    files.require_savable(workdir, "workdir")
+    configs.require_trainable(config)
+    setup.require_model(config)
+    if not _has_checkpoints(workdir):
+        pretrained.require_start(config)
+    with _empty_folders_removed(workdir):
+        _claim(workdir, configs.to_json(config))
+        _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+        idle = configs.unused(config)
+        if idle:
+            _say(f"set, but of no use to this run: {', '.join(idle)}")
+        with _files_removed_unless_begun(workdir):
+            train(config, workdir, _say)
     _report(workdir)
 
 
 def _evaluate(values, config):
     if values.checkpoint is None and values.workdir is None and config is None:
         raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
-    path = manager.find(Path(values.checkpoint) if values.checkpoint else _workdir(values))
-    workdir = Path(values.workdir) if values.workdir else _run_of(path)
-    _make(workdir / "report")
-    _say(f"evaluating {path}")
-    evaluate_checkpoint(path, config, workdir / "report", _say)
+    given = values.checkpoint is not None
+    path = manager.find(files.place(values.checkpoint, "--checkpoint") if given else _workdir(values))
+    workdir = _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir")
+    with _empty_folders_removed(workdir):
+        _make(workdir / "report")
+        _say(f"evaluating {path}")
+        evaluate_checkpoint(path, config, workdir / "report", _say)
     _report(workdir)
 
 
@@ -105,31 +122,90 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     """
     try:
         positional = values(arguments)
-        # A file that is not there is told only now, on access.
-        config = None if values.config is None else configs.validate(values.config)
-    except flags.Error as error:
-        # An exception inside a configuration file arrives as a traceback in the message.
-        raise InputError(str(error).strip().splitlines()[-1].strip()) from error
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_field(error, arguments)) from error
-    except (OSError, SyntaxError) as error:
-        # ml_collections tells of all the places it tried; the last, after the error's number, counts.
-        reason = " ".join(str(error).split()).rpartition("] ")[2]
-        raise InputError(f"--config cannot be read: {reason}; {_available()}") from error
+    except Exception as error:  # the configuration file's code may raise anything
+        known = _flag_error(error, arguments)
+        if known is None:
+            raise
+        raise known from error
     flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
+    if not values["config"].present:
+        return None
+    config = configs.validate(_loaded(values))
+    for name in configs.PATHS:
+        path = configs.field(config, name)
+        if path:
+            files.place(path, f"config.{name}")
     return config
 
 
+def _loaded(values):
+    """What get_config() returned; a file that is not there is told only on access."""
+    try:
+        getattr(values.config, "seed", None)
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(error) from error
+    return values.config
+
+
+def _unreadable(error):
+    # ml_collections tells of all the places it tried; the last, after the error's number, counts.
+    reason = " ".join(str(error).split()).rpartition("] ")[2]
+    return InputError(f"--config cannot be read: {reason}; {_available()}")
+
+
+def _flag_error(error, arguments):
+    """What to raise for an exception from the parsing of flags, which runs the configuration file; None: as it is."""
+    inside = _in_config_file(error, arguments)
+    if inside is not None:
+        return inside
+    if isinstance(error, flags.Error | RecursionError):
+        text = str(error)
+        if "Error whilst parsing config file" in text:  # by the call of get_config() itself
+            text = f"--config cannot be used: {text.strip().splitlines()[-1]}"
+        text = " ".join(text.split())
+        return InputError(text if len(text) < _LONG else f"{text[:_LONG]}…")
+    if isinstance(error, AttributeError | KeyError):
+        return InputError(_unknown_field(error, arguments))
+    if isinstance(error, OSError | SyntaxError):
+        return _unreadable(error)
+    return None
+
+
+def _in_config_file(error, arguments):
+    """An `InputError` with the file's line for what its code raised; None for an exception of another place."""
+    pairs = [each.lstrip("-").partition("=") for each in arguments]
+    named = [
+        value or following
+        for (flag, _, value), (following, *_) in zip(pairs, [*pairs[1:], ("",)])
+        if flag == "config"
+    ]
+    file = Path(named[-1].partition(":")[0]).name if named else ""
+    while error is not None:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == file]
+        if frames:
+            return InputError(
+                f"{frames[-1].filename}, line {frames[-1].lineno} ({frames[-1].line}): {_reason(error)}"
+            )
+        error = error.__context__  # ml_collections and absl raise theirs in its place
+    return None
+
+
+def _reason(error):
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    types = re.search(r"field '(.*)' \(ref.*type <class '(.*)'> and cannot .* <class '(.*)'>", text)
+    return f"{types[1]} must be {types[3]}, not {types[2]}" if types else f"{type(error).__name__}: {text}"
+
+
 def _unknown_field(error, arguments):
-    known = list(configs.flat(configs.to_json(configs.default())))
+    known = list(schema.names(configs.default()))
     for argument in arguments:
         name = argument.lstrip("-").split("=")[0].removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "cfmlc_jax/config.py lists the fields"
-            return f"config has no field {name}; {hint}"
+            return f"config has no field {name}; {schema.nearest(name, known)}"
     return f"--config cannot be used: {' '.join(str(error).split())}"
 
 
@@ -139,8 +215,8 @@ def _available():
 
 
 def _workdir(values):
-    if values.workdir:
-        return Path(values.workdir).expanduser().absolute()
+    if values.workdir is not None:
+        return files.place(values.workdir, "--workdir").absolute()
     if values.config is None:
         raise InputError("--workdir or --config is missing")
     name = config_flags.get_config_filename(values["config"])
@@ -164,12 +240,8 @@ def _claim(workdir, fields):
     """
     _make(workdir / "report")
     path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-        try:
-            stored = configs.completed(json.loads(path.read_text(encoding="utf-8")))
-            differences = configs.differences(stored, fields)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
+    if path.exists() and _has_checkpoints(workdir):
+        differences = configs.differences(configs.completed(_fields(path)), fields)
         if differences:
             raise InputError(
                 f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
@@ -177,6 +249,51 @@ def _claim(workdir, fields):
             )
     if jax.process_index() == 0:
         files.write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _fields(path):
+    """The fields that a run's config.json holds."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} is damaged (no fields in it); restore it, or take another --workdir")
+    return fields
+
+
+def _has_checkpoints(workdir):
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+@contextlib.contextmanager
+def _files_removed_unless_begun(workdir):
+    """Let a run that ends before its first checkpoint or logged value leave nothing that looks like one."""
+    log, events = workdir / "metrics.jsonl", workdir / "tensorboard"
+    kept = events.exists()
+    try:
+        yield
+    finally:
+        logged = log.exists() and log.stat().st_size > 0
+        begun = logged or _has_checkpoints(workdir) or (workdir / "damaged").exists()
+        if not begun and jax.process_index() == 0:
+            log.unlink(missing_ok=True)
+            (workdir / "config.json").unlink(missing_ok=True)
+            if not kept:
+                shutil.rmtree(events, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _empty_folders_removed(workdir):
+    """Remove in the end the folders of a run that were made inside and have stayed empty."""
+    folders = (workdir / "report", workdir / "checkpoints", workdir, *workdir.parents)
+    made = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it is in use, or was never made
+                folder.rmdir()
 
 
 def _make(folder):

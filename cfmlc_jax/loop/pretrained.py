@@ -17,6 +17,24 @@ from cfmlc_jax.models import build
 _LISTED = 12
 
 
+def require_start(config) -> None:
+    """Raise unless the weights that a new run begins with are there.
+
+    Raises:
+        InputError: no checkpoint where `init_from` says, or no `init_from` for a head that needs one.
+    """
+    if not config.init_from and is_second_stage(config.model):
+        raise InputError(
+            f"model.head {config.model.head!r} scales the weights of a trained classifier; "
+            "set config.init_from to a run of model.head 'dot_product'"
+        )
+    if config.init_from:
+        try:
+            manager.find(Path(config.init_from))
+        except InputError as error:
+            raise InputError(f"config.init_from: {error}") from error
+
+
 def begin_with(
     path: Path,
     state: TrainState,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import config as configs
@@ -30,6 +31,8 @@ from cfmlc_jax.models.pooled_classifiers import tau_norm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen as frozen_parameters
 from cfmlc_jax.optim import schedules
+
+_MOST_STEPS = 2**31 - 1  # the step is an int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,25 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
     )
 
 
+def require_model(config) -> None:
+    """Raise unless the model can be built and trained on these devices, as far as that needs no data.
+
+    Raises:
+        InputError: as `create_setup`; a map of cells or parameters to be frozen that the model does
+            not have, or nothing that is trained.
+    """
+    setup = create_setup(config, num_classes=2)
+    # Shapes take seconds of a large model: only where a field names parts of it.
+    if not (config.model.cells or config.model.frozen or config.model.head in configs.MEAN_HEADS):
+        return
+    _, abstract = state_plan(config, setup, optax.identity())
+    frozen = setup.model.frozen
+    if not any(jax.tree.leaves(frozen_parameters.trainable(abstract.variables["params"], frozen))):
+        raise InputError(
+            f"config.model.frozen {tuple(config.model.frozen)} leaves no parameter to train; take some out"
+        )
+
+
 def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source]:
     """The splits' sources, each said to the user; training data is in no other split.
 
@@ -162,9 +184,14 @@ def steps_per_epoch(config, source: Source) -> int:
     """Whole batches in an epoch.
 
     Raises:
-        InputError: not one.
+        InputError: not one, or more than can be counted in all epochs.
     """
     steps = len(source) // config.train.batch_size
+    if steps * config.train.epochs > _MOST_STEPS:
+        raise InputError(
+            f"config.train.epochs {config.train.epochs} of {steps} steps are more than {_MOST_STEPS} steps; "
+            "give fewer epochs, or a larger train.batch_size"
+        )
     if steps == 0:
         raise InputError(
             f"train has {len(source)} images, fewer than config.train.batch_size {config.train.batch_size}; "

@@ -10,7 +10,6 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.checkpoint.manager import Checkpoints, find, read_model
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
-from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import evaluate, hooks, pretrained, setup, step
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import task as tasks
@@ -117,11 +116,6 @@ class Trainer:
     def _begin(self):
         state = self._fresh()
         if not self._config.init_from:
-            if pretrained.is_second_stage(self._config.model):
-                raise InputError(
-                    f"model.head {self._config.model.head!r} scales the weights of a trained classifier; "
-                    "set config.init_from to a run of model.head 'dot_product'"
-                )
             return state
         return pretrained.begin_with(
             Path(self._config.init_from),
