@@ -197,7 +197,10 @@ def _reason(error):
     if isinstance(error, InputError):
         return text
     types = re.search(r"field '(.*)' \(ref.*type <class '(.*)'> and cannot .* <class '(.*)'>", text)
-    return f"{types[1]} must be {types[3]}, not {types[2]}" if types else f"{type(error).__name__}: {text}"
+    if types is None:
+        return f"{type(error).__name__}: {text}"
+    wanted = types[3].rpartition(".")[2]
+    return f"{types[1]} must be {wanted}, not {types[2]}"
 
 
 def _unknown_field(error, arguments):

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, RunError
 
 KEEP_LATEST = 2
@@ -122,7 +123,9 @@ def find(path: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(path).expanduser().absolute()
+    path = files.place(path, "checkpoint").absolute()
+    if "\\" in str(path):
+        raise InputError(f"{path} has a backslash in it, which Orbax takes for a slash; rename the folder")
     if (path / "model").is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -152,7 +155,8 @@ def write(path: Path, *, model, meta: dict) -> None:
     Raises:
         InputError: it is there already, or cannot be written.
     """
-    path = Path(path).expanduser().absolute()
+    path = files.place(path, "checkpoint").absolute()
+    files.require_savable(path, "checkpoint")
     if path.exists():
         raise InputError(f"{path} is there already; remove it, or give another place")
     items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))

@@ -1,5 +1,6 @@
 """Training: from a configuration and a workdir to checkpoints, metrics and a full evaluation."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class Trainer:
         self._drawn_source = setup.drawn(config, train_source)
         self._per_epoch = setup.steps_per_epoch(config, self._drawn_source)
         self._total = self._per_epoch * config.train.epochs
+        self._log_every = min(config.train.log_every, self._per_epoch)  # at least once an epoch
         counts = class_counts(train_source)
         self.setup = setup.create_setup(config, len(train_source.class_names), counts)
         self.task = tasks.create(
@@ -135,12 +137,13 @@ class Trainer:
         """
         if self._finished:
             return
-        train_step = self._train_step()
+        progress = self._progress()
+        train_step = _reporting_first(self._train_step(), progress)
         score = evaluate.score_step(self._config, self.setup, ())
         watch = hooks.NonFiniteWatch(
             step.watched_names(self.abstract.variables, self.setup.method.loss_names)
         )
-        progress = self._progress()
+        progress.note(f"reading the first of {self._total - self._step} batches")
         with hooks.Preemption() as preemption:
             for batch in self._batches():
                 on_devices = meshes.to_devices(batch, self.setup.mesh)
@@ -148,7 +151,7 @@ class Trainer:
                 self._step += 1
                 watch.add(self._step, first_bad)
                 epoch_ends = self._step % self._per_epoch == 0
-                if self._step % self._config.train.log_every == 0:
+                if self._step % self._log_every == 0:
                     self._log(progress)
                 if epoch_ends:
                     watch.flush()
@@ -185,7 +188,7 @@ class Trainer:
             null_rate=self._config.train.null_rate,
             mean_rate=setup.mean_rate(self._config, self._per_epoch),
             ema_decay=self._config.optim.ema_decay,
-            log_every=self._config.train.log_every,
+            log_every=self._log_every,
             seed=self._config.seed,
             mesh=self.setup.mesh,
             shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
@@ -260,3 +263,26 @@ class Trainer:
             # For accuracy by shots where the training split is not at hand.
             meta["class_counts"] = class_counts(self._train_source).tolist()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta, rank=rank)
+
+
+def _reporting_first(train_step, progress):
+    """The same step, whose first call is reported: it compiles, which may take minutes, and is left out of rates."""
+    calls = 0
+
+    def step(state, batch):
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return train_step(state, batch)
+        progress.note("compiling the training step")
+        start = time.perf_counter()
+        with progress.paused():
+            result = train_step(state, batch)
+        compiled = time.perf_counter()
+        jax.block_until_ready(result)
+        progress.note(
+            f"compiled in {compiled - start:.1f} s; the first step took {time.perf_counter() - compiled:.1f} s"
+        )
+        return result
+
+    return step
