@@ -190,7 +190,7 @@ def validate(config: Any) -> ConfigDict:
         )
     checked = _checked(config)
     schema.require_complete(checked, config)
-    _check_splits(checked.data)
+    require_splits(checked.data)
     for name in ("views.grids", "data.test_splits", "effect.kinds", "model.frozen"):
         _check_repeated(name, field(checked, name))
     # Results of strengths are named by these.
@@ -230,6 +230,19 @@ def require_trainable(config: ConfigDict) -> None:
         raise InputError("config.model.cosine.mu is 1: the mean feature would stay at 0; give less, 0.9 say")
     _check_milestones(config)
     _check_leaks(config.data)
+
+
+def require_splits(data: ConfigDict) -> None:
+    """Raise unless there is a split to validate on and one to test on.
+
+    Raises:
+        InputError: no test split, or one without a name.
+    """
+    if not data.test_splits:
+        raise InputError("config.data.test_splits is empty; give at least one split, ('val',) say")
+    for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
+        if "" in splits:
+            raise InputError(f"config.data.{name} names a split ''; give its name, 'val' say")
 
 
 def unused(config: ConfigDict) -> list[str]:
@@ -331,14 +344,15 @@ def _check_number(name, number, verb):
     least = _MINIMA.get(name, 0)
     low, high = _RANGES.get(name, (-math.inf, math.inf))
     most, reason = _MAXIMA.get(name, (_LARGEST[type(number)], ""))
+    begin = f"config.{name} {verb} {schema.shown(number)}; it must be"
     if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f"config.{name} {verb} {number}; it must be a finite number")
+        raise InputError(f"{begin} a finite number")
     if not low <= number <= high:
-        raise InputError(f"config.{name} {verb} {number}; it must be in [{low}, {high}]")
+        raise InputError(f"{begin} in [{low}, {high}]")
     if number < least:
-        raise InputError(f"config.{name} {verb} {number}; it must be at least {least}")
+        raise InputError(f"{begin} at least {least}")
     if number > most:
-        raise InputError(f"config.{name} {verb} {number}; it must be at most {most}{reason}")
+        raise InputError(f"{begin} at most {most}{reason}")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -470,14 +484,6 @@ _RANGES = {
     "optim.drop": (0, 1),
     "optim.ema_decay": (0, 1),
 }
-
-
-def _check_splits(data):
-    if not data.test_splits:
-        raise InputError("config.data.test_splits is empty; give at least one split, ('val',) say")
-    for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
-        if "" in splits:
-            raise InputError(f"config.data.{name} names a split ''; give its name, 'val' say")
 
 
 def _check_repeated(name, values):

@@ -57,8 +57,8 @@ def place(text: str | os.PathLike, name: str) -> Path:
     try:
         path = Path(text).expanduser()
         path.exists()
-    except RuntimeError as error:
-        raise InputError(f"{name} {text!r}: {error}; give the path in full") from error
+    except RuntimeError as error:  # of `expanduser`
+        raise InputError(f"{name} {text!r} begins with an unknown user's home; give it in full") from error
     except OSError as error:
         shown = text if len(text) < 200 else f"{text[:100]}…"
         raise InputError(f"{name} {shown!r} cannot be used ({error.strerror}); give another path") from error

@@ -60,6 +60,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "cfmlc_jax/config.py lists the fields"
 
 
+def shown(value: Any) -> str:
+    """A value in an error: in one line, and not too long."""
+    if isinstance(value, dict | ConfigDict):
+        return "a section"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python's limit on the digits of whole numbers
+        return "a number of thousands of digits"
+    return text if len(text) < 80 else f"{text[:80]}…"
+
+
 def _fill(config, fields, section, known):
     for key in list(fields):
         name = f"{section}{key}"
@@ -75,7 +86,7 @@ def _fill(config, fields, section, known):
         else:
             inside = ", ".join(f"config.{name}.{field}" for field in list(config[key])[:2])
             raise InputError(
-                f"config.{name} is {_shown(value)}, but it is a section; set its fields: {inside}, …"
+                f"config.{name} is {shown(value)}, but it is a section; set its fields: {inside}, …"
             )
 
 
@@ -92,7 +103,7 @@ def _typed(name, value, default):
     kind = type(default[0]) if default else str
     wanted = f"a tuple of {_MANY[kind]}, {_EXAMPLES[kind]} say"
     if not isinstance(value, tuple | list):
-        raise InputError(f"config.{name} is {_shown(value)}; it must be {wanted}")
+        raise InputError(f"config.{name} is {shown(value)}; it must be {wanted}")
     return tuple(_scalar(f"config.{name} has", element, kind, wanted) for element in value)
 
 
@@ -101,19 +112,9 @@ def _scalar(subject, value, kind, wanted):
         try:
             value = float(value)
         except OverflowError as error:
-            raise InputError(f"{subject} {_shown(value)}; that is too large a number") from error
+            raise InputError(f"{subject} {shown(value)}; that is too large a number") from error
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InputError(f"{subject} {_shown(value)}; it must be {wanted}")
+        raise InputError(f"{subject} {shown(value)}; it must be {wanted}")
     if kind is str and strange(value):
-        raise InputError(f"{subject} {_shown(value)}; it may not have the character {strange(value)!r}")
+        raise InputError(f"{subject} {shown(value)}; it may not have the character {strange(value)!r}")
     return kind(value)
-
-
-def _shown(value):
-    if isinstance(value, dict | ConfigDict):
-        return "a section"
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # Python's limit on the digits of whole numbers
-        return "a number of thousands of digits"
-    return text if len(text) < 80 else f"{text[:80]}…"

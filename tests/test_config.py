@@ -1,9 +1,22 @@
 """The schema: checks across fields, JSON round trip, what may change between a run and its continuation."""
 
+import json
+import os
+import sys
+import warnings
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import main as command
+from cfmlc_jax import recipes, schema
 from cfmlc_jax.errors import InputError
+
+NAMES = tuple(schema.names(configs.default()))
+SECTIONS = tuple(sorted({name.rpartition(".")[0] for name in NAMES} - {""}))
 
 
 def changed(**fields):
@@ -40,12 +53,45 @@ def test_the_default_is_valid_and_gets_locked():
         ({"effect__null": "black"}, "config.effect.null 'black' is not one of zeros, mean, blur"),
         ({"effect__kinds": ("hole",)}, "config.effect.kinds 'hole' is not one of"),
         ({"effect__alphas": (0.5, -1.0)}, "config.effect.alphas has -1.0"),
-        ({"views__grids": (1,)}, "config.views.grids has 1; grids must be whole numbers of 2 or more"),
+        ({"views__grids": (1,)}, "config.views.grids has 1; it must be at least 2"),
         ({"train__null_rate": 1.5}, r"config.train.null_rate is 1.5; it must be in \[0, 1\]"),
         ({"train__null": "noise"}, "config.train.null 'noise' is not one of zeros, mean, blur"),
         ({"views__grids": ()}, "config.views.grids is empty; give at least one number"),
-        ({"views__grids": (2, 1.5)}, "config.views.grids has 1.5; grids must be whole numbers"),
-        ({"views__grids": (500, 2)}, "views.grids 500 cuts views of 448 pixels into patches of none"),
+        ({"views__grids": (2, 1.5)}, "config.views.grids has 1.5; it must be a tuple of whole numbers"),
+        ({"views__grids": (500, 2)}, "config.views.grids has 500; it must be at most 64: each of"),
+        (
+            {"views__grids": (50, 2), "views__image_size": 32},
+            "views.grids 50 cuts views of 32 pixels into patches of none",
+        ),
+        ({"seed": -1}, "config.seed is -1; it must be at least 0"),
+        ({"seed": 2**32}, "config.seed is 4294967296; it must be at most 4294967295: keys have 32 bits"),
+        ({"data__longtail__seed": 2**63}, "config.data.longtail.seed is .* at most 4294967295"),
+        (
+            {"data__workers": 10**6},
+            "config.data.workers is 1000000; it must be at most 1024: each is a process",
+        ),
+        ({"data__threads": 10**6}, "config.data.threads is 1000000; it must be at most 1024"),
+        ({"evaluate__batch_size": 10**9}, "at most 100000 images at once"),
+        ({"train__log_every": 2**31}, "config.train.log_every is 2147483648; it must be at most 2147483647"),
+        ({"optim__weight_decay": 1e39}, "config.optim.weight_decay is 1e[+]39; it must be at most 1e[+]38"),
+        ({"optim__milestones": (0, 5)}, "config.optim.milestones has 0; it must be at least 1"),
+        ({"effect__alphas": (float("inf"),)}, "config.effect.alphas has inf; it must be a finite number"),
+        ({"data__test_splits": ()}, "config.data.test_splits is empty; give at least one split"),
+        ({"data__val_split": ""}, "config.data.val_split names a split ''"),
+        ({"data__test_splits": ("val", "")}, "config.data.test_splits names a split ''"),
+        ({"data__test_splits": ("val", "val")}, "config.data.test_splits has val twice"),
+        ({"views__grids": (2, 2), "views__image_size": 64}, "config.views.grids has 2 twice"),
+        ({"effect__kinds": ("whole", "pivot", "whole")}, "config.effect.kinds has whole twice"),
+        # Results of both would have one name.
+        ({"effect__alphas": (0.5, 0.5000001)}, "config.effect.alphas has 0.5 twice"),
+        ({"model__frozen": ("head/.*", "head/.*")}, "config.model.frozen has head/.* twice"),
+        ({"model__frozen": ("x{99999999999}",)}, "which is no regular expression"),
+        ({"data__root": "gs://bucket/coco"}, "config.data.root 'gs://bucket/coco' is an address"),
+        ({"init_from": "s3://bucket/run"}, "config.init_from 's3://bucket/run' is an address"),
+        ({"data__vocabulary": "https://host/vg256.json"}, "config.data.vocabulary .* is an address"),
+        ({"init_from": "file:///runs/coco"}, "config.init_from 'file:///runs/coco' is an address"),
+        ({"data__tfds__name": "voc\n2007"}, r"config.data.tfds.name is .* may not have the character '\\n'"),
+        ({"data__root": "caf\udce9"}, r"config.data.root is .* may not have the character"),
         (
             {"model__cells": "layer1", "method": "pat_i", "model__attention": "none"},
             "leave it empty for 'pat_i'",
@@ -84,6 +130,250 @@ def test_a_field_of_another_version_is_named():
     fields["optim"]["nesterov"] = 0.9
     with pytest.raises(InputError, match=r"config.optim.nesterov is not a field"):
         configs.from_json(fields)
+
+
+def delete(config):
+    del config.train.epochs
+
+
+def as_it_is(name, value):
+    """Sets a field against ConfigDict's own check of types."""
+
+    def change(config):
+        section, _, leaf = name.rpartition(".")
+        target = configs.field(config, section) if section else config
+        with target.ignore_type():
+            target[leaf] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (as_it_is("train.epoch", 3), "config.train.epoch is not a field .* did you mean train.epochs?"),
+        (as_it_is("learning_rate", 0.1), "config.learning_rate is not .* did you mean optim.learning_rate?"),
+        (as_it_is("trian", ConfigDict({"epochs": 3})), "config.trian is not a field"),
+        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config.py lists the fields"),
+        (as_it_is("train.epochs", "3"), "config.train.epochs is '3'; it must be a whole number"),
+        (as_it_is("train.epochs", 3.0), "config.train.epochs is 3.0; it must be a whole number"),
+        (as_it_is("train.epochs", True), "config.train.epochs is True; it must be a whole number"),
+        (as_it_is("train.epochs", None), "config.train.epochs is None; it must be a whole number"),
+        (as_it_is("train.epochs", 10**5000), "config.train.epochs is a number of thousands of digits"),
+        (as_it_is("train.early_stop", 1), "config.train.early_stop is 1; it must be True or False"),
+        (as_it_is("optim.learning_rate", "1e-3"), "config.optim.learning_rate is '1e-3'; it must be a number"),
+        (as_it_is("effect.alphas", (0.5, "1")), "config.effect.alphas has '1'; it must be a tuple of numbers"),
+        (as_it_is("effect.alphas", 0.5), r"config.effect.alphas is 0.5; .* a tuple of numbers, \(0.5,\) say"),
+        (as_it_is("model.frozen", (3,)), "config.model.frozen has 3; it must be a tuple of strings"),
+        (as_it_is("data.root", None), "config.data.root is None; it must be a string"),
+        (as_it_is("train", 5), "config.train is 5, but it is a section; set its fields: config.train.batch_size"),
+        (as_it_is("train", None), "config.train is None, but it is a section"),
+        (as_it_is("seed", ConfigDict({"weights": 1})), "config.seed is a section; it must be a whole number"),
+        (as_it_is("train", ConfigDict({"epochs": 3})), "config.train.batch_size is missing; begin with"),
+        (delete, "config.train.epochs is missing; begin with cfmlc_jax.config.default()"),
+        (as_it_is("seed", config_dict.required_placeholder(int)), "config.seed is a placeholder without a value"),
+    ],
+)  # fmt: skip
+def test_a_file_with_other_fields_or_types(change, message):
+    config = configs.default()
+    change(config)
+    with pytest.raises(InputError, match=message) as raised:
+        configs.validate(config)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("config", [None, 3, {"seed": 0}, [("seed", 0)]])
+def test_what_is_no_configuration(config):
+    with pytest.raises(InputError, match="begin with cfmlc_jax"):
+        configs.validate(config)
+
+
+def test_values_of_a_near_type_are_taken():
+    config = configs.default()
+    config.optim.learning_rate = 1
+    config.views.grids = [2, 4]
+    config.effect.alphas = (1, 0.5)
+    checked = configs.validate(config)
+    assert checked.views.grids == (2, 4)
+    assert [type(value) for value in (checked.optim.learning_rate, *checked.effect.alphas)] == [float] * 3
+    stored = json.loads(json.dumps(configs.to_json(config)))
+    assert configs.from_json(stored) == checked
+
+
+# What a field may hold by mistake, one of each kind.
+MISTAKES = (
+    *(None, True, -1, 0, 1, 1.5, 10**20, 10**400, float("nan"), float("inf"), -1e-300, "", "abc", "a\nb", "a\0b"),
+    *("\udce9", "x" * 5000, [], ["a"], [None], [[1]], [0.5, 0.5], {}, {"a": 1}, [{}]),
+)  # fmt: skip
+
+
+def assert_named(error, name):
+    """One line, which names the field, or one inside the section."""
+    assert "\n" not in str(error)
+    assert name.rpartition(".")[2] in str(error)
+    assert len(str(error)) < 6000
+
+
+@pytest.mark.parametrize("name", [*NAMES, *SECTIONS])
+def test_every_field_with_every_kind_of_mistake(name):
+    for value in MISTAKES:
+        fields = configs.to_json(configs.default())
+        section, _, leaf = name.rpartition(".")
+        (configs.field(fields, section) if section else fields)[leaf] = value
+        try:
+            config = configs.from_json(fields)
+        except InputError as error:
+            assert_named(error, name)
+            continue
+        assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+        assert type(configs.field(config, name)) is type(configs.field(configs.default(), name))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from([*NAMES, *SECTIONS]), JSON)
+def test_any_value_of_a_stored_configuration(name, value):
+    fields = configs.to_json(configs.default())
+    section, _, leaf = name.rpartition(".")
+    (configs.field(fields, section) if section else fields)[leaf] = value
+    with warnings.catch_warnings(action="ignore"):  # of `re`, for odd expressions
+        try:
+            configs.from_json(fields)
+        except InputError as error:
+            assert_named(error, name)
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON | st.dictionaries(st.sampled_from([*NAMES, "data", "model", "seed"]), JSON))
+def test_anything_as_a_stored_configuration(fields):
+    try:
+        configs.from_json(fields)
+    except InputError as error:
+        assert_named(error, "")
+
+
+TINY = os.path.join(os.path.dirname(__file__), "configs", "tiny.py")
+
+
+def parse(monkeypatch, *flags):
+    arguments = ["main", f"--config={TINY}", *flags]
+    monkeypatch.setattr(sys, "argv", arguments)
+    return command.parse(command.define_flags(), arguments)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([*NAMES, *SECTIONS]),
+    st.sampled_from(
+        ("", "()", "(", "None", "nan", "-1", "1e999", "1" + "0" * 5000, "{'a': 1}", "((1, 2), 3)", "a\nb", "~no/x")
+    )
+    | st.text(max_size=12),
+)  # fmt: skip
+def test_any_value_of_a_flag(monkeypatch, name, text):
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            parse(monkeypatch, f"--config.{name}={text}")
+        except InputError as error:
+            assert_named(error, name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model__cells": "layer1", "views__patch_size": 32, "effect__kinds": ("whole",)},
+            "config.views.patch_size 32 cuts patches .* model.cells 'layer1' are the patches",
+        ),
+        ({"model__pooling": "exclusive"}, "attention branch .* would never be trained; .* to 'self'"),
+        ({"optim__ema_decay": 1.0}, "config.optim.ema_decay is 1: the average would stay"),
+        ({"loss__clip": 1.0}, "config.loss.clip is 1: absent classes would have no loss"),
+        (
+            {"model__head": "cosine", "model__cosine__mu": 1.0},
+            "config.model.cosine.mu is 1: the mean feature",
+        ),
+        ({"optim__name": "sgd"}, r"config.optim.milestones \(120, 160\) has 120, but train.epochs is 80"),
+        ({"data__test_splits": ("val", "train")}, "config.data.test_splits has 'train', which is trained on"),
+        ({"data__val_split": "train"}, "config.data.val_split has 'train', which is trained on"),
+        (
+            {"data__source": "tfds", "data__tfds__val_split": "train"},
+            "config.data.tfds.val_split 'train' is the train_split too",
+        ),
+    ],
+)
+def test_contradictions_are_refused_before_training_and_read_afterwards(fields, message):
+    config = configs.validate(changed(**fields))
+    with pytest.raises(InputError, match=message):
+        configs.require_trainable(config)
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model__pooling": "exclusive", "model__attention": "self"},
+        {"optim__name": "sgd", "optim__schedule": "cosine"},
+        {"optim__name": "sgd", "optim__milestones": ()},
+        {"optim__name": "sgd", "optim__milestones": (40, 80)},
+        {"optim__ema_decay": 0.0},
+    ],
+)
+def test_what_only_looks_like_a_contradiction(fields):
+    configs.require_trainable(configs.validate(changed(**fields)))
+
+
+def test_fields_that_a_run_has_no_use_for_are_named():
+    assert configs.unused(configs.validate(configs.default())) == []
+    config = changed(
+        optim__momentum=0.5, optim__drop=0.5, loss__focal_gamma=3.0, data__tfds__name="voc", views__jitter=0.1
+    )
+    assert set(configs.unused(configs.validate(config))) == {
+        "data.tfds.name", "loss.focal_gamma", "optim.drop", "optim.momentum", "views.jitter"
+    }  # fmt: skip
+    config = changed(
+        model__head="cosine", model__cosine__mu_from_rate=True, model__cosine__mu=0.5, optim__name="sgd"
+    )
+    assert configs.unused(configs.validate(config)) == ["model.cosine.mu"]
+
+
+VARIANTS = {
+    "scenes": ("", "smoke", "asl", "exclusive"),
+    "longtail_digits": ("", "smoke", *recipes.LONG_TAILED),
+    "longtail_cifar": ("", *(f"{each},{name}" for each in ("cifar10", "cifar100") for name in recipes.LONG_TAILED)),
+    "longtail_imagenet": tuple(recipes.LONG_TAILED),
+    "longtail_places": tuple(recipes.LONG_TAILED),
+}  # fmt: skip
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "configs")
+FILES = sorted(name.removesuffix(".py") for name in os.listdir(FOLDER) if name.endswith(".py"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_configuration_and_variant_can_be_trained(file):
+    for variant in VARIANTS.get(file, ("",)):
+        argument = f"--config={os.path.join(FOLDER, file)}.py" + (f":{variant}" if variant else "")
+        configs.require_trainable(command.parse(command.define_flags(), ["main", argument]))
+
+
+def test_paths_are_compared_by_what_they_mean(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+
+    def differences(name, old, new):
+        old, new = (configs.to_json(changed(**{name: value})) for value in (old, new))
+        return configs.differences(old, new)
+
+    for other in ("runs/a/", "./runs/a", "runs/b/../a", str(tmp_path / "runs" / "a"), "link/a"):
+        assert differences("init_from", "runs/a", other) == []
+        assert differences("data__vocabulary", other, "runs/a") == []
+    assert differences("init_from", "~/a", str(tmp_path / "home" / "a")) == []
+    assert differences("init_from", "runs/a", "runs/b") == ["init_from: 'runs/a' -> 'runs/b'"]
+    assert differences("init_from", "", ".") == ["init_from: '' -> '.'"]
 
 
 def test_what_a_continuation_may_change():

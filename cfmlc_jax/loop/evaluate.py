@@ -74,6 +74,7 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     meta = manager.read_meta(path)
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
+    configs.require_splits(config.data)
     old, new = _of_variables(stored.model), _of_variables(config.model)
     attention = old["attention"], new["attention"]
     if attention in _FEWER:
