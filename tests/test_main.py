@@ -2,14 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 from PIL import Image
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import main
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.loop import setup
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -53,17 +60,93 @@ def assert_error(result, *words):
         (["--mode=evaluate"], ["needs --checkpoint, --workdir or --config"]),
         (["--mode=evaluate", "--checkpoint=nowhere"], ["nowhere is not a checkpoint"]),
         (["--mode=evaluate", TINY], ["is not a checkpoint"]),
+        (["--mode=evaluate", "--checkpoint="], ["--checkpoint is empty"]),
+        (["--mode=evaluate", "--checkpoint=s3://bucket/run"], ["--checkpoint 's3://bucket/run' is an address"]),
+        (["--mode=evaluate", "--checkpoint=a\\b"], ["has a backslash", "rename the folder"]),
+        ([TINY, "--config.train=3"], ["--config.train=3", "is not a dict"]),
+        ([TINY, "--config.train.epochs=3\nx"], ["train.epochs=3 x", "invalid literal"]),
+        ([TINY, "--config.seed=-1"], ["config.seed is -1; it must be at least 0"]),
+        ([TINY, "--config.data.test_splits=()"], ["config.data.test_splits is empty"]),
+        ([TINY, "--config.data.test_splits=('train',)"], ["has 'train', which is trained on"]),
+        ([TINY, "--config.optim.ema_decay=1"], ["config.optim.ema_decay is 1"]),
+        ([TINY, "--config.data.root=gs://bucket"], ["config.data.root 'gs://bucket' is an address"]),
+        ([TINY, "--config.data.root=" + 300 * "x"], ["config.data.root", "cannot be used", "File name too long"]),
+        ([TINY, "--config.data.root=~nobody-at-all/coco"], ["unknown user's home", "give it in full"]),
+        ([TINY, "--config.init_from=nowhere"], ["config.init_from: ", "nowhere is not a checkpoint"]),
+        ([TINY, "--config.model.frozen=('.*',)"], ["config.model.frozen ('.*',) leaves no parameter to train"]),
+        ([TINY, "--config.model.frozen=('neck',)"], ["no parameter matches 'neck'"]),
+        (
+            [TINY, "--config.model.cells=layer7", "--config.effect.kinds=('whole',)"],
+            ["'layer7' is not a map", "layer1"],
+        ),
+        ([TINY, "--config.train.epochs=1000000", "--config.data.scenes.num_train=100000"], ["more than 2147483647"]),
+        *(
+            ([TINY, f"--workdir={workdir}"], words)
+            for workdir, words in (
+                ("", ["--workdir is empty"]),
+                ("exp[lr=0.1]", ["exp[lr=0.1] has '[' in it", "could not be read", "take a path without"]),
+                ("sweep*/a", ["has '*' in it"]),
+                ("what?", ["has '?' in it"]),
+                ("a\\b", ["has '\\\\' in it"]),
+                ("gs://bucket/run", ["--workdir 'gs://bucket/run' is an address", "local or mounted folder"]),
+                ("file:///runs/a", ["'file:///runs/a' is an address"]),
+                ("two\nlines", ["has the character '\\n'", "rename it"]),
+                ("caf\udce9", ["has the character"]),
+                ("~nobody-at-all/run", ["unknown user's home"]),
+                (300 * "x", ["File name too long"]),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(command, tmp_path, arguments, words):
+    assert_error(command(*arguments), *words)
+    # What cannot be trained leaves no folder behind.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "    raise ValueError('no such size')",
+            ["line 2 (raise ValueError('no such size'))", "no such size"],
+        ),
+        ("    raise ValueError('two\\nlines')", ["mine.py, line 2 (", "ValueError: two lines"]),
+        ("    return 1 / 0", ["mine.py, line 2 (return 1 / 0): ZeroDivisionError: division by zero"]),
+        ("    import no_such_module", ["mine.py, line 2 (", "No module named 'no_such_module'"]),
+        ("    return dict(a=1)['b']", ["mine.py, line 2 (", "KeyError: 'b'"]),
+        ("    b'\\xff'.decode()", ["mine.py, line 2 (", "UnicodeDecodeError: "]),
+        ("    open('nowhere')", ["No such file or directory: 'nowhere'"]),
+        ("    return None", ["of type NoneType; begin with cfmlc_jax.config.default() and return it"]),
+        ("    return {'seed': 1}", ["of type dict; begin with cfmlc_jax.config.default()"]),
+        (
+            "    config = configs.default()\n    config.train.epochs = '3'",
+            ["mine.py, line 3 (config.train.epochs = '3'): epochs must be int, not str"],
+        ),
+        (
+            "    config = configs.default()\n    config.train = 3",
+            ["mine.py, line 3 (config.train = 3): train must be ConfigDict, not int"],
+        ),
+        (
+            "    config = configs.default()\n    config.train.epoch = 3\n    return config",
+            ["config.train.epoch is not a field", "did you mean train.epochs?"],
+        ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(command, arguments, words):
-    assert_error(command(*arguments), *words)
+def test_a_configuration_file_that_raises(command, tmp_path, text, words):
+    head = "def get_config(configs=__import__('cfmlc_jax.config').config):"
+    (tmp_path / "mine.py").write_text(f"{head}\n{text}\n")
+    assert_error(command("--config=mine.py"), *words)
 
 
-def test_a_configuration_file_that_raises(command, tmp_path):
-    (tmp_path / "mine.py").write_text("def get_config():\n    raise ValueError('no such size')\n")
-    assert_error(command("--config=mine.py"), "ValueError: no such size")
+def test_a_configuration_file_that_is_none(command, tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(:\n")
     assert_error(command("--config=broken.py"), "--config cannot be read", "broken.py, line 1")
+    (tmp_path / "empty.py").write_text("")
+    sys.modules.pop("config_config")  # ml_collections' name of each, which keeps what the last one defined
+    assert_error(command("--config", "empty.py"), "--config cannot be used", "no attribute 'get_config'")
+    (tmp_path / "one.py").write_text("def get_config():\n    pass\n")
+    assert_error(command("--config=one.py:a"), "--config cannot be used", "takes 0 positional arguments")
 
 
 def test_a_workdir_that_cannot_be_written(command, tmp_path):
@@ -81,15 +164,65 @@ def test_a_workdir_of_another_configuration_or_damaged(command, tmp_path):
         "optim.learning_rate: 7.0 -> 0.001",
     )
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == fields
-    (tmp_path / "run" / "config.json").write_text('{"optim": ')
-    assert_error(command(TINY, "--workdir=run"), "config.json is damaged")
+    for text in (b'{"optim": ', b"[]", b"\xff", b"3"):
+        (tmp_path / "run" / "config.json").write_bytes(text)
+        assert_error(command(TINY, "--workdir=run"), "config.json is damaged")
 
 
-def test_a_run_that_never_got_to_a_checkpoint_has_no_claim_to_its_workdir(command, tmp_path):
-    assert_error(command(COCO, "--workdir=run"), "data root")
+def test_a_failed_start_leaves_what_was_there_before(command, tmp_path):
+    """No folder that looks like a run; what another program wrote stays, and so does a run's claim."""
+    assert_error(command(COCO, "--workdir=runs/mine"), "data root")
+    assert_error(command("--mode=evaluate", "--checkpoint=nowhere", "--workdir=new"), "nowhere is not")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "log.txt").write_text("of a scheduler")
+    # A run that never got to a checkpoint has no claim to its workdir.
+    (tmp_path / "run" / "config.json").write_text("{}")
     assert_error(command(TINY, "--workdir=run", "--config.data.val_split=vall"), "split 'vall'")
-    fields = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert fields["data"]["source"] == "scenes"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "log.txt"}
+
+
+def test_a_run_of_few_steps_is_logged_and_resumed_by_another_name_of_its_start(command, tmp_path):
+    """Two steps an epoch and a log every 50; `init_from` relative, then absolute."""
+    write_start(tmp_path / "start")
+    flags = (TINY, *SHORT, "--config.optim.momentum=0.5", "--workdir=run")
+    code, out, err = command(*flags, "--config.init_from=start/")
+    assert code == 0, err
+    assert "set, but of no use to this run: optim.momentum" in out
+    shown = err.splitlines()
+    assert shown[:2] == ["reading the first of 4 batches", "compiling the training step"]
+    assert re.match(r"compiled in \d+\.\d s; the first step took \d+\.\d s", shown[2])
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [line["step"] for line in map(json.loads, log) if "train/loss" in line] == [2, 4]
+    assert_error(command(*flags, "--config.init_from=run"), "another configuration", "init_from")
+    # A resumed run does not need its start any more.
+    shutil.rmtree(tmp_path / "start")
+    code, out, err = command(*flags, f"--config.init_from={tmp_path / 'start'}")
+    assert code == 0, err
+    assert "going on at step 4 of 4" in out
+
+
+def write_start(path):
+    """A checkpoint of fresh weights that a run of SHORT may begin with."""
+    config = main.parse(main.define_flags(), ["main", TINY])
+    config.unlock()
+    config.method, config.model.attention, config.effect.kinds = "asl", "none", ()
+    names = [f"digit {digit}" for digit in range(10)]
+    make, _ = setup.state_plan(config, setup.create_setup(config, len(names)), optax.identity())
+    meta = {"config": configs.to_json(config), "class_names": names, "num_classes": len(names)}
+    manager.write(path, model=make().parts()[0], meta=meta)
+
+
+SHORT = (
+    "--config.method=asl",
+    "--config.model.attention=none",
+    "--config.data.scenes.num_train=16",
+    "--config.data.scenes.num_test=8",
+    "--config.data.test_splits=('val',)",
+    "--config.effect.kinds=()",
+    "--config.evaluate.batch_size=8",
+    "--config.train.log_every=50",
+)
 
 
 @pytest.fixture
