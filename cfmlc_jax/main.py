@@ -79,9 +79,9 @@ def _train(values, config):
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
-    configs.require_trainable(config)
     setup.require_model(config)
-    if not _has_checkpoints(workdir):
+    if not _has_checkpoints(workdir):  # a run that has begun may end as it began
+        configs.require_trainable(config)
         pretrained.require_start(config)
     with _empty_folders_removed(workdir):
         _claim(workdir, configs.to_json(config))

@@ -1,0 +1,97 @@
+"""Paths that users give: what they mean, and which of them cannot be used."""
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfmlc_jax import files, predict
+from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.errors import InputError
+
+ADDRESSES = ("gs://bucket/run", "s3://b", "file:///run", "https://host/a.npz", "hf://org/model", "gs:/bucket")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_no_path(address):
+    for path in (address, Path(address)):
+        with pytest.raises(InputError, match=r"--there .* is an address, not a path of this machine"):
+            files.place(path, "--there")
+
+
+@pytest.mark.parametrize(
+    "text", ["a b ", " a", "exp[1]", "a:b", "C:/x", "日本", "-x", "a%20b", "{a,b}", "..."]
+)
+def test_odd_names_are_paths(text):
+    assert files.place(text, "--there") == Path(text)
+
+
+def test_home_is_resolved(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.place("~/runs/a", "--there") == Path("/home/me/runs/a")
+
+
+def test_a_path_that_may_not_be_looked_at(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(InputError, match=r"--there '/root/x' cannot be used \(Permission denied\)"):
+        files.place("/root/x", "--there")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.characters(codec=None), max_size=300))
+def test_any_text_as_a_path(text):
+    try:
+        files.place(text, "--there")
+    except InputError as error:
+        line = str(error)
+        assert_one_line(line)
+
+
+def assert_one_line(line):
+    assert len(line.splitlines()) == 1
+    assert line.startswith("--there ")
+
+
+def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkeypatch):
+    """Orbax takes a folder's name for a pattern; also that of the folder above, where the command is run."""
+    model = {"variables": {"params": {"w": jnp.ones(3)}}, "average": {"params": {"w": jnp.ones(3)}}}
+    meta = {"config": {}, "class_names": ["a"], "num_classes": 1}
+    (tmp_path / "sweep[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "sweep[1]")
+    with pytest.raises(
+        InputError, match=r"sweep\[1\]/run has '\[' in it, and checkpoints saved there could not be"
+    ):
+        manager.write(Path("run"), model=model, meta=meta)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a*", "b?", "[c", "d\\e"):
+        with pytest.raises(InputError, match="could not be read; take a path without any of"):
+            manager.write(Path(name), model=model, meta=meta)
+    # What was saved elsewhere can be read there; so can what only looks odd.
+    for name in ("a]", "{b,c}", "lr=0.1, x "):
+        manager.write(Path(name), model=model, meta=meta)
+        os.rename(name, f"{name}[0]")
+        found = manager.read_model(manager.find(Path(f"{name}[0]")), model)
+        np.testing.assert_array_equal(found["average"]["params"]["w"], np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [
+        ("s3://bucket/run", "is an address"),
+        ("a\\b", "has a backslash in it"),
+        (300 * "x", "File name too long"),
+    ],
+)
+def test_a_checkpoint_to_predict_with(checkpoint, words, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert predict.main([str(tmp_path / "a.png"), f"--checkpoint={checkpoint}"]) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
