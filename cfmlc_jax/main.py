@@ -83,14 +83,16 @@ def _train(values, config):
     if not _has_checkpoints(workdir):  # a run that has begun may end as it began
         configs.require_trainable(config)
         pretrained.require_start(config)
-    with _empty_folders_removed(workdir):
+    with contextlib.ExitStack() as undo:
+        undo.callback(_remove_empty, _missing_folders(workdir))
         _claim(workdir, configs.to_json(config))
+        undo.callback(_remove_unless_begun, workdir, (workdir / "tensorboard").exists())
         _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
         idle = configs.unused(config)
         if idle:
             _say(f"set, but of no use to this run: {', '.join(idle)}")
-        with _files_removed_unless_begun(workdir):
-            train(config, workdir, _say)
+        train(config, workdir, _say)
+        undo.pop_all()
     _report(workdir)
 
 
@@ -100,10 +102,12 @@ def _evaluate(values, config):
     given = values.checkpoint is not None
     path = manager.find(files.place(values.checkpoint, "--checkpoint") if given else _workdir(values))
     workdir = _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir")
-    with _empty_folders_removed(workdir):
+    with contextlib.ExitStack() as undo:
+        undo.callback(_remove_empty, _missing_folders(workdir))
         _make(workdir / "report")
         _say(f"evaluating {path}")
         evaluate_checkpoint(path, config, workdir / "report", _say)
+        undo.pop_all()
     _report(workdir)
 
 
@@ -269,34 +273,32 @@ def _has_checkpoints(workdir):
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
-@contextlib.contextmanager
-def _files_removed_unless_begun(workdir):
-    """Let a run that ends before its first checkpoint or logged value leave nothing that looks like one."""
-    log, events = workdir / "metrics.jsonl", workdir / "tensorboard"
-    kept = events.exists()
-    try:
-        yield
-    finally:
-        logged = log.exists() and log.stat().st_size > 0
-        begun = logged or _has_checkpoints(workdir) or (workdir / "damaged").exists()
-        if not begun and jax.process_index() == 0:
-            log.unlink(missing_ok=True)
-            (workdir / "config.json").unlink(missing_ok=True)
-            if not kept:
-                shutil.rmtree(events, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _empty_folders_removed(workdir):
-    """Remove in the end the folders of a run that were made inside and have stayed empty."""
+def _missing_folders(workdir):
+    """Folders that a run makes and that are not there yet, the innermost first."""
     folders = (workdir / "report", workdir / "checkpoints", workdir, *workdir.parents)
-    made = [folder for folder in folders if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it is in use, or was never made
+    return [folder for folder in folders if not folder.exists()]
+
+
+def _remove_empty(folders):
+    if jax.process_index() == 0:
+        for folder in folders:
+            with contextlib.suppress(OSError):  # something is in it, or it was never made
                 folder.rmdir()
+
+
+def _remove_unless_begun(workdir, with_events):
+    """Take away a failed run's files if it has no checkpoint and no logged value: it only looks like one.
+
+    `with_events`: there were event files before it.
+    """
+    log = workdir / "metrics.jsonl"
+    logged = log.exists() and log.stat().st_size > 0
+    if logged or _has_checkpoints(workdir) or (workdir / "damaged").exists() or jax.process_index() != 0:
+        return
+    log.unlink(missing_ok=True)
+    (workdir / "config.json").unlink(missing_ok=True)
+    if not with_events:
+        shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
 
 
 def _make(folder):
