@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
 143 ended by SIGTERM, the state saved.
 """
 
+import contextlib
 import difflib
 import json
 import logging
@@ -17,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, lock
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
@@ -73,10 +74,12 @@ def _train(values, config):
     if config is None:
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
-    _claim(workdir, configs.to_json(config))
-    _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-    train(config, workdir, _say)
-    _report(workdir)
+    _make(workdir / "report")
+    with _held(workdir, "training"):
+        _claim(workdir, configs.to_json(config))
+        _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+        train(config, workdir, _say)
+        _report(workdir)
 
 
 def _evaluate(values, config):
@@ -86,8 +89,15 @@ def _evaluate(values, config):
     workdir = Path(values.workdir) if values.workdir else _run_of(path)
     _make(workdir / "report")
     _say(f"evaluating {path}")
-    evaluate_checkpoint(path, config, workdir / "report", _say)
-    _report(workdir)
+    # A training in the workdir may go on: reading does it no harm. Only reports must not mix.
+    with _held(workdir / "report", "evaluating"):
+        evaluate_checkpoint(path, config, workdir / "report", _say)
+        _report(workdir)
+
+
+def _held(folder, doing):
+    """The folder's lock, which the first of the run's processes holds for all."""
+    return lock.held(folder, doing) if jax.process_index() == 0 else contextlib.nullcontext()
 
 
 def _report(workdir):
@@ -160,11 +170,10 @@ def _claim(workdir, fields):
     """Make the workdir this configuration's. A run that never got to a checkpoint has no claim to it.
 
     Raises:
-        InputError: it cannot be written, or is another configuration's.
+        InputError: it is another configuration's.
     """
-    _make(workdir / "report")
     path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    if path.exists() and any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged")):
         try:
             stored = configs.completed(json.loads(path.read_text(encoding="utf-8")))
             differences = configs.differences(stored, fields)

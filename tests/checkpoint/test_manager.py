@@ -24,13 +24,15 @@ def abstract(tree):
 
 def save(checkpoints, step, rank=None):
     model, training = items(step)
-    checkpoints.save(step, model=model, training=training, meta=META | {"step": step}, rank=rank)
+    checkpoints.save(step, model=model, training=training, meta=META | {"step": step})
+    if rank is not None:
+        checkpoints.rank(step, rank, {"seen": step})
 
 
-def restore(folder, warn=pytest.fail):
+def restore(folder, warn=pytest.fail, check=lambda path, meta: None):
     checkpoints = Checkpoints(folder)
     model, training = (abstract(tree) for tree in items(0))
-    found = checkpoints.restore_latest(model=model, training=training, warn=warn)
+    found = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
     checkpoints.close()
     return found
 
