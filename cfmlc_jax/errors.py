@@ -30,4 +30,6 @@ class WriteError(RunError, OSError):
     def __str__(self) -> str:
         full = self.errno in (errno.ENOSPC, errno.EDQUOT)
         way_out = "make room there" if full else "mend that"
-        return f"{self.filename} cannot be written ({self.strerror}); {way_out} and give the same command again"
+        return (
+            f"{self.filename} cannot be written ({self.strerror}); {way_out} and give the same command again"
+        )

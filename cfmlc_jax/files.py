@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path, mode, **options) -> Iterator[IO]:
+def _replacing(path, mode, **options) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open(mode, **options) as file:

@@ -21,6 +21,10 @@ FILE = ".lock"
 SECONDS_BETWEEN_TRIES = 1.0
 
 
+class InUseError(InputError):
+    """Another process holds the lock, and is alive."""
+
+
 @contextlib.contextmanager
 def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Inside, no other process holds the folder's lock.
@@ -31,7 +35,8 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         wait: given, wait for the holder, and call this with who it is before every try.
 
     Raises:
-        InputError: another process holds it, or holds it as far as can be seen from this host.
+        InUseError: another process holds it.
+        InputError: one on another host may hold it, which cannot be seen from this one.
         WriteError: the folder cannot be written.
     """
     path = folder / FILE
@@ -39,7 +44,7 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         try:
             file = _take(path, doing)
             break
-        except InputError as error:
+        except InUseError as error:
             if wait is None:
                 raise
             wait(str(error))
@@ -63,15 +68,20 @@ def _take(path, doing) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
         except BlockingIOError:
-            raise _refusal(path, _holder(file)) from None
+            raise _in_use(path, _holder(file)) from None
         except OSError:  # a file system without locks: what the file says must do
             locked = False
         if locked and not _is_still(path, file):  # its holder ended and removed it just now
             file.close()
             return _take(path, doing)
         holder = _holder(file)
-        if holder and (holder["host"] != socket.gethostname() or _runs(holder)):
-            raise _refusal(path, holder)
+        if holder and holder["host"] != socket.gethostname():
+            raise InputError(
+                f"{path.parent} was taken by {_described(holder)}, and whether that still runs cannot be seen from "
+                f"{socket.gethostname()}; if it does not, remove {path}, else take another --workdir"
+            )
+        if holder and _runs(holder):
+            raise _in_use(path, holder)
         _sign(file, doing)
     except BaseException:
         file.close()
@@ -103,16 +113,13 @@ def _holder(file) -> dict[str, Any] | None:
         return None
 
 
-def _refusal(path, holder):
-    if holder is None:
-        return InputError(f"{path.parent} is in use by another process; end it, or take another --workdir")
-    who = f"process {holder['pid']} on {holder['host']} ({holder['doing']} since {holder['since']})"
-    if holder["host"] == socket.gethostname():
-        return InputError(f"{path.parent} is in use by {who}; let it end, or take another --workdir")
-    return InputError(
-        f"{path.parent} is in use by {who}, as far as {socket.gethostname()} can see; if that process is gone, "
-        f"remove {path}, else take another --workdir"
-    )
+def _in_use(path, holder):
+    who = "another process" if holder is None else _described(holder)
+    return InUseError(f"{path.parent} is in use by {who}; let that end, or take another --workdir")
+
+
+def _described(holder):
+    return f"process {holder['pid']} on {holder['host']} ({holder['doing']} since {holder['since']})"
 
 
 def _runs(holder):

@@ -22,7 +22,8 @@ from cfmlc_jax import files, lock
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
-from cfmlc_jax.loop.train import Preempted, train
+from cfmlc_jax.loop.hooks import Preempted
+from cfmlc_jax.loop.train import train
 from cfmlc_jax.report.html import page
 
 INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15

@@ -59,7 +59,10 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self._folder = Path(folder).absolute()
         if jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WriteError(error.errno, error.strerror, str(self._folder)) from error
             self._remove_unfinished()
         self._ranks = _ranks(self._folder)
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
@@ -337,7 +340,9 @@ def _reading(path) -> Iterator[None]:
 
 def _unreadable(path, reason):
     if not path.exists():
-        return InputError(f"checkpoint {path} is gone; a training that goes on keeps the latest and the best alone")
+        return InputError(
+            f"checkpoint {path} is gone; a training that goes on keeps the latest and the best alone"
+        )
     return UnreadableError(path, reason)
 
 

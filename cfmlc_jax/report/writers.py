@@ -144,9 +144,7 @@ def create(
     """
     if not primary:
         return MultiWriter(())
-    writers: list[MetricWriter] = [
-        JsonlWriter(workdir / "metrics.jsonl", last_step, validated=validated)
-    ]
+    writers: list[MetricWriter] = [JsonlWriter(workdir / "metrics.jsonl", last_step, validated=validated)]
     if tensorboard:
         writers.append(TensorBoardWriter(workdir / "tensorboard", last_step))
     return MultiWriter(writers)
