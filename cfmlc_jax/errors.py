@@ -20,7 +20,7 @@ class RunError(RuntimeError):
     """
 
 
-class WriteError(RunError, OSError):
+class WriteError(OSError, RunError):
     """A file that cannot be written: the disk is full, its folder is gone.
 
     Made like an OSError, (number, reason, path), and one too: where the user named the file, the command

@@ -58,14 +58,16 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         WriteError: the text is not there.
     """
+    rest = memoryview(text.encode())
     try:
-        with path.open("ab") as file:
+        with path.open("ab", buffering=0) as file:
             end = file.tell()
             try:
-                file.write(text.encode())
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
             except OSError:
-                file.truncate(end)
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
                 raise
     except OSError as error:
         raise WriteError(error.errno, error.strerror, str(path)) from error

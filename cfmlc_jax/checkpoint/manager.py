@@ -13,10 +13,14 @@ training, in a `Checkpoints`, changes its folder.
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import re
 import shutil
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,7 @@ _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _RANK, _OLDER_RANK = "rank.json", "metrics/metrics"
 # Part of the name that Orbax gives a save while it is under way.
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_NOBODY_WAITS = "Event loop is closed"
 _LISTED = 3
 
 
@@ -78,14 +83,19 @@ class Checkpoints:
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave(meta),
         )
-        try:
-            self._checkpointer.save(self.path(step), args=items)
-        except (OSError, ValueError) as error:
-            number = _error_number(error)
-            if number is None:
-                raise
-            self._remove_unfinished()
-            raise WriteError(number, os.strerror(number), str(self.path(step))) from error
+        others = set(threading.enumerate())
+        with _quietly():
+            try:
+                self._checkpointer.save(self.path(step), args=items)
+            except (OSError, ValueError) as error:
+                number = _error_number(error)
+                if number is None:
+                    raise
+                _await_orbax(others)
+                for _ in range(5):  # TensorStore's last writes make their folders anew
+                    self._remove_unfinished()
+                    time.sleep(0.1)
+                raise WriteError(number, os.strerror(number), str(self.path(step))) from error
         self._ranks[step] = None
         self._drop_old()
 
@@ -319,6 +329,40 @@ def read_part(path: Path, abstract) -> Any:
     return found
 
 
+def _await_orbax(others):
+    """Wait for the threads that a failed save has left: they go on writing. `others` were there before."""
+    for thread in set(threading.enumerate()) - others:
+        if type(thread).__module__.startswith("orbax."):
+            threading.Thread.join(thread)  # their own raises what ended them
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, Orbax and TensorStore print nothing of a failure, which is raised as well.
+
+    Orbax logs those of its threads; reads and writes that are under way then print, sooner or later and in threads
+    of TensorStore's own, that nobody waits for them any more: so after a failure they stay silent.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hooks = [logger.level for logger in loggers], (sys.excepthook, sys.unraisablehook)
+
+    def of_threads(kind, error, trace):
+        if str(error) != _NOBODY_WAITS:
+            hooks[0](kind, error, trace)
+
+    def of_callbacks(what):
+        if str(what.exc_value) != _NOBODY_WAITS:
+            hooks[1](what)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.excepthook, sys.unraisablehook = of_threads, of_callbacks
+    yield
+    sys.excepthook, sys.unraisablehook = hooks
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
+
+
 def _read(path, **items):
     with _reading(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.Composite(**items))
@@ -328,7 +372,8 @@ def _read(path, **items):
 def _reading(path) -> Iterator[None]:
     """What Orbax raises inside, in one line."""
     try:
-        yield
+        with _quietly():
+            yield
     except _DAMAGED as error:
         number = _error_number(error)
         if number is not None and number not in _OF_FILES:
