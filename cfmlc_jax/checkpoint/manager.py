@@ -68,7 +68,7 @@ class Checkpoints:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise WriteError(error.errno, error.strerror, str(self._folder)) from error
-            self._remove_unfinished()
+            _remove_unfinished(self._folder, "")
         self._ranks = _ranks(self._folder)
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
@@ -83,19 +83,7 @@ class Checkpoints:
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave(meta),
         )
-        others = set(threading.enumerate())
-        with _quietly():
-            try:
-                self._checkpointer.save(self.path(step), args=items)
-            except (OSError, ValueError) as error:
-                number = _error_number(error)
-                if number is None:
-                    raise
-                _await_orbax(others)
-                for _ in range(5):  # TensorStore's last writes make their folders anew
-                    self._remove_unfinished()
-                    time.sleep(0.1)
-                raise WriteError(number, os.strerror(number), str(self.path(step))) from error
+        _save(self._checkpointer, self.path(step), items)
         self._ranks[step] = None
         self._drop_old()
 
@@ -197,10 +185,6 @@ class Checkpoints:
                 doomed = self.path(step).rename(self._folder / f"{step}{_UNFINISHED}-old")
                 shutil.rmtree(doomed)
 
-    def _remove_unfinished(self):
-        for path in self._folder.glob(f"*{_UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     def _set_aside(self, step):
         target = self._aside / str(step)
         if jax.process_index() == 0:
@@ -255,7 +239,7 @@ def write(path: Path, *, model, meta: dict) -> None:
     items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
-            checkpointer.save(path, args=items)
+            _save(checkpointer, path, items)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); give another place") from error
 
@@ -329,6 +313,33 @@ def read_part(path: Path, abstract) -> Any:
     return found
 
 
+def _save(checkpointer, path, items):
+    """Write a checkpoint, whole or not there."""
+    others = set(threading.enumerate())
+    with _quietly():
+        try:
+            checkpointer.save(path, args=items)
+        except (OSError, ValueError) as error:
+            number = _error_number(error)
+            if number is None:
+                raise
+            _await_orbax(others)
+            for _ in range(5):  # TensorStore's last writes make their folders anew
+                _remove_unfinished(path.parent, path.name)
+                time.sleep(0.1)
+            raise WriteError(number, os.strerror(number), str(path)) from error
+
+
+def _remove_unfinished(folder, name):
+    """Remove what saves of this name have left in a folder; of every name, if it is empty."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        saved, mark, _ = path.name.partition(_UNFINISHED)
+        if mark and name in ("", saved):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _await_orbax(others):
     """Wait for the threads that a failed save has left: they go on writing. `others` were there before."""
     for thread in set(threading.enumerate()) - others:
@@ -396,7 +407,9 @@ def _error_number(error) -> int | None:
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
+    if found:
+        return int(found[1])
+    return errno.ENOMEM if "RESOURCE_EXHAUSTED" in str(error) else None
 
 
 def _require_shapes(path, abstract):

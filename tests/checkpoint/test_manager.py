@@ -230,6 +230,7 @@ TROUBLES = {
         "UNAVAILABLE: Failed to open: Too many open files [os_error_code='24']"
     ),
     "Stale file handle": OSError(116, "Stale file handle"),
+    "Cannot allocate memory": ValueError("RESOURCE_EXHAUSTED: Failed to allocate 9 bytes"),
 }
 
 
@@ -344,6 +345,19 @@ def test_a_checkpoint_by_itself(tmp_path):
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(whole))
     with pytest.raises(InputError, match="lone is there already; remove it"):
         lone(tmp_path)
+
+
+def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
+    def fail(checkpointer, path, **_):
+        path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
+        raise FULL["told by TensorStore"]
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    (tmp_path / "other.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(InputError, match=r"lone cannot be written \(No space left on device\); give another"):
+        lone(tmp_path)
+    # What somebody else is saving beside it is not touched.
+    assert [path.name for path in tmp_path.iterdir()] == ["other.orbax-checkpoint-tmp"]
 
 
 def test_a_part_is_read_to_where_it_belongs(tmp_path):
