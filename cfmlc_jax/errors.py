@@ -3,6 +3,8 @@
 Any other exception is a defect of this package and keeps its traceback.
 """
 
+import errno
+
 
 class InputError(ValueError):
     """What the user gave cannot be used: a configuration, a file, a flag.
@@ -16,3 +18,18 @@ class RunError(RuntimeError):
 
     The message is one line: what happened, when, what is safe, and the way out.
     """
+
+
+class WriteError(OSError, RunError):
+    """A file that cannot be written: the disk is full, its folder is gone.
+
+    Made like an OSError, (number, reason, path), and one too: where the user named the file, the command
+    can catch it and say with which flag.
+    """
+
+    def __str__(self) -> str:
+        full = self.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "make room there" if full else "mend that"
+        return (
+            f"{self.filename} cannot be written ({self.strerror}); {way_out} and give the same command again"
+        )

@@ -20,12 +20,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, schema
+from cfmlc_jax import files, lock, schema
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop import pretrained, setup
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
-from cfmlc_jax.loop.train import Preempted, train
+from cfmlc_jax.loop.hooks import Preempted
+from cfmlc_jax.loop.train import train
 from cfmlc_jax.report.html import page
 
 _LONG = 300  # characters of an error of absl's, which repeats the value
@@ -85,15 +86,17 @@ def _train(values, config):
         pretrained.require_start(config)
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, _missing_folders(workdir))
-        _claim(workdir, configs.to_json(config))
-        undo.callback(_remove_unless_begun, workdir, (workdir / "tensorboard").exists())
-        _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-        idle = configs.unused(config)
-        if idle:
-            _say(f"set, but of no use to this run: {', '.join(idle)}")
-        train(config, workdir, _say)
-        undo.pop_all()
-    _report(workdir)
+        _make(workdir / "report")
+        with _held(workdir, "training"):
+            _claim(workdir, configs.to_json(config))
+            undo.callback(_remove_unless_begun, workdir, (workdir / "tensorboard").exists())
+            _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+            idle = configs.unused(config)
+            if idle:
+                _say(f"set, but of no use to this run: {', '.join(idle)}")
+            train(config, workdir, _say)
+            undo.pop_all()
+            _report(workdir)
 
 
 def _evaluate(values, config):
@@ -106,9 +109,16 @@ def _evaluate(values, config):
         undo.callback(_remove_empty, _missing_folders(workdir))
         _make(workdir / "report")
         _say(f"evaluating {path}")
-        evaluate_checkpoint(path, config, workdir / "report", _say)
-        undo.pop_all()
-    _report(workdir)
+        # A training in the workdir may go on: reading does it no harm. Only reports must not mix.
+        with _held(workdir / "report", "evaluating"):
+            evaluate_checkpoint(path, config, workdir / "report", _say)
+            undo.pop_all()
+            _report(workdir)
+
+
+def _held(folder, doing):
+    """The folder's lock, which the first of the run's processes holds for all."""
+    return lock.held(folder, doing) if jax.process_index() == 0 else contextlib.nullcontext()
 
 
 def _report(workdir):
@@ -243,9 +253,8 @@ def _claim(workdir, fields):
     """Make the workdir this configuration's. A run that never got to a checkpoint has no claim to it.
 
     Raises:
-        InputError: it cannot be written, or is another configuration's.
+        InputError: it is another configuration's.
     """
-    _make(workdir / "report")
     path = workdir / "config.json"
     if path.exists() and _has_checkpoints(workdir):
         differences = configs.differences(configs.completed(_fields(path)), fields)
@@ -270,7 +279,8 @@ def _fields(path):
 
 
 def _has_checkpoints(workdir):
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    """Whether there are checkpoints, or some that could not be read and were set aside."""
+    return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
 
 
 def _missing_folders(workdir):
@@ -293,7 +303,7 @@ def _remove_unless_begun(workdir, with_events):
     """
     log = workdir / "metrics.jsonl"
     logged = log.exists() and log.stat().st_size > 0
-    if logged or _has_checkpoints(workdir) or (workdir / "damaged").exists() or jax.process_index() != 0:
+    if logged or _has_checkpoints(workdir) or jax.process_index() != 0:
         return
     log.unlink(missing_ok=True)
     (workdir / "config.json").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -68,6 +69,17 @@ def command(monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of half a megabyte."""
+    options = ["-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path)]
+    done = subprocess.run(["mount", *options], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("this user may not mount a disk")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """One label an image from the command line: training, effects, reports, second stages, predictions, mistakes."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -132,8 +133,8 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
 
 
 def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, monkeypatch):
-    reached = hooks.Preemption.reached
-    monkeypatch.setattr(hooks.Preemption, "reached", lambda self, step: step == STEPS // 2 - 1)
+    reached, asked = hooks.Preemption.reached, itertools.count(1)
+    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: next(asked) == STEPS // 2 - 1)
     arguments = (config("plain"), *SMALL, f"--workdir={tmp_path / 'run'}")
     code, _, err = command(*arguments)
     assert code == main.ENDED_BY_SIGTERM, err

@@ -1,5 +1,6 @@
 """The command as a user meets it: errors of one line, and a run from start to report."""
 
+import itertools
 import json
 import os
 import re
@@ -8,15 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import main
+from cfmlc_jax import lock, main
 from cfmlc_jax.checkpoint import manager
-from cfmlc_jax.loop import setup
+from cfmlc_jax.loop import hooks, setup, step
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -326,7 +329,13 @@ def test_train_then_evaluate_again(command, tmp_path):
     # A checkpoint alone, taken away from its run, is enough.
     best = next(iter(sorted((run / "checkpoints").iterdir())))
     shutil.move(best, tmp_path / "my_model")
-    code, out, err = command("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")
+    arguments = ("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")
+    (tmp_path / "elsewhere" / "report").mkdir(parents=True)
+    with lock.held(tmp_path / "elsewhere" / "report", "evaluating"):
+        assert_error(command(*arguments), "elsewhere/report is in use", "evaluating")
+    # A training that goes on there is not in the way.
+    with lock.held(tmp_path / "elsewhere", "training"):
+        code, out, err = command(*arguments)
     assert code == 0, err
     assert (tmp_path / "elsewhere" / "report" / "results.md").exists()
     assert out.splitlines()[-1] == f"report {Path('elsewhere', 'report', 'index.html')}"
@@ -341,6 +350,70 @@ def test_train_then_evaluate_again(command, tmp_path):
         "is of another model",
         "'resnet_small' -> 'resnet18'",
     )
+
+
+def test_a_run_does_not_go_on_with_other_data(command, own_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: True)  # a step a run will do
+    (own_images / "classes.txt").write_text("cat\ndog\n")
+    arguments = (TABLE, *FAST, "--workdir=run")
+    code, _, err = command(*arguments, f"--config.data.root={own_images}")
+    assert code == 143, err
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")}
+    train = (own_images / "train.csv").read_text()
+    changes = {
+        "classes in another order: dog (1 -> 0), cat (0 -> 1)": ("classes.txt", "dog\ncat\n"),
+        "classes added: owl": ("classes.txt", "cat\ndog\nowl\n"),
+        "train has 15 images, not 16": ("train.csv", train.partition("\n")[2]),
+        "val has other labels": ("val.csv", (own_images / "val.csv").read_text().replace("cat;dog", "dog")),
+    }
+    for words, (name, text) in changes.items():
+        before = (own_images / name).read_text()
+        (own_images / name).write_text(text)
+        result = command(*arguments, f"--config.data.root={own_images}")
+        assert_error(result, "checkpoints/1 was trained on other data (", words, "another --workdir")
+        (own_images / name).write_text(before)
+    present = (tmp_path / "run" / "checkpoints").rglob("*")
+    assert {path: path.stat().st_mtime_ns for path in present} == files
+    assert not (tmp_path / "run" / "damaged").exists()
+    # The same data in another place.
+    code, out, err = command(*arguments, f"--config.data.root={own_images.rename(tmp_path / 'moved')}")
+    assert code == 143, err
+    assert "going on at step 1 of 2" in out
+
+
+def test_a_workdir_in_use(command, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with lock.held(run, "training"):
+        assert_error(
+            command(TINY, "--workdir=run"), f"{run} is in use by process {os.getpid()} on ", "training"
+        )
+        assert not (run / "config.json").exists()
+
+
+def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
+    save, saves = ocp.Checkpointer.save, itertools.count(1)
+
+    def full(checkpointer, *args, **kwargs):
+        if next(saves) == 3:
+            raise OSError(28, "No space left on device")
+        save(checkpointer, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", full)
+    result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
+    assert_error(
+        result, "run/checkpoints/3 cannot be written (No space", "make room", "checkpoint 2 is intact"
+    )
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.json", "metrics.jsonl", "report",
+    ]  # fmt: skip
+
+    def exhausted(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nHLO:\n…")
+
+    monkeypatch.setattr(step, "train_step", exhausted)
+    result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
+    assert_error(result, "training: out of memory", "allocating 9 bytes);", "train.batch_size (now 8)")
 
 
 def test_tensorflow_is_not_imported():

@@ -13,7 +13,7 @@ from cfmlc_jax import files
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data.pipeline import evaluation_batches
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import boxes, exhibits, setup
+from cfmlc_jax.loop import boxes, exhibits, hooks, memory, setup
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import step as steps
 from cfmlc_jax.loop import task as tasks
@@ -33,7 +33,15 @@ ALONE = "every image has one label"
 _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
 
 
-def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_size: int) -> dict[str, Scores]:
+def score_split(
+    parts: Setup,
+    score: Callable,
+    model: dict,
+    source,
+    *,
+    batch_size: int,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, Scores]:
     """Scores of the weights and of their average on a split, read once for both.
 
     Args:
@@ -42,6 +50,7 @@ def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_siz
         model: {"variables", "average", "mean_colour"}.
         source: the split.
         batch_size: images, over all devices.
+        poll: called before every batch.
     """
     batches = evaluation_batches(
         source, parts.views_of["evaluate"], batch_size=batch_size, reading=parts.reading
@@ -50,6 +59,7 @@ def score_split(parts: Setup, score: Callable, model: dict, source, *, batch_siz
     found: dict[str, list] = {name: [] for name in WEIGHTS}
     positions = []
     for batch in batches:
+        poll()
         on_devices = meshes.to_devices(batch, parts.mesh)
         for name in WEIGHTS:
             found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
@@ -88,6 +98,8 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     _, abstract = setup.state_plan(config, parts, optax.identity())
     model = _read_model(path, abstract.parts()[0], attention)
     mine = folder if jax.process_index() == 0 else None
+    # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
+    preemption = hooks.Preemption()
     counts = meta.get("class_counts")
     if configs.is_one_label(config) and counts is not None:
         training, missing = None, ALONE
@@ -105,6 +117,7 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
         class_counts=counts,
         missing=missing,
         checkpoint=path.name,
+        poll=lambda: preemption.end(f"checkpoint {path.name} is not evaluated"),
     )
 
 
@@ -188,6 +201,7 @@ def full_evaluation(
     class_counts: Sequence[int] | np.ndarray | None = None,
     missing: str = "",
     checkpoint: str,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict:
     """Every metric of every prediction on every split; tables to the user, files to the folder.
 
@@ -210,6 +224,7 @@ def full_evaluation(
             training labels.
         missing: why there are none.
         checkpoint: its name, for the report.
+        poll: called before everything that takes long.
     """
     score = score_step(config, parts, tuple(config.effect.kinds))
     task = tasks.create(
@@ -222,7 +237,10 @@ def full_evaluation(
     shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
-        scores = score_split(parts, score, model, source, batch_size=config.evaluate.batch_size)
+        with memory.needed_for("evaluation", config, "evaluate"):
+            scores = score_split(
+                parts, score, model, source, batch_size=config.evaluate.batch_size, poll=poll
+            )
         say(f"{split}: {len(source)} images scored, each once")
         results[split] = {}
         for name, of_weights in scores.items():
@@ -231,6 +249,7 @@ def full_evaluation(
                 table = task.per_class_csv(of_weights, config.effect.alphas, class_names)
                 files.write_text(folder / f"per_class_{split}_{name}.csv", table)
                 _write_scores(folder / f"scores_{split}_{name}.npz", of_weights)
+        poll()
         found_boxes = boxes.boxes_of(source, threads=parts.reading.threads, exif=config.data.exif)
         results[split]["average"] |= task.findings(
             config, scores["average"], found_boxes, parts.cells(), class_names

@@ -77,14 +77,20 @@ class EarlyStop:
         return stale and scores["average"] < self.best["average"][1]
 
 
+class Preempted(Exception):
+    """The run was asked to end, and what it has done is saved."""
+
+
 class Preemption:
     """Whether the run has been asked to end (SIGTERM); a context that listens for it.
 
-    With several processes jax.distributed listens, and all of them agree on the step to end at.
+    With several processes jax.distributed listens, and all of them agree on the question at which to end: so
+    all must ask equally often.
     """
 
     def __init__(self):
         self._asked = False
+        self._questions = 0
 
     def __enter__(self):
         if jax.process_count() == 1:
@@ -95,11 +101,24 @@ class Preemption:
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._previous)
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and end after this step."""
+    def reached(self) -> bool:
+        """Whether to save and end now."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            self._questions += 1
+            return multihost_utils.reached_preemption_sync_point(self._questions)
         return self._asked
+
+    def end(self, done: str) -> None:
+        """Raise if it has, where nothing is left to save.
+
+        Args:
+            done: how far the run is.
+
+        Raises:
+            Preempted: it has been asked to end.
+        """
+        if self.reached():
+            raise Preempted(f"asked to end; {done}")
 
     def _on_signal(self, *_):
         self._asked = True

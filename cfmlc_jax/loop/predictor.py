@@ -11,7 +11,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects, patches
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
-from cfmlc_jax.loop import evaluate, setup
+from cfmlc_jax.loop import evaluate, memory, setup
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import task as tasks
 
@@ -106,13 +106,10 @@ class Predictor:
         """What it makes of each of up to `batch_size` images.
 
         Raises:
-            RunError: logits that are not finite.
+            RunError: logits that are not finite, or too little memory.
         """
-        # One shape to compile for: what is missing is black.
-        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
-        on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
-        padded = self._score(self._variables, self._mean_colour, on_devices)
-        found = {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
+        with memory.enough("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
+            found = self._found(views)
         logits = self._logits(found)
         if not np.isfinite(logits).all():
             raise RunError(
@@ -127,6 +124,14 @@ class Predictor:
             [None] * len(views) if self._null is None else self._effect(found, 1.0),
         )
         return [Judgement(*row) for row in rows]
+
+    def _found(self, views):
+        """Arrays by name of the score step, of these views alone."""
+        # One shape to compile for: what is missing is black.
+        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
+        on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
+        padded = self._score(self._variables, self._mean_colour, on_devices)
+        return {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
 
     def _logits(self, found):
         if self._prediction in EFFECTS:

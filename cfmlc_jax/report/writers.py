@@ -34,30 +34,38 @@ class MetricWriter(Protocol):
 class JsonlWriter:
     """Scalars as lines {"step": …, name: value, …} of a file; what is not a number becomes null.
 
-    On opening, lines beyond `last_step` are dropped: a resumed run writes them again.
+    On opening, lines that a resumed run writes again are dropped.
+
+    Args:
+        path: of the file.
+        last_step: of the checkpoint that the run resumes from.
+        validated: whether that step's validation is done, and its line stays.
     """
 
-    def __init__(self, path: Path, last_step: int):
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= last_step]
+    def __init__(self, path: Path, last_step: int, *, validated: bool = True):
+        self._path = path
+        records = ((line, json.loads(line)) for line in _lines(path))
+        kept = [
+            line
+            for line, record in records
+            if record["step"] < last_step
+            or (record["step"] == last_step and (validated or "epoch" not in record))
+        ]
         files.write_text(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step, scalars):
         """One line."""
         values = {name: _number(value) for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": int(step)} | values) + "\n")
-        self._file.flush()
+        files.append_text(self._path, json.dumps({"step": int(step)} | values) + "\n")
 
     def write_hparams(self, hparams):
         """Nothing: the workdir's config.json has them."""
 
     def flush(self):
-        """Lines are flushed as they are written."""
-        self._file.flush()
+        """Nothing: every line is in the file."""
 
     def close(self):
-        """Close the file."""
-        self._file.close()
+        """Nothing: the file is open only while a line is written."""
 
 
 class TensorBoardWriter:
@@ -124,15 +132,19 @@ class MultiWriter:
             writer.close()
 
 
-def create(workdir: Path, *, last_step: int, tensorboard: bool, primary: bool) -> MetricWriter:
+def create(
+    workdir: Path, *, last_step: int, validated: bool = True, tensorboard: bool, primary: bool
+) -> MetricWriter:
     """The run's writer: metrics.jsonl always, event files if wanted; nothing on other processes.
+
+    Args: as of `JsonlWriter`.
 
     Raises:
         InputError: event files are wanted and tensorboardX is missing.
     """
     if not primary:
         return MultiWriter(())
-    writers: list[MetricWriter] = [JsonlWriter(workdir / "metrics.jsonl", last_step)]
+    writers: list[MetricWriter] = [JsonlWriter(workdir / "metrics.jsonl", last_step, validated=validated)]
     if tensorboard:
         writers.append(TensorBoardWriter(workdir / "tensorboard", last_step))
     return MultiWriter(writers)

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.checkpoint.manager import Checkpoints
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, WriteError
 
 META = {"config": {"seed": 0}, "class_names": ["a"]}
 
@@ -24,13 +25,15 @@ def abstract(tree):
 
 def save(checkpoints, step, rank=None):
     model, training = items(step)
-    checkpoints.save(step, model=model, training=training, meta=META | {"step": step}, rank=rank)
+    checkpoints.save(step, model=model, training=training, meta=META | {"step": step})
+    if rank is not None:
+        checkpoints.rank(step, rank, {"seen": step})
 
 
-def restore(folder, warn=pytest.fail):
+def restore(folder, warn=pytest.fail, check=lambda path, meta: None):
     checkpoints = Checkpoints(folder)
     model, training = (abstract(tree) for tree in items(0))
-    found = checkpoints.restore_latest(model=model, training=training, warn=warn)
+    found = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
     checkpoints.close()
     return found
 
@@ -49,6 +52,71 @@ def test_the_latest_two_and_the_best_are_kept(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.best_step() == 2
     checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "best", "kept"),
+    [
+        ({1: 0.5, 2: 0.5, 3: 0.1, 4: 0.2}, 2, {2, 3, 4}),  # of equal ones the latest
+        ({1: 0.5, 2: float("nan"), 3: 0.1, 4: float("nan")}, 1, {1, 3, 4}),
+        ({1: None, 2: None, 3: None}, 3, {2, 3}),
+        ({1: 0.1, 2: 0.2, 3: 0.3}, 3, {2, 3}),
+        ({10: 0.0, 9: -1.0}, 10, {9, 10}),
+    ],
+)
+def test_the_best_by_rank(tmp_path, ranks, best, kept):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step, rank in ranks.items():
+        save(checkpoints, step, rank)
+    checkpoints.close()
+    assert checkpoints.best_step() == best
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == kept
+    assert manager.find(tmp_path).name == str(best)
+
+
+def test_a_rank_comes_after_the_save_and_brings_the_progress_along(folder):
+    assert "rank" not in restore(folder)[2]
+    checkpoints = Checkpoints(folder)
+    checkpoints.rank(5, 1.5, {"step": 50, "seen": "all"})
+    checkpoints.close()
+    assert restore(folder)[2] == META | {"step": 50, "seen": "all", "rank": 1.5}
+    assert manager.find(folder) == folder / "5"
+    # The former best is no longer wanted.
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "5"]
+    assert manager.read_meta(folder / "5") == META | {"step": 5}
+
+
+def test_ranks_of_older_versions_and_damaged_ones(folder):
+    for step, text in (("2", '{"rank": 0.3}'), ("4", '{"rank": 0.4}')):
+        (folder / step / "rank.json").unlink()
+        (folder / step / "metrics").mkdir()
+        (folder / step / "metrics" / "metrics").write_text(text)
+    assert manager.find(folder) == folder / "4"
+    for text in ("", "{", "[1]", '{"rank": "high"}', "\x00"):
+        (folder / "4" / "rank.json").write_text(text)
+        assert manager.find(folder) == folder / "2"
+    (folder / "5" / "rank.json").write_text('{"rank": ')
+    assert "rank" not in restore(folder)[2]
+
+
+def test_readers_leave_a_save_in_progress_alone(folder):
+    saving = folder / "6.orbax-checkpoint-tmp" / "model.orbax-checkpoint-tmp"
+    saving.mkdir(parents=True)
+    (saving / "part").write_text("half")
+    before = contents(folder.parent)
+    assert manager.find(folder.parent) == folder / "2"
+    path = manager.find(folder)
+    assert manager.read_meta(path)["step"] == 2
+    manager.read_model(path, abstract(items(0)[0]))
+    manager.read_part(path, manager.model_shapes(path))
+    assert contents(folder.parent) == before
+    # One that is gone meanwhile is no damage.
+    with pytest.raises(InputError, match=r"checkpoint .*/3 is gone; a training"):
+        manager.read_meta(folder / "3")
+
+
+def contents(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_what_is_saved_comes_back(folder):
@@ -102,10 +170,134 @@ def test_all_damaged_is_an_error(folder):
         restore(folder, lambda text: None)
 
 
+def test_checkpoints_that_were_set_aside_are_never_trained_over(folder):
+    for step in ("2", "4", "5"):
+        DAMAGES["meta lost"](folder / step)
+    with pytest.raises(RunError):
+        restore(folder, lambda text: None)
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"no checkpoint left, and those in .*damaged \(2, 4, 5\)"):
+            restore(folder)
+    (folder.parent / "damaged").rename(folder.parent / "elsewhere")
+    assert restore(folder) is None
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '"text"'])
+def test_a_meta_that_is_another_document(folder, text):
+    (folder / "5" / "meta" / "metadata").write_text(text)
+    warnings = []
+    assert restore(folder, warnings.append)[2]["step"] == 4
+    assert warnings[0].startswith("checkpoint 5 is damaged (its meta names no classes)")
+
+
+OTHERS = {
+    "another shape": lambda kernel: {"layer": {"kernel": jnp.zeros((4, 3))}},
+    "one more": lambda kernel: {"layer": {"kernel": kernel, "bias": jnp.zeros(2)}},
+    "another name": lambda kernel: {"other": {"kernel": kernel}},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_model_is_no_damage(folder, other):
+    before = contents(folder)
+    model = {"variables": OTHERS[other](jnp.zeros((4, 2)))}
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(InputError, match=r"checkpoint .*/5 is of another model \(variables/") as error:
+        checkpoints.restore_latest(
+            model=abstract(model),
+            training=abstract(items(0)[1]),
+            check=lambda path, meta: None,
+            warn=pytest.fail,
+        )
+    assert "\n" not in str(error.value)
+    assert contents(folder) == before
+
+
+def test_what_is_checked_before_arrays_are_read_moves_nothing(folder):
+    def check(path, meta):
+        raise InputError(f"{path.name}: {meta['step']}")
+
+    before = contents(folder)
+    with pytest.raises(InputError, match="5: 5"):
+        restore(folder, check=check)
+    assert contents(folder) == before
+
+
+TROUBLES = {
+    "Permission denied": PermissionError(13, "Permission denied"),
+    "Input/output error": OSError(5, "Input/output error"),
+    "Too many open files": ValueError(
+        "UNAVAILABLE: Failed to open: Too many open files [os_error_code='24']"
+    ),
+    "Stale file handle": OSError(116, "Stale file handle"),
+    "Cannot allocate memory": ValueError("RESOURCE_EXHAUSTED: Failed to allocate 9 bytes"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_the_machine_cannot_read_is_no_damage(folder, monkeypatch, trouble):
+    def fail(*_, **__):
+        raise TROUBLES[trouble]
+
+    before = contents(folder)
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+    with pytest.raises(RunError, match=rf"checkpoint .*/5 cannot be read \({trouble}\)"):
+        restore(folder)
+    monkeypatch.undo()
+    assert contents(folder) == before
+    assert restore(folder)[2]["step"] == 5
+
+
+FULL = {
+    "told by Python": OSError(28, "No space left on device"),
+    "told by TensorStore": ValueError(
+        "RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']"
+    ),
+    "a quota": OSError(122, "Disk quota exceeded"),
+}
+
+
+@pytest.mark.parametrize("full", FULL)
+def test_a_full_disk_leaves_the_others(folder, monkeypatch, full):
+    def fail(checkpointer, path, **_):
+        path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
+        raise FULL[full]
+
+    before = contents(folder)
+    checkpoints = Checkpoints(folder)
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    with pytest.raises(WriteError, match=r"checkpoints/6 cannot be written \(.*\); make room there"):
+        save(checkpoints, 6)
+    monkeypatch.undo()
+    assert contents(folder).keys() == before.keys()
+    assert checkpoints.latest_step() == 5
+    save(checkpoints, 6)
+    assert checkpoints.latest_step() == 6
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_save_that_meets_the_end_of_a_disk(small_disk, capfd):
+    checkpoints = Checkpoints(small_disk / "checkpoints")
+    save(checkpoints, 1)
+    model, training = items(2)
+    model["variables"] |= {str(i): np.random.default_rng(i).random(4000) for i in range(60)}
+    with pytest.raises(WriteError, match=r"checkpoints/2 cannot be written \(No space left on device\)"):
+        checkpoints.save(2, model=model, training=training, meta=META)
+    checkpoints.close()
+    assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["1"]
+    assert restore(small_disk / "checkpoints")[2]["step"] == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_save_that_was_killed_leaves_no_trace(folder):
     (folder / "6.orbax-checkpoint-tmp").mkdir()
     assert restore(folder)[2]["step"] == 5
     assert not (folder / "6.orbax-checkpoint-tmp").exists()
+    # Nor does a removal.
+    (folder / "4").rename(folder / "4.orbax-checkpoint-tmp-old")
+    assert restore(folder)[2]["step"] == 5
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "5"]
 
 
 def test_a_run_its_folder_and_a_step_are_found(folder, tmp_path):
@@ -153,6 +345,19 @@ def test_a_checkpoint_by_itself(tmp_path):
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(whole))
     with pytest.raises(InputError, match="lone is there already; remove it"):
         lone(tmp_path)
+
+
+def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
+    def fail(checkpointer, path, **_):
+        path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
+        raise FULL["told by TensorStore"]
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    (tmp_path / "other.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(InputError, match=r"lone cannot be written \(No space left on device\); give another"):
+        lone(tmp_path)
+    # What somebody else is saving beside it is not touched.
+    assert [path.name for path in tmp_path.iterdir()] == ["other.orbax-checkpoint-tmp"]
 
 
 def test_a_part_is_read_to_where_it_belongs(tmp_path):

@@ -61,10 +61,53 @@ if jax.process_index() == 0:
 """
 
 
-def run(path, processes, devices_each):
+# Asks until it is to end, as often as the others; process 1 then tells itself to, while it has "work" between.
+ASKING = """
+import os, signal, sys, time
+import jax
+jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+from cfmlc_jax.loop import hooks
+with hooks.Preemption() as preemption:
+    for question in range(1, 2000):
+        if question == 5 and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            preemption.end("done")
+        except hooks.Preempted as event:
+            print(question, event)
+            sys.exit()
+        time.sleep(0.01)
+"""
+
+
+def free_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_two_processes_agree_when_to_end():
+    address = free_address()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASKING, address, "2", str(i)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    (first, errors), (second, _) = (process.communicate(timeout=100) for process in started)
+    assert first == second, errors
+    question, event = first.split(maxsplit=1)
+    assert event == "asked to end; done\n"
+    assert 5 < int(question) < 2000
+
+
+def run(path, processes, devices_each):
+    address = free_address()
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
         "XLA_FLAGS": "--xla_backend_optimization_level=1",

@@ -24,10 +24,10 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def start(workdir, *flags):
+def start(workdir, *flags, program=("-m", "cfmlc_jax.main")):
     arguments = [f"--config={TESTS / 'configs' / 'tiny.py'}", f"--workdir={workdir}", *flags]
     return subprocess.Popen(
-        [sys.executable, "-m", "cfmlc_jax.main", *arguments],
+        [sys.executable, *program, *arguments],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -51,6 +51,30 @@ def interrupt(workdir, number, *flags):
     process.send_signal(number)
     code, output = finish(process)
     return code, output
+
+
+# Scores the n-th split with a signal to itself; the handler of SIGTERM lets it go on to its next question.
+SIGNALLED = """
+import os, sys
+from cfmlc_jax import main
+from cfmlc_jax.loop import evaluate
+number, nth = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+score_split, calls = evaluate.score_split, []
+
+def signalled(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == nth:
+        os.kill(os.getpid(), number)
+    return score_split(*args, **kwargs)
+
+evaluate.score_split = signalled
+sys.exit(main.main())
+"""
+
+
+def interrupt_scoring(workdir, number, nth):
+    """Start, and send a signal when the n-th split is to be scored."""
+    return finish(start(workdir, program=["-c", SIGNALLED, str(int(number)), str(nth)]))
 
 
 def saved(workdir):
@@ -99,6 +123,31 @@ def test_killed_at_a_random_step_it_ends_bit_equal(unbroken, tmp_path, workers):
     jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
     assert metrics == expected_metrics
     assert results == expected_results
+
+
+def test_killed_while_it_scores_it_ends_bit_equal(unbroken, tmp_path):
+    # Between the save of the first epoch and its validation.
+    code, output = interrupt_scoring(tmp_path, signal.SIGKILL, 1)
+    assert code == -signal.SIGKILL, output
+    assert "20" in saved(tmp_path)
+    assert '"epoch"' not in (tmp_path / "metrics.jsonl").read_text()
+    # That validation comes first; then in the second epoch's.
+    code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 2)
+    assert code == 143, output
+    assert "going on at step 20 of 40" in output
+    assert "asked to end; saved step 40 of 40, its validation comes next" in output
+    # Likewise; then in the final evaluation.
+    code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 3)
+    assert code == 143, output
+    assert "asked to end; training is done and saved, its evaluation comes next" in output
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert "step 40/40" not in output
+    assert "epoch 2" not in output
+    arrays, metrics, results = final(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, arrays, unbroken[0])
+    assert metrics == unbroken[1]
+    assert results == unbroken[2]
 
 
 def test_a_corrupt_latest_checkpoint_falls_back_and_ends_equal(unbroken, tmp_path):

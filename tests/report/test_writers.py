@@ -31,6 +31,15 @@ def test_going_on_drops_what_is_written_again_and_a_cut_line(tmp_path):
     assert lines(path) == [{"step": 1, "a": 1}, {"step": 2, "a": 1}, {"step": 3, "a": 7}]
 
 
+def test_a_validation_that_is_done_again_is_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "train/loss": 1}\n{"step": 2, "epoch": 1, "val": 5}\n')
+    for validated, kept in ((True, 2), (False, 1)):
+        writers.JsonlWriter(path, last_step=2, validated=validated).close()
+        assert len(lines(path)) == kept
+    assert "train/loss" in lines(path)[0]
+
+
 def test_tensorboard_events(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
     writer = writers.create(tmp_path, last_step=0, tensorboard=True, primary=True)

@@ -1,0 +1,148 @@
+"""The lock of a folder: one holder, and none that is dead."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cfmlc_jax import lock
+from cfmlc_jax.errors import InputError, WriteError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cfmlc_jax import lock
+with lock.held(Path(sys.argv[1]), "training"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def sign(folder, **changes):
+    """Leave the lock of a holder that was killed."""
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": 1,
+        "since": "then",
+        "doing": "training",
+    }
+    (folder / lock.FILE).write_text(json.dumps(holder | changes) + "\n")
+
+
+def take(folder):
+    with lock.held(folder, "training"):
+        return json.loads((folder / lock.FILE).read_text())
+
+
+def test_one_at_a_time_and_nothing_left(tmp_path):
+    with lock.held(tmp_path, "training"):
+        with pytest.raises(lock.InUseError) as error:
+            take(tmp_path)
+        assert str(error.value).startswith(
+            f"{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} (training since 20"
+        )
+        assert str(error.value).endswith("; let that end, or take another --workdir")
+        with lock.held(tmp_path.parent, "evaluating"):
+            pass  # another folder is free
+    assert take(tmp_path)["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_gives_it_back(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(lock.InUseError, match=f"process {holder.pid} on"):
+            take(tmp_path)
+        holder.send_signal(signal.SIGKILL)
+    assert (tmp_path / lock.FILE).exists()
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"host": "a"}', "\x00" * 9],
+    ids=["empty", "cut", "list", "null", "part", "zeros"],
+)
+def test_a_holder_that_was_killed_while_it_signed(tmp_path, text):
+    (tmp_path / lock.FILE).write_text(text)
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_number_that_is_another_process_by_now(tmp_path):
+    sign(tmp_path, pid=os.getppid())
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
+def test_another_host_cannot_be_seen(tmp_path):
+    sign(tmp_path, host="elsewhere", pid=7)
+    with pytest.raises(InputError) as error:
+        take(tmp_path)
+    assert "was taken by process 7 on elsewhere (training since then)" in str(error.value)
+    assert f"remove {tmp_path / lock.FILE}" in str(error.value)
+    # Waiting would have no end.
+    with pytest.raises(InputError), lock.held(tmp_path, "evaluating", wait=pytest.fail):
+        pass
+    (tmp_path / lock.FILE).unlink()
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes are looked up in /proc")
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    own = take(tmp_path)
+    with lock.held(tmp_path, "training"), pytest.raises(lock.InUseError):
+        take(tmp_path)
+    dead = subprocess.Popen(["sleep", "60"])
+    started = lock._started(dead.pid)
+    sign(tmp_path, pid=dead.pid, started=started)
+    with pytest.raises(lock.InUseError, match=f"process {dead.pid} "):
+        take(tmp_path)
+    dead.kill()
+    # Dead, though nobody has asked how it ended yet.
+    while lock._started(dead.pid) is not None:
+        time.sleep(0.01)
+    assert take(tmp_path) == own | {"since": take(tmp_path)["since"]}
+    dead.wait()
+    assert take(tmp_path)["pid"] == own["pid"]
+
+
+def test_who_waits_gets_it_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_TRIES", 0)
+    first, told = lock.held(tmp_path, "evaluating"), []
+
+    def wait(text):
+        told.append(text)
+        if len(told) == 3:
+            first.__exit__(None, None, None)
+
+    first.__enter__()
+    with lock.held(tmp_path, "evaluating", wait=wait):
+        assert len(told) == 3
+    assert "(evaluating since" in told[0]
+
+
+def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):
+    with lock.held(tmp_path, "training"):
+        (tmp_path / lock.FILE).unlink()
+        with lock.held(tmp_path, "training"):
+            pass
+        sign(tmp_path, host="elsewhere")
+    assert (tmp_path / lock.FILE).exists()
+
+
+def test_a_place_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"file/\.lock cannot be written \(Not a directory\)"):
+        take(tmp_path / "file")
