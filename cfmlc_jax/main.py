@@ -10,7 +10,15 @@ import difflib
 import json
 import logging
 import sys
+import tempfile
 from pathlib import Path
+
+from cfmlc_jax import command
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command.end_at_interrupt(
+        "interrupted; the same command starts again, a training from its last checkpoint"
+    )
 
 import jax
 from absl import flags
@@ -24,7 +32,7 @@ from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.train import Preempted, train
 from cfmlc_jax.report.html import page
 
-INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15
+ENDED_BY_SIGTERM = 128 + 15
 
 
 def define_flags() -> flags.FlagValues:
@@ -46,6 +54,7 @@ def define_flags() -> flags.FlagValues:
 
 def main() -> int:
     """Run the command line (sys.argv); the exit code."""
+    command.tolerate_every_name()
     values = define_flags()
     if "--help" in sys.argv:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
@@ -62,7 +71,7 @@ def main() -> int:
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return command.INTERRUPTED
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -182,8 +191,9 @@ def _claim(workdir, fields):
 def _make(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        # A file without a name, where the system has such: several processes try at once.
+        with tempfile.TemporaryFile(dir=folder, prefix=".writable"):
+            pass
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); take another --workdir") from error
 
@@ -194,4 +204,4 @@ def _say(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end(main())

@@ -23,9 +23,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cfmlc_jax import command, files
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command.end_at_interrupt("interrupted")
+
 import numpy as np
 
-from cfmlc_jax import files
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data import inputs, photos
@@ -38,7 +42,7 @@ from cfmlc_jax.report.names import printable
 from cfmlc_jax.report.predictions import Label, Pivot, Prediction
 from cfmlc_jax.report.progress import Progress
 
-INTERRUPTED, NOBODY_READS = 128 + 2, 128 + 13
+NOBODY_READS = 128 + 13
 DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
 FEW_BATCHES = 2  # are not worth a progress line
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -46,6 +50,7 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (sys.argv by default); the exit code."""
+    command.tolerate_every_name()
     # Orbax reports every restore.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -58,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return command.INTERRUPTED
     except BrokenPipeError:
         return NOBODY_READS
 
@@ -356,8 +361,6 @@ def _output(path: Path | None) -> Iterator[Callable[[str], object]]:
     place = "stdout" if path is None else f"--output={printable(str(path))}"
     try:
         if path is None:
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")
             yield lambda text: print(text, end="", flush=True)
         elif path.exists() and not path.is_file():  # a pipe or a device is not to be replaced
             with path.open("w", encoding="utf-8") as file:
@@ -381,4 +384,4 @@ def _drop_stdout():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end(main())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
@@ -18,6 +19,8 @@ from cfmlc_jax.loop.state import TrainState
 from cfmlc_jax.optim.build import hyperparameters
 from cfmlc_jax.report import writers
 from cfmlc_jax.report.progress import Progress
+
+NOTHING = np.array([], np.int32)
 
 
 class Preempted(Exception):
@@ -87,6 +90,10 @@ class Trainer:
         self._fresh, self.abstract = setup.state_plan(config, self.setup, self._optimizer)
         self._early_stop = hooks.EarlyStop(config.train.patience, {})
         self._finished = False
+        self._unreadable = {
+            "train": hooks.Unreadable(self._drawn_source, self.setup.views_of["train"]),
+            "val": hooks.Unreadable(val_source, self.setup.views_of["evaluate"]),
+        }
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self._writer: writers.MetricWriter = writers.MultiWriter(())
 
@@ -149,6 +156,7 @@ class Trainer:
         progress = self._progress()
         with hooks.Preemption() as preemption:
             for batch in self._batches():
+                self._unreadable["train"].add(batch.pop("replaced", NOTHING))
                 on_devices = meshes.to_devices(batch, self.setup.mesh)
                 self._state, first_bad = train_step(self._state, on_devices)
                 self._step += 1
@@ -233,9 +241,17 @@ class Trainer:
     def _end_epoch(self, score, progress):
         epoch = self._step // self._per_epoch
         model, _ = self._state.parts()
-        scores = evaluate.score_split(
-            self.setup, score, model, self._val_source, batch_size=self._config.evaluate.batch_size
+        scores, _ = evaluate.score_readable(
+            self.setup,
+            score,
+            model,
+            self._val_source,
+            batch_size=self._config.evaluate.batch_size,
+            unreadable=self._unreadable["val"],
         )
+        for split, images in self._unreadable.items():
+            for line in images.report():
+                progress.note(f"{split}: {line}")
         found = {name: self.task.validation(s.logits["combined"], s.labels) for name, s in scores.items()}
         self._writer.write_scalars(
             self._step,
