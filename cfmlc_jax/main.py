@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, processes
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
@@ -59,23 +59,41 @@ def main() -> int:
     if "--help" in sys.argv:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
         return 0
+    members: processes.Alone | processes.Together = processes.Alone()
     try:
-        config = parse(values, sys.argv)
-        # Orbax and Grain report every save and every worker.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        if values.coordinator:
-            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
-        {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
+        config, mistake = _parsed(values)
+        members = processes.join(
+            *(values[name].value for name in ("coordinator", "num_processes", "process_id")),
+            mistake=mistake,
+            handled=(Preempted,),
+        )
+        if mistake is not None:
+            raise mistake
+        with members:
+            {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
+        members.leave()
     except Preempted as event:
+        members.leave()
         print(f"{event}; the same command goes on", file=sys.stderr)
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return command.INTERRUPTED
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        members.fail(error)
         return 1
     return 0
+
+
+def _parsed(values):
+    """The configuration, or what is wrong with it: of several processes all are to hear of it."""
+    try:
+        config = parse(values, sys.argv)
+    except InputError as error:
+        return None, error
+    # Orbax and Grain report every save and every worker.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return config, None
 
 
 def _train(values, config):
