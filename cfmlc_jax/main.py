@@ -7,8 +7,10 @@ Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
 """
 
 import difflib
+import itertools
 import json
 import logging
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +33,7 @@ from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.train import Preempted, train
 from cfmlc_jax.report.html import page
+from cfmlc_jax.report.names import printable
 
 ENDED_BY_SIGTERM = 128 + 15
 
@@ -58,6 +61,7 @@ def main() -> int:
     values = define_flags()
     if "--help" in sys.argv:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
+        print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
     members: processes.Alone | processes.Together = processes.Alone()
     try:
@@ -70,6 +74,7 @@ def main() -> int:
         if mistake is not None:
             raise mistake
         with members:
+            processes.require_devices()
             {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
         members.leave()
     except Preempted as event:
@@ -131,7 +136,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     try:
-        positional = values(arguments)
+        positional = values(_without_jax_flags(arguments))
         # A file that is not there is told only now, on access.
         config = None if values.config is None else configs.validate(values.config)
     except flags.Error as error:
@@ -147,6 +152,33 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
     return config
+
+
+def _without_jax_flags(arguments):
+    """The arguments but JAX's own flags, --jax_platforms=cpu say, which take effect here.
+
+    Raises:
+        flags.Error: a value of the wrong kind, or a flag that JAX does not have.
+    """
+    if "jax_platforms" not in flags.FLAGS:  # a second call of JAX's would define them twice
+        jax.config.config_with_absl()
+    own, rest, names = [], [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not re.match("--?(no)?jax_", argument):
+            rest.append(argument)
+            continue
+        name, separator, _ = argument.lstrip("-").partition("=")
+        own.append(argument)
+        name = name if name in flags.FLAGS else name.removeprefix("no")
+        if name in flags.FLAGS:
+            names.append(name)
+            if not separator and not flags.FLAGS[name].boolean:
+                own += itertools.islice(remaining, 1)
+    flags.FLAGS(["", *own])
+    for name in names:
+        jax.config.update(name, flags.FLAGS[name].value)
+    return rest
 
 
 def _unknown_field(error, arguments):
@@ -189,6 +221,11 @@ def _claim(workdir, fields):
     Raises:
         InputError: it cannot be written, or is another configuration's.
     """
+    if any("\ud800" <= character <= "\udfff" for character in str(workdir)):
+        raise InputError(
+            f"workdir {printable(str(workdir))} has bytes that are no text, under which checkpoints cannot be "
+            "written; take another --workdir"
+        )
     _make(workdir / "report")
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):

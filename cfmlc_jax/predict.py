@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import numpy as np
 
+from cfmlc_jax import processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data import inputs, photos
@@ -176,6 +177,7 @@ def _number(text):
 def _predict(flags) -> int:
     """Predict everything; 1 if an input could not be, else 0."""
     found = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
+    processes.require_devices()
     predictor = Predictor(
         manager.find(flags.checkpoint),
         weights=flags.weights,

@@ -28,6 +28,21 @@ _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED = f"{_ROOM}/failed", f"{_ROOM}/alive/", f"{_ROOM}/ended/"
 
 
+def require_devices() -> None:
+    """Raise unless JAX has devices to compute on.
+
+    Raises:
+        InputError: a platform that is not there.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"JAX has no device to compute on ({reason}); look at --jax_platforms and $JAX_PLATFORMS"
+        ) from error
+
+
 class Alone:
     """The only process of a run: an error is its own business."""
 

@@ -26,8 +26,8 @@ from typing import Any
 
 import ablate_tables as tables
 
+from cfmlc_jax import command, files
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, RunError
 
 # Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
@@ -53,6 +53,7 @@ PATCH_WEIGHTS = (0.25, 0.75)
 
 def main() -> int:
     """Run the command line; the exit code."""
+    command.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
         os.environ.setdefault(CACHE, str(Path(flags.workdir, "compiled").absolute()))

@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from cfmlc_jax import command
 from cfmlc_jax.errors import InputError, RunError
 
 MEASUREMENTS = ("train", "forward", "input")
@@ -586,6 +587,7 @@ def _run(flags, photos: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
+    command.tolerate_every_name()
     try:
         flags = parse(arguments)
         if flags.worker:

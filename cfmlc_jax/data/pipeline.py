@@ -1,6 +1,7 @@
 """Batches of views from a source, the same for any number of threads, workers and processes."""
 
 import dataclasses
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -61,7 +62,7 @@ class Batches:
             # Images are read as `InputError`s: what is left is the traffic with workers.
             if not self.workers:
                 raise
-            raise _no_room(error.strerror or str(error), self.workers) from error
+            raise _no_passage(error, self.workers) from error
         except RuntimeError as error:
             code = _exit_code(error)
             if code is None:
@@ -175,6 +176,16 @@ def _death(code, workers):
     return RunError(
         f"a worker process that reads images died ({how}{reason}); the last checkpoint is intact; lower "
         f"config.data.workers ({workers}) or config.data.threads, or set data.workers to 0"
+    )
+
+
+def _no_passage(error, workers):
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        return _no_room(reason, workers)
+    return RunError(
+        f"images cannot be handed over by the {workers} workers ({reason}); the last checkpoint is intact; "
+        "lower config.data.workers, or set it to 0"
     )
 
 

@@ -86,7 +86,8 @@ class Unreadable:
             if name not in self._named
         ]
         self._named |= images.keys()
-        return [*lines, f"{len(images)} images cannot be read"] if images else []
+        count = f"{len(images)} of {len(set(self._source.ids))} images cannot be read and are left out"
+        return [*lines, count] if images else []
 
 
 @dataclasses.dataclass
