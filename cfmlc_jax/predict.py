@@ -23,14 +23,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cfmlc_jax import command, files
+from cfmlc_jax import command
 
 if __name__ == "__main__":  # before the imports that take seconds
     command.end_at_interrupt("interrupted")
 
 import numpy as np
 
-from cfmlc_jax import processes
+from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data import inputs, photos

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -56,6 +57,8 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         batches = None
         try:
+            if self.workers:
+                _start_tracker()
             batches = iter(self.dataset)
             yield from batches
         except OSError as error:
@@ -160,6 +163,16 @@ def _end_with_parent(worker: int, workers: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, args=[parent.sentinel], daemon=True).start()
+
+
+def _start_tracker():
+    """Start Python's tracker of shared memory before a worker does: it would leave SIGINT unblocked there.
+
+    Workers inherit from this thread that a terminal's Ctrl-C is not theirs (`command.end_at_interrupt`).
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _exit_code(error):
