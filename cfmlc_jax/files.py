@@ -1,12 +1,15 @@
 """Files that are whole or not there: written under a temporary name, then renamed."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+
+from cfmlc_jax import command
 
 
 def write_text(path: Path, text: str) -> None:
@@ -23,6 +26,7 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[TextIO]:
     """A UTF-8 text file to write to, which replaces the file in the end; without an end nothing is left."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    command.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             yield file
