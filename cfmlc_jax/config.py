@@ -29,6 +29,7 @@ SOFTMAX_LOSSES = ("cross_entropy", "focal", "weighted_cross_entropy")
 OPTIMIZERS = ("adamw_one_cycle", "sgd")
 SCHEDULES = ("warmup_multistep", "cosine")
 CROPS = ("", "padded", "area")
+ON_ERROR = ("stop", "skip")
 STATISTICS = ("", "cifar", "imagenet", "inaturalist")
 
 
@@ -49,6 +50,9 @@ def default() -> ConfigDict:
     data.test_splits = ("val",)  # scored in full after training
     data.threads = 8  # that read and transform images, in each worker
     data.workers = 0  # processes that do so; 0: this one. Batches are the same for any number
+    # An image that cannot be read: stop ends the run and names it. skip names it and goes on: training
+    # takes the next image in its place, scores leave it out.
+    data.on_error = "stop"
     data.tfds = tfds = ConfigDict()
     tfds.name = ""  # e.g. "voc/2007"
     tfds.train_split = "train"
@@ -309,6 +313,7 @@ def _checked(fields):
 def _check_choices(config):
     _one_of("data.source", config.data.source, SOURCES)
     _one_of("data.longtail.imbalance", config.data.longtail.imbalance, ("exponential", "step"))
+    _one_of("data.on_error", config.data.on_error, ON_ERROR)
     _one_of("method", config.method, METHODS)
     _one_of("model.pooling", config.model.pooling, POOLINGS)
     _one_of("model.dtype", config.model.dtype, DTYPES)
@@ -423,6 +428,8 @@ _NEUTRAL = (
     "data.root",
     "data.threads",
     "data.workers",
+    # A run that an unreadable image has stopped may go on without it: the batches before are the same.
+    "data.on_error",
     "data.test_splits",
     "effect.",
     "evaluate.",

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written under a temporary name, then renamed. Paths that users give."""
 
 import contextlib
+import functools
 import os
 import re
 import unicodedata
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from cfmlc_jax import command
 from cfmlc_jax.errors import InputError, WriteError
 
 # gs://, s3://, file://; also with the one slash that `pathlib` leaves of two.
@@ -153,6 +155,7 @@ def append_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def _replacing(path, mode, **options) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    command.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
     try:
         with temporary.open(mode, **options) as file:
             yield file

@@ -7,20 +7,29 @@ Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import re
 import shutil
 import sys
+import tempfile
 import traceback
 from pathlib import Path
+
+from cfmlc_jax import command
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command.end_at_interrupt(
+        "interrupted; the same command starts again, a training from its last checkpoint"
+    )
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, lock, schema
+from cfmlc_jax import files, lock, processes, schema
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.loop import pretrained, setup
@@ -28,9 +37,10 @@ from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.hooks import Preempted
 from cfmlc_jax.loop.train import train
 from cfmlc_jax.report.html import page
+from cfmlc_jax.report.names import printable
 
 _LONG = 300  # characters of an error of absl's, which repeats the value
-INTERRUPTED, ENDED_BY_SIGTERM = 128 + 2, 128 + 15
+ENDED_BY_SIGTERM = 128 + 15
 
 
 def define_flags() -> flags.FlagValues:
@@ -52,27 +62,48 @@ def define_flags() -> flags.FlagValues:
 
 def main() -> int:
     """Run the command line (sys.argv); the exit code."""
+    command.tolerate_every_name()
     values = define_flags()
     if "--help" in sys.argv:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
+        print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
+    members: processes.Alone | processes.Together = processes.Alone()
     try:
-        config = parse(values, sys.argv)
-        # Orbax and Grain report every save and every worker.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        if values.coordinator:
-            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
-        {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
+        config, mistake = _parsed(values)
+        members = processes.join(
+            *(values[name].value for name in ("coordinator", "num_processes", "process_id")),
+            mistake=mistake,
+            handled=(Preempted,),
+        )
+        if mistake is not None:
+            raise mistake
+        with members:
+            processes.require_devices()
+            {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
+        members.leave()
     except Preempted as event:
+        members.leave()
         print(f"{event}; the same command goes on", file=sys.stderr)
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return command.INTERRUPTED
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        members.fail(error)
         return 1
     return 0
+
+
+def _parsed(values):
+    """The configuration, or what is wrong with it: of several processes all are to hear of it."""
+    try:
+        config = parse(values, sys.argv)
+    except InputError as error:
+        return None, error
+    # Orbax and Grain report every save and every worker.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return config, None
 
 
 def _train(values, config):
@@ -135,7 +166,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     try:
-        positional = values(arguments)
+        positional = values(_without_jax_flags(arguments))
     except Exception as error:  # the configuration file's code may raise anything
         known = _flag_error(error, arguments)
         if known is None:
@@ -152,6 +183,33 @@ def parse(values: flags.FlagValues, arguments: list[str]):
         if path:
             files.place(path, f"config.{name}")
     return config
+
+
+def _without_jax_flags(arguments):
+    """The arguments but JAX's own flags, --jax_platforms=cpu say, which take effect here.
+
+    Raises:
+        flags.Error: a value of the wrong kind, or a flag that JAX does not have.
+    """
+    if "jax_platforms" not in flags.FLAGS:  # a second call of JAX's would define them twice
+        jax.config.config_with_absl()
+    own, rest, names = [], [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not re.match("--?(no)?jax_", argument):
+            rest.append(argument)
+            continue
+        name, separator, _ = argument.lstrip("-").partition("=")
+        own.append(argument)
+        name = name if name in flags.FLAGS else name.removeprefix("no")
+        if name in flags.FLAGS:
+            names.append(name)
+            if not separator and not flags.FLAGS[name].boolean:
+                own += itertools.islice(remaining, 1)
+    flags.FLAGS(["", *own])
+    for name in names:
+        jax.config.update(name, flags.FLAGS[name].value)
+    return rest
 
 
 def _loaded(values):
@@ -255,6 +313,11 @@ def _claim(workdir, fields):
     Raises:
         InputError: it is another configuration's.
     """
+    if any("\ud800" <= character <= "\udfff" for character in str(workdir)):
+        raise InputError(
+            f"workdir {printable(str(workdir))} has bytes that are no text, under which checkpoints cannot be "
+            "written; take another --workdir"
+        )
     path = workdir / "config.json"
     if path.exists() and _has_checkpoints(workdir):
         differences = configs.differences(configs.completed(_fields(path)), fields)
@@ -314,8 +377,9 @@ def _remove_unless_begun(workdir, with_events):
 def _make(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        # A file without a name, where the system has such: several processes try at once.
+        with tempfile.TemporaryFile(dir=folder, prefix=".writable"):
+            pass
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); take another --workdir") from error
 
@@ -326,4 +390,4 @@ def _say(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end(main())

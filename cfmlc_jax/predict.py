@@ -24,9 +24,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cfmlc_jax import command
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command.end_at_interrupt("interrupted")
+
 import numpy as np
 
-from cfmlc_jax import files
+from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.checkpoint import manager
 from cfmlc_jax.data import inputs, photos
@@ -39,7 +44,7 @@ from cfmlc_jax.report.names import printable
 from cfmlc_jax.report.predictions import Label, Pivot, Prediction
 from cfmlc_jax.report.progress import Progress
 
-INTERRUPTED, NOBODY_READS = 128 + 2, 128 + 13
+NOBODY_READS = 128 + 13
 DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
 FEW_BATCHES = 2  # are not worth a progress line
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -47,6 +52,7 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (sys.argv by default); the exit code."""
+    command.tolerate_every_name()
     # Orbax reports every restore.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -59,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return command.INTERRUPTED
     except BrokenPipeError:
         return NOBODY_READS
 
@@ -172,6 +178,7 @@ def _number(text):
 def _predict(flags) -> int:
     """Predict everything; 1 if an input could not be, else 0."""
     found = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
+    processes.require_devices()
     predictor = Predictor(
         manager.find(flags.checkpoint),
         weights=flags.weights,
@@ -363,8 +370,6 @@ def _output(path: Path | None) -> Iterator[Callable[[str], object]]:
     place = "stdout" if path is None else f"--output={printable(str(path))}"
     try:
         if path is None:
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")
             yield lambda text: print(text, end="", flush=True)
         elif path.exists() and not path.is_file():  # a pipe or a device is not to be replaced
             with path.open("w", encoding="utf-8") as file:
@@ -388,4 +393,4 @@ def _drop_stdout():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end(main())

@@ -35,6 +35,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
+from cfmlc_jax import command
 from cfmlc_jax.causal import patches
 from cfmlc_jax.checkpoint import convert, torch_file
 from cfmlc_jax.data.sources import Record
@@ -684,6 +685,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
+    command.tolerate_every_name()
     try:
         flags = parse(arguments)
         checkout = check_checkout(Path(flags.reference))

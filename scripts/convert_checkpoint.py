@@ -30,6 +30,7 @@ from cfmlc_jax import main as command
 from cfmlc_jax import recipes
 from cfmlc_jax.checkpoint import convert, manager
 from cfmlc_jax.checkpoint.torch_file import read_torch, write_torch
+from cfmlc_jax.command import tolerate_every_name
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.longtail import convert as longtail
@@ -52,6 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    tolerate_every_name()
     # Orbax reports every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:

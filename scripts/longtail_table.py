@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cfmlc_jax import files
+from cfmlc_jax import command, files
 from cfmlc_jax.report import tables
 
 CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
@@ -35,6 +35,7 @@ ROWS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    command.tolerate_every_name()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

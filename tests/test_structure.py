@@ -9,7 +9,8 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "files", "lock", "schema", "config", "recipes", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
+    "errors", "command", "files", "lock", "processes", "schema", "config", "recipes", "causal", "losses", "metrics",
+    "optim", "models", "data", "checkpoint",
     "report", "loop", "longtail", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.

@@ -11,7 +11,9 @@ import optax
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.checkpoint import manager
-from cfmlc_jax.data.pipeline import evaluation_batches
+from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.loop import boxes, exhibits, hooks, memory, setup
 from cfmlc_jax.loop import mesh as meshes
@@ -34,15 +36,25 @@ _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self",
 
 
 def score_split(
+    parts: Setup, score: Callable, model: dict, source: Source, *, batch_size: int
+) -> dict[str, Scores]:
+    """Scores of the weights and of their average on a split, read once for both (`score_readable`)."""
+    return score_readable(parts, score, model, source, batch_size=batch_size)[0]
+
+
+def score_readable(
     parts: Setup,
     score: Callable,
     model: dict,
-    source,
+    source: Source,
     *,
     batch_size: int,
+    unreadable: hooks.Unreadable | None = None,
     poll: Callable[[], None] = lambda: None,
-) -> dict[str, Scores]:
-    """Scores of the weights and of their average on a split, read once for both.
+) -> tuple[dict[str, Scores], Source]:
+    """Scores of the weights and of their average on a split, read once for both, and what was scored.
+
+    That is the split itself, or with `parts.reading.skip` those of its images that can be read.
 
     Args:
         parts: mesh, reading and transforms.
@@ -50,7 +62,11 @@ def score_split(
         model: {"variables", "average", "mean_colour"}.
         source: the split.
         batch_size: images, over all devices.
+        unreadable: takes note of the images that are left out.
         poll: called before every batch.
+
+    Raises:
+        InputError: an image that cannot be read, or none that can.
     """
     batches = evaluation_batches(
         source, parts.views_of["evaluate"], batch_size=batch_size, reading=parts.reading
@@ -64,8 +80,17 @@ def score_split(
         for name in WEIGHTS:
             found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
         positions.append(steps.gather(on_devices["index"], parts.mesh))
-    order = _places(np.concatenate([np.asarray(p) for p in positions]), len(source))
-    return {name: _scores(found[name], order, source.labels) for name in WEIGHTS}
+    order, kept = _places(np.concatenate([np.asarray(p) for p in positions]))
+    if len(kept) < len(source):
+        assert parts.reading.skip, "an image was not scored"
+        missing = np.setdiff1d(np.arange(len(source)), kept)
+        if unreadable is not None:
+            unreadable.add(missing)
+        if not len(kept):
+            reason = why_unreadable(source, parts.views_of["evaluate"], 0)
+            raise InputError(f"none of the {len(source)} images can be read, the first: {reason}")
+        source = Selected(source, kept)
+    return {name: _scores(found[name], order, source.labels) for name in WEIGHTS}, source
 
 
 def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], None]) -> dict:
@@ -237,10 +262,19 @@ def full_evaluation(
     shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
+        unreadable = hooks.Unreadable(source, parts.views_of["evaluate"])
         with memory.needed_for("evaluation", config, "evaluate"):
-            scores = score_split(
-                parts, score, model, source, batch_size=config.evaluate.batch_size, poll=poll
+            scores, source = score_readable(
+                parts,
+                score,
+                model,
+                source,
+                batch_size=config.evaluate.batch_size,
+                unreadable=unreadable,
+                poll=poll,
             )
+        for line in unreadable.report():
+            say(f"{split}: {line}")
         say(f"{split}: {len(source)} images scored, each once")
         results[split] = {}
         for name, of_weights in scores.items():
@@ -311,14 +345,12 @@ def _scores(batches, order, labels):
     return Scores(logits=logits, labels=labels, attention=attention, cosine=cosine)
 
 
-def _places(positions, length):
-    """Where each image's row is among the gathered ones; blank records (−1) are nowhere."""
+def _places(positions):
+    """Where each image's row is among the gathered ones, and the images; blank records (−1) are nowhere."""
     rows = np.flatnonzero(positions >= 0)
-    found = positions[rows]
-    assert np.array_equal(np.sort(found), np.arange(length)), "an image was scored twice or not at all"
-    order = np.empty(length, np.int64)
-    order[found] = rows
-    return order
+    images, places = np.unique(positions[rows], return_index=True)
+    assert len(images) == len(rows), "an image was scored twice"
+    return rows[places], images
 
 
 def _write_scores(path, scores):

@@ -1,5 +1,7 @@
 """Devices as one mesh: images are split over all of them, parameters over the axis "fsdp"."""
 
+from collections.abc import Iterable
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,17 +12,27 @@ DATA, FSDP = "data", "fsdp"
 
 
 def create(fsdp: int = 1) -> Mesh:
-    """All devices of all processes, [devices / fsdp, fsdp].
+    """All devices of all processes, [devices / fsdp, fsdp], in the order of the processes.
 
+    A process reads consecutive images of a batch, and these are to land on its own devices.
+    `jax.make_mesh` follows the wires between TPUs instead, which go back and forth between processes.
     Auto axes: with explicit ones, cutting an image into patches raises a sharding error.
 
     Raises:
         InputError: devices that fsdp does not divide.
     """
-    devices = jax.device_count()
-    if devices % fsdp:
-        raise InputError(f"mesh.fsdp {fsdp} does not divide the {devices} devices; {_divisors(devices)}")
-    return jax.make_mesh((devices // fsdp, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+    devices = in_process_order(jax.devices())
+    if len(devices) % fsdp:
+        raise InputError(
+            f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; {_divisors(len(devices))}"
+        )
+    grid = np.array(devices, object).reshape(-1, fsdp)
+    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def in_process_order(devices: Iterable) -> list:
+    """Devices by their process, and within it by their number."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def check_batch(name: str, batch_size: int) -> None:

@@ -120,6 +120,7 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
             processes=jax.process_count(),
             threads=config.data.threads,
             workers=config.data.workers,
+            skip=config.data.on_error == "skip",
         ),
         views_of={
             "train": _views(config, method.train_patches, config.views.augment),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
@@ -22,6 +23,8 @@ from cfmlc_jax.loop.state import TrainState
 from cfmlc_jax.optim.build import hyperparameters
 from cfmlc_jax.report import writers
 from cfmlc_jax.report.progress import Progress
+
+NOTHING = np.array([], np.int32)
 
 
 def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
@@ -111,6 +114,10 @@ class Trainer:
         self._early_stop = hooks.EarlyStop(config.train.patience, {})
         self._finished = self._validation_due = False
         self._data = {"train": identity(train_source), config.data.val_split: identity(val_source)}
+        self._unreadable = {
+            "train": hooks.Unreadable(self._drawn_source, self.setup.views_of["train"]),
+            "val": hooks.Unreadable(val_source, self.setup.views_of["evaluate"]),
+        }
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self._writer: writers.MetricWriter = writers.MultiWriter(())
 
@@ -185,6 +192,7 @@ class Trainer:
         )
         progress.note(f"reading the first of {self._total - self._step} batches")
         for batch in self._batches():
+            self._unreadable["train"].add(batch.pop("replaced", NOTHING))
             on_devices = meshes.to_devices(batch, self.setup.mesh)
             self._state, first_bad = train_step(self._state, on_devices)
             self._step += 1
@@ -273,14 +281,18 @@ class Trainer:
         epoch = self._step // self._per_epoch
         model, _ = self._state.parts()
         with memory.needed_for("validation", self._config, "evaluate"):
-            scores = evaluate.score_split(
+            scores, _ = evaluate.score_readable(
                 self.setup,
                 score,
                 model,
                 self._val_source,
                 batch_size=self._config.evaluate.batch_size,
+                unreadable=self._unreadable["val"],
                 poll=lambda: self._preemption.end(f"{self._done()}, its validation comes next"),
             )
+        for split, images in self._unreadable.items():
+            for line in images.report():
+                progress.note(f"{split}: {line}")
         found = {name: self.task.validation(s.logits["combined"], s.labels) for name, s in scores.items()}
         self._writer.write_scalars(
             self._step,

@@ -5,13 +5,18 @@
 Writes report/index.html there: one file that shows results, classes, curves, co-occurrence, effects,
 pivots and training curves, as far as the run got. Needs neither the data nor a checkpoint.
 
-Exit codes: 0 done; 1 an error, told in one line.
+Exit codes: 0 done; 1 an error, told in one line; 130 interrupted.
 """
 
 import argparse
 import math
 import sys
 from pathlib import Path
+
+from cfmlc_jax import command
+
+if __name__ == "__main__":
+    command.end_at_interrupt("interrupted")
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.report.html import page
@@ -20,6 +25,7 @@ from cfmlc_jax.report.names import printable
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (sys.argv by default); the exit code."""
+    command.tolerate_every_name()
     try:
         flags = _parser().parse_args(arguments)
         path = page.write(flags.workdir, flags.alphas)
@@ -67,4 +73,4 @@ def _strengths(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end(main())

@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cfmlc_jax import command, files
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, RunError
 from scripts.ablation import tables
 
@@ -52,6 +52,7 @@ PATCH_WEIGHTS = (0.25, 0.75)
 
 def main() -> int:
     """Run the command line; the exit code."""
+    command.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
         os.environ.setdefault(CACHE, str(Path(flags.workdir, "compiled").absolute()))

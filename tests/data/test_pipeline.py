@@ -1,12 +1,17 @@
 """Batches: the same whoever reads them, every epoch in another order, every test image once."""
 
+import errno
+import signal
+
 import numpy as np
 import pytest
 from absl import flags
 
-from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches
+from cfmlc_jax.data import pipeline
+from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches, why_unreadable
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.errors import InputError, RunError
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags
 
@@ -115,3 +120,127 @@ def test_evaluation_sees_each_image_once_in_batches_of_one_shape(source, batch_s
             for index, views in zip(batch["index"], batch["views"], strict=True):
                 expected = to_views(source[index])["views"] if index >= 0 else 0
                 np.testing.assert_array_equal(views, expected)
+
+
+class WithDamage:
+    """A source of which some images are no images."""
+
+    def __init__(self, source, damaged):
+        self._source, self._damaged = source, frozenset(damaged)
+        self.class_names, self.labels, self.ids = source.class_names, source.labels, source.ids
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        record = self._source[index]
+        return record | {"image": b"no image", "where": f"{index}.jpg"} if index in self._damaged else record
+
+
+def test_an_unreadable_image_stops_and_is_named(source):
+    for reading in (Reading(threads=2), Reading(threads=1, workers=1)):
+        with pytest.raises(InputError, match=r"^7.jpg: 8 bytes that are not an image"):
+            batches(WithDamage(source, [7]), reading)
+    with pytest.raises(InputError, match=r"^3.jpg"):
+        list(evaluation_batches(WithDamage(source, [3]), ToViews(size=16), batch_size=4, reading=Reading()))
+
+
+def test_the_next_image_replaces_one_that_is_skipped(source):
+    # The last one's next is the first; 7's next is as unreadable.
+    damaged = WithDamage(source, [7, 8, 21])
+    plain = ToViews(size=16, grid=None)
+
+    def read(of, **options):
+        return list(
+            train_batches(of, plain, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2, **options))
+        )
+
+    found, whole = read(damaged, skip=True), read(source)
+    replaced = np.concatenate([batch.pop("replaced") for batch in found])
+    assert set(replaced) == {-1, 7, 8, 21}
+    views = {
+        name: np.concatenate([batch["views"] for batch in of])
+        for name, of in (("found", found), ("whole", whole))
+    }
+    labels = np.concatenate([batch["labels"] for batch in found])
+    for row, position in enumerate(replaced):
+        if position < 0:
+            np.testing.assert_array_equal(views["found"][row], views["whole"][row])
+        else:
+            stand_in = {7: 9, 8: 9, 21: 0}[position]
+            np.testing.assert_array_equal(views["found"][row], plain(source[stand_in])["views"])
+            np.testing.assert_array_equal(labels[row], source.labels[stand_in])
+
+
+def test_skipping_is_the_same_for_any_workers_and_processes(source):
+    damaged = WithDamage(source, [0, 5, 6, 13])
+    expected = batches(damaged, Reading(threads=2, skip=True))
+    assert_equal(batches(damaged, Reading(threads=1, workers=1, skip=True)), expected)
+    parts = [batches(damaged, Reading(process=i, processes=2, threads=1, skip=True)) for i in range(2)]
+    joined = [
+        {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+        for shares in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, expected)
+
+
+def test_evaluation_leaves_out_what_it_skips(source):
+    damaged = WithDamage(source, [0, 21])
+    for batch in evaluation_batches(damaged, ToViews(size=16), batch_size=4, reading=Reading(skip=True)):
+        blank = batch["index"] < 0
+        assert not batch["views"][blank].any()
+        assert not {0, 21} & set(batch["index"].tolist())
+
+
+def test_a_disk_that_is_gone_is_an_error_all_the_same(source, monkeypatch):
+    monkeypatch.setattr(pipeline, "MOST_IN_A_ROW", 5)
+    with pytest.raises(InputError, match=r"^5 images in a row cannot be read, the first: \d+.jpg"):
+        batches(WithDamage(source, range(22)), Reading(skip=True))
+    assert why_unreadable(WithDamage(source, [4]), AUGMENTED, 4).startswith("4.jpg: ")
+    assert "4" in why_unreadable(source, AUGMENTED, 4)  # read at another try
+
+
+class Failing:
+    """In place of Grain's data: an iterator that gives one batch, and then fails."""
+
+    def __init__(self, error):
+        self._error, self.closed = error, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.closed is None:
+            raise self._error
+        self.closed = None
+        return {}
+
+    def close(self):
+        self.closed = True
+
+
+# As Grain reports a worker's end.
+ENDED = "Worker process was terminated unexpectedly with exit code {}. Search the logs above for the source of the crash."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "is full .No space left on device.; .*--shm-size=8g"),
+        (RuntimeError(ENDED.format(-signal.SIGBUS)), "is full .bus error.; .*data.workers=0"),
+        (RuntimeError(ENDED.format(-signal.SIGKILL)), "died .SIGKILL; the machine is out of memory"),
+        (RuntimeError(ENDED.format(3)), "died .exit code 3.; .*data.workers"),
+        (OSError(errno.EMFILE, "Too many open files"), "handed over by the 2 workers .Too many open files"),
+    ],
+)  # fmt: skip
+def test_what_ends_workers_is_one_line(error, words):
+    data = Failing(error)
+    with pytest.raises(RunError, match=words):
+        list(pipeline.Batches(data, workers=2))
+    assert data.closed
+
+
+def test_other_errors_keep_their_kind():
+    for error in (RuntimeError("a defect"), OSError(errno.EIO, "no worker's")):
+        with pytest.raises(type(error)):
+            list(pipeline.Batches(Failing(error), workers=0))

@@ -1,0 +1,31 @@
+"""Some of a source's records."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cfmlc_jax.data.sources import Record, Source
+
+
+class Selected:
+    """The records at some positions of a source, in the order of these.
+
+    Args:
+        source: what they are taken from.
+        positions: of the records.
+    """
+
+    def __init__(self, source: Source, positions: Sequence[int] | np.ndarray):
+        self._source, self._positions = source, np.asarray(positions)
+        self.class_names = source.class_names
+        self.labels = source.labels[self._positions]
+        self.ids = [source.ids[i] for i in self._positions]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._positions[index])]
+
+    def __repr__(self) -> str:
+        return f"Selected({len(self)} of {self._source!r})"

@@ -1,0 +1,281 @@
+"""Several processes of one run: how they meet, and how all of them end when one fails.
+
+JAX itself ends the others by an abort with a stack trace, minutes after a process died, and waits
+five minutes at its exit for one that failed. So the processes watch over each other in the
+key-value store that JAX brings along: who fails says why, and the others end with that line.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed  # the store's client has no public name
+
+from cfmlc_jax import command
+from cfmlc_jax.errors import InputError, RunError
+
+JOIN_SECONDS = 300.0  # until the last process must have started
+JOIN_TO_SAY_SO = 15.0  # likewise, for one that has an error to tell already
+SIGN_SECONDS, SILENCE_SECONDS = 5.0, 30.0  # between signs of life; without one, a process is dead
+END_SECONDS = 5.0  # that process 0, which holds the store, waits for the others to know of an error
+_ROOM = "cfmlc_jax"
+_FAILED, _ALIVE, _ENDED = f"{_ROOM}/failed", f"{_ROOM}/alive/", f"{_ROOM}/ended/"
+
+
+def require_devices() -> None:
+    """Raise unless JAX has devices to compute on.
+
+    Raises:
+        InputError: a platform that is not there.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"JAX has no device to compute on ({reason}); look at --jax_platforms and $JAX_PLATFORMS"
+        ) from error
+
+
+class Alone:
+    """The only process of a run: an error is its own business."""
+
+    def __enter__(self) -> "Alone":
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def fail(self, error: Exception) -> None:
+        """Print an error's line."""
+        print(f"error: {error}", file=sys.stderr)
+
+    def leave(self) -> None:
+        """Nobody is waiting."""
+
+
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    mistake: Exception | None = None,
+    handled: tuple[type[Exception], ...] = (),
+) -> "Alone | Together":
+    """Meet the other processes, if there are any.
+
+    Args:
+        coordinator: "host:port" of process 0; None: there is but this one.
+        num_processes: how many there are.
+        process_id: which this is.
+        mistake: that this process has to report already: it waits less for the others.
+        handled: exceptions, besides this package's, that the caller handles.
+
+    Raises:
+        InputError: flags of which one is missing or wrong.
+        RunError: process 0 cannot listen there.
+    """
+    if coordinator is None:
+        for name, value in (("num_processes", num_processes), ("process_id", process_id)):
+            if value is not None:
+                raise InputError(
+                    f"--{name}={value} needs --coordinator, host:port of process 0; add it, or leave the flag out"
+                )
+        return Alone()
+    host, port = _place(coordinator)
+    if num_processes is None or process_id is None:
+        name = "num_processes" if num_processes is None else "process_id"
+        raise InputError(f"--coordinator={coordinator} needs --{name} too; add it")
+    if num_processes < 1:
+        raise InputError(f"--num_processes={num_processes} must be at least 1")
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id={process_id} must be from 0 to {num_processes - 1}, for --num_processes={num_processes}"
+        )
+    return Together(host, port, num_processes, process_id, mistake=mistake, handled=handled)
+
+
+class Together:
+    """One of several processes, as `join` makes it: a context that what they do together goes on in.
+
+    An exception that is not `handled` by the caller ends the process there, for the interpreter's own
+    end would wait for the others. An error of JAX may be another process's: for that one's word it
+    waits as long as it takes to find out that a process is dead.
+    """
+
+    def __init__(self, host: str, port: int, count: int, number: int, *, mistake, handled):
+        self._handled = (InputError, RunError, KeyboardInterrupt, *handled)
+        self._count, self._number, self._me = count, number, f"process {number}"
+        self._leaving = False
+        self._lock = threading.Lock()
+        seconds = JOIN_SECONDS if mistake is None else JOIN_TO_SAY_SO
+        late = (
+            f"the {count} processes did not meet at {host}:{port} within {seconds:.0f} s; "
+            "start all of them, with the same --coordinator and --num_processes"
+        )
+        timer = threading.Timer(seconds, self._end, [str(mistake or late)])
+        timer.daemon = True
+        timer.start()
+        # A connection that breaks makes JAX abort; the relay ends this process in a line instead.
+        address = f"{host}:{port}" if number == 0 else _Relay(host, port, self._lost).address
+        try:
+            jax.distributed.initialize(
+                address,
+                count,
+                number,
+                coordinator_bind_address=f"[::]:{port}" if number == 0 else None,
+                initialization_timeout=int(2 * JOIN_SECONDS),
+            )
+        except (RuntimeError, ValueError) as failure:
+            reason = " ".join(str(failure).split())
+            raise RunError(
+                f"process {number} cannot listen at --coordinator={host}:{port} ({reason}); take another port"
+            ) from failure
+        finally:
+            timer.cancel()
+        self._client: Any = distributed.global_state.client
+        self._seen = {str(i): ("", time.monotonic()) for i in range(count)}
+        threading.Thread(target=self._watch, daemon=True).start()
+        command.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
+
+    def __enter__(self) -> "Together":
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is None or isinstance(error, self._handled):
+            return
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
+        self._publish(f"{self._me} failed: {kind.__name__}: {' '.join(str(error).split())}"[:500])
+        sys.excepthook(kind, error, trace)
+        command.end(1)
+
+    def fail(self, error: Exception) -> None:
+        """Let the others end with this error, and print it, unless another process had the very same first."""
+        mine = f"{self._me} failed: {error}"
+        first = self._publish(mine)
+        if first == mine or first.partition(" failed: ")[2] != str(error):
+            print(f"error: {error}", file=sys.stderr)
+
+    def leave(self) -> None:
+        """Wait for all processes to come to their end, and part from them.
+
+        The first of them has reports to write; until it is done the others still watch.
+        """
+        self._client.wait_at_barrier(f"{_ROOM}/end", timeout_in_ms=24 * 3600 * 1000)
+        self._leaving = True
+        jax.distributed.shutdown()
+
+    def _publish(self, line):
+        """Tell the others why this process ends; the line of the process that ended first."""
+        self._leaving = True
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
+            self._client.key_value_set(_FAILED, line)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
+            line = self._client.key_value_try_get(_FAILED)
+            self._acknowledge()
+        return line
+
+    def _acknowledge(self):
+        """Say that this process knows of the failure. Process 0, whose end takes the store away, goes last."""
+        self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
+        deadline = time.monotonic() + END_SECONDS
+        while self._number == 0 and time.monotonic() < deadline:
+            if len(self._client.key_value_dir_get(_ENDED)) == self._count:
+                time.sleep(0.5)  # from saying so to the end
+                return
+            time.sleep(0.1)
+
+    def _watch(self):
+        while not self._leaving:
+            try:
+                line = self._client.blocking_key_value_get(_FAILED, int(1000 * SIGN_SECONDS))
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    self._lost()
+                self._give_sign()
+                continue
+            if not self._leaving:
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    self._acknowledge()
+                self._end(line)
+
+    def _give_sign(self):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the relay sees that process 0 is gone
+            self._client.key_value_set(f"{_ALIVE}{self._number}", str(time.time()), allow_overwrite=True)
+            if self._number == 0:
+                self._look_for_signs()
+
+    def _look_for_signs(self):
+        now = time.monotonic()
+        for key, sign in self._client.key_value_dir_get(_ALIVE):
+            number = key.removeprefix(_ALIVE)
+            if self._seen[number][0] != sign:
+                self._seen[number] = (sign, now)
+        for number, (_, since) in self._seen.items():
+            if now - since > SILENCE_SECONDS and not self._leaving:
+                self._end(self._publish(_gone(number, f"no sign of life for {SILENCE_SECONDS:.0f} s")))
+
+    def _lost(self):
+        if not self._leaving:
+            time.sleep(1)  # for the reason that it may have published
+            self._end(_gone("0", "its connection broke"))
+
+    def _end(self, line):
+        with self._lock:  # one line, of whichever thread comes first
+            os.write(2, f"error: {line}\n".encode("utf-8", "backslashreplace"))
+            os._exit(1)
+
+
+def _gone(number, how):
+    return (
+        f"process {number} is gone ({how}): it was killed, or its machine is down; see its output; "
+        "the same commands resume from the last checkpoint"
+    )
+
+
+def _place(coordinator):
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--coordinator={coordinator} is not host:port; give the first process's name and a free port, as node1:1234"
+        )
+    return host.strip("[]"), int(port)
+
+
+class _Relay:
+    """A place on this machine that passes everything on to process 0 and back.
+
+    lost: is called when process 0 closes a connection, or is silent on it for longer than signs of
+        life take. JAX's side of the connection stays open.
+    """
+
+    def __init__(self, host: str, port: int, lost: Callable[[], None]):
+        self._place, self._lost = (host, port), lost
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            here, _ = self._server.accept()
+            try:
+                there = socket.create_connection(self._place, timeout=SILENCE_SECONDS)
+            except OSError:
+                here.close()  # process 0 is not there yet: JAX tries again
+                continue
+            threading.Thread(target=_pass_on, args=[here, there, lambda: None], daemon=True).start()
+            threading.Thread(target=_pass_on, args=[there, here, self._lost], daemon=True).start()
+
+
+def _pass_on(source, target, at_end):
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    at_end()

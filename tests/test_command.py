@@ -1,0 +1,203 @@
+"""What every command does about its own process: names of every kind, Ctrl-C, orphans."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfmlc_jax import command as commands
+from cfmlc_jax import main as main_command
+from cfmlc_jax import predict
+from cfmlc_jax.report import __main__ as report
+
+TESTS = Path(__file__).parent
+TINY = f"--config={TESTS / 'configs' / 'tiny.py'}"
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(TESTS.parent),
+    "XLA_FLAGS": "--xla_backend_optimization_level=1",
+}
+UNDECODABLE = os.fsdecode(b"caf\xe9")  # as a path may be: Latin-1 in a world of UTF-8
+
+
+def ascii_streams(monkeypatch):
+    """Give stdout and stderr that take ASCII alone; a function of a stream's name: what was written to it."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+
+    def written(name):
+        streams[name].flush()
+        return streams[name].buffer.getvalue().decode("ascii")
+
+    return written
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "a.jpg")
+    for split in ("train", "val"):
+        (root / f"{split}.csv").write_text("a.jpg,café;日本\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments"),
+    [(main_command.main, ["--help"]), (predict.main, ["--help"]), (report.main, ["--help"])],
+)
+def test_help_on_a_stdout_of_ascii(monkeypatch, run, arguments):
+    written = ascii_streams(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with contextlib.suppress(SystemExit):  # argparse's
+        assert run() == 0
+    assert "\\u" in written("stdout")  # the … of an argument
+
+
+def test_classes_and_paths_on_streams_of_ascii(monkeypatch, tmp_path, photos):
+    written = ascii_streams(monkeypatch)
+    config = f"--config={TESTS.parent / 'configs' / 'own_images.py'}"
+    arguments = [config, f"--config.data.root={photos}", f"--workdir={tmp_path / 'läufe'}"]
+    monkeypatch.setattr(sys, "argv", ["main", *arguments])
+    assert main_command.main() == 1  # the image is in both splits
+    assert "l\\xe4ufe" in written("stdout")
+    assert "(caf\\xe9)" in written("stdout")
+    assert report.main([str(tmp_path / UNDECODABLE)]) == 1
+    assert "\\udce9" in written("stderr")
+
+
+def test_a_workdir_whose_name_is_no_text(command):
+    code, _, err = command(TINY, f"--workdir={UNDECODABLE}")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: workdir ")
+    assert "bytes that are no text" in err
+
+
+def start(module, *arguments):
+    # Ctrl-C is ignored in what a shell runs in the background, and so in what the tests run then.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"cfmlc_jax.{module}", *arguments],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def listens(process):
+    """Whether the process takes SIGINT as a command does: it is blocked there, and a thread waits for it."""
+    blocked = next(
+        line.split()[1]
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        if line.startswith("SigBlk")
+    )
+    threads = len(os.listdir(f"/proc/{process.pid}/task"))
+    return bool(int(blocked, 16) >> (signal.SIGINT - 1) & 1) and threads > 1
+
+
+def members(group):
+    """The living processes of a group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of) == group and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="processes are looked at in /proc"
+)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("main", [TINY]),
+        ("main", ["--mode=evaluate", "--checkpoint=nowhere"]),
+        ("predict", ["--checkpoint=nowhere", "a.jpg"]),
+        ("report", ["nowhere"]),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported(module, arguments):
+    process = start(module, *arguments)
+    wait_for(lambda: listens(process), 60)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == commands.INTERRUPTED == 130
+    assert len(err.splitlines()) == 1
+    assert err.startswith("interrupted")
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_run(tmp_path, number):
+    process = start(
+        "main", TINY, f"--workdir={tmp_path}", "--config.data.workers=1", "--config.train.epochs=100"
+    )
+    try:
+        first = process.stderr.readline()
+        assert first.startswith("step "), first + process.stderr.read()
+        assert len(members(process.pid)) > 2
+        if number == signal.SIGINT:  # as a terminal does, and an impatient user
+            os.killpg(process.pid, number)
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        process.wait(timeout=10)
+        wait_for(lambda: not members(process.pid), 20)
+        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("step ")]
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert lines == [
+                "interrupted; the same command starts again, a training from its last checkpoint"
+            ]
+    finally:
+        for member in members(process.pid):
+            os.kill(member, signal.SIGKILL)
+        process.communicate()
+
+
+@needs_proc
+def test_where_ctrl_c_is_ignored_it_stays_ignored():
+    program = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from cfmlc_jax import command; command.end_at_interrupt('interrupted');"
+        "os.kill(os.getpid(), signal.SIGINT); command.end(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_what_is_to_be_done_before_the_end():
+    program = (
+        "import os, signal, time; from cfmlc_jax import command; command.end_at_interrupt('no more é');"
+        "command.at_interrupt(lambda: print('swept', flush=True));"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"swept\n", b"no more \\xe9\n")

@@ -1,0 +1,140 @@
+"""Several processes of a run: flags that do not fit, and how all end when one fails."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cfmlc_jax import processes
+from cfmlc_jax.errors import InputError
+
+# Joins the others, and then does what its last argument says.
+PROGRAM = """
+import os, signal, sys, time
+from cfmlc_jax import command, processes
+from cfmlc_jax.errors import InputError
+
+processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
+address, number, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+command.end_at_interrupt("interrupted")
+members = processes.join(address, 2, number)
+print("joined", flush=True)
+try:
+    with members:
+        if what == "fails":
+            raise InputError("a.jpg: is broken")
+        if what == "has a defect":
+            raise ZeroDivisionError("by zero")
+        if what == "waits":
+            time.sleep(60)
+    members.leave()
+except InputError as error:
+    members.fail(error)
+    command.end(1)
+command.end(0)
+"""
+
+
+def start(*whats):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(number), what],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, what in enumerate(whats)
+    ]
+
+
+def ends(started):
+    """Exit code and stderr of each."""
+    found = []
+    for process in started:
+        _, err = process.communicate(timeout=120)
+        found.append((process.returncode, err))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("whats", "expected"),
+    [
+        (("ends", "ends"), [(0, ""), (0, "")]),
+        (
+            ("waits", "fails"),
+            [(1, "error: process 1 failed: a.jpg: is broken\n"), (1, "error: a.jpg: is broken\n")],
+        ),
+    ],
+)
+def test_all_end_with_the_one_that_fails(whats, expected):
+    assert ends(start(*whats)) == expected
+
+
+def test_what_all_have_to_say_is_said_once():
+    (code, err), (other, more) = ends(start("fails", "fails"))
+    assert (code, other) == (1, 1)
+    lines = (err + more).splitlines()
+    # Whoever is told before it fails itself names the other.
+    assert {line.removeprefix("error: ").rpartition(" failed: ")[2] for line in lines} == {"a.jpg: is broken"}
+    assert "error: a.jpg: is broken" in lines
+
+
+def test_a_defect_keeps_its_traceback_and_ends_all():
+    (code, err), (other, more) = ends(start("has a defect", "waits"))
+    assert (code, other) == (1, 1)
+    assert err.splitlines()[-1] == "ZeroDivisionError: by zero"
+    assert more == "error: process 0 failed: ZeroDivisionError: by zero\n"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_end_when_one_is_killed(victim):
+    started = start("waits", "waits")
+    for process in started:
+        assert process.stdout.readline() == "joined\n"
+    started[victim].send_signal(signal.SIGKILL)
+    found = ends(started)
+    assert found[victim] == (-signal.SIGKILL, "")
+    code, err = found[1 - victim]
+    assert code == 1
+    assert err.startswith(f"error: process {victim} is gone (")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((None, 2, None), "--num_processes=2 needs --coordinator"),
+        ((None, None, 0), "--process_id=0 needs --coordinator"),
+        (("node1:1234", None, 0), "needs --num_processes too"),
+        (("node1:1234", 2, None), "needs --process_id too"),
+        (("node1:1234", 0, 0), "--num_processes=0 must be at least 1"),
+        (("node1:1234", 2, 2), "--process_id=2 must be from 0 to 1"),
+        (("node1:1234", 2, -1), "--process_id=-1 must be from 0 to 1"),
+        (("node1", 2, 0), "--coordinator=node1 is not host:port"),
+        (("node1:", 2, 0), "is not host:port"),
+        ((":1234", 2, 0), "is not host:port"),
+        (("node1:port", 2, 0), "is not host:port"),
+        (("node1:70000", 2, 0), "is not host:port"),
+        (("node1:²", 2, 0), "is not host:port"),
+        (("", 2, 0), "is not host:port"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, words):
+    with pytest.raises(InputError, match=words):
+        processes.join(*flags)
+
+
+def test_one_process_needs_no_flags(capsys):
+    with processes.join(None, None, None) as members:
+        members.fail(InputError("a mistake"))
+    members.leave()
+    assert capsys.readouterr().err == "error: a mistake\n"
