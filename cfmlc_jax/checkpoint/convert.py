@@ -88,8 +88,8 @@ def unwrapped(
     models = [""] if "" in models else models
     if len(models) > 1 or len(averages) > 1:
         raise InputError(
-            f"the entries are of several models ({', '.join(path or 'no prefix' for path in paths)}); save the "
-            "one that is meant: torch.save(model.state_dict(), FILE)"
+            f"the entries are of several models ({_some([path or 'no prefix' for path in paths], _LISTED)}); save "
+            "the one that is meant: torch.save(model.state_dict(), FILE)"
         )
     if not models:
         return dict(state_dict), None
@@ -140,9 +140,8 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     if fitting:
         raise InputError(f"the weights are of {' or '.join(fitting)}; give one as --model")
     if not candidates:
-        entries = ", ".join(list(state_dict)[:3])
         raise InputError(
-            f"the weights are of no model here: {len(state_dict)} entries ({entries}, …), stages of "
+            f"the weights are of no model here: {len(state_dict)} entries ({_some(list(state_dict), 3)}), stages of "
             f"{', '.join(map(str, depths)) or 'no'} blocks; known are {', '.join(build.names())}"
         )
     nearest = min(candidates, key=lambda name: sum(len(entries) for _, entries in problems[name]))
@@ -196,10 +195,13 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
         for attention in ("cross", "self", "none"):
             branches = names.branches(attention, names.prefix(backbone.torch))
             keys = [renamed(f"{path}.{names.bias}") for path in branches.values()]
-            if all(key in state_dict for key in keys):
+            biases = [key for key in keys if key in state_dict]
+            # One that lacks entries is still that head: they are named as missing then.
+            last = keys[-1].removesuffix(names.bias)
+            if biases and any(key.startswith(last) for key in state_dict):
                 queries = renamed(f"{branches['whole']}.{names.queries}") if names.queries else ""
                 return Architecture(
-                    _length(keys[0], state_dict, axis=-1),
+                    _length(biases[0], state_dict, axis=-1),
                     attention,
                     head,
                     _length(queries, state_dict, axis=0) if queries else 0,
@@ -441,10 +443,13 @@ def _problems(name, state_dict, allow) -> list[tuple[str, list[str]]]:
 
 
 def _told(problems):
-    return "; ".join(
-        f"{len(names)} {kind}: {', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
-        for kind, names in problems
-    )
+    return "; ".join(f"{len(names)} {kind}: {_some(names, _LISTED)}" for kind, names in problems)
+
+
+def _some(names, most):
+    """So many names on one line, whatever characters they have."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
+    return ", ".join(shown) + (", …" if len(names) > most else "")
 
 
 def _missing_of_head(name, dialect, left_over):

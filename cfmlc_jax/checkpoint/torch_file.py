@@ -218,7 +218,7 @@ def _safetensors(path):
     for key, entry in safetensors.deserialize(path.read_bytes()):
         if entry["dtype"] not in _TYPES:
             raise InputError(
-                f"{path}: {key} has the type {entry['dtype']}, which is not read; save it as float32"
+                f"{path}: {key!r} has the type {entry['dtype']}, which is not read; save it as float32"
             )
         yield key, np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
 
@@ -231,12 +231,13 @@ def _load_torch(path):
         with (
             torch.serialization.safe_globals([*allowed, argparse.Namespace]),
             warnings.catch_warnings(),
+            path.open("rb") as file,  # a name that ends with .safetensors is read otherwise
         ):
             # Said of files that are then refused, in one line that says why.
             warnings.filterwarnings(
                 "ignore", ".*(Detected pickle protocol|TorchScript archive|Validating sparse tensor)"
             )
-            return torch.load(path, weights_only=True, map_location="cpu")
+            return torch.load(file, weights_only=True, map_location="cpu")
     except _DAMAGED as error:
         raise InputError(_reason(path, error)) from error
 
@@ -333,7 +334,7 @@ def arrays(path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
     if not isinstance(tensor, np.ndarray):
         if "strided" not in str(tensor.layout) or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
-            raise InputError(f"{path}: {key} is not a dense tensor; {_WAY_OUT}")
+            raise InputError(f"{path}: {key!r} is not a dense tensor; {_WAY_OUT}")
         tensor = tensor.detach()
         if tensor.is_floating_point() and tensor.element_size() < 4:
             tensor = tensor.float()  # numpy knows no bfloat16
@@ -341,10 +342,10 @@ def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
             tensor = tensor.resolve_conj().resolve_neg().numpy()
         except (RuntimeError, TypeError) as error:
             raise InputError(
-                f"{path}: {key} has the type {tensor.dtype}, which is not read; {_WAY_OUT}"
+                f"{path}: {key!r} has the type {tensor.dtype}, which is not read; {_WAY_OUT}"
             ) from error
     if np.iscomplexobj(tensor):
-        raise InputError(f"{path}: {key} is a tensor of complex numbers; {_WAY_OUT}")
+        raise InputError(f"{path}: {key!r} is a tensor of complex numbers; {_WAY_OUT}")
     # Half precision, and what else numpy does not compute with.
     is_small_float = tensor.dtype.itemsize < 4 and tensor.dtype.kind not in "biu"
     return tensor.astype(np.float32) if is_small_float else tensor
