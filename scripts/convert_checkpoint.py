@@ -370,12 +370,10 @@ def _pixels_line(flags, config):
     name = config.model.statistics
     if not name:
         return "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"
-    why = (
-        ""
-        if flags.statistics == name
-        else ", as weights by this recipe want them (--statistics=none: in [0, 1])"
-    )
-    return f"pixels: standardised by {name}'s colours{why}; begin runs with --config.model.statistics={name}"
+    line = f"pixels: standardised by {name}'s colours"
+    if flags.statistics == "auto":
+        line += ", as ImageNet's plain recipes do (--statistics=none: in [0, 1], as MLC-PAT's)"
+    return f"{line}; a run that begins with these weights does it by --config.model.statistics={name}"
 
 
 def _summary(name, state_dict, variables, found):

@@ -384,10 +384,10 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_
 @pytest.mark.parametrize(
     ("arguments", "classes", "statistics", "line"),
     [
-        ([], 1000, "imagenet", "pixels: standardised by imagenet's colours, as weights by this recipe want them"),
+        ([], 1000, "imagenet", "pixels: standardised by imagenet's colours, as ImageNet's plain recipes do (--statistics=none"),
         (["--statistics=none"], 1000, "", "pixels: in [0, 1]"),
         ([], 7, "", "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"),
-        (["--statistics=cifar"], 7, "cifar", "begin runs with --config.model.statistics=cifar"),
+        (["--statistics=cifar"], 7, "cifar", "pixels: standardised by cifar's colours; a run that begins with these weights does it by --config.model.statistics=cifar"),
     ],
 )  # fmt: skip
 def test_pixels_as_the_weights_want_them(
