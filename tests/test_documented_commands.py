@@ -37,8 +37,9 @@ NOT_RUN = {
 COMMAND = re.compile(
     r"(?<![\w./-])(?P<python>python )?(?P<program>-m cfmlc_jax(?:\.\w+)+|scripts/\w+\.(?:py|sh))(?P<rest>[^`\n]*)"
 )
-# Where the words of a command end: columns of remarks, remarks, the end of a string or of a sentence.
-END = re.compile(r"""  | #|[;)"\\]|,(?=\s|$)|\.(?=\s|$)| \(""")
+# Where the words of a command end: columns of remarks, remarks, the end of a string or of a sentence, and
+# what a message adds only sometimes.
+END = re.compile(r"""  | #|[;)"\\]|,(?=\s|$)|\.(?=\s|$)| \(|\{f""")
 # Of the shell scripts the one that the others read.
 SOURCED = "scripts/setup.sh"
 # What stands for a value of the user's own.
