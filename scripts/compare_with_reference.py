@@ -525,7 +525,7 @@ class Subject(NamedTuple):
 
 
 def _from_checkpoint(flags) -> Subject:
-    state_dict, _ = torch_file.read_torch(Path(flags.checkpoint))
+    state_dict, _ = convert.unwrapped(torch_file.read_torch(Path(flags.checkpoint)).weights)
     found = convert.architecture(flags.model, state_dict)
     for flag, given, stored in (
         ("classes", flags.classes, found.num_classes),
@@ -534,7 +534,9 @@ def _from_checkpoint(flags) -> Subject:
         if given not in (None, stored):
             raise InputError(f"--{flag}={given}, but {flags.checkpoint} has {stored}; leave the flag out")
     if found.head not in ("linear", "query2label"):
-        raise InputError(f"{flags.checkpoint} has the head {found.head}, which MLC-PAT does not build")
+        raise InputError(
+            f"{flags.checkpoint} has the head {found.head or 'none'}, which MLC-PAT does not build"
+        )
     variables = convert.from_torch(flags.model, state_dict)
     return Subject(flags.model, found.num_classes, found.attention, state_dict, variables)
 

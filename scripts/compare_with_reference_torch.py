@@ -8,6 +8,7 @@ packages, downloads, the GPU, half precision. None changes the arithmetic.
 import argparse
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import io
 import logging
@@ -63,7 +64,15 @@ UNUSED = (
 )
 
 
-class Unused(types.ModuleType):
+class StandIn(types.ModuleType):
+    """A module without a file. It has a spec: `find_spec`, by which packages look for each other, asks for it."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+
+class Unused(StandIn):
     """A module in which every public name is an empty class, so that it can be imported from."""
 
     def __getattr__(self, name: str) -> type:
@@ -78,6 +87,9 @@ class InPlaceABN(nn.Module):
     What the package inplace_abn computes, with its entries in the state_dict; not in place, and
     differentiable by PyTorch itself.
     """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
 
     def __init__(self, num_features: int, *, activation: str, activation_param: float, group: None = None):
         super().__init__()
@@ -228,7 +240,7 @@ def _resnet_function(stage_sizes, convolutions):
 
 
 def _in_place_stand_in():
-    module: Any = types.ModuleType("inplace_abn")
+    module: Any = StandIn("inplace_abn")
     module.InPlaceABN = module.InPlaceABNSync = InPlaceABN
     return {"inplace_abn": module}
 
@@ -242,11 +254,11 @@ def load_script(checkout: Path, file: str) -> types.ModuleType:
     torchvision is the real one where it is installed; inplace_abn never, since it needs a GPU.
 
     Raises:
-        InputError: it imports what is neither installed nor stood in for.
+        InputError: it imports what is neither installed nor stood in for, or torchvision is broken.
     """
     modules: dict[str, types.ModuleType] = {name: Unused(name) for name in UNUSED}
     modules |= _in_place_stand_in()
-    if importlib.util.find_spec("torchvision") is None:
+    if not has_torchvision():
         modules |= torchvision_stand_in()
     name = "mlc_pat_" + Path(file).stem.replace("-", "_").lower()
     spec = importlib.util.spec_from_file_location(name, checkout / file)
@@ -266,6 +278,25 @@ def load_script(checkout: Path, file: str) -> types.ModuleType:
     namespace.autocast = contextlib.nullcontext
     namespace.GradScaler = PlainScaler
     return script
+
+
+def has_torchvision() -> bool:
+    """Whether the real torchvision is there. It is imported before any stand-in: it takes what it finds.
+
+    Raises:
+        InputError: it is installed and cannot be imported.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, OSError, RuntimeError) as error:  # a build for another PyTorch
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"torchvision cannot be imported ({reason}); install the release that goes with PyTorch "
+            f"{torch.__version__}, or remove it: a stand-in takes its place"
+        ) from error
+    return True
 
 
 class PlainScaler:

@@ -1,17 +1,20 @@
 """Converts weights of PyTorch to a checkpoint of this package, and back.
 
-    python scripts/convert_checkpoint.py model_best.pth.tar OUT --model=resnet101 --classes=coco
+    python scripts/convert_checkpoint.py model_best.pth.tar OUT --classes=coco
     python -m cfmlc_jax.main --mode=evaluate --checkpoint=OUT
     python -m cfmlc_jax.main --config=configs/coco.py --config.init_from=OUT
 
     python scripts/convert_checkpoint.py runs/coco OUT.pth.tar --to_torch
 
-IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL, or of the long-tailed reference
-(Long-Tailed-Recognition.pytorch); classes, attention and head follow from its entries, and every
-entry has its place or is an error. OUT is a new folder, read wherever a checkpoint is. With
+IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL, as PyTorch or safetensors saves it,
+with or without what training wraps around (Lightning, DistributedDataParallel, torch.compile, a moving
+average), or of the long-tailed reference (Long-Tailed-Recognition.pytorch). Model, classes, attention
+and head follow from its entries, and every entry has its place or is an error. A backbone without a
+head begins new runs (--config.init_from). OUT is a new folder, read wherever a checkpoint is. With
 --to_torch, IN is a run or a checkpoint, and OUT a file as MLC-PAT's own, or, for the heads
 causal_norm, dot_product and lws, as the long-tailed reference's.
-Needs PyTorch: pip install 'cfmlc_jax[torch]'. Exit code 0: OUT is written; 1: an error, told in one line.
+Needs PyTorch, except for safetensors: pip install 'cfmlc_jax[torch]'. Exit code 0: OUT is written; 1: an
+error, told in one line.
 """
 
 import argparse
@@ -29,17 +32,19 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
 from cfmlc_jax import recipes
 from cfmlc_jax.checkpoint import convert, manager
-from cfmlc_jax.checkpoint.torch_file import read_torch, write_torch
+from cfmlc_jax.checkpoint.torch_file import Weights, load, weights_in, write_torch
 from cfmlc_jax.command import tolerate_every_name
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.longtail import convert as longtail
 from cfmlc_jax.longtail import torch_file
 from cfmlc_jax.models import build
+from cfmlc_jax.models.statistics import STATISTICS
 
 # ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
 # not have. It is the null image of effect.null=mean and has no part in the plain prediction.
 MEAN_COLOUR = (0.485, 0.456, 0.406)
+ALLOW = "--allow=REGEX names entries that may be missing or left over"
 IN_PLACE_NORMS = {"auto": None, "yes": True, "no": False}
 
 
@@ -71,20 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def from_torch(flags: argparse.Namespace) -> None:
-    """Write the checkpoint OUT from the file IN of PyTorch; print what went where.
+    """Write the checkpoint OUT from the file IN; print what went where.
 
     Raises:
         InputError: a file, a name or an option that cannot be used.
     """
-    if flags.model is None:
-        raise InputError(f"--model is missing: one of {', '.join(build.names())}")
-    if torch_file.recognise(flags.source):
-        from_long_tailed(flags)
+    if flags.model:
+        build.parts(flags.model)  # a misspelt name needs no file to be read
+    stored = load(flags.source)
+    if torch_file.recognise(stored):
+        from_long_tailed(flags, stored)
         return
-    weights, average = read_torch(flags.source)
-    found = convert.architecture(flags.model, weights)
+    read = unwrapped(flags.source, weights_in(flags.source, stored))
+    weights, average = read.weights, read.average
+    flags.model = flags.model or _recognised(flags, weights)
+    found = _described(flags, weights)
+    names = _class_names(flags, found.num_classes, read)
     config = configuration(flags, found)
-    names = _class_names(flags.classes, found.num_classes)
     lines: list[str] = []
     variables = _converted(flags, weights, found, "weights", lines.append)
     averaged = variables if average is None else _converted(flags, average, found, "average", None)
@@ -104,26 +112,58 @@ def from_torch(flags: argparse.Namespace) -> None:
     )
     print(f"\n{_summary(flags.model, weights, variables, found)}")
     print(f"averaged weights: {'the same, since the file has none' if average is None else 'of the file'}")
-    print(f"class names: {flags.classes or 'not known; evaluation takes those of its data'}")
-    print(f"{flags.out}: a checkpoint with method {config.method}, image size {config.views.image_size}")
+    print(_names_line(flags, names, found.num_classes, read))
+    print(_pixels_line(flags, config))
+    what = f"a checkpoint with method {config.method}" if found.head else "a backbone, for --config.init_from"
+    print(f"{flags.out}: {what}, image size {config.views.image_size}")
 
 
-def from_long_tailed(flags: argparse.Namespace) -> None:
-    """Write the checkpoint OUT from a file IN of the long-tailed reference.
+def unwrapped(path: Path, read: Weights) -> Weights:
+    """The same without what wraps the model; what the file holds of both in one state_dict as two.
+
+    Raises:
+        InputError: several models in the file.
+    """
+    try:
+        weights, beside = convert.unwrapped(read.weights)
+        average = beside if read.average is None else convert.unwrapped(read.average)[0]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return read._replace(weights=weights, average=average)
+
+
+def _recognised(flags, state_dict):
+    try:
+        return convert.recognise(state_dict, allow=flags.allow)
+    except InputError as error:
+        raise InputError(f"{flags.source}: {error}; {ALLOW}") from error
+
+
+def _described(flags, state_dict):
+    try:
+        return convert.architecture(flags.model, state_dict)
+    except InputError as error:
+        raise InputError(f"{flags.source}: {error}") from error
+
+
+def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
+    """Write the checkpoint OUT from what a file IN of the long-tailed reference holds.
 
     Raises:
         InputError: a file, a name or an option that cannot be used.
     """
     if flags.allow:
         raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
+    checkpoint = torch_file.checkpoint_in(flags.source, stored)
     try:
-        variables = longtail.from_torch(flags.model, torch_file.read(flags.source))
+        flags.model = flags.model or longtail.recognise(checkpoint)
+        variables = longtail.from_torch(flags.model, checkpoint)
     except InputError as error:
         raise InputError(f"{flags.source}: {error}") from error
     head = longtail.head_of(variables)
     num_classes = variables["params"]["head"][longtail.BRANCH]["kernel"].shape[1]
     config = long_tailed_configuration(flags, head)
-    names = _class_names(flags.classes, num_classes)
+    names = _class_names(flags, num_classes, None)
     manager.write(
         flags.out,
         model={
@@ -136,7 +176,7 @@ def from_long_tailed(flags: argparse.Namespace) -> None:
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(f"{flags.model} with head {head}: {parameters:,} parameters, {num_classes} classes")
-    print(f"class names: {flags.classes or 'not known; evaluation takes those of its data'}")
+    print(_names_line(flags, names, num_classes, None))
     print(f"{flags.out}: a checkpoint of one label an image, image size {config.views.image_size}")
 
 
@@ -159,6 +199,8 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
         config.views.crop = "padded" if small else "area"
         config.views.image_size = 32 if small else 224
         config.model.statistics = "cifar" if small else "imagenet"
+    if flags.statistics != "auto":
+        config.model.statistics = "" if flags.statistics == "none" else flags.statistics
     fields = configs.to_json(config)
     fields["model"] |= {"name": flags.model, "head": head, "attention": "none"}
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
@@ -177,6 +219,8 @@ def to_torch(flags: argparse.Namespace) -> None:
     for name in ("config", "classes", "allow"):
         if getattr(flags, name):
             raise InputError(f"--{name} does not go with --to_torch: the checkpoint says it")
+    if flags.out.suffix == ".safetensors":
+        raise InputError(f"{flags.out}: --to_torch writes files of PyTorch; end the name with .pth")
     path = manager.find(flags.source)
     config = configs.from_json(manager.read_meta(path)["config"])
     name = config.model.name
@@ -210,8 +254,8 @@ def to_torch(flags: argparse.Namespace) -> None:
 def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any:
     """The configuration of the checkpoint: --config's, or the default, with the model that was found.
 
-    Weights with one head go with the methods that have one; of those, PAT-I unless --config says
-    otherwise.
+    Weights with one head, or none, go with the methods that have one; of those, PAT-I unless --config
+    says otherwise. What was trained on ImageNet by a plain recipe has its pixels standardised.
 
     Raises:
         InputError: a configuration that cannot be read, or an image size that does not suit the model.
@@ -220,11 +264,14 @@ def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
     default_head = build.parts(flags.model)[1][0]
+    pixels = convert.statistics(flags.model, found) if flags.statistics == "auto" else flags.statistics
     fields["model"] |= {
         "name": flags.model,
         "attention": found.attention,
         "head": "" if found.head == default_head else found.head,
     }
+    if pixels:
+        fields["model"]["statistics"] = "" if pixels == "none" else pixels
     if found.groups:
         fields["model"]["groups"] = found.groups
     if found.attention != "none":
@@ -256,24 +303,86 @@ def _converted(flags, state_dict, found, kind, report):
             report=report,
         )
     except InputError as error:
-        raise InputError(f"{flags.source}, {kind}: {error}") from error
+        raise InputError(f"{flags.source}, {kind}: {error}{_hint(flags, state_dict)}") from error
 
 
-def _class_names(place, num_classes):
-    """The names, or None where none are given."""
-    if not place:
-        return None
-    names = class_names(place)
+def _hint(flags, state_dict):
+    """The way out of an error of conversion: the model whose weights these are, or what to allow."""
+    try:
+        other = convert.recognise(state_dict)
+    except InputError:
+        return f"; {ALLOW}"
+    return "" if other == flags.model else f"; they are those of {other}: leave --model out"
+
+
+def _class_names(flags, num_classes, read):
+    """The names by --classes, else the file's own; None where neither has them.
+
+    Raises:
+        InputError: as many names as there are no classes; names that the file has at other places.
+    """
+    own = _own_names(read, num_classes)
+    if not flags.classes:
+        return own and list(own)
+    names = class_names(flags.classes)
     if len(names) != num_classes:
-        raise InputError(f"--classes={place} names {len(names)} classes, the weights have {num_classes}")
+        raise InputError(
+            f"--classes={flags.classes} names {len(names)} classes, the weights have {num_classes}"
+        )
+    moved = [i for i, name in enumerate(names) if own and name != own[i] and name in own]
+    if moved:
+        i = moved[0]
+        raise InputError(
+            f"--classes={flags.classes} calls class {i} {names[i]!r}, {flags.source} calls it {own[i]!r}, and class "
+            f"{own.index(names[i])} {names[i]!r}: the order differs; leave --classes out to take the file's"
+        )
     return list(names)
+
+
+def _own_names(read, num_classes):
+    """The file's own class names, if they are as many as its classes."""
+    names = read and read.class_names
+    return names if names and len(names) == num_classes else None
+
+
+def _names_line(flags, names, num_classes, read):
+    """Where the names of the classes are from; a warning where the file says otherwise."""
+    own = _own_names(read, num_classes)
+    other = [i for i, name in enumerate(names or ()) if own and name != own[i]]
+    if other:
+        i = other[0]
+        _warn(f"{flags.source} calls {len(other)} classes otherwise: class {i} {own[i]!r}, not {names[i]!r}")
+    elif read and read.unread:
+        _warn(f"{flags.source}: {read.unread}; no names are taken from it")
+    elif read and read.class_names and own is None:
+        _warn(f"{flags.source} names {len(read.class_names)} classes, and its weights have {num_classes}")
+    if not num_classes:
+        return "class names: none, without a head"
+    if flags.classes or not names:
+        return f"class names: {flags.classes or 'not known; evaluation takes those of its data'}"
+    return f"class names: the file's ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+
+def _warn(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def _pixels_line(flags, config):
+    """How pixels are fed, which a run that begins with the weights must do likewise."""
+    name = config.model.statistics
+    if not name:
+        return "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"
+    line = f"pixels: standardised by {name}'s colours"
+    if flags.statistics == "auto":
+        line += ", as ImageNet's plain recipes do (--statistics=none: in [0, 1], as MLC-PAT's)"
+    return f"{line}; a run that begins with these weights does it by --config.model.statistics={name}"
 
 
 def _summary(name, state_dict, variables, found):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    head = f"{found.num_classes} classes, attention {found.attention}, head {found.head}"
     return (
-        f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {found.num_classes} classes, "
-        f"attention {found.attention}, head {found.head}"
+        f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {head if found.head else 'no head'}"
     )
 
 
@@ -288,14 +397,14 @@ def _pattern(text):
 def _parser():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "source", metavar="IN", type=Path, help="a file of PyTorch (--to_torch: a checkpoint)"
+        "source", metavar="IN", type=Path, help="a file of weights (--to_torch: a checkpoint)"
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder (--to_torch: a new file)")
-    parser.add_argument("--model", help=f"one of {', '.join(build.names())}")
+    parser.add_argument("--model", help=f"(default: by the entries) one of {', '.join(build.names())}")
     parser.add_argument("--config", help="kept with the checkpoint (default: the paper's recipe for COCO)")
     parser.add_argument(
         "--classes",
-        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line (default: not known)",
+        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line (default: the file's own)",
     )
     parser.add_argument(
         "--image_size", type=int, help="side of the views, pixels (default: the configuration's)"
@@ -313,6 +422,12 @@ def _parser():
         choices=IN_PLACE_NORMS,
         default="auto",
         help="whether norm weights w act as |w| + 1e-5, as InPlaceABN's (default auto: TResNets' do)",
+    )
+    parser.add_argument(
+        "--statistics",
+        choices=("auto", "none", *STATISTICS),
+        default="auto",
+        help="that pixels are standardised by (default auto: plain classifiers of ImageNet, and backbones alone)",
     )
     parser.add_argument("--to_torch", action="store_true", help="the other way round")
     return parser

@@ -408,11 +408,12 @@ def test_fill_is_a_function_of_seed_and_key(torch_side):
 
 
 def test_imports_leave_no_trace(torch_side, tmp_path):
-    names = ["inplace_abn", *torch_side.UNUSED, *torch_side.torchvision_stand_in()]
-    before = {name: sys.modules.get(name) for name in names}
+    before = dict(sys.modules)
     (tmp_path / "beside.py").write_text("class Base: ...\n")
     (tmp_path / "run.py").write_text(
-        "import torch, torchvision\n"
+        "import importlib.util, torch, torchvision\n"
+        # As PyTorch's own compiler does, which torchvision imports.
+        "found = [importlib.util.find_spec(name) for name in ('sklearn', 'timm.models', 'inplace_abn')]\n"
         "from torch.utils.tensorboard import SummaryWriter\n"
         "from torch.cuda.amp import GradScaler, autocast\n"
         "from inplace_abn import InPlaceABN, InPlaceABNSync\n"
@@ -429,10 +430,90 @@ def test_imports_leave_no_trace(torch_side, tmp_path):
     assert script.Kept.__mro__[1].__name__ == "Base"
     with script.autocast():
         assert script.GradScaler is torch_side.PlainScaler
-    assert {name: sys.modules.get(name) for name in names} == before
+    assert [spec.name for spec in script.found] == ["sklearn", "timm.models", "inplace_abn"]
+    left = {name for name, module in sys.modules.items() if isinstance(module, torch_side.StandIn)}
+    assert left == set()
+    assert {name: sys.modules[name] for name in before} == before
+    real = importlib.util.find_spec("torchvision") is not None
+    assert isinstance(script.torchvision, torch_side.StandIn) != real
     assert str(tmp_path) not in sys.path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beside.py", "run.py"]
     del sys.modules["beside"]
     (tmp_path / "run.py").write_text("import no_such_package\n")
     with pytest.raises(InputError, match=r"run.py cannot be imported \(No module named 'no_such_package'\)"):
         torch_side.load_script(tmp_path, "run.py")
+
+
+def test_a_torchvision_that_does_not_go_with_pytorch(torch_side, tmp_path, monkeypatch):
+    package = tmp_path / "torchvision" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    with pytest.raises(
+        InputError, match=r"torchvision cannot be imported \(operator torchvision::nms does not"
+    ) as error:
+        torch_side.load_script(tmp_path, "run.py")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkout_is_run_from_end_to_end(script, torch_side, tmp_path, monkeypatch, capsys):
+    """One in MLC-PAT's form, written here, with the real torchvision where it is installed."""
+    for name, text in CHECKOUT.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setitem(sys.modules, "compare_with_reference_torch", torch_side)
+    monkeypatch.setattr(script, "PLAIN", ("resnet18",))
+    flags = ["--model=resnet18", "--size=32", "--classes=3", "--batch=1", "--train-steps=0"]
+    try:
+        code = script.main([f"--reference={tmp_path}", *flags])
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "src_files"]:
+            del sys.modules[name]
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert "10 of 10 stages agree" in captured.out
+
+
+_SCRIPT = """
+import argparse
+import torchvision.transforms as transforms
+from sklearn.metrics import average_precision_score
+from inplace_abn import InPlaceABN
+from src_files.models.factory import create_model
+from src_files.utils.losses import AsymmetricLoss
+from torch.cuda.amp import GradScaler, autocast
+from torch.optim import lr_scheduler
+
+
+def weighted_sum(batch, attention, score):
+    attention = attention.view(-1, batch, attention.shape[1]).softmax(0)
+    return (attention * score.view(-1, batch, score.shape[1])).sum(0)
+"""
+CHECKOUT = {
+    "run_PAT-T.py": _SCRIPT,
+    "run_asl.py": _SCRIPT,
+    "src_files/models/factory.py": """
+import torch
+from timm.models.layers import DropPath
+from torchvision import models
+
+
+class Heads(torch.nn.Module):
+    def __init__(self, d, k):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = (torch.nn.Linear(d, k) for _ in range(3))
+
+    def forward(self, x):
+        return self.fc1(x), self.fc2(x), self.fc3(x)
+
+
+def create_model(args):
+    model = getattr(models, args.model_name)(pretrained=True)
+    model.fc = Heads(model.fc.in_features, args.num_classes)
+    return model.cuda()
+""",
+    "src_files/utils/losses.py": "class AsymmetricLoss: ...\n",
+}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import main
@@ -29,14 +31,16 @@ def torch_files(script, monkeypatch):
     """Files of PyTorch, kept in memory by path: PyTorch is an optional extra."""
     contents = {}
 
-    def write(path, weights, average=None):
-        contents[path] = weights, average
+    def write(path, weights, average=None, **beside):
+        contents[path] = {"state_dict": weights, "state_dict_ema": average} | beside
         path.touch()
 
-    monkeypatch.setattr(script, "read_torch", lambda path: contents[path])
+    def read(path):
+        return contents[path]["state_dict"], contents[path]["state_dict_ema"]
+
+    monkeypatch.setattr(script, "load", contents.__getitem__)
     monkeypatch.setattr(script, "write_torch", write)
-    monkeypatch.setattr(script.torch_file, "recognise", lambda path: False)
-    return write, contents.__getitem__
+    return write, read
 
 
 @pytest.fixture
@@ -56,8 +60,8 @@ def long_tailed_files(script, monkeypatch, rng):
         },
     }
     contents = {}
-    monkeypatch.setattr(script.torch_file, "recognise", lambda path: path in contents)
-    monkeypatch.setattr(script.torch_file, "read", contents.__getitem__)
+    monkeypatch.setattr(script, "load", contents.__getitem__)
+    monkeypatch.setattr(script.torch_file, "checkpoint_in", lambda path, stored: stored)
     monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
     contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
     return contents
@@ -209,9 +213,12 @@ def test_data_with_other_classes_than_the_checkpoint(script, run, torch_files, t
     ("arguments", "message"),
     [
         ([], "the following arguments are required: IN, OUT; --help lists the arguments"),
-        (["x.pth", "new"], "--model is missing: one of resnet18, "),
+        (["strange.pth", "new"], "strange.pth: these are not the weights of resnet_small: 1 missing: bn1.bias; 1 left over: bn1.b; --allow=REGEX names"),
+        (["other_wise.pth", "new"], "other_wise.pth: the weights are of no model here: 1 entries (a.b), stages of no blocks"),
+        (["two.pth", "new"], "two.pth: the entries are of several models (a., b.); save the one that is meant"),
+        (["names.pth", "new", "--classes=scenes"], "--classes=scenes calls class 0 'digit 0', names.pth calls it 'digit 1', and class 1 'digit 0': the order differs; leave --classes out to take the file's"),
         (["x.pth", "new", "--model=resnet81"], "model 'resnet81' is not one of"),
-        (["x.pth", "new", "--model=resnet50"], "x.pth, weights: these are not the weights of resnet50"),
+        (["x.pth", "new", "--model=resnet50"], "; they are those of resnet_small: leave --model out"),
         (["x.pth", "old", "--model=resnet_small"], "old is there already; remove it, or give another place"),
         (["x.pth", "new", "--model=resnet_small", "--classes=coco"], "--classes=coco names 80 classes, the weights have 10"),
         (["x.pth", "new", "--model=resnet_small", "--classes=no.txt"], "no.txt: No such file or directory"),
@@ -220,6 +227,7 @@ def test_data_with_other_classes_than_the_checkpoint(script, run, torch_files, t
         (["x.pth", "new", "--model=resnet_small", "--allow=("], "argument --allow: '(' is not a regular expression"),
         (["x.pth", "new", "--in_place_norms=perhaps"], "argument --in_place_norms: invalid choice: 'perhaps'"),
         (["other.pth", "new", "--model=resnet_small"], "other.pth, average: (10, 'none', 'linear', 0) in place of the weights'"),
+        (["stored", "new.safetensors", "--to_torch"], "--to_torch writes files of PyTorch; end the name with .pth"),
         (["nowhere", "new", "--to_torch"], "nowhere is not a checkpoint"),
         (["nowhere", "new", "--to_torch", "--classes=coco"], "--classes does not go with --to_torch"),
         (["stored", "new", "--to_torch", "--model=resnet18"], "is of resnet_small; leave it out"),
@@ -231,6 +239,10 @@ def test_a_mistake_is_told_in_one_line(script, run, torch_files, tmp_path, rng, 
     weights = random_weights(rng, "resnet_small")
     write(Path("x.pth"), weights)
     write(Path("other.pth"), weights, random_weights(rng, "resnet_small", attention="none"))
+    write(Path("strange.pth"), {{"bn1.bias": "bn1.b"}.get(key, key): x for key, x in weights.items()})
+    write(Path("other_wise.pth"), {"a.b": np.zeros(3)})
+    write(Path("two.pth"), {f"{path}.{key}": x for path in "ab" for key, x in weights.items()})
+    write(Path("names.pth"), weights, classes=[f"digit {i}" for i in (1, 0, *range(2, 10))])
     if "stored" in arguments:
         assert run(script.main, "x.pth", "stored", "--model=resnet_small")[0] == 0
     code, _, err = run(script.main, *arguments)
@@ -277,7 +289,7 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
 
 def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_tailed_files):
     saved = long_tailed_files[Path("final_model_checkpoint.pth")]
-    code, out, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar")
+    code, out, err = run(script.main, "final_model_checkpoint.pth", "mine")
     assert (code, err) == (0, "")
     assert "resnet32_cifar with head causal_norm" in out
     config = configs.from_json(manager.read_meta(Path("mine").absolute())["config"])
@@ -300,3 +312,114 @@ def test_long_tailed_weights_do_not_go_with_other_tasks(script, run, long_tailed
     code, _, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet50")
     assert code == 1
     assert "these are not the weights of resnet50" in err
+
+
+# --- As others save them ------------------------------------------------------------------------
+
+
+def test_lightning_without_a_model_named(script, run, torch_files, tmp_path, rng):
+    """The attribute's name is taken off, the average beside it found, the model told by the entries."""
+    write, contents = torch_files
+    weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
+    wrapped = {f"model.{key}": x for key, x in weights.items()}
+    wrapped |= {f"ema_model.module.{key}": x for key, x in average.items()}
+    write(Path("last.ckpt"), wrapped, classes=[f"digit {i}" for i in range(10)])
+    code, out, err = run(script.main, "last.ckpt", "mine")
+    assert (code, err) == (0, "")
+    assert "entries of resnet_small: 305,630 parameters, 10 classes, attention cross" in out
+    assert "averaged weights: of the file" in out
+    assert "class names: the file's (digit 0, digit 1, digit 2, …)" in out
+    assert manager.read_meta(tmp_path / "mine")["class_names"][9] == "digit 9"
+    assert run(script.main, "mine", "back.pth", "--to_torch")[0] == 0
+    for back, state_dict in zip(contents(Path("back.pth")), (weights, average)):
+        for key, array in state_dict.items():
+            np.testing.assert_array_equal(back[key], array)
+
+
+def test_safetensors_from_file_to_file(script, run, tmp_path, rng, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    weights = random_weights(rng, "resnet_small", attention="none")
+    half = {key: x.astype(ml_dtypes.bfloat16) if x.dtype.kind == "f" else x for key, x in weights.items()}
+    safetensors.numpy.save_file(half, tmp_path / "model.safetensors")
+    assert run(script.main, "model.safetensors", "mine")[0] == 0
+    params = manager.read_part(tmp_path / "mine", manager.model_shapes(tmp_path / "mine"))["variables"][
+        "params"
+    ]
+    rounded = {key: x.astype(np.float32) for key, x in half.items()}
+    jax.tree.map(np.testing.assert_array_equal, params, convert.from_torch("resnet_small", rounded)["params"])
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
+    code, _, err = run(script.main, "model.safetensors", "other")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "cut short, damaged or not of safetensors" in err
+
+
+def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_files, tmp_path, rng):
+    write, _ = torch_files
+    weights = random_weights(rng, "resnet_small")
+    write(Path("backbone.pth"), {key: x for key, x in weights.items() if not key.startswith("fc")})
+    code, out, err = run(script.main, "backbone.pth", "mine", "--statistics=none")
+    assert (code, err) == (0, "")
+    assert "entries of resnet_small: 301,760 parameters, no head" in out
+    assert "mine: a backbone, for --config.init_from" in out
+    code, out, err = run(
+        main.main, TINY, "--workdir=tuned", "--config.init_from=mine", "--config.optim.learning_rate=1e-30",
+        "--config.train.epochs=1", "--config.data.scenes.num_train=16", "--config.effect.kinds=()",
+        "--config.data.test_splits=('test_iid',)",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "its backbone; the head is fresh (resnet_small, attention none, 0 classes -> " in out
+    tuned = manager.find(tmp_path / "tuned")
+    params = manager.read_part(tuned, manager.model_shapes(tuned))["variables"]["params"]
+    wanted = convert.from_torch("resnet_small", weights)["params"]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, params["backbone"], wanted)
+    code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
+    assert code == 1
+    assert (
+        "mine is a backbone without a head, which scores nothing; train one on it: --config.init_from=" in err
+    )
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "statistics", "line"),
+    [
+        ([], 1000, "imagenet", "pixels: standardised by imagenet's colours, as ImageNet's plain recipes do (--statistics=none"),
+        (["--statistics=none"], 1000, "", "pixels: in [0, 1]"),
+        ([], 7, "", "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"),
+        (["--statistics=cifar"], 7, "cifar", "pixels: standardised by cifar's colours; a run that begins with these weights does it by --config.model.statistics=cifar"),
+    ],
+)  # fmt: skip
+def test_pixels_as_the_weights_want_them(
+    script, run, torch_files, tmp_path, rng, arguments, classes, statistics, line
+):
+    write, _ = torch_files
+    write(Path("x.pth"), random_weights(rng, "resnet_small", classes=classes, attention="none"))
+    code, out, err = run(script.main, "x.pth", "mine", *arguments)
+    assert (code, err) == (0, "")
+    assert line in out
+    config = configs.from_json(manager.read_meta(tmp_path / "mine")["config"])
+    assert config.model.statistics == statistics
+
+
+@pytest.mark.parametrize(
+    ("beside", "arguments", "warning"),
+    [
+        ({"classes": ["a"] * 10}, [], "x.pth: its 'classes' is not one name for each label from 0; no names are taken from it"),
+        ({"classes": ["a", "b"]}, [], "x.pth names 2 classes, and its weights have 10"),
+        (
+            {"idx_to_class": {i: f"numeral {i}" for i in range(10)}},
+            ["--classes=scenes"],
+            "x.pth calls 10 classes otherwise: class 0 'numeral 0', not 'digit 0'",
+        ),
+    ],
+)  # fmt: skip
+def test_class_names_that_do_not_fit_are_said(
+    script, run, torch_files, tmp_path, rng, beside, arguments, warning
+):
+    write, _ = torch_files
+    write(Path("x.pth"), random_weights(rng, "resnet_small"), **beside)
+    code, _, err = run(script.main, "x.pth", "mine", *arguments)
+    assert (code, err) == (0, f"warning: {warning}\n")
+    names = manager.read_meta(tmp_path / "mine")["class_names"]
+    assert names is None if not arguments else names[0] == "digit 0"

@@ -273,6 +273,19 @@ def num_classes(meta: dict) -> int:
     return meta["num_classes"] if meta["class_names"] is None else len(meta["class_names"])
 
 
+def require_head(path: Path, meta: dict) -> None:
+    """Pass unless a checkpoint is a backbone by itself, which scores nothing.
+
+    Raises:
+        InputError: it is.
+    """
+    if num_classes(meta) == 0:
+        raise InputError(
+            f"checkpoint {path} is a backbone without a head, which scores nothing; train one on it: "
+            f"--config.init_from={path}"
+        )
+
+
 def model_shapes(path: Path) -> dict:
     """Shapes and types of the "model" item: `jax.ShapeDtypeStruct`s in nested dicts.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import build
 from cfmlc_jax.models.layers import BatchNorm
@@ -77,6 +78,16 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         }
         for collection in ("params", "batch_stats")
     }
+
+
+def recognise(checkpoint: Mapping[str, Any]) -> str:
+    """The backbone, a key of `build.BACKBONES`, of a checkpoint as `from_torch` takes it.
+
+    Raises:
+        InputError: parts that are missing; entries of no backbone here, or of several.
+    """
+    weights = _part(checkpoint, BEST if BEST in checkpoint else LATEST, "checkpoint")
+    return convert.recognise(_without_prefix(_part(weights, BACKBONE, "weights")))
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PyTorch files of the long-tailed reference, as `longtail.convert` takes them. Code inside a file is never run."""
+"""PyTorch files of the long-tailed reference, as `longtail.convert` takes them."""
 
 import math
 from collections.abc import Mapping
@@ -14,14 +14,8 @@ from cfmlc_jax.longtail.convert import BACKBONE, BEST, CLASSIFIER, LATEST, MEAN_
 _WAY_OUT = "give a file that the reference's training wrote, final_ or latest_model_checkpoint.pth"
 
 
-def recognise(path: Path) -> bool:
-    """Whether a file is one of this reference's: state_dicts of a backbone and a classifier.
-
-    Raises:
-        InputError: no PyTorch; a file that cannot be read, or is damaged.
-    """
-    path = Path(path)
-    stored = torch_file.load(torch_file.import_torch(f"to read {path}"), path)
+def recognise(stored: Any) -> bool:
+    """Whether what `checkpoint.torch_file.load` gave is this reference's: state_dicts of a backbone and a classifier."""
     if not isinstance(stored, Mapping):
         return False
     weights = (stored.get(key) for key in (BEST, LATEST))
@@ -35,20 +29,33 @@ def read(path: Path) -> dict[str, Any]:
         InputError: no PyTorch; a file that cannot be read, is damaged, or holds other things.
     """
     path = Path(path)
-    torch = torch_file.import_torch(f"to read {path}")
-    stored = torch_file.load(torch, path)
+    return checkpoint_in(path, torch_file.load(path))
+
+
+def checkpoint_in(path: Path, stored: Any) -> dict[str, Any]:
+    """As `read`, of what `checkpoint.torch_file.load` gave of the file.
+
+    Raises:
+        InputError: other things than a checkpoint of the reference.
+    """
     if not isinstance(stored, Mapping) or not any(
         isinstance(stored.get(key), Mapping) for key in (BEST, LATEST)
     ):
         raise InputError(f"{path} has neither {BEST!r} nor {LATEST!r}; {_WAY_OUT}")
     checkpoint = {
-        key: {part: torch_file.arrays(torch, path, entries) for part, entries in stored[key].items()}
+        key: {part: _arrays(path, part, entries) for part, entries in stored[key].items()}
         for key in (BEST, LATEST)
         if isinstance(stored.get(key), Mapping)
     }
     if MEAN_FEATURE in stored:
         checkpoint[MEAN_FEATURE] = _vector(path, stored[MEAN_FEATURE])
     return checkpoint
+
+
+def _arrays(path, part, entries):
+    if not isinstance(entries, Mapping):
+        raise InputError(f"{path}: {part!r} is a {type(entries).__name__}, not a state_dict; {_WAY_OUT}")
+    return torch_file.arrays(path, entries)
 
 
 def write(path: Path, checkpoint: Mapping[str, Any]) -> None:

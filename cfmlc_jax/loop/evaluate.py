@@ -107,6 +107,7 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
         InputError: a checkpoint that cannot be read or is of another model or other classes.
     """
     meta = manager.read_meta(path)
+    manager.require_head(path, meta)
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
     configs.require_splits(config.data)

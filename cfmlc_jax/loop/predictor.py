@@ -66,6 +66,7 @@ class Predictor:
         self, path: Path, *, weights: str, prediction: str, alpha: float, with_effect: bool, batch_size: int
     ):
         meta = manager.read_meta(path)
+        manager.require_head(path, meta)
         config = _on_these_devices(configs.from_json(meta["config"]), batch_size)
         num_classes = manager.num_classes(meta)
         parts = setup.create_setup(config, num_classes)

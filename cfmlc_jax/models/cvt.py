@@ -203,6 +203,7 @@ CvTW24 = functools.partial(CvT, widths=(192, 768, 1024), depths=(2, 2, 20), head
 
 TORCH = TorchNames(
     modules=((r"stage(\d+)\.blocks(\d+)", r"stage\1.blocks.\2"),),
+    stem="stage0.patch_embed.proj.weight",
     head="head",
     query2label="backbone.0",
     counts_batches=True,

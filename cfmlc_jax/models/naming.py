@@ -10,12 +10,36 @@ import numpy as np
 Table = tuple[tuple[str, str], ...]
 
 
+class Dialect(NamedTuple):
+    """Another writer's names of the same parameters, of the plain model.
+
+    writer: who it is, in words.
+    sign: an entry that is in all of its state_dicts and in no other's.
+    table: regular expressions anywhere in a key of `TorchNames` -> what stands there in its own; all
+        that match count, in order.
+    """
+
+    writer: str
+    sign: str
+    table: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
+    def key(self, key: str) -> str:
+        """Its key of an entry."""
+        for pattern, replacement in self.table:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
 class TorchNames(NamedTuple):
     """Names of a backbone's parameters in PyTorch.
 
     modules: dotted paths inside our backbone -> inside PyTorch's.
+    stem: key of the first layer's kernel, by which a backbone is found among other entries.
     head: path of the linear head of the plain model.
     query2label: path of the backbone inside a Query2Label.
+    dialects: names by other writers, whose norms are plain ones.
+    statistics: key of `statistics.STATISTICS` by which published single-label weights want pixels
+        standardised; empty: they take them in [0, 1].
     in_place_norms: norms were trained as InPlaceABN, which scales by |weight| + 1e-5.
     counts_batches: norms have an entry "num_batches_tracked", which nothing reads.
     derived: (all other entries by key, image size) -> entries that hold no weights but follow from
@@ -23,8 +47,11 @@ class TorchNames(NamedTuple):
     """
 
     modules: Table
+    stem: str
     head: str
     query2label: str
+    dialects: tuple[Dialect, ...] = ()
+    statistics: str = "imagenet"
     in_place_norms: bool = False
     counts_batches: bool = False
     derived: Callable[[Mapping[str, Any], int], dict[str, np.ndarray]] | None = None

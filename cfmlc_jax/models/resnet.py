@@ -130,6 +130,7 @@ TORCH = TorchNames(
         (r"layer(\d)_(\d+)\.downsample_bn", r"layer\1.\2.downsample.1"),
         (r"layer(\d)_(\d+)", r"layer\1.\2"),
     ),
+    stem="conv1.weight",
     head="fc",
     query2label="backbone.0.body",
     counts_batches=True,

@@ -88,7 +88,9 @@ ResNet32 = functools.partial(TwoBranchResNet, stage_sizes=(5, 5, 4))
 
 TORCH = TorchNames(
     modules=((r"layer(\d)_(\d+)", r"layer\1.\2"),),
+    stem="conv1.weight",
     head="fc",
     query2label="backbone.0.body",
+    statistics="cifar",
     counts_batches=True,
 )

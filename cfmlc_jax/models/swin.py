@@ -17,7 +17,7 @@ import numpy as np
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers import DropPath, LayerNorm, Mlp, PatchEmbed, ViTDense, average_pool
-from cfmlc_jax.models.naming import TorchNames
+from cfmlc_jax.models.naming import Dialect, TorchNames
 
 # Side of the patches that become tokens, pixels.
 _PATCH = 4
@@ -236,12 +236,36 @@ def derived(entries: Mapping[str, Any], image_size: int) -> dict[str, np.ndarray
     return found
 
 
+# timm since 0.9 has what merges patches at the beginning of the next stage (read in timm 1.0.31).
+_TIMM = Dialect(
+    "timm",
+    "layers.3.downsample.reduction.weight",
+    (
+        (r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
+    ),
+)
+# torchvision numbers stages and what merges patches between them in one row (read in 0.29.1).
+_TORCHVISION = Dialect(
+    "torchvision",
+    "features.0.0.weight",
+    (
+        (r"^patch_embed\.proj\.", "features.0.0."),
+        (r"^patch_embed\.norm\.", "features.0.2."),
+        (r"^layers\.(\d+)\.blocks\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
+        (r"^layers\.(\d+)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 2}."),
+        (r"\.mlp\.fc1\.", ".mlp.0."),
+        (r"\.mlp\.fc2\.", ".mlp.3."),
+    ),
+)
 TORCH = TorchNames(
     modules=(
         (r"layers(\d+)_blocks(\d+)", r"layers.\1.blocks.\2"),
         (r"layers(\d+)_downsample", r"layers.\1.downsample"),
     ),
+    stem="patch_embed.proj.weight",
     head="head",
     query2label="backbone.0",
+    dialects=(_TIMM, _TORCHVISION),
     derived=derived,
 )

@@ -6,7 +6,6 @@ compute the same and differ in the memory they take.
 """
 
 import functools
-import re
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.models.layers import BatchNorm, Conv, add_relu, average_pool, space_to_depth
-from cfmlc_jax.models.naming import Table, TorchNames
+from cfmlc_jax.models.naming import Dialect, TorchNames
 
 # What the leaky ReLU multiplies values below zero by.
 _STEM_SLOPE, _BLOCK_SLOPE = 1e-2, 1e-3
@@ -213,30 +212,28 @@ _LAYERS = (
     (rf"{_BLOCK}\.downsample_halving", rf"{_TORCH_BLOCK}.downsample.1"),  # 0 is the average
     (rf"{_BLOCK}\.downsample", rf"{_TORCH_BLOCK}.downsample.0"),
 )
+# timm has the same modules, but its layers name their convolution and norm, and hold the blur
+# themselves (read in timm 1.0). Its norms are plain ones.
+_TIMM = Dialect(
+    "timm",
+    "body.conv1.conv.weight",
+    (
+        (r"(conv\d|downsample\.\d)(?:\.0)?\.0(?=\.\D)", r"\1.conv"),
+        (r"(conv\d|downsample\.\d)(?:\.0)?\.1(?=\.\D)", r"\1.bn"),
+    ),
+)
 TORCH = TorchNames(
     modules=(
         *((rf"{pattern}\.conv", rf"{replacement}.0") for pattern, replacement in _LAYERS),
         *((rf"{pattern}\.bn", rf"{replacement}.1") for pattern, replacement in _LAYERS),
         (_BLOCK, _TORCH_BLOCK),
     ),
+    stem="body.conv1.0.weight",
     head="head.fc",
     query2label="backbone.0.body",
+    dialects=(_TIMM,),
+    statistics="",
     in_place_norms=True,
 )
 # Query2Label trains neither stem nor first stage; the running statistics of their norms do move.
 FROZEN = (r"backbone/(conv1|layer1_\d+)/.*",)
-
-# timm has the same modules, but its layers name their convolution and norm, and hold the blur
-# themselves (read in timm 1.0). Its norms are plain ones.
-_TIMM: Table = (
-    (r"(conv\d|downsample\.\d)(?:\.0)?\.0(?=\.\D)", r"\1.conv"),
-    (r"(conv\d|downsample\.\d)(?:\.0)?\.1(?=\.\D)", r"\1.bn"),
-)
-TIMM_STEM = "body.conv1.conv.weight"  # an entry that is in every state_dict of timm's
-
-
-def timm_key(key: str) -> str:
-    """timm's key of an entry, by MIIL's, which `TORCH` translates to."""
-    for pattern, replacement in _TIMM:
-        key = re.sub(pattern, replacement, key)
-    return key

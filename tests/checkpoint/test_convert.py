@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build
+from cfmlc_jax.models import build, swin
 from cfmlc_jax.models.naming import BRANCHES
 
 HEAD_KEYS = {"none": ["fc"], "self": ["fc.fc1", "fc.fc2"], "cross": ["fc.fc1", "fc.fc2", "fc.fc3"]}
@@ -69,9 +72,9 @@ def test_a_state_dict_comes_back_bit_for_bit(rng, name, blocks, expansion, atten
     assert_same(convert.to_torch(name, variables), weights)
 
 
-def small_variables(rng, attention):
-    """Random variables of resnet_small with 5 classes."""
-    model = build.create("resnet_small", 5, attention=attention, image_size=64)
+def small_variables(rng, attention, name="resnet_small"):
+    """Random variables of a small model with 5 classes."""
+    model = build.create(name, 5, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -122,11 +125,37 @@ def test_classes_attention_and_head_follow_from_the_entries(small, attention):
     assert found == convert.Architecture(num_classes=5, attention=attention, head="linear", groups=0)
 
 
-def test_no_head_is_an_error(small):
-    weights = {key: array for key, array in small().items() if not key.startswith("fc")}
-    with pytest.raises(InputError, match=r"no head of resnet_small .*looked for fc\.fc1\.bias") as error:
+@pytest.mark.parametrize("prefix", ["resnet_small", "q2l_resnet_small"])
+def test_a_backbone_without_a_head(rng, prefix):
+    """It is all that a new head needs."""
+    variables = small_variables(rng, "none", prefix)
+    weights = convert.to_torch(prefix, {kind: {"backbone": x["backbone"]} for kind, x in variables.items()})
+    assert not any("fc" in key for key in weights)
+    assert convert.architecture(prefix, weights) == convert.Architecture(0, "none", "", 0)
+    assert convert.recognise(weights) == prefix
+    read = convert.from_torch(prefix, weights)
+    assert set(read["params"]) == {"backbone"}
+    jax.tree.map(np.testing.assert_array_equal, read["params"]["backbone"], variables["params"]["backbone"])
+
+
+def test_a_head_that_is_incomplete_is_an_error(small):
+    weights = {key: array for key, array in small("none").items() if key != "fc.bias"}
+    with pytest.raises(InputError, match=r"1 missing: fc\.bias; 1 left over: fc\.weight$"):
         convert.from_torch("resnet_small", weights)
-    assert "\n" not in str(error.value)
+    found = convert.from_torch("resnet_small", weights, allow=[r"^fc\."])
+    assert set(found["params"]) == {"backbone"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fc.bias": np.float32(1)}, r"fc\.bias, which tells of the head, is \[\]"),
+        ({"fc.bias": np.zeros(0, np.float32)}, r"fc\.bias, which tells of the head, is \[0\]"),
+    ],
+)
+def test_a_head_without_classes_is_an_error(small, change, message):
+    with pytest.raises(InputError, match=message):
+        convert.from_torch("resnet_small", small("none") | change)
 
 
 CHANGES = {
@@ -219,3 +248,221 @@ def test_variables_of_another_model():
 def test_an_unknown_model():
     with pytest.raises(InputError, match=r"model 'resnet81' is not one of .*did you mean 'resnet18'"):
         convert.from_torch("resnet81", {})
+
+
+# --- What is wrapped around a model -------------------------------------------------------------
+
+
+def prefixed(prefix, arrays):
+    return {prefix + key: array for key, array in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "module.model.", "ema_model.", "classifier.backbone.", "encoder_q.", "x.y.z."]
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["resnet_small", "q2l_resnet_small"])
+def test_the_attribute_that_held_the_model_is_no_part_of_its_names(rng, prefix, name):
+    weights = convert.to_torch(name, small_variables(rng, "cross", name))
+    found, average = convert.unwrapped(prefixed(prefix, weights))
+    assert_same(found, weights)
+    assert average is None
+    assert convert.recognise(found) == name
+
+
+@pytest.mark.parametrize("path", ["ema_model.", "model_ema.module.", "swa_model.", "teacher."])
+def test_an_average_beside_the_weights(small, path):
+    weights = small()
+    average = {key: array + 1 for key, array in weights.items()}
+    found, beside = convert.unwrapped(prefixed("model.", weights) | prefixed(path, average))
+    assert_same(found, weights)
+    assert_same(beside, average)
+
+
+def test_what_is_not_the_models_keeps_its_name_and_is_named(small):
+    found, _ = convert.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
+    with pytest.raises(
+        InputError, match=r"not the weights of resnet_small: 1 left over: criterion\.pos_weight$"
+    ):
+        convert.recognise(found)
+    assert convert.recognise(found, allow=["^criterion"]) == "resnet_small"
+
+
+def test_several_models_in_one_file(small):
+    weights = small()
+    with pytest.raises(InputError, match=r"several models \(encoder_a\., encoder_b\.\); save the one"):
+        convert.unwrapped(prefixed("encoder_a.", weights) | prefixed("encoder_b.", weights))
+
+
+# --- Other writers' names -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_swin(monkeypatch):
+    """A Swin of a block in each stage, as a backbone by this name."""
+    create = functools.partial(swin.Swin, width=8, heads=(1, 2, 2, 2), depths=(2, 1, 1, 1), window=2)
+    monkeypatch.setitem(build.BACKBONES, "swin_tiny", build.Backbone(create, 64, swin.TORCH))
+    return "swin_tiny"
+
+
+def by_timm(key):
+    """timm 1.0's key, by hand."""
+    for i in (2, 1, 0):
+        key = key.replace(f"layers.{i}.downsample", f"layers.{i + 1}.downsample")
+    return {"head.weight": "head.fc.weight", "head.bias": "head.fc.bias"}.get(key, key)
+
+
+def by_torchvision(key):
+    """torchvision's key, by hand."""
+    table = {"patch_embed.proj": "features.0.0", "patch_embed.norm": "features.0.2", "fc1": "0", "fc2": "3"}
+    for i in range(4):
+        table |= {
+            f"layers.{i}.blocks": f"features.{2 * i + 1}",
+            f"layers.{i}.downsample": f"features.{2 * i + 2}",
+        }
+    for old, new in table.items():
+        key = key.replace(old, new)
+    return key
+
+
+@pytest.mark.parametrize("writer", [by_timm, by_torchvision])
+@pytest.mark.parametrize("headless", [True, False])
+@pytest.mark.parametrize("buffers", [True, False])
+def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
+    variables = small_variables(rng, "none", tiny_swin)
+    weights = convert.to_torch(tiny_swin, variables, image_size=64)
+    assert "layers.0.downsample.reduction.weight" in weights
+    theirs = {
+        writer(key): array
+        for key, array in weights.items()
+        if (buffers or not key.endswith(("_index", "attn_mask")))
+        and not (headless and key.startswith("head."))
+    }
+    assert convert.recognise(theirs) == tiny_swin
+    read = flatten_dict(convert.from_torch(tiny_swin, theirs)["params"])
+    wanted = flatten_dict(variables["params"])
+    assert read.keys() == {path for path in wanted if not (headless and path[0] == "head")}
+    for path, array in read.items():
+        np.testing.assert_array_equal(array, wanted[path])
+
+
+def test_in_place_norms_are_nobody_elses(rng, tiny_swin):
+    weights = convert.to_torch(tiny_swin, small_variables(rng, "none", tiny_swin), image_size=64)
+    with pytest.raises(InputError, match=r"does not go with timm's names \(layers\.3\.downsample"):
+        convert.from_torch(tiny_swin, {by_timm(k): x for k, x in weights.items()}, in_place_norms=True)
+
+
+# --- Which model it is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "expansion"),
+    [("resnet18", (2, 2, 2, 2), 1), ("resnet34", (3, 4, 6, 3), 1), ("resnet50", (3, 4, 6, 3), 4)],
+)
+def test_the_entries_tell_the_model(name, blocks, expansion):
+    shapes = resnet_shapes(blocks, expansion, classes=3, attention="none")
+    weights = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    assert convert.recognise(weights) == name
+
+
+def test_weights_of_no_model_here():
+    with pytest.raises(
+        InputError, match=r"of no model here: 1 entries \(encoder\.layer\.0\.weight\), stages of no"
+    ):
+        convert.recognise({"encoder.layer.0.weight": np.zeros(3)})
+    shapes = resnet_shapes((1, 2, 3, 4), 1, classes=3, attention="none")
+    with pytest.raises(InputError, match=r"stages of 1, 2, 3, 4 blocks; known are resnet18, "):
+        convert.recognise({key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "attention", "head", "wanted"),
+    [
+        ("resnet50", 1000, "none", "linear", "imagenet"),
+        ("swin_b_384", 21841, "none", "linear", "imagenet"),
+        ("resnet101", 0, "none", "", "imagenet"),
+        ("resnet101", 80, "none", "linear", ""),  # multi-label: as MLC-PAT's
+        ("resnet101", 1000, "cross", "linear", ""),
+        ("q2l_resnet101", 1000, "none", "query2label", ""),
+        ("tresnet_l", 1000, "none", "linear", ""),
+        ("tresnet_l_v2", 0, "none", "", ""),
+        ("resnet50", 1000, "none", "ml_decoder", ""),
+    ],
+)
+def test_whose_pixels_are_standardised(name, classes, attention, head, wanted):
+    assert convert.statistics(name, convert.Architecture(classes, attention, head, 0)) == wanted
+
+
+# --- Whatever the keys are ----------------------------------------------------------------------
+
+WORDS = ("model", "module", "ema_model", "net", "backbone", "layer1", "fc", "fc1", "body", "x")
+NAMES = st.sampled_from(
+    ["weight", "conv1.weight", "fc.bias", "fc.fc1.bias", "layer1.0.bn1.weight", ""]
+) | st.text(max_size=8)
+SHAPES = st.sampled_from([(), (0,), (1,), (5,), (3, 0), (5, 128), (32, 48, 3, 3), (7, 7)])
+WHICH = st.integers(0, 47)
+CHANGE = st.one_of(
+    st.tuples(st.just("rename"), WHICH, NAMES),
+    st.tuples(st.just("delete"), WHICH, st.integers(1, 12)),
+    st.tuples(st.just("reshape"), WHICH, SHAPES),
+    st.tuples(st.just("add"), NAMES, SHAPES),
+    st.tuples(st.just("prefix"), st.sampled_from(WORDS), st.integers(1, 48)),
+    st.tuples(st.just("cast"), WHICH, st.sampled_from([np.float64, np.int64, np.bool_, np.float16])),
+)  # fmt: skip
+
+
+def changed(weights, kind, first, second):
+    keys = list(weights)
+    if kind == "add":
+        return weights | {first: np.zeros(second, np.float32)}
+    if kind == "prefix":
+        return {f"{first}.{key}" if i < second else key: weights[key] for i, key in enumerate(keys)}
+    chosen = keys[first % len(keys)]
+    if kind == "rename":
+        return {second if key == chosen else key: array for key, array in weights.items()}
+    if kind == "delete":
+        return {key: weights[key] for i, key in enumerate(keys) if not first <= i < first + second}
+    array = np.zeros(second, np.float32) if kind == "reshape" else weights[chosen].astype(second)
+    return weights | {chosen: array}
+
+
+@functools.cache
+def state_dict_of(attention):
+    """A state_dict of resnet_small, made once."""
+    return convert.to_torch("resnet_small", small_variables(np.random.default_rng(0), attention))
+
+
+@settings(max_examples=300, deadline=None)
+@given(attention=st.sampled_from(sorted(BRANCHES)), changes=st.lists(CHANGE, max_size=4), named=st.booleans())
+def test_whatever_the_entries_are(attention, changes, named):
+    weights = state_dict_of(attention)
+    for change in changes:
+        weights = changed(weights, *change) if weights else weights
+    try:
+        found, _ = convert.unwrapped(weights)
+        name = "resnet_small" if named else convert.recognise(found)
+        variables = convert.from_torch(name, found)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = "converted"
+        assert name == "resnet_small"
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
+    assert len(message.splitlines()) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(which=WHICH, name=st.text(min_size=1, max_size=12).filter(lambda name: "num_batches" not in name))
+def test_a_renamed_entry_is_listed_on_both_sides(which, name):
+    weights = state_dict_of("cross")
+    keys = [
+        key for key in weights if not key.endswith("num_batches_tracked") and key not in ("conv1.weight",)
+    ]
+    chosen = keys[which % len(keys)]
+    renamed = {name if key == chosen else key: array for key, array in weights.items()}
+    with pytest.raises(InputError) as error:
+        convert.from_torch("resnet_small", renamed)
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert " missing: " in message
+    assert " left over: " in message
+    assert chosen in message

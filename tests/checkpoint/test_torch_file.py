@@ -1,13 +1,19 @@
-"""Files of PyTorch. Most of this needs PyTorch, which is an optional extra, and is skipped without it."""
+"""Files of weights. What needs PyTorch, which is an optional extra, is skipped without it."""
 
+import argparse
 import os
+import pathlib
 import sys
 from collections import OrderedDict
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cfmlc_jax.checkpoint.torch_file import read_torch, write_torch
+from cfmlc_jax.checkpoint.torch_file import Weights, read_torch, weights_in, write_torch
 from cfmlc_jax.errors import InputError
 
 
@@ -54,9 +60,9 @@ def test_a_state_dict_in_its_containers(torch, tmp_path, weights, container, pre
     stored = tensors(torch, weights, prefix)
     stored = stored if container == "bare" else {container: stored, "epoch": 3}
     torch.save(stored, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    found, average = read_torch(tmp_path / "x.pth")
-    assert_same(found, weights)
-    assert average is None
+    found = read_torch(tmp_path / "x.pth")
+    assert_same(found.weights, weights)
+    assert found.average is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -77,9 +83,9 @@ def test_a_checkpoint_of_mlc_pat(torch, tmp_path, weights, zipped):
         "optimizer": optimizer.state_dict(),
     }
     torch.save(stored, tmp_path / "x.pth.tar", _use_new_zipfile_serialization=zipped)
-    found, average = read_torch(tmp_path / "x.pth.tar")
-    assert_same(found, weights)
-    assert_same(average, ema)
+    found = read_torch(tmp_path / "x.pth.tar")
+    assert_same(found.weights, weights)
+    assert_same(found.average, ema)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -87,7 +93,7 @@ def test_half_precision_becomes_float32(torch, tmp_path, dtype):
     values = torch.tensor([1.5, -0.125], dtype=getattr(torch, dtype))
     torch.save({"a": values, "b": torch.nn.Parameter(torch.ones(2))}, tmp_path / "x.pth")
     assert_same(
-        read_torch(tmp_path / "x.pth")[0],
+        read_torch(tmp_path / "x.pth").weights,
         {"a": np.array([1.5, -0.125], np.float32), "b": np.ones(2, np.float32)},
     )
 
@@ -95,6 +101,10 @@ def test_half_precision_becomes_float32(torch, tmp_path, dtype):
 class Code:
     def __reduce__(self):
         return os.mkdir, ("hacked",)
+
+
+class OtherNamespace(argparse.Namespace):
+    pass
 
 
 CONTENTS = {
@@ -111,7 +121,21 @@ CONTENTS = {
     "an empty state_dict": (lambda torch, w: {"state_dict": {}}, "has no tensors"),
     "a damaged average": (lambda torch, w: {"state_dict": w, "state_dict_ema": 3}, "has no tensors"),
     "a stranger": (lambda torch, w: w | {"epoch": 3}, "'epoch' is a int among tensors"),
-    "a sparse tensor": (lambda torch, w: w | {"s": torch.eye(2).to_sparse()}, "s is not a dense tensor"),
+    "a sparse tensor": (lambda torch, w: w | {"s": torch.eye(2).to_sparse()}, "'s' is not a dense tensor"),
+    "one of no data": (lambda torch, w: w | {"s": torch.ones(2, device="meta")}, "'s' is not a dense tensor"),
+    "complex numbers": (lambda torch, w: w | {"s": torch.ones(2) * 1j}, "'s' is a tensor of complex numbers"),
+    "code in a namespace": (
+        lambda torch, w: {"state_dict": w, "args": argparse.Namespace(x=Code())},
+        r"holds \w+\.mkdir, which is code and is not run",
+    ),
+    "a namespace of another kind": (
+        lambda torch, w: {"state_dict": w, "args": OtherNamespace(lr=0.1)},
+        r"holds [\w.]+OtherNamespace, which is code and is not run",
+    ),
+    "a path": (
+        lambda torch, w: {"state_dict": w, "args": argparse.Namespace(data=pathlib.PosixPath("x"))},
+        r"holds pathlib\.[\w.]*PosixPath, which is code and is not run",
+    ),
 }
 
 
@@ -137,7 +161,7 @@ def test_a_file_that_is_cut_short(torch, tmp_path, weights, share, zipped):
 def test_other_files(torch, tmp_path):
     (tmp_path / "x.pth").write_text("<html>404: not found</html>\n" * 10)
     assert_refused(tmp_path / "x.pth", "not of PyTorch")
-    assert_refused(tmp_path, "is a folder, not a file of PyTorch")
+    assert_refused(tmp_path, "is a folder, not a file of weights; name the file in it")
     assert_refused(tmp_path / "y.pth", r"cannot be read \(No such file or directory\)")
 
 
@@ -152,9 +176,9 @@ def test_what_is_written_is_read_again_and_by_mlc_pat(torch, tmp_path, weights):
     average = {key: np.asarray(array + 1) for key, array in weights.items()}
     path = tmp_path / "x.pth.tar"
     write_torch(path, weights, average)
-    found, found_average = read_torch(path)
-    assert_same(found, weights)
-    assert_same(found_average, average)
+    found = read_torch(path)
+    assert_same(found.weights, weights)
+    assert_same(found.average, average)
     # Its scripts take these two entries.
     stored = torch.load(path)
     assert stored["best_mAP"] is None
@@ -164,9 +188,193 @@ def test_what_is_written_is_read_again_and_by_mlc_pat(torch, tmp_path, weights):
 
 def test_without_an_average_the_weights_stand_in(torch, tmp_path, weights):
     write_torch(tmp_path / "x.pth", weights)
-    assert_same(read_torch(tmp_path / "x.pth")[1], weights)
+    assert_same(read_torch(tmp_path / "x.pth").average, weights)
 
 
 def test_a_place_that_cannot_be_written(torch, tmp_path, weights):
     with pytest.raises(InputError, match=r"x\.pth cannot be written \(No such file or directory\)"):
         write_torch(tmp_path / "nowhere" / "x.pth", weights)
+
+
+def test_what_training_scripts_save_beside_the_weights(torch, tmp_path, weights):
+    """As timm's and torchvision's do: a namespace of arguments, plain values only."""
+    stored = {
+        "epoch": 3,
+        "arch": "resnet50",
+        "state_dict": tensors(torch, weights),
+        "args": argparse.Namespace(lr=0.1, model="resnet50", device=torch.device("cpu"), betas=(0.9, 0.99)),
+    }
+    torch.save(stored, tmp_path / "x.pth.tar")
+    assert_same(read_torch(tmp_path / "x.pth.tar").weights, weights)
+
+
+@pytest.fixture
+def average(weights):
+    return {key: np.asarray(array + 1) for key, array in weights.items()}
+
+
+def prefixed(prefix, arrays):
+    return {prefix + key: array for key, array in arrays.items()}
+
+
+# (what a file holds of weights w and their average a, whether of both).
+CONTAINERS = {
+    "mlc_pat": (lambda w, a: {"state_dict": prefixed("module.", w), "state_dict_ema": a}, True),
+    "torchvision": (
+        lambda w, a: {"model": w, "model_ema": {"n_averaged": np.int64(7)[...]} | prefixed("module.", a)},
+        True,
+    ),
+    "timm": (lambda w, a: {"state_dict": w, "model_ema": a, "optimizer": {"state": {0: w}}}, True),
+    "weight averaging of lightning": (
+        lambda w, a: {"state_dict": a, "current_model_state": w, "averaging_state": {}},
+        True,
+    ),
+    "restoration": (lambda w, a: {"params": w, "params_ema": a}, True),
+    "nested": (lambda w, a: {"model": {"state_dict": w}, "ema": {"decay": 0.9, "module": a}}, True),
+    "compiled": (lambda w, a: {"net": prefixed("_orig_mod.module.", w)}, False),
+    "parallel and compiled": (lambda w, a: {"network": prefixed("module._orig_mod.", w)}, False),
+    "sharded": (lambda w, a: {"model_state": prefixed("_fsdp_wrapped_module.", w)}, False),
+    "a decay by that name": (lambda w, a: {"weights": w, "ema": 0.999, "model_ema": True}, False),
+    "none yet": (lambda w, a: {"model_state_dict": w, "state_dict_ema": None}, False),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_weights_and_average_in_the_places_that_scripts_use(tmp_path, weights, average, name):
+    make, has_average = CONTAINERS[name]
+    found = weights_in(tmp_path / "x.pth", make(weights, average) | {"epoch": 3})
+    assert_same(found.weights, weights)
+    if has_average:
+        assert_same(found.average, average)
+    else:
+        assert found.average is None
+
+
+def test_an_average_by_itself_is_both(tmp_path, average):
+    found = weights_in(tmp_path / "x.pth", {"ema_state_dict": average, "epoch": 3})
+    assert_same(found.weights, average)
+    assert_same(found.average, average)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"idx_to_class": {0: "cat", 1: "dog"}},
+        {"idx_to_class": {"1": "dog", "0": "cat"}},
+        {"class_to_idx": {"dog": 1, "cat": 0}},
+        {"classes": ["cat", "dog"]},
+        {"meta": {"class_names": ("cat ", "dog")}},
+        {"hyper_parameters": {"lr": 0.1, "label_names": ["cat", "dog"]}},
+    ],
+)
+def test_class_names_of_a_file(tmp_path, weights, stored):
+    assert weights_in(tmp_path / "x.pth", {"state_dict": weights} | stored).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "names", [{1: "cat", 2: "dog"}, ["cat", "cat"], ["cat", 3], ["cat", " "], {"cat": "dog"}, {0: "cat", 2: "dog"}]
+)  # fmt: skip
+def test_what_is_no_name_for_each_label_is_said_and_not_used(tmp_path, weights, names):
+    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": names})
+    assert found.class_names is None
+    assert found.unread == "its 'classes' is not one name for each label from 0"
+
+
+def test_a_number_of_classes_is_no_name(tmp_path, weights):
+    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": 80})
+    assert (found.class_names, found.unread) == (None, "")
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "model.bin"])
+def test_safetensors_need_no_pytorch(no_torch, tmp_path, weights, name):
+    safetensors.numpy.save_file(weights, tmp_path / name, {"format": "pt"})
+    found = read_torch(tmp_path / name)
+    assert_same(found.weights, weights)
+    assert found.average is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(np.float16, "F16"), (ml_dtypes.bfloat16, "BF16"), (ml_dtypes.float8_e4m3fn, "F8_E4M3")],
+)
+def test_low_precision_in_safetensors_becomes_float32(no_torch, tmp_path, dtype, name):
+    values = np.array([[1.5, -0.125]], dtype)
+    write_safetensors(tmp_path / "x.safetensors", name, values)
+    assert_same(read_torch(tmp_path / "x.safetensors").weights, {"a.weight": np.float32([[1.5, -0.125]])})
+
+
+def write_safetensors(path, dtype, values):
+    data = values.tobytes()
+    header = (
+        f'{{"a.weight":{{"dtype":"{dtype}","shape":{list(values.shape)},"data_offsets":[0,{len(data)}]}}}}'
+    )
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + data)
+
+
+def test_a_type_of_safetensors_that_numpy_lacks(no_torch, tmp_path):
+    write_safetensors(tmp_path / "x.safetensors", "F8_E8M0", np.zeros((1, 2), np.uint8))
+    assert_refused(tmp_path / "x.safetensors", "'a.weight' has the type F8_E8M0, which is not read")
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.5, 0.99])
+def test_a_cut_file_of_safetensors(no_torch, tmp_path, weights, share):
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file(weights, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert_refused(path, r"\([\d,]+ bytes\) is cut short, damaged or not of safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>404: not found</html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        b"\x40" + bytes(7) + b"{" + b"x" * 70,
+    ],
+)
+def test_what_is_no_safetensors(no_torch, tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert_refused(tmp_path / "x.safetensors", "not of safetensors")
+    assert_refused(tmp_path / "y.safetensors", r"cannot be read \(No such file or directory\)")
+
+
+def test_a_file_of_pytorch_by_the_name_of_safetensors(torch, tmp_path, weights):
+    torch.save(tensors(torch, weights), tmp_path / "x.safetensors")
+    assert_same(read_torch(tmp_path / "x.safetensors").weights, weights)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just(np.ones(2, np.float32)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["state_dict", "model", "ema", "module", "classes", "state_dict_ema", "a.b"])
+            | st.integers(0, 2)
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANYTHING)
+def test_whatever_a_file_holds(stored):
+    try:
+        found = weights_in(pathlib.Path("x.pth"), stored)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = "x.pth is read"
+        assert isinstance(found, Weights)
+        assert all(isinstance(array, np.ndarray) for array in found.weights.values())
+    assert message.startswith("x.pth")
+    assert len(message.splitlines()) == 1

@@ -89,6 +89,7 @@ class Code:
         ([1], "has neither 'state_dict_best' nor 'state_dict'"),
         ({"state_dict": 3}, "has neither 'state_dict_best' nor 'state_dict'"),
         ({"state_dict": {"feat_model": {"a": 3}}}, "'a' is a int among tensors"),
+        ({"state_dict": {"feat_model": 3}}, "'feat_model' is a int, not a state_dict"),
         ({"state_dict": {}, "embed": [1.0]}, "'embed' is not an array of numbers"),
         ({"state_dict": {}, "embed": np.arange(3)}, "'embed' is not an array of 32 or 64 bit floats"),
         ({"state_dict": {}, "embed": Code()}, "which is code and is not run"),
@@ -108,7 +109,7 @@ def test_a_cut_file_a_folder_and_none(torch, tmp_path, checkpoint):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"x\.pth \([\d,]+ bytes\) is cut short, damaged"):
         torch_file.read(path)
-    with pytest.raises(InputError, match="is a folder, not a file of PyTorch"):
+    with pytest.raises(InputError, match="is a folder, not a file of weights"):
         torch_file.read(tmp_path)
     with pytest.raises(InputError, match=r"y\.pth cannot be read \(No such file or directory\)"):
         torch_file.read(tmp_path / "y.pth")
