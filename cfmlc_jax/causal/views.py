@@ -95,13 +95,14 @@ def neighbours(size: int, grid: Grid, overlap: float = 0.0) -> np.ndarray:
         grid: as in `cells`.
         overlap: as in `cells`.
     """
-    boxes = np.array(cells(size, grid, overlap))
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    shared = ((low < boxes[:, 2:]) & (boxes[:, :2] < high)).all(axis=-1)
-    np.fill_diagonal(shared, False)
-    most = shared.sum(axis=1).max()
-    others = [np.flatnonzero(row) for row in shared]
-    return np.array([[*these, *[p] * (most - len(these))] for p, these in enumerate(others)], np.int32)
+    boxes = cells(size, grid, overlap)
+    others = [[q for q, box in enumerate(boxes) if q != p and _meet(box, own)] for p, own in enumerate(boxes)]
+    most = max(len(row) for row in others)
+    return np.array([[*row, *[p] * (most - len(row))] for p, row in enumerate(others)], np.int32)
+
+
+def _meet(one: Cell, other: Cell) -> bool:
+    return all(max(one[i], other[i]) < min(one[i + 2], other[i + 2]) for i in (0, 1))
 
 
 def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):

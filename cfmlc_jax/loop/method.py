@@ -198,8 +198,8 @@ def counterfactuals(
         logits["whole"] = predict(null_outputs, pooling)["combined"]
     if "pivot" in kinds:
         removed = apply(views.remove_patches(images, blank, patches.grid, overlap=patches.overlap)).whole
-        left = _without_each(apply, seen, blank, evidence, patch_evidence(null_outputs), patches)
-        pooled = effects.pooled_without_each(*left, pool=pooling.logits)
+        attention, score = _without_each(apply, seen, blank, evidence, patch_evidence(null_outputs), patches)
+        pooled = effects.pooled_without_each(attention, score, pooling.logits)
         focus = pooling.focus(*evidence)
         logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
     return logits
