@@ -9,7 +9,7 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "files", "config", "recipes", "causal", "losses", "metrics", "optim", "models", "data", "checkpoint",
+    "errors", "files", "causal", "config", "recipes", "losses", "metrics", "optim", "models", "data", "checkpoint",
     "report", "loop", "longtail", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.

@@ -168,7 +168,8 @@ def _model(model):
         return (
             f"{model.get('name')} with head {model['head']}" if model.get("head") else str(model.get("name"))
         )
-    pooled = "exclusive pooling" if model.get("pooling") == "exclusive" else f"{model['attention']} attention"
+    pooling = model.get("pooling", "pivot")
+    pooled = f"{model['attention']} attention" if pooling == "pivot" else f"{pooling} pooling"
     return f"{model.get('name')} with {pooled}{' over cells' if model.get('cells') else ''}"
 
 
