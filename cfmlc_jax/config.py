@@ -15,7 +15,6 @@ from cfmlc_jax import files, schema
 from cfmlc_jax.errors import InputError
 
 METHODS = ("pat_t", "pat_i", "asl")
-POOLINGS = ("pivot", "exclusive")
 SOURCES = (
     *("coco", "voc2007", "vg256", "table", "tfds", "scenes"),
     *("cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "long_tailed_digits"),  # one label an image
@@ -108,8 +107,9 @@ def default() -> ConfigDict:
     # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
     # from the image: their evidence costs next to nothing. Empty: they are views.
     model.cells = ""
-    # How patches are pooled. pivot: each class by its own softmax over patches, the paper's.
-    # exclusive: each patch is divided among the classes, so that one cannot vouch for another.
+    # How patches are pooled, a name of `causal.patches.POOLINGS`. pivot: each class by its own softmax over
+    # patches, the paper's. exclusive: each patch is divided among the classes, so that one cannot vouch
+    # for another.
     model.pooling = "pivot"
     # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
     # has one group for each GPU.
@@ -315,7 +315,7 @@ def _check_choices(config):
     _one_of("data.longtail.imbalance", config.data.longtail.imbalance, ("exponential", "step"))
     _one_of("data.on_error", config.data.on_error, ON_ERROR)
     _one_of("method", config.method, METHODS)
-    _one_of("model.pooling", config.model.pooling, POOLINGS)
+    _one_of("model.pooling", config.model.pooling, _poolings())
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.head", config.model.head, HEADS)
     _one_of("model.attention", config.model.attention, ("none", "self", "cross"))
@@ -491,6 +491,13 @@ _RANGES = {
     "optim.drop": (0, 1),
     "optim.ema_decay": (0, 1),
 }
+
+
+def _poolings() -> tuple[str, ...]:
+    # Imported here: JAX comes with it, and programs set where it caches after they have read their flags.
+    from cfmlc_jax.causal.patches import POOLINGS
+
+    return tuple(POOLINGS)
 
 
 def _check_repeated(name, values):

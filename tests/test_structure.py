@@ -9,7 +9,7 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "command", "files", "lock", "processes", "schema", "config", "recipes", "causal", "losses", "metrics",
+    "errors", "command", "files", "lock", "processes", "causal", "schema", "config", "recipes", "losses", "metrics",
     "optim", "models", "data", "checkpoint",
     "report", "loop", "longtail", "main", "predict",
 )  # fmt: skip

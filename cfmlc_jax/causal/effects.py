@@ -61,24 +61,28 @@ def pivot_counterfactual(attention, removed):
     return (patches.patch_weights(attention) * removed).sum(axis=1)
 
 
-def without_each_patch(attention, scores, null_attention, null_score, pool=patches.patch_logits):
-    """Patch logits with one patch at a time nulled: four [b, p, k] -> [b, p, k].
-
-    Element p pools the factual patches with patch p's attention and score replaced by the null's.
+def with_null_removed(logits, null):
+    """Patches' logits of images without each patch, the removed one's being the null's: [b, p, p, k] -> the same.
 
     Args:
-        attention: factual attention logits.
-        scores: factual scores.
-        null_attention: of the null's patches.
-        null_score: of the null's patches.
+        logits: row p is of the image without patch p.
+        null: of the null's patches, [1 or b, p, k].
+    """
+    removed = jnp.eye(logits.shape[1], dtype=bool)[None, :, :, None]
+    return jnp.where(removed, null[:, None], logits)
+
+
+def pooled_without_each(attention, scores, pool=patches.patch_logits):
+    """Patch logits of the image without each patch: two [b, p, p, k] -> [b, p, k].
+
+    Args:
+        attention: row p is of the patches of the image without patch p.
+        scores: likewise.
         pool: attention and scores -> class evidence, as `patches.Pooling.logits`.
     """
-    b, p, k = attention.shape
-    swap = jnp.eye(p, dtype=bool)[None, :, :, None]
-    attention = jnp.where(swap, null_attention[:, None], attention[:, None])
-    scores = jnp.where(swap, null_score[:, None], scores[:, None])
-    pooled = pool(attention.reshape(b * p, p, k), scores.reshape(b * p, p, k))
-    return pooled.reshape(b, p, k)
+    b, p, _, k = attention.shape
+    rows = (b * p, p, k)
+    return pool(attention.reshape(rows), scores.reshape(rows)).reshape(b, p, k)
 
 
 def _gaussian(n: int, dtype):

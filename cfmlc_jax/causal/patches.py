@@ -91,15 +91,20 @@ class Pooling(NamedTuple):
 
     logits: attention and scores, two [b, p, k] -> [b, k].
     focus: the same -> [b, p, k], whose softmax over patches says where a class finds its evidence.
+    background: scores are relative to a background's, which cells of a map then judge too.
     """
 
     logits: Callable
     focus: Callable
+    background: bool = False
 
 
+# By the name that `config.model.pooling` has.
 POOLINGS = {
     "pivot": Pooling(patch_logits, lambda attention, scores: attention),
     "exclusive": Pooling(
-        lambda attention, scores: exclusive_logits(scores), lambda attention, scores: shares(scores)
+        lambda attention, scores: exclusive_logits(scores),
+        lambda attention, scores: shares(scores),
+        background=True,
     ),
 }

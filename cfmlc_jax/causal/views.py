@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Cell = tuple[int, int, int, int]
 # Patches along one side; several for several scales.
@@ -83,6 +84,27 @@ def split(images, grid: Grid, *, overlap: float = 0.0, size: int):
     return jnp.stack([jax.image.resize(x, shape, "bilinear", antialias=True) for x in patches], axis=1)
 
 
+def neighbours(size: int, grid: Grid, overlap: float = 0.0) -> np.ndarray:
+    """The other patches that share pixels with each patch, by number: int [p, m].
+
+    m is the most that a patch has; of a patch with fewer its own number fills the row. On one grid
+    without overlap m is 0.
+
+    Args:
+        size: side of the image, pixels.
+        grid: as in `cells`.
+        overlap: as in `cells`.
+    """
+    boxes = cells(size, grid, overlap)
+    others = [[q for q, box in enumerate(boxes) if q != p and _meet(box, own)] for p, own in enumerate(boxes)]
+    most = max(len(row) for row in others)
+    return np.array([[*row, *[p] * (most - len(row))] for p, row in enumerate(others)], np.int32)
+
+
+def _meet(one: Cell, other: Cell) -> bool:
+    return all(max(one[i], other[i]) < min(one[i + 2], other[i + 2]) for i in (0, 1))
+
+
 def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
     """Images with one patch each replaced by the null's pixels: [b, h, h, c] -> [b, p, h, h, c].
 
@@ -107,8 +129,32 @@ def remove_one(images, null, patch, grid: Grid, *, overlap: float = 0.0):
         grid: as in `cells`.
         overlap: as in `cells`.
     """
-    inside = _inside(images.shape[1], grid, overlap)[patch] & (patch >= 0)[:, None, None]
-    return jnp.where(inside[..., None], null, images)
+    return jnp.where(_removed(images.shape[1], patch, grid, overlap)[..., None], null, images)
+
+
+def without_one(patches, null_patches, patch, grid: Grid, *, overlap: float = 0.0):
+    """Patches that were cut before one of them was removed: [b, p, s, s, c] and int [b] -> [b, p, s, s, c].
+
+    For patches that the host cut from a view of side s and enlarged to s. Each shows the null's own
+    patch in every pixel that owes something to the removed box, so that nothing of it is left;
+    patches cut anew from the image without the box differ by the blend at its edge. The removed
+    patch shows the null alone, patches beside the box stay as they are.
+
+    Args:
+        patches: as the host cut them.
+        null_patches: the patches of the null, [1 or b, p, s, s, c].
+        patch: as in `remove_one`.
+        grid: as in `cells`.
+        overlap: as in `cells`.
+    """
+    size = patches.shape[2]
+    removed = _removed(size, patch, grid, overlap)[..., None].astype(jnp.float32)
+    return jnp.where(split(removed, grid, overlap=overlap, size=size) > 0, null_patches, patches)
+
+
+def _removed(size, patch, grid, overlap):
+    """Which pixels the patch of each image has: int [b] -> bool [b, size, size], none where it is negative."""
+    return _inside(size, grid, overlap)[patch] & (patch >= 0)[:, None, None]
 
 
 def _inside(size, grid, overlap):

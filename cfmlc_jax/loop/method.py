@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from cfmlc_jax import losses
@@ -29,6 +30,28 @@ class Patches(NamedTuple):
         if self.size is None:
             return whole[:, None]
         return whole[:, None], views.split(whole, self.grid, overlap=self.overlap, size=self.size)
+
+    def neighbours(self, size):
+        """The other patches that overlap each patch of a view of this size: int [p, m]."""
+        return views.neighbours(size, self.grid, self.overlap)
+
+    def without(self, seen, blank, patch):
+        """All patches of images that lack one patch, as the model sees them: [b, p, s, s, 3].
+
+        Cut anew from the whole view without the patch, or, of patches that come as views, with the
+        null in the removed patch's place (`causal.views.without_one`).
+
+        Args:
+            seen: views [b, v, s, s, 3] as they come.
+            blank: null images [1 or b, s, s, 3].
+            patch: int [b], the number of the removed patch; negative for an image that lacks none.
+        """
+        size = seen.shape[2]
+        if self.size is not None:
+            whole = views.remove_one(seen[:, 0], blank, patch, self.grid, overlap=self.overlap)
+            return views.split(whole, self.grid, overlap=self.overlap, size=self.size)
+        blanks = views.split(blank, self.grid, overlap=self.overlap, size=size)
+        return views.without_one(seen[:, 1:], blanks, patch, self.grid, overlap=self.overlap)
 
 
 class Method(NamedTuple):
@@ -114,9 +137,15 @@ def patch_evidence(outputs: Outputs):
         return tuple(logits[:, 0] for logits in outputs.cells)
     if outputs.whole.shape[1] == 1:
         return None
+    attention, score = _as_patches(outputs)
+    return attention[:, 1:], score[:, 1:]
+
+
+def _as_patches(outputs):
+    """Attention and score logits of all views as patches, two [b, v, k]."""
     if outputs.attention is None:
-        return outputs.whole[:, 1:], outputs.whole[:, 1:]
-    return outputs.attention[:, 1:], outputs.score[:, 1:]
+        return outputs.whole, outputs.whole
+    return outputs.attention, outputs.score
 
 
 def predict(outputs: Outputs, pooling: Pooling = POOLINGS["pivot"]) -> dict:
@@ -133,18 +162,18 @@ def predict(outputs: Outputs, pooling: Pooling = POOLINGS["pivot"]) -> dict:
 
 
 def counterfactuals(
-    apply: Callable, images, outputs: Outputs, *, kinds, null, mean_colour, patches: Patches, pooling: Pooling
+    apply: Callable, seen, outputs: Outputs, *, kinds, null, mean_colour, patches: Patches, pooling: Pooling
 ):
     """Combined logits [b, k] (or [1, k], one for all images) of each kind of counterfactual.
 
     "whole": the image and all its patches show the null. "pivot": the patch that a class looks at
-    shows the null, in the image and among the patches; the rest is kept (DESIGN: class k weighs
-    the removals by its own attention). "feature": what the whole view's logits owe to the mean
-    feature of training; patches have no share in it. It takes no second forward pass.
+    shows the null, in the image and in every patch that overlaps it; the rest is kept (DESIGN: class
+    k weighs the removals by its own attention). "feature": what the whole view's logits owe to the
+    mean feature of training; patches have no share in it. It takes no second forward pass.
 
     Args:
         apply: views [b, v, s, s, 3], or several such arrays -> Outputs, the same classifier.
-        images: whole views [b, s, s, 3] in [0, 1].
+        seen: views [b, v, s, s, 3] in [0, 1] as they come, the first of each image the whole one.
         outputs: the factual outputs, with patches that are views for "pivot".
         kinds: of "whole", "pivot", "feature", the last for heads with a mean feature.
         null: what removal shows, see `causal.effects.null_images`.
@@ -152,7 +181,7 @@ def counterfactuals(
         patches: where they are.
         pooling: of patches.
     """
-    size = images.shape[1]
+    images = seen[:, 0]
     evidence = patch_evidence(outputs)
     logits = {}
     if "feature" in kinds:
@@ -162,19 +191,42 @@ def counterfactuals(
     blank = effects.null_images(images, null, mean_colour)
     null_views = patches.cut(blank)
     if patches.size is None and outputs.cells is None and evidence is not None:
-        split = views.split(blank, patches.grid, overlap=patches.overlap, size=size)
+        split = views.split(blank, patches.grid, overlap=patches.overlap, size=images.shape[1])
         null_views = jnp.concatenate([null_views, split], axis=1)
     null_outputs = apply(null_views)
     if "whole" in kinds:
         logits["whole"] = predict(null_outputs, pooling)["combined"]
     if "pivot" in kinds:
         removed = apply(views.remove_patches(images, blank, patches.grid, overlap=patches.overlap)).whole
-        attention, score = evidence
-        null_attention, null_score = (jnp.broadcast_to(x, score.shape) for x in patch_evidence(null_outputs))
-        pooled = effects.without_each_patch(attention, score, null_attention, null_score, pool=pooling.logits)
-        focus = pooling.focus(attention, score)
+        attention, score = _without_each(apply, seen, blank, evidence, patch_evidence(null_outputs), patches)
+        pooled = effects.pooled_without_each(attention, score, pooling.logits)
+        focus = pooling.focus(*evidence)
         logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
     return logits
+
+
+def _without_each(apply, seen, blank, evidence, null_evidence, patches: Patches):
+    """Attention and scores of all patches of the image without each of them: two [b, p, p, k].
+
+    Row p is the image without patch p. There only the patches that overlap p are judged again; one
+    removal after another, so that memory holds the views of one.
+    """
+    count = evidence[0].shape[1]
+    left = [jnp.repeat(logits[:, None], count, axis=1) for logits in evidence]
+    neighbours = patches.neighbours(seen.shape[2])
+    if neighbours.size:
+
+        def judged_again(removal):
+            patch, others = removal
+            cut = patches.without(seen, blank, jnp.full(len(seen), patch))
+            return _as_patches(apply(jnp.take(cut, others, axis=1)))
+
+        again = jax.lax.map(judged_again, (jnp.arange(count), jnp.asarray(neighbours)))
+        rows = jnp.arange(count)[:, None]
+        left = [
+            logits.at[:, rows, neighbours].set(jnp.moveaxis(new, 0, 1)) for logits, new in zip(left, again)
+        ]
+    return [effects.with_null_removed(*both) for both in zip(left, null_evidence)]
 
 
 def _along_mean(outputs: Outputs, *, with_patches: bool):

@@ -104,7 +104,7 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
             tau=config.model.cosine.tau,
             gamma=config.model.cosine.gamma,
             cells=config.model.cells,
-            background=config.model.pooling == "exclusive",
+            background=method.pooling.background,
             statistics=config.model.statistics,
             frozen=tuple(config.model.frozen),
             norm_groups=config.model.norm_groups,

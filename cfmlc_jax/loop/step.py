@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cfmlc_jax.causal import effects
-from cfmlc_jax.causal.views import cells, remove_one, split
+from cfmlc_jax.causal.views import cells, remove_one
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop.state import TrainState
@@ -104,7 +104,7 @@ def train_step(
 
 
 def _with_nulls(key, views, null, rate, mean_colour, patches):
-    """Views [b, v, s, s, 3] of which some show the null where one patch was, and as that patch's own view."""
+    """Views [b, v, s, s, 3] of which some show the null where one patch was, in all views that show that place."""
     b, v, size, _, _ = views.shape
     grid, overlap = patches.grid, patches.overlap
     count = len(cells(size, grid, overlap))
@@ -115,9 +115,7 @@ def _with_nulls(key, views, null, rate, mean_colour, patches):
     whole = remove_one(views[:, 0], blank, patch, grid, overlap=overlap)[:, None]
     if v == 1:
         return whole
-    blanks = split(blank, grid, overlap=overlap, size=size)
-    removed = jnp.arange(count)[None, :] == patch[:, None]
-    return jnp.concatenate([whole, jnp.where(removed[..., None, None, None], blanks, views[:, 1:])], axis=1)
+    return jnp.concatenate([whole, patches.without(views, blank, patch)], axis=1)
 
 
 def _cut(views, patches):
@@ -164,7 +162,7 @@ def score_step(
         if kinds:
             nulls = methods.counterfactuals(
                 apply,
-                views[:, 0],
+                views,
                 outputs,
                 kinds=kinds,
                 null=null,

@@ -39,7 +39,7 @@ def agreement(
 ) -> Agreement:
     """Correlation, scale and errors of estimated effects: two [m] -> `Agreement`.
 
-    The intervals are percentile bootstrap intervals over images. Effects of one image share its
+    The intervals are bootstrap intervals over images. Effects of one image share its
     noise, so they are drawn together.
 
     Args:
@@ -64,7 +64,12 @@ def agreement(
         return np.stack([_correlation(estimated, true, drawn), _correlation(*ranks, drawn)], axis=1)
 
     value, low, high = interval(
-        correlations, int(owners.max()) + 1, generator=generator, resamples=resamples, level=level
+        correlations,
+        int(owners.max()) + 1,
+        generator=generator,
+        resamples=resamples,
+        level=level,
+        bounds=(-1.0, 1.0),
     )
     error = estimated - true
     return Agreement(

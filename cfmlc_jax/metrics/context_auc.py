@@ -38,6 +38,7 @@ def mean_context_auc(
         generator=generator,
         resamples=resamples,
         level=level,
+        bounds=(0.0, 1.0),
     )
 
 

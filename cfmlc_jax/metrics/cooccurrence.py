@@ -211,6 +211,7 @@ def mean_excess_false_positive_rate(
         generator=generator,
         resamples=resamples,
         level=level,
+        bounds=(-1.0, 1.0),
     )
     return ExcessFalsePositives(found, len(target) - undefined, undefined)
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 
 from cfmlc_jax.metrics import shots
-from cfmlc_jax.metrics.bootstrap import Statistic, interval, mean_of_defined, ratio
+from cfmlc_jax.metrics.bootstrap import Statistic, interval, mean_of_defined, ratio, values_and_gains
 from cfmlc_jax.metrics.scores import Scores
 
 METRICS = ("top1", "many", "medium", "few", "macro_F1")
@@ -59,13 +59,15 @@ def intervals(scores: Scores, alphas, counts, generator: np.random.Generator) ->
     labels = scores.labels.argmax(axis=1)
     logits = predictions(scores, alphas)
     statistics = [_accuracies_of(of.argmax(axis=1), labels, counts) for of in logits.values()]
-    base = list(logits).index(BASELINE)
-
-    def statistic(weights):
-        values = np.stack([of(weights) for of in statistics], axis=1)
-        return np.concatenate([values, values - values[:, base, None]], axis=1)
-
-    both = interval(statistic, len(labels), generator=generator, resamples=RESAMPLES, level=LEVEL)
+    statistic, (least, most) = values_and_gains(statistics, list(logits).index(BASELINE))
+    both = interval(
+        statistic,
+        len(labels),
+        generator=generator,
+        resamples=RESAMPLES,
+        level=LEVEL,
+        bounds=(least[:, None], most),
+    )
     found: dict[str, dict] = {name: {} for name in logits}
     for row, name in enumerate(logits):
         for column, metric in enumerate(MEASURED):

@@ -6,7 +6,7 @@ import numpy as np
 
 from cfmlc_jax import metrics
 from cfmlc_jax.metrics import cooccurrence, localization
-from cfmlc_jax.metrics.bootstrap import interval, weighted_mean_average_precision
+from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mean_average_precision
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.metrics.scores import Scores, probabilities
 
@@ -46,12 +46,14 @@ def intervals(scores: Scores, alphas, generator: np.random.Generator) -> dict:
         statistics = [
             weighted_mean_average_precision(predictions[name], scores.labels, definition) for name in distinct
         ]
+        statistic, bounds = values_and_gains(statistics, base)
         both = interval(
-            _values_and_gains(statistics, base),
+            statistic,
             len(scores.labels),
             generator=generator,
             resamples=count,
             level=LEVEL,
+            bounds=bounds,
         )
         for name in predictions:
             row = distinct.index(rankings[name])
@@ -59,14 +61,6 @@ def intervals(scores: Scores, alphas, generator: np.random.Generator) -> dict:
             found[name][f"mAP_{definition}"] = [float(both.low[row]), float(both.high[row])]
             found[name][f"gain_{definition}"] = gain
     return {"level": LEVEL, "resamples": count, "predictions": found}
-
-
-def _values_and_gains(statistics, base):
-    def statistic(weights):
-        values = np.stack([of(weights) for of in statistics], axis=1)
-        return np.concatenate([values, values - values[:, base, None]], axis=1)
-
-    return statistic
 
 
 def _rankings(scores: Scores, predictions) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Pictures of where classes look: the photo, and beside it a copy for each of its top classes.
 
-A class's copy fades where its patches weigh little; its pivot patch has a frame.
+A class's copy fades where its patches weigh little; its pivot patch has a frame, if it has one.
 """
 
 import functools
@@ -25,6 +25,10 @@ ACCENTS = ((213, 94, 0), (0, 114, 178), (0, 138, 102))
 MAX_PANELS = len(ACCENTS)
 # Brightness of a patch without weight.
 FADED = 0.38
+# A pivot weighs at least this many times an equal share. A softmax always has a largest weight, also
+# where attention is as good as uniform (26, 24, 24 and 26 %): a frame there would show a choice that
+# the classifier has not made.
+PIVOT = 1.5
 LONGEST_NAME = 200  # bytes of a file's stem; what is written temporarily has a longer name
 
 
@@ -40,6 +44,17 @@ class ClassView:
     probability: float
     weights: Sequence[float]
     effect: float
+
+
+def pivot_of(weights: Sequence[float]) -> int | None:
+    """The patch that a class looks at, by its number; None where no patch weighs `PIVOT` times an equal share."""
+    heaviest = max(range(len(weights)), key=lambda p: weights[p])
+    return heaviest if weights[heaviest] * len(weights) >= PIVOT else None
+
+
+def weight_text(weights: Sequence[float]) -> str:
+    """What the largest of the weights is called."""
+    return "no pivot, at most" if pivot_of(weights) is None else "pivot weight"
 
 
 def scaled(image: Image.Image) -> Image.Image:
@@ -113,14 +128,16 @@ def _photo_panel(photo, title, notes):
 
 
 def _class_panel(photo, shown, boxes, accent):
-    pivot = max(range(len(boxes)), key=lambda p: shown.weights[p])
-    panel, pen = _panel(_focus(photo, boxes, shown.weights, pivot, accent))
+    panel, pen = _panel(_focus(photo, boxes, shown.weights, accent))
     number = f"{shown.probability:.2f}"
     room = panel.width - _width(number, TITLE) - 12
     _text(pen, (0, 4), shown.name, TITLE, INK, room=room)
     _text(pen, (panel.width, 4), number, TITLE, accent, anchor="ra")
     _bar(pen, (0, 44, panel.width, 50), shown.probability, accent)
-    facts = (("pivot weight", f"{shown.weights[pivot]:.2f}"), ("direct effect", _signed(shown.effect)))
+    facts = (
+        (weight_text(shown.weights), f"{max(shown.weights):.2f}"),
+        ("direct effect", _signed(shown.effect)),
+    )
     for i, (name, value) in enumerate(facts):
         y = panel.height - FOOTER + 10 + i * 28
         _text(pen, (0, y), name, TEXT, FAINT, room=panel.width)
@@ -141,25 +158,31 @@ def _panel(photo):
     return panel, ImageDraw.Draw(panel)
 
 
-def _focus(photo, boxes, weights, pivot, accent):
-    """The photo, faded where patches weigh little against the pivot, with their outlines and weights."""
+def _focus(photo, boxes, weights, accent):
+    """The photo, faded where patches weigh little against the heaviest, with their outlines and weights."""
     strength = Image.new("L", photo.size, 0)
     # Patches may overlap: the heavier one is painted over the lighter.
     for p in sorted(range(len(boxes)), key=lambda p: weights[p]):
-        strength.paste(round(255 * weights[p] / weights[pivot]), boxes[p])
+        strength.paste(round(255 * weights[p] / max(weights)), boxes[p])
     grey = ImageEnhance.Color(photo).enhance(0.25)
     shaded = Image.composite(photo, ImageEnhance.Brightness(grey).enhance(FADED), strength)
     pen = ImageDraw.Draw(shaded, "RGBA")
     for left, top, right, bottom in boxes:
         pen.rectangle((left, top, right - 1, bottom - 1), outline=(255, 255, 255, 110))
-    left, top, right, bottom = boxes[pivot]
+    pivot = pivot_of(weights)
+    if pivot is not None:
+        _frame(pen, boxes[pivot], accent)
+    for p, box in enumerate(boxes):
+        _tag(pen, box, f"{weights[p]:.0%}", accent if p == pivot else (0, 0, 0, 150))
+    return shaded
+
+
+def _frame(pen, box, accent):
+    left, top, right, bottom = box
     # White around the colour, so that it stands out from any photo.
     pen.rectangle((left, top, right - 1, bottom - 1), outline=PAPER, width=7)
     if min(right - left, bottom - top) > 2:
         pen.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=accent, width=5)
-    for p, box in enumerate(boxes):
-        _tag(pen, box, f"{weights[p]:.0%}", accent if p == pivot else (0, 0, 0, 150))
-    return shaded
 
 
 def _tag(pen, box, text, colour):

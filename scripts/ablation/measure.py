@@ -1,5 +1,6 @@
 """What an ablation measures itself: costs of compiled programs, weights of patches, estimated against true effects."""
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -83,6 +84,8 @@ def _prediction_costs(config) -> dict[str, dict[str, float]]:
     for work in ("factual", *config.effect.kinds):
         score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
         flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
+        if work == "pivot":
+            flops += _further_removals(make().average, config.evaluate.batch_size, parts)
         found["mflops"][work], found["images_per_second"][work] = flops / 1e6, rate
     return found
 
@@ -99,6 +102,18 @@ def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
         jax.block_until_ready(score(*arguments))
         seconds.append(time.perf_counter() - begun)
     return flops, images / min(seconds)
+
+
+def _further_removals(variables, images, parts) -> float:
+    """Operations an image of all removals of a patch but one: they are a loop, which XLA counts once."""
+    patches, size = parts.patches["evaluate"], parts.views_of["evaluate"].size
+    removals, others = patches.neighbours(size).shape
+    if not others:
+        return 0.0
+    side = patches.size or size
+    views = jax.ShapeDtypeStruct((images, others, side, side, 3), jnp.float32)
+    judged_again = jax.jit(functools.partial(parts.model.apply, train=False))
+    return (removals - 1) * _flops(judged_again.lower(variables, views)) / images
 
 
 def _flops(lowered) -> float:

@@ -54,13 +54,15 @@ def test_null_kinds_that_cannot_be(kind, match):
 
 
 def test_removing_each_patch_equals_pooling_by_hand(rng):
-    attention, scores = jnp.asarray(rng.normal(size=(2, 2, 4, 3)), jnp.float32)
-    null_attention, null_score = jnp.asarray(rng.normal(size=(2, 2, 4, 3)), jnp.float32)
-    removed = effects.without_each_patch(attention, scores, null_attention, null_score)
+    attention, scores = jnp.asarray(rng.normal(size=(2, 2, 4, 4, 3)), jnp.float32)
+    null_attention, null_score = jnp.asarray(rng.normal(size=(2, 1, 4, 3)), jnp.float32)
+    removed = effects.pooled_without_each(
+        effects.with_null_removed(attention, null_attention), effects.with_null_removed(scores, null_score)
+    )
     assert removed.shape == (2, 4, 3)
     for p in range(4):
         by_hand = patches.patch_logits(
-            attention.at[:, p].set(null_attention[:, p]), scores.at[:, p].set(null_score[:, p])
+            attention[:, p].at[:, p].set(null_attention[:, p]), scores[:, p].at[:, p].set(null_score[:, p])
         )
         np.testing.assert_allclose(removed[:, p], by_hand, rtol=1e-5, atol=1e-6)
 

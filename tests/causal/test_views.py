@@ -96,3 +96,42 @@ def test_removed_patches_of_several_grids(rng):
     both = views.remove_patches(images, null, (2, 3))
     separate = [views.remove_patches(images, null, grid) for grid in (2, 3)]
     np.testing.assert_array_equal(both, jnp.concatenate(separate, axis=1))
+
+
+def test_neighbours_share_pixels():
+    assert views.neighbours(8, 2).shape == (4, 0)
+    assert views.neighbours(8, 3).shape == (9, 0)
+    np.testing.assert_array_equal(views.neighbours(8, 2, 0.5), [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
+    # 0 to 6 and 6 to 12 beside 0 to 4, 4 to 8 and 8 to 12: of nine, the one in the middle meets all four.
+    of_scales = [set(row) - {p} for p, row in enumerate(views.neighbours(12, (2, 3)))]
+    assert of_scales[0] == {4, 5, 7, 8}
+    assert of_scales[4] == {0}
+    assert of_scales[5] == {0, 1}
+    assert of_scales[8] == {0, 1, 2, 3}
+    # Three along 9 pixels, half a side in common: the first and the third touch and share none.
+    assert 6 not in views.neighbours(9, 3, 0.5)[0]
+
+
+@pytest.mark.parametrize(("grid", "overlap"), [(2, 0.0), (2, 0.5), ((2, 3), 0.0), ((2, 3), 0.25)])
+def test_a_removed_patch_is_in_no_other(grid, overlap, rng):
+    """Whatever was in the box, the patches are the same; those that do not meet it are untouched."""
+    size = 12
+    images = jnp.asarray(rng.random((2, size, size, 3)), jnp.float32)
+    null = jnp.full((1, size, size, 3), 0.5)
+    null_patches = views.split(null, grid, overlap=overlap, size=size)
+    boxes = views.cells(size, grid, overlap)
+    for patch, (x0, y0, x1, y1) in enumerate(boxes):
+        other = images.at[:, y0:y1, x0:x1].set(jnp.asarray(rng.random((2, y1 - y0, x1 - x0, 3)), jnp.float32))
+        before = views.split(images, grid, overlap=overlap, size=size)
+        number = jnp.array([patch, -1])
+        found, of_other = (
+            views.without_one(
+                views.split(x, grid, overlap=overlap, size=size), null_patches, number, grid, overlap=overlap
+            )
+            for x in (images, other)
+        )
+        np.testing.assert_array_equal(found[0], of_other[0])
+        np.testing.assert_array_equal(found[0, patch], null_patches[0, patch])
+        apart = sorted(set(range(len(boxes))) - {patch} - set(views.neighbours(size, grid, overlap)[patch]))
+        np.testing.assert_array_equal(found[0, apart], before[0, apart])
+        np.testing.assert_array_equal(found[1], before[1])

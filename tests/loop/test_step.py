@@ -10,13 +10,15 @@ import optax
 import pytest
 
 from cfmlc_jax import losses
-from cfmlc_jax.causal import patches
+from cfmlc_jax.causal import patches, views
+from cfmlc_jax.causal.effects import null_images
+from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.loop import mesh as meshes
 from cfmlc_jax.loop import method as methods
 from cfmlc_jax.loop import state as states
 from cfmlc_jax.loop import step as steps
 from cfmlc_jax.models import heads, resnet, tresnet
-from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.layers import BatchNorm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
@@ -244,6 +246,93 @@ def test_pivot_counterfactual_by_hand(rng):
         combined = methods.predict(outputs)["combined"]
         expected += weights[:, p] * combined
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def judge(views):
+    """A classifier without parameters: evidence for each colour, not linear in the pixels, view by view."""
+    parts = views if isinstance(views, tuple) else (views,)
+    peak, square = (
+        jnp.concatenate([reduce(x) for x in parts], axis=1)
+        for reduce in (lambda x: 5 * x.max(axis=(2, 3)), lambda x: (x**2).mean(axis=(2, 3)))
+    )
+    return Outputs(whole=square, attention=4 * peak + square, score=peak, cells=None, features={})
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def counterfactual(seen, patches, pooling="pivot", null="zeros"):
+    return methods.counterfactuals(
+        judge,
+        seen,
+        judge(patches.cut(seen[:, 0]) if patches.size else seen),
+        kinds=("pivot",),
+        null=null,
+        mean_colour=jnp.full(3, 0.3),
+        patches=patches,
+        pooling=POOLINGS[pooling],
+    )["pivot"]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def judge_anew(images, patches):
+    return judge(patches._replace(size=patches.size or images.shape[1]).cut(images))
+
+
+def cut_anew(images, patches, pooling="pivot", null="zeros"):
+    """The same by the definition: every image without a patch is judged as an image of its own."""
+    pool, blank = POOLINGS[pooling], null_images(images, null, jnp.full(3, 0.3))
+    focus = pool.focus(*methods.patch_evidence(judge_anew(images, patches)))
+    weights = np.asarray(jax.nn.softmax(focus, axis=1))
+    expected = 0.0
+    for p, (x0, y0, x1, y1) in enumerate(views.cells(images.shape[1], patches.grid, patches.overlap)):
+        without = np.array(images)
+        without[:, y0:y1, x0:x1] = blank[:, y0:y1, x0:x1]
+        expected += weights[:, p] * methods.predict(judge_anew(without, patches), pool)["combined"]
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("grids", "overlap", "pooling", "null"),
+    [
+        ((2,), 0.0, "pivot", "mean"),
+        ((2,), 0.25, "exclusive", "mean"),
+        ((3,), 0.5, "pivot", "zeros"),
+        ((2, 3), 0.0, "pivot", "blur"),
+    ],
+)
+def test_pivot_counterfactual_is_that_of_patches_cut_anew(rng, grids, overlap, pooling, null):
+    images = jnp.asarray(rng.random((2, 24, 24, 3)), jnp.float32)
+    patches = methods.Patches(grids, overlap, size=8)
+    found = counterfactual(images[:, None], patches, pooling, null)
+    np.testing.assert_allclose(found, cut_anew(images, patches, pooling, null), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("grids", "overlap", "place"), [((2,), 0.25, 11), ((2,), 0.5, 11), ((2, 3), 0.0, 3), ((2, 3), 0.25, 2)]
+)
+def test_nothing_of_the_target_is_left_in_patches_of_the_host(grids, overlap, place):
+    """A red square is in several patches, of one scale or two: without the pivot its evidence is that of black."""
+    square = slice(place, place + 2)
+    images = jnp.zeros((1, 24, 24, 3)).at[:, square, square, 0].set(1.0).at[:, 20:22, 20:22, 1].set(1.0)
+    patches = methods.Patches(grids, overlap)
+    cut = views.split(images, grids, overlap=overlap, size=24)
+    seen = jnp.concatenate([images[:, None], cut], axis=1)
+    assert (cut[..., 0].max(axis=(0, 2, 3)) > 0.5).sum() > 1
+    found = counterfactual(seen, patches)
+    assert methods.predict(judge(seen))["patch"][0, 0] > 4.9
+    np.testing.assert_allclose(found[0, 0], 0, atol=1e-5)
+    np.testing.assert_allclose(found, cut_anew(images, patches), atol=1e-5)
+
+
+def test_nothing_of_the_target_is_left_in_patches_at_training(rng):
+    """A share of the images loses a patch: where neighbours show its box, they show the null too."""
+    images = jnp.zeros((32, 24, 24, 3)).at[:, 11:13, 11:13].set(1.0)
+    patches = methods.Patches((2,), 0.5)
+    cut = views.split(images, (2,), overlap=0.5, size=24)
+    seen = jnp.concatenate([images[:, None], cut], axis=1)
+    shown = steps._with_nulls(jax.random.key(0), seen, "zeros", 0.5, jnp.zeros(3), patches)
+    left = np.asarray(shown.max(axis=(2, 3, 4)) > 0)
+    assert 0.3 < left[:, 0].mean() < 0.7
+    np.testing.assert_array_equal(left, np.repeat(left[:, :1], 5, axis=1))
 
 
 @pytest.mark.parametrize("name", ["pat_i", "asl"])

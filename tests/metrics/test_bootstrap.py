@@ -69,6 +69,71 @@ def test_the_interval_of_a_mean_is_that_of_the_central_limit(rng):
     assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
+def drawn_split(rng, images, separation, share, classes=4):
+    """Labels of a share each, and normal scores that are higher where the class is."""
+    labels = (rng.random((images, classes)) < share).astype(np.uint8)
+    return rng.normal(size=labels.shape) + separation * labels, labels
+
+
+@pytest.mark.parametrize("definition", metrics.AP_DEFINITIONS)
+@pytest.mark.parametrize(
+    ("images", "separation", "share"),
+    [(200, 0.0, 0.1), (200, 0.3, 0.04), (400, 0.3, 0.2), (400, 1.2, 0.1), (300, 3.0, 0.3)],
+    ids=["chance", "weak and rare", "weak", "medium", "strong"],
+)
+def test_intervals_cover_the_value_of_endless_images(definition, images, separation, share):
+    """Of 95 % intervals about 95 % hold the truth; percentiles alone of half of the weak cases."""
+    rng = np.random.default_rng(3)
+    truth = metrics.mean_average_precision(*drawn_split(rng, 60_000, separation, share), definition)
+    hits = []
+    for _ in range(100):
+        scores, labels = drawn_split(rng, images, separation, share)
+        found = bootstrap.mean_average_precision_interval(
+            scores, labels, definition, generator=rng, resamples=100
+        )
+        assert found.low <= found.value <= found.high
+        hits.append(found.low <= truth <= found.high)
+    assert np.mean(hits) >= 0.87  # 95 % less three standard errors of 100 tries, and a little
+
+
+def test_intervals_of_gains_cover_the_gain_of_endless_images():
+    """Two predictions on the same images: the better one's gain, and nothing where they are as good."""
+    rng = np.random.default_rng(4)
+
+    def two(images):
+        scores, labels = drawn_split(rng, images, 0.5, 0.1)
+        return [scores, scores + 0.7 * rng.normal(size=scores.shape)], labels
+
+    def of(each, labels):
+        return bootstrap.weighted_mean_average_precision(each, labels, "sklearn")
+
+    both, labels = two(60_000)
+    truth = np.subtract(*(of(each, labels)(np.ones((1, 60_000)))[0] for each in both))
+    hits = []
+    for _ in range(80):
+        both, labels = two(200)
+        statistic, bounds = bootstrap.values_and_gains([of(each, labels) for each in both], 1)
+        found = bootstrap.interval(statistic, 200, generator=rng, resamples=100, bounds=bounds)
+        assert (found.low <= found.value).all()
+        assert (found.value <= found.high).all()
+        np.testing.assert_array_equal([part[3] for part in found], 0)
+        hits.append(found.low[2] <= truth <= found.high[2])
+    assert np.mean(hits) >= 0.88
+
+
+def test_an_interval_holds_its_value_where_every_resample_is_above_it():
+    """A weak classifier of many classes: repeated images alone raise mean average precision."""
+    rng = np.random.default_rng(5)
+    labels = np.zeros((60, 40), np.uint8)
+    labels[rng.permuted(np.tile(np.arange(60), (40, 1)), axis=1)[:, :3].T, np.arange(40)] = 1
+    scores = rng.normal(size=labels.shape)
+    statistic = bootstrap.weighted_mean_average_precision(scores, labels, "voc")
+    drawn = statistic(rng.multinomial(60, np.full(60, 1 / 60), 200).astype(float))
+    found = bootstrap.mean_average_precision_interval(scores, labels, "voc", generator=rng)
+    assert np.quantile(drawn, 0.025) > found.value
+    assert found.low < found.value <= found.high
+
+
 def test_a_wider_level_holds_the_narrower(rng):
     values = rng.normal(size=50)
     narrow, wide = (
@@ -105,6 +170,8 @@ def test_every_resample_draws_as_many_images(monkeypatch):
     drawn = np.concatenate(seen[1:])
     assert drawn.shape == (7, 10)
     assert len(np.unique(drawn, axis=0)) == 7
+    # Over all of them every image is drawn equally often, so that a mean has no bias.
+    np.testing.assert_array_equal(drawn.sum(axis=0), 7)
 
 
 def test_a_perfect_ranking_has_no_uncertainty_and_others_stay_in_bounds(rng):
@@ -118,6 +185,12 @@ def test_a_perfect_ranking_has_no_uncertainty_and_others_stay_in_bounds(rng):
         rng.normal(size=(80, 3)), labels, "sklearn", generator=generator, resamples=50
     )[1:]
     assert 0 <= low < high <= 100
+    # Two positives: where a resample has neither, "sklearn" counts 0, and less that bias 100 would be passed.
+    rare = np.eye(80, 3, dtype=np.uint8) + np.eye(80, 3, -40, dtype=np.uint8)
+    found = bootstrap.mean_average_precision_interval(
+        rare.astype(float), rare, "sklearn", generator=generator, resamples=50
+    )
+    assert found.low < found.value == found.high == 100
 
 
 def test_a_paired_difference_of_equal_rankings_is_exactly_zero(rng):

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 # What users may call classes, to be shown as they are.
 NAMES = ["<script>alert(1)</script>", "a & b", 'say "cheese"', "it’s", "zèbre"]
 
-VOID = {"br", "meta", "img", "hr", "link", "wbr"}
+VOID = {"br", "meta", "img", "hr", "input", "link", "wbr"}
 
 
 class Page(HTMLParser):

@@ -53,11 +53,10 @@ def inspect(report, width, tmp_path):
 
 
 def opened(report, tmp_path):
-    """A copy with everything unfolded: what is hidden cannot overflow."""
+    """A copy with everything unfolded and all splits shown: what is hidden cannot overflow."""
     path = tmp_path / "opened.html"
-    path.write_text(
-        report.read_text(encoding="utf-8").replace("<details>", "<details open>"), encoding="utf-8"
-    )
+    text = report.read_text(encoding="utf-8").replace("<details>", "<details open>").replace(" checked>", ">")
+    path.write_text(text.replace('id="split-all">', 'id="split-all" checked>'), encoding="utf-8")
     return path
 
 
@@ -69,6 +68,60 @@ def test_nothing_overflows_and_nothing_is_fetched(made_run, tmp_path, width):
     assert found["wide"] == []
     assert found["fetched"] == []
     assert console == []
+
+
+# Per step of the switch: which blocks are shown. How high the page is, and the letters of its charts.
+SWITCHED = """<script>
+document.getElementById("frame").onload = function () {{
+  const inside = this.contentDocument, found = {{ shown: {{}}, height: {{}} }};
+  const blocks = () => [...inside.querySelectorAll("#curves .block")];
+  const seen = () => blocks().filter(b => b.offsetHeight > 0).map(b => b.querySelector("h3").textContent);
+  found.first = seen();
+  const inputs = [...inside.querySelectorAll(".splits input")];
+  found.reachable = inputs.every(i => i.tabIndex === 0 && i.offsetHeight > 0);
+  for (const input of inputs) {{
+    input.click();
+    found.shown[input.id] = seen();
+    found.height[input.id] = inside.documentElement.scrollHeight;
+  }}
+  found.letters = [...inside.querySelectorAll(".chart text")].filter(t => t.getScreenCTM())
+    .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a);
+  found.signs = [...inside.querySelectorAll(".scroll")].map(s => getComputedStyle(s).backgroundAttachment);
+  document.getElementById("found").textContent = JSON.stringify(found);
+}};
+</script>"""
+
+
+def switched(report, width, tmp_path):
+    harness = tmp_path / "harness.html"
+    start, _, _ = HARNESS.partition("<script>")
+    harness.write_text((start + SWITCHED).format(page=report.as_uri(), width=width))
+    done = browse(harness, "--dump-dom")
+    return json.loads(re.search(r'<pre id="found">(\{.*\})</pre>', done.stdout)[1])
+
+
+def test_one_split_is_shown_and_the_others_by_a_switch(made_run, tmp_path):
+    found = switched(page.write(made_run(splits=("iid", "balanced", "conflict"))), 1280, tmp_path)
+    assert found["first"] == ["iid"]
+    assert found["reachable"]
+    assert found["shown"] == {
+        "split-0": ["iid"],
+        "split-1": ["balanced"],
+        "split-2": ["conflict"],
+        "split-all": ["iid", "balanced", "conflict"],
+    }
+    assert found["height"]["split-0"] < 0.6 * found["height"]["split-all"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_letters_of_charts_keep_their_size_also_of_a_lone_one(made_run, tmp_path, width):
+    workdir = made_run(splits=("val",))
+    (workdir / "metrics.jsonl").write_text('{"step": 1, "train/lr": 0.1}\n{"step": 2, "train/lr": 0.2}\n')
+    found = switched(page.write(workdir), width, tmp_path)
+    assert len(found["letters"]) > 20
+    assert 9 < min(found["letters"]) <= max(found["letters"]) < 16
+    # Wherever content may be cut, a shadow that stays is uncovered by one that moves with the content.
+    assert set(found["signs"]) == {"local, local, scroll, scroll"}
 
 
 def test_what_is_wrong_would_be_found(tmp_path):

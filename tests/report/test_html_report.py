@@ -11,7 +11,7 @@ from html_reading import NAMES, Page
 
 from cfmlc_jax import metrics
 from cfmlc_jax.report import __main__ as command
-from cfmlc_jax.report import evidence
+from cfmlc_jax.report import evidence, overlay
 from cfmlc_jax.report.html import page, run_files
 from cfmlc_jax.report.html.series import title
 
@@ -172,6 +172,58 @@ def test_it_needs_nothing_but_itself_and_everything_has_a_name(made_run):
             assert attributes["aria-label"]
     text = (workdir / "report" / "index.html").read_text()
     assert not re.search(r"url\(|@import|https?:", text)
+
+
+def test_a_switch_of_splits_where_there_are_several(made_run):
+    workdir = made_run(splits=("val", "test"))
+    text = page.write(workdir).read_text(encoding="utf-8")
+    chosen = [a for t, a in Page(text).elements if t == "input"]
+    assert [(a["type"], a["name"], a["id"], "checked" in a) for a in chosen] == [
+        ("radio", "split", "split-0", True), ("radio", "split", "split-1", False), ("radio", "split", "split-all", False),
+    ]  # fmt: skip
+    # Each section has a block of each split, and on paper none is hidden.
+    assert text.count('class="block split split-0"') == text.count('class="block split split-1"') == 7
+    (rules,) = re.findall(r"@media screen \{(.*)\}", text)
+    assert rules.count("display: none") == 2
+    assert text.count(":checked) .split") == 2
+
+
+def test_one_split_needs_no_switch(made_run):
+    text = page.write(made_run(splits=("val",))).read_text(encoding="utf-8")
+    assert "<input" not in text
+    assert "@media screen" not in text
+
+
+def test_a_split_without_boxes_beside_one_with(made_run):
+    workdir = made_run()
+    results = results_of(workdir)
+    results["test"]["average"]["localization"] = None
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    found = read(workdir)
+    assert "This split has no boxes" in found.text
+    assert "Pivots and boxes on val, percent" in found.tables
+
+
+@pytest.mark.parametrize(
+    ("weights", "pivot"),
+    [([0.26, 0.24, 0.24, 0.26], None), ([0.37, 0.35, 0.14, 0.14], None), ([0.2, 0.2, 0.2, 0.4], 3), ([0.5, 0.5], None), ([1.0], None)],
+)  # fmt: skip
+def test_a_pivot_has_a_frame_only_where_it_stands_out(made_run, weights, pivot):
+    assert overlay.pivot_of(weights) == pivot
+    if len(weights) != 4:
+        return
+    workdir = made_run(splits=("val",))
+    path = workdir / "report" / evidence.FILE
+    fields = json.loads(path.read_text())
+    for of_kind in fields["exhibits"]["val"].values():
+        for shown_class in (shown_class for exhibit in of_kind for shown_class in exhibit["classes"]):
+            shown_class["weights"] = weights
+    path.write_text(json.dumps(fields))
+    found = read(workdir)
+    frames = [a for t, a in found.elements if t == "rect" and a.get("class") == "pivot"]
+    assert len(frames) == (0 if pivot is None else 6)
+    words = f"no pivot, at most {max(weights):.2f}" if pivot is None else f"pivot weight {max(weights):.2f}"
+    assert found.text.count(words) == 6
 
 
 def test_names_are_shown_as_they_are(made_run):

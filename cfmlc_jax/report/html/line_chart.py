@@ -36,7 +36,9 @@ def line_chart(
         aria_label=f"{title}: {y.label} over {x.label}, {', '.join(line.name for line in series)}",
     )
     caption = element("figcaption", element("strong", title), None if note is None else element("span", note))
-    return element("figure", caption, drawing, legend(series) if len(series) > 1 else None, class_="panel")
+    return element(
+        "figure", caption, drawing, legend(series) if len(series) > 1 else None, class_="panel lines"
+    )
 
 
 def small_chart(title: str, detail: str, series: Sequence[Series]) -> Markup:

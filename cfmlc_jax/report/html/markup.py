@@ -8,7 +8,7 @@ import html
 
 from cfmlc_jax.report.names import printable
 
-_VOID = {"br", "meta", "img", "hr", "link", "wbr"}
+_VOID = {"br", "meta", "img", "hr", "input", "link", "wbr"}
 
 
 class Markup(str):

@@ -86,7 +86,7 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         "body",
         element("a", "To the content", href="#content", class_="skip"),
         _header(run),
-        _navigation(there),
+        _bar(run, there),
         element("main", *there.values(), id="content"),
         element(
             "footer",
@@ -132,7 +132,7 @@ def _head(run):
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{run.name} – cfmlc_jax"),
         element("link", rel="icon", href="data:,"),
-        element("style", Markup(style)),
+        element("style", Markup(style), _switching(run)),
     )
 
 
@@ -168,8 +168,39 @@ def _model(model):
         return (
             f"{model.get('name')} with head {model['head']}" if model.get("head") else str(model.get("name"))
         )
-    pooled = "exclusive pooling" if model.get("pooling") == "exclusive" else f"{model['attention']} attention"
+    pooling = model.get("pooling", "pivot")
+    pooled = f"{model['attention']} attention" if pooling == "pivot" else f"{pooling} pooling"
     return f"{model.get('name')} with {pooled}{' over cells' if model.get('cells') else ''}"
+
+
+def _bar(run, there):
+    """What stays on top: links to the sections, and a switch of splits."""
+    return element("div", element("div", _navigation(there), _switch(run)), class_="bar")
+
+
+def _switch(run) -> Markup | None:
+    """A choice of one split or all of them, the first at the start; None for fewer than two splits."""
+    if len(run.splits) < 2:
+        return None
+    names = {f"split-{i}": split.name for i, split in enumerate(run.splits)} | {"split-all": "all"}
+    choices = [
+        element(
+            "label",
+            element("input", type="radio", name="split", id=each, checked=i == 0),
+            element("span", name),
+        )
+        for i, (each, name) in enumerate(names.items())
+    ]
+    return element("div", *choices, class_="splits", role="radiogroup", aria_label="Split that is shown")
+
+
+def _switching(run) -> Markup:
+    """Rules that hide the splits that are not chosen; paper shows all of them, as does a browser without :has."""
+    rules = [
+        f"body:has(#split-{i}:checked) .split:not(.split-{i}) {{ display: none; }}"
+        for i in range(len(run.splits))
+    ]
+    return Markup(f"@media screen {{ {' '.join(rules)} }}" if len(rules) > 1 else "")
 
 
 def _navigation(there):

@@ -6,7 +6,7 @@ from cfmlc_jax.metrics import shots, single_label
 from cfmlc_jax.report.html import scales, series, tables
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import fold, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, section
 from cfmlc_jax.report.html.series import title
 
 WORDS = {"top1": "all", "many": "many shots", "medium": "medium", "few": "few shots", "macro_F1": "macro-F1"}
@@ -23,7 +23,7 @@ def accuracy(run: Run) -> Markup | None:
         f"images ({how['resamples']} resamples); a gain’s is that of the difference on the same images."
     )
     tiles = element("div", *(_tile(split) for split in run.splits), class_="tiles")
-    return section("results", "Results", tiles, *(_split(split) for split in run.splits), lede=lede)
+    return section("results", "Results", tiles, *(_split(run, split) for split in run.splits), lede=lede)
 
 
 def shown_effect(split: Split) -> str | None:
@@ -69,13 +69,13 @@ def _fact(name, value):
     return element("div", element("dt", name), element("dd", value))
 
 
-def _split(split: Split):
+def _split(run: Run, split: Split):
     of = split.average["intervals"]["predictions"]
     axis = scales.fitted("top-1", [end for name in split.predictions for end in of[name]["top1"]])
     header = ["prediction", "all", tables.axis_text(axis), *(WORDS[group] for group in shots.GROUPS), "gain"]
     rows = [_row(split, name, axis) for name in split.predictions]
     table = tables.table(header, rows, caption=f"Accuracy on {split.name}")
-    return element("div", element("h3", split.name), table, _both_weights(split), class_="block")
+    return of_split(run, split.name, table, _both_weights(split))
 
 
 def _row(split: Split, name, axis):

@@ -6,7 +6,7 @@ from cfmlc_jax import metrics
 from cfmlc_jax.report.html import series, tables
 from cfmlc_jax.report.html.markup import Markup
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import fold, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, section
 from cfmlc_jax.report.html.series import title
 
 
@@ -16,8 +16,10 @@ def classes(run: Run) -> Markup | None:
         return None
     names = run.evidence.class_names
     blocks = [
-        fold(f"{split.name}, {len(names)} classes", _key(split), _table(split, names), opened=i == 0)
-        for i, split in enumerate(run.splits)
+        of_split(
+            run, split.name, fold(f"{len(names)} classes", _key(split), _table(split, names), opened=True)
+        )
+        for split in run.splits
     ]
     lede = "Average precision (sklearn) in percent of each class, highest first; classes without a positive image come last."
     return section("classes", "Classes", *blocks, lede=lede)

@@ -12,7 +12,7 @@ from cfmlc_jax.report.html import scales, series, tables
 from cfmlc_jax.report.html.heat_map import heat_map
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import absent, fold, panels, section
+from cfmlc_jax.report.html.sections.layout import absent, fold, of_split, panels, section
 from cfmlc_jax.report.html.series import title
 
 MOST_CLASSES = 30  # in a heat map
@@ -51,7 +51,7 @@ def company(run: Run) -> Markup | None:
         top=max(1.0, float(np.nanmax(conditional))),
         note=f"How often, in percent, the row’s class is in an image with the column’s.{cut}",
     )
-    blocks = [_split(split, training, names, chosen) for split in run.splits]
+    blocks = [_split(run, split, training, names, chosen) for split in run.splits]
     return section("company", heading, panels(learnt, _strongest(training, names)), *blocks, lede=lede)
 
 
@@ -79,19 +79,18 @@ def shown_classes(training: Training, classes: int) -> list[int]:
     return list(dict.fromkeys(k for pair in training.pairs for k in pair))[:MOST_CLASSES]
 
 
-def _split(split: Split, training: Training, names, chosen):
+def _split(run: Run, split: Split, training: Training, names, chosen):
     found = split.average["company"]
     if not found:
         return None
-    return element(
-        "div",
-        element("h3", split.name),
+    return of_split(
+        run,
+        split.name,
         _means(split, found),
         fold(
             "Excess of false positives, class by class", *_maps(split, training, names, chosen), opened=True
         ),
         fold(f"The {found['pairs']} strongest pairs", *_pairs(split, training, names, found)),
-        class_="block",
     )
 
 

@@ -8,7 +8,7 @@ from cfmlc_jax.report.html import scales, series, tables
 from cfmlc_jax.report.html.line_chart import line_chart, small_chart
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import fold, panels, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, panels, section
 from cfmlc_jax.report.html.series import Series, title
 
 # Where curves are read off.
@@ -25,11 +25,11 @@ def curves(run: Run) -> Markup | None:
         "Precision and recall over all decisions, every image and class counted once, and overall F1 (OF1) against the "
         "threshold on probabilities."
     )
-    blocks = [_split(split, run.evidence.class_names) for split in run.splits]
+    blocks = [_split(run, split, run.evidence.class_names) for split in run.splits]
     return section("curves", "Precision, recall, thresholds", *blocks, lede=lede)
 
 
-def _split(split: Split, names):
+def _split(run: Run, split: Split, names):
     logits = split.logits
     shown = series.chief(split.predictions)
     unit = scales.fixed("recall, %", 0, 100, 20)
@@ -40,9 +40,9 @@ def _split(split: Split, names):
         for name in shown
     ]
     over = [_line(name, _f1(logits[name], split.scores.labels)) for name in shown]
-    return element(
-        "div",
-        element("h3", split.name),
+    return of_split(
+        run,
+        split.name,
         panels(
             line_chart("Precision and recall", recall, unit, scales.fixed("precision, %", 0, 100, 20)),
             line_chart(
@@ -55,7 +55,6 @@ def _split(split: Split, names):
         ),
         fold("Thresholds in numbers", _numbers(split)),
         _weakest(split, logits["combined"], logits["whole"], names),
-        class_="block",
     )
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from cfmlc_jax.report import overlay
 from cfmlc_jax.report.evidence import Exhibit, ShownClass
 from cfmlc_jax.report.html import tables
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run
-from cfmlc_jax.report.html.sections.layout import section
-from cfmlc_jax.report.overlay import FADED
+from cfmlc_jax.report.html.sections.layout import of_split, section
 
 SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
 MANY_LABELS = (
@@ -42,12 +42,12 @@ def gallery(run: Run) -> Markup | None:
             for kind, exhibits in kinds.items()
             if exhibits
         ]
-        blocks.append(element("div", element("h3", split), *shown, class_="block"))
+        blocks.append(of_split(run, split, *shown))
     lede = ONE_LABEL if run.one_label else MANY_LABELS
     if run.evidence.cells is not None:
         lede += (
-            " Patches fade where they weigh little for the class, the pivot has a frame; dashed boxes are the class’s "
-            "objects. The effect is the class’s logit less that without its pivot patch."
+            f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {overlay.PIVOT:g} times an "
+            "equal share, for below that no patch stands out. Dashed boxes are the class’s objects. The effect is the class’s logit less that without its pivot patch."
         )
     return section("gallery", "Best and worst images", *blocks, lede=lede)
 
@@ -97,7 +97,7 @@ def _facts(shown: ShownClass, only: int | None):
     verdict, mark = _verdict(shown, only)
     facts = [element("span", f"{shown.probability:.2f} · ", element("em", verdict, class_=mark))]
     if shown.weights is not None:
-        facts.append(element("span", f"pivot weight {max(shown.weights):.2f}"))
+        facts.append(element("span", f"{overlay.weight_text(shown.weights)} {max(shown.weights):.2f}"))
     if shown.effect is not None:
         facts.append(element("span", f"effect {tables.signed(shown.effect)}"))
     return facts
@@ -117,19 +117,20 @@ def _canvas(parts, width, height, text):
 
 def _patches(weights, cells, anchor, width, height):
     """The photo darkened, and over it every patch as bright as it weighs, the heaviest on top."""
-    pivot = max(range(len(cells)), key=lambda p: weights[p])
+    pivot, heaviest = overlay.pivot_of(weights), max(weights)
     boxes = [(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in cells]
-    parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - FADED)]
+    parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - overlay.FADED)]
     for p in sorted(range(len(boxes)), key=lambda p: weights[p]):
         x, y, w, h = boxes[p]
         cut = element(
-            "svg", element("use", href=f"#{anchor}"), _shade(x, y, w, h, (1 - FADED) * (1 - weights[p] / weights[pivot])),
+            "svg", element("use", href=f"#{anchor}"), _shade(x, y, w, h, (1 - overlay.FADED) * (1 - weights[p] / heaviest)),
             x=x, y=y, width=w, height=h, viewBox=f"{x:.2f} {y:.2f} {w:.2f} {h:.2f}",
         )  # fmt: skip
         parts += [cut, element("rect", x=x, y=y, width=w, height=h, class_="patch")]
-    x, y, w, h = boxes[pivot]
-    inner = {"x": x + 1.5, "y": y + 1.5, "width": max(w - 3, 1.0), "height": max(h - 3, 1.0)}
-    parts += [element("rect", class_="pivot-halo", **inner), element("rect", class_="pivot", **inner)]
+    if pivot is not None:
+        x, y, w, h = boxes[pivot]
+        inner = {"x": x + 1.5, "y": y + 1.5, "width": max(w - 3, 1.0), "height": max(h - 3, 1.0)}
+        parts += [element("rect", class_="pivot-halo", **inner), element("rect", class_="pivot", **inner)]
     parts += [_tag(boxes[p], weights[p]) for p in range(len(boxes)) if boxes[p][2] > 40 and boxes[p][3] > 22]
     return parts
 

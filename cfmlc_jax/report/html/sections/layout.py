@@ -1,6 +1,7 @@
 """What sections are made of."""
 
 from cfmlc_jax.report.html.markup import Child, Markup, element
+from cfmlc_jax.report.html.run_files import Run
 
 
 def section(anchor: str, title: str, *content: Child, lede: Child = None) -> Markup:
@@ -14,6 +15,13 @@ def section(anchor: str, title: str, *content: Child, lede: Child = None) -> Mar
         id=anchor,
         aria_labelledby=f"{anchor}-title",
     )
+
+
+def of_split(run: Run, name: str, *content: Child) -> Markup:
+    """What a section has of one split, under its name; the page's switch of splits shows and hides it."""
+    names = [split.name for split in run.splits]
+    switched = f" split split-{names.index(name)}" if name in names else ""
+    return element("div", element("h3", name), *content, class_=f"block{switched}")
 
 
 def panels(*figures: Child, wide: bool = False) -> Markup:

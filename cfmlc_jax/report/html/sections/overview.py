@@ -3,7 +3,7 @@
 from cfmlc_jax.report.html import scales, series, tables
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import fold, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, section
 from cfmlc_jax.report.html.series import title
 
 METRICS = ("mAP_sklearn", "mAP_voc", "CP", "CR", "CF1", "OP", "OR", "OF1")
@@ -16,10 +16,10 @@ def overview(run: Run) -> Markup | None:
     how = run.splits[0].average["intervals"]
     lede = (
         f"Mean average precision (mAP) in percent of the averaged weights. Brackets are {how['level']:.0%} bootstrap "
-        f"intervals over images ({how['resamples']} resamples; as repeated images flatter average precision, both ends lie a little high); a gain’s is that of the difference on the same images."
+        f"intervals over images ({how['resamples']} resamples), less the bias of few positives, so that a weak classifier’s value lies in the upper part of its interval; a gain’s is that of the difference on the same images."
     )
     tiles = element("div", *(_tile(split) for split in run.splits), class_="tiles")
-    return section("results", "Results", tiles, *(_split(split) for split in run.splits), lede=lede)
+    return section("results", "Results", tiles, *(_split(run, split) for split in run.splits), lede=lede)
 
 
 def _tile(split: Split):
@@ -54,7 +54,7 @@ def _fact(name, value):
     return element("div", element("dt", name), element("dd", value))
 
 
-def _split(split: Split):
+def _split(run: Run, split: Split):
     of = split.average["intervals"]["predictions"]
     axis = scales.fitted("mAP", [end for name in split.predictions for end in of[name]["mAP_sklearn"]])
     header = [
@@ -67,7 +67,7 @@ def _split(split: Split):
     ]
     rows = [_row(split, name, axis) for name in split.predictions]
     table = tables.table(header, rows, caption=f"Mean average precision on {split.name}")
-    return element("div", element("h3", split.name), table, _all_metrics(split), class_="block")
+    return of_split(run, split.name, table, _all_metrics(split))
 
 
 def _row(split: Split, name, axis):

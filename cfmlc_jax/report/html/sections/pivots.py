@@ -3,7 +3,7 @@
 from cfmlc_jax.report.html import tables
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import absent, fold, section
+from cfmlc_jax.report.html.sections.layout import absent, fold, of_split, section
 
 HEADER = ("", "objects", "0 to 100 %", "pivot", "chance", "best", "share in pivot", "by chance", "at best")
 MARKS = (("bar", "combined", "pivot"), ("tick", "whole", "a patch drawn at random"))
@@ -15,8 +15,7 @@ def pivots(run: Run) -> Markup | None:
         return None
     if run.evidence.cells is None:
         return section("pivots", "Where it looks", absent("This method has no patches, and so no pivots."))
-    located = [split for split in run.splits if split.average["localization"]]
-    if not located:
+    if not any(split.average["localization"] for split in run.splits):
         return section(
             "pivots", "Where it looks", absent("The evaluated splits have no boxes to hold pivots against.")
         )
@@ -24,11 +23,13 @@ def pivots(run: Run) -> Markup | None:
         "A class’s pivot is the patch that it attends to most. It hits where it is a patch that holds the largest part of one of "
         "the class’s boxes in the image; the share is how much of the box it holds. Chance is a patch drawn at random, best the most that any patch reaches."
     )
-    return section("pivots", "Where it looks", *(_split(split) for split in located), lede=lede)
+    return section("pivots", "Where it looks", *(_split(run, split) for split in run.splits), lede=lede)
 
 
-def _split(split: Split):
+def _split(run: Run, split: Split):
     found = split.average["localization"]
+    if not found:
+        return of_split(run, split.name, absent("This split has no boxes to hold pivots against."))
     sizes = found["by_size"]
     unit = "fractions of the picture" if found["relative"] else "pixels"
     rows = [_row("all", found["all"])]
@@ -41,9 +42,9 @@ def _split(split: Split):
     left_out = len(by_class) - len(per_class)
     note = f"Sizes by area of the box, in {unit}, at COCO’s borders (32² and 96² of 640 × 480 pixels)."
     note += f" {left_out} classes without a box are left out." if left_out else ""
-    return element(
-        "div",
-        element("h3", split.name),
+    return of_split(
+        run,
+        split.name,
         tables.key(MARKS),
         tables.table(HEADER, rows, caption=f"Pivots and boxes on {split.name}, percent"),
         element("p", note, class_="note"),
@@ -51,7 +52,6 @@ def _split(split: Split):
             "By class",
             tables.table(HEADER, per_class, caption=f"Pivots by class on {split.name}, percent", tall=True),
         ),
-        class_="block",
     )
 
 

@@ -12,7 +12,7 @@ from cfmlc_jax.report.html.line_chart import line_chart
 from cfmlc_jax.report.html.markup import Markup, element
 from cfmlc_jax.report.html.run_files import Run, Split
 from cfmlc_jax.report.html.sections.accuracy import WORDS
-from cfmlc_jax.report.html.sections.layout import panels, section
+from cfmlc_jax.report.html.sections.layout import of_split, panels, section
 from cfmlc_jax.report.html.sections.strength import default_alphas
 from cfmlc_jax.report.html.series import Series
 
@@ -45,7 +45,7 @@ def shot_strength(run: Run, alphas: Sequence[float] | None) -> Markup | None:
         "training alone (or from a null image). At α 0 it is the factual prediction. The strength is chosen here, not in training; choose it on a "
         "validation split."
     )
-    blocks = [_split(split, sorted(kinds), _alphas(run, split, alphas), counts) for split in run.splits]
+    blocks = [_split(run, split, sorted(kinds), _alphas(run, split, alphas), counts) for split in run.splits]
     return section("strength", "Strength of effects", *blocks, lede=lede)
 
 
@@ -75,7 +75,7 @@ def sweep(split: Split, kind: str, alphas: Sequence[float], counts) -> list[dict
     ]
 
 
-def _split(split: Split, kinds, alphas, counts):
+def _split(run: Run, split: Split, kinds, alphas, counts):
     found = {kind: sweep(split, kind, alphas, counts) for kind in kinds}
     advised = _advised(split)
     note = (
@@ -93,7 +93,7 @@ def _split(split: Split, kinds, alphas, counts):
     table = tables.table(header, rows, caption=f"Strengths on {split.name}, percent", tall=True)
     caption = element("figcaption", element("strong", "Strengths in numbers"))
     numbers = element("figure", caption, table, class_="panel")
-    return element("div", element("h3", split.name), panels(*charts, numbers, wide=True), class_="block")
+    return of_split(run, split.name, panels(*charts, numbers, wide=True))
 
 
 def _chart(kind, of_kind, alphas, note):

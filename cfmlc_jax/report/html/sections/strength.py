@@ -11,9 +11,9 @@ from cfmlc_jax.metrics.context_auc import weighted_context_auc
 from cfmlc_jax.metrics.scores import mean_average_precisions, probabilities
 from cfmlc_jax.report.html import scales, tables
 from cfmlc_jax.report.html.line_chart import line_chart
-from cfmlc_jax.report.html.markup import Markup, element
+from cfmlc_jax.report.html.markup import Markup
 from cfmlc_jax.report.html.run_files import Run, Split
-from cfmlc_jax.report.html.sections.layout import fold, panels, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, panels, section
 from cfmlc_jax.report.html.series import Series
 
 COLUMNS = {
@@ -44,7 +44,7 @@ def strength(run: Run, alphas: Sequence[float] | None) -> Markup | None:
         "At α 0 it is the combined prediction. With one null for all images, TDE whole shifts a class’s logits alike: its mAP is a level line by construction."
     )
     pairs = run.evidence.training.pairs if run.evidence.training else []
-    blocks = [_split(split, sorted(kinds, reverse=True), chosen, pairs) for split in run.splits]
+    blocks = [_split(run, split, sorted(kinds, reverse=True), chosen, pairs) for split in run.splits]
     return section("strength", "Strength of effects", *blocks, lede=lede)
 
 
@@ -76,7 +76,7 @@ def _of_ranks(logits, labels, pairs):
     return values
 
 
-def _split(split: Split, kinds, alphas, pairs):
+def _split(run: Run, split: Split, kinds, alphas, pairs):
     found = {kind: sweep(split, kind, alphas, pairs) for kind in kinds}
     shown = ["mAP_sklearn", "OF1", *(["context_auc"] if pairs else [])]
     charts = [_chart(f"{COLUMNS[name]} and strength", name, found, alphas) for name in shown]
@@ -89,9 +89,7 @@ def _split(split: Split, kinds, alphas, pairs):
     table = tables.table(
         ["effect", *columns.values()], rows, caption=f"Strengths on {split.name}, percent", tall=True
     )
-    return element(
-        "div", element("h3", split.name), panels(*charts), fold("Strengths in numbers", table), class_="block"
-    )
+    return of_split(run, split.name, panels(*charts), fold("Strengths in numbers", table))
 
 
 def _chart(title, name, found, alphas):

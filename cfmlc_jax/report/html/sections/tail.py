@@ -7,7 +7,7 @@ from cfmlc_jax.report.html import series, tables
 from cfmlc_jax.report.html.markup import Markup
 from cfmlc_jax.report.html.run_files import Run, Split
 from cfmlc_jax.report.html.sections.accuracy import named, shown_effect
-from cfmlc_jax.report.html.sections.layout import fold, section
+from cfmlc_jax.report.html.sections.layout import fold, of_split, section
 
 
 def tail(run: Run) -> Markup | None:
@@ -16,8 +16,12 @@ def tail(run: Run) -> Markup | None:
         return None
     names, counts = run.evidence.class_names, run.evidence.class_counts
     blocks = [
-        fold(f"{split.name}, {len(names)} classes", _key(split), _table(split, names, counts), opened=i == 0)
-        for i, split in enumerate(run.splits)
+        of_split(
+            run,
+            split.name,
+            fold(f"{len(names)} classes", _key(split), _table(split, names, counts), opened=True),
+        )
+        for split in run.splits
     ]
     lede = "Share of each class’s images that are predicted to be of it, in percent"
     lede += (

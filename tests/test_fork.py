@@ -1,0 +1,61 @@
+"""README's recipes for a fork: what a line in a registry is enough for, and that lists of names agree."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.causal import patches
+from cfmlc_jax.data import build as data
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.loop import method as methods
+from cfmlc_jax.loop import setup
+from cfmlc_jax.models.classifier import Outputs
+
+
+def small(**model):
+    config = configs.default()
+    config.views.image_size = 32
+    config.model.name = "resnet_small"
+    config.model.update(model)
+    return config
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("cells", ["", "layer1"])
+def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, cells):
+    def mean_logits(attention, scores):
+        return scores.mean(axis=1)
+
+    pooling = patches.Pooling(mean_logits, lambda attention, scores: 0 * scores, background)
+    monkeypatch.setitem(patches.POOLINGS, "mean", pooling)
+    config = small(pooling="mean", cells=cells)
+    config.effect.kinds = ("whole",)
+    parts = setup.create_setup(configs.validate(config), 3)
+    if cells:
+        assert parts.model.cells.background == background
+    attention, score, whole = jnp.asarray(rng.normal(size=(3, 2, 5, 3)), jnp.float32)
+    outputs = Outputs(whole, attention, score, None, {})
+    expected = score[:, 1:].mean(axis=1)
+    np.testing.assert_allclose(methods.predict(outputs, parts.method.pooling)["patch"], expected, rtol=1e-6)
+    assert set(parts.method.loss(outputs, jnp.ones((2, 3)))) == {"loss_whole", "loss_patch"}
+
+
+def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
+    monkeypatch.setitem(patches.POOLINGS, "mean", patches.POOLINGS["pivot"])
+    with pytest.raises(InputError, match="'men' is not one of pivot, exclusive, mean; did you mean 'mean'"):
+        configs.validate(small(pooling="men"))
+
+
+@pytest.mark.parametrize("name", configs.METHODS)
+def test_every_method_has_its_implementation(name):
+    assert callable(methods.with_loss(name, lambda logits, labels: logits.sum()).loss)
+
+
+@pytest.mark.parametrize("name", sorted(set(configs.SOURCES) - {"tfds", "scenes", "long_tailed_digits"}))
+def test_every_source_is_opened_by_its_name(name, tmp_path):
+    """Its own files are what is missing."""
+    config = configs.default()
+    config.data.source, config.data.root = name, str(tmp_path)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        data.source(config.data, "train")
