@@ -1,4 +1,4 @@
-"""What every command does about its own process: names of every kind, Ctrl-C, orphans."""
+"""What every command does about its own process: names of every kind, JAX's flags, Ctrl-C, orphans."""
 
 import contextlib
 import io
@@ -9,13 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cfmlc_jax import command as commands
 from cfmlc_jax import main as main_command
-from cfmlc_jax import predict
+from cfmlc_jax import predict, processes
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.report import __main__ as report
 
 TESTS = Path(__file__).parent
@@ -79,6 +81,63 @@ def test_a_workdir_whose_name_is_no_text(command):
     assert code == 1
     assert err.splitlines()[-1].startswith("error: workdir ")
     assert "bytes that are no text" in err
+
+
+@pytest.fixture
+def kept_flags():
+    """JAX's settings as they were, afterwards."""
+    names = ("jax_numpy_rank_promotion", "jax_debug_infs", "jax_platforms")
+    values = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in values.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("kept_flags")
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--jax_numpy_rank_promotion=warn"], "jax_numpy_rank_promotion", "warn"),
+        (["-jax_numpy_rank_promotion", "allow"], "jax_numpy_rank_promotion", "allow"),
+        (["--jax_debug_infs"], "jax_debug_infs", True),
+        (["--jax_debug_infs", "--nojax_debug_infs"], "jax_debug_infs", False),
+        (["--jax_debug_infs=true"], "jax_debug_infs", True),
+    ],
+)
+def test_flags_of_jax_take_effect(arguments, name, value):
+    config = main_command.parse(main_command.define_flags(), ["main", *arguments, TINY])
+    assert config.data.source == "scenes"
+    assert getattr(jax.config, name) == value
+
+
+@pytest.mark.usefixtures("kept_flags")
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--jax_platfoms=cpu", ["jax_platfoms", "jax_platforms"]),
+        ("--nojax_nothing", ["nojax_nothing"]),
+        ("--jax_num_cpu_devices=two", ["jax_num_cpu_devices=two"]),
+        ("--jax_numpy_rank_promotion=never", ["allow|warn|raise"]),
+        ("--jax_debug_infs=perhaps", ["jax_debug_infs=perhaps"]),
+        ("--jax_platforms", ["Missing value for flag --jax_platforms"]),
+        ("--workdirs=run", ["workdirs"]),
+    ],
+)
+def test_flags_of_jax_are_checked(command, argument, words):
+    code, _, err = command(TINY, argument)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_platform_that_is_not_there(monkeypatch):
+    def unable():
+        raise RuntimeError("Unable to initialize backend 'cuda':\n  none")
+
+    monkeypatch.setattr(jax, "devices", unable)
+    with pytest.raises(InputError, match=r"no device .*backend 'cuda': none.; look at --jax_platforms"):
+        processes.require_devices()
 
 
 def start(module, *arguments):
