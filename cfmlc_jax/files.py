@@ -71,13 +71,15 @@ def require_savable(folder: Path, name: str) -> None:
     """Raise unless checkpoints that are saved in the folder can be read again.
 
     Raises:
-        InputError: a character in its absolute path that Orbax takes for a pattern.
+        InputError: a character in its absolute path that Orbax takes for a pattern, or bytes that are
+            no text.
     """
-    odd = next((c for c in str(folder.absolute()) if c in _PATTERN), "")
+    path = str(folder.absolute())
+    odd = next((c for c in path if c in _PATTERN), "") or strange(path)
     if odd:
         raise InputError(
-            f"{name} {folder.absolute()} has {odd!r} in it, and checkpoints saved there could not be read; "
-            "take a path without any of " + " ".join(_PATTERN)
+            f"{name} {path!r} has {odd!r} in it, and checkpoints saved there could not be read; "
+            f"take a path of text, without any of {' '.join(_PATTERN)}"
         )
 
 

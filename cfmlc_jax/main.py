@@ -37,7 +37,6 @@ from cfmlc_jax.loop.evaluate import evaluate_checkpoint
 from cfmlc_jax.loop.hooks import Preempted
 from cfmlc_jax.loop.train import train
 from cfmlc_jax.report.html import page
-from cfmlc_jax.report.names import printable
 
 _LONG = 300  # characters of an error of absl's, which repeats the value
 ENDED_BY_SIGTERM = 128 + 15
@@ -313,11 +312,6 @@ def _claim(workdir, fields):
     Raises:
         InputError: it is another configuration's.
     """
-    if any("\ud800" <= character <= "\udfff" for character in str(workdir)):
-        raise InputError(
-            f"workdir {printable(str(workdir))} has bytes that are no text, under which checkpoints cannot be "
-            "written; take another --workdir"
-        )
     path = workdir / "config.json"
     if path.exists() and _has_checkpoints(workdir):
         differences = configs.differences(configs.completed(_fields(path)), fields)

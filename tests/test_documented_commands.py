@@ -23,7 +23,7 @@ TEXTS = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "configs").rglob("*.py")),
-    *sorted((ROOT / "scripts").glob("*")),
+    *sorted(path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".py", ".sh")),
     *sorted((ROOT / "cfmlc_jax").rglob("*.py")),
 ]
 # Beginnings of commands of which no test runs more than is said here.
@@ -35,7 +35,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "scripts/run.sh makes that folder",
 }
 COMMAND = re.compile(
-    r"(?<![\w./-])(?P<python>python )?(?P<program>-m cfmlc_jax(?:\.\w+)+|scripts/\w+\.(?:py|sh))(?P<rest>[^`\n]*)"
+    r"(?<![\w./-])(?P<python>python )?(?P<program>-m (?:cfmlc_jax|scripts)(?:\.\w+)+|scripts/\w+\.(?:py|sh))(?P<rest>[^`\n]*)"
 )
 # Where the words of a command end: columns of remarks, remarks, the end of a string or of a sentence, and
 # what a message adds only sometimes.
@@ -187,7 +187,7 @@ def test_fields_that_are_named_are_there():
 
 def test_what_is_not_run_is_written_down():
     """Lines of documents' code blocks are commands that are understood here, or have a reason."""
-    known = (*NOT_RUN, "python -m cfmlc_jax.", "python scripts/", "scripts/run.sh")
+    known = (*NOT_RUN, "python -m cfmlc_jax.", "python -m scripts.", "python scripts/", "scripts/run.sh")
     strange = []
     for path in TEXTS:
         if path.suffix == ".md":

@@ -66,12 +66,12 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
     (tmp_path / "sweep[1]").mkdir()
     monkeypatch.chdir(tmp_path / "sweep[1]")
     with pytest.raises(
-        InputError, match=r"sweep\[1\]/run has '\[' in it, and checkpoints saved there could not be"
+        InputError, match=r"sweep\[1\]/run' has '\[' in it, and checkpoints saved there could not be"
     ):
         manager.write(Path("run"), model=model, meta=meta)
     monkeypatch.chdir(tmp_path)
     for name in ("a*", "b?", "[c", "d\\e"):
-        with pytest.raises(InputError, match="could not be read; take a path without any of"):
+        with pytest.raises(InputError, match="could not be read; take a path of text, without any of"):
             manager.write(Path(name), model=model, meta=meta)
     # What was saved elsewhere can be read there; so can what only looks odd.
     for name in ("a]", "{b,c}", "lr=0.1, x "):

@@ -87,7 +87,7 @@ def assert_error(result, *words):
             ([TINY, f"--workdir={workdir}"], words)
             for workdir, words in (
                 ("", ["--workdir is empty"]),
-                ("exp[lr=0.1]", ["exp[lr=0.1] has '[' in it", "could not be read", "take a path without"]),
+                ("exp[lr=0.1]", ["exp[lr=0.1]' has '[' in it", "could not be read", "take a path of text"]),
                 ("sweep*/a", ["has '*' in it"]),
                 ("what?", ["has '?' in it"]),
                 ("a\\b", ["has '\\\\' in it"]),
@@ -405,7 +405,7 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
         result, "run/checkpoints/3 cannot be written (No space", "make room", "checkpoint 2 is intact"
     )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl", "report",
+        "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
 
     def exhausted(*_, **__):

@@ -1,8 +1,6 @@
 """The order of the rooms: a file imports only from its own room and those above."""
 
 import ast
-import os
-import re
 from pathlib import Path
 
 import cfmlc_jax
@@ -63,30 +61,3 @@ def test_pure_rooms_have_no_effects():
         if name.split(".")[0] in effects
     ]
     assert found == []
-
-
-def test_commands_of_the_documentation_can_be_run():
-    """Scripts that a command names are there, and can be executed where no interpreter precedes them."""
-    root = Path(__file__).parents[1]
-    texts = [
-        root / "README.md",
-        *sorted((root / "docs").rglob("*.md")),
-        *sorted(root.glob("configs/**/*.py")),
-    ]
-    texts += sorted(path for path in root.glob("scripts/**/*") if path.suffix in (".py", ".sh"))
-    commands = [
-        (path.name, interpreter, script)
-        for path in texts
-        for interpreter, script in re.findall(
-            r"^(?:.*`)? *(?:[A-Z_]+=\S+ )?(python )?(scripts/\w+\.\w+)(?= |$)",
-            path.read_text(encoding="utf-8"),
-            re.M,
-        )
-    ]
-    assert len(commands) > 20
-    bad = [
-        command
-        for command in commands
-        if not (root / command[2]).is_file() or not (command[1] or os.access(root / command[2], os.X_OK))
-    ]
-    assert bad == []

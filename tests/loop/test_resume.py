@@ -59,15 +59,15 @@ import os, sys
 from cfmlc_jax import main
 from cfmlc_jax.loop import evaluate
 number, nth = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-score_split, calls = evaluate.score_split, []
+score_readable, calls = evaluate.score_readable, []
 
 def signalled(*args, **kwargs):
     calls.append(args)
     if len(calls) == nth:
         os.kill(os.getpid(), number)
-    return score_split(*args, **kwargs)
+    return score_readable(*args, **kwargs)
 
-evaluate.score_split = signalled
+evaluate.score_readable = signalled
 sys.exit(main.main())
 """
 
