@@ -1,0 +1,207 @@
+"""Small generators: shapes, types, gradients, what training moves, options."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfmlc_jax.causal import mechanisms
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import cnn_mnist
+from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net
+from cfmlc_jax.models.generators.spectral import SpectralConv, SpectralDense
+
+BIGGAN = functools.partial(
+    biggan_deep.BigGANDeep,
+    num_classes=10,
+    noise_size=8,
+    class_size=4,
+    width=8,
+    layers=((False, 4, 4), (True, 4, 2), (True, 2, 2), (True, 2, 1)),
+    attention=2,
+    num_statistics=5,
+)
+U2NET = functools.partial(
+    u2net.U2Net,
+    encoder=(u2net.Stage(4, 2, 4), u2net.Stage(3, 2, 6), u2net.Stage(3, 2, 6, dilated=True)),
+    decoder=(u2net.Stage(3, 2, 4), u2net.Stage(4, 2, 4)),
+)
+
+
+def digits_inputs(b, latent, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    labels = jax.random.randint(keys[0], (b,), 0, 10)
+    noise = jax.random.normal(keys[1], (b, latent))
+    offsets = {
+        "texture": mechanisms.draw_offsets(keys[2], b, 32),
+        "background": mechanisms.draw_offsets(keys[3], b, 32),
+    }
+    return mechanisms.same_for_all(labels), mechanisms.same_for_all(noise), offsets
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_digits(dtype):
+    module = mnist.MnistGenerator(latent=6, ngf=4, dtype=dtype)
+    inputs = digits_inputs(5, 6)
+    variables = module.init(jax.random.key(0), *inputs, train=False)
+
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def square(params):
+        found, updated = module.apply(
+            variables | {"params": params}, *inputs, train=True, mutable=["batch_stats"]
+        )
+        return jnp.square(found.image.astype(jnp.float32)).mean(), (found, updated["batch_stats"])
+
+    (_, (found, updated)), gradient = jax.jit(square)(variables["params"])
+    assert found.image.shape == (5, 32, 32, 3)
+    assert found.mask.shape == (5, 32, 32, 1)
+    assert found.image.dtype == dtype
+    low, high = mechanisms.MASK_RANGE
+    assert (found.mask >= jnp.asarray(low, dtype)).all()
+    assert (found.mask <= jnp.asarray(high, dtype)).all()
+    assert jnp.abs(found.image).max() <= 1
+    # The mean of every shape is 0 before it is clamped.
+    np.testing.assert_allclose(found.shape.astype(jnp.float32).mean(axis=(1, 2, 3)), np.zeros(5), atol=1e-2)
+    for leaf in jax.tree.leaves((gradient, updated)):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+    assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(gradient["texture"]["linear"]["kernel"]))
+
+
+def test_an_intervention_changes_its_mechanism_alone():
+    module = mnist.MnistGenerator(latent=6, ngf=4)
+    labels, noise, offsets = digits_inputs(3, 6)
+    variables = module.init(jax.random.key(0), labels, noise, offsets, train=False)
+    factual = module.apply(variables, labels, noise, offsets, train=False)
+    other = noise | {"texture": noise["texture"] + 1}
+    counterfactual = module.apply(variables, labels, other, offsets, train=False)
+    np.testing.assert_array_equal(counterfactual.mask, factual.mask)
+    np.testing.assert_array_equal(counterfactual.background, factual.background)
+    assert np.abs(counterfactual.foreground - factual.foreground).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("critic", [critics.LinearCritic(ndf=4), critics.ConvCritic(ndf=2)])
+def test_critics(critic, dtype):
+    critic = critic.clone(dtype=dtype)
+    images, labels = jnp.zeros((1, 32, 32, 3), dtype), jnp.zeros((1,), jnp.int32)
+    variables = critic.init(jax.random.key(0), images, labels, train=False)
+    scores = critic.apply(variables, images, labels, train=False)
+    # One score for one image, too.
+    assert scores.shape == (1,)
+    assert scores.dtype == jnp.float32
+
+
+def test_digits_classifier():
+    module, images = cnn_mnist.MnistCNN(dtype=jnp.bfloat16), jnp.zeros((2, 32, 32, 3))
+    logits = module.apply(module.init(jax.random.key(0), images, train=False), images, train=False)
+    assert logits.shape == (2, 10)
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_biggan(dtype):
+    module = BIGGAN(dtype=dtype)
+    noise, classes = jnp.ones((2, 8)), jax.nn.one_hot(jnp.array([1, 2]), 10)
+    variables = module.init(jax.random.key(0), noise, classes, train=False)
+    features, same = module.apply(variables, noise, classes, 0.5, train=False, mutable=["batch_stats"])
+    assert features["image"].shape == (2, 32, 32, 3)
+    assert features["image"].dtype == dtype
+    assert features["layer2"].shape == features["layer1"].shape == (2, 8, 8, 16)
+    jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
+    _, moved = module.apply(variables, noise, classes, 0.5, train=True, mutable=["batch_stats"])
+    assert np.abs(moved["batch_stats"]["gen_z"]["u"] - variables["batch_stats"]["gen_z"]["u"]).max() > 1e-3
+    # Statistics of truncations stay, in training too.
+    np.testing.assert_array_equal(
+        moved["batch_stats"]["bn"]["means"], variables["batch_stats"]["bn"]["means"]
+    )
+
+
+def test_interpolation_between_truncations():
+    def shares(truncation, interpolation):
+        return dict(biggan_deep.neighbours(truncation, 51, interpolation))
+
+    assert shares(1.0, "reversed") == shares(1.0, "linear") == {50: 1.0}
+    reversed_, linear = shares(0.305, "reversed"), shares(0.305, "linear")
+    np.testing.assert_allclose([reversed_[15], reversed_[16]], [0.25, 0.75], rtol=1e-9)
+    np.testing.assert_allclose([linear[15], linear[16]], [0.75, 0.25], rtol=1e-9)
+    # A rounding error moves the reference to the next entry, and the right one by nothing.
+    assert shares(0.28, "reversed")[15] == pytest.approx(1)
+    assert shares(0.28, "linear")[14] == pytest.approx(1)
+    for truncation in (0.0, 1.01, -0.2):
+        with pytest.raises(InputError, match=r"is not in \(0, 1\]"):
+            shares(truncation, "linear")
+    with pytest.raises(InputError, match="'cubic' is not one of reversed, linear"):
+        shares(0.5, "cubic")
+
+
+@pytest.mark.parametrize("layer", [SpectralDense(5), SpectralConv(5, 3)])
+def test_a_spectral_norm_finds_the_largest_singular_value(layer, rng):
+    x = jnp.asarray(
+        rng.normal(size=(2, 6) if isinstance(layer, SpectralDense) else (2, 4, 4, 6)), jnp.float32
+    )
+    variables = layer.init(jax.random.key(0), x, train=False)
+    for _ in range(60):
+        _, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+        variables |= updated
+    raw = np.asarray(variables["params"]["raw_kernel"])
+    u, v = variables["batch_stats"]["u"], variables["batch_stats"]["v"]
+    matrix = raw if raw.ndim == 2 else raw.transpose(2, 0, 1, 3).reshape(-1, 5)
+    np.testing.assert_allclose(v @ matrix @ u, np.linalg.svd(matrix)[1][0], rtol=1e-3)
+    # A kernel's scale makes no difference.
+    scaled = variables | {"params": {**variables["params"], "raw_kernel": 3 * raw}}
+    once, thrice = (layer.apply(v, x, train=False) for v in (variables, scaled))
+    np.testing.assert_allclose(once, thrice, rtol=1e-4, atol=1e-6)
+    # The gradient goes through the kernel alone, and has no part along it.
+    gradient = jax.grad(
+        lambda raw: jnp.square(
+            layer.apply(variables | {"params": {**variables["params"], "raw_kernel": raw}}, x, train=False)
+        ).sum()
+    )(raw)
+    assert np.isfinite(gradient).all()
+    assert abs((gradient * raw).sum()) < 1e-3 * np.abs(gradient * raw).sum()
+
+
+@pytest.mark.parametrize("size", [32, 37])
+def test_u2net(size):
+    module, images = U2NET(), jax.random.normal(jax.random.key(1), (2, size, size, 3))
+    variables = module.init(jax.random.key(0), images, train=False)
+    maps = jax.jit(functools.partial(module.apply, train=False))(variables, images)
+    assert maps["saliency"].shape == (2, size, size, 1)
+    assert maps["side2"].shape == (2, (size + 1) // 2, (size + 1) // 2, 1)
+    assert ((maps["saliency"] > 0) & (maps["saliency"] < 1)).all()
+
+
+def test_bilinear_keeps_corners_and_straight_lines():
+    ramp = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 3, 1))
+    larger = u2net.resize_bilinear(ramp, (7, 5))
+    np.testing.assert_allclose(larger[0, :, 0, 0], np.arange(7) / 2, rtol=1e-6)
+    assert u2net.resize_bilinear(jnp.ones((1, 1, 1, 2)), (3, 3)).sum() == 18
+
+
+def test_imagenet_generator():
+    module = imagenet_cgn.ImageNetGenerator(generator=BIGGAN, saliency=U2NET)
+    noise = mechanisms.same_for_all(jnp.ones((2, 8)))
+    classes = {name: jax.nn.one_hot(jnp.array([i, i]), 10) for i, name in enumerate(mechanisms.MECHANISMS)}
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), noise, classes)
+    run = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+    found, updated = run(variables, noise, classes)
+    assert found.image.shape == found.target.shape == (2, 32, 32, 3)
+    assert found.mask.shape == found.background_saliency.shape == (2, 32, 32, 1)
+    moved = {
+        part: bool(
+            jax.tree.reduce(
+                lambda moved, differs: moved or differs,
+                jax.tree.map(
+                    lambda a, b: bool((a != b).any()),
+                    updated["batch_stats"][part],
+                    variables["batch_stats"][part],
+                ),
+            )
+        )
+        for part in variables["batch_stats"]
+    }
+    # What is never trained stays as it is.
+    assert moved == {"shape": True, "texture": True, "background": True, "target": False, "u2net": False}
