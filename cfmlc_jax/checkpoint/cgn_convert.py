@@ -59,7 +59,8 @@ class Entry(NamedTuple):
     torch_shape: tuple[int, ...]
 
 
-def entries(module: nn.Module) -> list[Entry]:
+@functools.cache
+def entries(module: nn.Module) -> tuple[Entry, ...]:
     """All variables of a module, with their keys.
 
     Raises:
@@ -72,7 +73,7 @@ def entries(module: nn.Module) -> list[Entry]:
     for path, leaf in flatten_dict(abstract).items():
         torch_shape = to_torch_layout(path[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
         found.append(Entry(path, torch_key(path[1:], kind.table), leaf.shape, torch_shape))
-    return found
+    return tuple(found)
 
 
 def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
