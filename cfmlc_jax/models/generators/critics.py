@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.generators.mnist import SIZE
+from cfmlc_jax.models.generators.mnist import SIZE, around_one
 from cfmlc_jax.models.layers import BatchNorm, Conv, Dense
 from cfmlc_jax.models.naming import Table
 
@@ -21,6 +21,7 @@ class LinearCritic(nn.Module):
     Training draws from the random stream "dropout", unless `dropout` is 0.
 
     Attributes:
+        num_classes: of labels, and features of their embedding.
         ndf: features of the three hidden layers.
         dropout: probability in the second and third.
         dtype: of the computation.
@@ -33,7 +34,8 @@ class LinearCritic(nn.Module):
 
     @nn.compact
     def __call__(self, images, labels, *, train: bool):
-        label = nn.Embed(self.num_classes, 10, embedding_init=_standard, name="label_embedding")(labels)
+        k = self.num_classes
+        label = nn.Embed(k, k, embedding_init=_standard, name="label_embedding")(labels)
         # Channel by channel, the order of PyTorch's images, so that its weights carry over.
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         x = jnp.concatenate([pixels, label], axis=-1)
@@ -69,7 +71,8 @@ class ConvCritic(nn.Module):
         layers = ((1, 3, 1), (2, 3, 1), (4, 4, 2), (4, 4, 2))
         for i, (width, kernel, stride) in enumerate(layers, 1):
             x = self._conv(width * self.ndf, kernel, stride, name=f"conv{i}")(x)
-            x = BatchNorm(dtype=self.dtype, mapped=False, name=f"bn{i}")(x, train=train)
+            norm = BatchNorm(scale_init=around_one(0.02), dtype=self.dtype, mapped=False, name=f"bn{i}")
+            x = norm(x, train=train)
             x = jax.nn.leaky_relu(x, _SLOPE)
         # The reference pools 3×3 at stride 3, to which the last rows and columns of 5×5 are lost.
         x = x[:, :3, :3].mean(axis=(1, 2), keepdims=True)

@@ -19,7 +19,6 @@ from cfmlc_jax.models.naming import Table
 SIZE = 32
 # Where the linear maps end and convolutions begin.
 _FIRST = 8
-_LABEL_FEATURES = 10
 _zeros = nn.initializers.zeros
 
 
@@ -59,6 +58,7 @@ class MnistGenerator(nn.Module):
     counterfactual ones each has labels and noise of its own.
 
     Attributes:
+        num_classes: of labels, and features of their embedding.
         latent: d of the noise, which is normal.
         ngf: channels of the last block.
         kernel_init: of all convolutions and linear maps; biases begin at 0.
@@ -75,7 +75,7 @@ class MnistGenerator(nn.Module):
 
     def setup(self):
         self.label_embedding = nn.Embed(
-            self.num_classes, _LABEL_FEATURES, embedding_init=nn.initializers.normal(1.0)
+            self.num_classes, self.num_classes, embedding_init=nn.initializers.normal(1.0)
         )
         parts = (self.ngf, self.kernel_init, self.scale_init, self.dtype)
         self.shape, self.texture, self.background = ShapeNet(*parts), TextureNet(*parts), TextureNet(*parts)
