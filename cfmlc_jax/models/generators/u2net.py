@@ -40,7 +40,7 @@ DECODER = (
 class U2Net(nn.Module):
     """Saliency of images: [b, h, w, 3] -> every block's maps, and "saliency" [b, h, w, 1] in (0, 1) among them.
 
-    "saliency" fuses the maps that six blocks give ("side1" … "side6"), which are logits.
+    "saliency" fuses the maps of the six blocks on the way up ("side1" … "side6"), which are logits.
 
     Attributes:
         encoder, decoder: the blocks, the decoder's in the order in which they are passed.
@@ -155,6 +155,4 @@ def _linear_weights(before, after):
     return np.maximum(1 - distance, 0).astype(np.float32)
 
 
-TORCH: Table = (
-    (r"(stage\w+)\.(\w+)\.(conv|bn)", r"\1.\2.\3_s1"),
-)  # fmt: skip
+TORCH: Table = ((r"(stage\w+)\.(\w+)\.(conv|bn)", r"\1.\2.\3_s1"),)
