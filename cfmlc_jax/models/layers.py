@@ -28,9 +28,10 @@ class Conv(nn.Module):
     either way.
 
     Attributes:
-        padding: zeros on each side; None: half the kernel.
-        use_bias: with a bias, that starts as PyTorch's.
+        padding: zeros on each side; None: half the kernel, so that stride 1 keeps the size.
+        use_bias: with a bias, that starts as PyTorch's unless `bias_init` says otherwise.
         groups: of channels and features; each group's features see its own channels only.
+        dilation: pixels from one tap of the kernel to the next.
     """
 
     features: int
@@ -41,31 +42,38 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: Any = kaiming_fan_out
     groups: int = 1
+    dilation: int = 1
+    bias_init: Any = None
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y = self._convolve(x.astype(self.dtype), kernel)
+        padding = self.dilation * (self.kernel // 2) if self.padding is None else self.padding
+        y = convolve(x.astype(self.dtype), kernel, self.stride, padding, self.groups, self.dilation)
         if not self.use_bias:
             return y
-        bias = self.param("bias", uniform_within(math.prod(shape[:-1]) ** -0.5), shape[-1:])
+        bias_init = self.bias_init or uniform_within(math.prod(shape[:-1]) ** -0.5)
+        bias = self.param("bias", bias_init, shape[-1:])
         return y + _last(bias.astype(self.dtype), y)
 
-    def _convolve(self, x, kernel):
-        padding = self.kernel // 2 if self.padding is None else self.padding
-        height, width = ((side + 2 * padding - self.kernel) // self.stride + 1 for side in x.shape[-3:-1])
-        if self.groups == 1 and (self.kernel == 1 or max(height, width) < self.kernel):
-            windows = _windows(x, self.kernel, self.stride, padding, (height, width))
-            return _pointwise(windows, kernel.reshape(-1, self.features))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+
+def convolve(x, kernel, stride: int, padding: int, groups: int = 1, dilation: int = 1):
+    """`Conv` without its parameters: [b, h, w, c], [side, side, c / groups, d] -> [b, h/stride, w/stride, d]."""
+    side, features = kernel.shape[0], kernel.shape[-1]
+    height, width = ((pixels + 2 * padding - side) // stride + 1 for pixels in x.shape[-3:-1])
+    if groups == dilation == 1 and (side == 1 or max(height, width) < side):
+        windows = _windows(x, side, stride, padding, (height, width))
+        return _pointwise(windows, kernel.reshape(-1, features))
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        rhs_dilation=(dilation, dilation),
+        feature_group_count=groups,
+    )
 
 
 def _windows(x, kernel, stride, padding, places):
@@ -139,9 +147,11 @@ class BatchNorm(nn.Module):
     """Batch norm over images, views and pixels, as PyTorch counts: [b, h, w, c] -> [b, h, w, c].
 
     Statistics are float32 and joint over the mapped axis `IMAGES`; the running variance is the
-    unbiased one (Flax's own layer keeps the biased). Must be mapped over `IMAGES` to train.
+    unbiased one (Flax's own layer keeps the biased). Must be mapped over `IMAGES` to train, unless
+    `mapped` is off.
 
     Attributes:
+        mapped: x is one image's views. Off: x is the whole batch of images, and has one group.
         frozen: training, too, uses the running statistics and leaves them as they are.
         groups: of consecutive images, each with statistics of its own, as the GPUs of a PyTorch run
             without synchronised norms. The running ones follow the first group, as there the
@@ -157,6 +167,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     frozen: bool = False
     groups: int = 1
+    mapped: bool = True
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -166,7 +177,8 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
         if train and not self.frozen:
-            (mean, first_mean), (var, first_var), count = _batch_statistics(x, self.groups)
+            statistics = _batch_statistics(x, self.groups) if self.mapped else _own_statistics(x)
+            (mean, first_mean), (var, first_var), count = statistics
             if not self.is_initializing():
                 unbiased = first_var * (count / max(count - 1, 1))
                 running_mean.value += self.momentum * (first_mean - running_mean.value)
@@ -177,6 +189,15 @@ class BatchNorm(nn.Module):
         wide = jnp.promote_types(x.dtype, jnp.float32)
         y = x.astype(wide) * _last(factor, x) + _last(bias - mean * factor, x)
         return y.astype(self.dtype)
+
+
+def _own_statistics(x):
+    """As `_batch_statistics`, of x alone."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    mean = wide.mean(axis=axes)
+    var = jnp.square(wide - _last(mean, x)).mean(axis=axes)
+    return (mean, mean), (var, var), x.size // x.shape[-1]
 
 
 def _batch_statistics(x, groups):
@@ -212,6 +233,23 @@ def _last(vector, x):
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
+def instance_norm(x, epsilon: float = 1e-5):
+    """Each image's channels to mean 0 and variance 1 over its pixels: [b, h, w, c] -> [b, h, w, c].
+
+    Statistics are at least float32, the result has the type of x.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(axis=(1, 2), keepdims=True)
+    variance = jnp.square(centred).mean(axis=(1, 2), keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+def upsample_nearest(x):
+    """Every pixel four times: [b, h, w, c] -> [b, 2h, 2w, c]."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
 def max_pool(x):
     """3×3 maximum at stride 2 with one pixel of padding: [b, h, w, c] -> [b, h/2, w/2, c].
 
@@ -229,6 +267,16 @@ def max_pool(x):
         ]
         x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
     return x
+
+
+def max_pool2(x, *, ceil: bool = False):
+    """2×2 maximum at stride 2: [b, h, w, c] -> [b, h/2, w/2, c], halves rounded down, or up with `ceil`."""
+    b, h, w, c = x.shape
+    if ceil:
+        x = jnp.pad(x, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)], constant_values=-jnp.inf)
+    else:
+        x = x[:, : h - h % 2, : w - w % 2]
+    return x.reshape(b, x.shape[1] // 2, 2, x.shape[2] // 2, 2, c).max(axis=(2, 4))
 
 
 @jax.custom_vjp

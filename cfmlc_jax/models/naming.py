@@ -106,7 +106,14 @@ LEAVES = {
     "embedding": "weight",
     "mean": "running_mean",
     "var": "running_var",
+    # Statistics by truncation, and spectral norms: see `models.generators.biggan_deep`.
+    "means": "running_means",
+    "vars": "running_vars",
+    "raw_kernel": "weight_orig",
+    "u": "weight_u",
+    "v": "weight_v",
 }
+_KERNELS = ("kernel", "raw_kernel")
 
 
 def torch_key(path: tuple[str, ...], table: Table) -> str:
@@ -122,13 +129,13 @@ def torch_key(path: tuple[str, ...], table: Table) -> str:
 
 def to_torch_layout(leaf: str, array: Any) -> Any:
     """An array of ours with PyTorch's axes: kernels [h, w, c, d] -> [d, c, h, w] and [c, d] -> [d, c]."""
-    if leaf != "kernel":
+    if leaf not in _KERNELS:
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.transpose(1, 0)
 
 
 def from_torch_layout(leaf: str, array: Any) -> Any:
     """The inverse of `to_torch_layout`."""
-    if leaf != "kernel":
+    if leaf not in _KERNELS:
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.transpose(1, 0)

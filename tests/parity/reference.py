@@ -20,9 +20,9 @@ def fill(key: str, shape: tuple[int, ...], *, salt: str = "") -> np.ndarray:
     generator = np.random.RandomState(zlib.crc32((salt + key).encode()) % 2**32)
     x = generator.standard_normal(shape).astype(np.float32)
     leaf = key.rpartition(".")[2]
-    if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+    if leaf.startswith("running_var") or (leaf == "weight" and len(shape) == 1):
         return 1 + np.float32(0.1) * np.abs(x)
-    if leaf == "running_mean" or leaf.endswith("bias") or leaf == "b":
+    if leaf.startswith("running_mean") or leaf.endswith("bias") or leaf == "b":
         return np.float32(0.1) * x
     if "query_embed" in key:
         return np.float32(0.5) * x
@@ -49,6 +49,26 @@ def fill_all(shapes: dict[str, tuple[int, ...]], *, variant: str = "A", salt: st
             if _BRANCH_END.search(key) or basic:
                 weights[key] *= np.float32(0.2)
     return weights
+
+
+def fill_spectral(shapes: dict[str, tuple[int, ...]]) -> dict:
+    """As `fill_all`, where a spectral norm's vectors are those of its weight, 20 steps of the power iteration on."""
+    vectors = ("weight_u", "weight_v")
+    weights = fill_all({key: shape for key, shape in shapes.items() if not key.endswith(vectors)})
+    for key in [key for key in weights if key.endswith("weight_orig")]:
+        matrix = weights[key].reshape(len(weights[key]), -1).astype(np.float64)
+        stem = key.removesuffix("orig")
+        generator = np.random.RandomState(zlib.crc32((stem + "u").encode()))
+        u = _unit(generator.standard_normal(len(matrix)).astype(np.float32).astype(np.float64))
+        for _ in range(20):
+            v = _unit(matrix.T @ u)
+            u = _unit(matrix @ v)
+        weights |= {stem + "u": u.astype(np.float32), stem + "v": v.astype(np.float32)}
+    return weights
+
+
+def _unit(x):
+    return x / np.linalg.norm(x)
 
 
 def uniform(batch: int, size: int, seed: int = 0) -> np.ndarray:

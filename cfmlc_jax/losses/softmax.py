@@ -1,4 +1,4 @@
-"""Losses in float32: of many labels an image per cell [b, k], of one label per image [b]; the caller reduces."""
+"""Losses of single-label images, through a softmax, per image and in float32; the caller reduces."""
 
 import jax
 import jax.numpy as jnp
@@ -6,54 +6,6 @@ import numpy as np
 import optax
 
 from cfmlc_jax.errors import InputError
-
-
-def asymmetric_loss(
-    logits,
-    labels,
-    *,
-    gamma_neg: float = 4.0,
-    gamma_pos: float = 0.0,
-    clip: float = 0.05,
-    eps: float = 1e-8,
-    weight_gradient: bool = False,
-):
-    """Asymmetric loss (ASL) of every cell: two [b, k] -> [b, k].
-
-    With p = sigmoid(x) and the shifted p_neg = min(1 − p + clip, 1), a cell costs
-    −(1 − p)^gamma_pos · log p where the label is 1 and −(1 − p_neg)^gamma_neg · log p_neg where
-    it is 0: easy negatives count little, those below the clip not at all (Ridnik et al.,
-    "Asymmetric Loss For Multi-Label Classification", ICCV 2021).
-
-    float32 whatever comes in: eps is 0 in float16 and a logit below −17 would give NaN.
-
-    Args:
-        logits: before the sigmoid.
-        labels: 1 where the class is present, else 0.
-        gamma_neg: focusing of negatives.
-        gamma_pos: focusing of positives; the reference trains with 0.
-        clip: probability below which a negative costs nothing.
-        eps: floor inside the logarithms.
-        weight_gradient: whether the focusing weight carries gradient; the reference's does not.
-    """
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    labels = labels.astype(dtype)
-    logits = logits.astype(dtype)
-    p_pos = jax.nn.sigmoid(logits)
-    # Not 1 − p_pos, which has lost all its digits at a logit of 15.
-    p_neg = jnp.minimum(jax.nn.sigmoid(-logits) + clip, 1)
-    log_likelihood = labels * jnp.log(jnp.maximum(p_pos, eps)) + (1 - labels) * jnp.log(
-        jnp.maximum(p_neg, eps)
-    )
-    weight = labels * _focus(p_pos, gamma_pos) + (1 - labels) * _focus(p_neg, gamma_neg)
-    if not weight_gradient:
-        weight = jax.lax.stop_gradient(weight)
-    return -weight * log_likelihood
-
-
-def _focus(p, gamma):
-    """(1 − p)^gamma; gamma 0 is a true constant, whose gradient at p = 1 would else be 0·∞."""
-    return (1 - p) ** gamma if gamma else jnp.ones_like(p)
 
 
 def cross_entropy(logits, labels):

@@ -1,0 +1,50 @@
+"""Images as three independent mechanisms: a mask (shape), a foreground (texture) and a background.
+
+After Sauer & Geiger, "Counterfactual Generative Networks" (ICLR 2021, arXiv:2101.06046, section 3):
+a counterfactual image intervenes on one mechanism's input and leaves the others' as they are.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# The mechanisms, in the order in which the reference draws their noise.
+SHAPE, TEXTURE, BACKGROUND = MECHANISMS = ("shape", "texture", "background")
+# Masks end here: beyond, their entropy has no finite gradient.
+MASK_RANGE = (1e-4, 0.9999)
+
+
+def same_for_all(x) -> dict:
+    """One input for all mechanisms, no intervention: x -> {mechanism: x}."""
+    return dict.fromkeys(MECHANISMS, x)
+
+
+def compose(mask, foreground, background):
+    """m · f + (1 − m) · b, the image of the mechanisms (equation 2): [b, h, w, 1], two [b, h, w, c] -> [b, h, w, c]."""
+    return mask * foreground + (1 - mask) * background
+
+
+def clamp_mask(mask):
+    """The mask inside `MASK_RANGE`; what is outside has no gradient: [...] -> [...]."""
+    return jnp.clip(mask, *MASK_RANGE)
+
+
+def shuffle(textures, offsets):
+    """Each texture tiled 2×2 and cropped to its own size at its offset: [b, h, w, c], [b, 2] -> [b, h, w, c].
+
+    It is the texture rolled by −offset (row, column): local structure stays, its place does not, so
+    that a texture cannot carry a shape.
+    """
+    return jax.vmap(lambda texture, offset: jnp.roll(texture, -offset, axis=(0, 1)))(textures, offsets)
+
+
+def draw_offsets(key, b: int, size: int):
+    """Offsets of `shuffle`, uniform over 0 … size: key -> [b, 2].
+
+    0 and size are the same crop, which is therefore twice as likely as any other, as in the reference.
+    """
+    return jax.random.randint(key, (b, 2), 0, size + 1)
+
+
+def truncated_noise(key, shape, truncation: float):
+    """Normal noise within ±2, times the truncation: key -> float32 of `shape`, within ±2·truncation."""
+    return truncation * jax.random.truncated_normal(key, -2.0, 2.0, shape)

@@ -1,0 +1,30 @@
+"""Losses in float32, one file a family; the caller reduces."""
+
+from cfmlc_jax.losses.asymmetric import asymmetric_loss
+from cfmlc_jax.losses.generative import (
+    absolute_error,
+    background_size,
+    binary_entropy,
+    critic_cost,
+    generator_cost,
+    mask_size,
+)
+from cfmlc_jax.losses.perceptual import content, gram, style
+from cfmlc_jax.losses.softmax import class_weights, cross_entropy, focal, weighted_cross_entropy
+
+__all__ = [
+    "absolute_error",
+    "asymmetric_loss",
+    "background_size",
+    "binary_entropy",
+    "class_weights",
+    "content",
+    "critic_cost",
+    "cross_entropy",
+    "focal",
+    "generator_cost",
+    "gram",
+    "mask_size",
+    "style",
+    "weighted_cross_entropy",
+]

@@ -1,0 +1,45 @@
+"""Distances of images by a network's features, per sample: content by maps, style by Gram matrices.
+
+After Johnson et al. (ECCV 2016) with absolute differences, as Sauer & Geiger (ICLR 2021) use them.
+Features are lists of maps [b, h, w, c], shallow first; which network they are of is the caller's business.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Style distances are this many times the difference of Gram matrices, whose entries are small.
+STYLE_SCALE = 5000.0
+
+
+def content(features, targets, weights):
+    """Σ w · mean |f − g| over the maps: two lists of [b, h, w, c] -> [b]."""
+    return sum(
+        weight * _distance(f, g) for f, g, weight in zip(features, targets, weights, strict=True) if weight
+    )
+
+
+def style(features, targets, weights):
+    """Σ w² · 5000 · mean |G(f) − G(g)| over the maps, G being `gram`: two lists of [b, h, w, c] -> [b].
+
+    The weights are squared, as in the reference.
+    """
+    return sum(
+        weight**2 * STYLE_SCALE * _distance(gram(f), gram(g))
+        for f, g, weight in zip(features, targets, weights, strict=True)
+        if weight
+    )
+
+
+def gram(features):
+    """Products of channels, summed over pixels and divided by h·w·c: [b, h, w, c] -> [b, c, c].
+
+    Full float32 products: the differences of two such matrices are small beside their entries.
+    """
+    x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    _, h, w, c = x.shape
+    return jnp.einsum("bhwc,bhwd->bcd", x, x, precision=jax.lax.Precision.HIGHEST) / (h * w * c)
+
+
+def _distance(f, g):
+    wide = jnp.promote_types(f.dtype, jnp.float32)
+    return jnp.abs(f.astype(wide) - g.astype(wide)).mean(axis=tuple(range(1, f.ndim)))

@@ -1,0 +1,106 @@
+"""Images made of an object's own patches: what the style of its texture is compared with.
+
+Sauer & Geiger (ICLR 2021, arXiv:2101.06046, appendix): patches that lie well inside the mask show texture without shape.
+They are laid out in a grid, and the texture generator's image is to have the grid's style.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfmlc_jax.errors import InputError
+
+# Pixels that images and masks are resized to before patches are cut.
+SIZE = 128
+# The best so many patches of an image are drawn from.
+BEST = 100
+# Patches along the grid's side.
+GRID = 6
+
+
+def patch_grids(images, mask, picks, *, patch: int = 15):
+    """Grids of 6×6 patches inside the mask, at the images' size: [b, h, w, c], [b, h, w, 1], [b, 36] -> [b, h, w, c].
+
+    A target, not a path for gradients: stop them.
+
+    Args:
+        images: to cut patches of.
+        mask: how much of the object each pixel is.
+        picks: places in each image's `ranking` of 100, as `draw_picks` gives them.
+        patch: pixels of a patch's side in an image of 128; the next odd number if it is even.
+    """
+    places = jnp.take_along_axis(ranking(mask, patch=patch), picks, axis=1)
+    return grids_of_places(images, places, patch=patch)
+
+
+def draw_picks(key, b: int):
+    """Places in the ranking, uniform with replacement: key -> [b, 36]."""
+    return jax.random.randint(key, (b, GRID**2), 0, BEST)
+
+
+def ranking(mask, *, patch: int = 15):
+    """The 100 patches with the largest mean mask, ascending: [b, h, w, 1] -> [b, 100].
+
+    A patch is the index of its upper left corner, row by row among those of all whole patches of
+    the mask at 128 pixels.
+    """
+    patch = _odd(patch)
+    small = resize_bicubic(mask.astype(jnp.promote_types(mask.dtype, jnp.float32)), (SIZE, SIZE))
+    sums = jax.lax.reduce_window(small[..., 0], 0.0, jax.lax.add, (1, patch, patch), (1, 1, 1), "VALID")
+    return jnp.argsort(sums.reshape(len(mask), -1), axis=1)[:, -BEST:]
+
+
+def grids_of_places(images, places, *, patch: int = 15):
+    """As `patch_grids`, of places that are known: [b, h, w, c], [b, 36] -> [b, h, w, c]."""
+    patch = _odd(patch)
+    b, h, w, c = images.shape
+    small = resize_bicubic(images, (SIZE, SIZE))
+    rows, columns = jnp.divmod(places, SIZE - patch + 1)
+    cut = functools.partial(_cut, patch=patch)
+    patches = jax.vmap(jax.vmap(cut, (None, 0, 0)))(small, rows, columns)
+    grid = patches.reshape(b, GRID, GRID, patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return resize_bicubic(grid.reshape(b, GRID * patch, GRID * patch, c), (h, w))
+
+
+def _cut(image, row, column, *, patch):
+    return jax.lax.dynamic_slice(image, (row, column, 0), (patch, patch, image.shape[-1]))
+
+
+def _odd(patch):
+    if not 1 <= patch <= SIZE - 10:  # 10: 11 × 11 places at least, to rank 100
+        raise InputError(f"patches of {patch} pixels cannot be cut of {SIZE}; take 1 to {SIZE - 10}")
+    return patch + 1 - patch % 2
+
+
+def resize_bicubic(images, size):
+    """Cubic interpolation without antialiasing, as PyTorch's: [b, h, w, c] -> [b, *size, c].
+
+    Keys' kernel with a = −3/4 at half-pixel centres, pixels of the border repeated. `jax.image.resize`
+    has another kernel (a = −1/2), drops pixels outside instead, and blurs when it shrinks.
+    """
+    rows, columns = (
+        jnp.asarray(_cubic_weights(before, after), images.dtype)
+        for before, after in zip(images.shape[1:3], size)
+    )
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    return product("Hh,Ww,bhwc->bHWc", rows, columns, images)
+
+
+@functools.cache
+def _cubic_weights(before, after):
+    """Share of every pixel before in every pixel after, along one side: float32 [after, before]."""
+    centres = (np.arange(after) + 0.5) * before / after - 0.5
+    first = np.floor(centres).astype(int) - 1
+    weights = np.zeros((after, before))
+    for tap in range(4):
+        share = _cubic(np.abs(centres - (first + tap)))
+        np.add.at(weights, (np.arange(after), np.clip(first + tap, 0, before - 1)), share)
+    return weights.astype(np.float32)
+
+
+def _cubic(distance, a=-0.75):
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))

@@ -1,0 +1,113 @@
+"""Critics of the digits' generator: scores of images given labels (Sauer & Geiger, ICLR 2021, appendix)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.models.generators.mnist import SIZE, around_one
+from cfmlc_jax.models.layers import BatchNorm, Conv, Dense
+from cfmlc_jax.models.naming import Table
+
+_SLOPE = 0.2
+_small = nn.initializers.normal(0.02)
+_standard = nn.initializers.normal(1.0)
+
+
+class LinearCritic(nn.Module):
+    """Scores by linear maps of all pixels and the label: [b, 32, 32, 3], [b] -> [b], at least float32.
+
+    Training draws from the random stream "dropout", unless `dropout` is 0.
+
+    Attributes:
+        num_classes: of labels, and features of their embedding.
+        ndf: features of the three hidden layers.
+        dropout: probability in the second and third.
+        dtype: of the computation.
+    """
+
+    num_classes: int = 10
+    ndf: int = 512
+    dropout: float = 0.4
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, labels, *, train: bool):
+        k = self.num_classes
+        label = nn.Embed(k, k, embedding_init=_standard, name="label_embedding")(labels)
+        # Channel by channel, the order of PyTorch's images, so that its weights carry over.
+        pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+        x = jnp.concatenate([pixels, label], axis=-1)
+        x = jax.nn.leaky_relu(Dense(self.ndf, dtype=self.dtype, name="linear1")(x), _SLOPE)
+        for i in (2, 3):
+            x = Dense(self.ndf, dtype=self.dtype, name=f"linear{i}")(x)
+            x = nn.Dropout(self.dropout)(x, deterministic=not train)
+            x = jax.nn.leaky_relu(x, _SLOPE)
+        return _scores(Dense(1, dtype=self.dtype, name="linear4")(x))
+
+    def example(self) -> tuple:
+        """Arguments of a batch of one, for shapes."""
+        return _example()
+
+
+class ConvCritic(nn.Module):
+    """Scores by convolutions, the label being a constant fourth channel: [b, 32, 32, 3], [b] -> [b], at least float32.
+
+    Attributes:
+        ndf: features of the first convolution.
+        dtype: of the computation.
+    """
+
+    num_classes: int = 10
+    ndf: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, labels, *, train: bool):
+        label = nn.Embed(self.num_classes, 1, embedding_init=_standard, name="label_embedding")(labels)
+        plane = jnp.broadcast_to(label[:, None, None], (*images.shape[:-1], 1))
+        x = jnp.concatenate([images, plane], axis=-1)
+        layers = ((1, 3, 1), (2, 3, 1), (4, 4, 2), (4, 4, 2))
+        for i, (width, kernel, stride) in enumerate(layers, 1):
+            x = self._conv(width * self.ndf, kernel, stride, name=f"conv{i}")(x)
+            norm = BatchNorm(scale_init=around_one(0.02), dtype=self.dtype, mapped=False, name=f"bn{i}")
+            x = norm(x, train=train)
+            x = jax.nn.leaky_relu(x, _SLOPE)
+        # The reference pools 3×3 at stride 3, to which the last rows and columns of 5×5 are lost.
+        x = x[:, :3, :3].mean(axis=(1, 2), keepdims=True)
+        return _scores(self._conv(1, 1, 1, name="conv5")(x)[:, 0, 0])
+
+    def _conv(self, features, kernel, stride, name):
+        return Conv(features, kernel, stride, self.dtype, padding=0, kernel_init=_small, name=name)
+
+    def example(self) -> tuple:
+        """Arguments of a batch of one, for shapes."""
+        return _example()
+
+
+def _scores(x):
+    return x[:, 0].astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _example():
+    return jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1,), jnp.int32)
+
+
+LINEAR_TORCH: Table = (
+    ("linear1", "model.0"),
+    ("linear2", "model.2"),
+    ("linear3", "model.5"),
+    ("linear4", "model.8"),
+)
+CONV_TORCH: Table = (
+    ("conv1", "model.0"),
+    ("bn1", "model.1"),
+    ("conv2", "model.3"),
+    ("bn2", "model.4"),
+    ("conv3", "model.6"),
+    ("bn3", "model.7"),
+    ("conv4", "model.9"),
+    ("bn4", "model.10"),
+    ("conv5", "model.13"),
+)

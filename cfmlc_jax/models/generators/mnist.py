@@ -1,0 +1,197 @@
+"""The counterfactual generator of digits, 32 px (Sauer & Geiger, ICLR 2021, arXiv:2101.06046, section 4.1 and appendix).
+
+Three small networks, each a mechanism of the image (`causal.mechanisms`): digits' shapes, digits'
+textures and backgrounds.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.causal import mechanisms
+from cfmlc_jax.models.layers import BatchNorm, Conv, Dense, instance_norm, upsample_nearest
+from cfmlc_jax.models.naming import Table
+
+SIZE = 32
+# Where the linear maps end and convolutions begin.
+_FIRST = 8
+_zeros = nn.initializers.zeros
+
+
+def around_one(deviation: float):
+    """Initialiser of norms' scales: normal around 1."""
+
+    def normal(key, shape):
+        return 1 + deviation * jax.random.normal(key, shape)
+
+    return normal
+
+
+@flax.struct.dataclass
+class Composition:
+    """A batch of composed images and what they are composed of.
+
+    image: [b, h, w, 3] in [−1, 1].
+    mask: [b, h, w, 1], inside `mechanisms.MASK_RANGE`.
+    foreground, background: [b, h, w, 3], as composed.
+    shape: [b, h, w, 1], the mask before it was clamped.
+    texture, scene: [b, h, w, 3], foreground and background before they were shuffled.
+    """
+
+    image: Any
+    mask: Any
+    foreground: Any
+    background: Any
+    shape: Any
+    texture: Any
+    scene: Any
+
+
+class MnistGenerator(nn.Module):
+    """Composed images of labels and noise: {mechanism: [b]}, {mechanism: [b, latent]} -> `Composition` of b.
+
+    For images without intervention all mechanisms get the same (`mechanisms.same_for_all`); for
+    counterfactual ones each has labels and noise of its own.
+
+    Attributes:
+        num_classes: of labels, and features of their embedding.
+        latent: d of the noise, which is normal.
+        ngf: channels of the last block.
+        kernel_init: of all convolutions and linear maps; biases begin at 0.
+        scale_init: of batch norms.
+        dtype: of the computation; parameters and statistics are float32.
+    """
+
+    num_classes: int = 10
+    latent: int = 32
+    ngf: int = 32
+    kernel_init: Any = nn.initializers.orthogonal(0.5)
+    scale_init: Any = around_one(0.5)
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.label_embedding = nn.Embed(
+            self.num_classes, self.num_classes, embedding_init=nn.initializers.normal(1.0)
+        )
+        parts = (self.ngf, self.kernel_init, self.scale_init, self.dtype)
+        self.shape, self.texture, self.background = ShapeNet(*parts), TextureNet(*parts), TextureNet(*parts)
+
+    def __call__(self, labels: Mapping, noise: Mapping, offsets: Mapping, *, train: bool) -> Composition:
+        """Compose.
+
+        Args:
+            labels: {mechanism: [b]}, integers.
+            noise: {mechanism: [b, latent]}.
+            offsets: {"texture": [b, 2], "background": [b, 2]} of `mechanisms.shuffle`.
+            train: batch norms take the batch's statistics.
+        """
+        inputs = {
+            name: jnp.concatenate([noise[name], self.label_embedding(labels[name])], axis=-1)
+            for name in mechanisms.MECHANISMS
+        }
+        shape = self.shape(inputs[mechanisms.SHAPE], train=train)
+        texture = self.texture(inputs[mechanisms.TEXTURE], train=train)
+        scene = self.background(inputs[mechanisms.BACKGROUND], train=train)
+        mask = mechanisms.clamp_mask(shape)
+        foreground = mechanisms.shuffle(texture, offsets[mechanisms.TEXTURE])
+        background = mechanisms.shuffle(scene, offsets[mechanisms.BACKGROUND])
+        image = mechanisms.compose(mask, foreground, background)
+        return Composition(image, mask, foreground, background, shape, texture, scene)
+
+    def example(self) -> tuple:
+        """Arguments of a batch of one, for shapes."""
+        labels, noise = jnp.zeros((1,), jnp.int32), jnp.zeros((1, self.latent))
+        offsets = jnp.zeros((1, 2), jnp.int32)
+        return tuple(mechanisms.same_for_all(x) for x in (labels, noise, offsets))
+
+
+class ShapeNet(nn.Module):
+    """Maps with mean 0 and variance 1 per image, the mask to be: [b, d] -> [b, 32, 32, 1]."""
+
+    ngf: int
+    kernel_init: Any
+    scale_init: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        parts = (self.kernel_init, self.scale_init, self.dtype)
+        x = instance_norm(_first_map(x, 2 * self.ngf, self.kernel_init, self.dtype))
+        x = instance_norm(Block(self.ngf, *parts, name="block1")(x, train=train))
+        return instance_norm(Block(1, *parts, name="block2")(x, train=train))
+
+
+class TextureNet(nn.Module):
+    """Images in [−1, 1]: [b, d] -> [b, 32, 32, 3]."""
+
+    ngf: int
+    kernel_init: Any
+    scale_init: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        parts = (self.kernel_init, self.scale_init, self.dtype)
+        x = _first_map(x, 2 * self.ngf, self.kernel_init, self.dtype)
+        x = Block(2 * self.ngf, *parts, name="block1")(x, train=train)
+        x = Block(self.ngf, *parts, name="block2")(x, train=train)
+        x = Conv(
+            3,
+            3,
+            dtype=self.dtype,
+            use_bias=True,
+            kernel_init=self.kernel_init,
+            bias_init=_zeros,
+            name="to_rgb",
+        )(x)
+        return jnp.tanh(_norm(self.scale_init, self.dtype, "bn_rgb")(x, train=train))
+
+
+class Block(nn.Module):
+    """Upsampling, 3×3 convolution, norm, leaky ReLU: [b, h, w, c] -> [b, 2h, 2w, features]."""
+
+    features: int
+    kernel_init: Any
+    scale_init: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = upsample_nearest(x)
+        x = Conv(self.features, 3, dtype=self.dtype, kernel_init=self.kernel_init, name="conv")(x)
+        return jax.nn.leaky_relu(_norm(self.scale_init, self.dtype, "bn")(x, train=train), 0.2)
+
+
+def _norm(scale_init, dtype, name):
+    return BatchNorm(scale_init=scale_init, dtype=dtype, mapped=False, name=name)
+
+
+def _first_map(x, c, kernel_init, dtype):
+    """Linear map to pixels, in the order of PyTorch's images (c, h, w): [b, d] -> [b, 8, 8, c]."""
+    x = Dense(c * _FIRST**2, kernel_init=kernel_init, bias_init=_zeros, dtype=dtype, name="linear")(x)
+    return x.reshape(-1, c, _FIRST, _FIRST).transpose(0, 2, 3, 1)
+
+
+_TEXTURE = (
+    ("linear", "0"),
+    (r"block1\.conv", "3"),
+    (r"block1\.bn", "4"),
+    (r"block2\.conv", "7"),
+    (r"block2\.bn", "8"),
+    ("to_rgb", "10"),
+    ("bn_rgb", "11"),
+)
+TORCH: Table = (
+    ("label_embedding", "label_emb"),
+    (r"shape\.linear", "f_shape.0"),
+    (r"shape\.block1\.conv", "f_shape.4"),
+    (r"shape\.block1\.bn", "f_shape.5"),
+    (r"shape\.block2\.conv", "f_shape.9"),
+    (r"shape\.block2\.bn", "f_shape.10"),
+    *((rf"texture\.{ours}", f"f_text1.{theirs}") for ours, theirs in _TEXTURE),
+    *((rf"background\.{ours}", f"f_text2.{theirs}") for ours, theirs in _TEXTURE),
+)

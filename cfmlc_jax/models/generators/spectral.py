@@ -1,0 +1,76 @@
+"""Layers whose kernels are divided by their largest singular value (Miyato et al., ICLR 2018).
+
+The value is estimated by one step of the power iteration per forward in training; the vectors between
+the steps, u and v, are variables, and in evaluation they stay as they are.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.models.layers import convolve, uniform_fan_in
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class SpectralDense(nn.Module):
+    """Affine map by a normalised kernel: [b, d] -> [b, features]."""
+
+    features: int
+    use_bias: bool = False
+    epsilon: float = 1e-4
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        raw = self.param("raw_kernel", uniform_fan_in, (x.shape[-1], self.features))
+        kernel = raw / _largest_singular_value(self, raw, train)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return y + _bias(self)[None] if self.use_bias else y
+
+
+class SpectralConv(nn.Module):
+    """Convolution at stride 1 by a normalised kernel, size kept: [b, h, w, c] -> [b, h, w, features]."""
+
+    features: int
+    kernel: int
+    use_bias: bool = True
+    epsilon: float = 1e-4
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        raw = self.param("raw_kernel", uniform_fan_in, shape)
+        # Rows in PyTorch's order (channel, row, column), so that its v carries over.
+        matrix = raw.transpose(2, 0, 1, 3).reshape(-1, self.features)
+        kernel = raw / _largest_singular_value(self, matrix, train)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1, self.kernel // 2)
+        return y + _bias(self)[None, None, None] if self.use_bias else y
+
+
+def _largest_singular_value(layer, matrix, train):
+    """v·W·u of a matrix [c, d], with the layer's vectors v [c] and u [d]. Gradients go through W alone."""
+
+    def unit_vector(size):
+        return _unit(jax.random.normal(layer.make_rng("params"), (size,)), layer.epsilon)
+
+    c, d = matrix.shape
+    u = layer.variable("batch_stats", "u", unit_vector, d)
+    v = layer.variable("batch_stats", "v", unit_vector, c)
+    if train and not layer.is_initializing():
+        constant = jax.lax.stop_gradient(matrix)
+        v.value = _unit(jnp.matmul(constant, u.value, precision=_HIGHEST), layer.epsilon)
+        u.value = _unit(jnp.matmul(v.value, constant, precision=_HIGHEST), layer.epsilon)
+    return jnp.vdot(v.value, jnp.matmul(matrix, u.value, precision=_HIGHEST), precision=_HIGHEST)
+
+
+def _unit(x, epsilon):
+    """x by its length, or by epsilon if that is larger: [d] -> [d]."""
+    return x / jnp.maximum(jnp.linalg.norm(x), epsilon)
+
+
+def _bias(layer):
+    return layer.param("bias", nn.initializers.zeros, (layer.features,)).astype(layer.dtype)

@@ -1,0 +1,60 @@
+"""Features of VGG-16 for perceptual losses (Simonyan & Zisserman, ICLR 2015), with torchvision's names."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.models.layers import Conv, max_pool2
+from cfmlc_jax.models.naming import Table
+
+# Convolutions and features of the stages; a 2×2 maximum is between two of them.
+_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
+
+
+class VGG16Features(nn.Module):
+    """Maps behind the first four stages: [b, h, w, 3] -> list of [b, h, w, 64], …, [b, h/8, w/8, 512].
+
+    They are torchvision's layers 3, 8, 15 and 22, each the last before a pooling. Images are in
+    [−1, 1], without ImageNet's normalisation, as the reference takes them. What follows in VGG-16
+    is left out.
+
+    Attributes:
+        dtype: of the computation.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.astype(self.dtype)
+        maps = []
+        for stage, (convolutions, features) in enumerate(_STAGES, 1):
+            if stage > 1:
+                x = max_pool2(x)
+            for i in range(1, convolutions + 1):
+                name = f"conv{stage}_{i}"
+                x = jax.nn.relu(Conv(features, 3, dtype=self.dtype, use_bias=True, name=name)(x))
+            maps.append(x)
+        return maps
+
+    def example(self) -> tuple:
+        """Arguments of a batch of one, for shapes."""
+        return (jnp.zeros((1, 32, 32, 3)),)
+
+
+TORCH: Table = (
+    ("conv1_1", "features.0"),
+    ("conv1_2", "features.2"),
+    ("conv2_1", "features.5"),
+    ("conv2_2", "features.7"),
+    ("conv3_1", "features.10"),
+    ("conv3_2", "features.12"),
+    ("conv3_3", "features.14"),
+    ("conv4_1", "features.17"),
+    ("conv4_2", "features.19"),
+    ("conv4_3", "features.21"),
+)
+# The rest of torchvision's file: the fifth stage and the classifier.
+TORCH_UNUSED = r"features\.(24|26|28)\.|classifier\."

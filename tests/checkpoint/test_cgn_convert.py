@@ -1,0 +1,131 @@
+"""Weights of counterfactual generators: the same names as the reference's files, and no loss on the way."""
+
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cfmlc_jax.checkpoint import cgn_convert
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import cnn_mnist
+from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
+
+SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "cgn" / "shapes.json").read_text())
+# Everything that the real ones have, small: 32 px, 10 classes.
+TINY_BIGGAN = {
+    "num_classes": 10,
+    "noise_size": 8,
+    "class_size": 4,
+    "width": 8,
+    "layers": ((False, 4, 4), (True, 4, 2), (True, 2, 2), (True, 2, 1)),
+    "attention": 2,
+    "num_statistics": 5,
+}
+TINY_U2NET = {
+    "encoder": (u2net.Stage(4, 2, 4), u2net.Stage(3, 2, 6), u2net.Stage(3, 2, 6, dilated=True)),
+    "decoder": (u2net.Stage(3, 2, 4), u2net.Stage(4, 2, 4)),
+}
+FULL = {
+    "mnist_cgn_l32g32": mnist.MnistGenerator(),
+    "mnist_cgn_l12g12_default_cfg": mnist.MnistGenerator(latent=12, ngf=12),
+    "mnist_disclin_512": critics.LinearCritic(),
+    "mnist_disclin_12": critics.LinearCritic(ndf=12),
+    "mnist_discconv_32": critics.ConvCritic(),
+    "mnist_classifier": cnn_mnist.MnistCNN(),
+    "biggan_deep_256": biggan_deep.BigGANDeep(),
+    "u2net": u2net.U2Net(),
+}
+SMALL = [
+    mnist.MnistGenerator(num_classes=4, latent=5, ngf=3),
+    critics.LinearCritic(ndf=4),
+    critics.ConvCritic(ndf=2),
+    cnn_mnist.MnistCNN(num_classes=3),
+    biggan_deep.BigGANDeep(**TINY_BIGGAN),
+    u2net.U2Net(**TINY_U2NET),
+    imagenet_cgn.ImageNetGenerator(
+        generator=lambda **kwargs: biggan_deep.BigGANDeep(**TINY_BIGGAN, **kwargs),
+        saliency=lambda: u2net.U2Net(**TINY_U2NET),
+    ),
+]
+
+
+def state_dict(module, rng):
+    """Random weights with the counters that PyTorch keeps."""
+    weights = {}
+    for entry in cgn_convert.entries(module):
+        weights[entry.key] = rng.normal(size=entry.torch_shape).astype(np.float32)
+        if entry.path[-1] == "var":
+            weights[entry.key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return weights
+
+
+def shapes_by_key(module):
+    shapes = {}
+    for entry in cgn_convert.entries(module):
+        shapes[entry.key] = list(entry.torch_shape)
+        if entry.path[-1] == "var":
+            shapes[entry.key.replace("running_var", "num_batches_tracked")] = []
+    return shapes
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_references_entries(name):
+    assert shapes_by_key(FULL[name]) == SHAPES[name]
+
+
+def test_the_end_of_vgg16_is_not_read(rng):
+    module = vgg16.VGG16Features()
+    wanted = shapes_by_key(module)
+    unused = SHAPES["vgg16"].keys() - wanted.keys()
+    assert wanted == {key: shape for key, shape in SHAPES["vgg16"].items() if key not in unused}
+    assert {key.split(".")[0] for key in unused} == {"classifier", "features"}
+    weights = state_dict(module, rng)
+    variables = cgn_convert.from_torch(module, weights | {key: np.zeros(1) for key in unused})
+    np.testing.assert_equal(cgn_convert.to_torch(module, variables), weights)
+
+
+@pytest.mark.slow(reason="minutes of tracing: the four BigGANs have 2408 entries")
+def test_the_references_entries_of_imagenet():
+    parts = ("biggan_GT", "f_shape", "f_text", "f_bg")
+    expected = {f"{part}.{key}": shape for part in parts for key, shape in SHAPES["biggan_deep_256"].items()}
+    expected |= {f"u2net.{key}": shape for key, shape in SHAPES["u2net"].items()}
+    assert len(expected) == 3206
+    assert shapes_by_key(imagenet_cgn.ImageNetGenerator()) == expected
+
+
+@pytest.mark.parametrize("module", SMALL, ids=lambda module: type(module).__name__)
+def test_there_and_back(module, rng):
+    weights = state_dict(module, rng)
+    variables = cgn_convert.from_torch(module, weights)
+    back = cgn_convert.to_torch(module, variables)
+    assert back.keys() == weights.keys()
+    jax.tree.map(np.testing.assert_array_equal, back, weights)
+    assert len(flatten_dict(variables)) == len(cgn_convert.entries(module))
+
+
+def test_all_problems_are_listed(rng):
+    module = critics.LinearCritic(ndf=4)
+    weights = state_dict(module, rng)
+    del weights["model.2.bias"]
+    weights |= {"model.9.weight": np.zeros(3), "model.0.bias": np.zeros(5)}
+    message = (
+        r"not the weights of this LinearCritic: 1 missing: model\.2\.bias; 1 left over: model\.9\.weight; "
+        r"1 mis-shaped: model\.0\.bias \[5\] instead of \[4\]"
+    )
+    with pytest.raises(InputError, match=message):
+        cgn_convert.from_torch(module, weights)
+
+
+def test_variables_of_another_module(rng):
+    variables = cgn_convert.from_torch(critics.ConvCritic(ndf=2), state_dict(critics.ConvCritic(ndf=2), rng))
+    with pytest.raises(InputError, match=r"not the variables of this MnistCNN: .*missing.*left over"):
+        cgn_convert.to_torch(cnn_mnist.MnistCNN(), variables)
+
+
+def test_a_module_without_names():
+    with pytest.raises(InputError, match="Dense has no table of PyTorch's names; those that have: Mnist"):
+        cgn_convert.entries(nn.Dense(3))
