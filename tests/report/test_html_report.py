@@ -77,6 +77,20 @@ def test_means_and_intervals_are_those_of_the_results(made_run):
             assert row[4:] == (["", ""] if name == "whole" else gains)
 
 
+def test_classes_without_a_positive_image_are_said_beside_the_mean(made_run):
+    workdir = made_run()
+    words = "classes that have no positive image, each 0 in it"
+    assert words not in read(workdir).text  # results of before they were counted
+    results = results_of(workdir)
+    results["val"]["average"]["classes"] = {"with_positives": 4, "all": 5}
+    results["test"]["average"]["classes"] = {"with_positives": 5, "all": 5}
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    text = read(workdir).text
+    assert text.count(words) == 1
+    mean = results["val"]["average"]["metrics"]["combined"]["mAP_sklearn"]
+    assert f"without the 1 of 5 {words}{shown(mean * 5 / 4)} %" in text
+
+
 def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
     workdir = made_run()
     found, results = read(workdir), results_of(workdir)

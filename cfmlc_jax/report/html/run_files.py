@@ -119,7 +119,7 @@ def _splits(folder, results, found):
             else:
                 _check_results(of_split)
             _check_numbers(of_split, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from error
     return [
         Split(
@@ -156,6 +156,8 @@ def _check_results(of_split):
             _ = of_split[weights]["metrics"][name]["mAP_voc"]
     for name in of_split["average"]["metrics"]:
         _low, _high = of_split["average"]["intervals"]["predictions"][name]["mAP_voc"]
+    if "classes" in of_split["average"]:  # not in older results
+        _ = of_split["average"]["classes"]["all"] / of_split["average"]["classes"]["with_positives"]
     company, located = of_split["average"]["company"], of_split["average"]["localization"]
     if company is not None:
         for name in of_split["average"]["metrics"]:

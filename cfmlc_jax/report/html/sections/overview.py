@@ -26,7 +26,10 @@ def _tile(split: Split):
     found = split.average["metrics"]["combined"]
     of = split.average["intervals"]["predictions"]["combined"]
     low, high = of["mAP_sklearn"]
-    facts = [_fact("over whole image", tables.with_interval(*of["gain_sklearn"], sign=True))]
+    facts = [
+        _fact("over whole image", tables.with_interval(*of["gain_sklearn"], sign=True)),
+        *_absent_classes(split, found["mAP_sklearn"]),
+    ]
     company, located = split.average["company"], split.average["localization"]
     if company:
         lean = company["predictions"]["combined"]["context_auc"]
@@ -48,6 +51,17 @@ def _tile(split: Split):
         element("dl", *facts),
         class_="tile",
     )
+
+
+def _absent_classes(split: Split, value):
+    """What the classes without a positive image, each 0 in mAP (sklearn), take from it; nothing if there are none."""
+    # Results of older versions do not count them.
+    counted = split.average.get("classes", {"with_positives": 1, "all": 1})
+    present, classes = counted["with_positives"], counted["all"]
+    if present == classes:
+        return []
+    words = f"without the {classes - present} of {classes} classes that have no positive image, each 0 in it"
+    return [_fact(words, f"{tables.decimal(value * classes / present)} %")]
 
 
 def _fact(name, value):
