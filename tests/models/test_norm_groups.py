@@ -39,7 +39,7 @@ def pixels(rng):
 
 
 def trained(layer, variables, x):
-    return layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    return jax.jit(functools.partial(layer.apply, train=True, mutable=["batch_stats"]))(variables, x)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
