@@ -114,12 +114,14 @@ def _train(values, config):
     if not _has_checkpoints(workdir):  # a run that has begun may end as it began
         configs.require_trainable(config)
         pretrained.require_start(config)
+    missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
-        undo.callback(_remove_empty, _missing_folders(workdir))
+        undo.callback(_remove_empty, missing)
         _make(workdir / "report")
         with _held(workdir, "training"):
             _claim(workdir, configs.to_json(config))
-            undo.callback(_remove_unless_begun, workdir, (workdir / "tensorboard").exists())
+            undo.callback(_remove_unless_begun, workdir, with_events)
+            command.at_interrupt(lambda: _forget(workdir, missing, with_events))
             _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
             idle = configs.unused(config)
             if idle:
@@ -366,6 +368,14 @@ def _remove_unless_begun(workdir, with_events):
     (workdir / "config.json").unlink(missing_ok=True)
     if not with_events:
         shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+
+
+def _forget(workdir, missing, with_events):
+    """What is left to do where this process, which holds the lock, is interrupted."""
+    _remove_unless_begun(workdir, with_events)
+    if jax.process_index() == 0:
+        (workdir / lock.FILE).unlink(missing_ok=True)
+    _remove_empty(missing)
 
 
 def _make(folder):

@@ -221,14 +221,15 @@ def test_ctrl_c_while_modules_are_imported(module, arguments):
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_its_run(tmp_path, number):
-    process = start(
-        "main", TINY, f"--workdir={tmp_path}", "--config.data.workers=1", "--config.train.epochs=100"
-    )
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "compiling"), (signal.SIGINT, "step "), (signal.SIGKILL, "step ")]
+)
+def test_no_worker_outlives_its_run(tmp_path, number, moment):
+    run = tmp_path / "sweep" / "run"
+    process = start("main", TINY, f"--workdir={run}", "--config.data.workers=1", "--config.train.epochs=100")
     try:
         lines = [process.stderr.readline()]
-        while lines[-1] and not lines[-1].startswith("step "):
+        while lines[-1] and not lines[-1].startswith(moment):
             lines.append(process.stderr.readline())
         assert lines[-1], "".join(lines)
         assert len(members(process.pid)) > 2
@@ -245,6 +246,9 @@ def test_no_worker_outlives_its_run(tmp_path, number):
             assert lines == [
                 "interrupted; the same command starts again, a training from its last checkpoint"
             ]
+        # What was not begun leaves nothing.
+        assert tmp_path.joinpath("sweep").exists() == (moment == "step ")
+        assert (run / ".lock").exists() == (number == signal.SIGKILL)
     finally:
         for member in members(process.pid):
             os.kill(member, signal.SIGKILL)
