@@ -6,7 +6,7 @@ them. What a module's file holds beyond the module (the end of VGG-16) is listed
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,14 +14,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cfmlc_jax.checkpoint.strict import require_same
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import cnn_mnist
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
 from cfmlc_jax.models.naming import Table, from_torch_layout, to_torch_layout, torch_key
 
 _COUNTER = "num_batches_tracked"
-# At most so many names of each kind in an error's one line.
-_LISTED = 12
 
 
 class _Kind(NamedTuple):
@@ -89,7 +88,11 @@ def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, An
     wanted = entries(module)
     unused = re.compile(_kind(module).unused)
     read = {k: v for k, v in state_dict.items() if not k.endswith(_COUNTER) and not unused.match(k)}
-    _require_same("weights", module, {entry.key: entry.torch_shape for entry in wanted}, read)
+    require_same(
+        f"the weights of this {type(module).__name__}",
+        {entry.key: entry.torch_shape for entry in wanted},
+        read,
+    )
     variables = {
         entry.path: np.ascontiguousarray(
             from_torch_layout(entry.path[-1], np.asarray(state_dict[entry.key], np.float32))
@@ -108,9 +111,8 @@ def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nd
     parts = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     leaves = flatten_dict(parts)
     wanted = entries(module)
-    _require_same(
-        "variables",
-        module,
+    require_same(
+        f"the variables of this {type(module).__name__}",
         {"/".join(entry.path): entry.shape for entry in wanted},
         {"/".join(path): leaf for path, leaf in leaves.items()},
     )
@@ -128,24 +130,3 @@ def _kind(module):
         known = ", ".join(kind.__name__ for kind in _KINDS)
         raise InputError(f"{type(module).__name__} has no table of PyTorch's names; those that have: {known}")
     return _KINDS[type(module)]
-
-
-def _require_same(what, module, shapes, arrays):
-    """Raise unless there is an array of each shape and no other; the error lists all that differ."""
-    problems = {
-        "missing": [key for key in shapes if key not in arrays],
-        "left over": [key for key in arrays if key not in shapes],
-        "mis-shaped": [
-            f"{key} {list(np.shape(arrays[key]))} instead of {list(shape)}"
-            for key, shape in shapes.items()
-            if key in arrays and np.shape(arrays[key]) != tuple(shape)
-        ],
-    }
-    listed = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
-    if listed:
-        raise InputError(f"these are not the {what} of this {type(module).__name__}: {'; '.join(listed)}")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cfmlc_jax.checkpoint import convert
+from cfmlc_jax.checkpoint import convert, strict
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import build
 from cfmlc_jax.models.layers import BatchNorm
@@ -27,8 +27,6 @@ BRANCH = "whole"
 HEADS = {"causal_norm": "causal", "dot_product": "plain", "lws": "scaled"}
 _PARALLEL = "module."
 _COUNTER = "num_batches_tracked"
-# At most so many names of each kind in an error's one line.
-_LISTED = 12
 
 
 class _Classifier(NamedTuple):
@@ -121,7 +119,7 @@ def head_of(variables: Mapping[str, Any]) -> str:
     for head, kind in HEADS.items():
         if set(_CLASSIFIERS[kind].keys) == set(params) and _CLASSIFIERS[kind].has_mean == has_mean:
             return head
-    raise InputError(f"variables {_some(sorted(params))} are those of no classifier of the reference")
+    raise InputError(f"variables {strict.some(sorted(params))} are those of no classifier of the reference")
 
 
 def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, A
         for key, (path, shape) in wanted.items()
     }
     counted = {key: value for key, value in state_dict.items() if not key.endswith(_COUNTER)}
-    _require_same(f"the weights of {name}", shapes, counted)
+    strict.require_same(f"the weights of {name}", shapes, counted)
     return unflatten_dict(
         {
             path: np.ascontiguousarray(from_torch_layout(path[-1], np.asarray(state_dict[key], np.float32)))
@@ -161,7 +159,7 @@ def backbone_to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.n
     leaves = flatten_dict({key: variables[key] for key in ("params", "batch_stats") if key in variables})
     wanted = _backbone_entries(name)
     named = {path: key for key, (path, _) in wanted.items()}
-    _require_same(
+    strict.require_same(
         f"the variables of {name}",
         {"/".join(path): shape for path, shape in wanted.values()},
         {"/".join(path): leaf for path, leaf in leaves.items()},
@@ -192,14 +190,16 @@ def classifier_from_torch(state_dict: Mapping[str, Any], mean_feature: Any) -> d
     classifier = next((c for c in _CLASSIFIERS.values() if set(c.keys.values()) == set(state_dict)), None)
     if classifier is None:
         known = "; ".join(f"{kind}: {', '.join(c.keys.values())}" for kind, c in _CLASSIFIERS.items())
-        raise InputError(f"the entries {_some(sorted(state_dict))} are no classifier's (known are {known})")
+        raise InputError(
+            f"the entries {strict.some(sorted(state_dict))} are no classifier's (known are {known})"
+        )
     matrix = np.shape(state_dict[classifier.keys["kernel"]])
     if len(matrix) != 2:
         raise InputError(
             f"the classifier's {classifier.keys['kernel']} is {list(matrix)}, not [classes, features]"
         )
     shapes = {key: matrix if leaf == "kernel" else matrix[:1] for leaf, key in classifier.keys.items()}
-    _require_same("the weights of a classifier", shapes, state_dict)
+    strict.require_same("the weights of a classifier", shapes, state_dict)
     params = {
         leaf: np.ascontiguousarray(from_torch_layout(leaf, np.asarray(state_dict[key], np.float32)))
         for leaf, key in classifier.keys.items()
@@ -228,7 +228,7 @@ def classifier_to_torch(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndar
     )
     if classifier is None:
         found = sorted(set(params) | set(means))
-        raise InputError(f"variables {_some(found)} are those of no classifier of the reference")
+        raise InputError(f"variables {strict.some(found)} are those of no classifier of the reference")
     state_dict = {
         key: np.ascontiguousarray(to_torch_layout(leaf, np.asarray(params[leaf])))
         for leaf, key in classifier.keys.items()
@@ -256,7 +256,7 @@ def _part(whole, key, what):
     part = whole.get(key)
     if not isinstance(part, Mapping):
         raise InputError(
-            f"no {key!r} in the {what} (keys: {_some(sorted(map(str, whole)))}); "
+            f"no {key!r} in the {what} (keys: {strict.some(sorted(map(str, whole)))}); "
             "give a file that the reference's training wrote"
         )
     return part
@@ -294,27 +294,3 @@ def _backbone_entries(name):
     """Path and shape of ours by PyTorch's key."""
     table = _backbone(name).torch.modules
     return {torch_key(path[1:], table): (path, shape) for path, shape in _abstract(name)[1].items()}
-
-
-def _require_same(what, shapes, arrays):
-    """Nothing, if there is an array of each shape and no other.
-
-    Raises:
-        InputError: with all that is missing, left over and mis-shaped.
-    """
-    problems = {
-        "missing": [key for key in shapes if key not in arrays],
-        "left over": [key for key in arrays if key not in shapes],
-        "mis-shaped": [
-            f"{key} {list(np.shape(arrays[key]))} instead of {list(shape)}"
-            for key, shape in shapes.items()
-            if key in arrays and np.shape(arrays[key]) != tuple(shape)
-        ],
-    }
-    listed = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
-    if listed:
-        raise InputError(f"these are not {what}: {'; '.join(listed)}")
-
-
-def _some(names):
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
