@@ -75,8 +75,9 @@ def _fill(config, fields, section, known):
     for key in list(fields):
         name = f"{section}{key}"
         if key not in config:
+            told = name if name.isprintable() else shown(name)
             raise InputError(
-                f"config.{name} is not a field of this version of cfmlc_jax; {nearest(name, known)}"
+                f"config.{told} is not a field of this version of cfmlc_jax; {nearest(name, known)}"
             )
         value = _value(name, fields, key)
         if not isinstance(config[key], ConfigDict):

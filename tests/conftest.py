@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ import pytest
 from cfmlc_jax import main
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Generated cases are the same in every run: a failure is a change of the code, never of luck.
+hypothesis.settings.register_profile("same_cases", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("same_cases")
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 GOLDEN = Path(__file__).parent / "golden"

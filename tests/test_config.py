@@ -188,6 +188,13 @@ def test_what_is_no_configuration(config):
         configs.validate(config)
 
 
+def test_a_field_with_a_line_break_in_its_name_is_told_in_one_line():
+    fields = configs.to_json(configs.default())
+    fields["data"] = {"\n": None}
+    with pytest.raises(InputError, match=r"config\.'data\.\\n' is not a field"):
+        configs.from_json(fields)
+
+
 def test_values_of_a_near_type_are_taken():
     config = configs.default()
     config.optim.learning_rate = 1
@@ -236,7 +243,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from([*NAMES, *SECTIONS]), JSON)
 def test_any_value_of_a_stored_configuration(name, value):
     fields = configs.to_json(configs.default())
@@ -249,7 +256,7 @@ def test_any_value_of_a_stored_configuration(name, value):
             assert_named(error, name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(JSON | st.dictionaries(st.sampled_from([*NAMES, "data", "model", "seed"]), JSON))
 def test_anything_as_a_stored_configuration(fields):
     try:
@@ -267,7 +274,7 @@ def parse(monkeypatch, *flags):
     return command.parse(command.define_flags(), arguments)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([*NAMES, *SECTIONS]),
     st.sampled_from(

@@ -44,7 +44,7 @@ def test_a_path_that_may_not_be_looked_at(monkeypatch):
         files.place("/there/x", "--there")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(st.characters(codec=None), max_size=300))
 def test_any_text_as_a_path(text):
     try:

@@ -431,7 +431,7 @@ def state_dict_of(attention):
     return convert.to_torch("resnet_small", small_variables(np.random.default_rng(0), attention))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(attention=st.sampled_from(sorted(BRANCHES)), changes=st.lists(CHANGE, max_size=4), named=st.booleans())
 def test_whatever_the_entries_are(attention, changes, named):
     weights = state_dict_of(attention)
@@ -450,7 +450,7 @@ def test_whatever_the_entries_are(attention, changes, named):
     assert len(message.splitlines()) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(which=WHICH, name=st.text(min_size=1, max_size=12).filter(lambda name: "num_batches" not in name))
 def test_a_renamed_entry_is_listed_on_both_sides(which, name):
     weights = state_dict_of("cross")

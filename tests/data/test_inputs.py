@@ -16,7 +16,7 @@ from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.errors import InputError
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-fuzz = hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+fuzz = hypothesis.settings(max_examples=300)
 
 
 def encoded(kind, **options):

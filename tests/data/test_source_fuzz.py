@@ -71,7 +71,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-cases = settings(max_examples=400, deadline=None, database=None, derandomize=True)
+cases = settings(max_examples=400)
 
 
 def places(document):
