@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError, WriteError
 
 # gs://, s3://, file://; also with the one slash that `pathlib` leaves of two.
@@ -157,7 +157,7 @@ def append_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def _replacing(path, mode, **options) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    command.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
+    cli.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
     try:
         with temporary.open(mode, **options) as file:
             yield file

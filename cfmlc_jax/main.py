@@ -17,26 +17,25 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command.end_at_interrupt(
-        "interrupted; the same command starts again, a training from its last checkpoint"
-    )
+    cli.end_at_interrupt("interrupted; the same command starts again, a training from its last checkpoint")
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, lock, processes, schema
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax import files, lock, processes
+from cfmlc_jax.classify import build, finetune
+from cfmlc_jax.classify.evaluate import evaluate_checkpoint
+from cfmlc_jax.classify.train import train
+from cfmlc_jax.config import schema
+from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.errors import InputError, RunError
-from cfmlc_jax.loop import pretrained, setup
-from cfmlc_jax.loop.evaluate import evaluate_checkpoint
-from cfmlc_jax.loop.hooks import Preempted
-from cfmlc_jax.loop.train import train
-from cfmlc_jax.report.html import page
+from cfmlc_jax.report import page
 
 _LONG = 300  # characters of an error of absl's, which repeats the value
 ENDED_BY_SIGTERM = 128 + 15
@@ -61,7 +60,7 @@ def define_flags() -> flags.FlagValues:
 
 def main() -> int:
     """Run the command line (sys.argv); the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     values = define_flags()
     if "--help" in sys.argv:
         print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
@@ -87,7 +86,7 @@ def main() -> int:
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return command.INTERRUPTED
+        return cli.INTERRUPTED
     except (InputError, RunError) as error:
         members.fail(error)
         return 1
@@ -110,10 +109,10 @@ def _train(values, config):
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
-    setup.require_model(config)
+    build.require_model(config)
     if not _has_checkpoints(workdir):  # a run that has begun may end as it began
         configs.require_trainable(config)
-        pretrained.require_start(config)
+        finetune.require_start(config)
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, missing)
@@ -121,7 +120,7 @@ def _train(values, config):
         with _held(workdir, "training"):
             _claim(workdir, configs.to_json(config))
             undo.callback(_remove_unless_begun, workdir, with_events)
-            command.at_interrupt(lambda: _forget(workdir, missing, with_events))
+            cli.at_interrupt(lambda: _forget(workdir, missing, with_events))
             _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
             idle = configs.unused(config)
             if idle:
@@ -135,7 +134,7 @@ def _evaluate(values, config):
     if values.checkpoint is None and values.workdir is None and config is None:
         raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
     given = values.checkpoint is not None
-    path = manager.find(files.place(values.checkpoint, "--checkpoint") if given else _workdir(values))
+    path = checkpoints.find(files.place(values.checkpoint, "--checkpoint") if given else _workdir(values))
     workdir = _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir")
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, _missing_folders(workdir))
@@ -394,4 +393,4 @@ def _say(text):
 
 
 if __name__ == "__main__":
-    command.end(main())
+    cli.end(main())

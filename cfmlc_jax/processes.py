@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # the store's client has no public name
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError, RunError
 
 JOIN_SECONDS = 300.0  # until the last process must have started
@@ -142,7 +142,7 @@ class Together:
         self._client: Any = distributed.global_state.client
         self._seen = {str(i): ("", time.monotonic()) for i in range(count)}
         threading.Thread(target=self._watch, daemon=True).start()
-        command.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
+        cli.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
 
     def __enter__(self) -> "Together":
         return self
@@ -154,7 +154,7 @@ class Together:
             time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
         self._publish(f"{self._me} failed: {kind.__name__}: {' '.join(str(error).split())}"[:500])
         sys.excepthook(kind, error, trace)
-        command.end(1)
+        cli.end(1)
 
     def fail(self, error: Exception) -> None:
         """Let the others end with this error, and print it, unless another process had the very same first."""

@@ -21,7 +21,7 @@ CIFAR has no validation split: "val" is the test split, as in the reference, so 
 are evaluated and not the best ones.
 """
 
-from cfmlc_jax import recipes
+from cfmlc_jax.config import recipes
 
 ALPHAS = {"cifar10": 1.0, "cifar100": 1.5}
 

@@ -11,7 +11,7 @@ accuracies of three seeds are in the README. "tau" trains what "plain" does; wit
 --mode=evaluate --checkpoint=runs/longtail_digits_plain it takes that.
 """
 
-from cfmlc_jax import recipes
+from cfmlc_jax.config import recipes
 
 
 def get_config(variant: str = ""):

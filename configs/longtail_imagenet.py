@@ -22,7 +22,7 @@ Published top-1 accuracy of ResNeXt-50 (the reference's repository): many, mediu
     De-confound-TDE   62.7  48.8  31.6  51.8
 """
 
-from cfmlc_jax import recipes
+from cfmlc_jax.config import recipes
 
 
 def get_config(variant: str = ""):

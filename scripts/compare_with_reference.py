@@ -35,20 +35,20 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.causal import patches
-from cfmlc_jax.checkpoint import convert, torch_file
+from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import step as steps
 from cfmlc_jax.data.sources import Record
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state as states
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import state as states
-from cfmlc_jax.loop import step as steps
-from cfmlc_jax.models import build
-from cfmlc_jax.models.naming import BRANCHES
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.torch_names import BRANCHES
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
+from cfmlc_jax.torch_weights import files, mlc_pat
 
 # Our backbones, as the checkout calls them; `q2l_` is before both.
 BACKBONES = {
@@ -481,9 +481,9 @@ def reference_name(name: str) -> str:
     Raises:
         InputError: it has no such model.
     """
-    prefix = build.QUERY2LABEL if name.startswith(build.QUERY2LABEL) else ""
+    prefix = catalogue.QUERY2LABEL if name.startswith(catalogue.QUERY2LABEL) else ""
     backbone = name.removeprefix(prefix)
-    known = [*PLAIN, *(build.QUERY2LABEL + name for name in BACKBONES)]
+    known = [*PLAIN, *(catalogue.QUERY2LABEL + name for name in BACKBONES)]
     if name not in known:
         raise InputError(f"model {name!r} is not one that MLC-PAT builds: {', '.join(known)}")
     return prefix + BACKBONES[backbone]
@@ -525,8 +525,8 @@ class Subject(NamedTuple):
 
 
 def _from_checkpoint(flags) -> Subject:
-    state_dict, _ = convert.unwrapped(torch_file.read_torch(Path(flags.checkpoint)).weights)
-    found = convert.architecture(flags.model, state_dict)
+    state_dict, _ = mlc_pat.unwrapped(files.read_torch(Path(flags.checkpoint)).weights)
+    found = mlc_pat.architecture(flags.model, state_dict)
     for flag, given, stored in (
         ("classes", flags.classes, found.num_classes),
         ("attention", flags.attention, found.attention),
@@ -537,7 +537,7 @@ def _from_checkpoint(flags) -> Subject:
         raise InputError(
             f"{flags.checkpoint} has the head {found.head or 'none'}, which MLC-PAT does not build"
         )
-    variables = convert.from_torch(flags.model, state_dict)
+    variables = mlc_pat.from_torch(flags.model, state_dict)
     return Subject(flags.model, found.num_classes, found.attention, state_dict, variables)
 
 
@@ -546,7 +546,7 @@ def _at_random(flags, create) -> Subject:
 
     num_classes, attention = flags.classes or 80, flags.attention or "cross"
     state_dict = fill(create(num_classes, attention).model, seed=flags.seed)
-    variables = convert.from_torch(flags.model, state_dict)
+    variables = mlc_pat.from_torch(flags.model, state_dict)
     return Subject(flags.model, num_classes, attention, state_dict, variables)
 
 
@@ -562,7 +562,7 @@ def observe_reference(reference, subject: Subject, views, batches, *, exact: boo
     """
     print(f"MLC-PAT in {'float64' if exact else 'float32'} …", file=sys.stderr, flush=True)
     reference.load(subject.state_dict, exact=exact)
-    to_ours = functools.partial(convert.from_torch, subject.name, in_place_norms=False)
+    to_ours = functools.partial(mlc_pat.from_torch, subject.name, in_place_norms=False)
     stages = reference.evaluate(views)
     if batches:
         reference.start_training()
@@ -585,7 +585,7 @@ def observe(subject: Subject, views, batches, *, size: int, dtype: str, recipe) 
         views, batches = _as_float64(views), [(_as_float64(x), _as_float64(y)) for x, y in batches]
     # Float32 in earnest on accelerators, too.
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        model = build.create(
+        model = catalogue.create(
             subject.name, subject.num_classes, attention=attention, image_size=size, dtype=jnp.dtype(dtype)
         )
         stages = evaluate(model, variables, views, attention=attention)
@@ -603,7 +603,7 @@ def _in_float64(subject):
     def widen(used, stored):
         return np.abs(_as_float64(stored)) + 1e-5 if (used != stored).any() else _as_float64(used)
 
-    stored = convert.from_torch(subject.name, subject.state_dict, in_place_norms=False)
+    stored = mlc_pat.from_torch(subject.name, subject.state_dict, in_place_norms=False)
     return jax.tree.map(widen, subject.variables, stored)
 
 
@@ -679,15 +679,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", default="", help="folder of photos (default: waves)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
     flags = parser.parse_args(arguments)
-    build.parts(flags.model)  # which knows what is misspelt
+    catalogue.parts(flags.model)  # which knows what is misspelt
     reference_name(flags.model)
-    build.create(flags.model, 1, attention="none", image_size=flags.size)
+    catalogue.create(flags.model, 1, attention="none", image_size=flags.size)
     return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     try:
         flags = parse(arguments)
         checkout = check_checkout(Path(flags.reference))

@@ -28,18 +28,18 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
-from cfmlc_jax import recipes
-from cfmlc_jax.checkpoint import convert, manager
-from cfmlc_jax.checkpoint.torch_file import Weights, load, weights_in, write_torch
-from cfmlc_jax.command import tolerate_every_name
+from cfmlc_jax.cli import tolerate_every_name
+from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.longtail import convert as longtail
-from cfmlc_jax.longtail import torch_file
-from cfmlc_jax.models import build
-from cfmlc_jax.models.statistics import STATISTICS
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.layers.normalise import STATISTICS
+from cfmlc_jax.torch_weights import long_tailed as longtail
+from cfmlc_jax.torch_weights import long_tailed_files, mlc_pat
+from cfmlc_jax.torch_weights.files import Weights, load, weights_in, write_torch
 
 # ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
 # not have. It is the null image of effect.null=mean and has no part in the plain prediction.
@@ -82,9 +82,9 @@ def from_torch(flags: argparse.Namespace) -> None:
         InputError: a file, a name or an option that cannot be used.
     """
     if flags.model:
-        build.parts(flags.model)  # a misspelt name needs no file to be read
+        catalogue.parts(flags.model)  # a misspelt name needs no file to be read
     stored = load(flags.source)
-    if torch_file.recognise(stored):
+    if long_tailed_files.recognise(stored):
         from_long_tailed(flags, stored)
         return
     read = unwrapped(flags.source, weights_in(flags.source, stored))
@@ -97,7 +97,7 @@ def from_torch(flags: argparse.Namespace) -> None:
     variables = _converted(flags, weights, found, "weights", lines.append)
     averaged = variables if average is None else _converted(flags, average, found, "average", None)
     print(aligned(lines))
-    manager.write(
+    checkpoints.write(
         flags.out,
         model={
             "variables": variables,
@@ -125,8 +125,8 @@ def unwrapped(path: Path, read: Weights) -> Weights:
         InputError: several models in the file.
     """
     try:
-        weights, beside = convert.unwrapped(read.weights)
-        average = beside if read.average is None else convert.unwrapped(read.average)[0]
+        weights, beside = mlc_pat.unwrapped(read.weights)
+        average = beside if read.average is None else mlc_pat.unwrapped(read.average)[0]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return read._replace(weights=weights, average=average)
@@ -134,14 +134,14 @@ def unwrapped(path: Path, read: Weights) -> Weights:
 
 def _recognised(flags, state_dict):
     try:
-        return convert.recognise(state_dict, allow=flags.allow)
+        return mlc_pat.recognise(state_dict, allow=flags.allow)
     except InputError as error:
         raise InputError(f"{flags.source}: {error}; {ALLOW}") from error
 
 
 def _described(flags, state_dict):
     try:
-        return convert.architecture(flags.model, state_dict)
+        return mlc_pat.architecture(flags.model, state_dict)
     except InputError as error:
         raise InputError(f"{flags.source}: {error}") from error
 
@@ -154,7 +154,7 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     """
     if flags.allow:
         raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
-    checkpoint = torch_file.checkpoint_in(flags.source, stored)
+    checkpoint = long_tailed_files.checkpoint_in(flags.source, stored)
     try:
         flags.model = flags.model or longtail.recognise(checkpoint)
         variables = longtail.from_torch(flags.model, checkpoint)
@@ -164,7 +164,7 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     num_classes = variables["params"]["head"][longtail.BRANCH]["kernel"].shape[1]
     config = long_tailed_configuration(flags, head)
     names = _class_names(flags, num_classes, None)
-    manager.write(
+    checkpoints.write(
         flags.out,
         model={
             "variables": variables,
@@ -204,7 +204,7 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
     fields = configs.to_json(config)
     fields["model"] |= {"name": flags.model, "head": head, "attention": "none"}
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
-    build.create(
+    catalogue.create(
         flags.model, 2, attention="none", image_size=fields["views"]["image_size"], head=head
     )  # whether they suit each other
     return configs.from_json(fields)
@@ -221,14 +221,14 @@ def to_torch(flags: argparse.Namespace) -> None:
             raise InputError(f"--{name} does not go with --to_torch: the checkpoint says it")
     if flags.out.suffix == ".safetensors":
         raise InputError(f"{flags.out}: --to_torch writes files of PyTorch; end the name with .pth")
-    path = manager.find(flags.source)
-    config = configs.from_json(manager.read_meta(path)["config"])
+    path = checkpoints.find(flags.source)
+    config = configs.from_json(checkpoints.read_meta(path)["config"])
     name = config.model.name
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
-    model = manager.read_part(path, manager.model_shapes(path))
+    model = checkpoints.read_part(path, checkpoints.model_shapes(path))
     if config.model.head in longtail.HEADS and config.model.attention == "none":
-        torch_file.write(flags.out, longtail.to_torch(name, model["average"]))
+        long_tailed_files.write(flags.out, longtail.to_torch(name, model["average"]))
         print(f"{flags.out}: averaged weights of {path} as a file of the long-tailed reference")
         return
     if config.model.head in configs.MEAN_HEADS:
@@ -237,7 +237,7 @@ def to_torch(flags: argparse.Namespace) -> None:
             "which no reference has; only causal_norm, dot_product and lws with attention 'none' are converted"
         )
     weights, average = (
-        convert.to_torch(
+        mlc_pat.to_torch(
             name,
             model[part],
             image_size=flags.image_size or config.views.image_size,
@@ -246,12 +246,12 @@ def to_torch(flags: argparse.Namespace) -> None:
         for part in ("variables", "average")
     )
     write_torch(flags.out, weights, average)
-    found = convert.architecture(name, weights)
+    found = mlc_pat.architecture(name, weights)
     print(_summary(name, weights, model["variables"], found))
     print(f"{flags.out}: state_dict and state_dict_ema of {path}")
 
 
-def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any:
+def configuration(flags: argparse.Namespace, found: mlc_pat.Architecture) -> Any:
     """The configuration of the checkpoint: --config's, or the default, with the model that was found.
 
     Weights with one head, or none, go with the methods that have one; of those, PAT-I unless --config
@@ -263,8 +263,8 @@ def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any
     arguments = ["convert_checkpoint", *([f"--config={flags.config}"] if flags.config else [])]
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
-    default_head = build.parts(flags.model)[1][0]
-    pixels = convert.statistics(flags.model, found) if flags.statistics == "auto" else flags.statistics
+    default_head = catalogue.parts(flags.model)[1][0]
+    pixels = mlc_pat.statistics(flags.model, found) if flags.statistics == "auto" else flags.statistics
     fields["model"] |= {
         "name": flags.model,
         "attention": found.attention,
@@ -279,7 +279,7 @@ def configuration(flags: argparse.Namespace, found: convert.Architecture) -> Any
     elif fields["method"] == "pat_t":
         fields["method"] = "pat_i"
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
-    convert.model(flags.model, found, image_size=fields["views"]["image_size"])
+    mlc_pat.model(flags.model, found, image_size=fields["views"]["image_size"])
     return configs.from_json(fields)
 
 
@@ -292,10 +292,10 @@ def aligned(lines: Sequence[str]) -> str:
 
 def _converted(flags, state_dict, found, kind, report):
     try:
-        own = convert.architecture(flags.model, state_dict)
+        own = mlc_pat.architecture(flags.model, state_dict)
         if own != found:
             raise InputError(f"{tuple(own)} in place of the weights' {tuple(found)} (classes, attention, …)")
-        return convert.from_torch(
+        return mlc_pat.from_torch(
             flags.model,
             state_dict,
             allow=flags.allow,
@@ -309,7 +309,7 @@ def _converted(flags, state_dict, found, kind, report):
 def _hint(flags, state_dict):
     """The way out of an error of conversion: the model whose weights these are, or what to allow."""
     try:
-        other = convert.recognise(state_dict)
+        other = mlc_pat.recognise(state_dict)
     except InputError:
         return f"; {ALLOW}"
     return "" if other == flags.model else f"; they are those of {other}: leave --model out"
@@ -400,7 +400,7 @@ def _parser():
         "source", metavar="IN", type=Path, help="a file of weights (--to_torch: a checkpoint)"
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder (--to_torch: a new file)")
-    parser.add_argument("--model", help=f"(default: by the entries) one of {', '.join(build.names())}")
+    parser.add_argument("--model", help=f"(default: by the entries) one of {', '.join(catalogue.names())}")
     parser.add_argument("--config", help="kept with the checkpoint (default: the paper's recipe for COCO)")
     parser.add_argument(
         "--classes",

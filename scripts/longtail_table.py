@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cfmlc_jax import command, files
-from cfmlc_jax.report import tables
+from cfmlc_jax import cli, files
+from cfmlc_jax.results import tables
 
 CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
 METRICS = ("top1", "many", "medium", "few")
@@ -35,7 +35,7 @@ ROWS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

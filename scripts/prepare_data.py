@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import Source, checks, cifar_files
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
@@ -282,7 +282,7 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 if the copy is complete, 1 otherwise; the findings are printed."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax import command as commands
+from cfmlc_jax import cli as commands
 from cfmlc_jax import main as main_command
-from cfmlc_jax import predict, processes
+from cfmlc_jax import processes
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.report import __main__ as report
 
 TESTS = Path(__file__).parent

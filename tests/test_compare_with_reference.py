@@ -13,9 +13,9 @@ import optax
 import pytest
 from PIL import Image
 
-from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.torch_weights import mlc_pat
 
 SCRIPT = "compare_with_reference"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -263,7 +263,7 @@ def test_a_recording_optimizer_is_the_same_optimizer(script):
 
 
 def test_our_side_is_the_training_step(script):
-    model = build.create("resnet_small", 3, attention="cross", image_size=32)
+    model = catalogue.create("resnet_small", 3, attention="cross", image_size=32)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = jax.tree.map(np.asarray, init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3))))
     views = script.waves(2, 32, seed=0)
@@ -322,12 +322,12 @@ def test_photos_begin_anew_after_the_last(script, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet101"])
 def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
-    model = build.create(name, 1000, attention="none", image_size=64)
+    model = catalogue.create(name, 1000, attention="none", image_size=64)
     abstract = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
     variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-    wanted = {key: array.shape for key, array in convert.to_torch(name, variables).items()}
+    wanted = {key: array.shape for key, array in mlc_pat.to_torch(name, variables).items()}
     stand_in = torch_side.torchvision_stand_in()["torchvision.models"]
     found = getattr(stand_in, name)().state_dict()
     assert {key: tuple(tensor.shape) for key, tensor in found.items()} == wanted
@@ -343,8 +343,8 @@ def test_stand_in_computes_what_we_do(torch_side, script):
     with torch.no_grad():
         pixels = torch.from_numpy(views[0].transpose(0, 3, 1, 2).astype(np.float32) / 255)
         wanted = stand_in(pixels).numpy()
-    model = build.create("resnet18", 1000, attention="none", image_size=64)
-    variables = convert.from_torch("resnet18", weights)
+    model = catalogue.create("resnet18", 1000, attention="none", image_size=64)
+    variables = mlc_pat.from_torch("resnet18", weights)
     ours = script.evaluate(model, variables, views, attention="none")
     np.testing.assert_allclose(ours["whole logits"][0], wanted, atol=1e-5 * np.abs(wanted).max())
 

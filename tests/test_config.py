@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
-from cfmlc_jax import recipes, schema
+from cfmlc_jax.config import recipes, schema
 from cfmlc_jax.errors import InputError
 
 NAMES = tuple(schema.names(configs.default()))

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main
-from cfmlc_jax.checkpoint import convert, manager
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches
-from cfmlc_jax.data.transforms import ToViews
-from cfmlc_jax.longtail import convert as longtail_convert
-from cfmlc_jax.models import build
-from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.torch_weights import long_tailed as longtail_convert
+from cfmlc_jax.torch_weights import mlc_pat
 
 SCRIPT = "convert_checkpoint"
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -46,7 +47,7 @@ def torch_files(script, monkeypatch):
 @pytest.fixture
 def long_tailed_files(script, monkeypatch, rng):
     """A file of the long-tailed reference, kept in memory: its contents by path."""
-    backbone = build.BACKBONES["resnet32_cifar"].create(dtype=jnp.float32, norm=BatchNorm)
+    backbone = catalogue.BACKBONES["resnet32_cifar"].create(dtype=jnp.float32, norm=BatchNorm)
     shapes = jax.eval_shape(
         functools.partial(backbone.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
     )
@@ -83,7 +84,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 def random_weights(rng, name, classes=10, attention="cross"):
     """A state_dict, with variances and scales around 1 so that logits stay finite."""
-    model = build.create(name, classes, attention=attention, image_size=64)
+    model = catalogue.create(name, classes, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -94,13 +95,13 @@ def random_weights(rng, name, classes=10, attention="cross"):
             return 1 + np.abs(x) / 10
         return x / np.sqrt(np.prod(leaf.shape[:-1]), dtype=np.float32)
 
-    return convert.to_torch(name, jax.tree.map_with_path(draw, shapes))
+    return mlc_pat.to_torch(name, jax.tree.map_with_path(draw, shapes))
 
 
 def logits(weights, name, attention):
     """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
-    found = convert.architecture(name, weights)
-    model = build.create(name, found.num_classes, attention=attention, image_size=32)
+    found = mlc_pat.architecture(name, weights)
+    model = catalogue.create(name, found.num_classes, attention=attention, image_size=32)
     config = configs.default().data
     config.source, config.scenes.num_test = "scenes", 40
     views = next(
@@ -114,7 +115,7 @@ def logits(weights, name, attention):
         )
     )["views"]
     apply = jax.jit(functools.partial(model.apply, train=False))
-    return np.asarray(apply(convert.from_torch(name, weights), views / np.float32(255)).whole[:, 0])
+    return np.asarray(apply(mlc_pat.from_torch(name, weights), views / np.float32(255)).whole[:, 0])
 
 
 def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_path, rng):
@@ -133,7 +134,7 @@ def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_p
     )
     # 7 convolutions, 7 norms of five entries, and three layers of two.
     assert "48 entries of resnet_small: 305,630 parameters, 10 classes, attention cross, head linear" in lines
-    assert manager.read_meta(tmp_path / "mine")["class_names"] is None
+    assert checkpoints.read_meta(tmp_path / "mine")["class_names"] is None
 
     # Groups of norms have a part in training only, so that they may differ from the checkpoint's.
     code, out, err = run(
@@ -164,11 +165,11 @@ def test_weights_with_one_head_without_average(script, run, torch_files, tmp_pat
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "averaged weights: the same, since the file has none" in out
-    meta = manager.read_meta(tmp_path / "mine")
+    meta = checkpoints.read_meta(tmp_path / "mine")
     assert (meta["class_names"][3], meta["num_classes"]) == ("digit 3", 10)
     config = configs.from_json(meta["config"])
     assert (config.method, config.model.attention, config.views.image_size) == ("pat_i", "none", 64)
-    model = manager.read_part(tmp_path / "mine", manager.model_shapes(tmp_path / "mine"))
+    model = checkpoints.read_part(tmp_path / "mine", checkpoints.model_shapes(tmp_path / "mine"))
     jax.tree.map(np.testing.assert_array_equal, model["variables"], model["average"])
     np.testing.assert_allclose(model["mean_colour"], [0.485, 0.456, 0.406])
 
@@ -187,9 +188,9 @@ def test_fine_tuning(script, run, torch_files, tmp_path, rng):
     code, out, err = run(main.main, *arguments)
     assert code == 0, err
     assert "mine: backbone and head (resnet_small, attention cross, 10 classes)" in out
-    tuned = manager.find(tmp_path / "tuned")
-    params = manager.read_part(tuned, manager.model_shapes(tuned))["variables"]["params"]
-    wanted = convert.from_torch("resnet_small", average)["params"]
+    tuned = checkpoints.find(tmp_path / "tuned")
+    params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
+    wanted = mlc_pat.from_torch("resnet_small", average)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     # Going on, a run asks no more for what it began with.
     (tmp_path / "mine").rename(tmp_path / "moved")
@@ -281,7 +282,7 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small", attention="self"))
     assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
-    meta = json.loads(json.dumps(manager.read_meta(tmp_path / "mine")))
+    meta = json.loads(json.dumps(checkpoints.read_meta(tmp_path / "mine")))
     config = configs.from_json(meta["config"])
     assert (config.model.name, config.model.attention, config.model.head) == ("resnet_small", "self", "")
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
@@ -292,7 +293,7 @@ def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_ta
     code, out, err = run(script.main, "final_model_checkpoint.pth", "mine")
     assert (code, err) == (0, "")
     assert "resnet32_cifar with head causal_norm" in out
-    config = configs.from_json(manager.read_meta(Path("mine").absolute())["config"])
+    config = configs.from_json(checkpoints.read_meta(Path("mine").absolute())["config"])
     assert (config.model.head, config.views.crop, config.model.statistics) == (
         "causal_norm",
         "padded",
@@ -329,7 +330,7 @@ def test_lightning_without_a_model_named(script, run, torch_files, tmp_path, rng
     assert "entries of resnet_small: 305,630 parameters, 10 classes, attention cross" in out
     assert "averaged weights: of the file" in out
     assert "class names: the file's (digit 0, digit 1, digit 2, …)" in out
-    assert manager.read_meta(tmp_path / "mine")["class_names"][9] == "digit 9"
+    assert checkpoints.read_meta(tmp_path / "mine")["class_names"][9] == "digit 9"
     assert run(script.main, "mine", "back.pth", "--to_torch")[0] == 0
     for back, state_dict in zip(contents(Path("back.pth")), (weights, average)):
         for key, array in state_dict.items():
@@ -342,11 +343,11 @@ def test_safetensors_from_file_to_file(script, run, tmp_path, rng, monkeypatch):
     half = {key: x.astype(ml_dtypes.bfloat16) if x.dtype.kind == "f" else x for key, x in weights.items()}
     safetensors.numpy.save_file(half, tmp_path / "model.safetensors")
     assert run(script.main, "model.safetensors", "mine")[0] == 0
-    params = manager.read_part(tmp_path / "mine", manager.model_shapes(tmp_path / "mine"))["variables"][
-        "params"
-    ]
+    params = checkpoints.read_part(tmp_path / "mine", checkpoints.model_shapes(tmp_path / "mine"))[
+        "variables"
+    ]["params"]
     rounded = {key: x.astype(np.float32) for key, x in half.items()}
-    jax.tree.map(np.testing.assert_array_equal, params, convert.from_torch("resnet_small", rounded)["params"])
+    jax.tree.map(np.testing.assert_array_equal, params, mlc_pat.from_torch("resnet_small", rounded)["params"])
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
     code, _, err = run(script.main, "model.safetensors", "other")
     assert code == 1
@@ -369,9 +370,9 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_
     )  # fmt: skip
     assert code == 0, err
     assert "its backbone; the head is fresh (resnet_small, attention none, 0 classes -> " in out
-    tuned = manager.find(tmp_path / "tuned")
-    params = manager.read_part(tuned, manager.model_shapes(tuned))["variables"]["params"]
-    wanted = convert.from_torch("resnet_small", weights)["params"]["backbone"]
+    tuned = checkpoints.find(tmp_path / "tuned")
+    params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
+    wanted = mlc_pat.from_torch("resnet_small", weights)["params"]["backbone"]
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], wanted)
     code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
     assert code == 1
@@ -398,7 +399,7 @@ def test_pixels_as_the_weights_want_them(
     code, out, err = run(script.main, "x.pth", "mine", *arguments)
     assert (code, err) == (0, "")
     assert line in out
-    config = configs.from_json(manager.read_meta(tmp_path / "mine")["config"])
+    config = configs.from_json(checkpoints.read_meta(tmp_path / "mine")["config"])
     assert config.model.statistics == statistics
 
 
@@ -421,5 +422,5 @@ def test_class_names_that_do_not_fit_are_said(
     write(Path("x.pth"), random_weights(rng, "resnet_small"), **beside)
     code, _, err = run(script.main, "x.pth", "mine", *arguments)
     assert (code, err) == (0, f"warning: {warning}\n")
-    names = manager.read_meta(tmp_path / "mine")["class_names"]
+    names = checkpoints.read_meta(tmp_path / "mine")["class_names"]
     assert names is None if not arguments else names[0] == "digit 0"

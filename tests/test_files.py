@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfmlc_jax import files, predict
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.predict import __main__ as predict
 
 ADDRESSES = ("gs://bucket/run", "s3://b", "file:///run", "https://host/a.npz", "hf://org/model", "gs:/bucket")
 
@@ -68,16 +69,16 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
     with pytest.raises(
         InputError, match=r"sweep\[1\]/run' has '\[' in it, and checkpoints saved there could not be"
     ):
-        manager.write(Path("run"), model=model, meta=meta)
+        checkpoints.write(Path("run"), model=model, meta=meta)
     monkeypatch.chdir(tmp_path)
     for name in ("a*", "b?", "[c", "d\\e"):
         with pytest.raises(InputError, match="could not be read; take a path of text, without any of"):
-            manager.write(Path(name), model=model, meta=meta)
+            checkpoints.write(Path(name), model=model, meta=meta)
     # What was saved elsewhere can be read there; so can what only looks odd.
     for name in ("a]", "{b,c}", "lr=0.1, x "):
-        manager.write(Path(name), model=model, meta=meta)
+        checkpoints.write(Path(name), model=model, meta=meta)
         os.rename(name, f"{name}[0]")
-        found = manager.read_model(manager.find(Path(f"{name}[0]")), model)
+        found = checkpoints.read_model(checkpoints.find(Path(f"{name}[0]")), model)
         np.testing.assert_array_equal(found["average"]["params"]["w"], np.ones(3))
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import patches
+from cfmlc_jax.classify import build
+from cfmlc_jax.classify import method as methods
 from cfmlc_jax.data import build as data
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import setup
 from cfmlc_jax.models.classifier import Outputs
 
 
@@ -31,7 +31,7 @@ def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, ce
     monkeypatch.setitem(patches.POOLINGS, "mean", pooling)
     config = small(pooling="mean", cells=cells)
     config.effect.kinds = ("whole",)
-    parts = setup.create_setup(configs.validate(config), 3)
+    parts = build.create_setup(configs.validate(config), 3)
     if cells:
         assert parts.model.cells.background == background
     attention, score, whole = jnp.asarray(rng.normal(size=(3, 2, 5, 3)), jnp.float32)

@@ -12,11 +12,12 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from cfmlc_jax import main, predict
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import main
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
-from cfmlc_jax.loop import hooks
+from cfmlc_jax.engine import hooks
 from cfmlc_jax.metrics import shots
+from cfmlc_jax.predict import __main__ as predict
 
 DIGITS = Path(__file__).parent.parent / "configs" / "longtail_digits.py"
 SMALL = (
@@ -101,7 +102,7 @@ def test_the_log_has_accuracies_and_the_rates_of_sgd(trained):
 
 
 def test_a_checkpoint_alone_gives_other_strengths(trained, command, tmp_path):
-    shutil.copytree(manager.find(trained()), tmp_path / "mine")
+    shutil.copytree(checkpoints.find(trained()), tmp_path / "mine")
     code, out, err = command(
         "--mode=evaluate", "--checkpoint=mine", config(), *SMALL, "--config.effect.alphas=(0.25,)", "--workdir=again"
     )  # fmt: skip
@@ -154,10 +155,10 @@ def test_the_second_stage_trains_scales_only(trained, command, tmp_path):
     code, out, err = command(config("lws"), *SMALL, *arguments)
     assert code == 0, err
     assert "backbone and the head's weights" in out
-    before = manager.find(plain)
-    after = manager.find(tmp_path / "run")
+    before = checkpoints.find(plain)
+    after = checkpoints.find(tmp_path / "run")
     first, second = (
-        manager.read_part(path, manager.model_shapes(path))["variables"] for path in (before, after)
+        checkpoints.read_part(path, checkpoints.model_shapes(path))["variables"] for path in (before, after)
     )
     jax.tree.map(np.testing.assert_array_equal, first["params"]["backbone"], second["params"]["backbone"])
     head = second["params"]["head"]["whole"]
@@ -180,10 +181,10 @@ def test_weights_of_even_length_need_no_training(trained, command, tmp_path):
         np.load(tmp_path / "run" / "report" / "scores_test_average.npz") as even,
         np.load(trained("plain") / "report" / "scores_test_average.npz") as plain,
     ):
-        path = manager.find(trained("plain"))
-        kernel = manager.read_part(path, manager.model_shapes(path))["average"]["params"]["head"]["whole"][
-            "kernel"
-        ]
+        path = checkpoints.find(trained("plain"))
+        kernel = checkpoints.read_part(path, checkpoints.model_shapes(path))["average"]["params"]["head"][
+            "whole"
+        ]["kernel"]
         lengths = np.linalg.norm(kernel, axis=0)
         np.testing.assert_allclose(even["whole"], plain["whole"] / lengths, rtol=1e-4, atol=1e-4)
 

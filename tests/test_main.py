@@ -16,10 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock, main
-from cfmlc_jax.checkpoint import manager
-from cfmlc_jax.loop import hooks, setup, step
+from cfmlc_jax.classify import build, step
+from cfmlc_jax.engine import hooks
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -211,9 +212,9 @@ def write_start(path):
     config.unlock()
     config.method, config.model.attention, config.effect.kinds = "asl", "none", ()
     names = [f"digit {digit}" for digit in range(10)]
-    make, _ = setup.state_plan(config, setup.create_setup(config, len(names)), optax.identity())
+    make, _ = build.state_plan(config, build.create_setup(config, len(names)), optax.identity())
     meta = {"config": configs.to_json(config), "class_names": names, "num_classes": len(names)}
-    manager.write(path, model=make().parts()[0], meta=meta)
+    checkpoints.write(path, model=make().parts()[0], meta=meta)
 
 
 SHORT = (

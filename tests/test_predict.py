@@ -18,15 +18,15 @@ import optax
 import pytest
 from PIL import Image, PngImagePlugin
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax import predict
-from cfmlc_jax.checkpoint import manager
-from cfmlc_jax.data import formats
+from cfmlc_jax.classify import build, evaluate
+from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.loop import evaluate, setup
-from cfmlc_jax.loop.predictor import Predictor
-from cfmlc_jax.metrics.scores import probabilities
-from cfmlc_jax.report import overlay
+from cfmlc_jax.data.views import formats
+from cfmlc_jax.predict import __main__ as predict
+from cfmlc_jax.predict import overlay
+from cfmlc_jax.results.scores import probabilities
 
 NAMES = [f"digit {i}" for i in range(10)]
 
@@ -44,8 +44,8 @@ def tiny_config(**fields):
 def write_checkpoint(path, *, class_names=NAMES, **fields):
     """A checkpoint that was not trained, but whose patches and classes differ in what they say."""
     config = tiny_config(**fields)
-    parts = setup.create_setup(config, len(NAMES))
-    make, _ = setup.state_plan(config, parts, optax.identity())
+    parts = build.create_setup(config, len(NAMES))
+    make, _ = build.state_plan(config, parts, optax.identity())
     model = make().parts()[0]
     rng = np.random.default_rng(0)
 
@@ -56,7 +56,7 @@ def write_checkpoint(path, *, class_names=NAMES, **fields):
 
     model = jax.tree_util.tree_map_with_path(larger, model)
     meta = {"config": configs.to_json(config), "class_names": class_names, "num_classes": len(NAMES)}
-    manager.write(path, model=model, meta=meta)
+    checkpoints.write(path, model=model, meta=meta)
     return path
 
 
@@ -137,10 +137,10 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(checkpoint, scenes):
     """What the evaluation makes of the scenes."""
-    config = configs.from_json(manager.read_meta(checkpoint)["config"])
-    parts = setup.create_setup(config, len(NAMES))
-    _, abstract = setup.state_plan(config, parts, optax.identity())
-    model = manager.read_model(checkpoint, abstract.parts()[0])
+    config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
+    parts = build.create_setup(config, len(NAMES))
+    _, abstract = build.state_plan(config, parts, optax.identity())
+    model = checkpoints.read_model(checkpoint, abstract.parts()[0])
     score = evaluate.score_step(config, parts, ("whole", "pivot"))
     return evaluate.score_split(parts, score, model, scenes[1], batch_size=16)["average"]
 
@@ -227,10 +227,10 @@ def test_pivot_boxes_are_in_pixels_of_the_photo(command, checkpoint, photos):
 
 
 def test_both_sets_of_weights(tmp_path, checkpoint, photos):
-    config = configs.from_json(manager.read_meta(checkpoint)["config"])
-    parts = setup.create_setup(config, len(NAMES))
-    _, abstract = setup.state_plan(config, parts, optax.identity())
-    model = manager.read_model(checkpoint, abstract.parts()[0])
+    config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
+    parts = build.create_setup(config, len(NAMES))
+    _, abstract = build.state_plan(config, parts, optax.identity())
+    model = checkpoints.read_model(checkpoint, abstract.parts()[0])
     how = {"prediction": "whole", "alpha": 0.5, "with_effect": False, "batch_size": 1}
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):

@@ -10,9 +10,9 @@ import pytest
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
-from cfmlc_jax import recipes
+from cfmlc_jax.classify import build
+from cfmlc_jax.config import recipes
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import setup
 
 FOLDER = Path(__file__).parent.parent / "configs" / "reference"
 # What a file says of batch statistics: whether the reference synchronises them over its GPUs.
@@ -72,7 +72,7 @@ def test_models_can_be_built_and_trained(file, variant):
     """Shapes only: a training forward of the smallest batch that has the norms' groups."""
     config = load(file, variant)
     classes = CLASSES[config.data.source]
-    parts = setup.create_setup(config, classes)
+    parts = build.create_setup(config, classes)
     images = config.model.norm_groups
     views = jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.float32)
     keys = {name: jax.random.key(0) for name in ("params", "dropout")}

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import hooks
 
 CONFIG = f"--config={Path(__file__).parents[1] / 'configs' / 'own_images.py'}"
 SMALL = [

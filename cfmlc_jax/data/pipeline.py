@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.transforms import Transform
+from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError, RunError
 
 # More unreadable images one after another are no damage of a few files: a disk is not mounted, say.

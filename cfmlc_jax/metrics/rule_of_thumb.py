@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cfmlc_jax.causal.causal_norm import rule_of_thumb_alpha
+from cfmlc_jax.causal.mean_feature import rule_of_thumb_alpha
 
 
 def rule_of_thumb(cosines) -> dict[str, float]:

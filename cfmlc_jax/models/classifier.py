@@ -7,8 +7,8 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers import IMAGES
-from cfmlc_jax.models.statistics import Statistics, standardise
+from cfmlc_jax.models.layers.basic import IMAGES
+from cfmlc_jax.models.layers.normalise import Statistics, standardise
 
 
 @flax.struct.dataclass

@@ -13,19 +13,19 @@ import math
 import sys
 from pathlib import Path
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 
 if __name__ == "__main__":
-    command.end_at_interrupt("interrupted")
+    cli.end_at_interrupt("interrupted")
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.report.html import page
+from cfmlc_jax.report import page
 from cfmlc_jax.report.names import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (sys.argv by default); the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     try:
         flags = _parser().parse_args(arguments)
         path = page.write(flags.workdir, flags.alphas)
@@ -73,4 +73,4 @@ def _strengths(text):
 
 
 if __name__ == "__main__":
-    command.end(main())
+    cli.end(main())

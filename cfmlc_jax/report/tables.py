@@ -1,32 +1,138 @@
-"""Aligned text tables for consoles and Markdown."""
+"""Tables with numbers, and the small figures that stand in their cells."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cfmlc_jax.report.markup import Child, Markup, element
+from cfmlc_jax.report.scales import Axis
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too; numbers to the right.
+@dataclass(frozen=True)
+class Change:
+    """A number that is shown with its sign."""
 
-    Floats are shown with two decimals, NaN as a dash.
+    value: float
+
+
+Cell = Child | Change
+
+
+def table(
+    header: Sequence[Child], rows: Sequence[Sequence[Cell]], *, caption: str, tall: bool = False
+) -> Markup:
+    """A table in a box of its own, which scrolls sideways if it is wide; the first column names the row.
+
+    Args:
+        header: of the columns.
+        rows: floats are shown with two decimals, NaN as a dash; a column of numbers stands to the right.
+        caption: what the table holds, for those who cannot see where it stands.
+        tall: long: the box is no higher than a screen.
     """
-    cells = [[str(title) for title in header], *([_cell(value) for value in row] for row in rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    numeric = [
-        bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))
+    sides = [_is_number(cell) for cell in rows[0]] if rows else [False] * len(header)
+    titles = [
+        element("th", title, scope="col", class_="n" if right else None)
+        for title, right in zip(header, sides, strict=True)
     ]
-    rule = [("-" * (w - 1) + ":") if right else "-" * w for w, right in zip(widths, numeric, strict=True)]
-    lines = [cells[0], rule, *cells[1:]]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(line, widths, numeric, strict=True)
-        )
-        + " |"
-        for line in lines
+    head = element("thead", element("tr", *titles))
+    body = element("tbody", *(_row(row) for row in rows))
+    whole = element("table", element("caption", caption), head, body)
+    # A box that scrolls must be reachable by the keyboard.
+    return element(
+        "div",
+        whole,
+        class_="scroll tall" if tall else "scroll",
+        tabindex=0,
+        role="region",
+        aria_label=caption,
     )
 
 
-def _cell(value):
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.2f}"
-    return str(value)
+def _row(row):
+    name, *cells = row
+    return element("tr", element("th", name, scope="row"), *(_cell(cell) for cell in cells))
+
+
+def _cell(cell):
+    if isinstance(cell, Change):
+        return element("td", signed(cell.value), class_="n")
+    if isinstance(cell, float | int):
+        return element("td", decimal(cell) if isinstance(cell, float) else f"{cell:,}", class_="n")
+    return element("td", cell)
+
+
+def _is_number(cell):
+    return isinstance(cell, float | int | Change)
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """The number with a true minus sign, NaN as a dash."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """The number with its sign."""
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, *, sign: bool = False, digits: int = 2) -> Markup:
+    """A number and, smaller, the ends of its interval."""
+    text = signed(value, digits) if sign else decimal(value, digits)
+    ends = f"[{decimal(low, digits)}, {decimal(high, digits)}]"
+    return element("span", text, " ", element("small", ends), class_="n")
+
+
+def axis_text(axis: Axis) -> str:
+    """Heading of a column of tracks: what its ends stand for."""
+    return f"{axis.low:g} to {axis.high:g} %"
+
+
+def interval_track(value_low_high: Sequence[float], axis: Axis, colour: str) -> Markup:
+    """A dot with its interval on an axis in percent."""
+    value, low, high = value_low_high
+    start, at, end = (axis.place(x, 0.0, 100.0) for x in (low, value, high))
+    return track([span(start, end, colour), dot(at, colour)], text=f"{decimal(value)} %")
+
+
+def track(marks: Sequence[Markup | None], *, text: str) -> Markup:
+    """A line from 0 to 100 % of its column with marks on it (`bar`, `dot`, `tick`, `span`)."""
+    return element("span", *marks, class_="track", role="img", aria_label=text)
+
+
+def bar(value: float, colour: str) -> Markup | None:
+    """From 0 to the value, both in percent of the column."""
+    return _mark("bar", colour, f"width:{_at(value)}%", value)
+
+
+def dot(value: float, colour: str) -> Markup | None:
+    """A point at a percentage of the column."""
+    return _mark("dot", colour, f"left:{_at(value)}%", value)
+
+
+def tick(value: float, colour: str) -> Markup | None:
+    """A small upright line at a percentage of the column."""
+    return _mark("tick", colour, f"left:{_at(value)}%", value)
+
+
+def span(low: float, high: float, colour: str) -> Markup | None:
+    """A thin line between two percentages of the column."""
+    return _mark("span", colour, f"left:{_at(low)}%;width:{max(0.0, _at(high) - _at(low)):.2f}%", high - low)
+
+
+def key(entries: Sequence[tuple[str, str, str]]) -> Markup:
+    """What the marks of tracks mean: (mark, colour, meaning) each."""
+    items = [
+        element("li", element("i", class_=f"key {mark}", style=f"--mark:var(--{colour})"), meaning)
+        for mark, colour, meaning in entries
+    ]
+    return element("ul", *items, class_="legend")
+
+
+def _mark(kind, colour, style, value):
+    if math.isnan(value):
+        return None
+    return element("i", class_=kind, style=f"{style};--mark:var(--{colour})")
+
+
+def _at(value):
+    return 0.0 if math.isnan(value) else round(min(100.0, max(0.0, value)), 2)

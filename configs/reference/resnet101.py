@@ -17,7 +17,7 @@ reference computes in float16 with a scaled loss; --config.model.dtype=bfloat16 
 Data: see configs/coco.py, voc2007.py and vg256.py.
 """
 
-from cfmlc_jax import recipes
+from cfmlc_jax.config import recipes
 
 
 def get_config(variant: str = ""):

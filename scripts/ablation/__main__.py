@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cfmlc_jax import command, files
+from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError, RunError
 from scripts.ablation import tables
@@ -52,7 +52,7 @@ PATCH_WEIGHTS = (0.25, 0.75)
 
 def main() -> int:
     """Run the command line; the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
         os.environ.setdefault(CACHE, str(Path(flags.workdir, "compiled").absolute()))
@@ -124,10 +124,10 @@ def _of_study(flags):
 
 def _of_checkpoint(flags):
     """Rows of one checkpoint: as it is, with every knob that goes with it, its patches weighing more or less."""
-    from cfmlc_jax.checkpoint import manager  # imports JAX, see `_measure`
+    from cfmlc_jax import checkpoint as checkpoints
 
-    path = manager.find(flags.checkpoint)
-    stored = configs.to_json(configs.from_json(manager.read_meta(path)["config"]))
+    path = checkpoints.find(flags.checkpoint)
+    stored = configs.to_json(configs.from_json(checkpoints.read_meta(path)["config"]))
     if configs.is_one_label(stored):
         raise InputError(
             f"{path} has one label an image, no patches and no image nulls; the report of its run draws accuracy over alpha"

@@ -12,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.classify import build, evaluate, true_effects
+from cfmlc_jax.classify import step as steps
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.loop import evaluate, setup, true_effects
-from cfmlc_jax.loop import step as steps
-from cfmlc_jax.metrics import split_summary
 from cfmlc_jax.metrics.agreement import agreement
-from cfmlc_jax.metrics.scores import Scores, summarise
-from cfmlc_jax.report import evidence
+from cfmlc_jax.results import evidence, multi_label
+from cfmlc_jax.results.scores import Scores, summarise
 from scripts.ablation.tables import ACCURACY
 
 NULLS = ("zeros", "mean", "blur")
@@ -52,9 +51,9 @@ def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _training_gflops(config) -> float:
     source = data.source(config.data, "train")
-    parts = setup.create_setup(config, len(source.class_names))
-    optimizer = setup.optimizer(config, 1000, parts.model.frozen)
-    _, abstract = setup.state_plan(config, parts, optimizer)
+    parts = build.create_setup(config, len(source.class_names))
+    optimizer = build.optimizer(config, 1000, parts.model.frozen)
+    _, abstract = build.state_plan(config, parts, optimizer)
     train_step = steps.train_step(
         parts.model,
         optimizer,
@@ -74,12 +73,12 @@ def _training_gflops(config) -> float:
         "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
     }
     per_step = _flops(train_step.lower(abstract, batch))
-    return per_step * setup.steps_per_epoch(config, source) * config.train.epochs / 1e9
+    return per_step * build.steps_per_epoch(config, source) * config.train.epochs / 1e9
 
 
 def _prediction_costs(config) -> dict[str, dict[str, float]]:
-    parts = setup.create_setup(config, len(data.source(config.data, "train").class_names))
-    make, _ = setup.state_plan(config, parts, optax.identity())
+    parts = build.create_setup(config, len(data.source(config.data, "train").class_names))
+    make, _ = build.state_plan(config, parts, optax.identity())
     found: dict[str, dict[str, float]] = {"mflops": {}, "images_per_second": {}}
     for work in ("factual", *config.effect.kinds):
         score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
@@ -132,7 +131,7 @@ def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float
     row = {name: measured[name] for name in ACCURACY}
     training = evidence.parse(json.loads((report / evidence.FILE).read_text(encoding="utf-8"))).training
     if training is not None and training.pairs:
-        company = split_summary.company(scores, (), training.pairs, np.random.default_rng(0))
+        company = multi_label.company(scores, (), training.pairs, np.random.default_rng(0))
         beside = company["predictions"]["combined"]
         row |= {"excess_fpr": beside["excess_fpr"][0], "context_auc": beside["context_auc"][0]}
     return row
@@ -149,9 +148,9 @@ def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
     scenes = Scenes("test_balanced", num_scenes=num_scenes)
     removals = true_effects.Removals(scenes)
-    parts = setup.create_setup(config, len(scenes.class_names))
-    _, abstract = setup.state_plan(config, parts, optax.identity())
-    model = manager.read_model(manager.find(folder), abstract.parts()[0])
+    parts = build.create_setup(config, len(scenes.class_names))
+    _, abstract = build.state_plan(config, parts, optax.identity())
+    model = checkpoints.read_model(checkpoints.find(folder), abstract.parts()[0])
     batch_size = config.evaluate.batch_size
 
     def scores(source, config, kinds):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.report.tables import markdown
+from cfmlc_jax.results.tables import markdown
 
 ACCURACY = ("mAP_sklearn", "mAP_voc", "CF1", "OF1")
 

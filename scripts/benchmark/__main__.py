@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfmlc_jax import command
+from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError, RunError
 from scripts.benchmark import inputs, processes, tables
 
@@ -106,7 +106,7 @@ def _run(flags, photos: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    command.tolerate_every_name()
+    cli.tolerate_every_name()
     try:
         flags = parse(arguments)
         if flags.worker:

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
+from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import step
 from cfmlc_jax.data.pipeline import Reading, train_batches
 from cfmlc_jax.data.sources.files import FileSource
-from cfmlc_jax.data.transforms import ToViews
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import state, step
-from cfmlc_jax.models import build as models
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state
+from cfmlc_jax.models import catalogue as models
 from cfmlc_jax.optim import build as optim
 from scripts.benchmark import inputs
 from scripts.benchmark.result import Work, timed

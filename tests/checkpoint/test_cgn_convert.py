@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cfmlc_jax.checkpoint import cgn_convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import cnn_mnist
+from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
+from cfmlc_jax.torch_weights import cgn
 
 SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "cgn" / "shapes.json").read_text())
 # Everything that the real ones have, small: 32 px, 10 classes.
@@ -56,7 +56,7 @@ SMALL = [
 def state_dict(module, rng):
     """Random weights with the counters that PyTorch keeps."""
     weights = {}
-    for entry in cgn_convert.entries(module):
+    for entry in cgn.entries(module):
         weights[entry.key] = rng.normal(size=entry.torch_shape).astype(np.float32)
         if entry.path[-1] == "var":
             weights[entry.key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
@@ -65,7 +65,7 @@ def state_dict(module, rng):
 
 def shapes_by_key(module):
     shapes = {}
-    for entry in cgn_convert.entries(module):
+    for entry in cgn.entries(module):
         shapes[entry.key] = list(entry.torch_shape)
         if entry.path[-1] == "var":
             shapes[entry.key.replace("running_var", "num_batches_tracked")] = []
@@ -84,8 +84,8 @@ def test_the_end_of_vgg16_is_not_read(rng):
     assert wanted == {key: shape for key, shape in SHAPES["vgg16"].items() if key not in unused}
     assert {key.split(".")[0] for key in unused} == {"classifier", "features"}
     weights = state_dict(module, rng)
-    variables = cgn_convert.from_torch(module, weights | {key: np.zeros(1) for key in unused})
-    np.testing.assert_equal(cgn_convert.to_torch(module, variables), weights)
+    variables = cgn.from_torch(module, weights | {key: np.zeros(1) for key in unused})
+    np.testing.assert_equal(cgn.to_torch(module, variables), weights)
 
 
 @pytest.mark.slow(reason="minutes of tracing: the four BigGANs have 2408 entries")
@@ -100,11 +100,11 @@ def test_the_references_entries_of_imagenet():
 @pytest.mark.parametrize("module", SMALL, ids=lambda module: type(module).__name__)
 def test_there_and_back(module, rng):
     weights = state_dict(module, rng)
-    variables = cgn_convert.from_torch(module, weights)
-    back = cgn_convert.to_torch(module, variables)
+    variables = cgn.from_torch(module, weights)
+    back = cgn.to_torch(module, variables)
     assert back.keys() == weights.keys()
     jax.tree.map(np.testing.assert_array_equal, back, weights)
-    assert len(flatten_dict(variables)) == len(cgn_convert.entries(module))
+    assert len(flatten_dict(variables)) == len(cgn.entries(module))
 
 
 def test_all_problems_are_listed(rng):
@@ -117,15 +117,15 @@ def test_all_problems_are_listed(rng):
         r"1 mis-shaped: model\.0\.bias \[5\] instead of \[4\]"
     )
     with pytest.raises(InputError, match=message):
-        cgn_convert.from_torch(module, weights)
+        cgn.from_torch(module, weights)
 
 
 def test_variables_of_another_module(rng):
-    variables = cgn_convert.from_torch(critics.ConvCritic(ndf=2), state_dict(critics.ConvCritic(ndf=2), rng))
+    variables = cgn.from_torch(critics.ConvCritic(ndf=2), state_dict(critics.ConvCritic(ndf=2), rng))
     with pytest.raises(InputError, match=r"not the variables of this MnistCNN: .*missing.*left over"):
-        cgn_convert.to_torch(cnn_mnist.MnistCNN(), variables)
+        cgn.to_torch(cnn_mnist.MnistCNN(), variables)
 
 
 def test_a_module_without_names():
     with pytest.raises(InputError, match="Dense has no table of PyTorch's names; those that have: Mnist"):
-        cgn_convert.entries(nn.Dense(3))
+        cgn.entries(nn.Dense(3))

@@ -10,10 +10,11 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build, swin
-from cfmlc_jax.models.naming import BRANCHES
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import swin
+from cfmlc_jax.models.torch_names import BRANCHES
+from cfmlc_jax.torch_weights import mlc_pat
 
 HEAD_KEYS = {"none": ["fc"], "self": ["fc.fc1", "fc.fc2"], "cross": ["fc.fc1", "fc.fc2", "fc.fc3"]}
 
@@ -67,14 +68,14 @@ def assert_same(ours, theirs):
 def test_a_state_dict_comes_back_bit_for_bit(rng, name, blocks, expansion, attention):
     shapes = resnet_shapes(blocks, expansion, classes=7, attention=attention)
     weights = random_weights(shapes, rng)
-    variables = convert.from_torch(name, weights)
+    variables = mlc_pat.from_torch(name, weights)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
-    assert_same(convert.to_torch(name, variables), weights)
+    assert_same(mlc_pat.to_torch(name, variables), weights)
 
 
 def small_variables(rng, attention, name="resnet_small"):
     """Random variables of a small model with 5 classes."""
-    model = build.create(name, 5, attention=attention, image_size=64)
+    model = catalogue.create(name, 5, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -84,25 +85,25 @@ def small_variables(rng, attention, name="resnet_small"):
 @pytest.mark.parametrize("attention", BRANCHES)
 def test_variables_come_back_bit_for_bit(rng, attention):
     variables = small_variables(rng, attention)
-    again = convert.from_torch("resnet_small", convert.to_torch("resnet_small", variables))
+    again = mlc_pat.from_torch("resnet_small", mlc_pat.to_torch("resnet_small", variables))
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
 @pytest.mark.parametrize("image_size", [224, 448])
 def test_masks_of_any_image_size_are_known(image_size):
-    model = build.create("swin_b_224", 3, attention="none", image_size=image_size)
+    model = catalogue.create("swin_b_224", 3, attention="none", image_size=image_size)
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 224, 224, 3)))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    state_dict = convert.to_torch("swin_b_224", zeros, image_size=image_size)
+    state_dict = mlc_pat.to_torch("swin_b_224", zeros, image_size=image_size)
     assert any(key.endswith("attn_mask") for key in state_dict)
-    read = convert.from_torch("swin_b_224", state_dict)
+    read = mlc_pat.from_torch("swin_b_224", state_dict)
     assert jax.tree.map(np.shape, read["params"]) == jax.tree.map(np.shape, zeros["params"])
 
 
 def test_kernels_are_transposed_to_where_they_belong(rng):
     weights = random_weights(resnet_shapes((2, 2, 2, 2), 1, classes=7, attention="self"), rng)
-    params = convert.from_torch("resnet18", weights)["params"]
+    params = mlc_pat.from_torch("resnet18", weights)["params"]
     kernel = params["backbone"]["layer2_0"]["downsample_conv"]["kernel"]
     assert kernel[0, 0, 5, 9] == weights["layer2.0.downsample.0.weight"][9, 5, 0, 0]
     assert params["backbone"]["conv1"]["kernel"][2, 6, 1, 30] == weights["conv1.weight"][30, 1, 2, 6]
@@ -114,26 +115,26 @@ def small(rng):
     """A state_dict of resnet_small with 5 classes."""
 
     def make(attention="cross"):
-        return convert.to_torch("resnet_small", small_variables(rng, attention))
+        return mlc_pat.to_torch("resnet_small", small_variables(rng, attention))
 
     return make
 
 
 @pytest.mark.parametrize("attention", BRANCHES)
 def test_classes_attention_and_head_follow_from_the_entries(small, attention):
-    found = convert.architecture("resnet_small", small(attention))
-    assert found == convert.Architecture(num_classes=5, attention=attention, head="linear", groups=0)
+    found = mlc_pat.architecture("resnet_small", small(attention))
+    assert found == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", groups=0)
 
 
 @pytest.mark.parametrize("prefix", ["resnet_small", "q2l_resnet_small"])
 def test_a_backbone_without_a_head(rng, prefix):
     """It is all that a new head needs."""
     variables = small_variables(rng, "none", prefix)
-    weights = convert.to_torch(prefix, {kind: {"backbone": x["backbone"]} for kind, x in variables.items()})
+    weights = mlc_pat.to_torch(prefix, {kind: {"backbone": x["backbone"]} for kind, x in variables.items()})
     assert not any("fc" in key for key in weights)
-    assert convert.architecture(prefix, weights) == convert.Architecture(0, "none", "", 0)
-    assert convert.recognise(weights) == prefix
-    read = convert.from_torch(prefix, weights)
+    assert mlc_pat.architecture(prefix, weights) == mlc_pat.Architecture(0, "none", "", 0)
+    assert mlc_pat.recognise(weights) == prefix
+    read = mlc_pat.from_torch(prefix, weights)
     assert set(read["params"]) == {"backbone"}
     jax.tree.map(np.testing.assert_array_equal, read["params"]["backbone"], variables["params"]["backbone"])
 
@@ -141,8 +142,8 @@ def test_a_backbone_without_a_head(rng, prefix):
 def test_a_head_that_is_incomplete_is_an_error(small):
     weights = {key: array for key, array in small("none").items() if key != "fc.bias"}
     with pytest.raises(InputError, match=r"1 missing: fc\.bias; 1 left over: fc\.weight$"):
-        convert.from_torch("resnet_small", weights)
-    found = convert.from_torch("resnet_small", weights, allow=[r"^fc\."])
+        mlc_pat.from_torch("resnet_small", weights)
+    found = mlc_pat.from_torch("resnet_small", weights, allow=[r"^fc\."])
     assert set(found["params"]) == {"backbone"}
 
 
@@ -155,7 +156,7 @@ def test_a_head_that_is_incomplete_is_an_error(small):
 )
 def test_a_head_without_classes_is_an_error(small, change, message):
     with pytest.raises(InputError, match=message):
-        convert.from_torch("resnet_small", small("none") | change)
+        mlc_pat.from_torch("resnet_small", small("none") | change)
 
 
 CHANGES = {
@@ -175,7 +176,7 @@ def test_every_entry_has_its_place_or_is_an_error(small, change):
     make, message = CHANGES[change]
     make(weights)
     with pytest.raises(InputError, match=f"not the weights of resnet_small: {message}$") as error:
-        convert.from_torch("resnet_small", weights)
+        mlc_pat.from_torch("resnet_small", weights)
     assert "\n" not in str(error.value)
 
 
@@ -183,7 +184,7 @@ def test_problems_of_all_kinds_are_told_at_once_and_long_lists_cut(small):
     weights = {key: array for key, array in small().items() if not key.startswith("layer")}
     weights |= {f"other{i}": np.zeros(1) for i in range(20)}
     with pytest.raises(InputError) as error:
-        convert.from_torch("resnet_small", weights)
+        mlc_pat.from_torch("resnet_small", weights)
     assert "20 left over: other0, " in str(error.value)
     assert "other11, …" in str(error.value)
     assert "other12" not in str(error.value)
@@ -195,7 +196,7 @@ def test_what_is_allowed_may_be_missing_or_left_over(small):
     kept = weights.pop("layer1.0.bn2.bias")
     weights["epoch"] = np.zeros(1)
     lines = []
-    variables = convert.from_torch(
+    variables = mlc_pat.from_torch(
         "resnet_small", weights, allow=[r"bn2\.bias$", "^epoch$"], report=lines.append
     )
     block = variables["params"]["backbone"]["layer1_0"]
@@ -207,18 +208,18 @@ def test_what_is_allowed_may_be_missing_or_left_over(small):
     )
     assert "epoch -> (not used)" in lines
     with pytest.raises(InputError, match=r"1 missing: .*1 left over: epoch"):
-        convert.from_torch("resnet_small", weights, allow=["layer2"])
+        mlc_pat.from_torch("resnet_small", weights, allow=["layer2"])
 
 
 def test_what_is_allowed_must_still_have_its_shape(small):
     weights = small() | {"bn1.bias": np.zeros(7, np.float32)}
     with pytest.raises(InputError, match=r"1 mis-shaped: bn1\.bias \[7\]"):
-        convert.from_torch("resnet_small", weights, allow=["bn1"])
+        mlc_pat.from_torch("resnet_small", weights, allow=["bn1"])
 
 
 def test_the_report_has_a_line_for_every_entry(small):
     weights, lines = small(), []
-    convert.from_torch("resnet_small", weights, report=lines.append)
+    mlc_pat.from_torch("resnet_small", weights, report=lines.append)
     assert sorted(line.split(" ")[0] for line in lines) == sorted(weights)
     assert "conv1.weight [32, 48, 3, 3] -> params/backbone/conv1/kernel" in lines
     assert "fc.fc3.bias [5] -> params/head/score/bias" in lines
@@ -230,24 +231,24 @@ def test_weights_of_in_place_norms(small, rng):
     weights = small()
     values = rng.standard_normal(32, np.float32)
     weights["bn1.weight"] = values
-    variables = convert.from_torch("resnet_small", weights, in_place_norms=True)
+    variables = mlc_pat.from_torch("resnet_small", weights, in_place_norms=True)
     scale = variables["params"]["backbone"]["bn1"]["scale"]
     np.testing.assert_array_equal(scale, np.abs(values) + np.float32(1e-5))
-    again = convert.to_torch("resnet_small", variables, in_place_norms=True)
+    again = mlc_pat.to_torch("resnet_small", variables, in_place_norms=True)
     np.testing.assert_array_equal(again["bn1.weight"] + np.float32(1e-5), scale)
     scale[3] = 1e-6
     with pytest.raises(InputError, match=r"bn1\.weight: a scale of 1e-06 is below 1e-5"):
-        convert.to_torch("resnet_small", variables, in_place_norms=True)
+        mlc_pat.to_torch("resnet_small", variables, in_place_norms=True)
 
 
 def test_variables_of_another_model():
     with pytest.raises(InputError, match="a head of other are not those of resnet18"):
-        convert.to_torch("resnet18", {"params": {"backbone": {}, "head": {"other": {}}}})
+        mlc_pat.to_torch("resnet18", {"params": {"backbone": {}, "head": {"other": {}}}})
 
 
 def test_an_unknown_model():
     with pytest.raises(InputError, match=r"model 'resnet81' is not one of .*did you mean 'resnet18'"):
-        convert.from_torch("resnet81", {})
+        mlc_pat.from_torch("resnet81", {})
 
 
 # --- What is wrapped around a model -------------------------------------------------------------
@@ -262,35 +263,35 @@ def prefixed(prefix, arrays):
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["resnet_small", "q2l_resnet_small"])
 def test_the_attribute_that_held_the_model_is_no_part_of_its_names(rng, prefix, name):
-    weights = convert.to_torch(name, small_variables(rng, "cross", name))
-    found, average = convert.unwrapped(prefixed(prefix, weights))
+    weights = mlc_pat.to_torch(name, small_variables(rng, "cross", name))
+    found, average = mlc_pat.unwrapped(prefixed(prefix, weights))
     assert_same(found, weights)
     assert average is None
-    assert convert.recognise(found) == name
+    assert mlc_pat.recognise(found) == name
 
 
 @pytest.mark.parametrize("path", ["ema_model.", "model_ema.module.", "swa_model.", "teacher."])
 def test_an_average_beside_the_weights(small, path):
     weights = small()
     average = {key: array + 1 for key, array in weights.items()}
-    found, beside = convert.unwrapped(prefixed("model.", weights) | prefixed(path, average))
+    found, beside = mlc_pat.unwrapped(prefixed("model.", weights) | prefixed(path, average))
     assert_same(found, weights)
     assert_same(beside, average)
 
 
 def test_what_is_not_the_models_keeps_its_name_and_is_named(small):
-    found, _ = convert.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
+    found, _ = mlc_pat.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
     with pytest.raises(
         InputError, match=r"not the weights of resnet_small: 1 left over: criterion\.pos_weight$"
     ):
-        convert.recognise(found)
-    assert convert.recognise(found, allow=["^criterion"]) == "resnet_small"
+        mlc_pat.recognise(found)
+    assert mlc_pat.recognise(found, allow=["^criterion"]) == "resnet_small"
 
 
 def test_several_models_in_one_file(small):
     weights = small()
     with pytest.raises(InputError, match=r"several models \(encoder_a\., encoder_b\.\); save the one"):
-        convert.unwrapped(prefixed("encoder_a.", weights) | prefixed("encoder_b.", weights))
+        mlc_pat.unwrapped(prefixed("encoder_a.", weights) | prefixed("encoder_b.", weights))
 
 
 # --- Other writers' names -----------------------------------------------------------------------
@@ -300,7 +301,7 @@ def test_several_models_in_one_file(small):
 def tiny_swin(monkeypatch):
     """A Swin of a block in each stage, as a backbone by this name."""
     create = functools.partial(swin.Swin, width=8, heads=(1, 2, 2, 2), depths=(2, 1, 1, 1), window=2)
-    monkeypatch.setitem(build.BACKBONES, "swin_tiny", build.Backbone(create, 64, swin.TORCH))
+    monkeypatch.setitem(catalogue.BACKBONES, "swin_tiny", catalogue.Backbone(create, 64, swin.TORCH))
     return "swin_tiny"
 
 
@@ -329,7 +330,7 @@ def by_torchvision(key):
 @pytest.mark.parametrize("buffers", [True, False])
 def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
     variables = small_variables(rng, "none", tiny_swin)
-    weights = convert.to_torch(tiny_swin, variables, image_size=64)
+    weights = mlc_pat.to_torch(tiny_swin, variables, image_size=64)
     assert "layers.0.downsample.reduction.weight" in weights
     theirs = {
         writer(key): array
@@ -337,8 +338,8 @@ def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
         if (buffers or not key.endswith(("_index", "attn_mask")))
         and not (headless and key.startswith("head."))
     }
-    assert convert.recognise(theirs) == tiny_swin
-    read = flatten_dict(convert.from_torch(tiny_swin, theirs)["params"])
+    assert mlc_pat.recognise(theirs) == tiny_swin
+    read = flatten_dict(mlc_pat.from_torch(tiny_swin, theirs)["params"])
     wanted = flatten_dict(variables["params"])
     assert read.keys() == {path for path in wanted if not (headless and path[0] == "head")}
     for path, array in read.items():
@@ -346,9 +347,9 @@ def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
 
 
 def test_in_place_norms_are_nobody_elses(rng, tiny_swin):
-    weights = convert.to_torch(tiny_swin, small_variables(rng, "none", tiny_swin), image_size=64)
+    weights = mlc_pat.to_torch(tiny_swin, small_variables(rng, "none", tiny_swin), image_size=64)
     with pytest.raises(InputError, match=r"does not go with timm's names \(layers\.3\.downsample"):
-        convert.from_torch(tiny_swin, {by_timm(k): x for k, x in weights.items()}, in_place_norms=True)
+        mlc_pat.from_torch(tiny_swin, {by_timm(k): x for k, x in weights.items()}, in_place_norms=True)
 
 
 # --- Which model it is --------------------------------------------------------------------------
@@ -361,17 +362,17 @@ def test_in_place_norms_are_nobody_elses(rng, tiny_swin):
 def test_the_entries_tell_the_model(name, blocks, expansion):
     shapes = resnet_shapes(blocks, expansion, classes=3, attention="none")
     weights = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-    assert convert.recognise(weights) == name
+    assert mlc_pat.recognise(weights) == name
 
 
 def test_weights_of_no_model_here():
     with pytest.raises(
         InputError, match=r"of no model here: 1 entries \(encoder\.layer\.0\.weight\), stages of no"
     ):
-        convert.recognise({"encoder.layer.0.weight": np.zeros(3)})
+        mlc_pat.recognise({"encoder.layer.0.weight": np.zeros(3)})
     shapes = resnet_shapes((1, 2, 3, 4), 1, classes=3, attention="none")
     with pytest.raises(InputError, match=r"stages of 1, 2, 3, 4 blocks; known are resnet18, "):
-        convert.recognise({key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
+        mlc_pat.recognise({key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
 
 
 @pytest.mark.parametrize(
@@ -389,7 +390,7 @@ def test_weights_of_no_model_here():
     ],
 )
 def test_whose_pixels_are_standardised(name, classes, attention, head, wanted):
-    assert convert.statistics(name, convert.Architecture(classes, attention, head, 0)) == wanted
+    assert mlc_pat.statistics(name, mlc_pat.Architecture(classes, attention, head, 0)) == wanted
 
 
 # --- Whatever the keys are ----------------------------------------------------------------------
@@ -428,7 +429,7 @@ def changed(weights, kind, first, second):
 @functools.cache
 def state_dict_of(attention):
     """A state_dict of resnet_small, made once."""
-    return convert.to_torch("resnet_small", small_variables(np.random.default_rng(0), attention))
+    return mlc_pat.to_torch("resnet_small", small_variables(np.random.default_rng(0), attention))
 
 
 @settings(max_examples=300)
@@ -438,9 +439,9 @@ def test_whatever_the_entries_are(attention, changes, named):
     for change in changes:
         weights = changed(weights, *change) if weights else weights
     try:
-        found, _ = convert.unwrapped(weights)
-        name = "resnet_small" if named else convert.recognise(found)
-        variables = convert.from_torch(name, found)
+        found, _ = mlc_pat.unwrapped(weights)
+        name = "resnet_small" if named else mlc_pat.recognise(found)
+        variables = mlc_pat.from_torch(name, found)
     except InputError as error:
         message = str(error)
     else:
@@ -460,7 +461,7 @@ def test_a_renamed_entry_is_listed_on_both_sides(which, name):
     chosen = keys[which % len(keys)]
     renamed = {name if key == chosen else key: array for key, array in weights.items()}
     with pytest.raises(InputError) as error:
-        convert.from_torch("resnet_small", renamed)
+        mlc_pat.from_torch("resnet_small", renamed)
     message = str(error.value)
     assert len(message.splitlines()) == 1
     assert " missing: " in message

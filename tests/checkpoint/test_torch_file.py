@@ -13,8 +13,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfmlc_jax.checkpoint.torch_file import Weights, read_torch, weights_in, write_torch
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.torch_weights.files import Weights, read_torch, weights_in, write_torch
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from cfmlc_jax.data import crops
-from cfmlc_jax.data.crops import AreaCrop, PaddedCrop, jitter_colours, middle, random_box, random_flip
-from cfmlc_jax.data.resample import to_square
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.views import crops
+from cfmlc_jax.data.views.crops import AreaCrop, PaddedCrop, jitter_colours, middle, random_box, random_flip
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.views.resample import to_square
 from cfmlc_jax.errors import InputError
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from cfmlc_jax.data import formats, inputs
 from cfmlc_jax.data.sources.image_list import ImageList
 from cfmlc_jax.data.sources.table import Table
+from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.predict import inputs
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 fuzz = hypothesis.settings(max_examples=300)

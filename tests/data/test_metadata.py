@@ -12,8 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
-from cfmlc_jax.data import formats, metadata
-from cfmlc_jax.data.transforms import ToViews, decode
+from cfmlc_jax.data.views import formats, metadata
+from cfmlc_jax.data.views.patches import ToViews, decode
 
 ORIENTATION, XMP, EXIF_IFD, GPS_IFD = 0x0112, 700, 0x8769, 0x8825
 SHORT, LONG, RATIONAL, ASCII = 3, 4, 5, 2

@@ -10,7 +10,7 @@ from absl import flags
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches, why_unreadable
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.data.transforms import ToViews
+from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.errors import InputError, RunError
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax.data import randaugment
-from cfmlc_jax.data.randaugment import LEVELS, MAGNITUDES, OPS, Draw
+from cfmlc_jax.data.views import randaugment
+from cfmlc_jax.data.views.randaugment import LEVELS, MAGNITUDES, OPS, Draw
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transforms"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from cfmlc_jax.causal.views import cells
-from cfmlc_jax.data import formats, transforms
-from cfmlc_jax.data.resample import double
-from cfmlc_jax.data.transforms import ToViews, cover, cutout, decode, split_views
+from cfmlc_jax.data.views import formats, patches
+from cfmlc_jax.data.views.patches import ToViews, cover, cutout, decode, split_views
+from cfmlc_jax.data.views.resample import double
 from cfmlc_jax.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transforms"
@@ -203,7 +203,7 @@ def test_alpha_is_composited_on_white(mode):
     if mode == "PA":
         palette = Image.new("P", (3, 1), 7)
         palette.putpalette([55] * 768)
-        rgb = transforms._to_rgb(_with_alpha(palette, image.getchannel("A")), "x")
+        rgb = patches._to_rgb(_with_alpha(palette, image.getchannel("A")), "x")
     else:
         rgb = decode(encoded(image.convert(mode), "PNG"), "x")
     assert rgb.mode == "RGB"
@@ -412,7 +412,7 @@ def test_a_bomb_is_refused_whatever_text_it_has():
 
 
 def test_the_pixel_limit_is_ours(rng, monkeypatch):
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 100)
+    monkeypatch.setattr(patches, "MAX_PIXELS", 100)
     assert decode(noise(rng, 10, 10, 3), "x").size == (10, 10)
     assert "11 x 10 pixels are more than 100" in refusal(noise(rng, 10, 11, 3))
     assert "11 x 10 pixels" in refusal(encoded(Image.fromarray(noise(rng, 10, 11, 3)), "PNG"))
@@ -450,7 +450,7 @@ def test_to_views_without_grid_and_with_overlap(source):
 
 
 def test_augmentation_covers_each_view_by_itself(source, monkeypatch):
-    monkeypatch.setattr(transforms, "augment", lambda view, generator: view)
+    monkeypatch.setattr(patches, "augment", lambda view, generator: view)
     plain = ToViews(SIZE, grid=2)(record_of(source))["views"]
     covered = ToViews(SIZE, grid=2, augment=True)(record_of(source), np.random.default_rng(0))["views"]
     changed = (plain != covered).any(axis=3)
@@ -464,7 +464,7 @@ def test_augmentation_is_cutout_and_then_randaugment(source):
     views = ToViews(SIZE, grid=2, augment=True)(record, np.random.default_rng(4))["views"]
     generator = np.random.default_rng(4)
     for view, plain in zip(views, split_views(source, SIZE, 2), strict=True):
-        expected = transforms.augment(cutout(plain, 0.5, generator), generator)
+        expected = patches.augment(cutout(plain, 0.5, generator), generator)
         np.testing.assert_array_equal(view, np.asarray(expected))
 
 

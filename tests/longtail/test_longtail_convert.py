@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.longtail import convert
-from cfmlc_jax.models import build
-from cfmlc_jax.models.layers import BatchNorm
-from cfmlc_jax.models.pooled_classifiers import CosineClassifier, LinearClassifier, ScaledClassifier
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.heads.pooled import CosineClassifier, LinearClassifier, ScaledClassifier
+from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.torch_weights import long_tailed
 
 NAME, D, K = "resnet32_cifar", 128, 10
 CLASSIFIERS = {
@@ -22,7 +22,7 @@ CLASSIFIERS = {
 
 
 def backbone_variables(rng, name=NAME):
-    backbone = build.BACKBONES[name].create(dtype=jnp.float32, norm=BatchNorm)
+    backbone = catalogue.BACKBONES[name].create(dtype=jnp.float32, norm=BatchNorm)
     init = functools.partial(backbone.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
@@ -38,7 +38,7 @@ def checkpoint(rng):
 
     def make(kind="causal"):
         parts = {
-            "feat_model": convert.backbone_to_torch(NAME, backbone_variables(rng)),
+            "feat_model": long_tailed.backbone_to_torch(NAME, backbone_variables(rng)),
             "classifier": noise(rng, CLASSIFIERS[kind][0]),
         }
         weights = {
@@ -61,9 +61,9 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_a_checkpoint_comes_back_bit_for_bit(checkpoint, kind):
     saved = checkpoint(kind)
-    variables = convert.from_torch(NAME, saved)
+    variables = long_tailed.from_torch(NAME, saved)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
-    back = convert.to_torch(NAME, variables)
+    back = long_tailed.to_torch(NAME, variables)
     for weights in (back["state_dict_best"], back["state_dict"]):
         assert weights.keys() == saved["state_dict_best"].keys()
         for part, entries in saved["state_dict_best"].items():
@@ -75,7 +75,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoint, kind):
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_variables_are_those_of_the_modules(checkpoint, kind):
-    variables = convert.from_torch(NAME, checkpoint(kind))
+    variables = long_tailed.from_torch(NAME, checkpoint(kind))
     init = functools.partial(CLASSIFIERS[kind][1].init, train=False)
     expected = jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, D)))
     head = {name: of["head"]["whole"] for name, of in variables.items() if "head" in of}
@@ -85,7 +85,7 @@ def test_variables_are_those_of_the_modules(checkpoint, kind):
 def test_entries_go_where_they_belong(checkpoint):
     saved = checkpoint()
     backbone, classifier = (saved["state_dict_best"][part] for part in ("feat_model", "classifier"))
-    variables = convert.from_torch(NAME, saved)
+    variables = long_tailed.from_torch(NAME, saved)
     params, statistics = variables["params"], variables["batch_stats"]
     assert params["head"]["whole"]["kernel"][100, 3] == classifier["module.weight"][3, 100]
     np.testing.assert_array_equal(statistics["head"]["whole"]["mean_feature"], saved["embed"])
@@ -99,16 +99,16 @@ def test_entries_go_where_they_belong(checkpoint):
 def test_the_latest_weights_are_read_where_there_are_no_best(checkpoint):
     saved = checkpoint()
     latest = {"epoch": 200, "state_dict": saved["state_dict_best"], "embed": saved["embed"]}
-    found, expected = (convert.from_torch(NAME, one) for one in (latest, saved))
+    found, expected = (long_tailed.from_torch(NAME, one) for one in (latest, saved))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_a_backbone_by_itself_with_or_without_the_prefix(rng):
     variables = backbone_variables(rng, "resnet10")
-    state_dict = convert.backbone_to_torch("resnet10", variables)
+    state_dict = long_tailed.backbone_to_torch("resnet10", variables)
     parallel = {f"module.{key}": array for key, array in state_dict.items()}
     for entries in (state_dict, parallel):
-        again = convert.backbone_from_torch("resnet10", entries)
+        again = long_tailed.backbone_from_torch("resnet10", entries)
         jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_an_error(checkpoint, name):
     make, message = CHANGES[name]
     make(saved)
     with pytest.raises(InputError, match=message) as error:
-        convert.from_torch(NAME, saved)
+        long_tailed.from_torch(NAME, saved)
     assert "\n" not in str(error.value)
 
 
@@ -171,21 +171,21 @@ def test_scales_of_another_number_of_classes(checkpoint):
     saved = checkpoint("scaled")
     change(saved, "classifier", "module.scales", np.zeros(7))
     with pytest.raises(InputError, match=r"1 mis-shaped: scales \[7\] instead of \[10\]"):
-        convert.from_torch(NAME, saved)
+        long_tailed.from_torch(NAME, saved)
 
 
 def test_another_model(checkpoint):
     saved = checkpoint()
     with pytest.raises(InputError, match=r"not the weights of resnet18: \d+ missing: .*; \d+ left over: "):
-        convert.from_torch("resnet18", saved)
+        long_tailed.from_torch("resnet18", saved)
     with pytest.raises(InputError, match="backbone 'resnet33' is not one of resnet18, "):
-        convert.from_torch("resnet33", saved)
+        long_tailed.from_torch("resnet33", saved)
 
 
 def test_variables_that_the_reference_cannot_hold(rng, checkpoint):
-    variables = convert.from_torch(NAME, checkpoint())
+    variables = long_tailed.from_torch(NAME, checkpoint())
     with pytest.raises(InputError, match=r"not the variables of resnet10: .* left over: params/cb_block/"):
-        convert.to_torch("resnet10", variables)
+        long_tailed.to_torch("resnet10", variables)
     variables["params"]["head"]["whole"]["gain"] = np.zeros(3)
     with pytest.raises(InputError, match="variables gain, kernel, mean_feature are those of no classifier"):
-        convert.to_torch(NAME, variables)
+        long_tailed.to_torch(NAME, variables)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfmlc_jax.classify.boxes import boxes_of
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop.boxes import boxes_of
 
 
 def record(orientation, kind):

@@ -9,18 +9,18 @@ import optax
 import pytest
 from PIL import Image
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import cells
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax.classify import build, evaluate
+from cfmlc_jax.classify.boxes import boxes_of
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.loop import evaluate, setup
-from cfmlc_jax.loop.boxes import boxes_of
 from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
 from cfmlc_jax.metrics.context_auc import mean_context_auc
-from cfmlc_jax.metrics.scores import probabilities
-from cfmlc_jax.report import evidence
-from cfmlc_jax.report.html import page
+from cfmlc_jax.report import page
+from cfmlc_jax.results import evidence
+from cfmlc_jax.results.scores import probabilities
 
 SPLIT = "test_iid"
 IMAGES = 40
@@ -44,8 +44,8 @@ def tiny(method):
 def run(method, folder, training_labels, missing=""):
     """A full evaluation of fresh weights; what it said."""
     config = tiny(method)
-    parts = setup.create_setup(config, 10)
-    fresh, _ = setup.state_plan(config, parts, optax.identity())
+    parts = build.create_setup(config, 10)
+    fresh, _ = build.state_plan(config, parts, optax.identity())
     model, _ = fresh().parts()
     source, said = Scenes(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
@@ -250,18 +250,18 @@ def test_fewer_branches_than_were_trained(tmp_path, attention, branch):
     trained = tiny("pat_t")
     trained.unlock()
     trained.data.test_splits, trained.data.scenes.num_test = (SPLIT,), IMAGES
-    fresh, _ = setup.state_plan(trained, setup.create_setup(trained, 10), optax.identity())
+    fresh, _ = build.state_plan(trained, build.create_setup(trained, 10), optax.identity())
     model = fresh().parts()[0]
     meta = {
         "config": configs.to_json(trained),
         "class_names": list(Scenes(SPLIT, num_scenes=1).class_names),
         "num_classes": 10,
     }
-    manager.write(tmp_path / "trained.ckpt", model=model, meta=meta)
+    checkpoints.write(tmp_path / "trained.ckpt", model=model, meta=meta)
     for weights in ("variables", "average"):
         head = model[weights]["params"]["head"]
         head["attention"] = head["score"] = head[branch]
-    manager.write(tmp_path / "twice.ckpt", model=model, meta=meta)
+    checkpoints.write(tmp_path / "twice.ckpt", model=model, meta=meta)
 
     wanted = configs.from_json(configs.to_json(trained))
     wanted.unlock()

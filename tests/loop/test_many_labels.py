@@ -5,11 +5,11 @@ import json
 import numpy as np
 from PIL import Image
 
+from cfmlc_jax.classify.boxes import boxes_of
+from cfmlc_jax.classify.multi_label import ManyLabels
 from cfmlc_jax.data.sources.coco import Coco
-from cfmlc_jax.loop.boxes import boxes_of
-from cfmlc_jax.loop.many_labels import ManyLabels
 from cfmlc_jax.metrics import localization
-from cfmlc_jax.metrics.scores import Scores
+from cfmlc_jax.results.scores import Scores
 
 
 def results_of(rng, *, without):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.engine import memory
 from cfmlc_jax.errors import InputError, RunError
-from cfmlc_jax.loop import memory
 
 
 def on_the_device():

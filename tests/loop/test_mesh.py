@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cfmlc_jax.loop import mesh as meshes
+from cfmlc_jax.engine import mesh as meshes
 
 # Processes of the devices of a TPU v5e-16, in the order of `jax.make_mesh` there.
 V5E_16 = (0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0)

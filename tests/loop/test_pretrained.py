@@ -8,13 +8,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.classify import finetune
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state as states
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import pretrained
-from cfmlc_jax.loop import state as states
-from cfmlc_jax.models import heads, query2label, resnet
+from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.heads import linear, query2label
 
 NAMES = ("cat", "dog", "owl")
 
@@ -25,7 +26,7 @@ def classifier(head, width=8):
 
 
 @functools.cache
-def fresh(classes=3, attention="cross", head=heads.LinearHead, width=8):
+def fresh(classes=3, attention="cross", head=linear.LinearHead, width=8):
     """A fresh state over 4 × 2 devices, and its shapes and shardings."""
     mesh = meshes.create(fsdp=2)
     make, abstract = states.plan(
@@ -48,7 +49,7 @@ def stored(tmp_path, rng):
         weights, average = (
             jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes) for _ in range(2)
         )
-        manager.write(
+        checkpoints.write(
             tmp_path / "stored",
             model={"variables": weights, "average": average, "mean_colour": np.full(3, 0.5, np.float32)},
             meta={
@@ -66,7 +67,7 @@ def begin(path, **model):
     """The state that begins with a checkpoint, and what the user is told."""
     state, abstract = fresh(**model)
     lines = []
-    begun = pretrained.begin_with(
+    begun = finetune.begin_with(
         path,
         state,
         abstract,
@@ -150,7 +151,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
     with pytest.raises(
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
-        pretrained.begin_with(
+        finetune.begin_with(
             path, state, abstract.replace(average=average), model={}, class_names=NAMES, say=pytest.fail
         )
 

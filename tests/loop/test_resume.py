@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cfmlc_jax.checkpoint import manager
+from cfmlc_jax import checkpoint as checkpoints
 
 TESTS = Path(__file__).parent.parent
 # One device: each process compiles for itself, and eight would take eight times as long.
@@ -173,4 +173,4 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_place(tmp_path
     assert "is not finite; the last checkpoint is intact" in last
     # Whatever was saved before can be read.
     for step in saved(tmp_path):
-        assert manager.read_meta(tmp_path / "checkpoints" / step)["class_names"][0] == "digit 0"
+        assert checkpoints.read_meta(tmp_path / "checkpoints" / step)["class_names"][0] == "digit 0"

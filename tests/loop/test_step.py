@@ -13,13 +13,14 @@ from cfmlc_jax import losses
 from cfmlc_jax.causal import patches, views
 from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import state as states
-from cfmlc_jax.loop import step as steps
-from cfmlc_jax.models import heads, resnet, tresnet
+from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import step as steps
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state as states
+from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
-from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.layers.basic import BatchNorm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
 
@@ -30,7 +31,7 @@ METHOD = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
 
 def tiny(attention="cross"):
     backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True)
-    return Classifier(backbone=backbone, head=heads.LinearHead(CLASSES, attention))
+    return Classifier(backbone=backbone, head=linear.LinearHead(CLASSES, attention))
 
 
 def mesh_of(devices, fsdp=1):
@@ -365,7 +366,7 @@ TINY_TRESNET = tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) 
 
 def frozen_step(backbone, patterns, size=SIZE):
     """The step of the recipe's optimiser, one device, and the state it begins with."""
-    model = Classifier(backbone, heads.LinearHead(CLASSES, "cross"), frozen=patterns)
+    model = Classifier(backbone, linear.LinearHead(CLASSES, "cross"), frozen=patterns)
     trainable = functools.partial(frozen.trainable, frozen=patterns)
     optimizer = optim.adamw_one_cycle(max_lr=0.1, total_steps=10, weight_decay=0.1, trainable=trainable)
     mesh = mesh_of(1)
@@ -460,8 +461,8 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True)
     model = Classifier(
         backbone=backbone,
-        head=heads.LinearHead(CLASSES, "none"),
-        cells=heads.MapCells(CLASSES, "cross", "layer1"),
+        head=linear.LinearHead(CLASSES, "none"),
+        cells=linear.MapCells(CLASSES, "cross", "layer1"),
     )
     method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05, pooling=pooling)
     batch = batch_of(rng, images=4)

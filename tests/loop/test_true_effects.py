@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from cfmlc_jax.classify import true_effects
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.loop import true_effects
-from cfmlc_jax.metrics.scores import Scores
+from cfmlc_jax.results.scores import Scores
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from cfmlc_jax.metrics import shots, single_label
+from cfmlc_jax.metrics import shots
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
-from cfmlc_jax.metrics.scores import Scores
+from cfmlc_jax.results import single_label
+from cfmlc_jax.results.scores import Scores
 
 COUNTS = np.array([300, 200, 50, 5])
 NAMES = ("a", "b", "c", "d")

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfmlc_jax.models import cvt, heads
+from cfmlc_jax.models.backbones import cvt
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.layers.basic import BatchNorm
 
 tiny = functools.partial(cvt.CvT, widths=(4, 8), depths=(1, 1), heads=(1, 2), drop_path=0.0)
 
 
 def classifier(**fields):
-    return Classifier(backbone=tiny(**fields), head=heads.LinearHead(3, "none"))
+    return Classifier(backbone=tiny(**fields), head=linear.LinearHead(3, "none"))
 
 
 def images(rng, *leading):

@@ -9,11 +9,11 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.checkpoint import cgn_convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import cnn_mnist
+from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net
 from cfmlc_jax.models.generators.spectral import SpectralConv, SpectralDense
+from cfmlc_jax.torch_weights import cgn
 
 BIGGAN = functools.partial(
     biggan_deep.BigGANDeep,
@@ -35,7 +35,7 @@ U2NET = functools.partial(
 def random_variables(module):
     """Variables by numpy: to compile the random initialisation of hundreds of layers takes minutes."""
     generator, variables = np.random.default_rng(0), {}
-    for path, _, shape, _ in cgn_convert.entries(module):
+    for path, _, shape, _ in cgn.entries(module):
         x = (generator.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
         variables[path] = 1 + np.abs(x) if path[-1] in ("var", "vars", "scale") else x
     return {"batch_stats": {}} | unflatten_dict(variables)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cfmlc_jax.models.layers import (
+from cfmlc_jax.models.layers.basic import (
     IMAGES,
     BatchNorm,
     Conv,

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build, ml_decoder, tresnet
-from cfmlc_jax.models.ml_decoder import MLDecoder
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import tresnet
+from cfmlc_jax.models.heads import ml_decoder
+from cfmlc_jax.models.heads.ml_decoder import MLDecoder
 from cfmlc_jax.optim import frozen
+from cfmlc_jax.torch_weights import mlc_pat
 
 K, GROUPS = 7, 3  # three queries of three classes, the last of one
 
@@ -86,14 +88,14 @@ def test_no_groups():
 )
 def test_weights_to_torch_and_back(attention, branches):
     """Branches are whole decoders, and their queries, and nothing else, are not trained."""
-    model = build.create(
+    model = catalogue.create(
         "resnet_small", K, attention=attention, image_size=64, head="ml_decoder", groups=GROUPS
     )
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), abstract)
-    state_dict = convert.to_torch("resnet_small", variables)
+    state_dict = mlc_pat.to_torch("resnet_small", variables)
     head = {key: array.shape for key, array in state_dict.items() if key.startswith("fc.")}
     layer = {
         "multihead_attn.in_proj_weight": (2304, 768),
@@ -115,8 +117,8 @@ def test_weights_to_torch_and_back(attention, branches):
         **{f"layers.0.{name}": shape for name, shape in layer.items()},
     }
     assert head == {f"{path}decoder.{name}": shape for path in branches for name, shape in decoder.items()}
-    assert convert.architecture("resnet_small", state_dict) == (K, attention, "ml_decoder", GROUPS)
-    back = convert.from_torch("resnet_small", state_dict)
+    assert mlc_pat.architecture("resnet_small", state_dict) == (K, attention, "ml_decoder", GROUPS)
+    back = mlc_pat.from_torch("resnet_small", state_dict)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
 
     trained = frozen.trainable(variables["params"], model.frozen)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build, heads, resnet
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.layers import BatchNorm
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.layers.basic import BatchNorm
 
 # torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …); ours by hand.
 BACKBONE_PARAMETERS = {
@@ -64,10 +66,10 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", build.BACKBONES)
+@pytest.mark.parametrize("name", catalogue.BACKBONES)
 def test_parameter_counts(name):
-    size = max(64, build.BACKBONES[name].stride)
-    model = build.create(name, 10, attention="cross", image_size=size)
+    size = max(64, catalogue.BACKBONES[name].stride)
+    model = catalogue.create(name, 10, attention="cross", image_size=size)
     params = shapes(model, jnp.zeros((1, 1, size, size, 3)))["params"]
     assert count(params["backbone"]) == BACKBONE_PARAMETERS[name]
     assert count(params["head"]) == 3 * (FEATURES[name] + 1) * 10
@@ -78,7 +80,7 @@ def tiny(attention="cross", dtype=jnp.float32):
     backbone = resnet.ResNet(
         stage_sizes=(1, 1), block=resnet.Bottleneck, width=8, small_stem=True, dtype=dtype, norm=norm
     )
-    return Classifier(backbone=backbone, head=heads.LinearHead(3, attention))
+    return Classifier(backbone=backbone, head=linear.LinearHead(3, attention))
 
 
 def test_outputs_of_every_view(rng):
@@ -133,7 +135,7 @@ def test_training_is_that_of_one_batch_of_all_views(rng):
     [("none", {"whole"}), ("self", {"whole", "patch"}), ("cross", {"whole", "attention", "score"})],
 )
 def test_heads_by_attention(attention, layers):
-    head = heads.LinearHead(3, attention)
+    head = linear.LinearHead(3, attention)
     features = {"pooled": jnp.ones((2, 5, 16))}
     (whole, weights, score, *_), variables = head.init_with_output(jax.random.key(0), features, train=False)
     assert set(variables["params"]) == layers
@@ -179,4 +181,4 @@ def test_space_to_depth_order():
 )
 def test_models_that_cannot_be(name, attention, size, message):
     with pytest.raises(InputError, match=message):
-        build.create(name, 10, attention=attention, image_size=size)
+        catalogue.create(name, 10, attention=attention, image_size=size)

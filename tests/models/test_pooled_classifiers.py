@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cfmlc_jax.causal import causal_norm, effects
+from cfmlc_jax.causal import effects
+from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import pooled_classifiers as classifiers
+from cfmlc_jax.models.heads import pooled as classifiers
 
 D, K = 6, 4
 
@@ -69,7 +70,7 @@ def test_total_direct_effect_removes_the_part_along_the_mean_feature(
 def test_hand_values():
     # One head, x at 60° from the mean feature and w along it, of length 1 with gamma 1: tau · ½ · ½.
     features = jnp.array([[1.0, np.sqrt(3.0)]])
-    factual, counterfactual = causal_norm.logits(
+    factual, counterfactual = mean_features.logits(
         features, jnp.array([[1.0], [0.0]]), jnp.array([7.0, 0.0]), num_heads=1, tau=8.0, weight_offset=1.0
     )
     np.testing.assert_allclose(factual, [[2.0]], rtol=1e-6)
@@ -123,7 +124,7 @@ def test_mean_over_a_batch_on_several_devices(case):
     features = np.tile(case[0][:4], (2, 1)) * np.arange(1, 9, dtype=np.float32)[:, None]
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.device_put(features, jax.sharding.NamedSharding(mesh, jax.P("data")))
-    moved = jax.jit(causal_norm.moving_sum)(jnp.ones(D), split, 0.9)
+    moved = jax.jit(mean_features.moving_sum)(jnp.ones(D), split, 0.9)
     np.testing.assert_allclose(moved, 0.9 + features.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
@@ -131,15 +132,15 @@ def test_only_counted_rows_are_in_the_mean(case):
     features, _ = case
     features[3] = np.nan
     counted = np.array([True, False, True, False, False])
-    moved = causal_norm.moving_sum(jnp.ones(D), features, 0.9, counted)
+    moved = mean_features.moving_sum(jnp.ones(D), features, 0.9, counted)
     np.testing.assert_allclose(moved, 0.9 + features[[0, 2]].mean(axis=0), rtol=1e-5)
-    none = causal_norm.moving_sum(jnp.full(D, 2.0), features, 0.9, np.zeros(5, bool))
+    none = mean_features.moving_sum(jnp.full(D, 2.0), features, 0.9, np.zeros(5, bool))
     np.testing.assert_array_equal(none, np.full(D, 2.0))
 
 
 def test_no_gradient_flows_through_the_mean_feature(case):
     features, _ = case
-    gradient = jax.grad(lambda x: causal_norm.moving_sum(jnp.zeros(D), x, 0.9).sum())(features)
+    gradient = jax.grad(lambda x: mean_features.moving_sum(jnp.zeros(D), x, 0.9).sum())(features)
     assert not gradient.any()
 
 
@@ -174,14 +175,14 @@ def test_zero_vectors_have_finite_values_and_gradients(case, norm, zero):
 
 def test_a_class_of_zero_weights_can_learn():
     """The offset of the causal norm gives a slope where there is no direction: 1/gamma."""
-    gradient = jax.jacobian(lambda w: causal_norm.normalise(w, 1 / 32))(jnp.zeros(2))
+    gradient = jax.jacobian(lambda w: mean_features.normalise(w, 1 / 32))(jnp.zeros(2))
     np.testing.assert_allclose(gradient, 32 * np.eye(2))
 
 
 def test_gradient_by_differences(rng):
     x = rng.normal(size=5)
     with jax.enable_x64(True):
-        check_grads(lambda x: causal_norm.normalise(x, 0.0), (jnp.asarray(x),), order=1)
+        check_grads(lambda x: mean_features.normalise(x, 0.0), (jnp.asarray(x),), order=1)
 
 
 @pytest.mark.parametrize("num_heads", [0, 4])
@@ -232,8 +233,8 @@ def test_tau_norm_evens_lengths_out(case):
 def test_rule_of_thumb_alpha(rng):
     features = np.abs(rng.normal(size=(20, D))).astype(np.float32)
     mean_feature = features.mean(axis=0)
-    cosines = np.asarray(causal_norm.cosines(features, mean_feature, 2), np.float64)
-    alpha = causal_norm.rule_of_thumb_alpha(cosines)
+    cosines = np.asarray(mean_features.cosines(features, mean_feature, 2), np.float64)
+    alpha = mean_features.rule_of_thumb_alpha(cosines)
     assert alpha > 1
     np.testing.assert_allclose((alpha * cosines).mean(), 1, rtol=1e-6)
 
@@ -241,4 +242,6 @@ def test_rule_of_thumb_alpha(rng):
 @pytest.mark.parametrize("mean_feature", [-np.ones(D), np.zeros(D), np.full(D, np.nan)])
 def test_no_alpha_where_cosines_are_not_positive(mean_feature):
     with pytest.raises(ValueError, match="so no alpha makes"):
-        causal_norm.rule_of_thumb_alpha(causal_norm.cosines(jnp.ones((2, D)), jnp.asarray(mean_feature), 2))
+        mean_features.rule_of_thumb_alpha(
+            mean_features.cosines(jnp.ones((2, D)), jnp.asarray(mean_feature), 2)
+        )

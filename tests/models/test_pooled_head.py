@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.causal import causal_norm
+from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build, heads, resnet
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.pooled_classifiers import CLASSIFIERS
-from cfmlc_jax.models.statistics import CIFAR, standardise
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.heads.pooled import CLASSIFIERS
+from cfmlc_jax.models.layers.normalise import CIFAR, standardise
 
 K = 3
 
 
 def classifier(attention="none", name="causal_norm", **fields):
     backbone = resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True)
-    head = heads.PooledHead(K, attention, CLASSIFIERS[name])
+    head = linear.PooledHead(K, attention, CLASSIFIERS[name])
     return Classifier(backbone=backbone, head=head, **fields)
 
 
@@ -67,12 +69,12 @@ def test_counterfactual_and_cosine_are_those_of_the_pooled_features(views):
     kernel = variables["params"]["head"]["whole"]["kernel"]
     mean = variables["batch_stats"]["head"]["whole"]["mean_feature"]
     pooled = outputs.features["pooled"]
-    factual, counterfactual = causal_norm.logits(
+    factual, counterfactual = mean_features.logits(
         pooled, kernel, mean, num_heads=2, tau=16.0, weight_offset=1 / 32
     )
     np.testing.assert_allclose(outputs.whole, factual, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(outputs.counterfactual, counterfactual, rtol=1e-5, atol=1e-5)
-    cosines = causal_norm.cosines(pooled, mean, 2).mean(axis=-1)
+    cosines = mean_features.cosines(pooled, mean, 2).mean(axis=-1)
     np.testing.assert_allclose(outputs.cosine, cosines, rtol=1e-5, atol=1e-6)
 
 
@@ -88,7 +90,7 @@ def test_pixels_are_standardised_inside(views):
 
 
 def test_options_arrive():
-    create = functools.partial(build.create, "resnet_small", K, attention="none", image_size=32)
+    create = functools.partial(catalogue.create, "resnet_small", K, attention="none", image_size=32)
     model = create(head="causal_norm", num_heads=4, tau=8.0, gamma=0.5, frozen=("backbone/.*",))
     assert dict(model.head.options) == {"num_heads": 4, "tau": 8.0, "gamma": 0.5}
     assert model.frozen == ("backbone/.*",)
@@ -102,7 +104,7 @@ def test_options_arrive():
 
 
 def test_the_configuration_knows_the_heads_and_statistics():
-    with_mean = tuple(name for name, head in build.HEADS.items() if head.has_mean)
+    with_mean = tuple(name for name, head in catalogue.HEADS.items() if head.has_mean)
     assert with_mean == configs.MEAN_HEADS
-    assert set(configs.HEADS) == {"", *build.HEADS}
-    assert set(configs.STATISTICS) == {"", *build.STATISTICS}
+    assert set(configs.HEADS) == {"", *catalogue.HEADS}
+    assert set(configs.STATISTICS) == {"", *catalogue.STATISTICS}

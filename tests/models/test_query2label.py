@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build, query2label
-from cfmlc_jax.models.query2label import Query2Label
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.heads import query2label
+from cfmlc_jax.models.heads.query2label import Query2Label
+from cfmlc_jax.torch_weights import mlc_pat
 
 K, D = 3, 16
 
@@ -97,12 +98,12 @@ def test_features_that_do_not_divide():
 )
 def test_weights_to_torch_and_back(attention, branches):
     name = "q2l_resnet_small"
-    model = build.create(name, K, attention=attention, image_size=64)
+    model = catalogue.create(name, K, attention=attention, image_size=64)
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), abstract)
-    state_dict = convert.to_torch(name, variables, image_size=128)
+    state_dict = mlc_pat.to_torch(name, variables, image_size=128)
     head = {key: array.shape for key, array in state_dict.items() if not key.startswith("backbone.0.")}
     attentions = (
         "encoder.layers.0.self_attn",
@@ -128,7 +129,7 @@ def test_weights_to_torch_and_back(attention, branches):
         **{f"transformer.{name}.linear2.bias": (d,) for name in layers},
         **{f"transformer.{name}.{leaf}": (d,) for name in norms for leaf in ("weight", "bias")},
     }
-    back = convert.from_torch(name, state_dict)
+    back = mlc_pat.from_torch(name, state_dict)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
 
 

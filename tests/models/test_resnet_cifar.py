@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.models.backbones import resnet
+from cfmlc_jax.models.backbones.resnet_cifar import TwoBranchResNet, padded_shortcut
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.layers import BatchNorm, Conv
-from cfmlc_jax.models.resnet_cifar import TwoBranchResNet, padded_shortcut
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.layers.basic import BatchNorm, Conv
 
 
 def tiny(dtype=jnp.float32):
     norm = functools.partial(BatchNorm, dtype=dtype)
     backbone = TwoBranchResNet(stage_sizes=(1, 1, 1), width=4, dtype=dtype, norm=norm)
-    return Classifier(backbone=backbone, head=heads.LinearHead(3, "none"))
+    return Classifier(backbone=backbone, head=linear.LinearHead(3, "none"))
 
 
 def start(model, x):
@@ -67,7 +68,7 @@ def test_kernels_begin_with_the_variance_of_their_inputs():
     """Kaiming: deviation √(2 / (9 c)) of a 3×3 on c channels; 147,456 numbers know theirs to 1 %."""
     views = jnp.zeros((1, 1, 8, 8, 3))
     model = Classifier(
-        backbone=TwoBranchResNet(stage_sizes=(1, 1), width=128), head=heads.LinearHead(3, "none")
+        backbone=TwoBranchResNet(stage_sizes=(1, 1), width=128), head=linear.LinearHead(3, "none")
     )
     kernel = start(model, views)["params"]["backbone"]["layer2_0"]["conv1"]["kernel"]
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 128)), rtol=0.01)

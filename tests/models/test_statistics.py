@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfmlc_jax.models.statistics import CIFAR, IMAGENET, INATURALIST, standardise
+from cfmlc_jax.models.layers.normalise import CIFAR, IMAGENET, INATURALIST, standardise
 
 
 @pytest.mark.parametrize("statistics", [CIFAR, IMAGENET, INATURALIST])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import heads, swin
+from cfmlc_jax.models.backbones import swin
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.heads import linear
 
 # Maps of 8² tokens, in windows of 4 that the second block shifts, and of 4², a single window.
 tiny = functools.partial(swin.Swin, width=8, heads=(2, 4), window=4, depths=(2, 1))
@@ -114,7 +115,7 @@ def test_features(rng):
 
 def test_mapped_over_images_is_the_same(rng):
     views = images(rng, 2, 3)
-    model = Classifier(backbone=tiny(), head=heads.LinearHead(3, "none"))
+    model = Classifier(backbone=tiny(), head=linear.LinearHead(3, "none"))
     variables = start(model, views)
     mapped = evaluate(model, variables, views).features["map"]
     backbone = {"params": variables["params"]["backbone"]}
@@ -124,7 +125,7 @@ def test_mapped_over_images_is_the_same(rng):
 
 def test_gradients(rng):
     views = images(rng, 2, 2)
-    model = Classifier(backbone=tiny(drop_path=0.0), head=heads.LinearHead(3, "none"))
+    model = Classifier(backbone=tiny(drop_path=0.0), head=linear.LinearHead(3, "none"))
     variables = start(model, views)
 
     def loss(params):

@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from cfmlc_jax.models import transformer
-from cfmlc_jax.models.ml_decoder import MLDecoder
-from cfmlc_jax.models.query2label import Query2Label
+from cfmlc_jax.models.heads.ml_decoder import MLDecoder
+from cfmlc_jax.models.heads.query2label import Query2Label
+from cfmlc_jax.models.layers import transformer
 
 D = 8
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import reference
 
-from cfmlc_jax.checkpoint import convert
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models import build
-from cfmlc_jax.models.heads import LinearHead
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.heads.linear import LinearHead
+from cfmlc_jax.torch_weights import mlc_pat
 
 CLASSES = 20
 MODELS = ("resnet101", "tresnet_l", "tresnet_l_v2")
@@ -29,7 +29,7 @@ TOLERANCE = {
 
 
 def create(name, size=128, dtype=jnp.float32):
-    return build.create(name, CLASSES, attention="cross", image_size=size, dtype=dtype)
+    return catalogue.create(name, CLASSES, attention="cross", image_size=size, dtype=dtype)
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def torch_shapes(name):
     init = functools.partial(create(name).init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-    state_dict = convert.to_torch(name, blank, in_place_norms=False)
+    state_dict = mlc_pat.to_torch(name, blank, in_place_norms=False)
     return {key: array.shape for key, array in state_dict.items()}
 
 
@@ -64,7 +64,7 @@ def test_evaluation(golden, name):
     for variant in "AB":
         weights = reference.fill_all(shapes, variant=variant)
         # The reference's numbers were measured with plain norms.
-        outputs = apply(convert.from_torch(name, weights, in_place_norms=False), views)
+        outputs = apply(mlc_pat.from_torch(name, weights, in_place_norms=False), views)
         expected = arrays[f"{name}/{variant}/logits"]
         np.testing.assert_allclose(logits(outputs), expected, rtol=0, atol=TOLERANCE[name, variant])
         features[variant] = outputs.features
@@ -78,8 +78,8 @@ def test_evaluation(golden, name):
 
 def assert_heads(arrays, name, pooled):
     """Other heads on the same features, the logits of fill A."""
-    backbone, _ = build.parts(name)
-    names = build.HEADS["linear"].torch
+    backbone, _ = catalogue.parts(name)
+    names = catalogue.HEADS["linear"].torch
     for attention, classes in (("none", 20), ("self", 20), ("none", 80), ("self", 80), ("cross", 80)):
         params = {
             branch: {
@@ -99,7 +99,7 @@ def assert_heads(arrays, name, pooled):
 def test_training_forward(golden, name):
     """In float64: over the last stages' 2×2 maps of 4 images, norms turn float32's rounding into 1e-3."""
     arrays = golden("backbones.npz")
-    float32 = convert.from_torch(name, reference.fill_all(torch_shapes(name)), in_place_norms=False)
+    float32 = mlc_pat.from_torch(name, reference.fill_all(torch_shapes(name)), in_place_norms=False)
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), float32)
         views = reference.waves(4, 64)[:, None].astype(np.float64)
@@ -107,7 +107,7 @@ def test_training_forward(golden, name):
         apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
         outputs, updated = apply(variables, views)
         np.testing.assert_allclose(logits(outputs), arrays[f"{name}/train/logits"], rtol=0, atol=1e-9)
-    state_dict = convert.to_torch(name, variables | updated, in_place_norms=False)
+    state_dict = mlc_pat.to_torch(name, variables | updated, in_place_norms=False)
     layers = sorted(key.removesuffix(".running_var") for key in state_dict if key.endswith(".running_var"))
     means = {layer: state_dict[f"{layer}.running_mean"] for layer in layers}
     variances = {layer: state_dict[f"{layer}.running_var"] for layer in layers}
@@ -146,8 +146,8 @@ def assert_same_trees(found, expected):
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_come_back(name):
     state_dict = weights_only(numbered(torch_shapes(name)))
-    variables = convert.from_torch(name, state_dict, in_place_norms=False)
-    back = weights_only(convert.to_torch(name, variables, in_place_norms=False))
+    variables = mlc_pat.from_torch(name, state_dict, in_place_norms=False)
+    back = weights_only(mlc_pat.to_torch(name, variables, in_place_norms=False))
     assert_same_trees(back, state_dict)
 
 
@@ -160,11 +160,11 @@ def test_in_place_weights_act_by_their_size():
     signed = weights | {
         key: weights[key] * rng.choice(np.float32([-1, 1]), weights[key].shape) for key in norms
     }
-    variables = convert.from_torch(name, weights)
-    assert_same_trees(convert.from_torch(name, signed), variables)
+    variables = mlc_pat.from_torch(name, weights)
+    assert_same_trees(mlc_pat.from_torch(name, signed), variables)
     scale = variables["params"]["backbone"]["layer2_0"]["conv2_halving"]["bn"]["scale"]
     np.testing.assert_array_equal(scale, weights["body.layer2.0.conv2.0.1.weight"] + np.float32(1e-5))
-    assert_same_trees(convert.from_torch(name, convert.to_torch(name, variables)), variables)
+    assert_same_trees(mlc_pat.from_torch(name, mlc_pat.to_torch(name, variables)), variables)
 
 
 # Entries of timm's own models (1.0.31) beside MIIL's.
@@ -205,7 +205,7 @@ def test_weights_with_the_names_of_timm(name):
     assert {key: by_timm(key) for key in TIMM[name]} == TIMM[name]
     named_by_timm = {by_timm(key): array for key, array in weights.items()}
     assert_same_trees(
-        convert.from_torch(name, named_by_timm), convert.from_torch(name, weights, in_place_norms=False)
+        mlc_pat.from_torch(name, named_by_timm), mlc_pat.from_torch(name, weights, in_place_norms=False)
     )
 
 
@@ -213,7 +213,7 @@ def test_timm_has_no_in_place_norms():
     weights = numbered(torch_shapes("tresnet_l_v2"))
     named_by_timm = {by_timm(key): array for key, array in weights.items()}
     with pytest.raises(InputError, match=r"in_place_norms=True does not go with timm's names"):
-        convert.from_torch("tresnet_l_v2", named_by_timm, in_place_norms=True)
+        mlc_pat.from_torch("tresnet_l_v2", named_by_timm, in_place_norms=True)
     del named_by_timm["body.layer2.0.conv2.bn.weight"]
     with pytest.raises(InputError, match=r"1 missing: body\.layer2\.0\.conv2\.bn\.weight"):
-        convert.from_torch("tresnet_l_v2", named_by_timm)
+        mlc_pat.from_torch("tresnet_l_v2", named_by_timm)

@@ -14,9 +14,9 @@ import reference
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.checkpoint import cgn_convert
 from cfmlc_jax.losses import text_patches
 from cfmlc_jax.models.generators import biggan_deep, imagenet_cgn, u2net, vgg16
+from cfmlc_jax.torch_weights import cgn
 
 IMAGES, TRAINING = 1e-4, 1e-3
 SLOW = "55 million weights by rule for every BigGAN, and 256 px images: half a minute to minutes"
@@ -31,7 +31,7 @@ def noise(seed):
 
 
 def torch_shapes(module, prefix=""):
-    return {prefix + entry.key: entry.torch_shape for entry in cgn_convert.entries(module)}
+    return {prefix + entry.key: entry.torch_shape for entry in cgn.entries(module)}
 
 
 def assert_stage(found, expected, name):
@@ -54,7 +54,7 @@ def test_first_stages_of_biggan():
     module = biggan_deep.BigGANDeep(layers=((False, 16, 16),))
     state_dict = reference.fill_spectral(torch_shapes(module))
     run = jax.jit(functools.partial(module.apply, train=False))
-    features = run(cgn_convert.from_torch(module, state_dict), noise(0), one_hot(425))
+    features = run(cgn.from_torch(module, state_dict), noise(0), one_hot(425))
     compared = 0
     for name, expected in numbers["trunc_1.0"]["stages"].items():
         found = stage_of(features, name)
@@ -80,7 +80,7 @@ def test_table_of_truncations():
 @functools.cache
 def biggan():
     module = biggan_deep.BigGANDeep()
-    return module, cgn_convert.from_torch(module, reference.fill_spectral(recorded.shapes("biggan_deep_256")))
+    return module, cgn.from_torch(module, reference.fill_spectral(recorded.shapes("biggan_deep_256")))
 
 
 @pytest.mark.slow(reason=SLOW)
@@ -118,13 +118,13 @@ def test_biggan_of_two_classes_and_in_training():
 
 @functools.cache
 def saliency():
-    return u2net.U2Net(), cgn_convert.from_torch(u2net.U2Net(), reference.fill_all(recorded.shapes("u2net")))
+    return u2net.U2Net(), cgn.from_torch(u2net.U2Net(), reference.fill_all(recorded.shapes("u2net")))
 
 
 def test_first_stages_of_u2net():
     numbers = recorded.numbers("cgn/u2net")["in64"]
     module = u2net.U2Net(encoder=u2net.ENCODER[:2], decoder=())
-    variables = cgn_convert.from_torch(module, reference.fill_all(torch_shapes(module)))
+    variables = cgn.from_torch(module, reference.fill_all(torch_shapes(module)))
     x = np.random.RandomState(0).uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
     maps = jax.jit(functools.partial(module.apply, train=False))(variables, recorded.channels_last(x))
     for name in ("stage1", "stage2"):
@@ -176,10 +176,10 @@ def imagenet_composition(classes, truncation):
         shapes = {f"{prefix}.{key}": shape for key, shape in recorded.shapes("biggan_deep_256").items()}
         state_dict = reference.fill_spectral(shapes)
         state_dict = {key.removeprefix(f"{prefix}."): array for key, array in state_dict.items()}
-        variables[ours] = cgn_convert.from_torch(biggan_deep.BigGANDeep(), state_dict)
+        variables[ours] = cgn.from_torch(biggan_deep.BigGANDeep(), state_dict)
     shapes = {f"u2net.{key}": shape for key, shape in recorded.shapes("u2net").items()}
     state_dict = {key.removeprefix("u2net."): array for key, array in reference.fill_all(shapes).items()}
-    variables["u2net"] = cgn_convert.from_torch(u2net.U2Net(), state_dict)
+    variables["u2net"] = cgn.from_torch(u2net.U2Net(), state_dict)
     variables = {
         collection: {part: of_part[collection] for part, of_part in variables.items()}
         for collection in ("params", "batch_stats")
@@ -192,7 +192,7 @@ def imagenet_composition(classes, truncation):
 
 def imagenet_losses(composed, picks):
     module = vgg16.VGG16Features()
-    vgg = cgn_convert.from_torch(module, reference.fill_all(torch_shapes(module)))
+    vgg = cgn.from_torch(module, reference.fill_all(torch_shapes(module)))
     features = functools.partial(jax.jit(module.apply), vgg)
     grids = text_patches.patch_grids(composed.target, composed.mask, picks)
     return {

@@ -13,9 +13,9 @@ import recorded
 import reference
 
 from cfmlc_jax import losses
-from cfmlc_jax.checkpoint import cgn_convert
 from cfmlc_jax.losses import text_patches
 from cfmlc_jax.models.generators import vgg16
+from cfmlc_jax.torch_weights import cgn
 
 VALUES, STYLE = 1e-5, 1e-4
 MODULE = vgg16.VGG16Features()
@@ -34,8 +34,8 @@ def images(seed, size, channels=3):
 
 @functools.cache
 def vgg():
-    wanted = {entry.key: entry.torch_shape for entry in cgn_convert.entries(MODULE)}
-    return cgn_convert.from_torch(MODULE, reference.fill_all(wanted))
+    wanted = {entry.key: entry.torch_shape for entry in cgn.entries(MODULE)}
+    return cgn.from_torch(MODULE, reference.fill_all(wanted))
 
 
 @pytest.mark.parametrize(

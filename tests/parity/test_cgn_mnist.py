@@ -16,9 +16,9 @@ import reference
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.checkpoint import cgn_convert
-from cfmlc_jax.models import cnn_mnist
+from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import critics, mnist, vgg16
+from cfmlc_jax.torch_weights import cgn
 
 EVALUATION, TRAINING, FIVE_STEPS = 1e-5, 1e-4, 1e-3
 GENERATORS = {
@@ -33,13 +33,13 @@ CRITICS = {
 
 
 def filled(module, shapes):
-    return cgn_convert.from_torch(module, reference.fill_all(recorded.shapes(shapes)))
+    return cgn.from_torch(module, reference.fill_all(recorded.shapes(shapes)))
 
 
 @functools.cache
 def filled_vgg16():
-    wanted = {entry.key: entry.torch_shape for entry in cgn_convert.entries(vgg16.VGG16Features())}
-    return cgn_convert.from_torch(vgg16.VGG16Features(), reference.fill_all(wanted))
+    wanted = {entry.key: entry.torch_shape for entry in cgn.entries(vgg16.VGG16Features())}
+    return cgn.from_torch(vgg16.VGG16Features(), reference.fill_all(wanted))
 
 
 def noise_images(seed, size=32, b=8):
@@ -104,14 +104,14 @@ def test_generator_in_training(name):
     (value, (found, updated)), gradient = jax.jit(mean_square)(variables["params"])
     recorded.assert_near(value, numbers[f"{name}_train_loss_mean_x_sq"], TRAINING)
     assert_composition(found, golden, f"{name}_train", TRAINING)
-    after = cgn_convert.to_torch(module, {"params": variables["params"], "batch_stats": updated})
+    after = cgn.to_torch(module, {"params": variables["params"], "batch_stats": updated})
     for key, expected in numbers[f"{name}_bn_after"].items():
         recorded.assert_statistics(after[key], expected, EVALUATION, key)
     assert_gradients(module, gradient, updated, numbers[f"{name}_grads"], TRAINING)
 
 
 def assert_gradients(module, gradient, statistics, expected, tolerance):
-    found = cgn_convert.to_torch(module, {"params": gradient, "batch_stats": statistics})
+    found = cgn.to_torch(module, {"params": gradient, "batch_stats": statistics})
     for key, value in expected.items():
         recorded.assert_statistics(found[key], value, tolerance, key)
 
@@ -177,7 +177,7 @@ def test_classifier():
     recorded.assert_near(jax.nn.log_softmax(logits), golden["cnn_train_logprob"], TRAINING)
     recorded.assert_near(value, numbers["nll"], TRAINING)
     assert_gradients(module, gradient, updated, numbers["grads"], TRAINING)
-    after = cgn_convert.to_torch(module, {"params": variables["params"], "batch_stats": updated})
+    after = cgn.to_torch(module, {"params": variables["params"], "batch_stats": updated})
     for key, expected in numbers["bn"].items():
         recorded.assert_statistics(after[key], expected, EVALUATION, key)
 
@@ -202,7 +202,7 @@ def test_five_steps_of_adadelta():
         labels = np.random.RandomState(400 + i).randint(0, 10, 8)
         variables, state, value = step(variables, state, noise_images(300 + i), labels)
         recorded.assert_near(value, expected, FIVE_STEPS * expected)
-    after = cgn_convert.to_torch(module, variables)
+    after = cgn.to_torch(module, variables)
     for key, expected in numbers["params"].items():
         recorded.assert_statistics(after[key], expected, FIVE_STEPS, key)
 
@@ -297,7 +297,7 @@ def test_five_steps_of_the_generator_and_its_critic(name):
         for key, value in values.items():
             recorded.assert_near(value, expected[key], FIVE_STEPS * abs(expected[key]), f"step {i}: {key}")
     for part, module in (("gen", generator), ("disc", critic)):
-        after = cgn_convert.to_torch(
+        after = cgn.to_torch(
             module, {"batch_stats": {}} | learned["generator" if part == "gen" else "critic"]
         )
         expected = numbers[part] | (numbers["gen_bn"] if part == "gen" else {})

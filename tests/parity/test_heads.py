@@ -8,8 +8,9 @@ import pytest
 import reference
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cfmlc_jax.checkpoint import convert
-from cfmlc_jax.models import build, ml_decoder, naming, query2label
+from cfmlc_jax.models import catalogue, torch_names
+from cfmlc_jax.models.heads import ml_decoder, query2label
+from cfmlc_jax.torch_weights import mlc_pat
 
 SIZE, CLASSES = 128, 20
 REFERENCE_NAMES = {
@@ -20,7 +21,7 @@ REFERENCE_NAMES = {
 
 
 def create(name):
-    return build.create(name, CLASSES, attention="cross", image_size=SIZE)
+    return catalogue.create(name, CLASSES, attention="cross", image_size=SIZE)
 
 
 def torch_shapes(name):
@@ -28,7 +29,7 @@ def torch_shapes(name):
     init = functools.partial(create(name).init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 1, SIZE, SIZE, 3), np.float32))
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-    state_dict = convert.to_torch(name, blank, image_size=SIZE, in_place_norms=False)
+    state_dict = mlc_pat.to_torch(name, blank, image_size=SIZE, in_place_norms=False)
     return {key: array.shape for key, array in state_dict.items()}
 
 
@@ -36,7 +37,7 @@ def filled(name, variant):
     """Variables of a model by the rules."""
     # The weights were filled after what published checkpoints need.
     weights = reference.fill_all(torch_shapes(name), variant=variant)
-    return convert.from_torch(name, weights, in_place_norms=False)
+    return mlc_pat.from_torch(name, weights, in_place_norms=False)
 
 
 def stacked(outputs, view):
@@ -111,7 +112,7 @@ def test_ml_decoder(golden, classes, groups, attention, run):
     shapes = jax.eval_shape(functools.partial(head.init, train=False), jax.random.key(0), features)
     table = ml_decoder.TORCH.table(attention, "")
     params = {
-        path: of_shape(naming.torch_key(path, table), path[-1], leaf.shape)
+        path: of_shape(torch_names.torch_key(path, table), path[-1], leaf.shape)
         for path, leaf in flatten_dict(shapes["params"]).items()
     }
     apply = jax.jit(functools.partial(head.apply, train=False))
@@ -122,5 +123,5 @@ def test_ml_decoder(golden, classes, groups, attention, run):
 
 def of_shape(key, leaf, shape):
     """A weight by the rules, with our axes."""
-    torch_shape = naming.to_torch_layout(leaf, np.broadcast_to(np.float32(0), shape)).shape
-    return naming.from_torch_layout(leaf, reference.fill(key, torch_shape))
+    torch_shape = torch_names.to_torch_layout(leaf, np.broadcast_to(np.float32(0), shape)).shape
+    return torch_names.from_torch_layout(leaf, reference.fill(key, torch_shape))

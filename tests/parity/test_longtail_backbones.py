@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import reference
 
-from cfmlc_jax.longtail import convert
-from cfmlc_jax.models import build
-from cfmlc_jax.models.layers import IMAGES, BatchNorm
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.layers.basic import IMAGES, BatchNorm
+from cfmlc_jax.torch_weights import long_tailed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "longtail_backbones"
 STATISTICS = json.loads((GOLDEN / "statistics.json").read_text())
@@ -43,7 +43,7 @@ def images(size):
 
 
 def module(name):
-    return build.BACKBONES[name].create(dtype=jnp.float32, norm=BatchNorm)
+    return catalogue.BACKBONES[name].create(dtype=jnp.float32, norm=BatchNorm)
 
 
 def forward(model, variables, views, *, train):
@@ -90,7 +90,7 @@ def assert_stages(features, recorded, tolerance):
 def resnet32():
     """Model, variables, images, features of training and its statistics."""
     model = module("resnet32_cifar")
-    variables = convert.backbone_from_torch("resnet32_cifar", reference.fill_all(shapes("resnet32")))
+    variables = long_tailed.backbone_from_torch("resnet32_cifar", reference.fill_all(shapes("resnet32")))
     return model, variables, images(32)
 
 
@@ -116,7 +116,7 @@ def test_resnet32_in_training():
     assert_near(features["pooled"], arrays["feat_train"], TRAINING)
     assert_stages(features, STATISTICS["resnet32_train_stages"], TRAINING)
     assert_near(loss, STATISTICS["resnet32_train_loss_mean_sq"], TRAINING)
-    gradients = convert.backbone_to_torch(
+    gradients = long_tailed.backbone_to_torch(
         "resnet32_cifar", {"params": gradient, "batch_stats": variables["batch_stats"]}
     )
     for key, recorded in STATISTICS["resnet32_grads"].items():
@@ -129,7 +129,7 @@ def test_resnet32_in_training():
 
 
 def assert_running(name, variables, updated, recorded):
-    state_dict = convert.backbone_to_torch(name, variables | {"batch_stats": updated})
+    state_dict = long_tailed.backbone_to_torch(name, variables | {"batch_stats": updated})
     for key, expected in STATISTICS[recorded].items():
         found = np.asarray(state_dict[key], np.float64)
         assert_near(found[:8], expected["first8"], TRAINING, np.abs(found).max())
@@ -139,7 +139,7 @@ def assert_running(name, variables, updated, recorded):
 @pytest.mark.parametrize("train", [False, True])
 def test_resnext50(train):
     arrays, views, mode = load("resnext50"), images(64), "train" if train else "eval"
-    variables = convert.backbone_from_torch("resnext50_32x4d", reference.fill_all(shapes("resnext50")))
+    variables = long_tailed.backbone_from_torch("resnext50_32x4d", reference.fill_all(shapes("resnext50")))
     tolerance = TRAINING if train else EVALUATION
     run = jax.jit(functools.partial(forward, module("resnext50_32x4d"), train=train))
     features, updated = run(variables, views)
@@ -154,5 +154,7 @@ def test_resnext50(train):
 )
 def test_the_state_dict_has_the_references_entries(name, short):
     expected = shapes(short)
-    variables = convert.backbone_from_torch(name, reference.fill_all(expected))
-    assert {key: array.shape for key, array in convert.backbone_to_torch(name, variables).items()} == expected
+    variables = long_tailed.backbone_from_torch(name, reference.fill_all(expected))
+    assert {
+        key: array.shape for key, array in long_tailed.backbone_to_torch(name, variables).items()
+    } == expected

@@ -13,11 +13,11 @@ import reference
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import effects
-from cfmlc_jax.longtail import box_head
+from cfmlc_jax.models.heads import box
 
 GOLDEN = "longtail/box_head.npz"
 # The reference's number of classes counts the background in "lvis_old"; ours never does.
-RUNS = [(variant, size) for variant in box_head.VARIANTS for size in ("small", "full")]
+RUNS = [(variant, size) for variant in box.VARIANTS for size in ("small", "full")]
 
 
 def roi_features(seed):
@@ -50,9 +50,9 @@ def test_box_head(golden, variant, size):
         name.removeprefix(prefix): array for name, array in golden(GOLDEN).items() if name.startswith(prefix)
     }
     rows, columns = int(expected["rows"]), expected["columns"]
-    options = box_head.VARIANTS[variant]
+    options = box.VARIANTS[variant]
     # Its label > 0 is part of the numbers; with the background first it means the foreground.
-    module = box_head.BoxHead(rows - 1, counted="positive_labels", **options)
+    module = box.BoxHead(rows - 1, counted="positive_labels", **options)
     variables = filled(rows)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 
@@ -88,10 +88,10 @@ def test_box_head(golden, variant, size):
     close(outputs.features[:, :64], expected["eval_feature"])
     close(outputs.deltas, expected["eval_bbox_pred"])
     close(outputs.factual[:4, columns], expected["eval_plain_logits"])
-    effect = effects.total_direct_effect(outputs.factual, outputs.counterfactual, box_head.ALPHA)
+    effect = effects.total_direct_effect(outputs.factual, outputs.counterfactual, box.ALPHA)
     close(effect[:4, columns], expected["eval_tde_logits"])
     exempt = functools.partial(
-        box_head.background_exempt,
+        box.background_exempt,
         outputs.factual,
         outputs.counterfactual,
         background=options["background"],
@@ -103,5 +103,5 @@ def test_box_head(golden, variant, size):
         if name.startswith("eval_prob_bg_exempt_alpha_"):
             alpha = float(name.rpartition("_")[2])
             close(exempt(alpha=alpha)[:4, columns], expected[name])
-    scores = box_head.average_stages([exempt()], second_softmax=True)
+    scores = box.average_stages([exempt()], second_softmax=True)
     close(scores[:4, columns], expected["scores_after_second_softmax"])

@@ -9,8 +9,9 @@ import pytest
 import reference
 
 from cfmlc_jax import losses
-from cfmlc_jax.causal import causal_norm, effects
-from cfmlc_jax.models import pooled_classifiers as classifiers
+from cfmlc_jax.causal import effects
+from cfmlc_jax.causal import mean_feature as mean_features
+from cfmlc_jax.models.heads import pooled as classifiers
 
 GOLDEN = "longtail/classifiers.npz"
 # Features, classes, the configured alpha, and the step between the classes that are kept.
@@ -47,7 +48,7 @@ def test_logits_and_effects(golden, run):
         close(effect[:, ::step], expected[f"{run}/tde_{strength:g}"])
     configured = effects.total_direct_effect(logits.factual, logits.counterfactual, alpha)
     close(configured[:, ::step], expected[f"{run}/tde_config"])
-    close(causal_norm.cosines(features, mean_feature, 2), expected[f"{run}/cos"])
+    close(mean_features.cosines(features, mean_feature, 2), expected[f"{run}/cos"])
 
 
 @pytest.mark.parametrize("run", RUNS)

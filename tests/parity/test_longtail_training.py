@@ -9,13 +9,13 @@ import pytest
 import reference
 
 from cfmlc_jax.causal import effects
-from cfmlc_jax.longtail import convert
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import state as states
-from cfmlc_jax.loop import step as steps
-from cfmlc_jax.models import build
+from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import step as steps
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state as states
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import sgd
+from cfmlc_jax.torch_weights import long_tailed
 
 NAME, STEPS = "resnet32_cifar", 5
 SHAPES = Path(__file__).parents[1] / "golden" / "longtail_backbones" / "resnet32_shapes.json"
@@ -37,19 +37,19 @@ def weights():
     shapes = {key: tuple(shape) for key, shape in json.loads(SHAPES.read_text()).items()}
     filled = {key: reference.fill(key, shape) for key, shape in shapes.items() if "num_batches" not in key}
     checkpoint = {
-        convert.LATEST: {
-            convert.BACKBONE: filled,
-            convert.CLASSIFIER: {"weight": reference.fill("weight", (10, 128))},
+        long_tailed.LATEST: {
+            long_tailed.BACKBONE: filled,
+            long_tailed.CLASSIFIER: {"weight": reference.fill("weight", (10, 128))},
         },
-        convert.MEAN_FEATURE: np.zeros(128, np.float32),
+        long_tailed.MEAN_FEATURE: np.zeros(128, np.float32),
     }
-    return convert.from_torch(NAME, checkpoint)
+    return long_tailed.from_torch(NAME, checkpoint)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """The losses, logits of the first step, and the variables after the last."""
-    model = build.create(NAME, 10, attention="none", image_size=32, head="causal_norm")
+    model = catalogue.create(NAME, 10, attention="none", image_size=32, head="causal_norm")
     method = methods.one_label("cross_entropy")
     # One device (two and four agree): with eight, one ReLU of the second step lies so near to 0 that rounding
     # puts it on the other side.
@@ -98,13 +98,13 @@ def test_effects_after_training(golden, trained):
 
 def test_mean_feature_and_parameters(golden, trained):
     expected, variables = golden("longtail/trajectory.npz"), trained[2]
-    back = convert.to_torch(NAME, variables)
-    mean = back[convert.MEAN_FEATURE]
+    back = long_tailed.to_torch(NAME, variables)
+    mean = back[long_tailed.MEAN_FEATURE]
     np.testing.assert_allclose(mean, expected["embed_mean"], rtol=0, atol=1e-3 * np.abs(mean).max())
     entries = {
         f"{part}{key.removeprefix('module.')}": array
-        for part, name in (("", convert.BACKBONE), ("classifier.", convert.CLASSIFIER))
-        for key, array in back[convert.LATEST][name].items()
+        for part, name in (("", long_tailed.BACKBONE), ("classifier.", long_tailed.CLASSIFIER))
+        for key, array in back[long_tailed.LATEST][name].items()
     }
     for name in expected:
         if name.startswith("params/"):

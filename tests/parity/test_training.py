@@ -14,14 +14,14 @@ import optax
 import pytest
 import reference
 
-from cfmlc_jax.checkpoint import convert
-from cfmlc_jax.loop import mesh as meshes
-from cfmlc_jax.loop import method as methods
-from cfmlc_jax.loop import state as states
-from cfmlc_jax.loop import step as steps
-from cfmlc_jax.metrics.scores import probabilities
-from cfmlc_jax.models import build
+from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import step as steps
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine import state as states
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import adamw_one_cycle, hyperparameters
+from cfmlc_jax.results.scores import probabilities
+from cfmlc_jax.torch_weights import mlc_pat
 
 pytestmark = pytest.mark.slow  # minutes each, most of it compilation
 
@@ -61,11 +61,11 @@ def weights(name, model):
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 5, SIZE, SIZE, 3)))
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(1), leaf.shape), abstract)
     shapes = {key: array.shape for key, array in state_dict(name, blank).items()}
-    return convert.from_torch(name, reference.fill_all(shapes, variant="B"), in_place_norms=False)
+    return mlc_pat.from_torch(name, reference.fill_all(shapes, variant="B"), in_place_norms=False)
 
 
 def state_dict(name, variables):
-    return convert.to_torch(name, variables, image_size=SIZE, in_place_norms=False)
+    return mlc_pat.to_torch(name, variables, image_size=SIZE, in_place_norms=False)
 
 
 def remembering(optimizer):
@@ -104,7 +104,7 @@ class Trajectory:
 
 def run(name, dtype) -> Trajectory:
     """The five steps in a precision; for float64 under `jax.enable_x64`."""
-    model = build.create(name, CLASSES, attention="cross", image_size=SIZE, dtype=dtype)
+    model = catalogue.create(name, CLASSES, attention="cross", image_size=SIZE, dtype=dtype)
     initial = weights(name, model)
     variables = cast(initial, dtype)
     optimizer = remembering(adamw_one_cycle(max_lr=1e-4, total_steps=100 * 80, weight_decay=1e-4))

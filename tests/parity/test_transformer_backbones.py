@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import reference
 
-from cfmlc_jax.checkpoint import convert
-from cfmlc_jax.models import build
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.torch_weights import mlc_pat
 
 CLASSES = 80
 
 
 def create(name, size):
-    return build.create(name, CLASSES, attention="cross", image_size=size)
+    return catalogue.create(name, CLASSES, attention="cross", image_size=size)
 
 
 def torch_shapes(name, size):
@@ -22,7 +22,7 @@ def torch_shapes(name, size):
     init = functools.partial(create(name, size).init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 1, size, size, 3), np.float32))
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-    return {key: array.shape for key, array in convert.to_torch(name, blank, image_size=size).items()}
+    return {key: array.shape for key, array in mlc_pat.to_torch(name, blank, image_size=size).items()}
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def torch_shapes(name, size):
 def test_evaluation(golden, name, size):
     """Logits, the map's mean over positions, and its first channel."""
     arrays = golden("transformer_backbones.npz")
-    query2label = build.QUERY2LABEL + name
+    query2label = catalogue.QUERY2LABEL + name
     weights = reference.fill_all(torch_shapes(query2label, size))
-    variables = convert.from_torch(query2label, weights)
+    variables = mlc_pat.from_torch(query2label, weights)
     apply = jax.jit(functools.partial(create(query2label, size).apply, train=False))
     outputs = apply(variables, reference.waves(1, size)[None])
 
@@ -69,14 +69,14 @@ MICROSOFT = {
 def test_weights_come_back():
     """With Microsoft's names; indices and masks are written, but not read."""
     name, size = "swin_b_224", 224
-    model = build.create(name, CLASSES, attention="none", image_size=size)
+    model = catalogue.create(name, CLASSES, attention="none", image_size=size)
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 1, size, size, 3), np.float32))
     leaves, tree = jax.tree.flatten(abstract)
     variables = tree.unflatten(np.full(leaf.shape, i, np.float32) for i, leaf in enumerate(leaves))
-    state_dict = convert.to_torch(name, variables, image_size=size)
+    state_dict = mlc_pat.to_torch(name, variables, image_size=size)
     assert {key: state_dict[key].shape for key in MICROSOFT} == MICROSOFT
     assert len(state_dict) == 329 + 35  # weights, and 24 indices with 11 masks
     jax.tree.map(
-        np.testing.assert_array_equal, convert.from_torch(name, state_dict)["params"], variables["params"]
+        np.testing.assert_array_equal, mlc_pat.from_torch(name, state_dict)["params"], variables["params"]
     )

@@ -12,9 +12,9 @@ from PIL import Image
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.causal.views import cells
-from cfmlc_jax.metrics import cooccurrence, localization, scores, split_summary
-from cfmlc_jax.report import evidence
-from cfmlc_jax.report.evidence import Evidence, Exhibit, ShownClass, Training
+from cfmlc_jax.metrics import cooccurrence, localization
+from cfmlc_jax.results import evidence, multi_label, scores
+from cfmlc_jax.results.evidence import Evidence, Exhibit, ShownClass, Training
 
 CELLS = [[x, y, x + 0.5, y + 0.5] for x in (0.0, 0.5) for y in (0.0, 0.5)]
 IMAGES = 60
@@ -32,7 +32,7 @@ def made_run(tmp_path):
         (workdir / "metrics.jsonl").write_text(_log())
         rng = np.random.default_rng(len(names))
         labels = _labels(rng, len(names))
-        pairs = cooccurrence.strongest_pairs(labels, split_summary.PAIRS, min_images=5)
+        pairs = cooccurrence.strongest_pairs(labels, multi_label.PAIRS, min_images=5)
         brief = Training(IMAGES, cooccurrence.counts(labels).tolist(), pairs.tolist()) if training else None
         results = {
             split: _split(rng, workdir / "report", split, config, names, pairs if training else None)
@@ -102,12 +102,12 @@ def _split(rng, folder, split, config, names, pairs):
     plain = {"metrics": scores.summarise(found, alphas), "thresholds": scores.sweep(found, alphas)}
     files.write_npz(folder / f"scores_{split}_average.npz", **found.logits, labels=labels)
     findings = {
-        "intervals": split_summary.intervals(found, alphas, np.random.default_rng(0)),
+        "intervals": multi_label.intervals(found, alphas, np.random.default_rng(0)),
         "company": None,
         "localization": None,
     }
     if pairs is not None:
-        findings["company"] = split_summary.company(found, alphas, pairs, np.random.default_rng(0))
+        findings["company"] = multi_label.company(found, alphas, pairs, np.random.default_rng(0))
     if attention is not None:
         boxes = [np.tile(np.float32([5, 5, 30, 30]), (int(row.sum()), 1)) for row in labels]
         where = localization.localize(
@@ -118,7 +118,7 @@ def _split(rng, folder, split, config, names, pairs):
             size=64,
             cells=cells(64, 2),
         )
-        findings["localization"] = split_summary.localized(where, names, relative=True)
+        findings["localization"] = multi_label.localized(where, names, relative=True)
     return {"weights": plain, "average": plain | findings}
 
 

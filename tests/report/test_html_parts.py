@@ -6,15 +6,15 @@ import re
 import numpy as np
 import pytest
 
-from cfmlc_jax.report.evidence import Training
-from cfmlc_jax.report.html import scales, series, tables
-from cfmlc_jax.report.html.heat_map import heat_map
-from cfmlc_jax.report.html.line_chart import line_chart
-from cfmlc_jax.report.html.markup import element, join
-from cfmlc_jax.report.html.sections.company import shown_classes
-from cfmlc_jax.report.html.sections.curves import precision_at
-from cfmlc_jax.report.html.sections.strength import default_alphas
-from cfmlc_jax.report.html.series import Series
+from cfmlc_jax.report import scales, series, tables
+from cfmlc_jax.report.heat_map import heat_map
+from cfmlc_jax.report.line_chart import line_chart
+from cfmlc_jax.report.markup import element, join
+from cfmlc_jax.report.sections.company import shown_classes
+from cfmlc_jax.report.sections.curves import precision_at
+from cfmlc_jax.report.sections.strength import default_alphas
+from cfmlc_jax.report.series import Series
+from cfmlc_jax.results.evidence import Training
 
 
 def test_text_is_escaped_and_markup_is_not():

@@ -10,10 +10,11 @@ import pytest
 from html_reading import NAMES, Page
 
 from cfmlc_jax import metrics
+from cfmlc_jax.predict import overlay
 from cfmlc_jax.report import __main__ as command
-from cfmlc_jax.report import evidence, overlay
-from cfmlc_jax.report.html import page, run_files
-from cfmlc_jax.report.html.series import title
+from cfmlc_jax.report import page, run_files
+from cfmlc_jax.report.series import title
+from cfmlc_jax.results import evidence
 
 WIDE = {"weights": "weights of the last step", "average": "averaged weights"}
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cfmlc_jax.causal.views import cells
-from cfmlc_jax.report import overlay
+from cfmlc_jax.predict import overlay
 
 
 def drawn(weights, grid=2):

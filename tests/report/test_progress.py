@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cfmlc_jax.report import tables
-from cfmlc_jax.report.progress import Progress, clock
+from cfmlc_jax.engine.progress import Progress, clock
+from cfmlc_jax.results import tables
 
 
 def test_line_and_rates(capsys, monkeypatch):

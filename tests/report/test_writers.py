@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cfmlc_jax.report import writers
+from cfmlc_jax.engine import writers
 
 
 def lines(path):

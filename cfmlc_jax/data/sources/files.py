@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cfmlc_jax.data import formats
 from cfmlc_jax.data.sources import Record, fields
 from cfmlc_jax.data.sources.boxes import Boxes
+from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import InputError
 
 _RIGHTS = "give the rights to list it"

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.models.generators.mnist import SIZE, around_one
-from cfmlc_jax.models.layers import BatchNorm, Conv, Dense
-from cfmlc_jax.models.naming import Table
+from cfmlc_jax.models.layers.basic import BatchNorm, Conv, Dense
+from cfmlc_jax.models.torch_names import Table
 
 _SLOPE = 0.2
 _small = nn.initializers.normal(0.02)

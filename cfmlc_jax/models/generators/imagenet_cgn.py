@@ -12,7 +12,7 @@ import flax.struct
 
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.models.generators import biggan_deep, u2net
-from cfmlc_jax.models.naming import Table
+from cfmlc_jax.models.torch_names import Table
 
 
 @flax.struct.dataclass

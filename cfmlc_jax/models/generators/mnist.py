@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.models.layers import BatchNorm, Conv, Dense, instance_norm, upsample_nearest
-from cfmlc_jax.models.naming import Table
+from cfmlc_jax.models.layers.basic import BatchNorm, Conv, Dense, instance_norm, upsample_nearest
+from cfmlc_jax.models.torch_names import Table
 
 SIZE = 32
 # Where the linear maps end and convolutions begin.

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers import convolve, uniform_fan_in
+from cfmlc_jax.models.layers.basic import convolve, uniform_fan_in
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

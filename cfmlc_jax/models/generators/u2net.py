@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax.models.layers import BatchNorm, Conv, max_pool2, uniform_fan_in
-from cfmlc_jax.models.naming import Table
+from cfmlc_jax.models.layers.basic import BatchNorm, Conv, max_pool2, uniform_fan_in
+from cfmlc_jax.models.torch_names import Table
 
 
 class Stage(NamedTuple):

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers import Conv, max_pool2
-from cfmlc_jax.models.naming import Table
+from cfmlc_jax.models.layers.basic import Conv, max_pool2
+from cfmlc_jax.models.torch_names import Table
 
 # Convolutions and features of the stages; a 2×2 maximum is between two of them.
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))

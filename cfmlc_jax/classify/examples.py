@@ -1,0 +1,88 @@
+"""The images that a classifier judges best and worst, ready to be shown."""
+
+import base64
+import io
+
+import numpy as np
+
+from cfmlc_jax.causal import patches
+from cfmlc_jax.classify.boxes import SplitBoxes
+from cfmlc_jax.classify.tasks import Task
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.views.patches import decode
+from cfmlc_jax.predict import overlay
+from cfmlc_jax.results.evidence import Exhibit, ShownClass
+from cfmlc_jax.results.scores import Scores
+
+EXHIBITS = 3  # best and as many worst
+CLASSES = overlay.MAX_PANELS  # shown of each
+
+
+def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task) -> dict:
+    """The exhibits {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
+
+    Images without a class are left out. Of the best the most probable classes are shown, of the
+    worst those that cost most: missed or wrongly seen.
+
+    Args:
+        scores: of the split.
+        source: the split.
+        boxes: of the split, if it has any.
+        exif: turn pictures upright, as they were for the classifier.
+        task: what losses and probabilities are.
+    """
+    combined = scores.logits["combined"]
+    losses, chances = task.image_losses(combined, scores.labels), task.probabilities(combined)
+    order = np.argsort(losses, kind="stable")
+    order = order[scores.labels[order].any(axis=1)]
+    # Of few images none is both.
+    count = min(EXHIBITS, len(order) // 2)
+    kinds = {
+        "best": (order[:count], combined),
+        "worst": (order[::-1][:count], task.blame(combined, scores.labels)),
+    }
+    return {
+        kind: [_exhibit(int(i), scores, source, boxes, losses[i], chances[i], by[i], exif) for i in images]
+        for kind, (images, by) in kinds.items()
+    }
+
+
+def _exhibit(index, scores, source, boxes, loss, chances, rank, exif):
+    record = source[index]
+    picture = overlay.scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
+    shown = np.argsort(-rank, kind="stable")[:CLASSES].tolist()
+    return Exhibit(
+        id=str(record["id"]),
+        loss=float(loss),
+        labels=np.flatnonzero(scores.labels[index]).tolist(),
+        width=picture.width,
+        height=picture.height,
+        jpeg=_jpeg(picture),
+        classes=[_shown(index, k, scores, boxes, chances[k]) for k in shown],
+    )
+
+
+def _shown(index, k, scores, boxes, chance):
+    combined = scores.logits["combined"][index, k]
+    null = scores.logits.get("null_pivot")
+    return ShownClass(
+        label=k,
+        present=bool(scores.labels[index, k]),
+        probability=float(chance),
+        weights=None
+        if scores.attention is None
+        else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
+        effect=None if null is None else float(combined - null[index, k]),
+        boxes=[] if boxes is None else _fractions(boxes, index, k),
+    )
+
+
+def _fractions(boxes, index, k):
+    corners = boxes.corners[index][boxes.classes[index] == k]
+    return (np.asarray(corners, np.float64) / np.tile(boxes.sizes[index], 2)).clip(0, 1).tolist()
+
+
+def _jpeg(picture):
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=82, optimize=True)
+    return base64.b64encode(data.getvalue()).decode("ascii")

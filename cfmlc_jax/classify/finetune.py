@@ -1,0 +1,145 @@
+"""Fine-tuning: a new run that begins with the weights of a checkpoint."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.engine.state import TrainState
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+
+# At most so many names of each kind in an error's one line.
+_LISTED = 12
+
+
+def require_start(config) -> None:
+    """Raise unless the weights that a new run begins with are there.
+
+    Raises:
+        InputError: no checkpoint where `init_from` says, or no `init_from` for a head that needs one.
+    """
+    if not config.init_from and is_second_stage(config.model):
+        raise InputError(
+            f"model.head {config.model.head!r} scales the weights of a trained classifier; "
+            "set config.init_from to a run of model.head 'dot_product'"
+        )
+    if config.init_from:
+        try:
+            checkpoints.find(Path(config.init_from))
+        except InputError as error:
+            raise InputError(f"config.init_from: {error}") from error
+
+
+def begin_with(
+    path: Path,
+    state: TrainState,
+    abstract: TrainState,
+    *,
+    model,
+    class_names: Sequence[str],
+    say: Callable[[str], None],
+) -> TrainState:
+    """A fresh state with a checkpoint's averaged weights as variables and as their average.
+
+    The averaged ones, since they are what predicts best. All of the backbone is taken; the head
+    only as a whole, if all its shapes agree and its classes are not known to be others. A head that is a
+    second stage (learnable weight scaling) takes what the first stage's head has of its arrays. Step, optimiser and
+    mean colour begin anew.
+
+    Args:
+        path: a checkpoint, or a run for its best.
+        state: fresh.
+        abstract: its shapes and shardings.
+        model: config.model of the run.
+        class_names: of the run.
+        say: told in a line what was taken.
+
+    Raises:
+        InputError: no such checkpoint, one with another backbone, or no first stage for a head that is a
+            second one.
+    """
+    path = checkpoints.find(path)
+    meta = checkpoints.read_meta(path)
+    stored = flatten_dict(checkpoints.model_shapes(path)["average"])
+    wanted = flatten_dict(abstract.average)
+    _check_backbone(path, stored, wanted)
+    same_classes = meta["class_names"] in (None, list(class_names))
+    head_fits = _shapes(stored) == _shapes(wanted) and same_classes
+    taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
+    second_stage = is_second_stage(model) and not head_fits
+    if second_stage:
+        taken |= _of_first_stage(path, stored, wanted, same_classes)
+    found = checkpoints.read_part(path, {"average": unflatten_dict(taken)})["average"]
+    fresh = flatten_dict(state.variables, keep_empty_nodes=True)
+    variables = unflatten_dict(fresh | flatten_dict(found))
+    old = _described(meta["config"]["model"], checkpoints.num_classes(meta))
+    if head_fits:
+        say(f"begins with {path}: backbone and head ({old})")
+    elif second_stage:
+        say(f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on")
+    else:
+        new = _described(model, len(class_names))
+        say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
+    # Two copies: a step gives up the buffers of both.
+    return dataclasses.replace(state, variables=variables, average=jax.tree.map(jnp.copy, variables))
+
+
+def is_second_stage(model) -> bool:
+    """Whether the head of a config.model goes on from the weights of another."""
+    head = model.get("head", "")
+    return bool(head) and catalogue.HEADS[head].second_stage
+
+
+def _of_first_stage(path, stored, wanted, same_classes):
+    """What a head of a second stage takes over: the arrays that both have, the kernel at least."""
+    shared = {
+        key: leaf
+        for key, leaf in wanted.items()
+        if not _is_backbone(key) and key in stored and stored[key].shape == leaf.shape
+    }
+    if not same_classes or ("params", "head", "whole", "kernel") not in shared:
+        raise InputError(
+            f"config.init_from {path} has no linear head of these classes to scale; give a run of model.head "
+            "'dot_product' or 'linear' on the same data"
+        )
+    return shared
+
+
+def _check_backbone(path, stored, wanted):
+    stored, wanted = ({k: s for k, s in _shapes(x).items() if _is_backbone(k)} for x in (stored, wanted))
+    kinds = {
+        "missing": ["/".join(key) for key in wanted.keys() - stored.keys()],
+        "left over": ["/".join(key) for key in stored.keys() - wanted.keys()],
+        "mis-shaped": [
+            f"{'/'.join(key)} {list(stored[key])} instead of {list(shape)}"
+            for key, shape in wanted.items()
+            if stored.get(key, shape) != shape
+        ],
+    }
+    problems = [
+        f"{len(names)} {kind}: {', '.join(sorted(names)[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"config.init_from {path} has another backbone ({'; '.join(problems)}); "
+            "set config.model.name to its own, or take another checkpoint"
+        )
+
+
+def _shapes(leaves):
+    return {key: leaf.shape for key, leaf in leaves.items()}
+
+
+def _is_backbone(key):
+    return key[1] == "backbone"  # after the collection
+
+
+def _described(model, num_classes):
+    return f"{model['name']}, attention {model['attention']}, {num_classes} classes"

@@ -1,0 +1,152 @@
+"""A checkpoint ready to judge images: it brings its configuration and class names along."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
+from cfmlc_jax.causal import effects, patches
+from cfmlc_jax.classify import build, evaluate, tasks
+from cfmlc_jax.engine import memory
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import InputError, RunError
+
+# Predictions that are a total direct effect, and what their counterfactual takes away.
+EFFECTS = {"tde_whole": "whole", "tde_pivot": "pivot", "tde_feature": "feature"}
+PREDICTIONS = ("combined", "whole", "patch", *EFFECTS)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a classifier makes of an image.
+
+    logits: float32 [k] of the prediction that was asked for.
+    probabilities: float32 [k], their sigmoid, or softmax where images have one label; large logits tie
+        here.
+    weights: float32 [p, k], every patch's share in a class's evidence; None without patches.
+    effect: float32 [k], combined logits less the counterfactual ones; None if not asked for.
+    """
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    weights: np.ndarray | None
+    effect: np.ndarray | None
+
+
+class Predictor:
+    """The classifier of a checkpoint: views uint8 [n, v, s, s, 3] -> n `Judgement`s.
+
+    Args:
+        path: a checkpoint.
+        weights: "weights" (of the last step) or "average".
+        prediction: one of `PREDICTIONS`.
+        alpha: strength of the total direct effect, for those named tde_….
+        with_effect: compute the direct effect for other predictions too: that of the pivot patch, or
+            of the whole image where the patches are cells of a map.
+        batch_size: images a call, rounded up to a multiple of the devices.
+
+    Attributes:
+        batch_size: the most images a call takes; for fewer it is as slow.
+        class_names: the k classes.
+        to_views: the transform of the checkpoint's evaluation.
+        grids: patches along one side, for each scale; None without patches.
+        one_label: an image is of one class, and probabilities sum to 1.
+        cells: boxes of the patches in a whole view, pixels; None without patches.
+        threads: that the checkpoint's run read images with.
+
+    Raises:
+        InputError: a checkpoint that cannot be read, or one without the patches that are asked for.
+    """
+
+    def __init__(
+        self, path: Path, *, weights: str, prediction: str, alpha: float, with_effect: bool, batch_size: int
+    ):
+        meta = checkpoints.read_meta(path)
+        checkpoints.require_head(path, meta)
+        config = _on_these_devices(configs.from_json(meta["config"]), batch_size)
+        num_classes = checkpoints.num_classes(meta)
+        parts = build.create_setup(config, num_classes)
+        if not parts.method.predict_patches and (with_effect or prediction in ("patch", "tde_pivot")):
+            raise InputError(
+                f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
+                "and give --prediction=combined, whole or tde_whole"
+            )
+        if config.model.cells and prediction == "tde_pivot":
+            raise InputError(
+                f"checkpoint {path} judges cells of a map, which cannot be taken out of the image; "
+                "give --prediction=combined, whole, patch or tde_whole"
+            )
+        if prediction == "tde_feature" and config.model.head not in configs.MEAN_HEADS:
+            raise InputError(
+                f"checkpoint {path} has the head {config.model.head or 'linear'!r}, without a mean feature; give "
+                "--prediction=combined, whole or tde_whole"
+            )
+        _, abstract = build.state_plan(config, parts, optax.identity())
+        model = checkpoints.read_model(path, abstract.parts()[0])
+        self.batch_size = config.evaluate.batch_size
+        self.class_names = tuple(meta["class_names"] or (f"class {i}" for i in range(num_classes)))
+        self.to_views = parts.views_of["evaluate"]
+        self.grids, self.cells = parts.grids(), parts.cells()
+        self.threads = parts.reading.threads
+        self._mesh = parts.mesh
+        model = build.as_evaluated(config, model)
+        self.one_label = configs.is_one_label(config)
+        self._task = tasks.create(config, training_labels=None, class_counts=None, num_classes=num_classes)
+        self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
+        self._mean_colour = model["mean_colour"]
+        self._prediction, self._alpha = prediction, alpha
+        own = "whole" if config.model.cells else "pivot"
+        self._null = EFFECTS.get(prediction, own if with_effect else None)
+        self._score = evaluate.score_step(config, parts, () if self._null is None else (self._null,))
+
+    def __call__(self, views: np.ndarray) -> list[Judgement]:
+        """What it makes of each of up to `batch_size` images.
+
+        Raises:
+            RunError: logits that are not finite, or too little memory.
+        """
+        with memory.enough("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
+            found = self._found(views)
+        logits = self._logits(found)
+        if not np.isfinite(logits).all():
+            raise RunError(
+                "the checkpoint gives logits that are not finite; take an earlier one, or the other --weights"
+            )
+        rows = zip(
+            logits,
+            self._task.probabilities(logits),
+            np.asarray(patches.patch_weights(found["attention"]))
+            if "attention" in found
+            else [None] * len(views),
+            [None] * len(views) if self._null is None else self._effect(found, 1.0),
+        )
+        return [Judgement(*row) for row in rows]
+
+    def _found(self, views):
+        """Arrays by name of the score step, of these views alone."""
+        # One shape to compile for: what is missing is black.
+        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
+        on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
+        padded = self._score(self._variables, self._mean_colour, on_devices)
+        return {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
+
+    def _logits(self, found):
+        if self._prediction in EFFECTS:
+            return self._effect(found, self._alpha)
+        return found[self._prediction]
+
+    def _effect(self, found, alpha):
+        return effects.total_direct_effect(found["combined"], found[f"null_{self._null}"], alpha)
+
+
+def _on_these_devices(config, batch_size):
+    """The configuration without what was chosen for the devices that it was trained on."""
+    devices = jax.device_count()
+    config.unlock()
+    config.mesh.fsdp = 1
+    config.train.batch_size = config.evaluate.batch_size = -(-batch_size // devices) * devices
+    return config.lock()

@@ -1,0 +1,195 @@
+"""From a record to one view, as single-label classifiers are trained: crops, flips and colours.
+
+The reference's transforms (Tang et al., NeurIPS 2020), which are torchvision's: Pillow and uint8, one
+generator for every record. Both kinds are called as `transforms.ToViews` is.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from cfmlc_jax.data.sources import Record
+from cfmlc_jax.data.views.patches import decode
+from cfmlc_jax.data.views.resample import to_square
+from cfmlc_jax.errors import InputError
+
+# Of `random_box`: share of the picture's area, and width by height.
+AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
+_TRIES = 10
+# Of `middle`: longer side by shorter; what is longer is cut before it is scaled.
+_MAX_ASPECT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedCrop:
+    """A small picture as it is; in training a crop of it between black margins, and its mirror image.
+
+    For CIFAR: 32 px, margins of 4.
+
+    size: side of the pictures and of the view, pixels.
+    padding: margin on each side, pixels.
+    flip: mirrored with probability ½ (not for digits, which it changes).
+    augment: training.
+    exif: turn pictures upright by their EXIF orientation.
+    """
+
+    size: int = 32
+    padding: int = 4
+    flip: bool = True
+    augment: bool = False
+    exif: bool = False
+    # As of `ToViews`.
+    grid = None
+    num_views = 1
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The picture as the one view, RGB [size, size]; one of another size is squeezed to it."""
+        return [to_square(image, self.size, Image.Resampling.BILINEAR)]
+
+    def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
+        """{"views": uint8 [1, size, size, 3], "labels": float32 [k], "id": str} of one record.
+
+        Args:
+            record: as its source gives it.
+            generator: the record's own; read only to augment.
+
+        Raises:
+            InputError: an image that `decode` refuses, or of another size.
+            TypeError: augmentation without a generator.
+        """
+        image = _decoded(self, record, generator)
+        if image.size != (self.size, self.size):
+            raise InputError(
+                f"{_where(record)}: {image.width} x {image.height} pixels, wanted {self.size} x {self.size}; "
+                "set config.views.image_size to the data's, or crop by area"
+            )
+        if generator is not None and self.augment:
+            left, top = generator.integers(0, 2 * self.padding + 1, 2).tolist()
+            image = ImageOps.expand(image, self.padding).crop((left, top, left + self.size, top + self.size))
+            image = random_flip(image, generator) if self.flip else image
+        return _example(image, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class AreaCrop:
+    """The middle of a photo; in training a random part of it, mirrored or not, its colours changed.
+
+    For ImageNet-LT and Places-LT: 224 px. In evaluation the shorter side becomes 8/7 of the size
+    (256) and the middle is cut out. In training `random_box`, then a mirror image with probability ½, then
+    brightness, contrast and saturation, in random order, each times 1 ± `jitter`.
+
+    size: side of the view, pixels.
+    flip: mirrored with probability ½.
+    jitter: the reference has none for iNaturalist.
+    augment: training.
+    exif: turn pictures upright by their EXIF orientation.
+    """
+
+    size: int = 224
+    flip: bool = True
+    jitter: float = 0.4
+    augment: bool = False
+    exif: bool = False
+    # As of `ToViews`.
+    grid = None
+    num_views = 1
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The middle of the picture as the one view, RGB [size, size]."""
+        return [middle(image, self.size)]
+
+    def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
+        """As `PaddedCrop`; pictures may have any size."""
+        image = _decoded(self, record, generator)
+        if generator is not None and self.augment:
+            box = random_box(image.width, image.height, generator)
+            view = image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR)
+            view = random_flip(view, generator) if self.flip else view
+            view = jitter_colours(view, self.jitter, generator)
+        else:
+            (view,) = self.cut(image)
+        return _example(view, record)
+
+
+def random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random part of a picture, pixels, as torchvision's RandomResizedCrop.
+
+    Its area is uniform among `AREAS` of the picture's, its aspect log-uniform among `ASPECTS`. What
+    does not fit is drawn again, ten times at most; then it is the middle, as wide or as high as the aspects allow.
+    """
+    for _ in range(_TRIES):
+        area = width * height * generator.uniform(*AREAS)
+        aspect = math.exp(generator.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = generator.integers(0, (width - w + 1, height - h + 1)).tolist()
+            return left, top, left + w, top + h
+    w = min(width, round(height * ASPECTS[1]))
+    h = min(height, round(width / ASPECTS[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_flip(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The picture, or, with probability ½, its mirror image."""
+    return ImageOps.mirror(image) if generator.random() < 0.5 else image
+
+
+def jitter_colours(image: Image.Image, strength: float, generator: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation in random order, each times a factor uniform in 1 ± strength.
+
+    As torchvision's ColorJitter without hue; a strength of 0 draws nothing.
+    """
+    if not strength:
+        return image
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    factors = generator.uniform(max(0, 1 - strength), 1 + strength, len(kinds)).tolist()
+    for place in generator.permutation(len(kinds)).tolist():
+        image = kinds[place](image).enhance(factors[place])
+    return image
+
+
+def middle(image: Image.Image, size: int) -> Image.Image:
+    """The picture with its shorter side 8/7 of the size, and of it the middle: RGB [size, size].
+
+    Of a picture longer than 16 of its shorter sides the ends are cut off first: memory has a bound, and
+    only the middle's place is rounded anew.
+    """
+    image = _without_ends(image)
+    shorter = size * 8 // 7
+    width, height = image.size
+    if width <= height:
+        scaled = (shorter, int(shorter * height / width))
+    else:
+        scaled = (int(shorter * width / height), shorter)
+    image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _without_ends(image):
+    width, height = image.size
+    # As much at both ends, so that the middle stays where it is.
+    left = max(0, (width - _MAX_ASPECT * height) // 2)
+    top = max(0, (height - _MAX_ASPECT * width) // 2)
+    return image.crop((left, top, width - left, height - top)) if left or top else image
+
+
+def _decoded(transform, record, generator):
+    if transform.augment and generator is None:
+        raise TypeError("augmentation needs a generator")
+    return decode(record["image"], _where(record), exif=transform.exif)
+
+
+def _where(record):
+    return record.get("where", record["id"])
+
+
+def _example(view, record):
+    return {
+        "views": np.array(view)[None],
+        "labels": np.asarray(record["labels"], np.float32),
+        "id": record["id"],
+    }

@@ -1,0 +1,1 @@
+"""The engine: it runs systems, and knows none."""

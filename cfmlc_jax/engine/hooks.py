@@ -1,0 +1,167 @@
+"""What watches over a run: values that are not finite, unreadable images, early stopping, being asked to end."""
+
+import dataclasses
+import signal
+from collections import deque
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cfmlc_jax.data.pipeline import why_unreadable
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.views.patches import Transform
+from cfmlc_jax.errors import RunError
+
+
+class NonFiniteWatch:
+    """Stops a run at the first step whose values are not finite.
+
+    A step is looked at when the next one is already on its way, so that the devices never wait for
+    the host.
+
+    Args:
+        names: what position i of a step's check means (`step.watched_names`).
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+        self._pending: deque = deque()
+
+    def add(self, step: int, first_bad) -> None:
+        """Take step's result, and check the one before.
+
+        Raises:
+            RunError: the earlier step was not finite.
+        """
+        self._pending.append((step, first_bad))
+        while len(self._pending) > 1:
+            self._check(*self._pending.popleft())
+
+    def flush(self) -> None:
+        """Check what is pending: before a save, nothing may be in doubt.
+
+        Raises:
+            RunError: a step was not finite.
+        """
+        while self._pending:
+            self._check(*self._pending.popleft())
+
+    def _check(self, step, first_bad):
+        position = int(first_bad)
+        if position >= 0:
+            raise RunError(
+                f"step {step}: {self._names[position]} is not finite; the last checkpoint is intact; "
+                "lower optim.learning_rate, use model.dtype float32, or look at that layer"
+            )
+
+
+class Unreadable:
+    """The images of a split that could not be read and were left out (`data.on_error` "skip"), each named once.
+
+    Args:
+        source: the split.
+        to_views: its transform, which they failed in.
+    """
+
+    def __init__(self, source: Source, to_views: Transform):
+        self._source, self._to_views = source, to_views
+        self._found = np.zeros(len(source), bool)
+        self._named: set[str] = set()
+
+    def add(self, positions: np.ndarray) -> None:
+        """Note positions in the source; −1 is none."""
+        self._found[positions[positions >= 0]] = True
+
+    def report(self) -> list[str]:
+        """A line for each image that was not named before, and one with their number; all processes call it together."""
+        if jax.process_count() > 1:
+            self._found = multihost_utils.process_allgather(self._found).any(axis=0)
+        # An image may have several positions, where classes are balanced.
+        images = {self._source.ids[position]: int(position) for position in np.flatnonzero(self._found)}
+        lines = [
+            f"skipped: {why_unreadable(self._source, self._to_views, position)}"
+            for name, position in images.items()
+            if name not in self._named
+        ]
+        self._named |= images.keys()
+        count = f"{len(images)} of {len(set(self._source.ids))} images cannot be read and are left out"
+        return [*lines, count] if images else []
+
+
+@dataclasses.dataclass
+class EarlyStop:
+    """Ends a run that no longer improves, by the reference's rule.
+
+    best: by name ("weights", "average"), the epoch and value of the best score.
+    """
+
+    patience: int
+    best: dict[str, list]
+
+    def update(self, epoch: int, scores: dict[str, float]) -> bool:
+        """Note an epoch's scores; whether to stop.
+
+        To stop, neither score may have improved for `patience` epochs, and the average's must be
+        below its best.
+        """
+        for name, value in scores.items():
+            if name not in self.best or value > self.best[name][1]:
+                self.best[name] = [epoch, value]
+        stale = all(epoch - best[0] >= self.patience for best in self.best.values())
+        return stale and scores["average"] < self.best["average"][1]
+
+
+class Preempted(Exception):
+    """The run was asked to end, and what it has done is saved."""
+
+
+class Preemption:
+    """Whether the run has been asked to end (SIGTERM); a context that listens for it.
+
+    With several processes jax.distributed listens, and all of them agree on the question at which to end: so
+    all must ask equally often.
+    """
+
+    def __init__(self):
+        self._asked = False
+        self._questions = 0
+
+    def __enter__(self):
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_):
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self) -> bool:
+        """Whether to save and end now."""
+        if jax.process_count() > 1:
+            self._questions += 1
+            return multihost_utils.reached_preemption_sync_point(self._questions)
+        return self._asked
+
+    def end(self, done: str) -> None:
+        """Raise if it has, where nothing is left to save.
+
+        Args:
+            done: how far the run is.
+
+        Raises:
+            Preempted: it has been asked to end.
+        """
+        if self.reached():
+            raise Preempted(f"asked to end; {done}")
+
+    def _on_signal(self, *_):
+        self._asked = True
+
+
+def host_values(tally) -> dict[str, float]:
+    """Means of the values that a state has tallied since the last log."""
+    tally = {name: float(np.asarray(value)) for name, value in tally.items()}
+    steps = tally.pop("steps")
+    return {name: value / steps for name, value in tally.items()}

@@ -1,0 +1,96 @@
+"""The residual network for 32 px images of BBN, with its two branches (Zhou et al., CVPR 2020; He et al., section 4.2).
+
+Stage and layer names follow BBN's, so that converting weights is a table.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.models.layers.basic import BatchNorm, Conv, add_relu, average_pool
+from cfmlc_jax.models.torch_names import TorchNames
+
+# PyTorch's kaiming_normal_: variance 2 / inputs of an output.
+_kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_Conv = functools.partial(Conv, kernel_init=_kaiming_fan_in)
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions and a shortcut without weights: [b, h, w, c] -> [b, h/stride, w/stride, planes]."""
+
+    planes: int
+    stride: int
+    dtype: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        y = _Conv(self.planes, 3, self.stride, self.dtype, name="conv1")(x)
+        y = jax.nn.relu(self.norm(name="bn1")(y, train=train))
+        y = _Conv(self.planes, 3, 1, self.dtype, name="conv2")(y)
+        y = self.norm(name="bn2")(y, train=train)
+        return add_relu(y, padded_shortcut(x, self.planes, self.stride))
+
+
+def padded_shortcut(x, planes: int, stride: int):
+    """Every stride-th pixel, between zero channels: [b, h, w, c] -> [b, h/stride, w/stride, planes].
+
+    Option A of He et al. (section 4.1), with half of the zeros on each side as in BBN.
+    """
+    zeros = planes - x.shape[-1]
+    x = x[:, ::stride, ::stride]
+    return jnp.pad(x, [(0, 0)] * 3 + [(zeros // 2, zeros - zeros // 2)])
+
+
+class TwoBranchResNet(nn.Module):
+    """Features of images [b, h, w, 3]: maps of all stages, both branches as "map", "pooled" float32 [b, d].
+
+    Behind the last stage two blocks stand side by side, "cb_block" and "rb_block" (for BBN's
+    conventional and re-balanced learning); "map" has the channels of the first and then the second.
+
+    Attributes:
+        stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
+        width: planes of the first stage.
+        dtype: of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with all but its name.
+    """
+
+    stage_sizes: tuple[int, ...]
+    width: int = 16
+    dtype: Any = jnp.float32
+    norm: Any = BatchNorm
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = _Conv(self.width, 3, 1, self.dtype, name="conv1")(x.astype(self.dtype))
+        x = jax.nn.relu(self.norm(name="bn1")(x, train=train))
+        features = {"stem": x}
+        for stage, blocks in enumerate(self.stage_sizes):
+            for i in range(blocks):
+                x = self._block(stage, f"layer{stage + 1}_{i}", downsample=stage > 0 and i == 0)(
+                    x, train=train
+                )
+            features[f"layer{stage + 1}"] = x
+        last = len(self.stage_sizes) - 1
+        branches = {name: self._block(last, name)(x, train=train) for name in ("cb_block", "rb_block")}
+        x = jnp.concatenate(list(branches.values()), axis=-1)
+        return features | branches | {"map": x, "pooled": average_pool(x)}
+
+    def _block(self, stage, name, *, downsample=False):
+        return Block(self.width * 2**stage, 2 if downsample else 1, self.dtype, self.norm, name=name)
+
+
+# 15 blocks, counted along one branch.
+ResNet32 = functools.partial(TwoBranchResNet, stage_sizes=(5, 5, 4))
+
+TORCH = TorchNames(
+    modules=((r"layer(\d)_(\d+)", r"layer\1.\2"),),
+    stem="conv1.weight",
+    head="fc",
+    query2label="backbone.0.body",
+    statistics="cifar",
+    counts_batches=True,
+)

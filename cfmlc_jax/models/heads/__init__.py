@@ -1,0 +1,1 @@
+"""Heads: features of views to logits."""

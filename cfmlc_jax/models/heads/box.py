@@ -1,0 +1,178 @@
+"""The box head of Tang et al. for LVIS: features of regions (RoIs) -> logits, effects, boxes.
+
+What a detector brings: RoI features [r, h, w, c] of one cascade stage (h = w = 7, c = 256 in the
+reference), and in training the label that its assigner gave to each. What it gets: `BoxOutputs`. Each
+stage of a cascade has a `BoxHead` of its own, with its own weights and its own mean feature. For
+inference:
+
+    stages = [background_exempt(out.factual, out.counterfactual, background=…) for out in outputs]
+    scores = average_stages(stages)
+
+The reference has the head twice, for mmdetection 2.4 ("lvis1.0") and 1.1 ("lvis_old"): `VARIANTS`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.causal import effects
+from cfmlc_jax.models.heads.pooled import CosineClassifier
+from cfmlc_jax.models.layers.basic import Dense
+
+BACKGROUNDS = ("first", "last")
+COUNTED = ("foreground", "positive_labels")
+# What differs between the reference's two heads, as fields of `BoxHead`.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lvis1.0": {"background": "last", "epsilon": 1e-9},
+    "lvis_old": {"background": "first", "epsilon": 0.0},
+}
+# 1 − 0.1 · 0.002, the reference's constant.
+MU = 0.9998
+ALPHA = 1.5
+
+
+@flax.struct.dataclass
+class BoxOutputs:
+    """What a stage says of every region.
+
+    factual: [r, k + 1] logits of the classes and the background; the loss is their cross-entropy.
+    counterfactual: [r, k + 1] logits of the mean feature's part of them.
+    deltas: [r, 4] shift and scale of the box, the same for all classes.
+    features: [r, d] after the shared layers.
+    """
+
+    factual: Any
+    counterfactual: Any
+    deltas: Any
+    features: Any
+
+
+class BoxHead(nn.Module):
+    """Two shared layers, causal-norm classes and one box: RoI features [r, h, w, c] -> `BoxOutputs`.
+
+    The mean feature ("batch_stats", "fc_cls/mean_feature") moves in training only, over the regions
+    that count; a batch in which none counts leaves it as it is (the reference's becomes NaN for good).
+
+    Shared layers start Xavier-uniform, boxes normal with deviation 0.001, biases zero, as in
+    "lvis1.0".
+
+    Attributes:
+        num_classes: k, without the background.
+        background: "last" row of the logits or "first". Labels number the rows: with "last" classes
+            are 0 … k − 1 and the background is k, with "first" it is 0 and classes are 1 … k.
+        epsilon: added to every norm of the classifier.
+        counted: regions in the mean feature: "foreground", or "positive_labels", the reference's
+            label > 0, which with the background last takes the background in and leaves class 0 out.
+        hidden: d, width of the shared layers.
+        num_heads: K of the classifier.
+        tau: of the classifier.
+        gamma: of the classifier.
+        dtype: of the shared layers' computation; the rest is float32.
+
+    Raises:
+        ValueError: an unknown background or counted, or training without labels.
+        InputError: heads that do not divide `hidden`.
+    """
+
+    num_classes: int
+    background: str = "last"
+    epsilon: float = 1e-9
+    counted: str = "foreground"
+    hidden: int = 1024
+    num_heads: int = 2
+    tau: float = 16.0
+    gamma: float = 1 / 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, roi_features, *, train: bool, labels=None, mu=MU) -> BoxOutputs:
+        """Logits and boxes; in training the mean feature moves first.
+
+        Args:
+            roi_features: of all regions of the batch.
+            train: whether the mean feature is updated.
+            labels: int [r], the row of each region, −1 for regions that are padding and count nowhere;
+                only training needs them.
+            mu: share of the mean feature that is kept.
+        """
+        counted = self._counted(labels) if train else None
+        # Channels first, so that weights of the reference need only be transposed.
+        x = roi_features.transpose(0, 3, 1, 2).reshape(len(roi_features), -1)
+        for name in ("shared_fcs_0", "shared_fcs_1"):
+            x = nn.relu(self._dense(self.hidden, nn.initializers.xavier_uniform(), self.dtype, name)(x))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        logits = CosineClassifier(
+            self.num_classes + 1,
+            num_heads=self.num_heads,
+            tau=self.tau,
+            gamma=self.gamma,
+            epsilon=self.epsilon,
+            name="fc_cls",
+        )(x, train=train, mu=mu, counted=counted)
+        deltas = self._dense(4, nn.initializers.normal(0.001), jnp.float32, "fc_reg")(x)
+        return BoxOutputs(
+            factual=logits.factual, counterfactual=logits.counterfactual, deltas=deltas, features=x
+        )
+
+    def _dense(self, features, kernel_init, dtype, name):
+        return Dense(
+            features, kernel_init=kernel_init, bias_init=nn.initializers.zeros, dtype=dtype, name=name
+        )
+
+    def _counted(self, labels):
+        """Which regions the mean feature is of: [r] -> bool [r]."""
+        if labels is None:
+            raise ValueError("a box head in training needs the labels of its regions")
+        if self.counted not in COUNTED:
+            raise ValueError(f"counted {self.counted!r} is not one of {', '.join(COUNTED)}")
+        if self.counted == "positive_labels":
+            return labels > 0
+        return (labels >= 0) & (labels != background_row(self.background, self.num_classes + 1))
+
+
+def background_row(background: str, rows: int) -> int:
+    """Index of the background among the rows of the logits.
+
+    Raises:
+        ValueError: neither "first" nor "last".
+    """
+    if background not in BACKGROUNDS:
+        raise ValueError(f"background {background!r} is not one of {', '.join(BACKGROUNDS)}")
+    return 0 if background == "first" else rows - 1
+
+
+def background_exempt(factual, counterfactual, *, alpha: float = ALPHA, background: str):
+    """Probabilities in which the effect reorders the classes only: two [r, k + 1] -> [r, k + 1].
+
+    The background keeps its factual probability; the rest is shared out among the classes by a
+    softmax of their total direct effects. Rows sum to 1. (The reference divides a softmax over all rows
+    by its sum over the classes, with 1e-10 added to both, and so loses the sum of 1 where the
+    background's effect is far above the others.)
+
+    Raises:
+        ValueError: an unknown background.
+    """
+    rows = factual.shape[-1]
+    is_class = jnp.broadcast_to(jnp.arange(rows) != background_row(background, rows), factual.shape)
+    plain = jax.nn.softmax(factual, axis=-1)
+    effect = effects.total_direct_effect(factual, counterfactual, alpha)
+    share = jax.nn.softmax(effect, axis=-1, where=is_class)
+    of_classes = jnp.where(is_class, plain, 0).sum(axis=-1, keepdims=True)
+    return jnp.where(is_class, of_classes * share, plain)
+
+
+def average_stages(stages: Sequence, *, second_softmax: bool = False):
+    """Scores of a cascade, the mean of its stages' probabilities: several [r, k + 1] -> [r, k + 1].
+
+    Args:
+        stages: probabilities by stage (`background_exempt`).
+        second_softmax: take a softmax of the mean as if it were logits, as the reference's
+            post-processing does. The order within a region stays, but all scores shrink to about
+            1/(k + 2.7) … e/(k + 2.7), and its score thresholds (1e-5 and 0) are for these.
+    """
+    mean = sum(stages) / len(stages)
+    return jax.nn.softmax(mean, axis=-1) if second_softmax else mean

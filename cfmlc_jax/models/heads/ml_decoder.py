@@ -1,0 +1,117 @@
+"""ML-Decoder: a few fixed random queries ask a map of features, each for a group of classes.
+
+Ridnik et al., WACV 2023 (arXiv:2111.12933).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.heads.linear import by_branch
+from cfmlc_jax.models.layers.basic import Dense, LayerNorm
+from cfmlc_jax.models.layers.transformer import DROPOUT, DecoderLayer
+from cfmlc_jax.models.torch_names import HeadNames
+
+_EMBEDDING = 768
+_ATTENTION_HEADS = 8
+_FEED_FORWARD = 2048
+# The published number of queries.
+_GROUPS = 100
+
+
+class MLDecoder(nn.Module):
+    """Logits of features["map"] [b, v, h, w, d], each [b, v, k], from a whole decoder for each branch.
+
+    Attributes:
+        num_classes: k.
+        attention: a key of `naming.BRANCHES`.
+        dtype: of the decoders; softmax, norms' statistics and logits are at least float32.
+        groups: queries, at most k; negative: 100.
+
+    Raises:
+        InputError: no groups.
+    """
+
+    num_classes: int
+    attention: str
+    dtype: Any = jnp.float32
+    groups: int = _GROUPS
+
+    @nn.compact
+    def __call__(self, features, *, train: bool):
+        groups = number_of_queries(self.groups, self.num_classes)
+        b, v, h, w, d = features["map"].shape
+        tokens = features["map"].reshape(b, v, h * w, d)
+        return by_branch(
+            self.attention,
+            lambda name: Branch(self.num_classes, groups, self.dtype, name=name)(tokens, train=train),
+        )
+
+
+class Branch(nn.Module):
+    """One logit per class from tokens: [b, v, n, d] -> [b, v, k].
+
+    Attributes:
+        num_classes: k.
+        queries: g; each speaks for ⌈k / g⌉ classes, the last for what remains.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    queries: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens, *, train: bool):
+        memory = jax.nn.relu(Dense(_EMBEDDING, dtype=self.dtype, name="embed_standart")(tokens))
+        query = self.param("query_embed", nn.initializers.normal(1.0), (self.queries, _EMBEDDING))
+        query = query.astype(self.dtype).reshape(1, 1, self.queries, _EMBEDDING)
+        if train:  # only dropout tells the queries of one view from another's
+            query = jnp.broadcast_to(query, (*tokens.shape[:2], *query.shape[2:]))
+        query = query + nn.Dropout(DROPOUT)(query, deterministic=not train)
+        query = LayerNorm(dtype=self.dtype, name="norm1")(query)
+        decoder = DecoderLayer(_ATTENTION_HEADS, _FEED_FORWARD, self.dtype, name="decoder")
+        return self._logits_of_groups(decoder(query, memory, train=train))
+
+    def _logits_of_groups(self, x):
+        """[b, v, g, d] -> [b, v, k], at least float32, as in `layers.Linear`."""
+        each = -(-self.num_classes // self.queries)
+        shape = (self.queries, _EMBEDDING, each)
+        # PyTorch's fans of such a shape: 768·each in, g·each out.
+        xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", in_axis=1, out_axis=0)
+        pooling = self.param("duplicate_pooling", xavier, shape)
+        bias = self.param("duplicate_pooling_bias", nn.initializers.zeros, (self.num_classes,))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        logits = jnp.einsum("bvgd,gde->bvge", x, pooling)
+        logits = logits.reshape(*logits.shape[:2], self.queries * each)[..., : self.num_classes]
+        return logits + bias.reshape(1, 1, self.num_classes)
+
+
+def number_of_queries(groups: int, num_classes: int) -> int:
+    """Queries for so many groups asked for: at most one per class; 100 for a negative number.
+
+    Raises:
+        InputError: no groups.
+    """
+    if groups == 0:
+        raise InputError("an ML-Decoder head of 0 groups has no logits; take 1 or more, or -1 for 100")
+    return min(groups if groups > 0 else _GROUPS, num_classes)
+
+
+# "embed_standart" is the published checkpoints' spelling.
+TORCH = HeadNames(
+    prefix=lambda backbone: backbone.head.partition(".")[0],
+    branch="head",
+    bias="decoder.duplicate_pooling_bias",
+    queries="decoder.query_embed.weight",
+    inner=(
+        (r"norm1", "decoder.layers.0.norm1"),
+        (r"decoder", "decoder.layers.0"),
+        (r"query_embed", "decoder.query_embed.weight"),
+        (r"(embed_standart|duplicate_pooling|duplicate_pooling_bias)", r"decoder.\1"),
+    ),
+)
+FROZEN = (r"head/\w+/query_embed",)

@@ -1,0 +1,185 @@
+"""Classifiers of pooled features for long tails: features [..., d] -> `Logits` of k classes.
+
+All are called alike, `classifier(features, train=…, mu=…, counted=…)`, compute in float32 or wider,
+and are found by name in `CLASSIFIERS`. `heads.PooledHead` makes a head of each.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cfmlc_jax.causal import mean_feature as mean_features
+from cfmlc_jax.models.layers.basic import uniform_within
+
+NORMS = ("causal", "cosine", "capsule")
+MU = 0.9
+
+
+@flax.struct.dataclass
+class Logits:
+    """What a classifier says of each image.
+
+    factual: [..., k] its ordinary logits, those that are trained.
+    counterfactual: [..., k] what it says of the mean feature alone (`causal_norm.logits`), so that
+        `effects.total_direct_effect(factual, counterfactual, alpha)` is the prediction of Tang et
+        al. for any alpha; None where a classifier has no mean feature.
+    cosine: [...] of the features with the mean feature, averaged over heads; None likewise.
+    """
+
+    factual: Any
+    counterfactual: Any = None
+    cosine: Any = None
+
+
+class CosineClassifier(nn.Module):
+    """Multi-head cosine logits and their counterfactual: [..., d] -> `Logits` of [..., k].
+
+    The reference's prediction, tau/K · Σ_j <x_j − alpha·cos_j·e_j, w_cj>, is the total direct effect
+    factual − alpha·counterfactual: alpha is chosen after training, and 0 leaves the factual logits.
+
+    The norm decides by what lengths products are divided:
+
+    - "causal": ‖x‖·(‖w‖ + gamma), the de-confounded classifier;
+    - "cosine": ‖x‖·‖w‖;
+    - "capsule": (1 + ‖x‖)·‖w‖, long features count more (Liu et al., CVPR 2019). The reference
+      has this norm of features but no classifier that uses it.
+
+    In training the mean feature, variable "mean_feature" of collection "batch_stats", float32 [d],
+    takes in the batch before the logits are computed (`causal_norm.moving_sum`). A zero feature, or
+    a mean feature that has seen no training, has no direction to be removed: the projection is
+    zero and the effect is the factual prediction (the reference's is NaN).
+
+    Attributes:
+        num_classes: k.
+        norm: one of `NORMS`.
+        num_heads: K, slices of the features that are normalised by themselves.
+        tau: factor of the mean cosine.
+        gamma: added to the norms of weights by "causal".
+        epsilon: added to every norm; the detector's heads have 1e-9.
+
+    Raises:
+        InputError: heads that do not divide the features.
+        ValueError: another norm.
+    """
+
+    num_classes: int
+    norm: str = "causal"
+    num_heads: int = 2
+    tau: float = 16.0
+    gamma: float = 1 / 32
+    epsilon: float = 0.0
+
+    @nn.compact
+    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
+        """Logits; in training the mean feature moves first.
+
+        Args:
+            features: pooled features.
+            train: whether the mean feature is updated; "batch_stats" must be mutable then.
+            mu: share of the mean feature that is kept (`optim.schedules.moving_average_rates`).
+            counted: [...] True for the rows whose features count in the mean; None: all.
+        """
+        if self.norm not in NORMS:
+            raise ValueError(f"norm {self.norm!r} is not one of {', '.join(NORMS)}")
+        d = features.shape[-1]
+        kernel = self.param("kernel", uniform_within(d**-0.5), (d, self.num_classes))
+        mean_feature = self.variable("batch_stats", "mean_feature", jnp.zeros, (d,), jnp.float32)
+        if train and not self.is_initializing():
+            mean_feature.value = mean_features.moving_sum(mean_feature.value, features, mu, counted)
+        factual, counterfactual = mean_features.logits(
+            features,
+            kernel,
+            mean_feature.value,
+            num_heads=self.num_heads,
+            tau=self.tau,
+            weight_offset=self.epsilon + (self.gamma if self.norm == "causal" else 0.0),
+            feature_offset=self.epsilon + (1.0 if self.norm == "capsule" else 0.0),
+            mean_offset=self.epsilon,
+        )
+        cosines = mean_features.cosines(features, mean_feature.value, self.num_heads)
+        return Logits(factual, counterfactual, cosines.mean(axis=-1))
+
+
+class LinearClassifier(nn.Module):
+    """Plain linear logits, without a counterfactual: [..., d] -> `Logits` of [..., k].
+
+    Attributes:
+        num_classes: k.
+        use_bias: whether classes have a bias; the reference's have none.
+    """
+
+    num_classes: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
+        """Logits; training is no different, and there is no mean feature for mu and counted."""
+        d = features.shape[-1]
+        kernel = self.param("kernel", uniform_within(d**-0.5), (d, self.num_classes))
+        bias = self.param("bias", uniform_within(d**-0.5), (self.num_classes,)) if self.use_bias else None
+        return Logits(_affine(features, kernel, bias))
+
+
+class ScaledClassifier(nn.Module):
+    """Learnable weight scaling, (Wx + b)·scales with only the scales trained: [..., d] -> `Logits`.
+
+    W and b are those of a first stage (Kang et al., "Decoupling", ICLR 2020) and get no gradient
+    here. An optimiser that decays weights must leave them out as well (`FROZEN`). A first stage without
+    a bias leaves b at zero; the reference's stays as it was drawn.
+
+    Attributes:
+        num_classes: k.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
+        """Logits; training is no different, and there is no mean feature for mu and counted."""
+        d, k = features.shape[-1], self.num_classes
+        kernel = self.param("kernel", uniform_within(d**-0.5), (d, k))
+        bias = self.param("bias", nn.initializers.zeros, (k,))
+        scales = self.param("scales", nn.initializers.ones, (k,))
+        plain = _affine(features, jax.lax.stop_gradient(kernel), jax.lax.stop_gradient(bias))
+        return Logits(plain * _last(scales, plain))
+
+
+# What learnable weight scaling does not train: all but its scales. The backbone's batch statistics still
+# drift in training, as the reference's do.
+FROZEN = (r"backbone/.*", r"head/whole/(kernel|bias)")
+
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "causal_norm": functools.partial(CosineClassifier, norm="causal"),
+    "cosine": functools.partial(CosineClassifier, norm="cosine"),
+    "capsule": functools.partial(CosineClassifier, norm="capsule"),
+    "dot_product": LinearClassifier,
+    "lws": ScaledClassifier,
+}
+
+
+def tau_norm(kernel, tau: float):
+    """Weights of a linear classifier with their lengths evened out, w / ‖w‖^tau: [d, k] -> [d, k].
+
+    Tau 0 leaves them, 1 makes all of length 1 (Kang et al., "Decoupling", ICLR 2020). A class whose
+    weights are all zero keeps them.
+    """
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    squared = (kernel * kernel).sum(axis=0, keepdims=True)
+    return kernel / jnp.where(squared > 0, squared, 1) ** (tau / 2)
+
+
+def _affine(x, kernel, bias):
+    """Wx + b at full precision, at least float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+    return y if bias is None else y + _last(bias, y)
+
+
+def _last(vector, x):
+    """A vector [k] as broad as x [..., k]."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

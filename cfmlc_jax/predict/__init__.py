@@ -1,0 +1,1 @@
+"""The command that classifies images by a checkpoint."""

@@ -1,0 +1,46 @@
+"""Every field of the configuration, those that differ from the defaults first."""
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.report import tables
+from cfmlc_jax.report.markup import Markup, element
+from cfmlc_jax.report.run_files import Run
+from cfmlc_jax.report.sections.layout import absent, fold, section
+
+
+def configuration(run: Run) -> Markup:
+    """Two tables of fields: what was chosen, and what is as by default."""
+    if run.config is None:
+        return section("configuration", "Configuration", absent("There is no config.json here."))
+    fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default()))
+    chosen = {name: value for name, value in fields.items() if defaults.get(name, _NOTHING) != value}
+    rest = {name: value for name, value in fields.items() if name not in chosen}
+    lede = (
+        "Fields that differ from the defaults of cfmlc_jax/config.py, which are the paper’s recipe for COCO."
+    )
+    return section(
+        "configuration",
+        "Configuration",
+        tables.table(
+            ["field", "value", "default"],
+            [[_code(name), _code(value), _code(defaults.get(name, ""))] for name, value in chosen.items()],
+            caption="Fields that differ from the defaults",
+        ),
+        fold(
+            f"{len(rest)} fields as by default",
+            tables.table(
+                ["field", "value"],
+                [[_code(n), _code(v)] for n, v in rest.items()],
+                caption="Fields as by default",
+            ),
+        ),
+        lede=lede,
+    )
+
+
+_NOTHING = object()
+
+
+def _code(value):
+    if isinstance(value, list):
+        value = f"({', '.join(str(entry) for entry in value)})"
+    return element("code", "“”" if value == "" else str(value))

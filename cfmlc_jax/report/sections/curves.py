@@ -1,0 +1,128 @@
+"""Precision against recall, and what a threshold does."""
+
+import numpy as np
+
+from cfmlc_jax import metrics
+from cfmlc_jax.report import scales, series, tables
+from cfmlc_jax.report.line_chart import line_chart, small_chart
+from cfmlc_jax.report.markup import Markup, element
+from cfmlc_jax.report.run_files import Run, Split
+from cfmlc_jax.report.sections.layout import fold, of_split, panels, section
+from cfmlc_jax.report.series import Series, title
+from cfmlc_jax.results.scores import probabilities
+
+# Where curves are read off.
+RECALLS = np.linspace(0.0, 1.0, 101)
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+WEAKEST = 12
+
+
+def curves(run: Run) -> Markup | None:
+    """Precision-recall curves over all cells and of the weakest classes; metrics over thresholds."""
+    if not run.splits or run.evidence is None:
+        return None
+    lede = (
+        "Precision and recall over all decisions, every image and class counted once, and overall F1 (OF1) against the "
+        "threshold on probabilities."
+    )
+    blocks = [_split(run, split, run.evidence.class_names) for split in run.splits]
+    return section("curves", "Precision, recall, thresholds", *blocks, lede=lede)
+
+
+def _split(run: Run, split: Split, names):
+    logits = split.logits
+    shown = series.chief(split.predictions)
+    unit = scales.fixed("recall, %", 0, 100, 20)
+    recall = [
+        _line(
+            name, zip((100 * RECALLS).tolist(), pooled_precision(logits[name], split.scores.labels).tolist())
+        )
+        for name in shown
+    ]
+    over = [_line(name, _f1(logits[name], split.scores.labels)) for name in shown]
+    return of_split(
+        run,
+        split.name,
+        panels(
+            line_chart("Precision and recall", recall, unit, scales.fixed("precision, %", 0, 100, 20)),
+            line_chart(
+                "Overall F1 and threshold",
+                over,
+                scales.fixed("threshold", 0, 1, 0.2),
+                scales.fixed("OF1, %", 0, 100, 20),
+            ),
+            wide=True,
+        ),
+        fold("Thresholds in numbers", _numbers(split)),
+        _weakest(split, logits["combined"], logits["whole"], names),
+    )
+
+
+def _line(name, points):
+    return Series(title(name), series.colour(name), list(points))
+
+
+def precision_at(scores, positive, recalls) -> np.ndarray:
+    """Highest precision with at least each recall: [n], bool [n], [r] -> [r] in [0, 1], NaN without positives."""
+    if not positive.any():
+        return np.full(len(recalls), np.nan)
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    hits = np.cumsum(positive[order])[last_of_tie]
+    precision = hits / (np.flatnonzero(last_of_tie) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return envelope[np.searchsorted(hits / hits[-1], np.minimum(recalls, 1.0) - 1e-12)]
+
+
+def pooled_precision(logits, labels) -> np.ndarray:
+    """`precision_at` of `RECALLS` over all cells, in percent."""
+    chances = probabilities(logits).ravel()
+    return 100 * precision_at(chances, labels.ravel() > 0, RECALLS)
+
+
+def _f1(logits, labels):
+    chances = probabilities(logits)
+    return [(t, metrics.thresholded(chances, labels, t)["OF1"]) for t in THRESHOLDS]
+
+
+def _numbers(split: Split):
+    thresholds = split.average["thresholds"]
+    rows: list[list[tables.Cell]] = [
+        [f"{title(name)}, {at.replace('top3', 'top 3')}", *(float(found[metric]) for metric in found)]
+        for name in split.predictions
+        for at, found in thresholds[name].items()
+    ]
+    header = ["prediction, threshold", *thresholds["combined"]["0.50"]]
+    return tables.table(header, rows, caption=f"Metrics over thresholds on {split.name}, percent", tall=True)
+
+
+def _weakest(split: Split, combined, whole, names):
+    labels = split.scores.labels > 0
+    ap = np.where(
+        labels.any(axis=0), metrics.average_precision(combined, split.scores.labels, "sklearn"), np.nan
+    )
+    order = [k for k in np.argsort(ap, kind="stable").tolist() if not np.isnan(ap[k])][:WEAKEST]
+    charts = [
+        small_chart(
+            names[k],
+            f"AP {100 * ap[k]:.1f} %",
+            [
+                Series(
+                    of,
+                    colour,
+                    list(zip(RECALLS.tolist(), precision_at(x[:, k], labels[:, k], RECALLS).tolist())),
+                )
+                for of, colour, x in (("whole image", "whole", whole), ("combined", "combined", combined))
+            ],
+        )
+        for k in order
+    ]
+    note = element(
+        "p",
+        "Precision upwards, recall to the right, both 0 to 1; of combined (colour) and whole image (grey).",
+    )
+    return fold(
+        f"Precision and recall of the {len(order)} weakest classes",
+        note,
+        element("div", *charts, class_="smalls"),
+    )

@@ -1,0 +1,151 @@
+"""The images that are predicted best and worst, with what each shown class looked at."""
+
+from collections.abc import Sequence
+
+from cfmlc_jax.predict import overlay
+from cfmlc_jax.report import tables
+from cfmlc_jax.report.markup import Markup, element
+from cfmlc_jax.report.run_files import Run
+from cfmlc_jax.report.sections.layout import of_split, section
+from cfmlc_jax.results.evidence import Exhibit, ShownClass
+
+SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
+MANY_LABELS = (
+    "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
+    "probable ones, or those that cost most."
+)
+ONE_LABEL = "The images with the lowest and the highest cross-entropy of the factual prediction, and the three most probable classes of each."
+HEADINGS = {"best": "Lowest loss", "worst": "Highest loss"}
+
+
+def gallery(run: Run) -> Markup | None:
+    """Photos, each with a panel for three classes: patches fade where they weigh little."""
+    if run.evidence is None:
+        return None
+    blocks = []
+    for number, (split, kinds) in enumerate(run.evidence.exhibits.items()):
+        shown = [
+            element(
+                "div",
+                element("h4", HEADINGS[kind]),
+                *(
+                    _exhibit(
+                        exhibit,
+                        f"photo-{number}-{kind}-{i}",
+                        run.evidence.class_names,
+                        run.evidence.cells,
+                        _most_probable(exhibit) if run.one_label else None,
+                    )
+                    for i, exhibit in enumerate(exhibits)
+                ),
+            )
+            for kind, exhibits in kinds.items()
+            if exhibits
+        ]
+        blocks.append(of_split(run, split, *shown))
+    lede = ONE_LABEL if run.one_label else MANY_LABELS
+    if run.evidence.cells is not None:
+        lede += (
+            f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {overlay.PIVOT:g} times an "
+            "equal share, for below that no patch stands out. Dashed boxes are the class’s objects. The effect is the class’s logit less that without its pivot patch."
+        )
+    return section("gallery", "Best and worst images", *blocks, lede=lede)
+
+
+def _most_probable(exhibit: Exhibit) -> int:
+    """The class that an image of one label was taken for."""
+    return max(exhibit.classes, key=lambda shown: shown.probability).label
+
+
+def _exhibit(exhibit: Exhibit, anchor: str, names: Sequence[str], cells, only: int | None):
+    """An image and its classes; `only` is the one predicted class, None where each is decided by itself."""
+    labels = ", ".join(names[k] for k in exhibit.labels)
+    scale = SIDE / max(exhibit.width, exhibit.height)
+    width, height = exhibit.width * scale, exhibit.height * scale
+    image = element(
+        "image", id=anchor, href=f"data:image/jpeg;base64,{exhibit.jpeg}", width=width, height=height,
+        preserveAspectRatio="none",
+    )  # fmt: skip
+    photo = element(
+        "figure",
+        _canvas([image], width, height, f"Image {exhibit.id} with {labels}"),
+        element("figcaption", element("strong", labels), element("span", exhibit.id), element("span", f"loss {exhibit.loss:.3f}")),
+    )  # fmt: skip
+    if cells is None:
+        # Without patches a photo for each class would be the same photo.
+        listed = [
+            element("li", element("strong", names[s.label]), " ", *_facts(s, only)) for s in exhibit.classes
+        ]
+        return element("div", photo, element("ul", *listed, class_="judged"), class_="exhibit plain")
+    classes = [_class(shown, anchor, width, height, names, cells, only) for shown in exhibit.classes]
+    return element("div", photo, *classes, class_="exhibit")
+
+
+def _class(shown: ShownClass, anchor, width, height, names, cells, only):
+    name = names[shown.label]
+    parts = [] if shown.weights is None else _patches(shown.weights, cells, anchor, width, height)
+    parts += [_box(box, width, height) for box in shown.boxes]
+    text = f"{name}: probability {shown.probability:.2f}, {_verdict(shown, only)[0]}"
+    return element(
+        "figure",
+        _canvas(parts, width, height, text),
+        element("figcaption", element("strong", name), *_facts(shown, only)),
+    )
+
+
+def _facts(shown: ShownClass, only: int | None):
+    verdict, mark = _verdict(shown, only)
+    facts = [element("span", f"{shown.probability:.2f} · ", element("em", verdict, class_=mark))]
+    if shown.weights is not None:
+        facts.append(element("span", f"{overlay.weight_text(shown.weights)} {max(shown.weights):.2f}"))
+    if shown.effect is not None:
+        facts.append(element("span", f"effect {tables.signed(shown.effect)}"))
+    return facts
+
+
+def _verdict(shown: ShownClass, only: int | None) -> tuple[str, str]:
+    predicted = shown.probability > 0.5 if only is None else shown.label == only
+    if shown.present:
+        return ("found", "right") if predicted else ("missed", "wrong")
+    return ("false alarm", "wrong") if predicted else ("rightly not seen", "right")
+
+
+def _canvas(parts, width, height, text):
+    box = f"0 0 {width:.2f} {height:.2f}"
+    return element("svg", *parts, viewBox=box, class_="photo", role="img", aria_label=text)
+
+
+def _patches(weights, cells, anchor, width, height):
+    """The photo darkened, and over it every patch as bright as it weighs, the heaviest on top."""
+    pivot, heaviest = overlay.pivot_of(weights), max(weights)
+    boxes = [(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in cells]
+    parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - overlay.FADED)]
+    for p in sorted(range(len(boxes)), key=lambda p: weights[p]):
+        x, y, w, h = boxes[p]
+        cut = element(
+            "svg", element("use", href=f"#{anchor}"), _shade(x, y, w, h, (1 - overlay.FADED) * (1 - weights[p] / heaviest)),
+            x=x, y=y, width=w, height=h, viewBox=f"{x:.2f} {y:.2f} {w:.2f} {h:.2f}",
+        )  # fmt: skip
+        parts += [cut, element("rect", x=x, y=y, width=w, height=h, class_="patch")]
+    if pivot is not None:
+        x, y, w, h = boxes[pivot]
+        inner = {"x": x + 1.5, "y": y + 1.5, "width": max(w - 3, 1.0), "height": max(h - 3, 1.0)}
+        parts += [element("rect", class_="pivot-halo", **inner), element("rect", class_="pivot", **inner)]
+    parts += [_tag(boxes[p], weights[p]) for p in range(len(boxes)) if boxes[p][2] > 40 and boxes[p][3] > 22]
+    return parts
+
+
+def _shade(x, y, w, h, strength):
+    return element("rect", x=x, y=y, width=w, height=h, fill_opacity=f"{strength:.3f}", class_="shade")
+
+
+def _tag(box, weight):
+    return element("text", f"{weight:.0%}", x=box[0] + 6, y=box[1] + 15, class_="weight")
+
+
+def _box(box, width, height):
+    x0, y0, x1, y1 = box
+    place = {"x": x0 * width, "y": y0 * height, "width": (x1 - x0) * width, "height": (y1 - y0) * height}
+    return element(
+        "g", element("rect", class_="object-halo", **place), element("rect", class_="object", **place)
+    )

@@ -1,0 +1,32 @@
+"""Aligned text tables for consoles and Markdown."""
+
+from collections.abc import Sequence
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, padded so that it reads as plain text too; numbers to the right.
+
+    Floats are shown with two decimals, NaN as a dash.
+    """
+    cells = [[str(title) for title in header], *([_cell(value) for value in row] for row in rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))
+    ]
+    rule = [("-" * (w - 1) + ":") if right else "-" * w for w, right in zip(widths, numeric, strict=True)]
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(line, widths, numeric, strict=True)
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.2f}"
+    return str(value)

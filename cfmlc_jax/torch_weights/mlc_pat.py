@@ -1,0 +1,514 @@
+"""PyTorch weights to our variables and back. Strict: every entry has its place or is an error.
+
+The names are tables beside the modules (`models.naming`); here is what they have in common.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.torch_names import (
+    BRANCHES,
+    Dialect,
+    HeadNames,
+    Table,
+    from_torch_layout,
+    to_torch_layout,
+    torch_key,
+)
+
+# InPlaceABN keeps its scale away from zero by this much, whatever the weight's sign.
+_IN_PLACE = np.float32(1e-5)
+_COUNTER = "num_batches_tracked"
+# At most so many names of each kind in an error's one line.
+_LISTED = 12
+# A block of a backbone by its stage and its number there, in the names of all backbones and dialects.
+_BLOCK = re.compile(r"\b(?:layer|layers\.|stage|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?(\d+)\.")
+_INSIDE = re.compile(r"\b(?:layer|layers\.|stage|features\.)\d+\.")
+# What a module is called that holds a moving average.
+_AVERAGED = re.compile("ema|averag|swa|shadow|teacher|momentum", re.IGNORECASE)
+# Numbers of classes of ImageNet: 1k, and the usual ones of 21k.
+_IMAGENET = (1000, 10450, 11221, 21841, 21842, 21843)
+
+
+class Architecture(NamedTuple):
+    """What a state_dict says of the model it belongs to, besides the backbone.
+
+    num_classes: k; 0 of a backbone without a head.
+    attention: a key of `naming.BRANCHES`; "none" without a head.
+    head: a key of `build.HEADS` with names in PyTorch; "" without a head.
+    groups: queries of an ML-Decoder head; 0 for others.
+    """
+
+    num_classes: int
+    attention: str
+    head: str
+    groups: int
+
+
+class Entry(NamedTuple):
+    """A variable of ours and where it is in PyTorch.
+
+    path: collection, modules, name.
+    key: in the state_dict.
+    torch_shape: with PyTorch's axes.
+    """
+
+    path: tuple[str, ...]
+    key: str
+    torch_shape: tuple[int, ...]
+
+
+def unwrapped(
+    state_dict: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+    """(entries without the path of the module that holds the model, those of its moving average or None).
+
+    Lightning saves a model under the name of an attribute, "model.", or "net." or any other, and its
+    average beside it under "ema_model." and the like. Where the model lies is told by the first
+    layer's kernel. Entries outside of it keep their names; of an average by itself, it is the model.
+
+    Raises:
+        InputError: several models, none of them called an average.
+    """
+    paths = _paths_of_models(state_dict)
+    averages = [path for path in paths if _AVERAGED.search(path)]
+    models = [path for path in paths if path not in averages] or averages[:1]
+    averages = [path for path in averages if path not in models]
+    models = [""] if "" in models else models
+    if len(models) > 1 or len(averages) > 1:
+        raise InputError(
+            f"the entries are of several models ({_some([path or 'no prefix' for path in paths], _LISTED)}); save "
+            "the one that is meant: torch.save(model.state_dict(), FILE)"
+        )
+    if not models:
+        return dict(state_dict), None
+    average = {key for key in state_dict if averages and key.startswith(averages[0])}
+    weights = {key.removeprefix(models[0]): array for key, array in state_dict.items() if key not in average}
+    if not average:
+        return weights, None
+    return weights, {key.removeprefix(averages[0]): state_dict[key] for key in state_dict if key in average}
+
+
+def _paths_of_models(state_dict):
+    """Of every model among the entries the path before its names, "" or one that ends with a dot; the outer ones.
+
+    What holds less than an eighth of the entries is no model, but a layer that happens to have such a name.
+    """
+    paths = set()
+    for key in state_dict:
+        stem = next((stem for stem in _stems() if key == stem or key.endswith(f".{stem}")), None)
+        # Stages and blocks have layers of their own by such names.
+        if stem is not None and not _INSIDE.search(key.removesuffix(stem)):
+            paths.add(key.removesuffix(stem))
+    outer = [path for path in paths if not any(path != x and path.startswith(x) for x in paths if x)]
+    held = {path: sum(key.startswith(path) for key in state_dict) for path in outer}
+    return sorted(path for path in outer if 8 * held[path] >= len(state_dict))
+
+
+@functools.cache
+def _stems():
+    """Keys of the first layers' kernels, of all backbones, plain and in Query2Label; the longest first."""
+    names = [backbone.torch for backbone in catalogue.BACKBONES.values()]
+    plain = {stem for of in names for stem in (of.stem, *(dialect.sign for dialect in of.dialects))}
+    within = {f"{of.query2label}.{of.stem}" for of in names}
+    return sorted(plain | within, key=len, reverse=True)
+
+
+def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> str:
+    """The model whose weights these are, by its entries, `unwrapped`.
+
+    Raises:
+        InputError: none of `build.names`, or several.
+    """
+    depths = _depths(state_dict)
+    candidates = [
+        name for name in catalogue.names() if _is_near(name, state_dict) and _depths_of(name) == depths
+    ]
+    problems = {name: _problems(name, state_dict, allow) for name in candidates}
+    fitting = [name for name in candidates if not problems[name]]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise InputError(f"the weights are of {' or '.join(fitting)}; give one as --model")
+    if not candidates:
+        raise InputError(
+            f"the weights are of no model here: {len(state_dict)} entries ({_some(list(state_dict), 3)}), stages of "
+            f"{', '.join(map(str, depths)) or 'no'} blocks; known are {', '.join(catalogue.names())}"
+        )
+    nearest = min(candidates, key=lambda name: sum(len(entries) for _, entries in problems[name]))
+    others = [name for name in candidates if name != nearest]
+    raise InputError(
+        f"these are not the weights of {nearest}: {_told(problems[nearest])}"
+        + (f"; nor of {', '.join(others)}" if others else "")
+    )
+
+
+def _is_near(name, state_dict):
+    """Whether entries lie where a model's backbone does, in Query2Label or by itself."""
+    inside = any(key.startswith("backbone.") for key in state_dict)
+    return name.startswith(catalogue.QUERY2LABEL) == inside
+
+
+def _depths(state_dict):
+    """Blocks in each stage, by the keys."""
+    blocks = {found.groups() for found in map(_BLOCK.search, state_dict) if found}
+    stages = sorted({int(stage) for stage, _ in blocks})
+    return tuple(sum(int(stage) == wanted for stage, _ in blocks) for wanted in stages)
+
+
+def _depths_of(name):
+    backbone, _ = catalogue.parts(name)
+    module = backbone.create(dtype=jnp.float32, norm=BatchNorm)
+    return tuple(module.depths if hasattr(module, "depths") else module.stage_sizes)
+
+
+def statistics(name: str, found: Architecture) -> str:
+    """Key of `models.statistics.STATISTICS` by which weights want pixels standardised; "" for pixels in [0, 1].
+
+    It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
+    trained so; those of MLC-PAT, Query2Label and MIIL are not.
+    """
+    of_imagenet = found.head in ("", "linear") and found.num_classes in (0, *_IMAGENET)
+    if not of_imagenet or found.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
+        return ""
+    return catalogue.parts(name)[0].torch.statistics
+
+
+def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
+    """Classes, attention and head, by the head's entries.
+
+    Raises:
+        InputError: an unknown model, or a head's entry without classes.
+    """
+    backbone, _ = catalogue.parts(name)
+    renamed = _renamed(_dialect(name, state_dict))
+    for head, names in _heads(name):
+        for attention in ("cross", "self", "none"):
+            branches = names.branches(attention, names.prefix(backbone.torch))
+            keys = [renamed(f"{path}.{names.bias}") for path in branches.values()]
+            biases = [key for key in keys if key in state_dict]
+            # One that lacks entries is still that head: they are named as missing then.
+            last = keys[-1].removesuffix(names.bias)
+            if biases and any(key.startswith(last) for key in state_dict):
+                queries = renamed(f"{branches['whole']}.{names.queries}") if names.queries else ""
+                return Architecture(
+                    _length(biases[0], state_dict, axis=-1),
+                    attention,
+                    head,
+                    _length(queries, state_dict, axis=0) if queries else 0,
+                )
+    return Architecture(0, "none", "", 0)
+
+
+def _length(key, state_dict, *, axis):
+    """Length of an entry's axis.
+
+    Raises:
+        InputError: there is no such entry, or it is empty.
+    """
+    shape = np.shape(state_dict[key]) if key in state_dict else ()
+    if not shape or not shape[axis]:
+        shown = list(shape) if key in state_dict else "missing"
+        raise InputError(f"{key}, which tells of the head, is {shown}; save the weights of the whole model")
+    return shape[axis]
+
+
+def _dialect(name, state_dict) -> Dialect | None:
+    """The writer of these names, if they are others than our tables have."""
+    if name.startswith(catalogue.QUERY2LABEL):
+        return None
+    dialects = catalogue.parts(name)[0].torch.dialects
+    return next((dialect for dialect in dialects if dialect.sign in state_dict), None)
+
+
+def _renamed(dialect):
+    return (lambda key: key) if dialect is None else dialect.key
+
+
+def model(name: str, found: Architecture, *, image_size: int = 0) -> Classifier:
+    """The classifier that a state_dict belongs to; by default at the least image size that suits it.
+
+    A backbone without a head is one of a single class.
+    """
+    return catalogue.create(
+        name,
+        found.num_classes or 1,
+        attention=found.attention,
+        image_size=image_size or _least_size(name),
+        head=found.head,
+        groups=found.groups,
+    )
+
+
+def from_torch(
+    name: str,
+    state_dict: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    in_place_norms: bool | None = None,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Our variables {"params", "batch_stats"} of a model, as float32 numpy arrays.
+
+    Classes, attention and head follow from the state_dict (`architecture`). What the state_dict
+    lacks where `allow` permits it keeps its initial values (seed 0). Of a backbone without a head
+    there are the variables of the backbone.
+
+    Args:
+        name: a model of `models.build`.
+        state_dict: arrays or CPU tensors by key, `unwrapped`.
+        allow: regular expressions of keys that may be left over or missing.
+        in_place_norms: whether norm weights w act as |w| + 1e-5; None: as in the family's
+            published checkpoints, which with timm's names means no.
+        report: gets a line for every entry: what went where.
+
+    Raises:
+        InputError: left over, missing or mis-shaped entries, listed; an unknown model; in-place norms
+            with timm's names.
+    """
+    backbone, _ = catalogue.parts(name)
+    found = architecture(name, state_dict)
+    dialect = _dialect(name, state_dict)
+    entries = _entries_in(dialect, name, found)
+    in_place = _are_in_place(backbone, in_place_norms, dialect)
+    problems = _problems(name, state_dict, allow)
+    if problems:
+        raise InputError(f"these are not the weights of {name}: {_told(problems)}")
+    initial = {}
+    if any(entry.key not in state_dict for entry in entries):
+        init, arguments = _initial(model(name, found), name)
+        initial = dict(_leaves(jax.jit(init)(*arguments)))
+    variables = {}
+    for entry in entries:
+        leaf = entry.path[-1]
+        if entry.key in state_dict:
+            array = from_torch_layout(leaf, np.asarray(state_dict[entry.key], np.float32))
+            note = ""
+            if in_place and _is_norm_of_backbone(entry.path):
+                array, note = np.abs(array) + _IN_PLACE, "  |w| + 1e-5"
+        else:
+            array, note = initial[entry.path], "  (missing: initial values)"
+        variables[entry.path] = np.ascontiguousarray(array)
+        if report:
+            report(f"{entry.key} {list(entry.torch_shape)} -> {'/'.join(entry.path)}{note}")
+    if report:
+        for key in sorted(state_dict.keys() - {entry.key for entry in entries}):
+            report(f"{key} -> (not used)")
+    return {"batch_stats": {}} | unflatten_dict(variables)
+
+
+def to_torch(
+    name: str, variables: Mapping[str, Any], *, image_size: int = 448, in_place_norms: bool | None = None
+) -> dict[str, np.ndarray]:
+    """The state_dict of a model's variables, as numpy arrays: the inverse of `from_torch`.
+
+    Bit for bit, but for what the formats do not share: counters of batches are 0, and the weight of
+    an in-place norm comes back positive, as one that gives the same scale.
+
+    Args:
+        name: a model of `models.build`.
+        variables: {"params", "batch_stats"}.
+        image_size: pixels; what follows from it is saved by some models.
+        in_place_norms: as in `from_torch`.
+
+    Raises:
+        InputError: a scale that no in-place norm has (below 1e-5); variables of another model.
+    """
+    backbone, _ = catalogue.parts(name)
+    in_place = backbone.torch.in_place_norms if in_place_norms is None else in_place_norms
+    found = _attention_and_head(name, variables)
+    table = _table(name, found)
+    counted = backbone.torch.counts_batches and not _has_frozen_norms(name)
+    state_dict = {}
+    for path, leaf in _leaves(variables):
+        key = torch_key(path[1:], table)
+        array = np.asarray(leaf)
+        if in_place and _is_norm_of_backbone(path):
+            array = _in_place_weight(key, array)
+        state_dict[key] = np.ascontiguousarray(to_torch_layout(path[-1], array))
+        if counted and path[-1] == "var":
+            state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    for derived in _derived(name, found):
+        state_dict |= derived(state_dict, image_size)
+    return state_dict
+
+
+def _are_in_place(backbone, in_place_norms, dialect):
+    if dialect and in_place_norms:
+        raise InputError(
+            f"in_place_norms=True does not go with {dialect.writer}'s names ({dialect.sign}): {dialect.writer} "
+            "stores the scales themselves; leave in_place_norms out"
+        )
+    if in_place_norms is None:
+        return backbone.torch.in_place_norms and not dialect
+    return in_place_norms
+
+
+def _least_size(name):
+    stride = catalogue.parts(name)[0].stride
+    return stride * max(1, 64 // stride)  # 64: one pixel in the last map is too few for some layers
+
+
+def _initial(classifier, name):
+    size = _least_size(name)
+    init = functools.partial(classifier.init, train=False)
+    return init, (jax.random.key(0), jnp.zeros((1, 1, size, size, 3)))
+
+
+def _entries_in(dialect, name, found) -> list[Entry]:
+    """All variables of a model, and where they are in a state_dict by this writer."""
+    renamed = _renamed(dialect)
+    return [entry._replace(key=renamed(entry.key)) for entry in _entries(name, found)]
+
+
+@functools.lru_cache(maxsize=64)
+def _entries(name, found) -> tuple[Entry, ...]:
+    table = _table(name, found)
+    init, arguments = _initial(model(name, found), name)
+    leaves = {
+        path: to_torch_layout(path[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
+        for path, leaf in _leaves(jax.eval_shape(init, *arguments))
+        if found.head or path[1] == "backbone"
+    }
+    return tuple(Entry(path, torch_key(path[1:], table), shape) for path, shape in leaves.items())
+
+
+def _leaves(variables):
+    parts = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    return flatten_dict(parts).items()
+
+
+def _table(name, found) -> Table:
+    """Paths of ours -> keys, for the whole classifier."""
+    backbone, _ = catalogue.parts(name)
+    body = f"{backbone.torch.query2label}." if name.startswith(catalogue.QUERY2LABEL) else ""
+    head: Table = ()
+    if found.head:
+        names = dict(_heads(name))[found.head]
+        head = names.table(found.attention, names.prefix(backbone.torch))
+    return (
+        *((rf"backbone\.{pattern}", body + replacement) for pattern, replacement in backbone.torch.modules),
+        (r"backbone", body.removesuffix(".")),
+        *((rf"head\.{pattern}", replacement) for pattern, replacement in head),
+        (r"head", ""),
+    )
+
+
+def _attention_and_head(name, variables):
+    """As `architecture`, by our own variables; classes and groups have no part in the names."""
+    if "head" not in variables["params"]:
+        return Architecture(0, "none", "", 0)
+    own = set(variables["params"]["head"])
+    branches = {branch for names in BRANCHES.values() for branch in names}
+    for attention, names in BRANCHES.items():
+        if own & branches == set(names):
+            for head, its_names in _heads(name):
+                bias = its_names.bias.rpartition(".")[2]
+                if bias in variables["params"]["head"]["whole"]:
+                    return Architecture(0, attention, head, 0)
+    raise InputError(f"variables with a head of {', '.join(sorted(own))} are not those of {name}")
+
+
+def _problems(name, state_dict, allow) -> list[tuple[str, list[str]]]:
+    """(kind, entries) of all that keeps a state_dict from being a model's: "missing", "left over", "mis-shaped"."""
+    found, dialect = architecture(name, state_dict), _dialect(name, state_dict)
+    allowed = re.compile("|".join(f"(?:{pattern})" for pattern in allow)) if allow else None
+
+    def forbidden(keys):
+        return [key for key in keys if not (allowed and allowed.search(key))]
+
+    wanted = {entry.key: entry.torch_shape for entry in _entries_in(dialect, name, found)}
+    unread = _unread(name, found, dialect)
+    left_over = [key for key in state_dict if key not in wanted and not key.endswith(_COUNTER)]
+    left_over = forbidden(key for key in left_over if key not in unread)
+    missing = [key for key in wanted if key not in state_dict]
+    if not found.head:
+        missing += _missing_of_head(name, dialect, left_over)
+    mis_shaped = [
+        f"{key} {list(np.shape(state_dict[key]))} instead of {list(shape)}"
+        for key, shape in wanted.items()
+        if key in state_dict and np.shape(state_dict[key]) != shape
+    ]
+    kinds = (("missing", forbidden(missing)), ("left over", left_over), ("mis-shaped", mis_shaped))
+    return [(kind, names) for kind, names in kinds if names]
+
+
+def _told(problems):
+    return "; ".join(f"{len(names)} {kind}: {_some(names, _LISTED)}" for kind, names in problems)
+
+
+def _some(names, most):
+    """So many names on one line, whatever characters they have."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
+    return ", ".join(shown) + (", …" if len(names) > most else "")
+
+
+def _missing_of_head(name, dialect, left_over):
+    """What would make a head of entries that are left over: they are of a head that is incomplete."""
+    backbone, _ = catalogue.parts(name)
+    renamed = _renamed(dialect)
+    biases = []
+    for _, names in _heads(name):
+        path = names.prefix(backbone.torch)
+        bias = renamed(f"{path}.{names.bias}")
+        if any(key.startswith(bias.removesuffix(names.bias)) for key in left_over):
+            biases.append(bias)
+    return biases[:1]
+
+
+@functools.lru_cache(maxsize=64)
+def _unread(name, found, dialect):
+    """Entries that hold no weights but follow from the architecture, at any image size."""
+    wanted = {entry.key: entry.torch_shape for entry in _entries(name, found)}
+    # At the least size, a window of Swin's last stage is the whole map and needs no mask.
+    sizes = (_least_size(name), 2 * _least_size(name))
+    renamed = _renamed(dialect)
+    return {
+        renamed(key) for function in _derived(name, found) for size in sizes for key in function(wanted, size)
+    }
+
+
+def _derived(name, found):
+    """Functions (state_dict of arrays or shapes, image size) -> entries that are not weights."""
+    backbone, _ = catalogue.parts(name)
+    heads = [names.derived for head, names in _heads(name) if head == found.head]
+    return [function for function in (backbone.torch.derived, *heads) if function]
+
+
+def _heads(name) -> list[tuple[str, HeadNames]]:
+    """The heads that a model can have and that such files know, with their names there."""
+    _, heads = catalogue.parts(name)
+    return [(head, names) for head in heads if (names := catalogue.HEADS[head].torch) is not None]
+
+
+def _has_frozen_norms(name):
+    return name.startswith(catalogue.QUERY2LABEL) and catalogue.parts(name)[0].frozen_norms
+
+
+def _is_norm_of_backbone(path):
+    return path[1] == "backbone" and path[-1] == "scale"
+
+
+def _in_place_weight(key, scale):
+    """The positive w with w + 1e-5 = scale in float32."""
+    if (scale < _IN_PLACE).any():
+        raise InputError(
+            f"{key}: a scale of {scale.min():g} is below 1e-5, which in-place norms cannot have; "
+            "convert with in_place_norms=False"
+        )
+    weight = scale - _IN_PLACE
+    # Rounded twice; of the neighbours one is right.
+    for candidate in (np.nextafter(weight, np.float32(0)), np.nextafter(weight, np.float32(np.inf))):
+        weight = np.where(weight + _IN_PLACE == scale, weight, candidate)
+    return weight
