@@ -63,7 +63,9 @@ def main() -> int:
     cli.tolerate_every_name()
     values = define_flags()
     if "--help" in sys.argv:
-        print(f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config.py lists the fields for --config.<field>=…")
+        print(
+            f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config/__init__.py lists the fields for --config.<field>=…"
+        )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
     members: processes.Alone | processes.Together = processes.Alone()

@@ -355,7 +355,7 @@ def evaluate(model, variables, views: np.ndarray, *, attention: str) -> dict[str
 
 
 def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
-    """Our steps of training by `loop.step`, on one device, from these variables.
+    """Our steps of training by `classify.step`, on one device, from these variables.
 
     Args:
         model: a classifier.
@@ -663,7 +663,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", required=True, help="a checkout of MLC-PAT")
-    parser.add_argument("--model", required=True, help="a name in cfmlc_jax/models/build.py")
+    parser.add_argument("--model", required=True, help="a name in cfmlc_jax/models/catalogue.py")
     parser.add_argument("--checkpoint", default="", help="PyTorch weights (default: random ones)")
     parser.add_argument("--size", type=_count(1), default=128, help="side of a view (default: %(default)s)")
     parser.add_argument("--classes", type=_count(1), help="(default: the checkpoint's, or 80)")

@@ -5,7 +5,7 @@
 #   scripts/test.sh --all        the slow ones too
 #   scripts/test.sh --newest     the tests nearest to JAX, with the newest versions, on the newest Python found here
 #                                ($PYTHON names another); in .venv-newest, without PyTorch. Exit code 69: none is found
-#   scripts/test.sh tests/loop   any arguments of pytest
+#   scripts/test.sh tests/engine any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
@@ -37,7 +37,7 @@ case "${1:-}" in
     extras=test
     lint=false
     if [ $# -eq 0 ]; then
-      set -- tests/causal tests/checkpoint tests/data/test_pipeline.py tests/loop tests/models tests/optim tests/test_main.py
+      set -- tests/causal tests/classify tests/data/test_pipeline.py tests/engine tests/models tests/optim tests/test_checkpoint.py tests/torch_weights tests/test_main.py
     fi
     ;;
 esac

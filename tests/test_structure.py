@@ -7,9 +7,8 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "command", "files", "lock", "processes", "causal", "schema", "config", "recipes", "losses", "metrics",
-    "optim", "models", "data", "checkpoint",
-    "report", "loop", "longtail", "main", "predict",
+    "errors", "cli", "files", "lock", "processes", "causal", "losses", "optim", "metrics", "models", "data",
+    "checkpoint", "engine", "torch_weights", "config", "results", "classify", "report", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.
 PURE = ("causal", "losses", "metrics", "optim", "models")

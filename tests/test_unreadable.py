@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.data.views.patches import ToViews
-from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
 
 CONFIG = f"--config={Path(__file__).parents[1] / 'configs' / 'own_images.py'}"
@@ -78,7 +78,7 @@ class Broken:
 
 
 def test_each_image_is_named_once():
-    unreadable = hooks.Unreadable(Broken(), ToViews(size=8))
+    unreadable = Unreadable(Broken(), ToViews(size=8))
     assert unreadable.report() == []
     unreadable.add(np.array([-1, 2, -1, 0], np.int32))
     first = unreadable.report()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cfmlc_jax.data.sources import Record, Source
+from cfmlc_jax.data.views.decode import header
 from cfmlc_jax.data.views.metadata import UPRIGHT
-from cfmlc_jax.data.views.patches import header
 
 
 @dataclass(frozen=True)

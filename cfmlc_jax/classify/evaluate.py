@@ -20,6 +20,7 @@ from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.selected import Selected
+from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks, memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
@@ -49,7 +50,7 @@ def score_readable(
     source: Source,
     *,
     batch_size: int,
-    unreadable: hooks.Unreadable | None = None,
+    unreadable: Unreadable | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Scores], Source]:
     """Scores of the weights and of their average on a split, read once for both, and what was scored.
@@ -263,7 +264,7 @@ def full_evaluation(
     shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
-        unreadable = hooks.Unreadable(source, parts.views_of["evaluate"])
+        unreadable = Unreadable(source, parts.views_of["evaluate"])
         with memory.needed_for("evaluation", config, "evaluate"):
             scores, source = score_readable(
                 parts,

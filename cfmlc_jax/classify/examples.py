@@ -4,18 +4,20 @@ import base64
 import io
 
 import numpy as np
+from PIL import Image
 
 from cfmlc_jax.causal import patches
 from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.views.patches import decode
-from cfmlc_jax.predict import overlay
+from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.results.evidence import Exhibit, ShownClass
 from cfmlc_jax.results.scores import Scores
 
 EXHIBITS = 3  # best and as many worst
-CLASSES = overlay.MAX_PANELS  # shown of each
+CLASSES = 3  # shown of each
+SIDE = 360  # longer side of a shown picture, pixels
+SLIMMEST = 60  # its other side; slimmer ones are widened
 
 
 def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task) -> dict:
@@ -47,9 +49,16 @@ def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bo
     }
 
 
+def scaled(image: Image.Image) -> Image.Image:
+    """The image as large as it is shown: its longer side is `SIDE`, the other at least `SLIMMEST`."""
+    factor = SIDE / max(image.size)
+    size = (max(SLIMMEST, round(image.width * factor)), max(SLIMMEST, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
 def _exhibit(index, scores, source, boxes, loss, chances, rank, exif):
     record = source[index]
-    picture = overlay.scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
+    picture = scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
     shown = np.argsort(-rank, kind="stable")[:CLASSES].tolist()
     return Exhibit(
         id=str(record["id"]),

@@ -16,7 +16,7 @@ WEIGHTS_TEXT = {"weights": "weights of the last step", "average": "averaged weig
 
 
 class ManyLabels:
-    """The task of multi-label classification, as in `task.Task`.
+    """The task of multi-label classification, as in `tasks.Task`.
 
     training: the training labels in brief; None where there are none.
 

@@ -11,7 +11,7 @@ from cfmlc_jax.results.scores import Scores
 
 
 class OneLabel:
-    """The task of classification by a softmax, as in `task.Task`.
+    """The task of classification by a softmax, as in `tasks.Task`.
 
     class_counts: training images [k] of each class; NaN where they are not known.
     """

@@ -16,6 +16,7 @@ from cfmlc_jax.classify import build, evaluate, finetune, step, tasks
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
+from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks, memory, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.progress import Progress
@@ -114,8 +115,8 @@ class Trainer:
         self._finished = self._validation_due = False
         self._data = {"train": identity(train_source), config.data.val_split: identity(val_source)}
         self._unreadable = {
-            "train": hooks.Unreadable(self._drawn_source, self.setup.views_of["train"]),
-            "val": hooks.Unreadable(val_source, self.setup.views_of["evaluate"]),
+            "train": Unreadable(self._drawn_source, self.setup.views_of["train"]),
+            "val": Unreadable(val_source, self.setup.views_of["evaluate"]),
         }
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self._writer: writers.MetricWriter = writers.MultiWriter(())

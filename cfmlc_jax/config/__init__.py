@@ -89,10 +89,10 @@ def default() -> ConfigDict:
     views.augment = True  # training: cutout and RandAugment, each view by itself; with a crop, its own
 
     config.model = model = ConfigDict()
-    model.name = "resnet101"  # see models/build.py
+    model.name = "resnet101"  # see models/catalogue.py
     model.head = ""  # one of HEADS; empty: linear, or Query2Label where the name begins with "q2l_"
     model.groups = 100  # queries of an ML-Decoder head, at most one per class
-    # Of the heads causal_norm, cosine and capsule: see models/pooled_classifiers.py.
+    # Of the heads causal_norm, cosine and capsule: see models/heads/pooled.py.
     model.cosine = cosine = ConfigDict()
     cosine.num_heads = 2  # slices of the features that are normalised by themselves
     cosine.tau = 16.0  # factor of the mean cosine
@@ -104,7 +104,7 @@ def default() -> ConfigDict:
     # Regular expressions of parameters, as "backbone/.*", that are not trained; norms' running
     # statistics still move.
     model.frozen = ()
-    model.attention = "cross"  # none, self or cross: see models/heads.py
+    model.attention = "cross"  # none, self or cross: see models/heads/linear.py
     # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
     # from the image: their evidence costs next to nothing. Empty: they are views.
     model.cells = ""

@@ -9,7 +9,7 @@ def rule_of_thumb(cosines) -> dict[str, float]:
     """{"mean_cosine", "alpha"}: cosines [n] of features with the mean feature -> the alpha for alpha·cos of 1.
 
     The alpha is NaN where the mean cosine is not positive, so that none does it
-    (`causal_norm.rule_of_thumb_alpha`).
+    (`mean_feature.rule_of_thumb_alpha`).
     """
     mean = float(np.asarray(cosines, np.float64).mean())
     return {"mean_cosine": mean, "alpha": rule_of_thumb_alpha(cosines) if mean > 0 else float("nan")}

@@ -38,11 +38,11 @@ class Head(NamedTuple):
 
     create: (num_classes, attention, dtype, …) -> the module.
     torch: its names in PyTorch's checkpoints; None where only the long-tailed reference's know it
-        (`longtail.convert`).
+        (`torch_weights.long_tailed`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
     options: fields of the module that a configuration sets.
     has_mean: it has a mean feature, and so a counterfactual of its own.
-    second_stage: it goes on from the weights of another head (`loop.pretrained`).
+    second_stage: it goes on from the weights of another head (`classify.finetune`).
     """
 
     create: Callable[..., Any]
@@ -142,16 +142,16 @@ def create(
     Args:
         name: a backbone, or "q2l_" and a backbone.
         num_classes: k.
-        attention: a key of `naming.BRANCHES`, of the branches of what judges patches.
+        attention: a key of `torch_names.BRANCHES`, of the branches of what judges patches.
         image_size: side of the views, pixels.
         head: a key of `HEADS` that the name allows; empty for its first.
         groups: queries of an ML-Decoder head.
-        num_heads: of a cosine head, see `pooled_classifiers.CosineClassifier`.
+        num_heads: of a cosine head, see `pooled.CosineClassifier`.
         tau: of a cosine head.
         gamma: of the head "causal_norm".
         cells: the backbone's map whose cells are the patches; empty: patches are views.
-        background: of cells, as in `heads.MapCells`.
-        statistics: a key of `statistics.STATISTICS`, by which pixels are standardised; empty: they are not.
+        background: of cells, as in `linear.MapCells`.
+        statistics: a key of `normalise.STATISTICS`, by which pixels are standardised; empty: they are not.
         frozen: further parameters that are not trained, as in `Classifier.frozen`.
         norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.

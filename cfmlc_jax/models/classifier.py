@@ -45,7 +45,7 @@ class Classifier(nn.Module):
     Attributes:
         backbone: images [b, h, w, 3] -> features: maps of its stages, "map", the last, [b, h, w, d],
             and "pooled" [b, d].
-        head: features, each [b, v, …] -> `heads.Judged`.
+        head: features, each [b, v, …] -> `linear.Judged`.
         cells: features -> (attention, score) of a map's cells, or None.
         frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
         statistics: of colours, that the backbone's pixels are standardised by; None: they are not.

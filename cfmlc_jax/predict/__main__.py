@@ -34,14 +34,15 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
+from cfmlc_jax.classify import examples
 from cfmlc_jax.classify.evaluate import WEIGHTS
 from cfmlc_jax.classify.predictor import EFFECTS, PREDICTIONS, Judgement, Predictor
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.files import printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
 from cfmlc_jax.predict.formats import Label, Pivot, Prediction
 from cfmlc_jax.predict.photos import Photo
-from cfmlc_jax.report.names import printable
 
 NOBODY_READS = 128 + 13
 DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
@@ -206,7 +207,7 @@ def _predict(flags) -> int:
 
 def _batches(found, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
     """Photos, as many as the predictor takes at once; those that cannot be read are told and left out."""
-    keep = overlay.scaled if with_copy else None
+    keep = examples.scaled if with_copy else None
     batch = []
     for photo in photos.read(
         found.paths,
@@ -271,7 +272,7 @@ class _Album:
 
     def __init__(self, flags, predictor: Predictor, paths: list[str]):
         self._folder, self._predictor = flags.overlay, predictor
-        self._shown = min(overlay.MAX_PANELS, flags.top or overlay.MAX_PANELS)
+        self._shown = min(examples.CLASSES, flags.top or examples.CLASSES)
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
         # An image that is in the folder itself must not be replaced by an overlay.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.report.names import printable
+from cfmlc_jax.files import printable
+from cfmlc_jax.results.pivots import FADED, pivot_of, weight_text
 
-SIDE = 360  # longer side of the photo, pixels
-SLIMMEST = 60  # the photo's other side; slimmer ones are widened
 NARROWEST = 240  # panel, so that its text fits beside a slim photo
 MARGIN, GAP = 20, 28
 HEADER, FOOTER = 62, 66
@@ -22,13 +21,6 @@ TITLE, TEXT, SMALL = 28, 21, 18  # font sizes, pixels
 PAPER, INK, FAINT, RULE = (255, 255, 255), (24, 26, 32), (104, 110, 122), (226, 229, 235)
 # By rank; told apart with colour-blind eyes too (Okabe and Ito).
 ACCENTS = ((213, 94, 0), (0, 114, 178), (0, 138, 102))
-MAX_PANELS = len(ACCENTS)
-# Brightness of a patch without weight.
-FADED = 0.38
-# A pivot weighs at least this many times an equal share. A softmax always has a largest weight, also
-# where attention is as good as uniform (26, 24, 24 and 26 %): a frame there would show a choice that
-# the classifier has not made.
-PIVOT = 1.5
 LONGEST_NAME = 200  # bytes of a file's stem; what is written temporarily has a longer name
 
 
@@ -44,24 +36,6 @@ class ClassView:
     probability: float
     weights: Sequence[float]
     effect: float
-
-
-def pivot_of(weights: Sequence[float]) -> int | None:
-    """The patch that a class looks at, by its number; None where no patch weighs `PIVOT` times an equal share."""
-    heaviest = max(range(len(weights)), key=lambda p: weights[p])
-    return heaviest if weights[heaviest] * len(weights) >= PIVOT else None
-
-
-def weight_text(weights: Sequence[float]) -> str:
-    """What the largest of the weights is called."""
-    return "no pivot, at most" if pivot_of(weights) is None else "pivot weight"
-
-
-def scaled(image: Image.Image) -> Image.Image:
-    """The image as large as panels show it: its longer side is `SIDE`, the other at least `SLIMMEST`."""
-    factor = SIDE / max(image.size)
-    size = (max(SLIMMEST, round(image.width * factor)), max(SLIMMEST, round(image.height * factor)))
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def draw(

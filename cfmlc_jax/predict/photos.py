@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.data.views import formats
-from cfmlc_jax.data.views.patches import Transform, decode
+from cfmlc_jax.data.views.decode import decode
+from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError
 
 # More is no photo, and would be read whole before its header is looked at.

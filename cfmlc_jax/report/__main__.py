@@ -19,8 +19,8 @@ if __name__ == "__main__":
     cli.end_at_interrupt("interrupted")
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import printable
 from cfmlc_jax.report import page
-from cfmlc_jax.report.names import printable
 
 
 def main(arguments: list[str] | None = None) -> int:

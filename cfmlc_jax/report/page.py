@@ -7,9 +7,9 @@ from pathlib import Path
 import cfmlc_jax
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import printable
 from cfmlc_jax.report import run_files
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.names import printable
 from cfmlc_jax.report.run_files import Run
 from cfmlc_jax.report.sections.accuracy import accuracy
 from cfmlc_jax.report.sections.classes import classes
@@ -124,7 +124,7 @@ def _not_evaluated(others):
 
 
 def _head(run):
-    style = resources.files("cfmlc_jax.report.html").joinpath("style.css").read_text(encoding="utf-8")
+    style = resources.files("cfmlc_jax.report").joinpath("style.css").read_text(encoding="utf-8")
     return element(
         "head",
         element("meta", charset="utf-8"),

@@ -23,7 +23,7 @@ from cfmlc_jax.torch_weights import mlc_pat, strict
 BEST, LATEST = "state_dict_best", "state_dict"
 BACKBONE, CLASSIFIER, MEAN_FEATURE = "feat_model", "classifier", "embed"
 BRANCH = "whole"
-# Classifiers by the head of `models.build` that they are.
+# Classifiers by the head of `models.catalogue` that they are.
 HEADS = {"causal_norm": "causal", "dot_product": "plain", "lws": "scaled"}
 _PARALLEL = "module."
 _COUNTER = "num_batches_tracked"
@@ -50,7 +50,7 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Variables {"params", "batch_stats"}, each {"backbone", "head": {"whole"}}, of a checkpoint, as float32 arrays.
 
     Args:
-        name: a backbone of `models.build`.
+        name: a backbone of `models.catalogue`.
         checkpoint: as the reference saves it: `BEST` (taken first) or `LATEST` with the
             state_dicts, arrays or CPU tensors by key, and `MEAN_FEATURE`.
 
@@ -79,7 +79,7 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> str:
-    """The backbone, a key of `build.BACKBONES`, of a checkpoint as `from_torch` takes it.
+    """The backbone, a key of `catalogue.BACKBONES`, of a checkpoint as `from_torch` takes it.
 
     Raises:
         InputError: parts that are missing; entries of no backbone here, or of several.
@@ -126,7 +126,7 @@ def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, A
     """Variables {"params", "batch_stats"} of a backbone alone, as float32 numpy arrays.
 
     Args:
-        name: a backbone of `models.build`.
+        name: a backbone of `models.catalogue`.
         state_dict: arrays or CPU tensors by key, with or without "module.".
 
     Raises:

@@ -1,4 +1,4 @@
-"""PyTorch files of the long-tailed reference, as `longtail.convert` takes them."""
+"""PyTorch files of the long-tailed reference, as `torch_weights.long_tailed` takes them."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _WAY_OUT = "give a file that the reference's training wrote, final_ or latest_mo
 
 
 def recognise(stored: Any) -> bool:
-    """Whether what `checkpoint.torch_file.load` gave is this reference's: state_dicts of a backbone and a classifier."""
+    """Whether what `torch_weights.files.load` gave is this reference's: state_dicts of a backbone and a classifier."""
     if not isinstance(stored, Mapping):
         return False
     weights = (stored.get(key) for key in (BEST, LATEST))
@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_in(path: Path, stored: Any) -> dict[str, Any]:
-    """As `read`, of what `checkpoint.torch_file.load` gave of the file.
+    """As `read`, of what `torch_weights.files.load` gave of the file.
 
     Raises:
         InputError: other things than a checkpoint of the reference.

@@ -1,6 +1,6 @@
 """PyTorch weights to our variables and back. Strict: every entry has its place or is an error.
 
-The names are tables beside the modules (`models.naming`); here is what they have in common.
+The names are tables beside the modules (`models.torch_names`); here is what they have in common.
 """
 
 import functools
@@ -45,8 +45,8 @@ class Architecture(NamedTuple):
     """What a state_dict says of the model it belongs to, besides the backbone.
 
     num_classes: k; 0 of a backbone without a head.
-    attention: a key of `naming.BRANCHES`; "none" without a head.
-    head: a key of `build.HEADS` with names in PyTorch; "" without a head.
+    attention: a key of `torch_names.BRANCHES`; "none" without a head.
+    head: a key of `catalogue.HEADS` with names in PyTorch; "" without a head.
     groups: queries of an ML-Decoder head; 0 for others.
     """
 
@@ -129,7 +129,7 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     """The model whose weights these are, by its entries, `unwrapped`.
 
     Raises:
-        InputError: none of `build.names`, or several.
+        InputError: none of `catalogue.names`, or several.
     """
     depths = _depths(state_dict)
     candidates = [
@@ -174,7 +174,7 @@ def _depths_of(name):
 
 
 def statistics(name: str, found: Architecture) -> str:
-    """Key of `models.statistics.STATISTICS` by which weights want pixels standardised; "" for pixels in [0, 1].
+    """Key of `models.layers.normalise.STATISTICS` by which weights want pixels standardised; "" for pixels in [0, 1].
 
     It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
     trained so; those of MLC-PAT, Query2Label and MIIL are not.
@@ -266,7 +266,7 @@ def from_torch(
     there are the variables of the backbone.
 
     Args:
-        name: a model of `models.build`.
+        name: a model of `models.catalogue`.
         state_dict: arrays or CPU tensors by key, `unwrapped`.
         allow: regular expressions of keys that may be left over or missing.
         in_place_norms: whether norm weights w act as |w| + 1e-5; None: as in the family's
@@ -317,7 +317,7 @@ def to_torch(
     an in-place norm comes back positive, as one that gives the same scale.
 
     Args:
-        name: a model of `models.build`.
+        name: a model of `models.catalogue`.
         variables: {"params", "batch_stats"}.
         image_size: pixels; what follows from it is saved by some models.
         in_place_norms: as in `from_torch`.

@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="of train, forward, input")
-    parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/build.py")
+    parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/catalogue.py")
     parser.add_argument("--batch", type=_positive, default=4, help="images (default: %(default)s)")
     parser.add_argument("--size", type=_positive, default=224, help="side of a view (default: %(default)s)")
     parser.add_argument("--grid", type=_positive, default=2, help="patches a side (default: %(default)s)")

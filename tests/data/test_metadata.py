@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from cfmlc_jax.data.views import formats, metadata
-from cfmlc_jax.data.views.patches import ToViews, decode
+from cfmlc_jax.data.views.decode import decode
+from cfmlc_jax.data.views.patches import ToViews
 
 ORIENTATION, XMP, EXIF_IFD, GPS_IFD = 0x0112, 700, 0x8769, 0x8825
 SHORT, LONG, RATIONAL, ASCII = 3, 4, 5, 2

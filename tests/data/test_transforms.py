@@ -12,8 +12,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from cfmlc_jax.causal.views import cells
+from cfmlc_jax.data.views import decode as decoding
 from cfmlc_jax.data.views import formats, patches
-from cfmlc_jax.data.views.patches import ToViews, cover, cutout, decode, split_views
+from cfmlc_jax.data.views.decode import decode
+from cfmlc_jax.data.views.patches import ToViews, cover, cutout, split_views
 from cfmlc_jax.data.views.resample import double
 from cfmlc_jax.errors import InputError
 
@@ -203,7 +205,7 @@ def test_alpha_is_composited_on_white(mode):
     if mode == "PA":
         palette = Image.new("P", (3, 1), 7)
         palette.putpalette([55] * 768)
-        rgb = patches._to_rgb(_with_alpha(palette, image.getchannel("A")), "x")
+        rgb = decoding._to_rgb(_with_alpha(palette, image.getchannel("A")), "x")
     else:
         rgb = decode(encoded(image.convert(mode), "PNG"), "x")
     assert rgb.mode == "RGB"
@@ -412,7 +414,7 @@ def test_a_bomb_is_refused_whatever_text_it_has():
 
 
 def test_the_pixel_limit_is_ours(rng, monkeypatch):
-    monkeypatch.setattr(patches, "MAX_PIXELS", 100)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
     assert decode(noise(rng, 10, 10, 3), "x").size == (10, 10)
     assert "11 x 10 pixels are more than 100" in refusal(noise(rng, 10, 11, 3))
     assert "11 x 10 pixels" in refusal(encoded(Image.fromarray(noise(rng, 10, 11, 3)), "PNG"))

@@ -1,7 +1,7 @@
 """From a record to one view, as single-label classifiers are trained: crops, flips and colours.
 
 The reference's transforms (Tang et al., NeurIPS 2020), which are torchvision's: Pillow and uint8, one
-generator for every record. Both kinds are called as `transforms.ToViews` is.
+generator for every record. Both kinds are called as `patches.ToViews` is.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from cfmlc_jax.data.sources import Record
-from cfmlc_jax.data.views.patches import decode
+from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.resample import to_square
 from cfmlc_jax.errors import InputError
 

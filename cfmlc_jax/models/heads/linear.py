@@ -60,7 +60,7 @@ class PooledHead(nn.Module):
     Attributes:
         num_classes: k.
         attention: a key of `BRANCHES`.
-        classifier: (k, name=…, **options) -> one of `pooled_classifiers.CLASSIFIERS`.
+        classifier: (k, name=…, **options) -> one of `pooled.CLASSIFIERS`.
         options: further fields of it, as (name, value) pairs.
         dtype: of the computation; here it is always float32.
     """

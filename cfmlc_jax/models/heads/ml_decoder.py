@@ -27,7 +27,7 @@ class MLDecoder(nn.Module):
 
     Attributes:
         num_classes: k.
-        attention: a key of `naming.BRANCHES`.
+        attention: a key of `torch_names.BRANCHES`.
         dtype: of the decoders; softmax, norms' statistics and logits are at least float32.
         groups: queries, at most k; negative: 100.
 
@@ -77,7 +77,7 @@ class Branch(nn.Module):
         return self._logits_of_groups(decoder(query, memory, train=train))
 
     def _logits_of_groups(self, x):
-        """[b, v, g, d] -> [b, v, k], at least float32, as in `layers.Linear`."""
+        """[b, v, g, d] -> [b, v, k], at least float32, as in `basic.Linear`."""
         each = -(-self.num_classes // self.queries)
         shape = (self.queries, _EMBEDDING, each)
         # PyTorch's fans of such a shape: 768·each in, g·each out.

@@ -1,7 +1,7 @@
 """Classifiers of pooled features for long tails: features [..., d] -> `Logits` of k classes.
 
 All are called alike, `classifier(features, train=…, mu=…, counted=…)`, compute in float32 or wider,
-and are found by name in `CLASSIFIERS`. `heads.PooledHead` makes a head of each.
+and are found by name in `CLASSIFIERS`. `linear.PooledHead` makes a head of each.
 """
 
 import functools
@@ -25,7 +25,7 @@ class Logits:
     """What a classifier says of each image.
 
     factual: [..., k] its ordinary logits, those that are trained.
-    counterfactual: [..., k] what it says of the mean feature alone (`causal_norm.logits`), so that
+    counterfactual: [..., k] what it says of the mean feature alone (`mean_feature.logits`), so that
         `effects.total_direct_effect(factual, counterfactual, alpha)` is the prediction of Tang et
         al. for any alpha; None where a classifier has no mean feature.
     cosine: [...] of the features with the mean feature, averaged over heads; None likewise.
@@ -50,7 +50,7 @@ class CosineClassifier(nn.Module):
       has this norm of features but no classifier that uses it.
 
     In training the mean feature, variable "mean_feature" of collection "batch_stats", float32 [d],
-    takes in the batch before the logits are computed (`causal_norm.moving_sum`). A zero feature, or
+    takes in the batch before the logits are computed (`mean_feature.moving_sum`). A zero feature, or
     a mean feature that has seen no training, has no direction to be removed: the projection is
     zero and the effect is the factual prediction (the reference's is NaN).
 

@@ -28,7 +28,7 @@ class Query2Label(nn.Module):
 
     Attributes:
         num_classes: k.
-        attention: a key of `naming.BRANCHES`.
+        attention: a key of `torch_names.BRANCHES`.
         dtype: of the transformer; softmax, norms' statistics and logits are at least float32.
 
     Raises:
@@ -63,7 +63,7 @@ class Query2Label(nn.Module):
 class GroupWiseLinear(nn.Module):
     """A linear map to one logit for each class's own features: [b, v, k, d] -> [b, v, k].
 
-    At least float32, as in `layers.Linear`; starts as it does. Names and shapes are PyTorch's.
+    At least float32, as in `basic.Linear`; starts as it does. Names and shapes are PyTorch's.
     """
 
     @nn.compact

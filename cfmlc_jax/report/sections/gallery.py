@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from cfmlc_jax.predict import overlay
 from cfmlc_jax.report import tables
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.run_files import Run
 from cfmlc_jax.report.sections.layout import of_split, section
+from cfmlc_jax.results import pivots
 from cfmlc_jax.results.evidence import Exhibit, ShownClass
 
 SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
@@ -46,7 +46,7 @@ def gallery(run: Run) -> Markup | None:
     lede = ONE_LABEL if run.one_label else MANY_LABELS
     if run.evidence.cells is not None:
         lede += (
-            f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {overlay.PIVOT:g} times an "
+            f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {pivots.PIVOT:g} times an "
             "equal share, for below that no patch stands out. Dashed boxes are the class’s objects. The effect is the class’s logit less that without its pivot patch."
         )
     return section("gallery", "Best and worst images", *blocks, lede=lede)
@@ -97,7 +97,7 @@ def _facts(shown: ShownClass, only: int | None):
     verdict, mark = _verdict(shown, only)
     facts = [element("span", f"{shown.probability:.2f} · ", element("em", verdict, class_=mark))]
     if shown.weights is not None:
-        facts.append(element("span", f"{overlay.weight_text(shown.weights)} {max(shown.weights):.2f}"))
+        facts.append(element("span", f"{pivots.weight_text(shown.weights)} {max(shown.weights):.2f}"))
     if shown.effect is not None:
         facts.append(element("span", f"effect {tables.signed(shown.effect)}"))
     return facts
@@ -117,13 +117,13 @@ def _canvas(parts, width, height, text):
 
 def _patches(weights, cells, anchor, width, height):
     """The photo darkened, and over it every patch as bright as it weighs, the heaviest on top."""
-    pivot, heaviest = overlay.pivot_of(weights), max(weights)
+    pivot, heaviest = pivots.pivot_of(weights), max(weights)
     boxes = [(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in cells]
-    parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - overlay.FADED)]
+    parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - pivots.FADED)]
     for p in sorted(range(len(boxes)), key=lambda p: weights[p]):
         x, y, w, h = boxes[p]
         cut = element(
-            "svg", element("use", href=f"#{anchor}"), _shade(x, y, w, h, (1 - overlay.FADED) * (1 - weights[p] / heaviest)),
+            "svg", element("use", href=f"#{anchor}"), _shade(x, y, w, h, (1 - pivots.FADED) * (1 - weights[p] / heaviest)),
             x=x, y=y, width=w, height=h, viewBox=f"{x:.2f} {y:.2f} {w:.2f} {h:.2f}",
         )  # fmt: skip
         parts += [cut, element("rect", x=x, y=y, width=w, height=h, class_="patch")]

@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax.classify import build, evaluate
+from cfmlc_jax.classify import build, evaluate, examples
 from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views import formats
@@ -32,7 +32,7 @@ NAMES = [f"digit {i}" for i in range(10)]
 
 
 def tiny_config(**fields):
-    path = Path(__file__).parent / "configs" / "tiny.py"
+    path = Path(__file__).parents[1] / "configs" / "tiny.py"
     spec = importlib.util.spec_from_file_location("tiny", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -609,7 +609,7 @@ def test_overlays(command, checkpoint, photos):
     assert [line["overlay"] for line in objects] == [f"shown/{name}.png" for name in ("a", "b", "c", "a-2")]
     assert all("effect" in label for line in objects for label in line["labels"])
     # The photos of 50 x 40 pixels are shown with a longer side of SIDE.
-    width, height = overlay.SIDE, overlay.SIDE * 4 // 5
+    width, height = examples.SIDE, examples.SIDE * 4 // 5
     expected = (
         2 * overlay.MARGIN + 4 * width + 3 * overlay.GAP,
         2 * overlay.MARGIN + overlay.HEADER + height + overlay.FOOTER,
@@ -674,7 +674,7 @@ def test_a_reader_that_goes_away(checkpoint, photos):
     process = subprocess.Popen(
         [sys.executable, "-m", "cfmlc_jax.predict", f"--checkpoint={checkpoint}", "--threshold=0", "photos"],
         cwd=photos.parent,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

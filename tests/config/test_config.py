@@ -154,7 +154,7 @@ def as_it_is(name, value):
         (as_it_is("train.epoch", 3), "config.train.epoch is not a field .* did you mean train.epochs?"),
         (as_it_is("learning_rate", 0.1), "config.learning_rate is not .* did you mean optim.learning_rate?"),
         (as_it_is("trian", ConfigDict({"epochs": 3})), "config.trian is not a field"),
-        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config.py lists the fields"),
+        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config/__init__.py lists the fields"),
         (as_it_is("train.epochs", "3"), "config.train.epochs is '3'; it must be a whole number"),
         (as_it_is("train.epochs", 3.0), "config.train.epochs is 3.0; it must be a whole number"),
         (as_it_is("train.epochs", True), "config.train.epochs is True; it must be a whole number"),
@@ -265,7 +265,7 @@ def test_anything_as_a_stored_configuration(fields):
         assert_named(error, "")
 
 
-TINY = os.path.join(os.path.dirname(__file__), "configs", "tiny.py")
+TINY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "configs", "tiny.py")
 
 
 def parse(monkeypatch, *flags):
@@ -355,7 +355,7 @@ VARIANTS = {
     "longtail_imagenet": tuple(recipes.LONG_TAILED),
     "longtail_places": tuple(recipes.LONG_TAILED),
 }  # fmt: skip
-FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "configs")
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "configs")
 FILES = sorted(name.removesuffix(".py") for name in os.listdir(FOLDER) if name.endswith(".py"))
 
 

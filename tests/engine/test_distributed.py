@@ -17,8 +17,9 @@ if int(sys.argv[2]) > 1:
 import numpy as np
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.data.transforms import ToViews
-from cfmlc_jax.loop import mesh as meshes, method as methods, state as states, step as steps
+from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.classify import method as methods, step as steps
+from cfmlc_jax.engine import mesh as meshes, state as states
 from cfmlc_jax.models import heads, resnet
 from cfmlc_jax.models.classifier import Classifier
 import optax
@@ -66,7 +67,7 @@ ASKING = """
 import os, signal, sys, time
 import jax
 jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-from cfmlc_jax.loop import hooks
+from cfmlc_jax.engine import hooks
 with hooks.Preemption() as preemption:
     for question in range(1, 2000):
         if question == 5 and jax.process_index() == 1:

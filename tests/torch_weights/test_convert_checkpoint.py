@@ -24,7 +24,7 @@ from cfmlc_jax.torch_weights import long_tailed as longtail_convert
 from cfmlc_jax.torch_weights import mlc_pat
 
 SCRIPT = "convert_checkpoint"
-TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
+TINY = f"--config={Path(__file__).parents[1] / 'configs' / 'tiny.py'}"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def long_tailed_files(script, monkeypatch, rng):
     }
     contents = {}
     monkeypatch.setattr(script, "load", contents.__getitem__)
-    monkeypatch.setattr(script.torch_file, "checkpoint_in", lambda path, stored: stored)
+    monkeypatch.setattr(script.files, "checkpoint_in", lambda path, stored: stored)
     monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
     contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
     return contents

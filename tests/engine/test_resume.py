@@ -57,7 +57,7 @@ def interrupt(workdir, number, *flags):
 SIGNALLED = """
 import os, sys
 from cfmlc_jax import main
-from cfmlc_jax.loop import evaluate
+from cfmlc_jax.classify import evaluate
 number, nth = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 score_readable, calls = evaluate.score_readable, []
 

@@ -14,7 +14,7 @@ from cfmlc_jax.classify import build
 from cfmlc_jax.config import recipes
 from cfmlc_jax.errors import InputError
 
-FOLDER = Path(__file__).parent.parent / "configs" / "reference"
+FOLDER = Path(__file__).parents[2] / "configs" / "reference"
 # What a file says of batch statistics: whether the reference synchronises them over its GPUs.
 SYNCHRONISED = {
     "resnet101": False,

@@ -7,7 +7,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import checkpoint
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -71,7 +71,7 @@ def test_the_best_by_rank(tmp_path, ranks, best, kept):
     checkpoints.close()
     assert checkpoints.best_step() == best
     assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == kept
-    assert checkpoints.find(tmp_path).name == str(best)
+    assert checkpoint.find(tmp_path).name == str(best)
 
 
 def test_a_rank_comes_after_the_save_and_brings_the_progress_along(folder):
@@ -80,10 +80,10 @@ def test_a_rank_comes_after_the_save_and_brings_the_progress_along(folder):
     checkpoints.rank(5, 1.5, {"step": 50, "seen": "all"})
     checkpoints.close()
     assert restore(folder)[2] == META | {"step": 50, "seen": "all", "rank": 1.5}
-    assert checkpoints.find(folder) == folder / "5"
+    assert checkpoint.find(folder) == folder / "5"
     # The former best is no longer wanted.
     assert sorted(path.name for path in folder.iterdir()) == ["4", "5"]
-    assert checkpoints.read_meta(folder / "5") == META | {"step": 5}
+    assert checkpoint.read_meta(folder / "5") == META | {"step": 5}
 
 
 def test_ranks_of_older_versions_and_damaged_ones(folder):
@@ -91,10 +91,10 @@ def test_ranks_of_older_versions_and_damaged_ones(folder):
         (folder / step / "rank.json").unlink()
         (folder / step / "metrics").mkdir()
         (folder / step / "metrics" / "metrics").write_text(text)
-    assert checkpoints.find(folder) == folder / "4"
+    assert checkpoint.find(folder) == folder / "4"
     for text in ("", "{", "[1]", '{"rank": "high"}', "\x00"):
         (folder / "4" / "rank.json").write_text(text)
-        assert checkpoints.find(folder) == folder / "2"
+        assert checkpoint.find(folder) == folder / "2"
     (folder / "5" / "rank.json").write_text('{"rank": ')
     assert "rank" not in restore(folder)[2]
 
@@ -104,15 +104,15 @@ def test_readers_leave_a_save_in_progress_alone(folder):
     saving.mkdir(parents=True)
     (saving / "part").write_text("half")
     before = contents(folder.parent)
-    assert checkpoints.find(folder.parent) == folder / "2"
-    path = checkpoints.find(folder)
-    assert checkpoints.read_meta(path)["step"] == 2
-    checkpoints.read_model(path, abstract(items(0)[0]))
-    checkpoints.read_part(path, checkpoints.model_shapes(path))
+    assert checkpoint.find(folder.parent) == folder / "2"
+    path = checkpoint.find(folder)
+    assert checkpoint.read_meta(path)["step"] == 2
+    checkpoint.read_model(path, abstract(items(0)[0]))
+    checkpoint.read_part(path, checkpoint.model_shapes(path))
     assert contents(folder.parent) == before
     # One that is gone meanwhile is no damage.
     with pytest.raises(InputError, match=r"checkpoint .*/3 is gone; a training"):
-        checkpoints.read_meta(folder / "3")
+        checkpoint.read_meta(folder / "3")
 
 
 def contents(folder):
@@ -301,46 +301,46 @@ def test_a_save_that_was_killed_leaves_no_trace(folder):
 
 
 def test_a_run_its_folder_and_a_step_are_found(folder, tmp_path):
-    assert checkpoints.find(folder.parent) == folder / "2"
-    assert checkpoints.find(folder) == folder / "2"
-    assert checkpoints.find(folder / "4") == folder / "4"
+    assert checkpoint.find(folder.parent) == folder / "2"
+    assert checkpoint.find(folder) == folder / "2"
+    assert checkpoint.find(folder / "4") == folder / "4"
     moved = (folder / "4").rename(tmp_path / "my_model")
-    assert checkpoints.find(moved) == moved
-    assert checkpoints.read_meta(moved)["step"] == 4
-    model = checkpoints.read_model(moved, abstract(items(0)[0]))
+    assert checkpoint.find(moved) == moved
+    assert checkpoint.read_meta(moved)["step"] == 4
+    model = checkpoint.read_model(moved, abstract(items(0)[0]))
     jax.tree.map(np.testing.assert_array_equal, model, items(4)[0])
 
 
 def test_places_without_a_checkpoint(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="is not a checkpoint, nor a run with checkpoints"):
-            checkpoints.find(place)
+            checkpoint.find(place)
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder):
     other = {"variables": {"layer": {"kernel": jnp.zeros((4, 3))}}}
     with pytest.raises(InputError, match=r"cannot be read: .*\(4, 3\)"):
-        checkpoints.read_model(folder / "4", abstract(other))
+        checkpoint.read_model(folder / "4", abstract(other))
     with pytest.raises(InputError, match="cannot be read"):
-        checkpoints.read_model(folder / "4", abstract({"variables": {"other": jnp.zeros((4, 2))}}))
+        checkpoint.read_model(folder / "4", abstract({"variables": {"other": jnp.zeros((4, 2))}}))
 
 
 def lone(folder):
     model = {"average": {"a": np.arange(16, dtype=np.float32).reshape(8, 2), "b": np.ones(3, np.float32)}}
-    checkpoints.write(folder / "lone", model=model, meta={"class_names": None, "num_classes": 7})
+    checkpoint.write(folder / "lone", model=model, meta={"class_names": None, "num_classes": 7})
     return folder / "lone", model
 
 
 def test_a_checkpoint_by_itself(tmp_path):
     path, model = lone(tmp_path)
-    assert checkpoints.find(path) == path
-    assert checkpoints.num_classes(checkpoints.read_meta(path)) == 7
-    assert checkpoints.num_classes({"class_names": ["cat", "dog"]}) == 2
-    shapes = checkpoints.model_shapes(path)
+    assert checkpoint.find(path) == path
+    assert checkpoint.num_classes(checkpoint.read_meta(path)) == 7
+    assert checkpoint.num_classes({"class_names": ["cat", "dog"]}) == 2
+    shapes = checkpoint.model_shapes(path)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), model
     )
-    whole = checkpoints.read_part(path, shapes)
+    whole = checkpoint.read_part(path, shapes)
     jax.tree.map(np.testing.assert_array_equal, whole, model)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(whole))
     with pytest.raises(InputError, match="lone is there already; remove it"):
@@ -363,7 +363,7 @@ def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
 def test_a_part_is_read_to_where_it_belongs(tmp_path):
     path, model = lone(tmp_path)
     split = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
-    part = checkpoints.read_part(
+    part = checkpoint.read_part(
         path, {"average": {"a": jax.ShapeDtypeStruct((8, 2), np.float32, sharding=split)}}
     )
     assert set(part["average"]) == {"a"}
@@ -376,11 +376,11 @@ def test_a_part_that_is_not_there(tmp_path, name, shape):
     path, _ = lone(tmp_path)
     wanted = {"average": {name: jax.ShapeDtypeStruct(shape, np.float32)}}
     with pytest.raises(InputError, match=rf"lone has no average/{name} of shape \[{shape[0]}\]"):
-        checkpoints.read_part(path, wanted)
+        checkpoint.read_part(path, wanted)
 
 
 def test_a_model_without_its_index(tmp_path):
     path, _ = lone(tmp_path)
     (path / "model" / "_METADATA").unlink()
     with pytest.raises(InputError, match="lone cannot be read: its model has no index"):
-        checkpoints.model_shapes(path)
+        checkpoint.model_shapes(path)
