@@ -62,7 +62,7 @@ def long_tailed_files(script, monkeypatch, rng):
     }
     contents = {}
     monkeypatch.setattr(script, "load", contents.__getitem__)
-    monkeypatch.setattr(script.files, "checkpoint_in", lambda path, stored: stored)
+    monkeypatch.setattr(script.long_tailed_files, "checkpoint_in", lambda path, stored: stored)
     monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
     contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
     return contents
