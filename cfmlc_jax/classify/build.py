@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.causal.views import Cell, cells
-from cfmlc_jax.classify import method as methods
-from cfmlc_jax.classify import step as steps
+from cfmlc_jax import losses
+from cfmlc_jax.causal.patches import POOLINGS, Pooling
+from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.classify import pat
+from cfmlc_jax.classify import patching as patchings
+from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
@@ -24,10 +26,9 @@ from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, r
 from cfmlc_jax.data.views.crops import AreaCrop, PaddedCrop
 from cfmlc_jax.data.views.patches import ToViews, Transform
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine.state import TrainState, plan
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue as models
-from cfmlc_jax.models.heads.pooled import tau_norm
+from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen as frozen_parameters
 from cfmlc_jax.optim import schedules
@@ -36,53 +37,42 @@ _MOST_STEPS = 2**31 - 1  # the step is an int32
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """A run's parts, built from its configuration and the number of classes.
+class Parts:
+    """What training and evaluation of a classifier share, built from the configuration and the number of classes.
 
-    patches: {"train", "evaluate"} -> where the method's patches come from.
-    views_of: {"train", "evaluate"} -> the transform of records.
+    mesh: of the devices.
+    model: the classifier.
+    method: whether it trains and predicts with patches.
+    pooling: of patches.
+    patching: {"train", "evaluate"} -> where the patches come from.
+    reading: how images are read.
+    transforms: {"train", "evaluate"} -> the transform of records.
     """
 
-    mesh: Any
-    model: Any
-    method: methods.Method
-    patches: dict[str, methods.Patches]
+    mesh: jax.sharding.Mesh
+    model: Classifier
+    method: pat.Method
+    pooling: Pooling
+    patching: dict[str, patchings.Whole]
     reading: Reading
-    views_of: dict[str, Transform]
+    transforms: dict[str, Transform]
 
     def sample_shape(self, purpose: str) -> tuple[int, ...]:
-        """[1, v, s, s, 3] of the views that "train" or "evaluate" gives the model."""
-        to_views = self.views_of[purpose]
-        return (1, to_views.num_views, to_views.size, to_views.size, 3)
+        """[1, v, s, s, 3] of the host's views for "train" or "evaluate"."""
+        transform = self.transforms[purpose]
+        return (1, transform.num_views, transform.size, transform.size, 3)
 
-    def grids(self) -> tuple[int, ...] | None:
-        """Patches along one side, for each scale; None where the method predicts without patches."""
-        if not self.method.predict_patches:
-            return None
-        if self.model.cells is None:
-            grid = self.patches["evaluate"].grid
-            return (grid,) if isinstance(grid, int) else tuple(grid)
-        init = functools.partial(self.model.init_with_output, train=False)
-        whole = jax.ShapeDtypeStruct(self.sample_shape("evaluate"), jnp.float32)
-        outputs, _ = jax.eval_shape(init, jax.random.key(0), whole)
-        return (math.isqrt(outputs.cells[0].shape[2]),)
-
-    def cells(self) -> list[Cell] | None:
-        """Boxes of the patches in a whole view, pixels; None where there are none."""
-        grids = self.grids()
-        if grids is None:
-            return None
-        overlap = 0.0 if self.model.cells is not None else self.patches["evaluate"].overlap
-        return cells(self.views_of["evaluate"].size, grids, overlap)
+    def boxes(self) -> list[Cell] | None:
+        """Boxes of the patches in a whole view of evaluation, pixels; None where there are none."""
+        return self.patching["evaluate"].boxes(self.transforms["evaluate"].size)
 
 
-def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
-    """Everything but data and optimiser.
+def create(config, num_classes: int) -> Parts:
+    """Everything but data, loss and optimiser.
 
     Args:
         config: validated.
         num_classes: k.
-        class_counts: training images [k] of each class, for training by a loss that weighs them.
 
     Raises:
         InputError: a batch that the devices do not divide, an image size that does not suit the
@@ -90,31 +80,34 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    method = _method(config, class_counts)
-    return Setup(
+    method, pooling = pat.METHODS[config.method], POOLINGS[config.model.pooling]
+    model = models.create(
+        config.model.name,
+        num_classes,
+        attention=config.model.attention,
+        image_size=config.views.image_size,
+        head=config.model.head,
+        groups=config.model.groups,
+        num_heads=config.model.cosine.num_heads,
+        tau=config.model.cosine.tau,
+        gamma=config.model.cosine.gamma,
+        cells=config.model.cells,
+        background=pooling.background,
+        statistics=config.model.statistics,
+        frozen=tuple(config.model.frozen),
+        norm_groups=config.model.norm_groups,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+    patching = {
+        "train": _patching(config, model, method.train_patches),
+        "evaluate": _patching(config, model, method.predict_patches),
+    }
+    return Parts(
         mesh=meshes.create(config.mesh.fsdp),
-        model=models.create(
-            config.model.name,
-            num_classes,
-            attention=config.model.attention,
-            image_size=config.views.image_size,
-            head=config.model.head,
-            groups=config.model.groups,
-            num_heads=config.model.cosine.num_heads,
-            tau=config.model.cosine.tau,
-            gamma=config.model.cosine.gamma,
-            cells=config.model.cells,
-            background=method.pooling.background,
-            statistics=config.model.statistics,
-            frozen=tuple(config.model.frozen),
-            norm_groups=config.model.norm_groups,
-            dtype=jnp.dtype(config.model.dtype),
-        ),
+        model=model,
         method=method,
-        patches={
-            "train": _patches(config, method.train_patches),
-            "evaluate": _patches(config, method.predict_patches),
-        },
+        pooling=pooling,
+        patching=patching,
         reading=Reading(
             process=jax.process_index(),
             processes=jax.process_count(),
@@ -122,27 +115,74 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
             workers=config.data.workers,
             skip=config.data.on_error == "skip",
         ),
-        views_of={
-            "train": _views(config, method.train_patches, config.views.augment),
-            "evaluate": _views(config, method.predict_patches, False),
+        transforms={
+            "train": _transform(config, patching["train"], config.views.augment),
+            "evaluate": _transform(config, patching["evaluate"], False),
         },
     )
+
+
+def system(
+    config, parts: Parts, *, steps_per_epoch: int, class_counts, validation: Validation | None
+) -> ClassifierSystem:
+    """The system that training runs.
+
+    Args:
+        config: validated.
+        parts: of the same configuration.
+        steps_per_epoch: for schedules.
+        class_counts: training images [k] of each class, for a loss that weighs them.
+        validation: after every epoch; None where nobody validates.
+
+    Raises:
+        InputError: parameters to be frozen that the model does not have.
+    """
+    return ClassifierSystem(
+        parts.model,
+        parts.sample_shape("train"),
+        Objective(
+            loss=_loss(config.loss, class_counts),
+            names=pat.loss_names(parts.method),
+            patching=parts.patching["train"],
+            pooling=parts.pooling,
+            mask_rate=config.train.null_rate,
+            mask_with=config.train.null,
+        ),
+        optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
+        ema_decay=config.optim.ema_decay,
+        mean_feature=_mean_feature(config, steps_per_epoch),
+        validation=validation,
+    )
+
+
+def initial(config, parts: Parts) -> dict[str, Any]:
+    """A checkpoint's "model" item before training, on the mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, model_item(config, parts))
+    return jax.jit(_initial(parts), out_shardings=shardings)(jax.random.key(config.seed))
+
+
+def model_item(config, parts: Parts) -> dict[str, Any]:
+    """Shapes and shardings of a checkpoint's "model" item."""
+    return meshes.place(jax.eval_shape(_initial(parts), jax.random.key(config.seed)), parts.mesh)
+
+
+def _initial(parts):
+    return functools.partial(initial_model, parts.model, parts.sample_shape("train"))
 
 
 def require_model(config) -> None:
     """Raise unless the model can be built and trained on these devices, as far as that needs no data.
 
     Raises:
-        InputError: as `create_setup`; a map of cells or parameters to be frozen that the model does
+        InputError: as `create`; a map of cells or parameters to be frozen that the model does
             not have, or nothing that is trained.
     """
-    setup = create_setup(config, num_classes=2)
+    parts = create(config, num_classes=2)
     # Shapes take seconds of a large model: only where a field names parts of it.
     if not (config.model.cells or config.model.frozen or config.model.head in configs.MEAN_HEADS):
         return
-    _, abstract = state_plan(config, setup, optax.identity())
-    frozen = setup.model.frozen
-    if not any(jax.tree.leaves(frozen_parameters.trainable(abstract.variables["params"], frozen))):
+    params = model_item(config, parts)["variables"]["params"]
+    if not any(jax.tree.leaves(frozen_parameters.trainable(params, parts.model.frozen))):
         raise InputError(
             f"config.model.frozen {tuple(config.model.frozen)} leaves no parameter to train; take some out"
         )
@@ -172,8 +212,8 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
     return sources
 
 
-def drawn(config, source: Source) -> Source:
-    """What an epoch goes through: the training split, or its classes equally often.
+def epoch_source(config, source: Source) -> Source:
+    """The source of an epoch: the training split, oversampled by class if `data.balanced`.
 
     Raises:
         InputError: classes to be balanced of which one has no image.
@@ -234,61 +274,52 @@ def epoch_rates(config) -> np.ndarray:
     )
 
 
-def mean_rate(config, steps_in_epoch: int) -> Callable | None:
-    """Step -> share mu of the mean feature that it keeps; None for heads without such a feature."""
+def _mean_feature(config, steps_per_epoch):
     cosine = config.model.cosine
     if config.model.head not in configs.MEAN_HEADS:
         return None
     if not cosine.mu_from_rate:
-        return lambda step: cosine.mu
-    return schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_in_epoch)
-
-
-def as_evaluated(config, model: dict) -> dict:
-    """The "model" item of a checkpoint as it predicts: with `evaluate.tau_norm`, if there is one."""
-    tau = config.evaluate.tau_norm
-    if not tau:
-        return model
-    return model | {name: _tau_normed(model[name], tau) for name in ("variables", "average")}
-
-
-def _tau_normed(variables, tau):
-    flat = flatten_dict(variables, keep_empty_nodes=True)
-    place = ("params", "head", "whole", "kernel")
-    return unflatten_dict(flat | {place: tau_norm(flat[place], tau)})
-
-
-def state_plan(config, setup: Setup, transformation) -> tuple[Callable, TrainState]:
-    """How the state begins, and its shapes and shardings (`state.plan`)."""
-    return plan(
-        setup.model,
-        transformation,
-        setup.sample_shape("train"),
-        tallied=steps.tallied(setup.method.loss_names),
-        seed=config.seed,
-        mesh=setup.mesh,
+        return MeanFeature(lambda step: cosine.mu)
+    return MeanFeature(
+        schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_per_epoch)
     )
 
 
-def _patches(config, used: bool) -> methods.Patches:
-    size = config.views.patch_size if used and config.views.patch_size else None
-    return methods.Patches(tuple(config.views.grids), config.views.overlap, size)
+def _loss(loss, class_counts) -> Callable:
+    """Logits and labels, two [b, k] -> the scalar that training minimises."""
+    if loss.name == "asymmetric":
+        # Summed over images and classes, as in the reference: Adam does not mind the scale.
+        return lambda logits, labels: losses.asymmetric_loss(
+            logits, labels, gamma_neg=loss.gamma_neg, gamma_pos=loss.gamma_pos, clip=loss.clip
+        ).sum()
+    if loss.name == "focal":
+        return lambda logits, labels: losses.focal(logits, labels, loss.focal_gamma).mean()
+    if loss.name == "weighted_cross_entropy":
+        weights = losses.class_weights(class_counts)
+        return lambda logits, labels: losses.weighted_cross_entropy(logits, labels, weights).mean()
+    return lambda logits, labels: losses.cross_entropy(logits, labels).mean()
 
 
-def _method(config, class_counts) -> methods.Method:
-    loss = config.loss
-    if configs.is_one_label(config):
-        return methods.one_label(loss.name, focal_gamma=loss.focal_gamma, class_counts=class_counts)
-    return methods.create(
-        config.method,
-        pooling=config.model.pooling,
-        gamma_neg=loss.gamma_neg,
-        gamma_pos=loss.gamma_pos,
-        clip=loss.clip,
-    )
+def _patching(config, model, used: bool) -> patchings.Whole:
+    grid, overlap = tuple(config.views.grids), config.views.overlap
+    if not used:
+        return patchings.Whole(grid, overlap)
+    if config.model.cells:
+        return patchings.MapCells(grid, overlap, side=_map_side(model, config.views.image_size))
+    if config.views.patch_size:
+        return patchings.DeviceCrops(grid, overlap, size=config.views.patch_size)
+    return patchings.HostViews(grid, overlap)
 
 
-def _views(config, patches: bool, augment: bool) -> Transform:
+def _map_side(model, image_size):
+    """Cells along one side of the classifier's map."""
+    whole = jax.ShapeDtypeStruct((1, 1, image_size, image_size, 3), jnp.float32)
+    init = functools.partial(model.init_with_output, train=False)
+    outputs, _ = jax.eval_shape(init, jax.random.key(0), whole)
+    return math.isqrt(outputs.cells[0].shape[2])
+
+
+def _transform(config, patching: patchings.Whole, augment: bool) -> Transform:
     views = config.views
     if views.crop == "padded":
         return PaddedCrop(size=views.image_size, flip=views.flip, augment=augment, exif=config.data.exif)
@@ -301,10 +332,9 @@ def _views(config, patches: bool, augment: bool) -> Transform:
             exif=config.data.exif,
         )
     return ToViews(
-        size=config.views.image_size,
-        # Cells of a map need no views of their own, and patches of another size are cut on the device.
-        grid=config.views.grids if patches and not (config.model.cells or config.views.patch_size) else None,
-        overlap=config.views.overlap,
+        size=views.image_size,
+        grid=patching.host_grid,
+        overlap=views.overlap,
         augment=augment,
         exif=config.data.exif,
     )

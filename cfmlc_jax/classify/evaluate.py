@@ -6,23 +6,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, examples, tasks
-from cfmlc_jax.classify import step as steps
-from cfmlc_jax.classify.build import Setup
+from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, tasks
+from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.multi_label import WEIGHTS_TEXT, ManyLabels
+from cfmlc_jax.classify.score import score_step as compiled_scores
 from cfmlc_jax.classify.single_label import OneLabel
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable
-from cfmlc_jax.engine import hooks, memory
+from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.step import gather
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import evidence
 from cfmlc_jax.results.evidence import Evidence
@@ -37,14 +37,14 @@ _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self",
 
 
 def score_split(
-    parts: Setup, score: Callable, model: dict, source: Source, *, batch_size: int
+    parts: Parts, score: Callable, model: dict, source: Source, *, batch_size: int
 ) -> dict[str, Scores]:
     """Scores of the weights and of their average on a split, read once for both (`score_readable`)."""
     return score_readable(parts, score, model, source, batch_size=batch_size)[0]
 
 
 def score_readable(
-    parts: Setup,
+    parts: Parts,
     score: Callable,
     model: dict,
     source: Source,
@@ -70,7 +70,7 @@ def score_readable(
         InputError: an image that cannot be read, or none that can.
     """
     batches = evaluation_batches(
-        source, parts.views_of["evaluate"], batch_size=batch_size, reading=parts.reading
+        source, parts.transforms["evaluate"], batch_size=batch_size, reading=parts.reading
     )
     variables = {"weights": model["variables"], "average": model["average"]}
     found: dict[str, list] = {name: [] for name in WEIGHTS}
@@ -80,7 +80,7 @@ def score_readable(
         on_devices = meshes.to_devices(batch, parts.mesh)
         for name in WEIGHTS:
             found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
-        positions.append(steps.gather(on_devices["index"], parts.mesh))
+        positions.append(gather(on_devices["index"], parts.mesh))
     order, kept = _places(np.concatenate([np.asarray(p) for p in positions]))
     if len(kept) < len(source):
         assert parts.reading.skip, "an image was not scored"
@@ -88,7 +88,7 @@ def score_readable(
         if unreadable is not None:
             unreadable.add(missing)
         if not len(kept):
-            reason = why_unreadable(source, parts.views_of["evaluate"], 0)
+            reason = why_unreadable(source, parts.transforms["evaluate"], 0)
             raise InputError(f"none of the {len(source)} images can be read, the first: {reason}")
         source = Selected(source, kept)
     return {name: _scores(found[name], order, source.labels) for name in WEIGHTS}, source
@@ -121,9 +121,8 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
         raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
     sources = build.open_sources(config, config.data.test_splits, say)
     class_names = _class_names(path, meta, sources, say)
-    parts = build.create_setup(config, len(class_names))
-    _, abstract = build.state_plan(config, parts, optax.identity())
-    model = _read_model(path, abstract.parts()[0], attention)
+    parts = build.create(config, len(class_names))
+    model = _read_model(path, build.model_item(config, parts), attention)
     mine = folder if jax.process_index() == 0 else None
     # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
     preemption = hooks.Preemption()
@@ -217,7 +216,7 @@ def _some(names):
 
 def full_evaluation(
     config,
-    parts: Setup,
+    parts: Parts,
     model: dict,
     sources: dict,
     class_names,
@@ -260,11 +259,11 @@ def full_evaluation(
         class_counts=class_counts,
         num_classes=len(class_names),
     )
-    model = build.as_evaluated(config, model)
+    model = deconfound.with_tau_norm(model, config.evaluate.tau_norm)
     shown: dict[str, dict] = {}
     results: dict[str, dict] = {}
     for split, source in sources.items():
-        unreadable = Unreadable(source, parts.views_of["evaluate"])
+        unreadable = Unreadable(source, parts.transforms["evaluate"])
         with memory.needed_for("evaluation", config, "evaluate"):
             scores, source = score_readable(
                 parts,
@@ -288,7 +287,7 @@ def full_evaluation(
         poll()
         found_boxes = boxes.boxes_of(source, threads=parts.reading.threads, exif=config.data.exif)
         results[split]["average"] |= task.findings(
-            config, scores["average"], found_boxes, parts.cells(), class_names
+            config, scores["average"], found_boxes, parts.boxes(), class_names
         )
         shown[split] = examples.choose(
             scores["average"], source, found_boxes, exif=config.data.exif, task=task
@@ -319,20 +318,20 @@ def _counts(task: Task) -> list[int] | None:
     return [int(count) for count in task.class_counts]
 
 
-def _relative_cells(parts: Setup):
+def _relative_cells(parts: Parts):
     """Boxes of the patches as fractions of the picture; None without patches."""
-    found, size = parts.cells(), parts.views_of["evaluate"].size
+    found, size = parts.boxes(), parts.transforms["evaluate"].size
     return None if found is None else [[side / size for side in cell] for cell in found]
 
 
-def score_step(config, parts: Setup, kinds: Iterable[str]):
+def score_step(config, parts: Parts, kinds: Iterable[str]):
     """The compiled scores of one batch, with the counterfactuals of these kinds."""
-    return steps.score_step(
+    return compiled_scores(
         parts.model,
-        parts.method,
+        parts.patching["evaluate"],
+        parts.pooling,
         kinds=tuple(kinds),
         null=config.effect.null,
-        patches=parts.patches["evaluate"],
         mesh=parts.mesh,
     )
 

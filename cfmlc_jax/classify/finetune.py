@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax.engine.state import TrainState
+from cfmlc_jax.engine.state import State
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 
@@ -35,16 +35,10 @@ def require_start(config) -> None:
             raise InputError(f"config.init_from: {error}") from error
 
 
-def begin_with(
-    path: Path,
-    state: TrainState,
-    abstract: TrainState,
-    *,
-    model,
-    class_names: Sequence[str],
-    say: Callable[[str], None],
-) -> TrainState:
-    """A fresh state with a checkpoint's averaged weights as variables and as their average.
+def start_from(
+    path: Path, state: State, *, model, class_names: Sequence[str], say: Callable[[str], None]
+) -> State:
+    """The first state with a checkpoint's averaged weights as variables and as their average.
 
     The averaged ones, since they are what predicts best. All of the backbone is taken; the head
     only as a whole, if all its shapes agree and its classes are not known to be others. A head that is a
@@ -53,8 +47,7 @@ def begin_with(
 
     Args:
         path: a checkpoint, or a run for its best.
-        state: fresh.
-        abstract: its shapes and shardings.
+        state: a new run's.
         model: config.model of the run.
         class_names: of the run.
         say: told in a line what was taken.
@@ -66,7 +59,7 @@ def begin_with(
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
     stored = flatten_dict(checkpoints.model_shapes(path)["average"])
-    wanted = flatten_dict(abstract.average)
+    wanted = flatten_dict(jax.tree.map(_abstract, state.learned["average"]))
     _check_backbone(path, stored, wanted)
     same_classes = meta["class_names"] in (None, list(class_names))
     head_fits = _shapes(stored) == _shapes(wanted) and same_classes
@@ -75,7 +68,7 @@ def begin_with(
     if second_stage:
         taken |= _of_first_stage(path, stored, wanted, same_classes)
     found = checkpoints.read_part(path, {"average": unflatten_dict(taken)})["average"]
-    fresh = flatten_dict(state.variables, keep_empty_nodes=True)
+    fresh = flatten_dict(state.learned["variables"], keep_empty_nodes=True)
     variables = unflatten_dict(fresh | flatten_dict(found))
     old = _described(meta["config"]["model"], checkpoints.num_classes(meta))
     if head_fits:
@@ -86,7 +79,8 @@ def begin_with(
         new = _described(model, len(class_names))
         say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
     # Two copies: a step gives up the buffers of both.
-    return dataclasses.replace(state, variables=variables, average=jax.tree.map(jnp.copy, variables))
+    weights = {"variables": variables, "average": jax.tree.map(jnp.copy, variables)}
+    return dataclasses.replace(state, learned=state.learned | weights)
 
 
 def is_second_stage(model) -> bool:
@@ -131,6 +125,10 @@ def _check_backbone(path, stored, wanted):
             f"config.init_from {path} has another backbone ({'; '.join(problems)}); "
             "set config.model.name to its own, or take another checkpoint"
         )
+
+
+def _abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _shapes(leaves):

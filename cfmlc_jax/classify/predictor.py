@@ -5,12 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects, patches
-from cfmlc_jax.classify import build, evaluate, tasks
+from cfmlc_jax.classify import build, deconfound, evaluate, tasks
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError, RunError
@@ -69,7 +68,7 @@ class Predictor:
         checkpoints.require_head(path, meta)
         config = _on_these_devices(configs.from_json(meta["config"]), batch_size)
         num_classes = checkpoints.num_classes(meta)
-        parts = build.create_setup(config, num_classes)
+        parts = build.create(config, num_classes)
         if not parts.method.predict_patches and (with_effect or prediction in ("patch", "tde_pivot")):
             raise InputError(
                 f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
@@ -85,15 +84,14 @@ class Predictor:
                 f"checkpoint {path} has the head {config.model.head or 'linear'!r}, without a mean feature; give "
                 "--prediction=combined, whole or tde_whole"
             )
-        _, abstract = build.state_plan(config, parts, optax.identity())
-        model = checkpoints.read_model(path, abstract.parts()[0])
+        model = checkpoints.read_model(path, build.model_item(config, parts))
         self.batch_size = config.evaluate.batch_size
         self.class_names = tuple(meta["class_names"] or (f"class {i}" for i in range(num_classes)))
-        self.to_views = parts.views_of["evaluate"]
-        self.grids, self.cells = parts.grids(), parts.cells()
+        self.to_views = parts.transforms["evaluate"]
+        self.grids, self.cells = parts.patching["evaluate"].grids(), parts.boxes()
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
-        model = build.as_evaluated(config, model)
+        model = deconfound.with_tau_norm(model, config.evaluate.tau_norm)
         self.one_label = configs.is_one_label(config)
         self._task = tasks.create(config, training_labels=None, class_counts=None, num_classes=num_classes)
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]

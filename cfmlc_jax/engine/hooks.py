@@ -19,7 +19,7 @@ class NonFiniteWatch:
     the host.
 
     Args:
-        names: what position i of a step's check means (`step.watched_names`).
+        names: of the values that a step checks, by position (`step.TrainStep.watched`).
     """
 
     def __init__(self, names: Sequence[str]):
@@ -56,25 +56,29 @@ class NonFiniteWatch:
 
 @dataclasses.dataclass
 class EarlyStop:
-    """Ends a run that no longer improves, by the reference's rule.
+    """Ends a run that no longer improves, by MLC-PAT's rule.
 
-    best: by name ("weights", "average"), the epoch and value of the best score.
+    patience: epochs; None: it never ends a run.
+    best: by set of weights ("weights", "average"), the epoch and value of the best score.
     """
 
-    patience: int
+    patience: int | None
     best: dict[str, list]
 
     def update(self, epoch: int, scores: dict[str, float]) -> bool:
         """Note an epoch's scores; whether to stop.
 
-        To stop, neither score may have improved for `patience` epochs, and the average's must be
-        below its best.
+        To stop, no set's score may have improved for `patience` epochs, and that of the last set, which
+        predicts, must be below its best.
         """
         for name, value in scores.items():
             if name not in self.best or value > self.best[name][1]:
                 self.best[name] = [epoch, value]
+        if self.patience is None:
+            return False
         stale = all(epoch - best[0] >= self.patience for best in self.best.values())
-        return stale and scores["average"] < self.best["average"][1]
+        last = [*scores][-1]
+        return stale and scores[last] < self.best[last][1]
 
 
 class Preempted(Exception):

@@ -8,20 +8,6 @@ import jax
 from cfmlc_jax.errors import RunError
 
 
-def needed_for(what: str, config, section: str) -> contextlib.AbstractContextManager[None]:
-    """`enough`, with the fields of a configuration that decide how much "train" or "evaluate" takes."""
-    sizes = {
-        f"{section}.batch_size": config[section].batch_size,
-        "views.image_size": config.views.image_size,
-        "views.grids": tuple(config.views.grids),
-    }
-    named = ", ".join(f"{name} (now {value})" for name, value in sizes.items())
-    return enough(
-        what,
-        f"make one of {named} smaller, set model.dtype to bfloat16, or take fewer data.workers or more devices",
-    )
-
-
 @contextlib.contextmanager
 def enough(what: str, way_out: str) -> Iterator[None]:
     """Inside, what Python, NumPy or JAX raises for want of memory is told in one line.

@@ -75,6 +75,15 @@ def state_shardings(abstract_state, mesh: Mesh):
     return jax.tree.map(place, abstract_state)
 
 
+def place(shapes, mesh: Mesh):
+    """Shapes with their shardings (`state_shardings`)."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """Options of `jax.jit` for programs with convolutions on this mesh's platform.
 

@@ -57,18 +57,16 @@ class Classifier(nn.Module):
     frozen: tuple[str, ...] = ()
     statistics: Statistics | None = None
 
-    def __call__(self, views: Any, *, train: bool, mu: Any = None) -> Outputs:
+    def __call__(self, views: Any, *, train: bool) -> Outputs:
         """Run backbone and head on all views; v counts those of all arrays, in their order.
 
         Args:
             views: the first of each image is the whole one.
             train: whether statistics move.
-            mu: share of the mean feature that is kept, for heads that have one; None: their own default.
         """
         if not isinstance(views, Sequence):
             views = [views]
-        options: list[dict] = [{} if mu is None else {"mu": mu, "counts": i == 0} for i in range(len(views))]
-        parts = [self._of_one_size(each, train, given) for each, given in zip(views, options)]
+        parts = [self._of_one_size(each, train) for each in views]
         if len(parts) == 1:
             return parts[0]
         whole, attention, score = (
@@ -80,7 +78,7 @@ class Classifier(nn.Module):
             whole, attention, score, first.cells, first.features, first.counterfactual, first.cosine
         )
 
-    def _of_one_size(self, views, train, options):
+    def _of_one_size(self, views, train):
         if self.statistics is not None:
             views = standardise(views, self.statistics)
         mapped = nn.vmap(
@@ -92,7 +90,7 @@ class Classifier(nn.Module):
             axis_name=IMAGES,
         )
         features = mapped(self.backbone, views)
-        judged = self.head(features, train=train, **options)
+        judged = self.head(features, train=train)
         cells = None if self.cells is None else self.cells(features, train=train)
         return Outputs(
             judged.whole,

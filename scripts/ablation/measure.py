@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.classify import build, evaluate, true_effects
-from cfmlc_jax.classify import step as steps
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.engine.state import plan
+from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.metrics.agreement import agreement
 from cfmlc_jax.results import evidence, multi_label
 from cfmlc_jax.results.scores import Scores, summarise
@@ -51,48 +51,44 @@ def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _training_gflops(config) -> float:
     source = data.source(config.data, "train")
-    parts = build.create_setup(config, len(source.class_names))
-    optimizer = build.optimizer(config, 1000, parts.model.frozen)
-    _, abstract = build.state_plan(config, parts, optimizer)
-    train_step = steps.train_step(
-        parts.model,
-        optimizer,
-        parts.method,
-        patches=parts.patches["train"],
-        null=config.train.null,
-        null_rate=config.train.null_rate,
-        ema_decay=config.optim.ema_decay,
-        log_every=config.train.log_every,
-        seed=config.seed,
-        mesh=parts.mesh,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    parts = build.create(config, len(source.class_names))
+    system = build.system(
+        config,
+        parts,
+        steps_per_epoch=1000,
+        class_counts=source.labels.sum(axis=0),
+        validation=None,
+    )
+    _, abstract = plan(system, seed=config.seed, mesh=parts.mesh)
+    train_step = TrainStep(
+        system, abstract, seed=config.seed, log_every=config.train.log_every, mesh=parts.mesh
     )
     images, classes = config.train.batch_size, len(source.class_names)
     batch = {
         "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
         "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
     }
-    per_step = _flops(train_step.lower(abstract, batch))
+    per_step = _flops(train_step.jitted.lower(abstract, batch))
     return per_step * build.steps_per_epoch(config, source) * config.train.epochs / 1e9
 
 
 def _prediction_costs(config) -> dict[str, dict[str, float]]:
-    parts = build.create_setup(config, len(data.source(config.data, "train").class_names))
-    make, _ = build.state_plan(config, parts, optax.identity())
+    parts = build.create(config, len(data.source(config.data, "train").class_names))
+    model = build.initial(config, parts)
     found: dict[str, dict[str, float]] = {"mflops": {}, "images_per_second": {}}
     for work in ("factual", *config.effect.kinds):
         score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
-        flops, rate = _prediction_cost(score, make(), config.evaluate.batch_size, parts)
+        flops, rate = _prediction_cost(score, model, config.evaluate.batch_size, parts)
         if work == "pivot":
-            flops += _further_removals(make().average, config.evaluate.batch_size, parts)
+            flops += _further_removals(model["average"], config.evaluate.batch_size, parts)
         found["mflops"][work], found["images_per_second"][work] = flops / 1e6, rate
     return found
 
 
-def _prediction_cost(score, state, images, parts) -> tuple[float, float]:
+def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
     """Operations of an image's prediction, and images a second on a batch that is on the device."""
     views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
-    arguments = state.average, state.mean_colour, views
+    arguments = model["average"], model["mean_colour"], views
     flops = _flops(score.lower(*arguments)) / images
     jax.block_until_ready(score(*arguments))
     seconds = []
@@ -148,9 +144,8 @@ def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
     scenes = Scenes("test_balanced", num_scenes=num_scenes)
     removals = true_effects.Removals(scenes)
-    parts = build.create_setup(config, len(scenes.class_names))
-    _, abstract = build.state_plan(config, parts, optax.identity())
-    model = checkpoints.read_model(checkpoints.find(folder), abstract.parts()[0])
+    parts = build.create(config, len(scenes.class_names))
+    model = checkpoints.read_model(checkpoints.find(folder), build.model_item(config, parts))
     batch_size = config.evaluate.batch_size
 
     def scores(source, config, kinds):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.classify.memory import needed_for
 from cfmlc_jax.engine import memory
 from cfmlc_jax.errors import InputError, RunError
 
@@ -34,7 +35,7 @@ def in_python():
 def test_what_takes_memory_is_named_with_its_value(take, where, section):
     config = configs.default()
     config[section].batch_size = 77
-    with pytest.raises(RunError) as error, memory.needed_for("validation", config, section):
+    with pytest.raises(RunError) as error, needed_for("validation", config, section):
         take()
     message = str(error.value)
     assert message.startswith(f"validation: {where}")

@@ -1,9 +1,8 @@
 """The box head of Tang et al. for LVIS: features of regions (RoIs) -> logits, effects, boxes.
 
 What a detector brings: RoI features [r, h, w, c] of one cascade stage (h = w = 7, c = 256 in the
-reference), and in training the label that its assigner gave to each. What it gets: `BoxOutputs`. Each
-stage of a cascade has a `BoxHead` of its own, with its own weights and its own mean feature. For
-inference:
+reference). What it gets: `BoxOutputs`. Each stage of a cascade has a `BoxHead` of its own, with its own
+weights and its own mean feature, which training moves by `mean_feature_after`. For inference:
 
     stages = [background_exempt(out.factual, out.counterfactual, background=…) for out in outputs]
     scores = average_stages(stages)
@@ -12,7 +11,7 @@ The reference has the head twice, for mmdetection 2.4 ("lvis1.0") and 1.1 ("lvis
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -20,18 +19,29 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects
+from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.models.heads.pooled import CosineClassifier
 from cfmlc_jax.models.layers.basic import Dense
 
 BACKGROUNDS = ("first", "last")
 COUNTED = ("foreground", "positive_labels")
-# What differs between the reference's two heads, as fields of `BoxHead`.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "lvis1.0": {"background": "last", "epsilon": 1e-9},
-    "lvis_old": {"background": "first", "epsilon": 0.0},
-}
+
+
+class Variant(NamedTuple):
+    """What differs between the reference's two heads.
+
+    background: "last" row of the logits or "first". Labels number the rows: with "last" classes are
+        0 … k − 1 and the background is k, with "first" it is 0 and classes are 1 … k.
+    epsilon: of the head.
+    """
+
+    background: str
+    epsilon: float
+
+
+VARIANTS = {"lvis1.0": Variant("last", 1e-9), "lvis_old": Variant("first", 0.0)}
 # 1 − 0.1 · 0.002, the reference's constant.
-MU = 0.9998
+MOMENTUM = 0.9998
 ALPHA = 1.5
 
 
@@ -54,19 +64,14 @@ class BoxOutputs:
 class BoxHead(nn.Module):
     """Two shared layers, causal-norm classes and one box: RoI features [r, h, w, c] -> `BoxOutputs`.
 
-    The mean feature ("batch_stats", "fc_cls/mean_feature") moves in training only, over the regions
-    that count; a batch in which none counts leaves it as it is (the reference's becomes NaN for good).
+    The mean feature ("batch_stats", "fc_cls/mean_feature") is only read here (`mean_feature_after`).
 
     Shared layers start Xavier-uniform, boxes normal with deviation 0.001, biases zero, as in
     "lvis1.0".
 
     Attributes:
         num_classes: k, without the background.
-        background: "last" row of the logits or "first". Labels number the rows: with "last" classes
-            are 0 … k − 1 and the background is k, with "first" it is 0 and classes are 1 … k.
         epsilon: added to every norm of the classifier.
-        counted: regions in the mean feature: "foreground", or "positive_labels", the reference's
-            label > 0, which with the background last takes the background in and leaves class 0 out.
         hidden: d, width of the shared layers.
         num_heads: K of the classifier.
         tau: of the classifier.
@@ -74,14 +79,11 @@ class BoxHead(nn.Module):
         dtype: of the shared layers' computation; the rest is float32.
 
     Raises:
-        ValueError: an unknown background or counted, or training without labels.
         InputError: heads that do not divide `hidden`.
     """
 
     num_classes: int
-    background: str = "last"
     epsilon: float = 1e-9
-    counted: str = "foreground"
     hidden: int = 1024
     num_heads: int = 2
     tau: float = 16.0
@@ -89,17 +91,7 @@ class BoxHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, roi_features, *, train: bool, labels=None, mu=MU) -> BoxOutputs:
-        """Logits and boxes; in training the mean feature moves first.
-
-        Args:
-            roi_features: of all regions of the batch.
-            train: whether the mean feature is updated.
-            labels: int [r], the row of each region, −1 for regions that are padding and count nowhere;
-                only training needs them.
-            mu: share of the mean feature that is kept.
-        """
-        counted = self._counted(labels) if train else None
+    def __call__(self, roi_features) -> BoxOutputs:
         # Channels first, so that weights of the reference need only be transposed.
         x = roi_features.transpose(0, 3, 1, 2).reshape(len(roi_features), -1)
         for name in ("shared_fcs_0", "shared_fcs_1"):
@@ -112,7 +104,7 @@ class BoxHead(nn.Module):
             gamma=self.gamma,
             epsilon=self.epsilon,
             name="fc_cls",
-        )(x, train=train, mu=mu, counted=counted)
+        )(x)
         deltas = self._dense(4, nn.initializers.normal(0.001), jnp.float32, "fc_reg")(x)
         return BoxOutputs(
             factual=logits.factual, counterfactual=logits.counterfactual, deltas=deltas, features=x
@@ -123,15 +115,34 @@ class BoxHead(nn.Module):
             features, kernel_init=kernel_init, bias_init=nn.initializers.zeros, dtype=dtype, name=name
         )
 
-    def _counted(self, labels):
-        """Which regions the mean feature is of: [r] -> bool [r]."""
-        if labels is None:
-            raise ValueError("a box head in training needs the labels of its regions")
-        if self.counted not in COUNTED:
-            raise ValueError(f"counted {self.counted!r} is not one of {', '.join(COUNTED)}")
-        if self.counted == "positive_labels":
-            return labels > 0
-        return (labels >= 0) & (labels != background_row(self.background, self.num_classes + 1))
+
+def mean_feature_after(
+    previous, features, labels, *, background: str, rows: int, counted: str = "foreground", momentum=MOMENTUM
+):
+    """The mean feature after a training batch: [d], [r, d], int [r] -> float32 [d].
+
+    A batch in which no region counts leaves it as it is (the reference's becomes NaN for good).
+
+    Args:
+        previous: the value before; zeros at the start.
+        features: `BoxOutputs.features` of all regions.
+        labels: the row of each region's class, −1 for regions that are padding and count nowhere.
+        background: "first" or "last", as of the head.
+        rows: of the logits, k + 1.
+        counted: which regions count: "foreground", or "positive_labels", the reference's label > 0, which
+            with the background last takes the background in and leaves class 0 out.
+        momentum: share of the previous value that is kept.
+
+    Raises:
+        ValueError: an unknown background or counted.
+    """
+    if counted not in COUNTED:
+        raise ValueError(f"counted {counted!r} is not one of {', '.join(COUNTED)}")
+    if counted == "positive_labels":
+        counts = labels > 0
+    else:
+        counts = (labels >= 0) & (labels != background_row(background, rows))
+    return mean_features.moving_sum(previous, features, momentum, counts)
 
 
 def background_row(background: str, rows: int) -> int:

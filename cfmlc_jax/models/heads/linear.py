@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.heads.pooled import MU
 from cfmlc_jax.models.layers.basic import Linear
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames
 
@@ -55,8 +54,6 @@ class LinearHead(nn.Module):
 class PooledHead(nn.Module):
     """A classifier of long tails for wholes, linear layers for patches, on pooled features [b, v, d].
 
-    The mean feature of such a classifier is that of whole views, the first of each image.
-
     Attributes:
         num_classes: k.
         attention: a key of `BRANCHES`.
@@ -72,22 +69,10 @@ class PooledHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU, counts: bool = True) -> Judged:
-        """Judge all views.
-
-        Args:
-            features: of the backbone.
-            train: whether the mean feature is updated.
-            mu: share of the mean feature that is kept.
-            counts: whether the first views are wholes, whose features are in the mean.
-        """
+    def __call__(self, features, *, train: bool) -> Judged:
         pooled = features["pooled"]
-        wholes = (jnp.arange(pooled.shape[1]) == 0) & counts
         name, *others = BRANCHES[self.attention]
-        judge = self.classifier(self.num_classes, name=name, **dict(self.options))
-        logits = judge(
-            pooled, train=train, mu=mu, counted=jnp.broadcast_to(wholes[None, :], pooled.shape[:2])
-        )
+        logits = self.classifier(self.num_classes, name=name, **dict(self.options))(pooled)
         patches = [Linear(self.num_classes, name=other)(pooled) for other in others]
         attention, score = (patches[0], patches[-1]) if patches else (None, None)
         return Judged(logits.factual, attention, score, logits.counterfactual, logits.cosine)

@@ -1,7 +1,6 @@
 """Classifiers of pooled features for long tails: features [..., d] -> `Logits` of k classes.
 
-All are called alike, `classifier(features, train=…, mu=…, counted=…)`, compute in float32 or wider,
-and are found by name in `CLASSIFIERS`. `linear.PooledHead` makes a head of each.
+All are called alike, `classifier(features)`, compute in float32 or wider, and are found by name in `CLASSIFIERS`. `linear.PooledHead` makes a head of each.
 """
 
 import functools
@@ -17,7 +16,6 @@ from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.models.layers.basic import uniform_within
 
 NORMS = ("causal", "cosine", "capsule")
-MU = 0.9
 
 
 @flax.struct.dataclass
@@ -49,9 +47,9 @@ class CosineClassifier(nn.Module):
     - "capsule": (1 + ‖x‖)·‖w‖, long features count more (Liu et al., CVPR 2019). The reference
       has this norm of features but no classifier that uses it.
 
-    In training the mean feature, variable "mean_feature" of collection "batch_stats", float32 [d],
-    takes in the batch before the logits are computed (`mean_feature.moving_sum`). A zero feature, or
-    a mean feature that has seen no training, has no direction to be removed: the projection is
+    The mean feature, variable "mean_feature" of collection "batch_stats", float32 [d], is only read here:
+    training moves it after each step (`causal.mean_feature.moving_sum`), since the factual logits do not
+    depend on it. A zero feature, or a mean feature that has seen no training, has no direction to be removed: the projection is
     zero and the effect is the factual prediction (the reference's is NaN).
 
     Attributes:
@@ -75,22 +73,12 @@ class CosineClassifier(nn.Module):
     epsilon: float = 0.0
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
-        """Logits; in training the mean feature moves first.
-
-        Args:
-            features: pooled features.
-            train: whether the mean feature is updated; "batch_stats" must be mutable then.
-            mu: share of the mean feature that is kept (`optim.schedules.moving_average_rates`).
-            counted: [...] True for the rows whose features count in the mean; None: all.
-        """
+    def __call__(self, features) -> Logits:
         if self.norm not in NORMS:
             raise ValueError(f"norm {self.norm!r} is not one of {', '.join(NORMS)}")
         d = features.shape[-1]
         kernel = self.param("kernel", uniform_within(d**-0.5), (d, self.num_classes))
         mean_feature = self.variable("batch_stats", "mean_feature", jnp.zeros, (d,), jnp.float32)
-        if train and not self.is_initializing():
-            mean_feature.value = mean_features.moving_sum(mean_feature.value, features, mu, counted)
         factual, counterfactual = mean_features.logits(
             features,
             kernel,
@@ -117,8 +105,7 @@ class LinearClassifier(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
-        """Logits; training is no different, and there is no mean feature for mu and counted."""
+    def __call__(self, features) -> Logits:
         d = features.shape[-1]
         kernel = self.param("kernel", uniform_within(d**-0.5), (d, self.num_classes))
         bias = self.param("bias", uniform_within(d**-0.5), (self.num_classes,)) if self.use_bias else None
@@ -139,8 +126,7 @@ class ScaledClassifier(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, features, *, train: bool, mu=MU, counted=None) -> Logits:
-        """Logits; training is no different, and there is no mean feature for mu and counted."""
+    def __call__(self, features) -> Logits:
         d, k = features.shape[-1], self.num_classes
         kernel = self.param("kernel", uniform_within(d**-0.5), (d, k))
         bias = self.param("bias", nn.initializers.zeros, (k,))

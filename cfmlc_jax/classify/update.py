@@ -1,0 +1,187 @@
+"""The system of classifiers, as the engine trains it: initial values, one update, validation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cfmlc_jax.causal.patches import Pooling
+from cfmlc_jax.classify import pat
+from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.engine.system import Update
+from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.optim import ema, frozen
+from cfmlc_jax.optim.build import hyperparameters
+
+MASKING = 1  # the stream of random numbers that masks patches; dropout has the step's own
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    loss: logits and labels, two [b, k] -> scalar.
+    names: of the parts of the loss (`pat.loss_names`).
+    patching: where the patches of training come from.
+    pooling: of patches.
+    mask_rate: probability that a training image lacks one patch, drawn at random, its labels kept.
+    mask_with: what the patch shows instead, see `causal.effects.null_images`.
+    """
+
+    loss: Callable
+    names: tuple[str, ...]
+    patching: Whole
+    pooling: Pooling
+    mask_rate: float = 0.0
+    mask_with: str = "mean"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a classifier is validated.
+
+    selection: the metric that chooses the best checkpoint.
+    measure: the "model" item and `poll` -> metrics by set of weights.
+    """
+
+    selection: str
+    measure: Callable[[dict[str, Any], Callable[[], None]], dict[str, dict[str, float]]]
+
+
+class ClassifierSystem:
+    """A classifier of views in training, as `engine.system.System`.
+
+    `learned` is {"variables": {"params", "batch_stats"}, "average": the same, averaged over the steps
+    (EMA), "mean_colour": float32 [3], mean of all whole views trained on, in [0, 1], "opt_state"}. A
+    batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32 [b, k]}: batch statistics and the
+    loss are of all of it. Parameters that the model calls frozen get no gradient; the optimiser must not
+    decay them.
+
+    Args:
+        model: the classifier.
+        sample_shape: [1, v, s, s, 3] of the host's training views.
+        objective: what is minimised.
+        optimizer: an optax transformation with `hyperparameters`.
+        ema_decay: of the average.
+        mean_feature: how the mean feature moves, for heads that have one.
+        validation: None where nobody validates.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        sample_shape: Sequence[int],
+        objective: Objective,
+        optimizer: optax.GradientTransformation,
+        *,
+        ema_decay: float,
+        mean_feature: MeanFeature | None = None,
+        validation: Validation | None = None,
+    ):
+        self._model, self._sample_shape, self._objective = model, tuple(sample_shape), objective
+        self._optimizer, self._ema_decay, self._mean_feature = optimizer, ema_decay, mean_feature
+        self._validation = validation
+        self.values = ("loss", *objective.names, "grad_norm")
+        self.selection = "" if validation is None else validation.selection
+
+    def init(self, key) -> dict[str, Any]:
+        """Random weights, their average the same; the optimiser's first state."""
+        model = initial_model(self._model, self._sample_shape, key)
+        return model | {"opt_state": self._optimizer.init(model["variables"]["params"])}
+
+    def update(self, learned, batch, key, step) -> Update:
+        """One step of the optimiser, and what goes along: statistics, average, mean colour."""
+        images = in_unit_range(batch["views"])
+        colour = images[:, 0].mean(axis=(0, 1, 2))
+        images = self._masked(key, images, learned["mean_colour"])
+        params = learned["variables"]["params"]
+
+        def objective(params):
+            outputs, updated = self._model.apply(
+                learned["variables"] | {"params": frozen.hold(params, self._model.frozen)},
+                self._objective.patching.inputs(images),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            parts = pat.loss_parts(
+                outputs,
+                batch["labels"],
+                loss=self._objective.loss,
+                patching=self._objective.patching,
+                pooling=self._objective.pooling,
+            )
+            pooled = outputs.features["pooled"][:, 0] if self._mean_feature else None
+            return sum(parts.values()), (parts, updated.get("batch_stats", {}), pooled)
+
+        (loss, (parts, batch_stats, pooled)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        if self._mean_feature:
+            batch_stats = self._mean_feature.update(batch_stats, pooled, step)
+        updates, opt_state = self._optimizer.update(gradient, learned["opt_state"], params)
+        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        return Update(
+            learned={
+                "variables": variables,
+                "average": ema.update(learned["average"], variables, self._ema_decay),
+                "mean_colour": _running_mean(learned["mean_colour"], colour, step),
+                "opt_state": opt_state,
+            },
+            values={"loss": loss, **parts, "grad_norm": optax.tree.norm(gradient)},
+            # In the order of the forward pass: the first layer whose activations overflow is the one named.
+            watched=[("batch_stats", batch_stats), ("loss", parts), ("gradient", gradient)],
+        )
+
+    def split(self, learned) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Prediction needs everything but the optimiser's state."""
+        model = {name: learned[name] for name in ("variables", "average", "mean_colour")}
+        return model, {"opt_state": learned["opt_state"]}
+
+    def readings(self, learned) -> dict[str, Any]:
+        """Learning rate and momentum of the last update."""
+        return hyperparameters(learned["opt_state"])
+
+    def validate(self, learned, poll) -> dict[str, dict[str, float]]:
+        """Metrics of the weights and of their average on the validation split."""
+        if self._validation is None:
+            raise ValueError("this system was built without a validation")
+        model, _ = self.split(learned)
+        return self._validation.measure(model, poll)
+
+    def _masked(self, key, images, mean_colour):
+        if not self._objective.mask_rate:
+            return images
+        # The mean colour so far: the first step's is still black.
+        return pat.mask_patches(
+            jax.random.fold_in(key, MASKING),
+            images,
+            rate=self._objective.mask_rate,
+            null=self._objective.mask_with,
+            mean_colour=mean_colour,
+            patching=self._objective.patching,
+        )
+
+
+def initial_model(model: Classifier, sample_shape: Sequence[int], key) -> dict[str, Any]:
+    """A checkpoint's "model" item before training: {"variables", "average", "mean_colour"}."""
+    variables = model.init(key, jnp.zeros(sample_shape, jnp.float32), train=False)
+    variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {
+        "variables": variables,
+        "average": jax.tree.map(jnp.copy, variables),
+        "mean_colour": jnp.zeros(3, jnp.float32),
+    }
+
+
+def in_unit_range(views):
+    """Views in [0, 1], as models take them: pixels uint8 -> float32; floats are there already."""
+    if jnp.issubdtype(views.dtype, jnp.floating):
+        return views
+    return views.astype(jnp.float32) / 255
+
+
+def _running_mean(mean, new, count):
+    return mean + (new - mean) / (count + 1)
