@@ -19,14 +19,15 @@ class Update(NamedTuple):
 
 
 class System(Protocol):
-    """What a run trains. `learned` is a dict of pytrees: parameters, statistics, averages, optimiser states, …
+    """What a run trains. `learned` is a dict of pytrees: parameters, statistics, averages, optimiser states, …"""
 
-    values: names of the scalars that an update returns; the first is shown while training.
-    selection: the metric of `validate` by which the best checkpoint is chosen, larger is better.
-    """
+    @property
+    def values(self) -> Sequence[str]:
+        """Names of the scalars that an update returns; the first is shown while training."""
 
-    values: Sequence[str]
-    selection: str
+    @property
+    def selection(self) -> str:
+        """The metric of `validate` by which the best checkpoint is chosen, larger is better."""
 
     def init(self, key) -> dict[str, Any]:
         """What is learned before the first step; traced, so that it is born sharded."""

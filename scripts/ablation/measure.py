@@ -14,6 +14,7 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
+from cfmlc_jax.causal.views import neighbours
 from cfmlc_jax.classify import build, evaluate, true_effects
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
@@ -101,14 +102,17 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
 
 def _further_removals(variables, images, parts) -> float:
     """Operations an image of all removals of a patch but one: they are a loop, which XLA counts once."""
-    patches, size = parts.patches["evaluate"], parts.views_of["evaluate"].size
-    removals, others = patches.neighbours(size).shape
+    patching = parts.patching["evaluate"]
+    shape = parts.sample_shape("evaluate")
+    removals, others = neighbours(shape[2], patching.grid, patching.overlap).shape
     if not others:
         return 0.0
-    side = patches.size or size
+    seen = jax.ShapeDtypeStruct((images, *shape[1:]), jnp.float32)
+    inputs = jax.eval_shape(patching.inputs, seen)
+    side = (inputs[-1] if isinstance(inputs, tuple) else inputs).shape[2]
     views = jax.ShapeDtypeStruct((images, others, side, side, 3), jnp.float32)
-    judged_again = jax.jit(functools.partial(parts.model.apply, train=False))
-    return (removals - 1) * _flops(judged_again.lower(variables, views)) / images
+    scored_again = jax.jit(functools.partial(parts.model.apply, train=False))
+    return (removals - 1) * _flops(scored_again.lower(variables, views)) / images
 
 
 def _flops(lowered) -> float:

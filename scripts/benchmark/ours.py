@@ -7,13 +7,18 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from cfmlc_jax.classify import method as methods
-from cfmlc_jax.classify import step
+from cfmlc_jax import losses
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.classify import pat
+from cfmlc_jax.classify.patching import HostViews
+from cfmlc_jax.classify.score import score_step
+from cfmlc_jax.classify.update import ClassifierSystem, Objective
 from cfmlc_jax.data.pipeline import Reading, train_batches
 from cfmlc_jax.data.sources.files import FileSource
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import state
+from cfmlc_jax.engine.state import plan
+from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.models import catalogue as models
 from cfmlc_jax.optim import build as optim
 from scripts.benchmark import inputs
@@ -43,44 +48,48 @@ def _jax_model(flags):
     return model, mesh
 
 
-def _jax_state(flags, model, mesh):
-    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+def _system(flags, model) -> ClassifierSystem:
+    """PAT-T's training by the published recipe."""
+    pooling = POOLINGS["pivot"]
+    objective = Objective(
+        loss=lambda logits, labels: losses.asymmetric_loss(
+            logits, labels, gamma_neg=4.0, gamma_pos=0.0, clip=0.05
+        ).sum(),
+        names=pat.loss_names(pat.METHODS["pat_t"]),
+        patching=HostViews(flags.grid),
+        pooling=pooling,
+    )
     optimizer = optim.adamw_one_cycle(max_lr=1e-4, total_steps=1000)
     shape = (1, 1 + flags.grid**2, flags.size, flags.size, 3)
-    tallied = step.tallied(method.loss_names)
-    born, abstract = state.plan(model, optimizer, shape, tallied=tallied, seed=0, mesh=mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    update = step.train_step(
-        model, optimizer, method, ema_decay=0.9997, log_every=50, seed=0, mesh=mesh, shardings=shardings
-    )
-    return born(), update
+    return ClassifierSystem(model, shape, objective, optimizer, ema_decay=0.9997)
 
 
 def train(flags) -> Work:
     """PAT-T's update."""
     model, mesh = _jax_model(flags)
-    state, update = _jax_state(flags, model, mesh)
+    system = _system(flags, model)
+    born, abstract = plan(system, seed=0, mesh=mesh)
+    update, state = TrainStep(system, abstract, seed=0, log_every=50, mesh=mesh), born()
     views, labels = inputs.batch(flags)
     on_device = meshes.to_devices({"views": views, "labels": labels}, mesh)
-    flops = update.lower(state, on_device).cost_analysis()["flops"]
+    cost: Any = update.jitted.lower(state, on_device).cost_analysis()
 
     def run():
         nonlocal state
         state, first_bad = update(state, on_device)
         return state, first_bad
 
-    return _jax_work(run, flops)
+    return _jax_work(run, cost["flops"])
 
 
 def forward(flags) -> Work:
     """The combined prediction."""
     model, mesh = _jax_model(flags)
-    state, _ = _jax_state(flags, model, mesh)
-    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
-    patches = methods.Patches(flags.grid)
-    score = step.score_step(model, method, kinds=(), null="mean", patches=patches, mesh=mesh)
+    born, _ = plan(_system(flags, model), seed=0, mesh=mesh)
+    score = score_step(model, HostViews(flags.grid), POOLINGS["pivot"], kinds=(), null="mean", mesh=mesh)
     views = meshes.to_devices(inputs.batch(flags)[0], mesh)
-    arguments = state.variables, state.mean_colour, views
+    learned = born().learned
+    arguments = learned["variables"], learned["mean_colour"], views
     cost: Any = score.lower(*arguments).cost_analysis()
     return _jax_work(lambda: score(*arguments), cost["flops"])
 

@@ -1,5 +1,6 @@
 """The compiled steps: one device against eight, what crosses devices, what is watched."""
 
+import copy
 import functools
 import re
 
@@ -8,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training import Training, asymmetric, mesh_of, objective
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import patches, views
 from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.classify import method as methods
-from cfmlc_jax.classify import step as steps
+from cfmlc_jax.classify import pat
+from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
+from cfmlc_jax.classify.score import score_step
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import state as states
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.heads import linear
@@ -26,17 +28,12 @@ from cfmlc_jax.optim import frozen
 
 SIZE, CLASSES = 32, 3
 LEARNING_RATE = 0.01
-METHOD = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
+PIVOT = POOLINGS["pivot"]
 
 
 def tiny(attention="cross"):
     backbone = resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True)
     return Classifier(backbone=backbone, head=linear.LinearHead(CLASSES, attention))
-
-
-def mesh_of(devices, fsdp=1):
-    grid = np.array(jax.devices()[:devices]).reshape(-1, fsdp)
-    return jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
 def batch_of(rng, images=8, size=SIZE):
@@ -47,35 +44,24 @@ def batch_of(rng, images=8, size=SIZE):
 
 
 @functools.cache
-def compiled(devices, fsdp, method):
-    """What runs share: the mesh, the model, a maker of fresh states, and the step (one compilation)."""
-    mesh, model, optimizer = mesh_of(devices, fsdp), tiny(), optax.sgd(LEARNING_RATE)
-    make, abstract = states.plan(
-        model, optimizer, (1, 5, SIZE, SIZE, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
-    )
-    step = steps.train_step(
-        model,
-        optimizer,
-        method,
+def compiled(devices, fsdp, patching):
+    """What runs share: system and step (one compilation)."""
+    return Training(
+        tiny(),
+        (1, 5, SIZE, SIZE, 3),
+        objective(patching=patching),
+        optax.sgd(LEARNING_RATE),
+        mesh=mesh_of(devices, fsdp),
         ema_decay=0.75,
-        log_every=2,
-        seed=0,
-        mesh=mesh,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
-    return mesh, model, make, step
 
 
-class Run:
+HOST = HostViews(2)
+
+
+def run_of(devices=1, fsdp=1, patching=HOST):
     """A tiny run by plain gradient descent, EMA decay 0.75, a log every 2 steps."""
-
-    def __init__(self, devices=1, fsdp=1, method=METHOD):
-        self.mesh, self.model, make, self.step = compiled(devices, fsdp, method)
-        self.state = make()
-
-    def update(self, batch):
-        self.state, first_bad = self.step(self.state, meshes.to_devices(batch, self.mesh))
-        return int(first_bad)
+    return copy.copy(compiled(devices, fsdp, patching)).start()
 
 
 def host(tree):
@@ -85,30 +71,30 @@ def host(tree):
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
 def test_eight_devices_do_the_step_of_one(rng, devices, fsdp):
     batch = batch_of(rng)
-    one, many = Run(), Run(devices, fsdp)
-    before = host(one.state.variables)
+    one, many = run_of(), run_of(devices, fsdp)
+    before = host(one.variables)
     for run in (one, many):
         assert run.update(batch) == -1
-    np.testing.assert_allclose(many.state.tally["loss"], one.state.tally["loss"], rtol=1e-5)
+    np.testing.assert_allclose(many.tally["loss"], one.tally["loss"], rtol=1e-5)
     # By plain gradient descent the parameters' change is the gradient, times the learning rate.
     for ours, theirs, start in zip(
-        *(jax.tree.leaves(host(x)) for x in (many.state.variables, one.state.variables, before)), strict=True
+        *(jax.tree.leaves(host(x)) for x in (many.variables, one.variables, before)), strict=True
     ):
         np.testing.assert_allclose(ours - start, theirs - start, rtol=1e-5, atol=1e-5)
 
 
 def test_parameters_are_born_split_over_fsdp():
-    run = Run(8, 4)
-    kernel = run.state.variables["params"]["backbone"]["layer2_0"]["conv2"]["kernel"]
+    run = run_of(8, 4)
+    kernel = run.variables["params"]["backbone"]["layer2_0"]["conv2"]["kernel"]
     assert kernel.shape == (3, 3, 16, 16)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 3, 4, 16)}
     assert run.update(batch_of(np.random.default_rng(0))) == -1
 
 
 def test_no_pixels_cross_devices(rng):
-    run = Run(8)
+    run = run_of(8)
     batch = meshes.to_devices(batch_of(rng), run.mesh)
-    text = run.step.lower(run.state, batch).compile().as_text()
+    text = run.step.jitted.lower(run.state, batch).compile().as_text()
     assert "all-reduce" in text  # gradients and statistics do cross
     gathered = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? all-gather", text)
     largest = max(
@@ -123,25 +109,25 @@ def test_no_pixels_cross_devices(rng):
 
 
 def test_loss_is_the_papers_sum(rng):
-    run = Run()
+    run = run_of()
     batch = batch_of(rng)
     views = jnp.asarray(batch["views"], jnp.float32) / 255
-    outputs, _ = run.model.apply(run.state.variables, views, train=True, mutable=["batch_stats"])
+    outputs, _ = run.model.apply(run.variables, views, train=True, mutable=["batch_stats"])
     patch = patches.patch_logits(outputs.attention[:, 1:], outputs.score[:, 1:])
     expected = [
         losses.asymmetric_loss(x, jnp.asarray(batch["labels"])).sum() for x in (outputs.whole[:, 0], patch)
     ]
     run.update(batch)
-    np.testing.assert_allclose(run.state.tally["loss_whole"], expected[0], rtol=1e-5)
-    np.testing.assert_allclose(run.state.tally["loss_patch"], expected[1], rtol=1e-5)
-    np.testing.assert_allclose(run.state.tally["loss"], sum(expected), rtol=1e-5)
+    np.testing.assert_allclose(run.tally["loss_whole"], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(run.tally["loss_patch"], expected[1], rtol=1e-5)
+    np.testing.assert_allclose(run.tally["loss"], sum(expected), rtol=1e-5)
 
 
 def test_average_holds_parameters_and_statistics(rng):
-    run = Run()
-    before = host(run.state.variables)
+    run = run_of()
+    before = host(run.variables)
     run.update(batch_of(rng))
-    after, average = host(run.state.variables), host(run.state.average)
+    after, average = host(run.variables), host(run.average)
     jax.tree.map(
         lambda a, b, c: np.testing.assert_allclose(a, 0.75 * b + 0.25 * c, rtol=1e-5, atol=1e-7),
         average,
@@ -154,53 +140,54 @@ def test_average_holds_parameters_and_statistics(rng):
 
 
 def test_tally_restarts_after_every_log(rng):
-    run = Run()
+    run = run_of()
     counts = []
     for _ in range(5):
         run.update(batch_of(rng))
-        counts.append(float(run.state.tally["steps"]))
+        counts.append(float(run.tally["steps"]))
     assert counts == [1, 2, 1, 2, 1]
 
 
 def test_mean_colour_is_that_of_all_whole_views(rng):
-    run = Run()
+    run = run_of()
     batches = [batch_of(rng) for _ in range(3)]
     for batch in batches:
         run.update(batch)
     whole = np.concatenate([batch["views"][:, 0] for batch in batches])
-    np.testing.assert_allclose(run.state.mean_colour, whole.mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(run.mean_colour, whole.mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
 
 
 def test_it_learns(rng):
     """Labels that a view's colours tell: the loss falls to a fraction."""
-    run = Run()
+    run = run_of()
     labels = (rng.random((16, CLASSES)) < 0.5).astype(np.float32)
     views = np.broadcast_to((255 * labels)[:, None, None, None], (16, 5, SIZE, SIZE, 3)).astype(np.uint8)
     losses_seen = []
     for _ in range(40):
         run.update({"views": views, "labels": labels})
-        losses_seen.append(float(run.state.tally["loss"] / run.state.tally["steps"]))  # of 1 or 2 steps
+        losses_seen.append(float(run.tally["loss"] / run.tally["steps"]))  # of 1 or 2 steps
     assert losses_seen[-1] < 0.25 * losses_seen[0]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "activations"])
 def test_the_first_value_that_is_not_finite_is_named(rng, where):
-    def poisoned(outputs, labels):
-        parts = METHOD.loss(outputs, labels)
-        if where == "loss":
-            return parts | {"loss_patch": parts["loss_patch"] * jnp.inf}
-        if where == "gradient":
-            # sqrt at 0: a finite value without a finite derivative
-            return parts | {"loss_patch": parts["loss_patch"] + jnp.sqrt(0 * outputs.score.sum())}
-        return parts
+    class Poisoned(HostViews):
+        def evidence(self, outputs):
+            attention, score = super().evidence(outputs)
+            if where == "loss":
+                score = score * jnp.inf
+            if where == "gradient":
+                # sqrt at 0: a finite value without a finite derivative
+                score = score + jnp.sqrt(0 * score)
+            return attention, score
 
-    run = Run(method=METHOD._replace(loss=poisoned))
+    run = run_of(patching=Poisoned(2))
     if where == "activations":
-        kernel = run.state.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"]
-        run.state.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"] = kernel * jnp.inf
-    names = steps.watched_names(host(run.state.variables), METHOD.loss_names)
-    found = names[run.update(batch_of(rng))]
-    assert found.startswith(
+        kernel = run.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"]
+        run.variables["params"]["backbone"]["layer1_0"]["conv2"]["kernel"] = kernel * jnp.inf
+    position = run.update(batch_of(rng))
+    name = run.step.watched[position]
+    assert name.startswith(
         {
             "loss": "loss/loss_patch",
             "gradient": "gradient/backbone/",
@@ -211,12 +198,10 @@ def test_the_first_value_that_is_not_finite_is_named(rng, where):
 
 @pytest.mark.parametrize("null", ["zeros", "mean", "blur"])
 def test_scores_by_name_and_their_counterfactuals(rng, null):
-    run = Run()
+    run = run_of()
     batch = batch_of(rng, images=4)
-    score = steps.score_step(
-        run.model, METHOD, kinds=("whole", "pivot"), null=null, patches=methods.Patches(2), mesh=run.mesh
-    )
-    logits = host(score(run.state.variables, jnp.full(3, 0.5), batch["views"]))
+    score = score_step(run.model, HOST, PIVOT, kinds=("whole", "pivot"), null=null, mesh=run.mesh)
+    logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
     assert logits.pop("attention").shape == (4, 4, CLASSES)
     assert set(logits) == {"whole", "patch", "combined", "null_whole", "null_pivot"}
     assert all(x.shape == (4, CLASSES) for x in logits.values())
@@ -228,13 +213,11 @@ def test_scores_by_name_and_their_counterfactuals(rng, null):
 
 def test_pivot_counterfactual_by_hand(rng):
     """Each masked image through the whole pipeline, as its definition says, patch by patch."""
-    run = Run()
+    run = run_of()
     views = batch_of(rng, images=2)["views"]
-    score = steps.score_step(
-        run.model, METHOD, kinds=("pivot",), null="zeros", patches=methods.Patches(2), mesh=run.mesh
-    )
-    ours = host(score(run.state.variables, jnp.zeros(3), views))["null_pivot"]
-    factual = run.model.apply(run.state.variables, views / np.float32(255), train=False)
+    score = score_step(run.model, HOST, PIVOT, kinds=("pivot",), null="zeros", mesh=run.mesh)
+    ours = host(score(run.variables, jnp.zeros(3), views))["null_pivot"]
+    factual = run.model.apply(run.variables, views / np.float32(255), train=False)
     weights = patches.patch_weights(factual.attention[:, 1:])
     expected = 0.0
     half = SIZE // 2
@@ -243,8 +226,8 @@ def test_pivot_counterfactual_by_hand(rng):
         x, y = half * (p // 2), half * (p % 2)
         removed[:, 0, y : y + half, x : x + half] = 0
         removed[:, 1 + p] = 0
-        outputs = run.model.apply(run.state.variables, removed / np.float32(255), train=False)
-        combined = methods.predict(outputs)["combined"]
+        outputs = run.model.apply(run.variables, removed / np.float32(255), train=False)
+        combined = pat.predict(outputs, HOST, PIVOT)["combined"]
         expected += weights[:, p] * combined
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
@@ -260,34 +243,28 @@ def judge(views):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def counterfactual(seen, patches, pooling="pivot", null="zeros"):
-    return methods.counterfactuals(
-        judge,
-        seen,
-        judge(patches.cut(seen[:, 0]) if patches.size else seen),
-        kinds=("pivot",),
-        null=null,
-        mean_colour=jnp.full(3, 0.3),
-        patches=patches,
-        pooling=POOLINGS[pooling],
-    )["pivot"]
+def counterfactual(seen, patching, pooling="pivot", null="zeros"):
+    blank = null_images(seen[:, 0], null, jnp.full(3, 0.3))
+    outputs = judge(patching.inputs(seen))
+    options = {"patching": patching, "pooling": POOLINGS[pooling]}
+    return pat.counterfactuals(judge, seen, outputs, blank, ("pivot",), **options)["pivot"]
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def judge_anew(images, patches):
-    return judge(patches._replace(size=patches.size or images.shape[1]).cut(images))
+def judge_anew(images, crops):
+    return judge(crops.inputs(images[:, None]))
 
 
-def cut_anew(images, patches, pooling="pivot", null="zeros"):
-    """The same by the definition: every image without a patch is judged as an image of its own."""
+def cut_anew(images, crops, pooling="pivot", null="zeros"):
+    """The same by the definition: every image without a patch is scored as an image of its own."""
     pool, blank = POOLINGS[pooling], null_images(images, null, jnp.full(3, 0.3))
-    focus = pool.focus(*methods.patch_evidence(judge_anew(images, patches)))
+    focus = pool.focus(*crops.evidence(judge_anew(images, crops)))
     weights = np.asarray(jax.nn.softmax(focus, axis=1))
     expected = 0.0
-    for p, (x0, y0, x1, y1) in enumerate(views.cells(images.shape[1], patches.grid, patches.overlap)):
+    for p, (x0, y0, x1, y1) in enumerate(crops.boxes(images.shape[1])):
         without = np.array(images)
         without[:, y0:y1, x0:x1] = blank[:, y0:y1, x0:x1]
-        expected += weights[:, p] * methods.predict(judge_anew(without, patches), pool)["combined"]
+        expected += weights[:, p] * pat.predict(judge_anew(without, crops), crops, pool)["combined"]
     return expected
 
 
@@ -302,9 +279,9 @@ def cut_anew(images, patches, pooling="pivot", null="zeros"):
 )
 def test_pivot_counterfactual_is_that_of_patches_cut_anew(rng, grids, overlap, pooling, null):
     images = jnp.asarray(rng.random((2, 24, 24, 3)), jnp.float32)
-    patches = methods.Patches(grids, overlap, size=8)
-    found = counterfactual(images[:, None], patches, pooling, null)
-    np.testing.assert_allclose(found, cut_anew(images, patches, pooling, null), rtol=1e-4, atol=1e-5)
+    crops = DeviceCrops(grids, overlap, size=8)
+    ours = counterfactual(images[:, None], crops, pooling, null)
+    np.testing.assert_allclose(ours, cut_anew(images, crops, pooling, null), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -314,39 +291,43 @@ def test_nothing_of_the_target_is_left_in_patches_of_the_host(grids, overlap, pl
     """A red square is in several patches, of one scale or two: without the pivot its evidence is that of black."""
     square = slice(place, place + 2)
     images = jnp.zeros((1, 24, 24, 3)).at[:, square, square, 0].set(1.0).at[:, 20:22, 20:22, 1].set(1.0)
-    patches = methods.Patches(grids, overlap)
+    patching = HostViews(grids, overlap)
     cut = views.split(images, grids, overlap=overlap, size=24)
     seen = jnp.concatenate([images[:, None], cut], axis=1)
     assert (cut[..., 0].max(axis=(0, 2, 3)) > 0.5).sum() > 1
-    found = counterfactual(seen, patches)
-    assert methods.predict(judge(seen))["patch"][0, 0] > 4.9
-    np.testing.assert_allclose(found[0, 0], 0, atol=1e-5)
-    np.testing.assert_allclose(found, cut_anew(images, patches), atol=1e-5)
+    ours = counterfactual(seen, patching)
+    assert pat.predict(judge(seen), patching, PIVOT)["patch"][0, 0] > 4.9
+    np.testing.assert_allclose(ours[0, 0], 0, atol=1e-5)
+    np.testing.assert_allclose(ours, cut_anew(images, DeviceCrops(grids, overlap, size=24)), atol=1e-5)
+
+
+def masked(seed, seen, patching, **options):
+    return pat.mask_patches(jax.random.key(seed), seen, patching=patching, **options)
 
 
 def test_nothing_of_the_target_is_left_in_patches_at_training(rng):
     """A share of the images loses a patch: where neighbours show its box, they show the null too."""
     images = jnp.zeros((32, 24, 24, 3)).at[:, 11:13, 11:13].set(1.0)
-    patches = methods.Patches((2,), 0.5)
+    patching = HostViews((2,), 0.5)
     cut = views.split(images, (2,), overlap=0.5, size=24)
     seen = jnp.concatenate([images[:, None], cut], axis=1)
-    shown = steps._with_nulls(jax.random.key(0), seen, "zeros", 0.5, jnp.zeros(3), patches)
+    shown = masked(0, seen, patching, null="zeros", rate=0.5, mean_colour=jnp.zeros(3))
     left = np.asarray(shown.max(axis=(2, 3, 4)) > 0)
     assert 0.3 < left[:, 0].mean() < 0.7
     np.testing.assert_array_equal(left, np.repeat(left[:, :1], 5, axis=1))
 
 
-@pytest.mark.parametrize("name", ["pat_i", "asl"])
+@pytest.mark.parametrize("name", ["pat_i", "whole"])
 def test_methods_with_one_head(rng, name):
-    method = methods.create(name, gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
-    model = tiny("none")
+    method, model = pat.METHODS[name], tiny("none")
     views = jnp.asarray(rng.random((2, 5, SIZE, SIZE, 3)), jnp.float32)
     outputs = model.apply(model.init(jax.random.key(0), views, train=False), views, train=False)
     labels = jnp.ones((2, CLASSES))
-    assert set(method.loss(outputs, labels)) == set(method.loss_names) == {"loss_whole"}
-    seen = outputs if method.predict_patches else jax.tree.map(lambda x: x[:, :1], outputs)
-    logits = methods.predict(seen)
-    if name == "asl":
+    assert pat.loss_names(method) == ("loss_whole",)
+    parts = pat.loss_parts(outputs, labels, loss=asymmetric, patching=Whole(2), pooling=PIVOT)
+    assert set(parts) == {"loss_whole"}
+    logits = pat.predict(outputs, HOST if method.predict_patches else Whole(2), PIVOT)
+    if name == "whole":
         assert set(logits) == {"whole", "combined"}
         np.testing.assert_array_equal(logits["combined"], outputs.whole[:, 0])
     else:
@@ -365,18 +346,12 @@ TINY_TRESNET = tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) 
 
 
 def frozen_step(backbone, patterns, size=SIZE):
-    """The step of the recipe's optimiser, one device, and the state it begins with."""
+    """Training by the recipe's optimiser, on one device."""
     model = Classifier(backbone, linear.LinearHead(CLASSES, "cross"), frozen=patterns)
     trainable = functools.partial(frozen.trainable, frozen=patterns)
     optimizer = optim.adamw_one_cycle(max_lr=0.1, total_steps=10, weight_decay=0.1, trainable=trainable)
-    mesh = mesh_of(1)
-    tallied = steps.tallied(METHOD.loss_names)
-    make, abstract = states.plan(model, optimizer, (1, 5, size, size, 3), tallied=tallied, seed=0, mesh=mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = steps.train_step(
-        model, optimizer, METHOD, ema_decay=0.75, log_every=2, seed=0, mesh=mesh, shardings=shardings
-    )
-    return mesh, step, make()
+    shape = (1, 5, size, size, 3)
+    return Training(model, shape, objective(), optimizer, mesh=mesh_of(1), ema_decay=0.75).start()
 
 
 @pytest.mark.parametrize(
@@ -386,11 +361,11 @@ def frozen_step(backbone, patterns, size=SIZE):
 )
 def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, statistics_move):
     """Neither gradient nor decay; but norms that are not frozen themselves keep their statistics."""
-    mesh, step, state = frozen_step(backbone, patterns)
-    before = host(state.variables)
+    run = frozen_step(backbone, patterns)
+    before = host(run.variables)
     for _ in range(2):
-        state, _ = step(state, meshes.to_devices(batch_of(rng), mesh))
-    after = host(state.variables)
+        run.update(batch_of(rng))
+    after = host(run.variables)
     trained = frozen.trainable(before["params"], patterns)
     assert len(set(jax.tree.leaves(trained))) == 2
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["params"], after["params"])
@@ -404,44 +379,35 @@ def test_no_backward_pass_through_what_is_frozen(rng):
     size = 2 * SIZE  # the last map is 4×4: on a smaller one a 3×3 convolution is a matrix product
     counts = []
     for patterns in (resnet.FROZEN, ()):
-        mesh, step, state = frozen_step(TINY_RESNET, patterns, size)
-        text = step.lower(state, meshes.to_devices(batch_of(rng, size=size), mesh)).compile().as_text()
+        run = frozen_step(TINY_RESNET, patterns, size)
+        batch = meshes.to_devices(batch_of(rng, size=size), run.mesh)
+        text = run.step.jitted.lower(run.state, batch).compile().as_text()
         counts.append(len(re.findall(r" convolution\(.*window=\{size=\d+x", text)))
     assert counts == [5 + 2 + 1, 5 + 5 + 4]
 
 
-def trained_once(model, method, patches, batch):
+def trained_once(model, patching, batch, pooling="pivot"):
     """Loss of a first step, and the scores of the fresh weights with their counterfactuals "whole"."""
-    mesh, optimizer = mesh_of(1), optax.sgd(LEARNING_RATE)
-    shape = (1, *batch["views"].shape[1:])
-    make, abstract = states.plan(
-        model, optimizer, shape, tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
-    )
-    state = make()
-    score = steps.score_step(model, method, kinds=("whole",), null="mean", patches=patches, mesh=mesh)
-    logits = host(score(state.variables, jnp.full(3, 0.5), batch["views"]))
-    step = steps.train_step(
+    run = Training(
         model,
-        optimizer,
-        method,
-        patches=patches,
+        (1, *batch["views"].shape[1:]),
+        objective(patching=patching, pooling=pooling),
+        optax.sgd(LEARNING_RATE),
+        mesh=mesh_of(1),
         ema_decay=0.75,
-        log_every=2,
-        seed=0,
-        mesh=mesh,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-    )
-    state, first_bad = step(state, batch)
-    assert int(first_bad) == -1
-    return float(state.tally["loss"]), logits
+    ).start()
+    score = score_step(model, patching, POOLINGS[pooling], kinds=("whole",), null="mean", mesh=run.mesh)
+    logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
+    assert run.update(batch) == -1
+    return float(run.tally["loss"]), logits
 
 
 def test_patches_cut_on_the_device_are_those_of_the_host(rng):
     """Without resizing, host and device give the same pixels, so all is equal but the batches' statistics."""
     wholes = rng.integers(0, 256, (4, 1, SIZE, SIZE, 3)).astype(np.uint8)
     labels = (rng.random((4, CLASSES)) < 0.4).astype(np.float32)
-    native = methods.Patches((2,), size=SIZE // 2)
-    loss, logits = trained_once(tiny(), METHOD, native, {"views": wholes, "labels": labels})
+    native = DeviceCrops((2,), size=SIZE // 2)
+    loss, logits = trained_once(tiny(), native, {"views": wholes, "labels": labels})
     assert np.isfinite(loss)
     assert logits["attention"].shape == (4, 4, CLASSES)
 
@@ -450,7 +416,7 @@ def test_patches_cut_on_the_device_are_those_of_the_host(rng):
     half = SIZE // 2
     crops = [wholes[:, 0, y : y + half, x : x + half] for x in (0, half) for y in (0, half)]
     groups = [wholes / np.float32(255), np.stack(crops, axis=1) / np.float32(255)]
-    expected = methods.predict(model.apply(variables, groups, train=False))
+    expected = pat.predict(model.apply(variables, groups, train=False), native, PIVOT)
     for name, values in expected.items():
         np.testing.assert_allclose(logits[name], values, rtol=1e-4, atol=1e-5)
     assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
@@ -464,10 +430,9 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
         head=linear.LinearHead(CLASSES, "none"),
         cells=linear.MapCells(CLASSES, "cross", "layer1"),
     )
-    method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05, pooling=pooling)
     batch = batch_of(rng, images=4)
     batch["views"] = batch["views"][:, :1]
-    loss, logits = trained_once(model, method, methods.Patches((2,)), batch)
+    loss, logits = trained_once(model, MapCells(2, side=SIZE // 8), batch, pooling)
     assert np.isfinite(loss)
     assert logits["attention"].shape == (4, (SIZE // 8) ** 2, CLASSES)
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
@@ -480,7 +445,8 @@ def test_a_share_of_the_images_loses_a_patch(rng, v):
     b, half = 64, SIZE // 2
     views = jnp.asarray(rng.random((b, v, SIZE, SIZE, 3)), jnp.float32)
     colour = jnp.array([0.25, 0.5, 0.75])
-    seen = steps._with_nulls(jax.random.key(0), views, "mean", 0.5, colour, methods.Patches((2,)))
+    patching = HostViews((2,)) if v == 5 else Whole((2,))
+    seen = masked(0, views, patching, null="mean", rate=0.5, mean_colour=colour)
     changed = np.asarray((seen != views).any(axis=(2, 3, 4)))
     assert 0.3 < changed[:, 0].mean() < 0.7
     for i in np.flatnonzero(changed[:, 0]):
@@ -492,8 +458,5 @@ def test_a_share_of_the_images_loses_a_patch(rng, v):
         np.testing.assert_array_equal(seen[i, 0, y * half, x * half], colour)
         if v == 5:
             np.testing.assert_array_equal(np.flatnonzero(changed[i, 1:]), [2 * x + y])
-    drawn = [
-        steps._with_nulls(jax.random.key(s), views, "zeros", 1.0, colour, methods.Patches((2,)))
-        for s in (1, 2)
-    ]
+    drawn = [masked(s, views, patching, null="zeros", rate=1.0, mean_colour=colour) for s in (1, 2)]
     assert (drawn[0] != drawn[1]).any()
