@@ -6,8 +6,8 @@ import pytest
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import patches
-from cfmlc_jax.classify import build
-from cfmlc_jax.classify import method as methods
+from cfmlc_jax.classify import build, pat
+from cfmlc_jax.classify.patching import HostViews
 from cfmlc_jax.data import build as data
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.classifier import Outputs
@@ -31,25 +31,20 @@ def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, ce
     monkeypatch.setitem(patches.POOLINGS, "mean", pooling)
     config = small(pooling="mean", cells=cells)
     config.effect.kinds = ("whole",)
-    parts = build.create_setup(configs.validate(config), 3)
+    parts = build.create(configs.validate(config), 3)
     if cells:
         assert parts.model.cells.background == background
     attention, score, whole = jnp.asarray(rng.normal(size=(3, 2, 5, 3)), jnp.float32)
     outputs = Outputs(whole, attention, score, None, {})
     expected = score[:, 1:].mean(axis=1)
-    np.testing.assert_allclose(methods.predict(outputs, parts.method.pooling)["patch"], expected, rtol=1e-6)
-    assert set(parts.method.loss(outputs, jnp.ones((2, 3)))) == {"loss_whole", "loss_patch"}
+    logits = pat.predict(outputs, HostViews(2), parts.pooling)
+    np.testing.assert_allclose(logits["patch"], expected, rtol=1e-6)
 
 
 def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
     monkeypatch.setitem(patches.POOLINGS, "mean", patches.POOLINGS["pivot"])
     with pytest.raises(InputError, match="'men' is not one of pivot, exclusive, mean; did you mean 'mean'"):
         configs.validate(small(pooling="men"))
-
-
-@pytest.mark.parametrize("name", configs.METHODS)
-def test_every_method_has_its_implementation(name):
-    assert callable(methods.with_loss(name, lambda logits, labels: logits.sum()).loss)
 
 
 @pytest.mark.parametrize("name", sorted(set(configs.SOURCES) - {"tfds", "scenes", "long_tailed_digits"}))

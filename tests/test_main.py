@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
@@ -212,9 +211,9 @@ def write_start(path):
     config.unlock()
     config.method, config.model.attention, config.effect.kinds = "asl", "none", ()
     names = [f"digit {digit}" for digit in range(10)]
-    make, _ = build.state_plan(config, build.create_setup(config, len(names)), optax.identity())
+    model = build.initial(config, build.create(config, len(names)))
     meta = {"config": configs.to_json(config), "class_names": names, "num_classes": len(names)}
-    checkpoints.write(path, model=make().parts()[0], meta=meta)
+    checkpoints.write(path, model=model, meta=meta)
 
 
 SHORT = (

@@ -5,7 +5,6 @@ import io
 import json
 
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
@@ -44,9 +43,8 @@ def tiny(method):
 def run(method, folder, training_labels, missing=""):
     """A full evaluation of fresh weights; what it said."""
     config = tiny(method)
-    parts = build.create_setup(config, 10)
-    fresh, _ = build.state_plan(config, parts, optax.identity())
-    model, _ = fresh().parts()
+    parts = build.create(config, 10)
+    model = build.initial(config, parts)
     source, said = Scenes(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
         config,
@@ -250,8 +248,7 @@ def test_fewer_branches_than_were_trained(tmp_path, attention, branch):
     trained = tiny("pat_t")
     trained.unlock()
     trained.data.test_splits, trained.data.scenes.num_test = (SPLIT,), IMAGES
-    fresh, _ = build.state_plan(trained, build.create_setup(trained, 10), optax.identity())
-    model = fresh().parts()[0]
+    model = build.initial(trained, build.create(trained, 10))
     meta = {
         "config": configs.to_json(trained),
         "class_names": list(Scenes(SPLIT, num_scenes=1).class_names),

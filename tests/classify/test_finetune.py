@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from training import Training, objective
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.classify import finetune
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import state as states
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
@@ -27,17 +27,15 @@ def classifier(head, width=8):
 
 @functools.cache
 def fresh(classes=3, attention="cross", head=linear.LinearHead, width=8):
-    """A fresh state over 4 × 2 devices, and its shapes and shardings."""
-    mesh = meshes.create(fsdp=2)
-    make, abstract = states.plan(
+    """Training over 4 × 2 devices, at its start."""
+    return Training(
         classifier(head(classes, attention), width),
-        optax.adam(1.0),
         (1, 5, 32, 32, 3),
-        tallied=("loss",),
-        seed=0,
-        mesh=mesh,
-    )
-    return make(), abstract
+        objective(),
+        optax.adam(1.0),
+        mesh=meshes.create(fsdp=2),
+        ema_decay=0.75,
+    ).start()
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ def stored(tmp_path, rng):
     """Makes a checkpoint of a converted file: its path and its averaged variables, random numbers."""
 
     def make(class_names=None, classes=3, attention="cross"):
-        shapes = fresh(classes, attention)[1].variables
+        shapes = fresh(classes, attention).abstract.learned["variables"]
         weights, average = (
             jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes) for _ in range(2)
         )
@@ -65,20 +63,19 @@ def stored(tmp_path, rng):
 
 def begin(path, **model):
     """The state that begins with a checkpoint, and what the user is told."""
-    state, abstract = fresh(**model)
-    lines = []
-    begun = finetune.begin_with(
+    training, lines = fresh(**model), []
+    begun = finetune.start_from(
         path,
-        state,
-        abstract,
+        training.state,
         model=ConfigDict({"name": "mine", "attention": model.get("attention", "cross")}),
         class_names=NAMES[: model.get("classes", 3)],
         say=lines.append,
     )
     assert jax.tree.map(lambda leaf: leaf.sharding, begun) == jax.tree.map(
-        lambda leaf: leaf.sharding, abstract
+        lambda leaf: leaf.sharding, training.abstract
     )
-    return begun, lines
+    assert int(begun.step) == 0
+    return begun.learned, lines
 
 
 def assert_equal(tree, other):
@@ -89,18 +86,18 @@ def assert_equal(tree, other):
 def test_the_average_of_all_variables_is_taken(stored, class_names):
     path, average = stored(class_names)
     begun, lines = begin(path)
-    assert_equal(begun.variables, average)
-    assert_equal(begun.average, average)
+    assert_equal(begun["variables"], average)
+    assert_equal(begun["average"], average)
     assert lines == [f"begins with {path}: backbone and head (tiny, attention cross, 3 classes)"]
     # A step gives up the buffers of both.
     of_weights, of_average = (
         {leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
-        for tree in (begun.variables, begun.average)
+        for tree in (begun["variables"], begun["average"])
     )
     assert not of_weights & of_average
     # The rest is a new run's.
-    assert int(begun.step) == 0
-    assert_equal((begun.mean_colour, begun.opt_state), (fresh()[0].mean_colour, fresh()[0].opt_state))
+    for name in ("mean_colour", "opt_state"):
+        assert_equal(begun[name], fresh().state.learned[name])
 
 
 @pytest.mark.parametrize(
@@ -119,10 +116,10 @@ def test_the_average_of_all_variables_is_taken(stored, class_names):
 def test_a_head_of_other_classes_or_of_another_kind_begins_anew(stored, old, new, told):
     path, average = stored(**old)
     begun, lines = begin(path, **new)
-    assert_equal(begun.variables["params"]["backbone"], average["params"]["backbone"])
-    assert_equal(begun.variables["batch_stats"], average["batch_stats"])
-    assert_equal(begun.variables["params"]["head"], fresh(**new)[0].variables["params"]["head"])
-    assert_equal(begun.average, begun.variables)
+    assert_equal(begun["variables"]["params"]["backbone"], average["params"]["backbone"])
+    assert_equal(begun["variables"]["batch_stats"], average["batch_stats"])
+    assert_equal(begun["variables"]["params"]["head"], fresh(**new).variables["params"]["head"])
+    assert_equal(begun["average"], begun["variables"])
     assert len(lines) == 1
     assert "the head is fresh" in lines[0]
     assert told in lines[0]
@@ -141,19 +138,16 @@ def test_another_backbone_is_refused(stored):
 
 def test_missing_and_left_over_arrays_are_named(stored):
     path, _ = stored()
-    state, abstract = fresh()
-    for tree in (state.variables, abstract.average):
-        assert "layer2_0" in tree["params"]["backbone"]
-    params = dict(abstract.average["params"])
-    backbone = dict(params["backbone"])
+    state = fresh().state
+    average = state.learned["average"]
+    backbone = dict(average["params"]["backbone"])
     backbone["layer9_0"] = backbone.pop("layer2_0")
-    average = abstract.average | {"params": params | {"backbone": backbone}}
+    average = average | {"params": average["params"] | {"backbone": backbone}}
+    other = state.replace(learned=state.learned | {"average": average})
     with pytest.raises(
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
-        finetune.begin_with(
-            path, state, abstract.replace(average=average), model={}, class_names=NAMES, say=pytest.fail
-        )
+        finetune.start_from(path, other, model={}, class_names=NAMES, say=pytest.fail)
 
 
 def test_a_file_of_pytorch_must_be_converted_first(tmp_path):

@@ -72,7 +72,7 @@ def test_models_can_be_built_and_trained(file, variant):
     """Shapes only: a training forward of the smallest batch that has the norms' groups."""
     config = load(file, variant)
     classes = CLASSES[config.data.source]
-    parts = build.create_setup(config, classes)
+    parts = build.create(config, classes)
     images = config.model.norm_groups
     views = jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.float32)
     keys = {name: jax.random.key(0) for name in ("params", "dropout")}

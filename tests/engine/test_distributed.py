@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+TESTS = Path(__file__).parents[1]
+PATHS = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+
 PROGRAM = """
 import sys
 import jax
@@ -18,45 +21,38 @@ import numpy as np
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
-from cfmlc_jax.classify import method as methods, step as steps
-from cfmlc_jax.engine import mesh as meshes, state as states
-from cfmlc_jax.models import heads, resnet
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.classify.patching import HostViews
+from cfmlc_jax.classify.score import score_step
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.step import gather
+from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.heads.linear import LinearHead
 import optax
+from training import Training, objective
 
 mesh = meshes.create()
 model = Classifier(
     backbone=resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True),
-    head=heads.LinearHead(10, "cross"),
+    head=LinearHead(10, "cross"),
 )
-method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
-optimizer = optax.sgd(1e-3)
-make, abstract = states.plan(
-    model, optimizer, (1, 5, 32, 32, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
-)
-step = steps.train_step(
-    model, optimizer, method, ema_decay=0.9, log_every=2, seed=0, mesh=mesh,
-    shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-)
-state = make()
+run = Training(model, (1, 5, 32, 32, 3), objective(), optax.sgd(1e-3), mesh=mesh, ema_decay=0.9).start()
 reading = Reading(process=jax.process_index(), processes=jax.process_count(), threads=1)
 source, to_views = Scenes("train", num_scenes=22), ToViews(size=32, grid=2)
 for batch in train_batches(source, to_views, batch_size=8, epochs=1, seed=0, reading=reading):
-    state, first_bad = step(state, meshes.to_devices(batch, mesh))
-    assert int(first_bad) == -1
-score = steps.score_step(
-    model, method, kinds=("whole", "pivot"), null="mean", patches=methods.Patches(2), mesh=mesh
-)
+    assert run.update(batch) == -1
+score = score_step(model, HostViews(2), POOLINGS["pivot"], kinds=("whole", "pivot"), null="mean", mesh=mesh)
 positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)
-    found = score(state.average, state.mean_colour, on_devices["views"])
+    found = score(run.average, run.mean_colour, on_devices["views"])
     logits.append(np.stack([np.asarray(found[name]) for name in sorted(found) if name != "attention"], axis=1))
-    positions.append(np.asarray(steps.gather(on_devices["index"], mesh)))
+    positions.append(np.asarray(gather(on_devices["index"], mesh)))
 positions, logits = np.concatenate(positions), np.concatenate(logits)
 kept = positions >= 0
 assert sorted(positions[kept]) == list(range(22))
-leaves = [np.asarray(steps.gather(leaf, mesh)) for leaf in jax.tree.leaves((state.variables, state.tally))]
+leaves = [np.asarray(gather(leaf, mesh)) for leaf in jax.tree.leaves((run.variables, run.tally))]
 if jax.process_index() == 0:
     np.savez(sys.argv[5], *leaves, logits=logits[kept][np.argsort(positions[kept])])
 """
@@ -89,7 +85,7 @@ def free_address():
 
 def test_two_processes_agree_when_to_end():
     address = free_address()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    environment = os.environ | {"PYTHONPATH": PATHS}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", ASKING, address, "2", str(i)],
@@ -110,7 +106,7 @@ def test_two_processes_agree_when_to_end():
 def run(path, processes, devices_each):
     address = free_address()
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+        "PYTHONPATH": PATHS,
         "XLA_FLAGS": "--xla_backend_optimization_level=1",
     }
     arguments = [address, str(processes)]

@@ -50,9 +50,8 @@ def test_box_head(golden, variant, size):
         name.removeprefix(prefix): array for name, array in golden(GOLDEN).items() if name.startswith(prefix)
     }
     rows, columns = int(expected["rows"]), expected["columns"]
-    options = box.VARIANTS[variant]
-    # Its label > 0 is part of the numbers; with the background first it means the foreground.
-    module = box.BoxHead(rows - 1, counted="positive_labels", **options)
+    background, epsilon = box.VARIANTS[variant]
+    module = box.BoxHead(rows - 1, epsilon=epsilon)
     variables = filled(rows)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
 
@@ -60,19 +59,25 @@ def test_box_head(golden, variant, size):
     def train(variables, x, labels):
         def loss(kernel):
             params = variables["params"] | {"fc_cls": {"kernel": kernel}}
-            outputs, updated = module.apply(
-                variables | {"params": params}, x, train=True, labels=labels, mutable=["batch_stats"]
-            )
+            outputs = module.apply(variables | {"params": params}, x)
             target = jax.nn.one_hot(labels, rows)
-            return losses.cross_entropy(outputs.factual, target).mean(), (outputs, updated)
+            # Its label > 0 is part of the numbers; with the background first it means the foreground.
+            mean = box.mean_feature_after(
+                variables["batch_stats"]["fc_cls"]["mean_feature"],
+                outputs.features,
+                labels,
+                background=background,
+                rows=rows,
+                counted="positive_labels",
+            )
+            return losses.cross_entropy(outputs.factual, target).mean(), (outputs, mean)
 
         return jax.value_and_grad(loss, has_aux=True)(variables["params"]["fc_cls"]["kernel"])
 
     for s in range(3):
         labels = expected[f"labels{s}"].astype(np.int32)
-        (loss, (outputs, updated)), gradient = train(variables, roi_features(50 + s), labels)
-        variables = variables | updated
-        mean_feature = updated["batch_stats"]["fc_cls"]["mean_feature"]
+        (loss, (outputs, mean_feature)), gradient = train(variables, roi_features(50 + s), labels)
+        variables = variables | {"batch_stats": {"fc_cls": {"mean_feature": mean_feature}}}
         close(mean_feature[::4], expected["causal_embed_seq"][s])
     close(outputs.factual[:4, columns], expected["train_cls_score"])
     close(outputs.deltas, expected["train_bbox_pred"])
@@ -84,7 +89,7 @@ def test_box_head(golden, variant, size):
     )
     close(gradient[0, :8], first)
 
-    outputs = jax.jit(functools.partial(module.apply, train=False))(variables, roi_features(99))
+    outputs = jax.jit(module.apply)(variables, roi_features(99))
     close(outputs.features[:, :64], expected["eval_feature"])
     close(outputs.deltas, expected["eval_bbox_pred"])
     close(outputs.factual[:4, columns], expected["eval_plain_logits"])
@@ -94,7 +99,7 @@ def test_box_head(golden, variant, size):
         box.background_exempt,
         outputs.factual,
         outputs.counterfactual,
-        background=options["background"],
+        background=background,
     )
     # Probabilities of 1,200 classes are about 1e-3: relative.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5)

@@ -40,7 +40,7 @@ def test_logits_and_effects(golden, run):
     features, mean_feature, _ = inputs(d, k)
     expected = golden(GOLDEN)
     module = classifiers.CosineClassifier(k)
-    logits = jax.jit(functools.partial(module.apply, train=False))(variables(d, k, mean_feature), features)
+    logits = jax.jit(module.apply)(variables(d, k, mean_feature), features)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
     close(logits.factual[:, ::step], expected[f"{run}/no_effect"])
     for strength in ALPHAS:
@@ -61,7 +61,7 @@ def test_training_logits_loss_and_gradients(golden, run):
 
     def loss(kernel, x):
         changed = state | {"params": {"kernel": kernel}}
-        logits, _ = module.apply(changed, x, train=True, mutable=["batch_stats"])
+        logits = module.apply(changed, x)
         return losses.cross_entropy(logits.factual, labels).mean(), logits.factual
 
     differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -81,13 +81,10 @@ def test_training_logits_loss_and_gradients(golden, run):
 @pytest.mark.parametrize(("key", "constant"), [("seq_mu09", True), ("seq_lr_scaled", False)])
 def test_mean_feature_after_each_of_five_batches(golden, key, constant):
     expected = golden(GOLDEN)
-    module = classifiers.CosineClassifier(10)
-    state = variables(128, 10, np.zeros(128, np.float32))
-    for i, mu in enumerate([0.9] * 5 if constant else expected["mean/mus"]):
+    mean_feature = np.zeros(128, np.float32)
+    for i, momentum in enumerate([0.9] * 5 if constant else expected["mean/mus"]):
         features = np.maximum(np.random.RandomState(10 + i).standard_normal((8, 128)).astype(np.float32), 0)
-        _, updated = module.apply(state, features, train=True, mu=mu, mutable=["batch_stats"])
-        state |= updated
-        mean_feature = state["batch_stats"]["mean_feature"]
+        mean_feature = mean_features.moving_sum(mean_feature, features, momentum)
         assert mean_feature.dtype == jnp.float32
         np.testing.assert_allclose(mean_feature, expected[f"mean/{key}"][i], rtol=0, atol=1e-5)
 
@@ -95,7 +92,7 @@ def test_mean_feature_after_each_of_five_batches(golden, key, constant):
 def test_linear(golden):
     expected = golden(GOLDEN)
     params = {"kernel": reference.fill("fc.weight", (10, 128)).T}
-    logits = classifiers.LinearClassifier(10).apply({"params": params}, expected["baseline/x"], train=False)
+    logits = classifiers.LinearClassifier(10).apply({"params": params}, expected["baseline/x"])
     assert logits.counterfactual is None
     np.testing.assert_allclose(logits.factual, expected["baseline/dotproduct"], rtol=0, atol=1e-5)
 
@@ -111,9 +108,7 @@ def test_learnable_weight_scaling(golden):
     }
 
     def loss(params):
-        logits = classifiers.ScaledClassifier(10).apply(
-            {"params": params}, expected["baseline/x"], train=True
-        )
+        logits = classifiers.ScaledClassifier(10).apply({"params": params}, expected["baseline/x"])
         return losses.cross_entropy(logits.factual, labels).mean(), logits.factual
 
     gradient, logits = jax.grad(loss, has_aux=True)(params)
@@ -127,7 +122,5 @@ def test_learnable_weight_scaling(golden):
 def test_tau_norm(golden, tau):
     expected = golden(GOLDEN)
     kernel = classifiers.tau_norm(jnp.asarray(reference.fill("fc.weight", (10, 128)).T), float(tau))
-    logits = classifiers.LinearClassifier(10).apply(
-        {"params": {"kernel": kernel}}, expected["baseline/x"], train=False
-    )
+    logits = classifiers.LinearClassifier(10).apply({"params": {"kernel": kernel}}, expected["baseline/x"])
     np.testing.assert_allclose(logits.factual, expected[f"baseline/tau_norm_{tau}"], rtol=0, atol=1e-5)

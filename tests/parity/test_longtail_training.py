@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 import reference
+from training import Training, mesh_of, objective
 
+from cfmlc_jax import losses as loss_functions
 from cfmlc_jax.causal import effects
-from cfmlc_jax.classify import method as methods
-from cfmlc_jax.classify import step as steps
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.classify.score import score_step
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import state as states
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import sgd
 from cfmlc_jax.torch_weights import long_tailed
@@ -46,43 +49,37 @@ def weights():
     return long_tailed.from_torch(NAME, checkpoint)
 
 
+def mean_cross_entropy(logits, labels):
+    return loss_functions.cross_entropy(logits, labels).mean()
+
+
 @pytest.fixture(scope="module")
 def trained():
     """The losses, logits of the first step, and the variables after the last."""
     model = catalogue.create(NAME, 10, attention="none", image_size=32, head="causal_norm")
-    method = methods.one_label("cross_entropy")
     # One device (two and four agree): with eight, one ReLU of the second step lies so near to 0 that rounding
     # puts it on the other side.
-    mesh = jax.make_mesh((1, 1), (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    optimizer = sgd(learning_rate=0.02)
-    make, abstract = states.plan(
-        model, optimizer, (1, 1, 32, 32, 3), tallied=steps.tallied(method.loss_names), seed=0, mesh=mesh
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    state = make().replace(variables=jax.device_put(weights(), shardings.variables))
-    step = steps.train_step(
+    run = Training(
         model,
-        optimizer,
-        method,
-        mean_rate=lambda step: 0.9,
-        ema_decay=0.0,
+        (1, 1, 32, 32, 3),
+        objective("whole", loss=mean_cross_entropy, patching=Whole((2,))),
+        sgd(learning_rate=0.02),
+        mesh=mesh_of(1),
         log_every=1,
-        seed=0,
-        mesh=mesh,
-        shardings=shardings,
-    )
+        ema_decay=0.0,
+        mean_feature=MeanFeature(lambda step: 0.9),
+    ).start()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.learned["variables"])
+    learned = run.state.learned | {"variables": jax.device_put(weights(), shardings)}
+    run.state = run.state.replace(learned=learned)
     losses = []
     for i in range(STEPS):
-        state, first_bad = step(state, meshes.to_devices(batch(i), mesh))
-        assert int(first_bad) == -1
-        losses.append(float(state.tally["loss"]))
-    score = steps.score_step(
-        model, method, kinds=("feature",), null="mean", patches=methods.Patches((2,)), mesh=mesh
-    )
-    logits = score(
-        state.variables, state.mean_colour, meshes.to_devices({"views": images(999)}, mesh)["views"]
-    )
-    return losses, jax.tree.map(np.asarray, logits), jax.tree.map(np.asarray, state.variables)
+        assert run.update(batch(i)) == -1
+        losses.append(float(run.tally["loss"]))
+    score = score_step(model, Whole((2,)), POOLINGS["pivot"], kinds=("feature",), null="mean", mesh=run.mesh)
+    views = meshes.to_devices({"views": images(999)}, run.mesh)["views"]
+    logits = score(run.variables, run.mean_colour, views)
+    return losses, jax.tree.map(np.asarray, logits), jax.tree.map(np.asarray, run.variables)
 
 
 def test_losses(golden, trained):

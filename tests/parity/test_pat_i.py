@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import reference
 
-from cfmlc_jax.classify import method as methods
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.classify import pat
+from cfmlc_jax.classify.patching import HostViews
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.results.scores import probabilities
 from cfmlc_jax.torch_weights import mlc_pat
@@ -31,5 +33,5 @@ def test_probabilities(golden, name):
     views = reference.uniform(5 * 8, SIZE, seed=300).reshape(5, 8, SIZE, SIZE, 3).transpose(1, 0, 2, 3, 4)
     model = catalogue.create(name, CLASSES, attention="none", image_size=SIZE)
     outputs = jax.jit(functools.partial(model.apply, train=False))(weights(name, model), views)
-    ours = probabilities(np.asarray(methods.predict(outputs)["combined"]))
+    ours = probabilities(np.asarray(pat.predict(outputs, HostViews(2), POOLINGS["pivot"])["combined"]))
     np.testing.assert_allclose(ours, golden("pat_i.npz")[name], rtol=0, atol=1e-4)

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 import pytest
 import reference
+from training import Training, mesh_of, objective
 
-from cfmlc_jax.classify import method as methods
-from cfmlc_jax.classify import step as steps
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.classify.patching import HostViews
+from cfmlc_jax.classify.score import score_step
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import state as states
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import adamw_one_cycle, hyperparameters
 from cfmlc_jax.results.scores import probabilities
@@ -27,7 +28,6 @@ pytestmark = pytest.mark.slow  # minutes each, most of it compilation
 
 SIZE, CLASSES, STEPS = 64, 20, 5
 SCORED = 3  # of the 8 validation images
-METHOD = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
 # The reference's own float32 is up to 1.3e-4 from its float64 in a loss, 6e-5 in a probability and
 # 8e-3 in the sum of a parameter's changes. Single changes say nothing in float32: Adam's first steps
 # are the signs of gradients, and where one is nearly 0 the reference's own differ by all of a step.
@@ -108,50 +108,43 @@ def run(name, dtype) -> Trajectory:
     initial = weights(name, model)
     variables = cast(initial, dtype)
     optimizer = remembering(adamw_one_cycle(max_lr=1e-4, total_steps=100 * 80, weight_decay=1e-4))
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()[:1]).reshape(1, 1),
-        (meshes.DATA, meshes.FSDP),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    )
-    _, abstract = states.plan(
-        model, optimizer, (1, 5, SIZE, SIZE, 3), tallied=steps.tallied(METHOD.loss_names), seed=0, mesh=mesh
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    blank = cast(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract), dtype)
-    state = blank.replace(
-        variables=variables,
-        average=jax.tree.map(jnp.copy, variables),
-        opt_state=cast(optimizer.init(variables["params"]), dtype),
-    )
-    state = jax.device_put(state, shardings)  # where it stays, or the second step is compiled anew
     seen: list = []
 
-    def loss(outputs, labels):
-        jax.debug.callback(
-            lambda *logits: seen.append(logits), outputs.whole, outputs.attention, outputs.score
-        )
-        return METHOD.loss(outputs, labels)
+    class Observed(HostViews):
+        def evidence(self, outputs):
+            jax.debug.callback(
+                lambda *logits: seen.append(logits), outputs.whole, outputs.attention, outputs.score
+            )
+            return super().evidence(outputs)
 
-    step = steps.train_step(
+    run = Training(
         model,
+        (1, 5, SIZE, SIZE, 3),
+        objective(patching=Observed(2)),
         optimizer,
-        METHOD._replace(loss=loss),
-        ema_decay=0.9,
+        mesh=mesh_of(1),
         log_every=1,
-        seed=0,
-        mesh=mesh,
-        shardings=shardings,
+        ema_decay=0.9,
     )
+    abstract = run.abstract
+    blank = cast(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract), dtype)
+    learned = blank.learned | {
+        "variables": variables,
+        "average": jax.tree.map(jnp.copy, variables),
+        "opt_state": cast(optimizer.init(variables["params"]), dtype),
+    }
+    # Where it stays, or the second step is compiled anew.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    run.state = jax.device_put(blank.replace(learned=learned), shardings)
     tallies, rates = [], []
     for i in range(STEPS):
-        state, first_bad = step(state, meshes.to_devices(batch(i, dtype), mesh))
-        assert int(first_bad) == -1
-        tallies.append(host(state.tally))
-        rates.append(host(hyperparameters(state.opt_state["inner"])))
+        assert run.update(batch(i, dtype)) == -1
+        tallies.append(host(run.tally))
+        rates.append(host(hyperparameters(run.opt_state["inner"])))
         if i == 0:
-            gradient = host(state.opt_state["gradient"])
+            gradient = host(run.opt_state["gradient"])
     jax.effects_barrier()
-    score = steps.score_step(model, METHOD, kinds=(), null="zeros", patches=methods.Patches(2), mesh=mesh)
+    score = score_step(model, HostViews(2), POOLINGS["pivot"], kinds=(), null="zeros", mesh=run.mesh)
     unseen = views(8, 300)[:SCORED].astype(dtype)
     return Trajectory(
         losses={name: np.array([tally[name] for tally in tallies]) for name in tallies[0]},
@@ -159,11 +152,11 @@ def run(name, dtype) -> Trajectory:
         logits=host(seen[0]),
         gradient=state_dict(name, {"params": gradient}),
         initial=state_dict(name, initial),
-        variables=state_dict(name, host(state.variables)),
-        average=state_dict(name, host(state.average)),
+        variables=state_dict(name, host(run.variables)),
+        average=state_dict(name, host(run.average)),
         scores=[
-            host(score(variables, state.mean_colour, unseen)["combined"])
-            for variables in (state.variables, state.average)
+            host(score(variables, run.mean_colour, unseen)["combined"])
+            for variables in (run.variables, run.average)
         ],
     )
 

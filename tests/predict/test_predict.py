@@ -14,7 +14,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -44,9 +43,8 @@ def tiny_config(**fields):
 def write_checkpoint(path, *, class_names=NAMES, **fields):
     """A checkpoint that was not trained, but whose patches and classes differ in what they say."""
     config = tiny_config(**fields)
-    parts = build.create_setup(config, len(NAMES))
-    make, _ = build.state_plan(config, parts, optax.identity())
-    model = make().parts()[0]
+    parts = build.create(config, len(NAMES))
+    model = build.initial(config, parts)
     rng = np.random.default_rng(0)
 
     def larger(place, leaf):
@@ -138,9 +136,8 @@ def scenes(tmp_path_factory):
 def evaluated(checkpoint, scenes):
     """What the evaluation makes of the scenes."""
     config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
-    parts = build.create_setup(config, len(NAMES))
-    _, abstract = build.state_plan(config, parts, optax.identity())
-    model = checkpoints.read_model(checkpoint, abstract.parts()[0])
+    parts = build.create(config, len(NAMES))
+    model = checkpoints.read_model(checkpoint, build.model_item(config, parts))
     score = evaluate.score_step(config, parts, ("whole", "pivot"))
     return evaluate.score_split(parts, score, model, scenes[1], batch_size=16)["average"]
 
@@ -228,9 +225,8 @@ def test_pivot_boxes_are_in_pixels_of_the_photo(command, checkpoint, photos):
 
 def test_both_sets_of_weights(tmp_path, checkpoint, photos):
     config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
-    parts = build.create_setup(config, len(NAMES))
-    _, abstract = build.state_plan(config, parts, optax.identity())
-    model = checkpoints.read_model(checkpoint, abstract.parts()[0])
+    parts = build.create(config, len(NAMES))
+    model = checkpoints.read_model(checkpoint, build.model_item(config, parts))
     how = {"prediction": "whole", "alpha": 0.5, "with_effect": False, "batch_size": 1}
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):

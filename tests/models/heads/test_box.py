@@ -20,14 +20,12 @@ def create(**options):
     return box.BoxHead(CLASSES, hidden=8, **options)
 
 
-def mean_after(module, regions, labels, before=0.0):
+def mean_after(regions, labels, before=0.0, **options):
     """The mean feature, all `before`, after a training batch, and the batch's features."""
-    variables = module.init(jax.random.key(0), regions, train=False)
-    variables["batch_stats"]["fc_cls"]["mean_feature"] = jnp.full(8, before)
-    outputs, updated = module.apply(
-        variables, regions, train=True, labels=jnp.array(labels), mu=0.5, mutable=["batch_stats"]
-    )
-    return updated["batch_stats"]["fc_cls"]["mean_feature"], outputs.features
+    module = create()
+    features = module.apply(module.init(jax.random.key(0), regions), regions).features
+    options = {"rows": CLASSES + 1, "momentum": 0.5} | options
+    return box.mean_feature_after(jnp.full(8, before), features, jnp.array(labels), **options), features
 
 
 @pytest.mark.parametrize(
@@ -40,26 +38,26 @@ def mean_after(module, regions, labels, before=0.0):
     ],
 )
 def test_regions_in_the_mean_feature(regions, options, labels, counted):
-    mean_feature, features = mean_after(create(**options), regions, labels, before=2.0)
+    mean_feature, features = mean_after(regions, labels, before=2.0, **options)
     np.testing.assert_allclose(mean_feature, 1 + features[np.array(counted)].mean(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("background", box.BACKGROUNDS)
 def test_a_batch_without_foreground_leaves_the_mean_feature(regions, background):
     row = box.background_row(background, CLASSES + 1)
-    mean_feature, _ = mean_after(create(background=background), regions, [row] * 6, before=2.0)
+    mean_feature, _ = mean_after(regions, [row] * 6, before=2.0, background=background)
     np.testing.assert_array_equal(mean_feature, np.full(8, 2.0))
 
 
 @pytest.mark.parametrize("variant", box.VARIANTS)
 def test_dead_regions_are_finite(regions, variant):
     """A region whose features are all zero, before any training: the factual prediction, and gradients."""
-    module = create(**box.VARIANTS[variant])
-    variables = module.init(jax.random.key(0), regions, train=False)
+    module = create(epsilon=box.VARIANTS[variant].epsilon)
+    variables = module.init(jax.random.key(0), regions)
 
     def total(x):
-        outputs = module.apply(variables, x, train=False)
-        background = box.VARIANTS[variant]["background"]
+        outputs = module.apply(variables, x)
+        background = box.VARIANTS[variant].background
         return box.background_exempt(outputs.factual, outputs.counterfactual, background=background)
 
     zeros = jnp.zeros_like(regions)
@@ -70,8 +68,8 @@ def test_dead_regions_are_finite(regions, variant):
 
 def test_shapes_and_half_precision(regions):
     module = create(dtype=jnp.bfloat16)
-    variables = module.init(jax.random.key(0), regions, train=False)
-    outputs = module.apply(variables, jnp.asarray(regions, jnp.bfloat16), train=False)
+    variables = module.init(jax.random.key(0), regions)
+    outputs = module.apply(variables, jnp.asarray(regions, jnp.bfloat16))
     assert outputs.factual.shape == outputs.counterfactual.shape == (6, CLASSES + 1)
     assert outputs.deltas.shape == (6, 4)
     assert outputs.factual.dtype == outputs.deltas.dtype == jnp.float32
@@ -108,10 +106,7 @@ def test_cascade():
 
 
 def test_what_cannot_be(regions):
-    variables = create().init(jax.random.key(0), regions, train=False)
-    with pytest.raises(ValueError, match="needs the labels"):
-        create().apply(variables, regions, train=True, mutable=["batch_stats"])
     with pytest.raises(ValueError, match="counted 'all' is not one of"):
-        create(counted="all").apply(variables, regions, train=True, labels=jnp.zeros(6, int))
+        mean_after(regions, [0] * 6, background="last", counted="all")
     with pytest.raises(ValueError, match="background 'none' is not one of first, last"):
         box.background_row("none", 5)

@@ -54,7 +54,7 @@ def test_total_direct_effect_removes_the_part_along_the_mean_feature(
     case, norm, feature_norm, weight_norm, alpha
 ):
     features, variables = case
-    logits = classifiers.CosineClassifier(K, norm=norm).apply(variables, features, train=False)
+    logits = classifiers.CosineClassifier(K, norm=norm).apply(variables, features)
     effect = effects.total_direct_effect(logits.factual, logits.counterfactual, alpha)
     expected = by_hand(
         features,
@@ -81,10 +81,10 @@ def test_hand_values():
 def test_leading_axes_and_dtype(name, rng):
     module = classifiers.CLASSIFIERS[name](K)
     features = jnp.asarray(rng.normal(size=(2, 3, D)), jnp.bfloat16)
-    variables = module.init(jax.random.key(0), features, train=True)
+    variables = module.init(jax.random.key(0), features)
     assert all(np.abs(variables["params"]["kernel"]).ravel() <= D**-0.5)
-    logits = module.apply(variables, features, train=False)
-    flat = module.apply(variables, features.reshape(6, D), train=False)
+    logits = module.apply(variables, features)
+    flat = module.apply(variables, features.reshape(6, D))
     assert logits.factual.shape == (2, 3, K)
     assert logits.factual.dtype == jnp.float32
     np.testing.assert_allclose(logits.factual.reshape(6, K), flat.factual, rtol=0, atol=1e-6)
@@ -94,28 +94,14 @@ def test_leading_axes_and_dtype(name, rng):
 def test_length_of_features_matters_to_capsules_only(case):
     features, variables = case
     for norm, matters in [("causal", False), ("cosine", False), ("capsule", True)]:
-        apply = functools.partial(classifiers.CosineClassifier(K, norm=norm).apply, variables, train=False)
+        apply = functools.partial(classifiers.CosineClassifier(K, norm=norm).apply, variables)
         near, far = apply(features).factual, apply(3 * features).factual
         assert bool(np.abs(near - far).max() > 1e-2) == matters
 
 
-def test_the_mean_feature_moves_in_training_only_and_before_the_logits(case):
-    features, variables = case
-    module = classifiers.CosineClassifier(K)
-    before = variables["batch_stats"]["mean_feature"]
-    trained, updated = module.apply(variables, features, train=True, mu=0.5, mutable=["batch_stats"])
-    moved = updated["batch_stats"]["mean_feature"]
-    np.testing.assert_allclose(moved, 0.5 * before + features.mean(axis=0), rtol=1e-5, atol=1e-6)
-    _, kept = module.apply(variables, features, train=False, mutable=["batch_stats"])
-    np.testing.assert_array_equal(kept["batch_stats"]["mean_feature"], before)
-    # The counterfactual of a training step is already of the moved feature.
-    after = module.apply(variables | updated, features, train=False)
-    np.testing.assert_allclose(trained.counterfactual, after.counterfactual, rtol=0, atol=1e-6)
-
-
 def test_a_new_classifier_has_seen_nothing(case):
     features, _ = case
-    variables = classifiers.CosineClassifier(K).init(jax.random.key(0), features, train=True)
+    variables = classifiers.CosineClassifier(K).init(jax.random.key(0), features)
     np.testing.assert_array_equal(variables["batch_stats"]["mean_feature"], np.zeros(D))
 
 
@@ -161,7 +147,7 @@ def test_zero_vectors_have_finite_values_and_gradients(case, norm, zero):
 
     def effect(features, kernel, mean_feature):
         changed = {"params": {"kernel": kernel}, "batch_stats": {"mean_feature": mean_feature}}
-        logits = module.apply(changed, features, train=False)
+        logits = module.apply(changed, features)
         return effects.total_direct_effect(logits.factual, logits.counterfactual, 1.5), logits
 
     (values, logits), pullback = jax.vjp(effect, features, kernel, mean_feature)
@@ -188,20 +174,18 @@ def test_gradient_by_differences(rng):
 @pytest.mark.parametrize("num_heads", [0, 4])
 def test_heads_that_do_not_divide_the_features(num_heads):
     with pytest.raises(InputError, match=f"6 features cannot be cut into {num_heads} heads"):
-        classifiers.CosineClassifier(K, num_heads=num_heads).init(
-            jax.random.key(0), jnp.ones((1, D)), train=False
-        )
+        classifiers.CosineClassifier(K, num_heads=num_heads).init(jax.random.key(0), jnp.ones((1, D)))
 
 
 def test_a_norm_that_is_none():
     with pytest.raises(ValueError, match="norm 'l1' is not one of causal, cosine, capsule"):
-        classifiers.CosineClassifier(K, norm="l1").init(jax.random.key(0), jnp.ones((1, D)), train=False)
+        classifiers.CosineClassifier(K, norm="l1").init(jax.random.key(0), jnp.ones((1, D)))
 
 
 def test_linear_with_a_bias(case):
     features, variables = case
     params = variables["params"] | {"bias": np.arange(K, dtype=np.float32)}
-    logits = classifiers.LinearClassifier(K, use_bias=True).apply({"params": params}, features, train=False)
+    logits = classifiers.LinearClassifier(K, use_bias=True).apply({"params": params}, features)
     np.testing.assert_allclose(
         logits.factual, features @ params["kernel"] + params["bias"], rtol=1e-5, atol=1e-6
     )
@@ -210,12 +194,10 @@ def test_linear_with_a_bias(case):
 def test_scales_start_at_one(case):
     features, _ = case
     module = classifiers.ScaledClassifier(K)
-    variables = module.init(jax.random.key(0), features, train=False)
+    variables = module.init(jax.random.key(0), features)
     params = jax.tree.map(np.asarray, variables["params"])
     plain = features @ params["kernel"] + params["bias"]
-    np.testing.assert_allclose(
-        module.apply(variables, features, train=True).factual, plain, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(module.apply(variables, features).factual, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_tau_norm_evens_lengths_out(case):

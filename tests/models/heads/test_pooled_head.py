@@ -33,33 +33,9 @@ def initial(model):
     )
 
 
-def trained(model, views, **options):
-    variables = initial(model)
-    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"], **options))
-    outputs, updated = apply(variables, views)
-    return outputs, updated["batch_stats"]["head"]["whole"]["mean_feature"]
-
-
 @pytest.fixture
 def views(rng):
     return jnp.asarray(rng.random((4, 5, 32, 32, 3)), jnp.float32)
-
-
-def test_the_mean_is_of_whole_views(views):
-    model = classifier("cross")
-    outputs, mean = trained(model, views, mu=0.5)
-    np.testing.assert_allclose(mean, outputs.features["pooled"][:, 0].mean(axis=0), rtol=1e-5, atol=1e-6)
-    assert outputs.counterfactual.shape == outputs.whole.shape == outputs.score.shape == (4, 5, K)
-    assert outputs.cosine.shape == (4, 5)
-
-
-def test_patches_of_another_size_do_not_move_it(views):
-    model = classifier("cross")
-    patches = views[:, 1:, :16, :16]
-    outputs, mean = trained(model, [views[:, :1], patches], mu=0.5)
-    np.testing.assert_allclose(mean, outputs.features["pooled"][:, 0].mean(axis=0), rtol=1e-5, atol=1e-6)
-    assert outputs.whole.shape == (4, 5, K)
-    assert outputs.counterfactual.shape == (4, 1, K)
 
 
 def test_counterfactual_and_cosine_are_those_of_the_pooled_features(views):
