@@ -96,16 +96,16 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
         model=models.create(
             config.model.name,
             num_classes,
-            attention=config.model.attention,
+            attention=configs.branches(config),
             image_size=config.views.image_size,
             head=config.model.head,
-            groups=config.model.groups,
+            groups=config.model.ml_decoder.queries,
             num_heads=config.model.cosine.num_heads,
             tau=config.model.cosine.tau,
             gamma=config.model.cosine.gamma,
-            cells=config.model.cells,
+            cells=configs.patch_map(config),
             background=method.pooling.background,
-            statistics=config.model.statistics,
+            statistics=config.data.normalise,
             frozen=tuple(config.model.frozen),
             norm_groups=config.model.norm_groups,
             dtype=jnp.dtype(config.model.dtype),
@@ -123,7 +123,7 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
             skip=config.data.on_error == "skip",
         ),
         views_of={
-            "train": _views(config, method.train_patches, config.views.augment),
+            "train": _views(config, method.train_patches, True),
             "evaluate": _views(config, method.predict_patches, False),
         },
     )
@@ -138,7 +138,7 @@ def require_model(config) -> None:
     """
     setup = create_setup(config, num_classes=2)
     # Shapes take seconds of a large model: only where a field names parts of it.
-    if not (config.model.cells or config.model.frozen or config.model.head in configs.MEAN_HEADS):
+    if not (configs.patch_map(config) or config.model.frozen or models.HEADS[config.model.head].has_mean):
         return
     _, abstract = state_plan(config, setup, optax.identity())
     frozen = setup.model.frozen
@@ -163,7 +163,7 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
             raise InputError(
                 f"{split}: no image has any of the classes; there is nothing to learn or to score"
             )
-        if configs.is_one_label(config):
+        if config.task == "single_label":
             require_one_label(split, sources[split], config.loss.name)
     for split in sources:
         if "train" in sources and split != "train":
@@ -207,7 +207,7 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     if config.optim.name == "sgd":
         return optim.sgd(
             learning_rate=schedules.per_step(epoch_rates(config), total_steps // config.train.epochs),
-            momentum=config.optim.momentum,
+            momentum=config.optim.sgd.momentum,
             weight_decay=config.optim.weight_decay,
             trainable=trainable,
         )
@@ -222,31 +222,31 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
 
 def epoch_rates(config) -> np.ndarray:
     """SGD's learning rate in each epoch: float64 [epochs]."""
-    fields, epochs = config.optim, config.train.epochs
-    if fields.schedule == "cosine":
-        return schedules.recursive_cosine(fields.learning_rate, epochs=epochs)
+    peak, sgd, epochs = config.optim.learning_rate, config.optim.sgd, config.train.epochs
+    if sgd.schedule == "cosine":
+        return schedules.recursive_cosine(peak, epochs=epochs)
     return schedules.warmup_multistep(
-        fields.learning_rate,
+        peak,
         epochs=epochs,
-        milestones=fields.milestones,
-        factor=fields.drop,
-        warmup_epochs=fields.warmup_epochs,
+        milestones=sgd.milestones,
+        factor=sgd.drop,
+        warmup_epochs=sgd.warmup_epochs,
     )
 
 
 def mean_rate(config, steps_in_epoch: int) -> Callable | None:
     """Step -> share mu of the mean feature that it keeps; None for heads without such a feature."""
-    cosine = config.model.cosine
-    if config.model.head not in configs.MEAN_HEADS:
+    momentum = config.model.cosine.momentum
+    if not models.HEADS[config.model.head].has_mean:
         return None
-    if not cosine.mu_from_rate:
-        return lambda step: cosine.mu
+    if momentum != "schedule":
+        return lambda step: momentum
     return schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_in_epoch)
 
 
 def as_evaluated(config, model: dict) -> dict:
-    """The "model" item of a checkpoint as it predicts: with `evaluate.tau_norm`, if there is one."""
-    tau = config.evaluate.tau_norm
+    """The "model" item of a checkpoint as it predicts: with `model.dot_product.tau_norm`, if there is one."""
+    tau = config.model.dot_product.tau_norm
     if not tau:
         return model
     return model | {name: _tau_normed(model[name], tau) for name in ("variables", "average")}
@@ -271,40 +271,37 @@ def state_plan(config, setup: Setup, transformation) -> tuple[Callable, TrainSta
 
 
 def _patches(config, used: bool) -> methods.Patches:
-    size = config.views.patch_size if used and config.views.patch_size else None
-    return methods.Patches(tuple(config.views.grids), config.views.overlap, size)
+    patches = config.patches
+    size = patches.size if used and patches.source == "device" else None
+    return methods.Patches(tuple(patches.grids), patches.overlap, size)
 
 
 def _method(config, class_counts) -> methods.Method:
     loss = config.loss
-    if configs.is_one_label(config):
+    if config.task == "single_label":
         return methods.one_label(loss.name, focal_gamma=loss.focal_gamma, class_counts=class_counts)
     return methods.create(
         config.method,
-        pooling=config.model.pooling,
+        pooling=config.patches.pooling,
         gamma_neg=loss.gamma_neg,
         gamma_pos=loss.gamma_pos,
         clip=loss.clip,
     )
 
 
-def _views(config, patches: bool, augment: bool) -> Transform:
+def _views(config, patches: bool, training: bool) -> Transform:
     views = config.views
-    if views.crop == "padded":
-        return PaddedCrop(size=views.image_size, flip=views.flip, augment=augment, exif=config.data.exif)
-    if views.crop == "area":
-        return AreaCrop(
-            size=views.image_size,
-            flip=views.flip,
-            jitter=views.jitter,
-            augment=augment,
-            exif=config.data.exif,
-        )
+    options = dict(views[views.transform])
+    options["augment"] = options["augment"] and training
+    if views.transform == "padded_crop":
+        return PaddedCrop(size=views.image_size, exif=config.data.exif, **options)
+    if views.transform == "area_crop":
+        return AreaCrop(size=views.image_size, exif=config.data.exif, **options)
     return ToViews(
-        size=config.views.image_size,
-        # Cells of a map need no views of their own, and patches of another size are cut on the device.
-        grid=config.views.grids if patches and not (config.model.cells or config.views.patch_size) else None,
-        overlap=config.views.overlap,
-        augment=augment,
+        size=views.image_size,
+        # Cells of a map need no views of their own, and the device cuts its patches itself.
+        grid=config.patches.grids if patches and config.patches.source == "host" else None,
+        overlap=config.patches.overlap,
         exif=config.data.exif,
+        **options,
     )

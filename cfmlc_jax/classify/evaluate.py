@@ -100,7 +100,7 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     Args:
         path: a checkpoint.
         config: what to evaluate and how; None for the checkpoint's own. Its model may have fewer
-            branches for patches than were trained, by `attention`.
+            branches for patches than were trained, by `method` and `patches.branches`.
         folder: where the report goes.
         say: prints a line for the user.
 
@@ -112,10 +112,10 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
     configs.require_splits(config.data)
-    old, new = _of_variables(stored.model), _of_variables(config.model)
-    attention = old["attention"], new["attention"]
-    if attention in _FEWER:
-        old["attention"] = new["attention"]
+    old, new = _of_variables(stored), _of_variables(config)
+    branches = old["patches.branches"], new["patches.branches"]
+    if branches in _FEWER:
+        old["patches.branches"] = new["patches.branches"]
     changes = configs.differences(old, new)
     if changes:
         raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
@@ -123,12 +123,12 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     class_names = _class_names(path, meta, sources, say)
     parts = build.create_setup(config, len(class_names))
     _, abstract = build.state_plan(config, parts, optax.identity())
-    model = _read_model(path, abstract.parts()[0], attention)
+    model = _read_model(path, abstract.parts()[0], branches)
     mine = folder if jax.process_index() == 0 else None
     # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
     preemption = hooks.Preemption()
     counts = meta.get("class_counts")
-    if configs.is_one_label(config) and counts is not None:
+    if config.task == "single_label" and counts is not None:
         training, missing = None, ALONE
     else:
         training, missing = _training_labels(config, sources, class_names, say)
@@ -148,11 +148,11 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     )
 
 
-def _read_model(path, abstract, attention):
+def _read_model(path, abstract, branches):
     """The checkpoint's arrays, without the branches that the evaluation does not have."""
-    if attention not in _FEWER:
+    if branches not in _FEWER:
         return checkpoints.read_model(path, abstract)
-    names = _FEWER[attention]
+    names = _FEWER[branches]
     found = checkpoints.read_part(path, _renamed(abstract, names))
     return _renamed(found, {stored: wanted for wanted, stored in names.items()})
 
@@ -180,16 +180,22 @@ def _training_labels(config, sources, class_names, say):
 
 def _of_training(config):
     """What only the training split's labels give."""
-    return "accuracy by shots" if configs.is_one_label(config) else "co-occurrence"
+    return "accuracy by shots" if config.task == "single_label" else "co-occurrence"
 
 
-def _of_variables(model):
-    """The fields of config.model that decide which variables there are, and what they mean."""
-    fields = configs.flat(configs.to_json(model))
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in ("dtype", "norm_groups", "frozen", "cosine.mu", "cosine.mu_from_rate")
+def _of_variables(config):
+    """The fields that decide which variables there are, and what they mean."""
+    others = ("dtype", "norm_groups", "frozen", "cosine.momentum", "dot_product.tau_norm")
+    fields = {
+        f"model.{name}": value
+        for name, value in configs.flat(configs.to_json(config.model)).items()
+        if name not in others
+    }
+    return fields | {
+        "data.normalise": config.data.normalise,
+        "patches.branches": configs.branches(config),
+        "patches.map": configs.patch_map(config),
+        "patches.pooling": config.patches.pooling,
     }
 
 

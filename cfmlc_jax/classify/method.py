@@ -71,7 +71,7 @@ class Method(NamedTuple):
 
 
 def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float, pooling: str = "pivot") -> Method:
-    """The method "pat_t", "pat_i" or "asl" (config.py says what each is) with the asymmetric loss."""
+    """The method "pat_t", "pat_i" or "whole" (config/classifier.py says what each is) with the asymmetric loss."""
 
     def total(logits, labels):
         cells = losses.asymmetric_loss(logits, labels, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
@@ -82,7 +82,7 @@ def create(name: str, *, gamma_neg: float, gamma_pos: float, clip: float, poolin
 
 
 def one_label(loss: str, *, focal_gamma: float = 2.0, class_counts: Any = None) -> Method:
-    """The method "asl" with a softmax's loss, the mean over images, for images of one label.
+    """The method "whole" with a softmax's loss, the mean over images, for images of one label.
 
     Args:
         loss: "cross_entropy", "focal" or "weighted_cross_entropy".
@@ -105,7 +105,7 @@ def one_label(loss: str, *, focal_gamma: float = 2.0, class_counts: Any = None) 
             raise ValueError("weighted_cross_entropy is trained with the classes' numbers of images")
         return losses.weighted_cross_entropy(logits, labels, weights).mean()
 
-    return with_loss("asl", mean)
+    return with_loss("whole", mean)
 
 
 def with_loss(name: str, total: Callable, *, pooling: str = "pivot") -> Method:
@@ -122,7 +122,7 @@ def with_loss(name: str, total: Callable, *, pooling: str = "pivot") -> Method:
     return {
         "pat_t": Method(True, True, pool, ("loss_whole", "loss_patch"), patch_loss),
         "pat_i": Method(False, True, pool, ("loss_whole",), whole_loss),
-        "asl": Method(False, False, pool, ("loss_whole",), whole_loss),
+        "whole": Method(False, False, pool, ("loss_whole",), whole_loss),
     }[name]
 
 

@@ -14,6 +14,7 @@ from cfmlc_jax.classify import build, evaluate, tasks
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.models import catalogue
 
 # Predictions that are a total direct effect, and what their counterfactual takes away.
 EFFECTS = {"tde_whole": "whole", "tde_pivot": "pivot", "tde_feature": "feature"}
@@ -75,14 +76,14 @@ class Predictor:
                 f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
                 "and give --prediction=combined, whole or tde_whole"
             )
-        if config.model.cells and prediction == "tde_pivot":
+        if configs.patch_map(config) and prediction == "tde_pivot":
             raise InputError(
                 f"checkpoint {path} judges cells of a map, which cannot be taken out of the image; "
                 "give --prediction=combined, whole, patch or tde_whole"
             )
-        if prediction == "tde_feature" and config.model.head not in configs.MEAN_HEADS:
+        if prediction == "tde_feature" and not catalogue.HEADS[config.model.head].has_mean:
             raise InputError(
-                f"checkpoint {path} has the head {config.model.head or 'linear'!r}, without a mean feature; give "
+                f"checkpoint {path} has the head {config.model.head!r}, without a mean feature; give "
                 "--prediction=combined, whole or tde_whole"
             )
         _, abstract = build.state_plan(config, parts, optax.identity())
@@ -94,12 +95,12 @@ class Predictor:
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
         model = build.as_evaluated(config, model)
-        self.one_label = configs.is_one_label(config)
+        self.one_label = config.task == "single_label"
         self._task = tasks.create(config, training_labels=None, class_counts=None, num_classes=num_classes)
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction, self._alpha = prediction, alpha
-        own = "whole" if config.model.cells else "pivot"
+        own = "whole" if configs.patch_map(config) else "pivot"
         self._null = EFFECTS.get(prediction, own if with_effect else None)
         self._score = evaluate.score_step(config, parts, () if self._null is None else (self._null,))
 

@@ -60,8 +60,8 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
 
 def _evaluate_in_full(config, workdir, trainer, sources, say, preemption):
     latest, best = trainer.checkpoints.latest_step(), trainer.checkpoints.best_step()
-    chosen = trainer.checkpoints.path(latest if config.evaluate.latest else best)
-    why = "the last step" if config.evaluate.latest else f"the best step by val {trainer.task.selection}"
+    chosen = trainer.checkpoints.path(latest if config.evaluate.checkpoint == "last" else best)
+    why = "the last step" if config.evaluate.checkpoint == "last" else f"the best step by val {trainer.task.selection}"
     say(f"training is done; evaluating {chosen.name}, {why}")
     primary = jax.process_index() == 0
     folder = workdir / "report" if primary else None
@@ -163,7 +163,7 @@ class Trainer:
             Path(self._config.init_from),
             state,
             self.abstract,
-            model=self._config.model,
+            config=self._config,
             class_names=self._train_source.class_names,
             say=self._say,
         )
@@ -230,8 +230,8 @@ class Trainer:
             self._optimizer,
             self.setup.method,
             patches=self.setup.patches["train"],
-            null=self._config.train.null,
-            null_rate=self._config.train.null_rate,
+            null=self._config.train.mask_with,
+            null_rate=self._config.train.mask_rate,
             mean_rate=build.mean_rate(self._config, self._per_epoch),
             ema_decay=self._config.optim.ema_decay,
             log_every=self._log_every,
@@ -324,7 +324,7 @@ class Trainer:
             "data": self._data,
             **self._ranked(),
         }
-        if configs.is_one_label(self._config):
+        if self._config.task == "single_label":
             # For accuracy by shots where the training split is not at hand.
             meta["class_counts"] = class_counts(self._train_source).tolist()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)
