@@ -6,13 +6,10 @@ from ml_collections import ConfigDict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.config.part import Bounds, Part, Use, uses_of
+from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.normalise import STATISTICS
 
-SOURCES = (
-    *("coco", "voc2007", "vg256", "table", "tfds", "scenes"),
-    *("cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "long_tailed_digits"),
-)
 TRANSFORMS = ("squeeze", "padded_crop", "area_crop")
 OPTIMIZERS = ("adamw_one_cycle", "sgd")
 SCHEDULES = ("warmup_multistep", "cosine")
@@ -248,14 +245,10 @@ def require_splits(data: ConfigDict) -> None:
 
 
 def _uses(config: ConfigDict) -> list[Use]:
-    data, optim = config.data, config.optim
+    optim = config.optim
     warmup = optim.name == "sgd" and optim.sgd.schedule == "warmup_multistep"
     return [
-        Use(("data.vocabulary",), data.source == "vg256"),
-        Use(("data.tfds.",), data.source == "tfds"),
-        Use(("data.scenes.",), data.source == "scenes"),
-        Use(("data.longtail.",), data.source in ("cifar10_lt", "cifar100_lt", "long_tailed_digits")),
-        Use(("data.longtail.largest", "data.longtail.num_test"), data.source == "long_tailed_digits"),
+        *uses_of("data", {name: each.fields for name, each in SOURCES.items()}, config.data.source),
         *uses_of("views", {name: (f"{name}.",) for name in TRANSFORMS}, config.views.transform),
         Use(("optim.pct_start",), optim.name == "adamw_one_cycle"),
         Use(("optim.sgd.",), optim.name == "sgd"),

@@ -336,7 +336,7 @@ def test_nothing_of_the_target_is_left_in_patches_at_training(rng):
     np.testing.assert_array_equal(left, np.repeat(left[:, :1], 5, axis=1))
 
 
-@pytest.mark.parametrize("name", ["pat_i", "asl"])
+@pytest.mark.parametrize("name", ["pat_i", "whole"])
 def test_methods_with_one_head(rng, name):
     method = methods.create(name, gamma_neg=4.0, gamma_pos=0.0, clip=0.05)
     model = tiny("none")
@@ -346,7 +346,7 @@ def test_methods_with_one_head(rng, name):
     assert set(method.loss(outputs, labels)) == set(method.loss_names) == {"loss_whole"}
     seen = outputs if method.predict_patches else jax.tree.map(lambda x: x[:, :1], outputs)
     logits = methods.predict(seen)
-    if name == "asl":
+    if name == "whole":
         assert set(logits) == {"whole", "combined"}
         np.testing.assert_array_equal(logits["combined"], outputs.whole[:, 0])
     else:
