@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
 143 ended by SIGTERM, the state saved.
 """
 
+import ast
 import contextlib
 import itertools
 import json
@@ -32,7 +33,7 @@ from cfmlc_jax import files, lock, processes
 from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
-from cfmlc_jax.config import schema
+from cfmlc_jax.config import older, schema
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.report import page
@@ -64,7 +65,7 @@ def main() -> int:
     values = define_flags()
     if "--help" in sys.argv:
         print(
-            f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config/__init__.py lists the fields for --config.<field>=…"
+            f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config/fields.py and classifier.py list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
@@ -280,10 +281,19 @@ def _reason(error):
 def _unknown_field(error, arguments):
     known = list(schema.names(configs.default()))
     for argument in arguments:
-        name = argument.lstrip("-").split("=")[0].removeprefix("config.")
+        name, _, text = argument.lstrip("-").partition("=")
+        name = name.removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and name not in known:
-            return f"config has no field {name}; {schema.nearest(name, known)}"
+            return older.moved(name, _literal(text)) or f"config has no field {name}; {schema.nearest(name, known)}"
     return f"--config cannot be used: {' '.join(str(error).split())}"
+
+
+def _literal(text):
+    """The value that a flag's text stands for; what is no literal is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
 
 
 def _available():

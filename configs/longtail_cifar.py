@@ -36,12 +36,12 @@ def get_config(variant: str = ""):
     config.data.source = f"{data_set}_lt"
     config.data.test_splits = ("test",)
     config.views.image_size = 32
-    config.views.crop = "padded"
+    config.views.transform = "padded_crop"
     config.model.name = "resnet32_cifar"
-    config.model.statistics = "cifar"
+    config.data.normalise = "cifar"
     config.train.batch_size = 512 if lws else 256
     if not lws:
         config.train.epochs = 200
-    config.evaluate.latest = True
+    config.evaluate.checkpoint = "last"
     config.effect.alphas = (ALPHAS[data_set],)
     return config

@@ -12,7 +12,7 @@ the same to train: five epochs of PAT-T's five views, or 25 of one. docs/evidenc
 
 from cfmlc_jax import config as configs
 
-VARIANTS = ("", "smoke", "asl", "exclusive")
+VARIANTS = ("", "smoke", "whole", "asl", "exclusive")
 
 
 def get_config(variant: str = ""):
@@ -25,7 +25,7 @@ def get_config(variant: str = ""):
     config.data.test_splits = ("test_iid", "test_balanced", "test_conflict")
     config.data.threads = 2
     config.views.image_size = 64
-    config.views.augment = False
+    config.views.squeeze.augment = False
     config.model.name = "resnet_small"
     # Three of ten classes are in a scene: not the imbalance that the paper's gamma_neg 4 is for.
     config.loss.gamma_neg = 1.0
@@ -38,15 +38,15 @@ def get_config(variant: str = ""):
         config.data.scenes.num_train = 640
         config.data.scenes.num_test = 200
         config.train.epochs = 2
-    elif variant == "asl":
-        config.method = "asl"
-        config.model.attention = "none"
+    elif variant in ("whole", "asl"):
+        config.method = "whole"
         config.effect.kinds = ("whole",)
         config.train.epochs = 25
     elif variant == "exclusive":
-        config.model.cells = "layer1"
-        config.model.pooling = "exclusive"
-        config.model.attention = "self"
+        config.patches.source = "map"
+        config.patches.map = "layer1"
+        config.patches.pooling = "exclusive"
+        config.patches.branches = "self"
         config.effect.kinds = ("whole",)
         config.train.epochs = 25
     return config

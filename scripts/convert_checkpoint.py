@@ -189,20 +189,20 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
     """
     if flags.config:
         config = command.parse(command.define_flags(), ["convert_checkpoint", f"--config={flags.config}"])
-        if not configs.is_one_label(config):
+        if config.task != "single_label":
             raise InputError(
                 f"--config={flags.config} is of several labels an image, IN of one; give another"
             )
     else:
         config = recipes.long_tailed(recipes.OF_HEAD[head])
         small = flags.model == "resnet32_cifar"
-        config.views.crop = "padded" if small else "area"
+        config.views.transform = "padded_crop" if small else "area_crop"
         config.views.image_size = 32 if small else 224
-        config.model.statistics = "cifar" if small else "imagenet"
+        config.data.normalise = "cifar" if small else "imagenet"
     if flags.statistics != "auto":
-        config.model.statistics = "" if flags.statistics == "none" else flags.statistics
+        config.data.normalise = "" if flags.statistics == "none" else flags.statistics
     fields = configs.to_json(config)
-    fields["model"] |= {"name": flags.model, "head": head, "attention": "none"}
+    fields["model"] |= {"name": flags.model, "head": head}
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
     catalogue.create(
         flags.model, 2, attention="none", image_size=fields["views"]["image_size"], head=head
@@ -227,14 +227,14 @@ def to_torch(flags: argparse.Namespace) -> None:
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
     model = checkpoints.read_part(path, checkpoints.model_shapes(path))
-    if config.model.head in longtail.HEADS and config.model.attention == "none":
+    if config.model.head in longtail.HEADS and configs.branches(config) == "none":
         long_tailed_files.write(flags.out, longtail.to_torch(name, model["average"]))
         print(f"{flags.out}: averaged weights of {path} as a file of the long-tailed reference")
         return
-    if config.model.head in configs.MEAN_HEADS:
+    if catalogue.HEADS[config.model.head].has_mean:
         raise InputError(
-            f"checkpoint {path} has the head {config.model.head!r} with attention {config.model.attention!r}, "
-            "which no reference has; only causal_norm, dot_product and lws with attention 'none' are converted"
+            f"checkpoint {path} has the head {config.model.head!r} with branches {configs.branches(config)!r}, "
+            "which no reference has; only causal_norm, dot_product and lws with one head are converted"
         )
     weights, average = (
         mlc_pat.to_torch(
@@ -263,19 +263,15 @@ def configuration(flags: argparse.Namespace, found: mlc_pat.Architecture) -> Any
     arguments = ["convert_checkpoint", *([f"--config={flags.config}"] if flags.config else [])]
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
-    default_head = catalogue.parts(flags.model)[1][0]
     pixels = mlc_pat.statistics(flags.model, found) if flags.statistics == "auto" else flags.statistics
-    fields["model"] |= {
-        "name": flags.model,
-        "attention": found.attention,
-        "head": "" if found.head == default_head else found.head,
-    }
+    fields["model"] |= {"name": flags.model, "head": found.head or catalogue.parts(flags.model)[1][0]}
     if pixels:
-        fields["model"]["statistics"] = "" if pixels == "none" else pixels
+        fields["data"]["normalise"] = "" if pixels == "none" else pixels
     if found.groups:
-        fields["model"]["groups"] = found.groups
+        fields["model"]["ml_decoder"]["queries"] = found.groups
     if found.attention != "none":
         fields["method"] = "pat_t"
+        fields["patches"]["branches"] = found.attention
     elif fields["method"] == "pat_t":
         fields["method"] = "pat_i"
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
@@ -369,13 +365,13 @@ def _warn(text):
 
 def _pixels_line(flags, config):
     """How pixels are fed, which a run that begins with the weights must do likewise."""
-    name = config.model.statistics
+    name = config.data.normalise
     if not name:
         return "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"
     line = f"pixels: standardised by {name}'s colours"
     if flags.statistics == "auto":
         line += ", as ImageNet's plain recipes do (--statistics=none: in [0, 1], as MLC-PAT's)"
-    return f"{line}; a run that begins with these weights does it by --config.model.statistics={name}"
+    return f"{line}; a run that begins with these weights does it by --config.data.normalise={name}"
 
 
 def _summary(name, state_dict, variables, found):

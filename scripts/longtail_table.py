@@ -66,7 +66,7 @@ def _train(variant, seed, workdir, further) -> bool:
         *(sys.executable, "-m", "cfmlc_jax.main", f"--config={CONFIG}:{variant}", f"--workdir={workdir}"),
         *(
             f"--config.seed={seed}",
-            f"--config.data.longtail.seed={seed}",
+            f"--config.data.longtail.subset_seed={seed}",
             f"--config.effect.alphas={ALPHAS}",
             "--config.data.test_splits=('val', 'test')",
         ),

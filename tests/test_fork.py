@@ -8,31 +8,32 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.causal import patches
 from cfmlc_jax.classify import build, pat
 from cfmlc_jax.classify.patching import HostViews
+from cfmlc_jax.config import classifier
 from cfmlc_jax.data import build as data
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.classifier import Outputs
 
 
-def small(**model):
+def small(**patches):
     config = configs.default()
     config.views.image_size = 32
     config.model.name = "resnet_small"
-    config.model.update(model)
+    config.patches.update(patches)
     return config
 
 
 @pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("cells", ["", "layer1"])
-def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, cells):
+@pytest.mark.parametrize("source", ["host", "map"])
+def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, source):
     def mean_logits(attention, scores):
         return scores.mean(axis=1)
 
     pooling = patches.Pooling(mean_logits, lambda attention, scores: 0 * scores, background)
     monkeypatch.setitem(patches.POOLINGS, "mean", pooling)
-    config = small(pooling="mean", cells=cells)
+    config = small(pooling="mean", source=source)
     config.effect.kinds = ("whole",)
     parts = build.create(configs.validate(config), 3)
-    if cells:
+    if source == "map":
         assert parts.model.cells.background == background
     attention, score, whole = jnp.asarray(rng.normal(size=(3, 2, 5, 3)), jnp.float32)
     outputs = Outputs(whole, attention, score, None, {})
@@ -47,7 +48,11 @@ def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch)
         configs.validate(small(pooling="men"))
 
 
-@pytest.mark.parametrize("name", sorted(set(configs.SOURCES) - {"tfds", "scenes", "long_tailed_digits"}))
+def test_every_method_and_source_of_patches_has_its_implementation():
+    assert set(classifier.METHODS) == set(pat.METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(set(data.SOURCES) - {"tfds", "scenes", "long_tailed_digits"}))
 def test_every_source_is_opened_by_its_name(name, tmp_path):
     """Its own files are what is missing."""
     config = configs.default()

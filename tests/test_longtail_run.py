@@ -21,13 +21,13 @@ from cfmlc_jax.predict import __main__ as predict
 
 DIGITS = Path(__file__).parent.parent / "configs" / "longtail_digits.py"
 SMALL = (
-    "--config.data.longtail.digits=24",
+    "--config.data.longtail.largest=24",
     "--config.data.longtail.ratio=0.25",
     "--config.data.longtail.num_test=8",
     "--config.model.name=resnet_small",
     "--config.train.batch_size=16",
     "--config.train.epochs=2",
-    "--config.optim.milestones=()",
+    "--config.optim.sgd.milestones=()",
     "--config.train.log_every=4",
     "--config.evaluate.batch_size=80",
 )
@@ -221,17 +221,17 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
         (None, ["--config.model.cosine.num_heads=3"], ["128 features cannot be cut into 3 heads"]),
         (None, ["--config.model.cosine.tau=0.0"], ["model.cosine.tau is 0.0; it must be above 0"]),
         (None, ["--config.model.head=dot_product"], ["effect.kinds has 'feature'", "causal_norm"]),
-        (None, ["--config.optim.milestones=(9,4)"], ["optim.milestones (9, 4) must ascend"]),
-        (None, ["--config.evaluate.tau_norm=1.0"], ["tau_norm is for model.head 'dot_product'"]),
-        (None, ["--config.method=pat_i"], ["loss.name 'cross_entropy' is for whole images", "'asl'"]),
+        (None, ["--config.optim.sgd.milestones=(9,4)"], ["optim.sgd.milestones (9, 4) must ascend"]),
+        (None, ["--config.model.dot_product.tau_norm=1.0"], ["tau_norm is for model.head 'dot_product'"]),
+        (None, ["--config.method=pat_i"], ["task 'single_label' is for whole images", "'whole'"]),
         (None, ["--config.model.frozen=('head/(',)"], ["model.frozen has 'head/('", "no regular expression"]),
         (None, ["--config.model.frozen=('neck/.*',)"], ["no parameter matches 'neck/.*'"]),
         (None, ["--config.data.source=scenes"], ["train: ", "not exactly one label", "'asymmetric'"]),
         (None, ["--config.views.image_size=48"], ["32 x 32 pixels, wanted 48 x 48"]),
         (
             None,
-            ["--config.optim.name=adamw_one_cycle", "--config.model.cosine.mu_from_rate=True"],
-            ["mu_from_rate follows the rates of optim.name 'sgd'"],
+            ["--config.optim.name=adamw_one_cycle", "--config.model.cosine.momentum=schedule"],
+            ["momentum 'schedule' follows the rates of optim.name 'sgd'"],
         ),
         ("lists with a missing image", IMAGES, ["ImageNet_LT_train.txt", "nowhere.png"]),
         ("lists with a bad label", IMAGES, ["ImageNet_LT_val.txt", "line 1", "7"]),

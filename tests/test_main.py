@@ -51,7 +51,7 @@ def assert_error(result, *words):
         ([TINY, "train"], ["unexpected argument 'train'"]),
         ([TINY, "--config.model.name=resnet19"], ["resnet19", "did you mean", "resnet18"]),
         ([TINY, "--config.views.image_size=36"], ["36 is not divisible by 16", "try 32 or 48"]),
-        ([TINY, "--config.views.image_size=33"], ["33 is not divisible by views.grids 2", "32 or 34"]),
+        ([TINY, "--config.views.image_size=33"], ["33 is not divisible by patches.grids 2", "32 or 34"]),
         ([TINY, "--config.views.image_size=-32"], ["views.image_size is -32"]),
         ([TINY, "--config.train.batch_size=0"], ["train.batch_size is 0"]),
         ([TINY, "--config.train.batch_size=12"], ["12 is not divisible by the 8 devices; try 8 or 16"]),
@@ -79,7 +79,7 @@ def assert_error(result, *words):
         ([TINY, "--config.model.frozen=('.*',)"], ["config.model.frozen ('.*',) leaves no parameter to train"]),
         ([TINY, "--config.model.frozen=('neck',)"], ["no parameter matches 'neck'"]),
         (
-            [TINY, "--config.model.cells=layer7", "--config.effect.kinds=('whole',)"],
+            [TINY, "--config.patches.source=map", "--config.patches.map=layer7", "--config.effect.kinds=('whole',)"],
             ["'layer7' is not a map", "layer1"],
         ),
         ([TINY, "--config.train.epochs=1000000", "--config.data.scenes.num_train=100000"], ["more than 2147483647"]),
@@ -188,10 +188,10 @@ def test_a_failed_start_leaves_what_was_there_before(command, tmp_path):
 def test_a_run_of_few_steps_is_logged_and_resumed_by_another_name_of_its_start(command, tmp_path):
     """Two steps an epoch and a log every 50; `init_from` relative, then absolute."""
     write_start(tmp_path / "start")
-    flags = (TINY, *SHORT, "--config.optim.momentum=0.5", "--workdir=run")
+    flags = (TINY, *SHORT, "--config.optim.sgd.momentum=0.5", "--workdir=run")
     code, out, err = command(*flags, "--config.init_from=start/")
     assert code == 0, err
-    assert "set, but of no use to this run: optim.momentum" in out
+    assert "set, but of no use to this run: optim.sgd.momentum" in out
     shown = err.splitlines()
     assert shown[:2] == ["reading the first of 4 batches", "compiling the training step"]
     assert re.match(r"compiled in \d+\.\d s; the first step took \d+\.\d s", shown[2])
@@ -209,7 +209,7 @@ def write_start(path):
     """A checkpoint of fresh weights that a run of SHORT may begin with."""
     config = main.parse(main.define_flags(), ["main", TINY])
     config.unlock()
-    config.method, config.model.attention, config.effect.kinds = "asl", "none", ()
+    config.method, config.effect.kinds = "whole", ()
     names = [f"digit {digit}" for digit in range(10)]
     model = build.initial(config, build.create(config, len(names)))
     meta = {"config": configs.to_json(config), "class_names": names, "num_classes": len(names)}
@@ -217,8 +217,7 @@ def write_start(path):
 
 
 SHORT = (
-    "--config.method=asl",
-    "--config.model.attention=none",
+    "--config.method=whole",
     "--config.data.scenes.num_train=16",
     "--config.data.scenes.num_test=8",
     "--config.data.test_splits=('val',)",

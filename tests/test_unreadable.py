@@ -14,7 +14,7 @@ from cfmlc_jax.errors import InputError
 
 CONFIG = f"--config={Path(__file__).parents[1] / 'configs' / 'own_images.py'}"
 SMALL = [
-    "--config.method=asl", "--config.model.attention=none", "--config.model.name=resnet_small",
+    "--config.method=whole", "--config.model.name=resnet_small",
     "--config.views.image_size=16", "--config.train.batch_size=8", "--config.evaluate.batch_size=8",
     "--config.train.epochs=2", "--config.effect.kinds=('whole',)", "--config.effect.alphas=(1.0,)",
 ]  # fmt: skip

@@ -80,20 +80,20 @@ def create(config, num_classes: int) -> Parts:
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
-    method, pooling = pat.METHODS[config.method], POOLINGS[config.model.pooling]
+    method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
     model = models.create(
         config.model.name,
         num_classes,
-        attention=config.model.attention,
+        attention=configs.branches(config),
         image_size=config.views.image_size,
         head=config.model.head,
-        groups=config.model.groups,
+        groups=config.model.ml_decoder.queries,
         num_heads=config.model.cosine.num_heads,
         tau=config.model.cosine.tau,
         gamma=config.model.cosine.gamma,
-        cells=config.model.cells,
+        cells=configs.patch_map(config),
         background=pooling.background,
-        statistics=config.model.statistics,
+        statistics=config.data.normalise,
         frozen=tuple(config.model.frozen),
         norm_groups=config.model.norm_groups,
         dtype=jnp.dtype(config.model.dtype),
@@ -116,8 +116,8 @@ def create(config, num_classes: int) -> Parts:
             skip=config.data.on_error == "skip",
         ),
         transforms={
-            "train": _transform(config, patching["train"], config.views.augment),
-            "evaluate": _transform(config, patching["evaluate"], False),
+            "train": _transform(config, patching["train"], training=True),
+            "evaluate": _transform(config, patching["evaluate"], training=False),
         },
     )
 
@@ -145,8 +145,8 @@ def system(
             names=pat.loss_names(parts.method),
             patching=parts.patching["train"],
             pooling=parts.pooling,
-            mask_rate=config.train.null_rate,
-            mask_with=config.train.null,
+            mask_rate=config.train.mask_rate,
+            mask_with=config.train.mask_with,
         ),
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
@@ -179,7 +179,7 @@ def require_model(config) -> None:
     """
     parts = create(config, num_classes=2)
     # Shapes take seconds of a large model: only where a field names parts of it.
-    if not (config.model.cells or config.model.frozen or config.model.head in configs.MEAN_HEADS):
+    if not (configs.patch_map(config) or config.model.frozen or models.HEADS[config.model.head].has_mean):
         return
     params = model_item(config, parts)["variables"]["params"]
     if not any(jax.tree.leaves(frozen_parameters.trainable(params, parts.model.frozen))):
@@ -203,7 +203,7 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
             raise InputError(
                 f"{split}: no image has any of the classes; there is nothing to learn or to score"
             )
-        if configs.is_one_label(config):
+        if config.task == "single_label":
             require_one_label(split, sources[split], config.loss.name)
     for split in sources:
         if "train" in sources and split != "train":
@@ -247,7 +247,7 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     if config.optim.name == "sgd":
         return optim.sgd(
             learning_rate=schedules.per_step(epoch_rates(config), total_steps // config.train.epochs),
-            momentum=config.optim.momentum,
+            momentum=config.optim.sgd.momentum,
             weight_decay=config.optim.weight_decay,
             trainable=trainable,
         )
@@ -262,24 +262,24 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
 
 def epoch_rates(config) -> np.ndarray:
     """SGD's learning rate in each epoch: float64 [epochs]."""
-    fields, epochs = config.optim, config.train.epochs
-    if fields.schedule == "cosine":
-        return schedules.recursive_cosine(fields.learning_rate, epochs=epochs)
+    peak, sgd, epochs = config.optim.learning_rate, config.optim.sgd, config.train.epochs
+    if sgd.schedule == "cosine":
+        return schedules.recursive_cosine(peak, epochs=epochs)
     return schedules.warmup_multistep(
-        fields.learning_rate,
+        peak,
         epochs=epochs,
-        milestones=fields.milestones,
-        factor=fields.drop,
-        warmup_epochs=fields.warmup_epochs,
+        milestones=sgd.milestones,
+        factor=sgd.drop,
+        warmup_epochs=sgd.warmup_epochs,
     )
 
 
 def _mean_feature(config, steps_per_epoch):
-    cosine = config.model.cosine
-    if config.model.head not in configs.MEAN_HEADS:
+    momentum = config.model.cosine.momentum
+    if not models.HEADS[config.model.head].has_mean:
         return None
-    if not cosine.mu_from_rate:
-        return MeanFeature(lambda step: cosine.mu)
+    if momentum != "schedule":
+        return MeanFeature(lambda step: momentum)
     return MeanFeature(
         schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_per_epoch)
     )
@@ -301,13 +301,15 @@ def _loss(loss, class_counts) -> Callable:
 
 
 def _patching(config, model, used: bool) -> patchings.Whole:
-    grid, overlap = tuple(config.views.grids), config.views.overlap
+    """Where patches come from, if they are used."""
+    patches = config.patches
+    grid, overlap = tuple(patches.grids), patches.overlap
     if not used:
         return patchings.Whole(grid, overlap)
-    if config.model.cells:
+    if patches.source == "map":
         return patchings.MapCells(grid, overlap, side=_map_side(model, config.views.image_size))
-    if config.views.patch_size:
-        return patchings.DeviceCrops(grid, overlap, size=config.views.patch_size)
+    if patches.source == "device":
+        return patchings.DeviceCrops(grid, overlap, size=patches.size)
     return patchings.HostViews(grid, overlap)
 
 
@@ -319,22 +321,18 @@ def _map_side(model, image_size):
     return math.isqrt(outputs.cells[0].shape[2])
 
 
-def _transform(config, patching: patchings.Whole, augment: bool) -> Transform:
+def _transform(config, patching: patchings.Whole, *, training: bool) -> Transform:
     views = config.views
-    if views.crop == "padded":
-        return PaddedCrop(size=views.image_size, flip=views.flip, augment=augment, exif=config.data.exif)
-    if views.crop == "area":
-        return AreaCrop(
-            size=views.image_size,
-            flip=views.flip,
-            jitter=views.jitter,
-            augment=augment,
-            exif=config.data.exif,
-        )
+    options = dict(views[views.transform])
+    options["augment"] = options["augment"] and training
+    if views.transform == "padded_crop":
+        return PaddedCrop(size=views.image_size, exif=config.data.exif, **options)
+    if views.transform == "area_crop":
+        return AreaCrop(size=views.image_size, exif=config.data.exif, **options)
     return ToViews(
         size=views.image_size,
         grid=patching.host_grid,
-        overlap=views.overlap,
-        augment=augment,
+        overlap=config.patches.overlap,
         exif=config.data.exif,
+        **options,
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
 from cfmlc_jax.engine.state import State
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -36,7 +37,7 @@ def require_start(config) -> None:
 
 
 def start_from(
-    path: Path, state: State, *, model, class_names: Sequence[str], say: Callable[[str], None]
+    path: Path, state: State, *, config, class_names: Sequence[str], say: Callable[[str], None]
 ) -> State:
     """The first state with a checkpoint's averaged weights as variables and as their average.
 
@@ -48,7 +49,7 @@ def start_from(
     Args:
         path: a checkpoint, or a run for its best.
         state: a new run's.
-        model: config.model of the run.
+        config: of the run.
         class_names: of the run.
         say: told in a line what was taken.
 
@@ -64,19 +65,19 @@ def start_from(
     same_classes = meta["class_names"] in (None, list(class_names))
     head_fits = _shapes(stored) == _shapes(wanted) and same_classes
     taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
-    second_stage = is_second_stage(model) and not head_fits
+    second_stage = is_second_stage(config.model) and not head_fits
     if second_stage:
         taken |= _of_first_stage(path, stored, wanted, same_classes)
     found = checkpoints.read_part(path, {"average": unflatten_dict(taken)})["average"]
     fresh = flatten_dict(state.learned["variables"], keep_empty_nodes=True)
     variables = unflatten_dict(fresh | flatten_dict(found))
-    old = _described(meta["config"]["model"], checkpoints.num_classes(meta))
+    old = _described(meta["config"], checkpoints.num_classes(meta))
     if head_fits:
         say(f"begins with {path}: backbone and head ({old})")
     elif second_stage:
         say(f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on")
     else:
-        new = _described(model, len(class_names))
+        new = _described(configs.to_json(config), len(class_names))
         say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
     # Two copies: a step gives up the buffers of both.
     weights = {"variables": variables, "average": jax.tree.map(jnp.copy, variables)}
@@ -85,8 +86,7 @@ def start_from(
 
 def is_second_stage(model) -> bool:
     """Whether the head of a config.model goes on from the weights of another."""
-    head = model.get("head", "")
-    return bool(head) and catalogue.HEADS[head].second_stage
+    return catalogue.HEADS[model.head].second_stage
 
 
 def _of_first_stage(path, stored, wanted, same_classes):
@@ -139,5 +139,7 @@ def _is_backbone(key):
     return key[1] == "backbone"  # after the collection
 
 
-def _described(model, num_classes):
-    return f"{model['name']}, attention {model['attention']}, {num_classes} classes"
+def _described(stored, num_classes):
+    fields = configs.completed(stored)
+    branches = configs.branches_of(fields["method"], fields["patches.branches"])
+    return f"{fields['model.name']}, branches {branches}, {num_classes} classes"

@@ -10,7 +10,7 @@ def needed_for(what: str, config, section: str) -> contextlib.AbstractContextMan
     sizes = {
         f"{section}.batch_size": config[section].batch_size,
         "views.image_size": config.views.image_size,
-        "views.grids": tuple(config.views.grids),
+        "patches.grids": tuple(config.patches.grids),
     }
     named = ", ".join(f"{name} (now {value})" for name, value in sizes.items())
     return enough(

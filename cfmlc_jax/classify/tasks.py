@@ -54,13 +54,13 @@ def create(config, *, training_labels: np.ndarray | None, class_counts, num_clas
     """The task of a configuration.
 
     Args:
-        config: says how many labels an image has (`config.is_one_label`).
+        config: says how many labels an image has (`config.task`).
         training_labels: [n, k], for the company that was learnt; None leaves that out.
         class_counts: training images [k] of each class, for accuracy by shots; None: those of the
             training labels, or unknown.
         num_classes: k.
     """
-    if not configs.is_one_label(config):
+    if config.task != "single_label":
         return ManyLabels(training_labels)
     if class_counts is None and training_labels is not None:
         class_counts = training_labels.sum(axis=0, dtype=np.int64)

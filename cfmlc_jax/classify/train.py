@@ -58,8 +58,9 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
 
 def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
     latest, best = run.checkpoints.latest_step(), run.checkpoints.best_step()
-    chosen = run.checkpoints.path(latest if config.evaluate.latest else best)
-    why = "the last step" if config.evaluate.latest else f"the best step by val {training.task.selection}"
+    last = config.evaluate.checkpoint == "last"
+    chosen = run.checkpoints.path(latest if last else best)
+    why = "the last step" if last else f"the best step by val {training.task.selection}"
     say(f"training is done; evaluating {chosen.name}, {why}")
     primary = jax.process_index() == 0
     folder = workdir / "report" if primary else None
@@ -183,7 +184,7 @@ class _Training:
             "class_names": list(self._train_source.class_names),
             "data": self._data,
         }
-        if configs.is_one_label(self._config):
+        if self._config.task == "single_label":
             # For accuracy by shots where the training split is not at hand.
             meta["class_counts"] = class_counts(self._train_source).tolist()
         return meta
@@ -194,7 +195,7 @@ class _Training:
         return finetune.start_from(
             Path(self._config.init_from),
             state,
-            model=self._config.model,
+            config=self._config,
             class_names=self._train_source.class_names,
             say=say,
         )

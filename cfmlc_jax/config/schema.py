@@ -1,7 +1,7 @@
 """Structure and types of a configuration, by comparison with its default."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -14,21 +14,23 @@ _MANY = {int: "whole numbers", float: "numbers", str: "strings"}
 _EXAMPLES = {int: "(2,)", float: "(0.5,)", str: "('val',)"}
 
 
-def fill(config: ConfigDict, fields: Any) -> None:
+def fill(config: ConfigDict, fields: Any, moved: Callable[[str, Any], str]) -> None:
     """Set the values of nested `fields` in a default configuration; what is not given stays.
 
     A whole number is taken for a number, and a list for a tuple. The elements of a tuple are of the
-    type of the default's first; those of an empty default are strings.
+    type of the default's first; those of an empty default are strings. A field of the type `object`
+    takes a number or a name.
 
     Args:
         config: the default.
         fields: a ConfigDict, or a dict as JSON has it.
+        moved: (dotted name, value) -> what to say of a field that is elsewhere now; empty for others.
 
     Raises:
         InputError: a field that the default does not have, a value of another type, or a string with
             control characters.
     """
-    _fill(config, fields, "", tuple(names(config)))
+    _fill(config, fields, "", tuple(names(config)), moved)
 
 
 def require_complete(config: ConfigDict, fields: Any) -> None:
@@ -57,7 +59,7 @@ def names(fields: Any, section: str = "") -> Iterator[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """What follows the error of an unknown field: the nearest one, or where all are."""
     near = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {near[0]}?" if near else "cfmlc_jax/config/__init__.py lists the fields"
+    return f"did you mean {near[0]}?" if near else "cfmlc_jax/config/fields.py and classifier.py list the fields"
 
 
 def shown(value: Any) -> str:
@@ -71,19 +73,22 @@ def shown(value: Any) -> str:
     return text if len(text) < 80 else f"{text[:80]}…"
 
 
-def _fill(config, fields, section, known):
+def _fill(config, fields, section, known, moved):
     for key in list(fields):
         name = f"{section}{key}"
-        if key not in config:
-            told = name if name.isprintable() else shown(name)
-            raise InputError(
-                f"config.{told} is not a field of this version of cfmlc_jax; {nearest(name, known)}"
-            )
         value = _value(name, fields, key)
-        if not isinstance(config[key], ConfigDict):
+        if key not in config:
+            printed = name if name.isprintable() else shown(name)
+            raise InputError(
+                moved(name, value)
+                or f"config.{printed} is not a field of this version of cfmlc_jax; {nearest(name, known)}"
+            )
+        if config.get_type(key) is object and isinstance(value, str):
+            config[key] = _scalar(f"config.{name} is", value, str, _ONE[str])
+        elif not isinstance(config[key], ConfigDict):
             config[key] = _typed(name, value, config[key])
         elif isinstance(value, dict | ConfigDict):
-            _fill(config[key], value, f"{name}.", known)
+            _fill(config[key], value, f"{name}.", known, moved)
         else:
             inside = ", ".join(f"config.{name}.{field}" for field in list(config[key])[:2])
             raise InputError(

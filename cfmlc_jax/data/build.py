@@ -1,9 +1,11 @@
-"""Names to sources, and where their files are."""
+"""Names to sources: one visible table, and where their files are."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from cfmlc_jax.data.sources import Source, cifar_files, image_list
+from cfmlc_jax.data.sources import Source, image_list
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.image_list import ImageList
@@ -39,30 +41,81 @@ def place(name: str, root: str = "") -> Path:
     return path.expanduser()
 
 
+class Opening(NamedTuple):
+    """How a data set is opened.
+
+    open: (config.data, split) -> the source.
+    fields: of config.data that it reads beside the common ones; sections with a point behind them.
+    """
+
+    open: Callable[[Any, str], Source]
+    fields: tuple[str, ...] = ()
+
+
+def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
+    """Opens a source whose folder must be there: (folder, split) -> the source."""
+    return lambda data, split: kind(data_root(data.source, data.root), split)
+
+
+def _visual_genome(data, split):
+    root = data_root(data.source, data.root)
+    return VisualGenome(root, split, data.vocabulary or root / "vg256.json")
+
+
+def _tfds(data, split):
+    return Tfds(data.root or "~/tensorflow_datasets", split, **data.tfds)
+
+
+def _scenes(data, split):
+    num_scenes = data.scenes.num_train if split == "train" else data.scenes.num_test
+    bias = {} if split in ("test_balanced", "test_conflict") else {"bias": data.scenes.bias}
+    return Scenes(split, num_scenes=num_scenes, **bias)
+
+
+# The next two say themselves what to put where.
+def _cifar(data, split):
+    return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
+
+
+def _image_list(data, split):
+    stem = image_list.STEMS[data.source]
+    return ImageList(place(data.source, data.root), split, stem=stem)
+
+
+def _digits(data, split):
+    tail = data.longtail
+    return LongTailedDigits(split, most=tail.largest, num_test=tail.num_test, **_tail(tail))
+
+
+def _tail(longtail):
+    return {
+        "kind": longtail.imbalance,
+        "ratio": longtail.ratio,
+        "seed": longtail.subset_seed,
+        "shuffle_classes": longtail.shuffle_classes,
+    }
+
+
+_TAIL = ("longtail.imbalance", "longtail.ratio", "longtail.subset_seed", "longtail.shuffle_classes")
+SOURCES = {
+    "coco": Opening(_in_folder(Coco)),
+    "voc2007": Opening(_in_folder(Voc)),
+    "vg256": Opening(_visual_genome, ("vocabulary",)),
+    "table": Opening(_in_folder(Table)),
+    "tfds": Opening(_tfds, ("tfds.",)),
+    "scenes": Opening(_scenes, ("scenes.",)),
+    "cifar10_lt": Opening(_cifar, _TAIL),
+    "cifar100_lt": Opening(_cifar, _TAIL),
+    "imagenet_lt": Opening(_image_list),
+    "places_lt": Opening(_image_list),
+    "long_tailed_digits": Opening(_digits, (*_TAIL, "longtail.largest", "longtail.num_test")),
+}
+
+
 def source(data, split: str) -> Source:
     """The source that config.data names, one split of it.
 
     Raises:
         InputError: what the source cannot read, see each.
     """
-    name = data.source
-    if name == "scenes":
-        num_scenes = data.scenes.num_train if split == "train" else data.scenes.num_test
-        bias = {} if split in ("test_balanced", "test_conflict") else {"bias": data.scenes.bias}
-        return Scenes(split, num_scenes=num_scenes, **bias)
-    if name == "tfds":
-        return Tfds(data.root or "~/tensorflow_datasets", split, **data.tfds)
-    tail = {"kind": data.longtail.imbalance} | {
-        field: data.longtail[field] for field in ("ratio", "seed", "shuffle_classes")
-    }
-    if name == "long_tailed_digits":
-        return LongTailedDigits(split, most=data.longtail.digits, num_test=data.longtail.num_test, **tail)
-    # These two say themselves what to put where.
-    if name in cifar_files.DATA_SETS:
-        return CifarLT(name, place(name, data.root), split, **tail)
-    if name in image_list.STEMS:
-        return ImageList(place(name, data.root), split, stem=image_list.STEMS[name])
-    root = data_root(name, data.root)
-    if name == "vg256":
-        return VisualGenome(root, split, data.vocabulary or root / "vg256.json")
-    return {"coco": Coco, "voc2007": Voc, "table": Table}[name](root, split)
+    return SOURCES[data.source].open(data, split)

@@ -5,7 +5,7 @@
 
 For every image: its classes with their probabilities, and of each the pivot patch (column and row of
 the grid, from 0, from the left and the top) with its weight among the patches. A checkpoint of
-method asl has no patches: these are empty then. Of a checkpoint with one label an image the most
+method whole has no patches: these are empty then. Of a checkpoint with one label an image the most
 probable class is listed, whatever its probability, unless --top or --threshold says more.
 
 Exit codes: 0 done; 1 an error, told in one line, or an image that could not be read; 130
@@ -106,7 +106,7 @@ def _parser():
         "--prediction",
         choices=PREDICTIONS,
         default="combined",
-        help="default combined: the mean of whole and patch logits (asl: whole); tde_…: combined − alpha · "
+        help="default combined: the mean of whole and patch logits (method whole: whole); tde_…: combined − alpha · "
         "combined of the null image (whole) or without the pivot patch (pivot), or its part along the mean feature "
         "(feature)",
     )

@@ -28,7 +28,7 @@ from cfmlc_jax.report.sections.training import training
 METHODS = {
     "pat_t": "PAT-T, trained with patches",
     "pat_i": "PAT-I, predicts with patches",
-    "asl": "ASL, whole images only",
+    "whole": "whole images only, the baseline",
 }
 KICKERS = {
     False: "Counterfactual multi-label classification",
@@ -152,7 +152,7 @@ def _facts(run):
     elif "method" in config:
         found.append(METHODS.get(config["method"], str(config["method"])))
     if isinstance(config.get("model"), dict):
-        found.append(_model(config["model"]))
+        found.append(_model(config))
     if isinstance(config.get("views"), dict):
         found.append(f"{config['views'].get('image_size')} pixels")
     if isinstance(config.get("data"), dict):
@@ -163,14 +163,14 @@ def _facts(run):
     return found
 
 
-def _model(model):
-    if model.get("attention", "none") == "none":
-        return (
-            f"{model.get('name')} with head {model['head']}" if model.get("head") else str(model.get("name"))
-        )
-    pooling = model.get("pooling", "pivot")
-    pooled = f"{model['attention']} attention" if pooling == "pivot" else f"{pooling} pooling"
-    return f"{model.get('name')} with {pooled}{' over cells' if model.get('cells') else ''}"
+def _model(config):
+    model, patches = config["model"], config.get("patches")
+    name, head = model.get("name"), model.get("head", "linear")
+    if config.get("method") != "pat_t" or not isinstance(patches, dict):
+        return f"{name} with head {head}" if head not in ("linear", "query2label") else str(name)
+    pooling = patches.get("pooling", "pivot")
+    pooled = f"{patches.get('branches')} attention" if pooling == "pivot" else f"{pooling} pooling"
+    return f"{name} with {pooled}{' over cells' if patches.get('source') == 'map' else ''}"
 
 
 def _bar(run, there):

@@ -73,8 +73,7 @@ class Run:
     @property
     def one_label(self) -> bool:
         """Whether images have one label each, and results are accuracies."""
-        config = self.config or {}
-        return isinstance(config.get("loss"), dict) and configs.is_one_label(config)
+        return (self.config or {}).get("task") == "single_label"
 
 
 def read(workdir: Path) -> Run:
@@ -94,6 +93,7 @@ def read(workdir: Path) -> Run:
     found = None if results is None else _evidence(workdir / "report" / evidence.FILE)
     config = _json(workdir / "config.json", required=False) if found is None else found.config
     _require_object(config, workdir / "config.json")
+    config = None if config is None else configs.translated(config)
     splits = [] if found is None else _splits(workdir / "report", results, found)
     return Run(workdir.resolve().name, config, log, splits, found)
 
@@ -113,7 +113,7 @@ def _splits(folder, results, found):
         raise _damaged(path, "it names no split")
     try:
         for name, of_split in results.items():
-            if configs.is_one_label(found.config):
+            if found.config["task"] == "single_label":
                 _check_accuracies(of_split)
             else:
                 _check_results(of_split)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cfmlc_jax import config as configs
 from cfmlc_jax import files
 
 FILE = "evidence.json"
@@ -106,7 +107,8 @@ def parse(fields: dict[str, Any]) -> Evidence:
     """
     training = fields["training"]
     return Evidence(
-        **{name: fields[name] for name in ("config", "checkpoint", "class_names", "missing", "cells")},
+        **{name: fields[name] for name in ("checkpoint", "class_names", "missing", "cells")},
+        config=configs.translated(fields["config"]),
         class_counts=fields.get("class_counts"),
         training=None if training is None else Training(**training),
         exhibits={

@@ -14,11 +14,11 @@ SCENES = 300
 
 # Counterfactuals are predictions more, and cost time; those of patches are measured where they are shown.
 WHOLE = {"effect.kinds": ("whole",)}
-BASELINE = {"method": "asl", "model.attention": "none"} | WHOLE
-CELLS = {"model.cells": "layer1"} | WHOLE
-EXCLUSIVE = CELLS | {"model.attention": "self", "model.pooling": "exclusive"}
+BASELINE = {"method": "whole"} | WHOLE
+CELLS = {"patches.source": "map", "patches.map": "layer1"} | WHOLE
+EXCLUSIVE = CELLS | {"patches.branches": "self", "patches.pooling": "exclusive"}
 # Three patches along 64 pixels, edge to edge.
-GRID_3 = {"views.grids": (3,), "views.overlap": 0.1}
+GRID_3 = {"patches.grids": (3,), "patches.overlap": 0.1}
 TDE = {"effect.alphas": (0.25, 0.5, 1.0)}
 
 
@@ -42,8 +42,8 @@ def run(text, fields, cost, *, variants=None, shown=("whole", "patch", "combined
 PAT_I = {"method": "pat_i"}
 INFERENCE = {
     "grid 3": GRID_3 | WHOLE,
-    "grids 2 and 3": {"views.grids": (2, 3)} | WHOLE,
-    "overlap 0.5": {"views.overlap": 0.5} | WHOLE,
+    "grids 2 and 3": {"patches.grids": (2, 3)} | WHOLE,
+    "overlap 0.5": {"patches.overlap": 0.5} | WHOLE,
     "null zeros": {"effect.null": "zeros"},
     "null blur": {"effect.null": "blur"},
 }
@@ -54,7 +54,7 @@ MAIN = {
         1,
         variants={
             "PAT-I": PAT_I,
-            "PAT-I, overlap 0.5": PAT_I | {"views.overlap": 0.5},
+            "PAT-I, overlap 0.5": PAT_I | {"patches.overlap": 0.5},
             "PAT-I, grid 3": PAT_I | GRID_3,
         },
         shown=("whole",),
@@ -69,17 +69,17 @@ FURTHER = {
         "PAT-T cross, five times the cost",
         TDE,
         1,
-        variants={"overlap 0.25": {"views.overlap": 0.25} | WHOLE},
+        variants={"overlap 0.25": {"patches.overlap": 0.25} | WHOLE},
     ),
-    "pat_self": run("PAT-T self", {"model.attention": "self"} | WHOLE, 5),
+    "pat_self": run("PAT-T self", {"patches.branches": "self"} | WHOLE, 5),
     "pat_grid3": run("PAT-T cross, grid 3", GRID_3 | WHOLE, 10),
-    "pat_scales": run("PAT-T cross, grids 2 and 3", {"views.grids": (2, 3)} | WHOLE, 14),
-    "pat_overlap": run("PAT-T cross, overlap 0.5", {"views.overlap": 0.5} | WHOLE, 5),
-    "pat_native": run("PAT-T cross, native resolution", {"views.patch_size": 32} | WHOLE, 2),
-    "pat_null": run("PAT-T cross, half without a patch", {"train.null_rate": 0.5} | TDE, 5, effects=SCENES),
+    "pat_scales": run("PAT-T cross, grids 2 and 3", {"patches.grids": (2, 3)} | WHOLE, 14),
+    "pat_overlap": run("PAT-T cross, overlap 0.5", {"patches.overlap": 0.5} | WHOLE, 5),
+    "pat_native": run("PAT-T cross, native resolution", {"patches.source": "device", "patches.size": 32} | WHOLE, 2),
+    "pat_null": run("PAT-T cross, half without a patch", {"train.mask_rate": 0.5} | TDE, 5, effects=SCENES),
     "asl_null": run(
         "ASL baseline, half without a patch",
-        BASELINE | TDE | {"train.null_rate": 0.5},
+        BASELINE | TDE | {"train.mask_rate": 0.5},
         1,
         variants={"PAT-I": PAT_I},
         shown=("whole",),

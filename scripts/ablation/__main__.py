@@ -26,6 +26,7 @@ from typing import Any
 
 from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
+from cfmlc_jax.config import older
 from cfmlc_jax.errors import InputError, RunError
 from scripts.ablation import tables
 
@@ -34,13 +35,13 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 # Ways to use a checkpoint: fields of the evaluation. Those that its method does not have are left out.
 KNOBS: dict[str, dict[str, Any]] = {
-    "attention self": {"model.attention": "self"},
-    "attention none": {"method": "pat_i", "model.attention": "none"},
-    "grid 3": {"views.grids": (3,), "views.overlap": 0.1},
-    "grid 4": {"views.grids": (4,)},
-    "grids 2 and 3": {"views.grids": (2, 3)},
-    "overlap 0.25": {"views.overlap": 0.25},
-    "overlap 0.5": {"views.overlap": 0.5},
+    "attention self": {"patches.branches": "self"},
+    "attention none": {"method": "pat_i"},
+    "grid 3": {"patches.grids": (3,), "patches.overlap": 0.1},
+    "grid 4": {"patches.grids": (4,)},
+    "grids 2 and 3": {"patches.grids": (2, 3)},
+    "overlap 0.25": {"patches.overlap": 0.25},
+    "overlap 0.5": {"patches.overlap": 0.5},
     "null zeros": {"effect.null": "zeros"},
     "null mean": {"effect.null": "mean"},
     "null blur": {"effect.null": "blur"},
@@ -128,7 +129,7 @@ def _of_checkpoint(flags):
 
     path = checkpoints.find(flags.checkpoint)
     stored = configs.to_json(configs.from_json(checkpoints.read_meta(path)["config"]))
-    if configs.is_one_label(stored):
+    if stored["task"] == "single_label":
         raise InputError(
             f"{path} has one label an image, no patches and no image nulls; the report of its run draws accuracy over alpha"
         )
@@ -167,12 +168,12 @@ def _knob(own, fields):
     Raises:
         InputError: it changes nothing, or does not go with the checkpoint's method.
     """
-    of_views = any(name.startswith("views.") for name in fields)
-    if of_views and own.model.cells:
+    of_views = any(name in ("patches.grids", "patches.overlap") for name in fields)
+    if of_views and configs.patch_map(own):
         raise InputError("its patches are cells of a map")
     if "effect.null" in fields and not {"whole", "pivot"} & set(own.effect.kinds):
         raise InputError("its evaluation has no effects against a null image")
-    if of_views and own.method == "asl":
+    if of_views and own.method == "whole":
         fields = fields | {"method": "pat_i"}
     config = _with(configs.from_json(configs.to_json(own)), fields)
     if configs.to_json(config) == configs.to_json(own):
@@ -218,7 +219,7 @@ def _base(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    if configs.is_one_label(config):
+    if config.task == "single_label":
         raise InputError(
             f"the study's base configuration {path} has one label an image; studies compare mAPs"
         )
@@ -231,7 +232,7 @@ def _with(config, fields):
     known = configs.flat(configs.to_json(config))
     for name, value in fields.items():
         if name not in known:
-            raise InputError(f"the study sets config.{name}, which is not a field")
+            raise InputError(older.moved(name, value) or f"the study sets config.{name}, which is not a field")
         section, _, leaf = name.rpartition(".")
         target = config
         for part in section.split(".") if section else []:

@@ -34,8 +34,7 @@ def tiny(method):
     config.method = method
     config.train.batch_size = config.evaluate.batch_size = 8
     config.effect.alphas = (0.5,)
-    if method == "asl":
-        config.model.attention = "none"
+    if method == "whole":
         config.effect.kinds = ("whole",)
     return configs.validate(config)
 
@@ -197,7 +196,7 @@ def test_the_report_can_be_made_of_it(workdir):
 
 def test_without_patches_and_training_labels(tmp_path):
     (tmp_path / "report").mkdir()
-    said = run("asl", tmp_path / "report", None, "there is no training split")
+    said = run("whole", tmp_path / "report", None, "there is no training split")
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results[SPLIT]["average"]["company"] is None
     assert results[SPLIT]["average"]["localization"] is None
@@ -242,8 +241,8 @@ def test_boxes_of_pictures_that_turn_are_left_out():
     assert boxes_of([{"image": jpeg(1)}], threads=1, exif=False) is None
 
 
-@pytest.mark.parametrize(("attention", "branch"), [("self", "score"), ("none", "whole")])
-def test_fewer_branches_than_were_trained(tmp_path, attention, branch):
+@pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])
+def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
     """Patches are judged by one branch alone, as where the trained one has it twice."""
     trained = tiny("pat_t")
     trained.unlock()
@@ -262,8 +261,10 @@ def test_fewer_branches_than_were_trained(tmp_path, attention, branch):
 
     wanted = configs.from_json(configs.to_json(trained))
     wanted.unlock()
-    wanted.model.attention = attention
-    wanted.method = "pat_t" if attention == "self" else "pat_i"
+    if branches == "self":
+        wanted.patches.branches = "self"
+    else:
+        wanted.method = "pat_i"
     of = {}
     for name, path, config in (
         ("fewer", "trained", wanted), ("twice", "twice", None), ("as it was", "trained", None)

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 from training import Training, objective
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
 from cfmlc_jax.classify import finetune
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
@@ -51,7 +51,7 @@ def stored(tmp_path, rng):
             tmp_path / "stored",
             model={"variables": weights, "average": average, "mean_colour": np.full(3, 0.5, np.float32)},
             meta={
-                "config": {"model": {"name": "tiny", "attention": attention}},
+                "config": configs.to_json(configuration("tiny", attention)),
                 "class_names": class_names,
                 "num_classes": classes,
             },
@@ -61,13 +61,23 @@ def stored(tmp_path, rng):
     return make
 
 
+def configuration(name, branches):
+    config = configs.default()
+    config.model.name = name
+    if branches == "none":
+        config.method = "pat_i"
+    else:
+        config.patches.branches = branches
+    return config
+
+
 def begin(path, **model):
     """The state that begins with a checkpoint, and what the user is told."""
     training, lines = fresh(**model), []
     begun = finetune.start_from(
         path,
         training.state,
-        model=ConfigDict({"name": "mine", "attention": model.get("attention", "cross")}),
+        config=configuration("mine", model.get("attention", "cross")),
         class_names=NAMES[: model.get("classes", 3)],
         say=lines.append,
     )
@@ -88,7 +98,7 @@ def test_the_average_of_all_variables_is_taken(stored, class_names):
     begun, lines = begin(path)
     assert_equal(begun["variables"], average)
     assert_equal(begun["average"], average)
-    assert lines == [f"begins with {path}: backbone and head (tiny, attention cross, 3 classes)"]
+    assert lines == [f"begins with {path}: backbone and head (tiny, branches cross, 3 classes)"]
     # A step gives up the buffers of both.
     of_weights, of_average = (
         {leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
@@ -103,13 +113,13 @@ def test_the_average_of_all_variables_is_taken(stored, class_names):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ({"classes": 2}, {}, "tiny, attention cross, 2 classes -> mine, attention cross, 3 classes"),
-        ({"attention": "none"}, {}, "tiny, attention none, 3 classes -> mine, attention cross, 3 classes"),
-        ({"class_names": ["cat", "dog", "emu"]}, {}, "attention cross, 3 classes -> mine"),
+        ({"classes": 2}, {}, "tiny, branches cross, 2 classes -> mine, branches cross, 3 classes"),
+        ({"attention": "none"}, {}, "tiny, branches none, 3 classes -> mine, branches cross, 3 classes"),
+        ({"class_names": ["cat", "dog", "emu"]}, {}, "branches cross, 3 classes -> mine"),
         (
             {"attention": "none"},
             {"head": query2label.Query2Label},
-            "tiny, attention none, 3 classes -> mine, attention cross, 3 classes",
+            "tiny, branches none, 3 classes -> mine, branches cross, 3 classes",
         ),
     ],
 )
@@ -147,7 +157,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
     with pytest.raises(
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
-        finetune.start_from(path, other, model={}, class_names=NAMES, say=pytest.fail)
+        finetune.start_from(path, other, config=configuration("mine", "cross"), class_names=NAMES, say=pytest.fail)
 
 
 def test_a_file_of_pytorch_must_be_converted_first(tmp_path):

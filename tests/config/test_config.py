@@ -40,32 +40,54 @@ def test_the_default_is_valid_and_gets_locked():
     ("fields", "message"),
     [
         ({"data__source": "coc"}, "config.data.source 'coc' is not one of .*did you mean 'coco'"),
-        ({"method": "pat"}, "config.method 'pat' is not one of pat_t, pat_i, asl"),
+        ({"method": "pat"}, "config.method 'pat' is not one of pat_t, pat_i, whole"),
         ({"model__dtype": "float16"}, "config.model.dtype 'float16' is not one of float32, bfloat16"),
-        ({"model__attention": "none"}, "method 'pat_t' needs model.attention 'self' or 'cross'"),
+        ({"patches__branches": "none"}, "config.patches.branches 'none' is not one of self, cross"),
         (
             {"model__head": "mldecoder"},
             "config.model.head 'mldecoder' is not one of .*did you mean 'ml_decoder'",
         ),
-        ({"model__groups": 0}, "config.model.groups is 0; it must be at least 1"),
-        ({"method": "pat_i"}, "method 'pat_i' has one head"),
-        ({"method": "asl", "model__attention": "none"}, "take 'pivot' out of effect.kinds"),
+        ({"model__ml_decoder__queries": 0}, "config.model.ml_decoder.queries is 0; it must be at least 1"),
+        ({"method": "whole"}, "method 'whole' has no patches: take 'pivot' out of effect.kinds"),
+        ({"task": "single"}, "config.task 'single' is not one of multi_label, single_label; did you mean"),
+        ({"task": "single_label"}, "loss.name 'asymmetric' is for task 'multi_label': set config.task to it, not"),
+        ({"loss__name": "focal"}, "config.loss.name 'focal' is for task 'single_label': set config.task to it"),
+        (
+            {"task": "single_label", "loss__name": "focal"},
+            "config.task 'single_label' is for whole images: set method to 'whole', not 'pat_t'",
+        ),
+        ({"views__transform": "area_crop"}, "views.transform 'area_crop' is for whole images: set method to"),
+        ({"data__balanced": True}, "config.data.balanced is for task 'single_label', not 'multi_label'"),
+        (
+            {"model__cosine__momentum": "schedul"},
+            "momentum 'schedul' is not one of schedule; did you mean 'schedule'?",
+        ),
+        ({"model__cosine__momentum": 1.5}, r"config.model.cosine.momentum is 1.5; it must be in \[0, 1\]"),
+        ({"model__cosine__momentum": None}, "config.model.cosine.momentum is None; it must be a number"),
+        ({"model__cosine__momentum": "schedule"}, "momentum 'schedule' follows the rates of optim.name 'sgd'"),
+        ({"evaluate__checkpoint": "latest"}, "config.evaluate.checkpoint 'latest' is not one of best, last"),
+        ({"patches__source": "cut"}, "config.patches.source 'cut' is not one of host, device, map"),
+        ({"patches__source": "device", "patches__size": 0}, "config.patches.size is 0; it must be at least 1"),
+        (
+            {"patches__source": "map", "patches__map": "", "effect__kinds": ()},
+            "config.patches.map is empty; name a map",
+        ),
         ({"effect__null": "black"}, "config.effect.null 'black' is not one of zeros, mean, blur"),
         ({"effect__kinds": ("hole",)}, "config.effect.kinds 'hole' is not one of"),
         ({"effect__alphas": (0.5, -1.0)}, "config.effect.alphas has -1.0"),
-        ({"views__grids": (1,)}, "config.views.grids has 1; it must be at least 2"),
-        ({"train__null_rate": 1.5}, r"config.train.null_rate is 1.5; it must be in \[0, 1\]"),
-        ({"train__null": "noise"}, "config.train.null 'noise' is not one of zeros, mean, blur"),
-        ({"views__grids": ()}, "config.views.grids is empty; give at least one number"),
-        ({"views__grids": (2, 1.5)}, "config.views.grids has 1.5; it must be a tuple of whole numbers"),
-        ({"views__grids": (500, 2)}, "config.views.grids has 500; it must be at most 64: each of"),
+        ({"patches__grids": (1,)}, "config.patches.grids has 1; it must be at least 2"),
+        ({"train__mask_rate": 1.5}, r"config.train.mask_rate is 1.5; it must be in \[0, 1\]"),
+        ({"train__mask_with": "noise"}, "config.train.mask_with 'noise' is not one of zeros, mean, blur"),
+        ({"patches__grids": ()}, "config.patches.grids is empty; give at least one number"),
+        ({"patches__grids": (2, 1.5)}, "config.patches.grids has 1.5; it must be a tuple of whole numbers"),
+        ({"patches__grids": (500, 2)}, "config.patches.grids has 500; it must be at most 64: each of"),
         (
-            {"views__grids": (50, 2), "views__image_size": 32},
-            "views.grids 50 cuts views of 32 pixels into patches of none",
+            {"patches__grids": (50, 2), "views__image_size": 32},
+            "patches.grids 50 cuts views of 32 pixels into patches of none",
         ),
         ({"seed": -1}, "config.seed is -1; it must be at least 0"),
         ({"seed": 2**32}, "config.seed is 4294967296; it must be at most 4294967295: keys have 32 bits"),
-        ({"data__longtail__seed": 2**63}, "config.data.longtail.seed is .* at most 4294967295"),
+        ({"data__longtail__subset_seed": 2**63}, "config.data.longtail.subset_seed is .* at most 4294967295"),
         (
             {"data__workers": 10**6},
             "config.data.workers is 1000000; it must be at most 1024: each is a process",
@@ -74,13 +96,13 @@ def test_the_default_is_valid_and_gets_locked():
         ({"evaluate__batch_size": 10**9}, "at most 100000 images at once"),
         ({"train__log_every": 2**31}, "config.train.log_every is 2147483648; it must be at most 2147483647"),
         ({"optim__weight_decay": 1e39}, "config.optim.weight_decay is 1e[+]39; it must be at most 1e[+]38"),
-        ({"optim__milestones": (0, 5)}, "config.optim.milestones has 0; it must be at least 1"),
+        ({"optim__sgd__milestones": (0, 5)}, "config.optim.sgd.milestones has 0; it must be at least 1"),
         ({"effect__alphas": (float("inf"),)}, "config.effect.alphas has inf; it must be a finite number"),
         ({"data__test_splits": ()}, "config.data.test_splits is empty; give at least one split"),
         ({"data__val_split": ""}, "config.data.val_split names a split ''"),
         ({"data__test_splits": ("val", "")}, "config.data.test_splits names a split ''"),
         ({"data__test_splits": ("val", "val")}, "config.data.test_splits has val twice"),
-        ({"views__grids": (2, 2), "views__image_size": 64}, "config.views.grids has 2 twice"),
+        ({"patches__grids": (2, 2), "views__image_size": 64}, "config.patches.grids has 2 twice"),
         ({"effect__kinds": ("whole", "pivot", "whole")}, "config.effect.kinds has whole twice"),
         # Results of both would have one name.
         ({"effect__alphas": (0.5, 0.5000001)}, "config.effect.alphas has 0.5 twice"),
@@ -93,15 +115,15 @@ def test_the_default_is_valid_and_gets_locked():
         ({"data__tfds__name": "voc\n2007"}, r"config.data.tfds.name is .* may not have the character '\\n'"),
         ({"data__root": "caf\udce9"}, r"config.data.root is .* may not have the character"),
         (
-            {"model__cells": "layer1", "method": "pat_i", "model__attention": "none"},
-            "leave it empty for 'pat_i'",
+            {"patches__source": "map", "method": "pat_i"},
+            "config.patches.source 'map' is for method 'pat_t'; set it to 'host' for 'pat_i'",
         ),
-        ({"model__cells": "layer1"}, "take 'pivot' out of effect.kinds"),
-        ({"model__pooling": "exklusive"}, "did you mean 'exclusive'?"),
-        ({"views__grids": (3,)}, "448 is not divisible by views.grids 3; try 447 or 450"),
+        ({"patches__source": "map"}, "cells of a map cannot .* take 'pivot' out of effect.kinds"),
+        ({"patches__pooling": "exklusive"}, "did you mean 'exclusive'?"),
+        ({"patches__grids": (3,)}, "448 is not divisible by patches.grids 3; try 447 or 450"),
         ({"views__image_size": 0}, "config.views.image_size is 0; it must be at least 1"),
         ({"views__image_size": -448}, "must be at least 1"),
-        ({"views__overlap": 1.0}, r"config.views.overlap is 1.0; it must be in \[0, 0.95\]"),
+        ({"patches__overlap": 1.0}, r"config.patches.overlap is 1.0; it must be in \[0, 0.95\]"),
         ({"train__batch_size": 0}, "config.train.batch_size is 0"),
         ({"train__epochs": -1}, "config.train.epochs is -1"),
         ({"optim__learning_rate": 0.0}, "config.optim.learning_rate is 0.0; it must be above 0"),
@@ -154,7 +176,7 @@ def as_it_is(name, value):
         (as_it_is("train.epoch", 3), "config.train.epoch is not a field .* did you mean train.epochs?"),
         (as_it_is("learning_rate", 0.1), "config.learning_rate is not .* did you mean optim.learning_rate?"),
         (as_it_is("trian", ConfigDict({"epochs": 3})), "config.trian is not a field"),
-        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config/__init__.py lists the fields"),
+        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config/fields.py and classifier.py list"),
         (as_it_is("train.epochs", "3"), "config.train.epochs is '3'; it must be a whole number"),
         (as_it_is("train.epochs", 3.0), "config.train.epochs is 3.0; it must be a whole number"),
         (as_it_is("train.epochs", True), "config.train.epochs is True; it must be a whole number"),
@@ -198,10 +220,10 @@ def test_a_field_with_a_line_break_in_its_name_is_told_in_one_line():
 def test_values_of_a_near_type_are_taken():
     config = configs.default()
     config.optim.learning_rate = 1
-    config.views.grids = [2, 4]
+    config.patches.grids = [2, 4]
     config.effect.alphas = (1, 0.5)
     checked = configs.validate(config)
-    assert checked.views.grids == (2, 4)
+    assert checked.patches.grids == (2, 4)
     assert [type(value) for value in (checked.optim.learning_rate, *checked.effect.alphas)] == [float] * 3
     stored = json.loads(json.dumps(configs.to_json(config)))
     assert configs.from_json(stored) == checked
@@ -233,7 +255,8 @@ def test_every_field_with_every_kind_of_mistake(name):
             assert_named(error, name)
             continue
         assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
-        assert type(configs.field(config, name)) is type(configs.field(configs.default(), name))
+        kinds = (float, str) if name == "model.cosine.momentum" else type(configs.field(configs.default(), name))
+        assert isinstance(configs.field(config, name), kinds)
 
 
 JSON = st.recursive(
@@ -293,18 +316,14 @@ def test_any_value_of_a_flag(monkeypatch, name, text):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"model__cells": "layer1", "views__patch_size": 32, "effect__kinds": ("whole",)},
-            "config.views.patch_size 32 cuts patches .* model.cells 'layer1' are the patches",
-        ),
-        ({"model__pooling": "exclusive"}, "attention branch .* would never be trained; .* to 'self'"),
+        ({"patches__pooling": "exclusive"}, "attention branch .* would never be trained; .* to 'self'"),
         ({"optim__ema_decay": 1.0}, "config.optim.ema_decay is 1: the average would stay"),
         ({"loss__clip": 1.0}, "config.loss.clip is 1: absent classes would have no loss"),
         (
-            {"model__head": "cosine", "model__cosine__mu": 1.0},
-            "config.model.cosine.mu is 1: the mean feature",
+            {"model__head": "cosine", "model__cosine__momentum": 1.0},
+            "config.model.cosine.momentum is 1: the mean feature",
         ),
-        ({"optim__name": "sgd"}, r"config.optim.milestones \(120, 160\) has 120, but train.epochs is 80"),
+        ({"optim__name": "sgd"}, r"config.optim.sgd.milestones \(120, 160\) has 120, but train.epochs is 80"),
         ({"data__test_splits": ("val", "train")}, "config.data.test_splits has 'train', which is trained on"),
         ({"data__val_split": "train"}, "config.data.val_split has 'train', which is trained on"),
         (
@@ -323,10 +342,10 @@ def test_contradictions_are_refused_before_training_and_read_afterwards(fields, 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"model__pooling": "exclusive", "model__attention": "self"},
-        {"optim__name": "sgd", "optim__schedule": "cosine"},
-        {"optim__name": "sgd", "optim__milestones": ()},
-        {"optim__name": "sgd", "optim__milestones": (40, 80)},
+        {"patches__pooling": "exclusive", "patches__branches": "self"},
+        {"optim__name": "sgd", "optim__sgd__schedule": "cosine"},
+        {"optim__name": "sgd", "optim__sgd__milestones": ()},
+        {"optim__name": "sgd", "optim__sgd__milestones": (40, 80)},
         {"optim__ema_decay": 0.0},
     ],
 )
@@ -337,15 +356,19 @@ def test_what_only_looks_like_a_contradiction(fields):
 def test_fields_that_a_run_has_no_use_for_are_named():
     assert configs.unused(configs.validate(configs.default())) == []
     config = changed(
-        optim__momentum=0.5, optim__drop=0.5, loss__focal_gamma=3.0, data__tfds__name="voc", views__jitter=0.1
-    )
+        optim__sgd__momentum=0.5, optim__sgd__drop=0.5, loss__focal_gamma=3.0, data__tfds__name="voc",
+        views__area_crop__jitter=0.1, patches__size=32, patches__map="layer2", model__ml_decoder__queries=7,
+    )  # fmt: skip
     assert set(configs.unused(configs.validate(config))) == {
-        "data.tfds.name", "loss.focal_gamma", "optim.drop", "optim.momentum", "views.jitter"
+        "data.tfds.name", "loss.focal_gamma", "optim.sgd.drop", "optim.sgd.momentum", "views.area_crop.jitter",
+        "patches.size", "patches.map", "model.ml_decoder.queries",
     }  # fmt: skip
     config = changed(
-        model__head="cosine", model__cosine__mu_from_rate=True, model__cosine__mu=0.5, optim__name="sgd"
-    )
-    assert configs.unused(configs.validate(config)) == ["model.cosine.mu"]
+        method="whole", effect__kinds=(), patches__branches="self", patches__grids=(4,), views__squeeze__augment=False
+    )  # fmt: skip
+    assert configs.unused(configs.validate(config)) == ["patches.grids", "patches.branches"]
+    config.train.mask_rate = 0.5
+    assert configs.unused(configs.validate(config)) == ["patches.branches"]
 
 
 VARIANTS = {

@@ -16,7 +16,7 @@ def data(source, **longtail):
 
 
 def test_digits_by_their_fields():
-    found = build.source(data("long_tailed_digits", digits=20, ratio=0.5, imbalance="step", seed=3), "train")
+    found = build.source(data("long_tailed_digits", largest=20, ratio=0.5, imbalance="step", subset_seed=3), "train")
     assert repr(found) == repr(LongTailedDigits("train", most=20, ratio=0.5, kind="step", seed=3))
     assert found.class_counts.tolist() == [20] * 5 + [10] * 5
 
@@ -44,8 +44,8 @@ def test_data_sets_look_in_their_places(name, message, tmp_path, monkeypatch):
         ({"ratio": 0.0}, r"config.data.longtail.ratio is 0.0; it must be above 0 and at most 1"),
         ({"ratio": 1.5}, r"config.data.longtail.ratio is 1.5"),
         ({"ratio": float("nan")}, r"config.data.longtail.ratio is nan"),
-        ({"seed": -1}, "config.data.longtail.seed is -1; it must be at least 0"),
-        ({"digits": 0}, "config.data.longtail.digits is 0; it must be at least 1"),
+        ({"subset_seed": -1}, "config.data.longtail.subset_seed is -1; it must be at least 0"),
+        ({"largest": 0}, "config.data.longtail.largest is 0; it must be at least 1"),
     ],
 )
 def test_tails_that_the_configuration_refuses(fields, message):

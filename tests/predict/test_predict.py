@@ -247,8 +247,8 @@ def test_exif_orientation_is_honoured(command, checkpoint, tmp_path):
 
 
 def test_a_method_without_patches(command, tmp_path, photos):
-    asl = {"method": "asl", "model.attention": "none", "effect.kinds": ("whole",)}
-    flag = f"--checkpoint={write_checkpoint(tmp_path / 'asl', **asl)}"
+    whole = {"method": "whole", "effect.kinds": ("whole",)}
+    flag = f"--checkpoint={write_checkpoint(tmp_path / 'whole', **whole)}"
     code, out, _ = command(flag, "--format=jsonl", "--threshold=0", photos)
     assert code == 0
     assert all(label["pivot"] is None for line in lines_of(out) for label in line["labels"])
@@ -257,12 +257,12 @@ def test_a_method_without_patches(command, tmp_path, photos):
     assert {(row["pivot_column"], row["pivot_row"], row["pivot_weight"]) for row in rows} == {("", "", "")}
     assert command(flag, "--top=1", photos)[1].splitlines()[1].split()[-2:] == ["–", "–"]
     for wish in ("--prediction=patch", "--prediction=tde_pivot", "--overlay=shown"):
-        assert_error(command(flag, wish, photos), "was trained as 'asl', without patches")
+        assert_error(command(flag, wish, photos), "was trained as 'whole', without patches")
     assert not (tmp_path / "shown").exists()
 
 
 def test_a_checkpoint_that_does_not_know_its_classes(command, tmp_path, photos):
-    one_head = {"method": "pat_i", "model.attention": "none"}
+    one_head = {"method": "pat_i"}
     path = write_checkpoint(tmp_path / "converted", class_names=None, **one_head)
     code, out, _ = command(f"--checkpoint={path}", "--format=jsonl", "--threshold=0", photos / "a.jpg")
     assert code == 0
@@ -416,7 +416,7 @@ def test_help_tells_of_methods_without_patches(capsys):
     with pytest.raises(SystemExit) as end:
         predict.main(["--help"])
     assert end.value.code == 0
-    assert "asl has no patches" in capsys.readouterr().out
+    assert "whole has no patches" in capsys.readouterr().out
 
 
 def encoded(image, form, **options):

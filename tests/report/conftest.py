@@ -38,7 +38,7 @@ def made_run(tmp_path):
             split: _split(rng, workdir / "report", split, config, names, pairs if training else None)
             for split in splits
         }
-        patches = method != "asl"
+        patches = method != "whole"
         found = Evidence(
             config=configs.to_json(config),
             checkpoint="40",
@@ -58,9 +58,7 @@ def made_run(tmp_path):
 def _config(method):
     config = configs.default()
     config.method = method
-    if method != "pat_t":
-        config.model.attention = "none"
-    if method == "asl":
+    if method == "whole":
         config.effect.kinds = ("whole",)
     config.effect.alphas = (0.5, 1.25)
     return configs.validate(config)
@@ -90,7 +88,7 @@ def _split(rng, folder, split, config, names, pairs):
     labels = _labels(rng, len(names))
     logits = {"whole": rng.normal(size=labels.shape) + labels, "null_whole": np.full(labels.shape, 0.25)}
     attention = None
-    if config.method == "asl":
+    if config.method == "whole":
         logits["combined"] = logits["whole"]
     else:
         logits["patch"] = rng.normal(size=labels.shape) + labels

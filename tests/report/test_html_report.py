@@ -40,16 +40,16 @@ def with_ends(value, low, high, digits=2, sign=False):
     ("method", "fields", "words"),
     [
         ("pat_t", {}, "resnet101 with cross attention"),
-        ("pat_t", {"cells": "layer1", "pooling": "exclusive"}, "resnet101 with exclusive pooling over cells"),
-        ("asl", {}, "resnet101"),
-        ("asl", {"head": "causal_norm"}, "resnet101 with head causal_norm"),
+        ("pat_t", {"source": "map", "pooling": "exclusive"}, "resnet101 with exclusive pooling over cells"),
+        ("whole", {}, "resnet101"),
+        ("whole", {"head": "causal_norm"}, "resnet101 with head causal_norm"),
     ],
 )
 def test_the_head_of_the_page_says_what_was_trained(method, fields, words, made_run):
     workdir = made_run(method)
     path = workdir / "report" / evidence.FILE
     found = json.loads(path.read_text())
-    found["config"]["model"].update(fields)
+    found["config"]["model" if "head" in fields else "patches"].update(fields)
     path.write_text(json.dumps(found))
     assert f" · {words} · " in read(workdir).text
 
@@ -262,7 +262,7 @@ def test_values_of_the_configuration_are_text(made_run):
 
 
 def test_without_patches(made_run):
-    found = read(made_run("asl", splits=("val",)))
+    found = read(made_run("whole", splits=("val",)))
     assert "This method has no patches" in found.text
     assert [row[0] for row in found.tables["Mean average precision on val"][1:]] == [
         "whole image", "combined", "TDE whole, α 0.5", "TDE whole, α 1.25",

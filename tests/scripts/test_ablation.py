@@ -27,12 +27,12 @@ def get_study(quick):
 """
 
 
-ASL = {"method": "asl", "model.attention": "none", "effect.kinds": ("whole",)}
+WHOLE = {"method": "whole", "effect.kinds": ("whole",)}
 VARIANTS = {
     "pat_t": {},
-    "asl": ASL,
-    "exclusive": {"model.cells": "layer1", "model.pooling": "exclusive", "effect.kinds": ("whole",)},
-    "no effects": ASL | {"effect.kinds": ()},
+    "whole": WHOLE,
+    "exclusive": {"patches.source": "map", "patches.pooling": "exclusive", "effect.kinds": ("whole",)},
+    "no effects": WHOLE | {"effect.kinds": ()},
 }
 
 # One device: eight take eight times as long.
@@ -131,11 +131,11 @@ def test_knobs_by_method(monkeypatch):
         own = study_command._with(study_command._base(ROOT / "configs/scenes.py"), VARIANTS[variant])
         return study_command._knob(own, study_command.KNOBS[name])
 
-    assert knob("asl", "grid 4").method == "pat_i"
-    assert knob("asl", "attention none").method == "pat_i"
-    assert knob("asl", "null blur").method == "asl"
+    assert knob("whole", "grid 4").method == "pat_i"
+    assert knob("whole", "attention none").method == "pat_i"
+    assert knob("whole", "null blur").method == "whole"
     with pytest.raises(InputError, match="has one head"):
-        knob("asl", "attention self")
+        knob("whole", "attention self")
     assert knob("pat_t", "grid 4").method == "pat_t"
     with pytest.raises(InputError, match="cells of a map"):
         knob("exclusive", "grid 4")

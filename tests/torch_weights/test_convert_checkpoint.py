@@ -168,7 +168,7 @@ def test_weights_with_one_head_without_average(script, run, torch_files, tmp_pat
     meta = checkpoints.read_meta(tmp_path / "mine")
     assert (meta["class_names"][3], meta["num_classes"]) == ("digit 3", 10)
     config = configs.from_json(meta["config"])
-    assert (config.method, config.model.attention, config.views.image_size) == ("pat_i", "none", 64)
+    assert (config.method, configs.branches(config), config.views.image_size) == ("pat_i", "none", 64)
     model = checkpoints.read_part(tmp_path / "mine", checkpoints.model_shapes(tmp_path / "mine"))
     jax.tree.map(np.testing.assert_array_equal, model["variables"], model["average"])
     np.testing.assert_allclose(model["mean_colour"], [0.485, 0.456, 0.406])
@@ -284,7 +284,7 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
     meta = json.loads(json.dumps(checkpoints.read_meta(tmp_path / "mine")))
     config = configs.from_json(meta["config"])
-    assert (config.model.name, config.model.attention, config.model.head) == ("resnet_small", "self", "")
+    assert (config.model.name, config.patches.branches, config.model.head) == ("resnet_small", "self", "linear")
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
 
 
@@ -294,9 +294,9 @@ def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_ta
     assert (code, err) == (0, "")
     assert "resnet32_cifar with head causal_norm" in out
     config = configs.from_json(checkpoints.read_meta(Path("mine").absolute())["config"])
-    assert (config.model.head, config.views.crop, config.model.statistics) == (
+    assert (config.model.head, config.views.transform, config.data.normalise) == (
         "causal_norm",
-        "padded",
+        "padded_crop",
         "cifar",
     )
     code, _, err = run(script.main, "mine", "back.pth", "--to_torch")
@@ -388,7 +388,7 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_
         ([], 1000, "imagenet", "pixels: standardised by imagenet's colours, as ImageNet's plain recipes do (--statistics=none"),
         (["--statistics=none"], 1000, "", "pixels: in [0, 1]"),
         ([], 7, "", "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"),
-        (["--statistics=cifar"], 7, "cifar", "pixels: standardised by cifar's colours; a run that begins with these weights does it by --config.model.statistics=cifar"),
+        (["--statistics=cifar"], 7, "cifar", "pixels: standardised by cifar's colours; a run that begins with these weights does it by --config.data.normalise=cifar"),
     ],
 )  # fmt: skip
 def test_pixels_as_the_weights_want_them(
@@ -400,7 +400,7 @@ def test_pixels_as_the_weights_want_them(
     assert (code, err) == (0, "")
     assert line in out
     config = configs.from_json(checkpoints.read_meta(tmp_path / "mine")["config"])
-    assert config.model.statistics == statistics
+    assert config.data.normalise == statistics
 
 
 @pytest.mark.parametrize(

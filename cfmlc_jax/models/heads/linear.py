@@ -111,7 +111,7 @@ class MapCells(nn.Module):
     def __call__(self, features, *, train: bool):
         maps = [name for name, array in features.items() if array.ndim == 5]
         if self.stage not in maps:
-            raise InputError(f"model.cells {self.stage!r} is not a map of this backbone: {', '.join(maps)}")
+            raise InputError(f"patches.map {self.stage!r} is not a map of this backbone: {', '.join(maps)}")
         b, v, h, w, d = features[self.stage].shape
         cells = features[self.stage].swapaxes(2, 3).reshape(b, v, w * h, d)
         logits = [Linear(self.num_classes, name=name)(cells) for name in BRANCHES[self.attention][1:]]

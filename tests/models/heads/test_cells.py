@@ -72,9 +72,9 @@ def test_a_classifier_of_cells(images):
     [
         (
             {"cells": "layer7"},
-            "model.cells 'layer7' is not a map of this backbone: layer1, layer2, map, stem",
+            "patches.map 'layer7' is not a map of this backbone: layer1, layer2, map, stem",
         ),
-        ({"cells": "pooled"}, "model.cells 'pooled' is not a map"),
+        ({"cells": "pooled"}, "patches.map 'pooled' is not a map"),
         ({"cells": "layer1", "attention": "none"}, "need attention 'self' or 'cross', not 'none'"),
     ],
 )

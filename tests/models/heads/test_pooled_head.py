@@ -77,10 +77,3 @@ def test_options_arrive():
             jax.random.key(0),
             jnp.zeros((1, 1, 32, 32, 3)),
         )
-
-
-def test_the_configuration_knows_the_heads_and_statistics():
-    with_mean = tuple(name for name, head in catalogue.HEADS.items() if head.has_mean)
-    assert with_mean == configs.MEAN_HEADS
-    assert set(configs.HEADS) == {"", *catalogue.HEADS}
-    assert set(configs.STATISTICS) == {"", *catalogue.STATISTICS}

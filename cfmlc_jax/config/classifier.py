@@ -1,0 +1,317 @@
+"""The fields of the system of classifiers: task, method, patches, model, loss, effect."""
+
+import re
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from cfmlc_jax.causal.effects import NULL_KINDS
+from cfmlc_jax.causal.patches import POOLINGS
+from cfmlc_jax.config.part import Bounds, Part, Use, field, require_unique, uses_of
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.torch_names import BRANCHES
+
+METHODS = ("pat_t", "pat_i", "whole")
+# A name that older configurations have for the method "whole".
+WHOLE_ALIAS = "asl"
+LOSSES = {
+    "multi_label": ("asymmetric",),
+    "single_label": ("cross_entropy", "focal", "weighted_cross_entropy"),
+}
+DTYPES = ("float32", "bfloat16")
+PATCH_SOURCES = ("host", "device", "map")
+EFFECTS = ("whole", "pivot", "feature")
+# Branches of a head for wholes alone.
+NO_BRANCHES = "none"
+
+
+def _patches() -> ConfigDict:
+    """Methods pat_t and pat_i: where patches come from, and how their evidence is pooled."""
+    patches = ConfigDict()
+    # host: cut from the picture, enlarged to views.image_size and augmented one by one by the host, as in the
+    # reference. device: cut from the whole view on the device, at `size` pixels. map: the cells of
+    # the backbone's map `map`, of method pat_t, whose evidence costs next to nothing.
+    patches.source = "host"
+    patches.grids = (2,)  # patches along one side; several numbers: patches of several scales
+    patches.overlap = 0.0  # share of a patch's side that neighbours have in common
+    # device: side of a patch as the model sees it, pixels. views.image_size / grid is its resolution,
+    # which costs the model no more than one whole view.
+    patches.size = 224
+    patches.map = "layer1"  # map: a map of the backbone, "layer1" of a ResNet say
+    # A name of `causal.patches.POOLINGS`. pivot: each class by its own softmax over patches, the
+    # paper's. exclusive: each patch is divided among the classes, so that one cannot vouch for another.
+    patches.pooling = "pivot"
+    # pat_t: branches of the head beside the one for wholes. self: one, both attention and score of
+    # a patch. cross: one for each. The other methods have one head.
+    patches.branches = "cross"
+    return patches
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    # A backbone of `models.catalogue.BACKBONES`. The prefix "q2l_" is short for the head query2label.
+    model.name = "resnet101"
+    model.head = "linear"  # a name of `models.catalogue.HEADS`
+    # Heads causal_norm, cosine and capsule, which keep a mean feature: see models/heads/pooled.py.
+    model.cosine = cosine = ConfigDict()
+    cosine.num_heads = 2  # slices of the features that are normalised by themselves
+    cosine.tau = 16.0  # factor of the mean cosine
+    cosine.gamma = 1 / 32  # causal_norm: added to the norms of weights
+    # Share of the mean feature that each training step keeps, or "schedule": it follows the learning
+    # rate of SGD, 1 − 0.1·min(50·rate, 1), as in the reference off CIFAR.
+    cosine.momentum = config_dict.FieldReference(0.9, field_type=object)
+    model.dot_product = ConfigDict()
+    # Evaluation divides the weights by this power of their lengths, w / ‖w‖^tau. 0: as trained.
+    model.dot_product.tau_norm = 0.0
+    model.ml_decoder = ConfigDict({"queries": 100})  # at most one for each class
+    # Regular expressions of parameters, as "backbone/.*", that are not trained; norms' running
+    # statistics still move.
+    model.frozen = ()
+    # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
+    # has one group for each GPU.
+    model.norm_groups = 1
+    model.dtype = "float32"  # of the computation; parameters and loss are always float32
+    return model
+
+
+def _loss() -> ConfigDict:
+    loss = ConfigDict()
+    loss.name = "asymmetric"  # a loss of the task; the asymmetric one is each class by itself, the others a softmax
+    loss.gamma_neg = 4.0
+    loss.gamma_pos = 0.0
+    loss.clip = 0.05
+    loss.focal_gamma = 2.0  # of "focal"
+    return loss
+
+
+def _effect() -> ConfigDict:
+    effect = ConfigDict()
+    # Total direct effects that the full evaluation adds: whole and pivot subtract what the null gives,
+    # feature what the logits owe to the mean feature of a head that keeps one.
+    effect.kinds = ("whole", "pivot")
+    effect.null = "mean"  # what stands in for what is removed: zeros, mean or blur
+    effect.alphas = (0.5, 1.0)  # strengths; any can be read off the saved scores later
+    return effect
+
+
+SECTIONS: dict[str, Any] = {
+    # multi_label: any number of labels an image. single_label: exactly one; results are accuracies.
+    "task": lambda: "multi_label",
+    # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
+    # with patches too. whole: whole images only, the baseline ("asl" is taken for it).
+    "method": lambda: "pat_t",
+    "patches": _patches,
+    "model": _model,
+    "loss": _loss,
+    "effect": _effect,
+}
+
+BOUNDS = {
+    "patches.grids": Bounds(2, 64, ": each of the grid × grid patches is a forward pass"),
+    "patches.overlap": Bounds(0, 0.95),
+    "patches.size": Bounds(1, 8192, " pixels: a view of more takes a gigabyte in float32"),
+    "model.cosine.num_heads": Bounds(1),
+    "model.cosine.tau": Bounds(open=True),
+    "model.cosine.momentum": Bounds(0, 1),
+    "model.ml_decoder.queries": Bounds(1),
+    "model.norm_groups": Bounds(1),
+    "loss.clip": Bounds(0, 1),
+}
+
+
+def _choices():
+    return {
+        "task": LOSSES,
+        "method": METHODS,
+        "patches.source": PATCH_SOURCES,
+        "patches.pooling": POOLINGS,
+        "patches.branches": [name for name in BRANCHES if name != NO_BRANCHES],
+        "model.head": catalogue.HEADS,
+        "model.cosine.momentum": ("schedule",),
+        "model.dtype": DTYPES,
+        "loss.name": [name for losses in LOSSES.values() for name in losses],
+        "effect.kinds": EFFECTS,
+        "effect.null": NULL_KINDS,
+    }
+
+
+def branches(config: Any) -> str:
+    """Branches of the head of a configuration, a key of `torch_names.BRANCHES`: see `branches_of`."""
+    return branches_of(config.method, config.patches.branches)
+
+
+def branches_of(method: str, chosen: str) -> str:
+    """Branches of the head under a method: `patches.branches` for pat_t; the others have one head, "none"."""
+    return chosen if method == "pat_t" else NO_BRANCHES
+
+
+def patch_map(config: Any) -> str:
+    """The backbone's map whose cells are the patches; empty where patches are views, or there are none."""
+    return config.patches.map if config.patches.source == "map" else ""
+
+
+def _expand(config: ConfigDict) -> None:
+    if config.method == WHOLE_ALIAS:
+        config.method = "whole"
+    if config.model.head == "linear" and config.model.name.startswith(catalogue.QUERY2LABEL):
+        config.model.head = "query2label"
+    elif config.model.head == "query2label" and config.model.name in catalogue.BACKBONES:
+        config.model.name = catalogue.QUERY2LABEL + config.model.name
+
+
+def _check(config: ConfigDict) -> None:
+    # Results of strengths are named by these.
+    require_unique("effect.alphas", [f"{alpha:g}" for alpha in config.effect.alphas])
+    _check_task(config)
+    _check_method(config)
+    _check_patches(config)
+    _check_norm_groups(config)
+    _check_head(config)
+    _check_frozen(config.model.frozen)
+
+
+def _check_task(config):
+    if config.loss.name not in LOSSES[config.task]:
+        other = next(task for task, losses in LOSSES.items() if config.loss.name in losses)
+        raise InputError(
+            f"config.loss.name {config.loss.name!r} is for task {other!r}: set config.task to it, not "
+            f"{config.task!r}, or the loss to one of {', '.join(LOSSES[config.task])}"
+        )
+    if config.task != "single_label" and config.data.balanced:
+        raise InputError(
+            f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
+        )
+    of_wholes = [("task", config.task, "multi_label"), ("views.transform", config.views.transform, "squeeze")]
+    for name, value, of_patches in of_wholes:
+        if value != of_patches and config.method != "whole":
+            raise InputError(
+                f"config.{name} {value!r} is for whole images: set method to 'whole', not {config.method!r}"
+            )
+
+
+def _check_method(config):
+    if config.method != "whole":
+        return
+    if "pivot" in config.effect.kinds:
+        raise InputError(
+            "method 'whole' has no patches: take 'pivot' out of effect.kinds, or use method 'pat_i'"
+        )
+
+
+def _check_patches(config):
+    patches, image_size = config.patches, config.views.image_size
+    if not patches.grids:
+        raise InputError("config.patches.grids is empty; give at least one number, (2,) say")
+    for grid in patches.grids:
+        if patches.overlap == 0 and len(patches.grids) == 1 and image_size % grid:
+            below = image_size // grid * grid
+            tries = " or ".join(str(size) for size in (below, below + grid) if size)
+            raise InputError(
+                f"views.image_size {image_size} is not divisible by patches.grids {grid}; try {tries}"
+            )
+    if max(patches.grids) > image_size:
+        raise InputError(
+            f"patches.grids {max(patches.grids)} cuts views of {image_size} pixels into patches of none; "
+            "make views.image_size larger"
+        )
+    if patches.source == "map":
+        _check_map(config)
+
+
+def _check_map(config):
+    if config.method != "pat_t":
+        raise InputError(
+            f"config.patches.source 'map' is for method 'pat_t'; set it to 'host' for {config.method!r}"
+        )
+    if not config.patches.map:
+        raise InputError("config.patches.map is empty; name a map of the backbone, 'layer1' say")
+    if "pivot" in config.effect.kinds:
+        raise InputError(
+            "config.patches.source 'map': cells of a map cannot be taken out of the image; take 'pivot' out of "
+            "effect.kinds"
+        )
+
+
+def _check_norm_groups(config):
+    batch_size, groups = config.train.batch_size, config.model.norm_groups
+    if batch_size % groups:
+        below = batch_size // groups * groups
+        tries = " or ".join(str(size) for size in (below, below + groups) if size)
+        raise InputError(
+            f"config.train.batch_size {batch_size} is not divisible by config.model.norm_groups {groups}; try {tries}"
+        )
+
+
+def _check_head(config):
+    head, model = config.model.head, config.model
+    if "feature" in config.effect.kinds and not catalogue.HEADS[head].has_mean:
+        with_mean = [name for name, each in catalogue.HEADS.items() if each.has_mean]
+        raise InputError(
+            f"effect.kinds has 'feature', but model.head {head!r} has no mean feature; take it out, or set the head "
+            f"to one of {', '.join(with_mean)}"
+        )
+    if model.cosine.momentum == "schedule" and config.optim.name != "sgd":
+        raise InputError(
+            "config.model.cosine.momentum 'schedule' follows the rates of optim.name 'sgd'; give a number, 0.9 say"
+        )
+    if model.dot_product.tau_norm and head != "dot_product":
+        raise InputError(
+            f"config.model.dot_product.tau_norm is for model.head 'dot_product', not {head!r}; set it to 0"
+        )
+
+
+def _check_frozen(patterns):
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(
+                f"config.model.frozen has {pattern!r}, which is no regular expression ({error})"
+            ) from error
+
+
+def _check_training(config: ConfigDict) -> None:
+    if config.patches.pooling == "exclusive" and branches(config) == "cross":
+        raise InputError(
+            "config.patches.pooling 'exclusive' takes scores alone, so that the attention branch of "
+            "patches.branches 'cross' would never be trained; set patches.branches to 'self'"
+        )
+    if config.loss.name == "asymmetric" and config.loss.clip == 1:
+        raise InputError("config.loss.clip is 1: absent classes would have no loss; give less, 0.05 say")
+    if catalogue.HEADS[config.model.head].has_mean and config.model.cosine.momentum == 1:
+        raise InputError(
+            "config.model.cosine.momentum is 1: the mean feature would stay at 0; give less, 0.9 say"
+        )
+
+
+def _uses(config: ConfigDict) -> list[Use]:
+    head, patches = config.model.head, config.patches
+    of_views = config.method != "whole" and patches.source != "map"
+    return [
+        Use(("patches.grids", "patches.overlap"), of_views or config.train.mask_rate > 0),
+        Use(("patches.source", "patches.pooling"), config.method != "whole"),
+        Use(("patches.size",), of_views and patches.source == "device"),
+        Use(("patches.map",), patches.source == "map"),
+        Use(("patches.branches",), config.method == "pat_t"),
+        Use(("model.ml_decoder.",), head == "ml_decoder"),
+        Use(("model.cosine.",), catalogue.HEADS[head].has_mean),
+        Use(("loss.gamma_neg", "loss.gamma_pos", "loss.clip"), config.loss.name == "asymmetric"),
+        Use(("loss.focal_gamma",), config.loss.name == "focal"),
+        Use(("effect.null",), bool({"whole", "pivot"} & set(config.effect.kinds))),
+        Use(("effect.alphas",), bool(config.effect.kinds)),
+    ]
+
+
+PART = Part(
+    sections=SECTIONS,
+    bounds=BOUNDS,
+    choices=_choices,
+    paths=(),
+    neutral=("effect.", "model.dot_product.tau_norm"),
+    unique=("patches.grids", "model.frozen", "effect.kinds"),
+    expand=_expand,
+    check=_check,
+    check_training=_check_training,
+    uses=_uses,
+)
