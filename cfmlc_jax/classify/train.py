@@ -12,7 +12,8 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import Checkpoints, read_model
-from cfmlc_jax.classify import build, evaluate, finetune, step, tasks
+from cfmlc_jax.classify import build, evaluate, finetune, scoring, step, tasks
+from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
@@ -69,16 +70,19 @@ def _evaluate_in_full(config, workdir, trainer, sources, say, preemption):
     with lock.held(folder, "evaluating", wait=_once(say)) if folder else contextlib.nullcontext():
         return evaluate.full_evaluation(
             config,
-            trainer.setup,
-            read_model(chosen, trainer.abstract.parts()[0]),
+            Classifier(
+                trainer.setup,
+                read_model(chosen, trainer.abstract.parts()[0]),
+                sources["train"].class_names,
+                chosen.name,
+            ),
             {split: sources[split] for split in config.data.test_splits},
-            sources["train"].class_names,
-            folder,
-            say,
-            training_labels=sources["train"].labels,
-            class_counts=class_counts(sources["train"]),
-            checkpoint=chosen.name,
-            poll=lambda: preemption.end("training is done and saved, its evaluation comes next"),
+            TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
+            Output(
+                folder,
+                say,
+                lambda: preemption.end("training is done and saved, its evaluation comes next"),
+            ),
         )
 
 
@@ -178,7 +182,7 @@ class Trainer:
         if self._finished:
             return
         progress = self._progress()
-        score = evaluate.score_step(self._config, self.setup, ())
+        score = scoring.score_step(self._config, self.setup, ())
         if self._validation_due:
             with progress.paused():
                 self._validate(score, progress)
@@ -281,7 +285,7 @@ class Trainer:
         epoch = self._step // self._per_epoch
         model, _ = self._state.parts()
         with memory.needed_for("validation", self._config, "evaluate"):
-            scores, _ = evaluate.score_readable(
+            scores, _ = scoring.score_readable(
                 self.setup,
                 score,
                 model,
