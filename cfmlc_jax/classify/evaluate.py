@@ -271,9 +271,7 @@ class _Evaluation:
         self._output.poll()
         split_boxes = self._boxes(split, source)
         results = self._task.results(config, scores, split_boxes, parts.cells(), class_names)
-        shown = examples.choose(
-            scores[AVERAGE], source, split_boxes, exif=config.data.exif, task=self._task
-        )
+        shown = examples.choose(scores[AVERAGE], source, split_boxes, exif=config.data.exif, task=self._task)
         return results, shown
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:

@@ -46,7 +46,9 @@ def choose(
         "worst": (order[::-1][:count], task.class_losses(combined, scores.labels)),
     }
     return {
-        kind: [_example(int(i), scores, source, boxes, losses[i], chances[i], order_by[i], exif) for i in images]
+        kind: [
+            _example(int(i), scores, source, boxes, losses[i], chances[i], order_by[i], exif) for i in images
+        ]
         for kind, (images, order_by) in kinds.items()
     }
 

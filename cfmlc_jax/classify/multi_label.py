@@ -57,9 +57,7 @@ class MultiLabel:
     ) -> MultiLabelResults:
         """Metrics of every set of weights; of the averaged ones intervals, context and localisation too."""
         return MultiLabelResults(
-            {
-                weights: multi_label.measures(own, config.effect.alphas) for weights, own in scores.items()
-            },
+            {weights: multi_label.measures(own, config.effect.alphas) for weights, own in scores.items()},
             self._findings(config, scores[AVERAGE], boxes, patch_cells, class_names),
         )
 

@@ -92,7 +92,9 @@ def _readable(parts, source, kept, unreadable) -> Source:
 
 def _scores(batches, order, labels):
     """What the score step gave for all batches, in the source's order."""
-    arrays = {name: np.concatenate([np.asarray(batch[name]) for batch in batches])[order] for name in batches[0]}
+    arrays = {
+        name: np.concatenate([np.asarray(batch[name]) for batch in batches])[order] for name in batches[0]
+    }
     attention, cosine = arrays.pop("attention", None), arrays.pop("cosine", None)
     if attention is not None:
         # The largest array of all by far, and good for its softmax only.

@@ -71,9 +71,7 @@ class Effects:
     estimated: dict[Prediction, np.ndarray]
 
 
-def effects(
-    scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas: Sequence[float]
-) -> Effects:
+def effects(scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas: Sequence[float]) -> Effects:
     """True effects, and the estimates of every total direct effect.
 
     Args:

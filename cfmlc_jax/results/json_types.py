@@ -74,9 +74,7 @@ def from_json(kind: Any, value: Any, place: str) -> Any:
             for key, inner in entries
         }
     if origin is list:
-        return [
-            from_json(arguments[0], inner, f"{place}.{i}") for i, inner in enumerate(_list(value, place))
-        ]
+        return [from_json(arguments[0], inner, f"{place}.{i}") for i, inner in enumerate(_list(value, place))]
     if hasattr(kind, "_fields"):
         return _named_tuple(kind, value, place)
     return _plain(kind, value, place)

@@ -281,9 +281,7 @@ def localized(pairs: localization.Pairs, class_names, *, relative: bool) -> Loca
     by_class = localization.by_class(pairs, len(class_names))
     return Localization(
         all=_in_percent(localization.rates(pairs)),
-        by_size={
-            name: _in_percent(r) for name, r in localization.by_size(pairs, relative=relative).items()
-        },
+        by_size={name: _in_percent(r) for name, r in localization.by_size(pairs, relative=relative).items()},
         by_span={name: _in_percent(r) for name, r in localization.by_span(pairs).items()},
         by_class={name: _in_percent(r) for name, r in zip(class_names, by_class, strict=True)},
         relative=relative,

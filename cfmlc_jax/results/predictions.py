@@ -20,15 +20,15 @@ _NULL = "null_"
 
 
 @functools.total_ordering
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What class logits are read as: "whole", "patch", "combined", or a total direct effect with its strength.
 
-    Sorted by kind (`KINDS`), then by strength.
+    Sorted by kind (`KINDS`), then by strength. Two are equal if their names are: to six digits of the strength.
 
     Args:
         kind: one of `KINDS`.
-        alpha: strength of an effect, kept to the six digits that its name has; None for the other kinds.
+        alpha: strength of an effect; None for the other kinds.
 
     Raises:
         ValueError: another kind, an effect without a strength, or a strength without an effect.
@@ -42,8 +42,6 @@ class Prediction:
             raise ValueError(f"prediction {self.kind!r} is not one of {', '.join(KINDS)}")
         if (self.alpha is None) == self.is_effect:
             raise ValueError(f"prediction {self.kind!r} with the strength {self.alpha}")
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", float(f"{self.alpha:g}"))
 
     @classmethod
     def parse(cls, name: str) -> "Prediction":
@@ -82,12 +80,18 @@ class Prediction:
     def __str__(self) -> str:
         return self.name
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prediction) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __lt__(self, other: "Prediction") -> bool:
         return self._rank < other._rank
 
     @property
     def _rank(self):
-        return KINDS.index(self.kind), self.alpha or 0.0
+        return KINDS.index(self.kind), 0.0 if self.alpha is None else float(f"{self.alpha:g}")
 
 
 WHOLE, PATCH, COMBINED = Prediction("whole"), Prediction("patch"), Prediction("combined")

@@ -200,7 +200,9 @@ def _arrays(path):
 
 
 def _require_same_predictions(report, split: Split):
-    absent = sorted({p.name for p in split.metrics} - {p.name for p in split.scores.predictions(split.alphas)})
+    absent = sorted(
+        {p.name for p in split.metrics} - {p.name for p in split.scores.predictions(split.alphas)}
+    )
     if absent:
         path = report / scores_file(split.name, "average")
         raise InputError(f"{_shown(path)} does not give {', '.join(absent)} of {RESULTS}; {AGAIN}")
