@@ -123,6 +123,7 @@ class Predictor:
         return outputs[self._prediction.kind]
 
     def _effect(self, outputs, alpha):
+        assert self._counterfactual is not None
         null = outputs[null_name(self._counterfactual)]
         return effects.total_direct_effect(outputs["combined"], null, alpha)
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 
 from cfmlc_jax import files
 from cfmlc_jax.results import json_types
-from cfmlc_jax.results.json_types import FormatError, formerly
+from cfmlc_jax.results.json_types import FormatError, Formerly
 
 FILE = "evidence.json"
 
@@ -93,7 +93,7 @@ class Evidence:
     training: Training | None
     missing: str
     cells: list[list[float]] | None
-    examples: dict[str, dict[str, list[Example]]] = formerly("exhibits")
+    examples: Annotated[dict[str, dict[str, list[Example]]], Formerly("exhibits")]
     class_counts: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:

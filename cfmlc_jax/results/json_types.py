@@ -1,27 +1,28 @@
 """Dataclasses to JSON types and back, by the types of their fields; what does not fit is named with its place.
 
-A field is written under its own name. `formerly` gives the name that older versions wrote, `with_default`
-what a file has that lacks the field. A class with an own form in files has its own `to_json` and `from_json`.
+A field is written under its own name. One that older versions wrote under another name is
+`Annotated[…, Formerly("name")]`; one that a file may lack has a default. A class with a form of its own in
+files has a `to_json` and a `from_json`.
 """
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cfmlc_jax.results.predictions import Prediction
-
-_FORMER = "formerly"
 
 
 class FormatError(ValueError):
     """A value that is not of its type; the message begins with its place in the file."""
 
 
-def formerly(name: str, **arguments: Any) -> Any:
-    """A dataclass's field that older versions wrote under another name."""
-    return dataclasses.field(metadata={_FORMER: name}, **arguments)
+@dataclasses.dataclass(frozen=True)
+class Formerly:
+    """The name that older versions wrote a field under."""
+
+    name: str
 
 
 def to_json(value: Any) -> Any:
@@ -65,7 +66,7 @@ def from_json(kind: Any, value: Any, place: str) -> Any:
         return _prediction(value, place)
     if hasattr(kind, "from_json"):
         return kind.from_json(value, place)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return kind(**fields_from_json(kind, value, place))
     if origin is dict:
         entries = require_object(value, place).items()
@@ -86,17 +87,23 @@ def fields_from_json(kind: Any, value: Any, place: str) -> dict[str, Any]:
     Raises:
         FormatError: no object, one without a field that has no default, or a field of another type.
     """
-    entries, types_of = require_object(value, place), typing.get_type_hints(kind)
-    keys = {}
-    missing = []
+    entries = require_object(value, place)
+    hints, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
+    values, missing = {}, []
     for field in dataclasses.fields(kind):
-        key = field.name if field.name in entries else field.metadata.get(_FORMER, field.name)
-        if key in entries:
-            keys[field.name] = key
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        key = next((key for key in _keys(field.name, annotated[field.name]) if key in entries), None)
+        if key is not None:
+            values[field.name] = from_json(hints[field.name], entries[key], f"{place}.{key}")
+        elif field.default is dataclasses.MISSING:
             missing.append(field.name)
     require_keys(entries, missing, place)
-    return {name: from_json(types_of[name], entries[key], f"{place}.{key}") for name, key in keys.items()}
+    return values
+
+
+def _keys(name, hint) -> Iterator[str]:
+    """The names of a field in files, today's first."""
+    yield name
+    yield from (extra.name for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Formerly))
 
 
 def require_object(value: Any, place: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mean_average_precision
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.results import scores as scoring
-from cfmlc_jax.results.json_types import FormatError, formerly, require_keys
+from cfmlc_jax.results.json_types import FormatError, Formerly, require_keys
 from cfmlc_jax.results.predictions import WHOLE, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
 from cfmlc_jax.results.split import (
@@ -124,7 +125,7 @@ class Findings:
     """
 
     intervals: Intervals
-    context: Context | None = formerly("company")
+    context: Annotated[Context | None, Formerly("company")]
     localization: Localization | None
     rule_of_thumb: RuleOfThumb | None = None
 

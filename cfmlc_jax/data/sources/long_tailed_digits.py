@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.data.sources import Record, imbalance
-from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Scenes
+from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Box, Scenes
 from cfmlc_jax.errors import InputError
 
 # Splits -> those of the scenes, whose handwritings and photo regions they have.
