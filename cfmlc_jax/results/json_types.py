@@ -89,15 +89,15 @@ def fields_from_json(kind: Any, value: Any, place: str) -> dict[str, Any]:
     """
     entries = require_object(value, place)
     hints, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
-    values, missing = {}, []
+    keys, missing = {}, []
     for field in dataclasses.fields(kind):
         key = next((key for key in _keys(field.name, annotated[field.name]) if key in entries), None)
         if key is not None:
-            values[field.name] = from_json(hints[field.name], entries[key], f"{place}.{key}")
+            keys[field.name] = key
         elif field.default is dataclasses.MISSING:
             missing.append(field.name)
     require_keys(entries, missing, place)
-    return values
+    return {name: from_json(hints[name], entries[key], f"{place}.{key}") for name, key in keys.items()}
 
 
 def _keys(name, hint) -> Iterator[str]:
