@@ -8,7 +8,7 @@ from cfmlc_jax.causal.views import Cell
 from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
-from cfmlc_jax.results import multi_label, tables
+from cfmlc_jax.results import multi_label, summary
 from cfmlc_jax.results import scores as metric_scores
 from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.multi_label import Findings, MultiLabelResults
@@ -81,11 +81,11 @@ class MultiLabel:
 
     def summary(self, results: Mapping[str, MultiLabelResults]) -> str:
         """mAP, context and localisation."""
-        return tables.multi_label_summary(results)
+        return summary.multi_label_summary(results)
 
     def details(self, results: Mapping[str, MultiLabelResults]) -> str:
         """All metrics at threshold 0.5."""
-        return tables.multi_label_details(results)
+        return summary.multi_label_details(results)
 
 
 def _training(labels) -> Training:

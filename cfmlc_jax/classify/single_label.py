@@ -7,7 +7,7 @@ import numpy as np
 from cfmlc_jax.causal.views import Cell
 from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
-from cfmlc_jax.results import single_label, tables
+from cfmlc_jax.results import single_label, summary
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.single_label import Findings, Measures, SingleLabelResults
 from cfmlc_jax.results.split import AVERAGE, RuleOfThumb
@@ -80,8 +80,8 @@ class SingleLabel:
 
     def summary(self, results: Mapping[str, SingleLabelResults]) -> str:
         """Accuracies of every split, and the rule of thumb."""
-        return tables.single_label_summary(results)
+        return summary.single_label_summary(results)
 
     def details(self, results: Mapping[str, SingleLabelResults]) -> str:
         """Accuracies of both sets of weights."""
-        return tables.single_label_details(results)
+        return summary.single_label_details(results)

@@ -49,7 +49,7 @@ def _results_lede(intervals):
 
 
 def _facts(split: Split, chief: Prediction):
-    measures, findings = split.results.measures["average"], split.results.findings
+    measures, findings = split.multi_label.measures["average"], split.multi_label.findings
     facts = _absent_classes(measures.classes, measures.metrics[chief]["mAP_sklearn"])
     if findings.context is not None:
         use = findings.context.predictions[chief]
@@ -63,9 +63,9 @@ def _facts(split: Split, chief: Prediction):
 
 def _absent_classes(counted: multi_label.Classes | None, value):
     """What the classes without a positive image, each 0 in mAP (sklearn), take from it; nothing if there are none."""
-    absent = 0 if counted is None else counted.all - counted.with_positives
-    if not absent:
+    if counted is None or counted.all == counted.with_positives:
         return []
+    absent = counted.all - counted.with_positives
     words = f"without the {absent} of {counted.all} classes that have no positive image, each 0 in it"
     return [(words, f"{tables.decimal(value * counted.all / counted.with_positives)} %")]
 

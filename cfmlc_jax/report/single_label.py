@@ -145,7 +145,8 @@ def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float])
     """`single_label.METRICS` in percent at each strength."""
     assert run.evidence is not None
     labels = split.scores.labels.argmax(axis=1)
-    counts = np.asarray(run.evidence.class_counts or [math.nan] * len(run.evidence.class_names), np.float64)
+    # No class of an unknown number of images is in any group.
+    counts = run.evidence.class_counts or np.full(len(run.evidence.class_names), np.nan)
     return [
         single_label.accuracies(split.scores.effect(counterfactual, alpha), labels, counts)
         for alpha in alphas

@@ -52,6 +52,12 @@ class Split:
     alphas: tuple[float, ...]
 
     @property
+    def multi_label(self) -> MultiLabelResults:
+        """The results, of a multi-label split."""
+        assert isinstance(self.results, MultiLabelResults)
+        return self.results
+
+    @property
     def metrics(self) -> dict[Prediction, dict[str, float]]:
         """Metrics of the averaged weights, by prediction."""
         return self.results.measures["average"].metrics
@@ -128,7 +134,7 @@ def results(report: Path) -> tuple[dict[str, Results], Evidence]:
     """
     # Damaged results are reported before missing evidence.
     _json(report / RESULTS)
-    evidence = _checked(report / evidences.FILE, Evidence.from_json)
+    evidence = read_evidence(report)
     kind = SingleLabelResults if _is_single_label(evidence.config) else MultiLabelResults
 
     def read(value):
@@ -141,6 +147,15 @@ def results(report: Path) -> tuple[dict[str, Results], Evidence]:
         return by_split
 
     return _checked(report / RESULTS, read), evidence
+
+
+def read_evidence(report: Path) -> Evidence:
+    """The evidence in the folder of an evaluation.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _checked(report / evidences.FILE, Evidence.from_json)
 
 
 def _require_same_pairs(split, results, evidence):

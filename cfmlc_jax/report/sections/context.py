@@ -81,7 +81,7 @@ def shown_classes(training: Training, classes: int) -> list[int]:
 
 
 def _split(run: Run, split: Split, training: Training, names, chosen):
-    used = split.results.findings.context
+    used = split.multi_label.findings.context
     if used is None:
         return None
     return split_block(

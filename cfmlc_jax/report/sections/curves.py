@@ -88,7 +88,7 @@ def _f1(logits, labels):
 
 
 def _numbers(split: Split):
-    thresholds = split.results.measures["average"].thresholds
+    thresholds = split.multi_label.measures["average"].thresholds
     rows: list[list[tables.Cell]] = [
         [f"{prediction.title}, {at.replace('top3', 'top 3')}", *map(float, values.values())]
         for prediction in split.predictions

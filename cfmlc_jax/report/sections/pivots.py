@@ -16,7 +16,7 @@ def pivots(run: Run) -> Markup | None:
         return None
     if run.evidence.cells is None:
         return section("pivots", "Where it looks", absent("This method has no patches, and so no pivots."))
-    if not any(split.results.findings.localization for split in run.splits):
+    if not any(split.multi_label.findings.localization for split in run.splits):
         return section(
             "pivots", "Where it looks", absent("The evaluated splits have no boxes to hold pivots against.")
         )
@@ -28,7 +28,7 @@ def pivots(run: Run) -> Markup | None:
 
 
 def _split(run: Run, split: Split):
-    localization = split.results.findings.localization
+    localization = split.multi_label.findings.localization
     if localization is None:
         return split_block(run, split.name, absent("This split has no boxes to hold pivots against."))
     unit = "fractions of the picture" if localization.relative else "pixels"

@@ -125,7 +125,7 @@ def _row(split: Split, prediction: Prediction, axis, view: ResultsView):
 def _both_weights(split: Split, view: ResultsView):
     def table(weights, words):
         measured = split.results.measures[weights].metrics
-        rows = [
+        rows: list[list[tables.Cell]] = [
             [view.title(p), *(float(measured[p][metric.key]) for metric in view.every)]
             for p in split.predictions
         ]
