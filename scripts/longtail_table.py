@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli, files
 from cfmlc_jax.results import tables
+from cfmlc_jax.results.predictions import WHOLE, effect_of
 
 CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
 METRICS = ("top1", "many", "medium", "few")
@@ -80,24 +81,24 @@ def table(flags: argparse.Namespace) -> str:
     """Accuracies in percent as a Markdown table, mean ± sample deviation over the seeds."""
     rows = []
     for name, variant, effect in ROWS:
-        found = [_metrics(_workdir(flags, variant, seed)) for seed in range(flags.seeds)]
-        prediction = "whole"
+        seeds = [_metrics(_workdir(flags, variant, seed)) for seed in range(flags.seeds)]
+        prediction = WHOLE.name
         if effect:
-            alpha = max(ALPHAS, key=lambda alpha: sum(of["val"][_effect(alpha)]["top1"] for of in found))
+            alpha = max(ALPHAS, key=lambda alpha: sum(seed["val"][_effect(alpha)]["top1"] for seed in seeds))
             prediction, name = _effect(alpha), f"{name}, α {alpha:g}"
-        test = [of["test"][prediction] for of in found]
-        rows.append([name, *(_spread([of[metric] for of in test]) for metric in METRICS)])
+        test = [seed["test"][prediction] for seed in seeds]
+        rows.append([name, *(_spread([values[metric] for values in test]) for metric in METRICS)])
     return tables.markdown([f"accuracy %, {flags.seeds} seeds", "all", "many", "medium", "few"], rows)
 
 
 def _effect(alpha):
-    return f"tde_feature_{alpha:g}"
+    return effect_of("feature", alpha).name
 
 
 def _metrics(workdir):
     """Metrics of the averaged weights: split -> prediction -> metric."""
     results = json.loads((workdir / "report" / "results.json").read_text(encoding="utf-8"))
-    return {split: of["average"]["metrics"] for split, of in results.items()}
+    return {split: own["average"]["metrics"] for split, own in results.items()}
 
 
 def _spread(values):

@@ -266,7 +266,7 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
         except InputError as error:
             problems.append(str(error))
             continue
-        print(checks.summary(split, sources[split]))
+        print(checks.summary(split, sources[split], read_boxes=True))
         if data_set.labelled and len(sources[split]) != data_set.labelled[number]:
             problems.append(
                 f"{split}: {len(sources[split]):,} images have a class, wanted {data_set.labelled[number]:,}"

@@ -5,47 +5,74 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cfmlc_jax.data.sources import Record, Source
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.boxes import Boxed, Boxes
 from cfmlc_jax.data.views.decode import header
 from cfmlc_jax.data.views.metadata import UPRIGHT
 
 
 @dataclass(frozen=True)
 class SplitBoxes:
-    """Boxes of n images.
+    """The m boxes of n images that localisation can use.
 
-    corners: for each image float32 [m, 4], left, top, right, bottom in pixels as stored.
-    classes: for each image int32 [m].
-    sizes: int64 [n, 2], width and height of each picture as stored.
+    corners: float32 [m, 4], left, top, right, bottom in pixels as stored.
+    classes: int32 [m].
+    images: int64 [m], the image of each box, ascending.
+    sizes: int64 [n, 2], width and height as stored of each picture with a box.
+    left_out: one line about boxes that cannot be used; "" if there are none.
     """
 
-    corners: list[np.ndarray]
-    classes: list[np.ndarray]
+    corners: np.ndarray
+    classes: np.ndarray
+    images: np.ndarray
     sizes: np.ndarray
+    left_out: str = ""
+
+    def fractions(self, image: int, label: int) -> list[list[float]]:
+        """The boxes of a class in an image, as fractions of the picture."""
+        own = (self.images == image) & (self.classes == label)
+        return (self.corners[own].astype(np.float64) / np.tile(self.sizes[image], 2)).clip(0, 1).tolist()
 
 
 def boxes_of(source: Source, *, threads: int, exif: bool) -> SplitBoxes | None:
-    """The split's boxes and picture sizes, from the headers of its files; None where it has no boxes.
+    """The split's boxes and picture sizes; None where its data set has no boxes.
+
+    The header of a file is read where annotations do not give the picture's size, and of every picture
+    with a box where pictures are turned.
 
     Args:
         source: the split.
         threads: that read.
         exif: pictures are turned by their EXIF orientation; boxes of those that turn are left out,
-            for they do not turn along.
+            for they do not turn along. TIFF files are turned always.
+
+    Raises:
+        InputError: a file whose header has to be read and cannot be.
     """
-    if "boxes" not in source[0]:
+    boxes = source.boxes() if isinstance(source, Boxed) else None
+    if boxes is None:
         return None
+    with_boxes = np.unique(boxes.images)
+    unknown = with_boxes if exif else with_boxes[~boxes.sizes[with_boxes].all(axis=1)]
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda index: _read(source[index], exif), range(len(source))))
-    corners, classes, sizes = zip(*rows, strict=True)
-    return SplitBoxes(list(corners), list(classes), np.array(sizes, np.int64))
+        headers = list(pool.map(lambda image: _header(source, int(image), exif), unknown))
+    sizes = boxes.sizes.copy()
+    for image, (size, _) in zip(unknown, headers, strict=True):
+        sizes[image] = size
+    turned = [image for image, (_, upright) in zip(unknown, headers, strict=True) if not upright]
+    return _kept(boxes, sizes, ~np.isin(boxes.images, turned))
 
 
-def _read(record: Record, exif: bool):
-    image = record["image"]
-    if isinstance(image, np.ndarray):
-        return record["boxes"], record["box_classes"], (image.shape[1], image.shape[0])
+def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bool]:
+    """A picture's width and height as stored, and whether it stays as it is."""
+    record = source[image]
+    data = record["image"]
+    if isinstance(data, np.ndarray):
+        return (data.shape[1], data.shape[0]), True
     # The pixels are not decoded.
-    picture, orientation = header(image, record.get("where", record["id"]), exif=exif)
-    kept = slice(None) if orientation == UPRIGHT else slice(0, 0)
-    return record["boxes"][kept], record["box_classes"][kept], picture.size
+    picture, orientation = header(data, record.get("where", record["id"]), exif=exif)
+    return picture.size, orientation == UPRIGHT
+
+
+def _kept(boxes: Boxes, sizes, kept) -> SplitBoxes:
+    return SplitBoxes(boxes.corners[kept], boxes.classes[kept], boxes.images[kept], sizes, boxes.left_out)

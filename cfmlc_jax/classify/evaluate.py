@@ -1,8 +1,10 @@
-"""Scores of whole splits, every image exactly once, and the report of a full evaluation."""
+"""The full evaluation: every metric of every prediction on every split, and the files of its report."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,97 +12,79 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, tasks
+from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, scoring, tasks
+from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.build import Parts
-from cfmlc_jax.classify.multi_label import WEIGHTS_TEXT, ManyLabels
-from cfmlc_jax.classify.score import score_step as compiled_scores
-from cfmlc_jax.classify.single_label import OneLabel
 from cfmlc_jax.classify.tasks import Task
-from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
-from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine.step import gather
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.results import evidence
+from cfmlc_jax.results import evidence, read
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.scores import Scores
+from cfmlc_jax.results.split import AVERAGE
 
-WEIGHTS = tuple(WEIGHTS_TEXT)
-# Why a report of one label an image has no company.
+# Why a single-label report has no co-occurrence.
 ALONE = "every image has one label"
-# Attention as trained and as evaluated where the evaluation has fewer branches: patches are then
-# weighed by their own scores, or judged by the whole's branch. Names of branches that change.
+# Branches as trained and as evaluated where the evaluation has fewer branches: patches are then
+# weighed by their own scores, or scored by the whole's branch. Names of branches that change.
 _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
 
 
-def score_split(
-    parts: Parts, score: Callable, model: dict, source: Source, *, batch_size: int
-) -> dict[str, Scores]:
-    """Scores of the weights and of their average on a split, read once for both (`score_readable`)."""
-    return score_readable(parts, score, model, source, batch_size=batch_size)[0]
+@dataclass(frozen=True)
+class Classifier:
+    """What is evaluated.
 
-
-def score_readable(
-    parts: Parts,
-    score: Callable,
-    model: dict,
-    source: Source,
-    *,
-    batch_size: int,
-    unreadable: Unreadable | None = None,
-    poll: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Scores], Source]:
-    """Scores of the weights and of their average on a split, read once for both, and what was scored.
-
-    That is the split itself, or with `parts.reading.skip` those of its images that can be read.
-
-    Args:
-        parts: mesh, reading and transforms.
-        score: a compiled `step.score_step`.
-        model: {"variables", "average", "mean_colour"}.
-        source: the split.
-        batch_size: images, over all devices.
-        unreadable: takes note of the images that are left out.
-        poll: called before every batch.
-
-    Raises:
-        InputError: an image that cannot be read, or none that can.
+    parts: of the run.
+    model: {"variables", "average", "mean_colour"}.
+    class_names: in label order.
+    checkpoint: its name, for the report.
     """
-    batches = evaluation_batches(
-        source, parts.transforms["evaluate"], batch_size=batch_size, reading=parts.reading
-    )
-    variables = {"weights": model["variables"], "average": model["average"]}
-    found: dict[str, list] = {name: [] for name in WEIGHTS}
-    positions = []
-    for batch in batches:
-        poll()
-        on_devices = meshes.to_devices(batch, parts.mesh)
-        for name in WEIGHTS:
-            found[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
-        positions.append(gather(on_devices["index"], parts.mesh))
-    order, kept = _places(np.concatenate([np.asarray(p) for p in positions]))
-    if len(kept) < len(source):
-        assert parts.reading.skip, "an image was not scored"
-        missing = np.setdiff1d(np.arange(len(source)), kept)
-        if unreadable is not None:
-            unreadable.add(missing)
-        if not len(kept):
-            reason = why_unreadable(source, parts.transforms["evaluate"], 0)
-            raise InputError(f"none of the {len(source)} images can be read, the first: {reason}")
-        source = Selected(source, kept)
-    return {name: _scores(found[name], order, source.labels) for name in WEIGHTS}, source
+
+    parts: Parts
+    model: dict
+    class_names: Sequence[str]
+    checkpoint: str
 
 
-def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], None]) -> dict:
+@dataclass(frozen=True)
+class TrainingSplit:
+    """What is known of the training split.
+
+    labels: [n, k], for the co-occurrence that was learnt; None leaves it out.
+    class_counts: training images [k] of each class, for single-label images; None: those of the labels.
+    missing: why there are no labels.
+    """
+
+    labels: np.ndarray | None
+    class_counts: Sequence[int] | np.ndarray | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where an evaluation reports.
+
+    folder: where files go; None writes nothing.
+    say: prints a line for the user.
+    poll: called before everything that takes long.
+    """
+
+    folder: Path | None
+    say: Callable[[str], None]
+    poll: Callable[[], None] = lambda: None
+
+
+def evaluate_checkpoint(
+    path: Path, config, folder: Path, say: Callable[[str], None]
+) -> dict[str, read.Results]:
     """Results of a checkpoint on its test splits (`full_evaluation`).
 
     Args:
         path: a checkpoint.
         config: what to evaluate and how; None for the checkpoint's own. Its model may have fewer
-            branches for patches than were trained, by `attention`.
+            branches for patches than were trained, by `method` and `patches.branches`.
         folder: where the report goes.
         say: prints a line for the user.
 
@@ -112,48 +96,49 @@ def evaluate_checkpoint(path: Path, config, folder: Path, say: Callable[[str], N
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config
     configs.require_splits(config.data)
-    old, new = _of_variables(stored.model), _of_variables(config.model)
-    attention = old["attention"], new["attention"]
-    if attention in _FEWER:
-        old["attention"] = new["attention"]
-    changes = configs.differences(old, new)
-    if changes:
-        raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
+    branches = _require_same_model(path, stored, config)
     sources = build.open_sources(config, config.data.test_splits, say)
     class_names = _class_names(path, meta, sources, say)
     parts = build.create(config, len(class_names))
-    model = _read_model(path, build.model_item(config, parts), attention)
-    mine = folder if jax.process_index() == 0 else None
+    model = _read_model(path, build.model_item(config, parts), branches)
     # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
     preemption = hooks.Preemption()
-    counts = meta.get("class_counts")
-    if configs.is_one_label(config) and counts is not None:
-        training, missing = None, ALONE
-    else:
-        training, missing = _training_labels(config, sources, class_names, say)
     return full_evaluation(
         config,
-        parts,
-        model,
+        Classifier(parts, model, class_names, path.name),
         sources,
-        class_names,
-        mine,
-        say,
-        training_labels=training,
-        class_counts=counts,
-        missing=missing,
-        checkpoint=path.name,
-        poll=lambda: preemption.end(f"checkpoint {path.name} is not evaluated"),
+        _training_split(config, meta, sources, class_names, say),
+        Output(
+            folder if jax.process_index() == 0 else None,
+            say,
+            lambda: preemption.end(f"checkpoint {path.name} is not evaluated"),
+        ),
     )
 
 
-def _read_model(path, abstract, attention):
+def _require_same_model(path, stored, config) -> tuple[str, str]:
+    """Branches as trained and as evaluated; raise unless the rest of the model is the same.
+
+    Raises:
+        InputError: with the fields that differ.
+    """
+    old, new = _of_variables(stored), _of_variables(config)
+    branches = old["patches.branches"], new["patches.branches"]
+    if branches in _FEWER:
+        old["patches.branches"] = new["patches.branches"]
+    changes = configs.differences(old, new)
+    if changes:
+        raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
+    return branches
+
+
+def _read_model(path, abstract, branches):
     """The checkpoint's arrays, without the branches that the evaluation does not have."""
-    if attention not in _FEWER:
+    if branches not in _FEWER:
         return checkpoints.read_model(path, abstract)
-    names = _FEWER[attention]
-    found = checkpoints.read_part(path, _renamed(abstract, names))
-    return _renamed(found, {stored: wanted for wanted, stored in names.items()})
+    names = _FEWER[branches]
+    arrays = checkpoints.read_part(path, _renamed(abstract, names))
+    return _renamed(arrays, {stored: wanted for wanted, stored in names.items()})
 
 
 def _renamed(tree, names):
@@ -161,6 +146,15 @@ def _renamed(tree, names):
     if not isinstance(tree, dict):
         return tree
     return {names.get(key, key): _renamed(value, names) for key, value in tree.items()}
+
+
+def _training_split(config, meta, sources, class_names, say) -> TrainingSplit:
+    """What the checkpoint and the data on hand say of the training split."""
+    counts = meta.get("class_counts")
+    if config.task == "single_label" and counts is not None:
+        return TrainingSplit(None, counts, ALONE)
+    labels, missing = _training_labels(config, sources, class_names, say)
+    return TrainingSplit(labels, counts, missing)
 
 
 def _training_labels(config, sources, class_names, say):
@@ -179,16 +173,22 @@ def _training_labels(config, sources, class_names, say):
 
 def _of_training(config):
     """What only the training split's labels give."""
-    return "accuracy by shots" if configs.is_one_label(config) else "co-occurrence"
+    return "accuracy by shots" if config.task == "single_label" else "co-occurrence"
 
 
-def _of_variables(model):
-    """The fields of config.model that decide which variables there are, and what they mean."""
-    fields = configs.flat(configs.to_json(model))
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in ("dtype", "norm_groups", "frozen", "cosine.mu", "cosine.mu_from_rate")
+def _of_variables(config):
+    """The fields that decide which variables there are, and what they mean."""
+    others = ("dtype", "norm_groups", "frozen", "cosine.momentum", "dot_product.tau_norm")
+    fields = {
+        f"model.{name}": value
+        for name, value in configs.flat(configs.to_json(config.model)).items()
+        if name not in others
+    }
+    return fields | {
+        "data.normalise": config.data.normalise,
+        "patches.branches": configs.branches(config),
+        "patches.map": configs.patch_map(config),
+        "patches.pooling": config.patches.pooling,
     }
 
 
@@ -198,13 +198,13 @@ def _class_names(path, meta, sources, say):
     if known is None:
         say(f"{path} does not name its classes: taken to be those of the data, in their order")
     for split, source in sources.items():
-        found = list(source.class_names)
-        if known is None and len(found) == checkpoints.num_classes(meta):
-            known = found
-        if found != known:
+        names = list(source.class_names)
+        if known is None and len(names) == checkpoints.num_classes(meta):
+            known = names
+        if names != known:
             own = _some(known) if known else checkpoints.num_classes(meta)
             raise InputError(
-                f"{split} has the classes {_some(found)}, the checkpoint {path} {own}; "
+                f"{split} has the classes {_some(names)}, the checkpoint {path} {own}; "
                 "evaluate on data with the same classes"
             )
     return known
@@ -216,146 +216,128 @@ def _some(names):
 
 def full_evaluation(
     config,
-    parts: Parts,
-    model: dict,
-    sources: dict,
-    class_names,
-    folder: Path | None,
-    say: Callable[[str], None],
-    *,
-    training_labels: np.ndarray | None,
-    class_counts: Sequence[int] | np.ndarray | None = None,
-    missing: str = "",
-    checkpoint: str,
-    poll: Callable[[], None] = lambda: None,
-) -> dict:
-    """Every metric of every prediction on every split; tables to the user, files to the folder.
+    classifier: Classifier,
+    sources: Mapping[str, Source],
+    training: TrainingSplit,
+    output: Output,
+) -> dict[str, read.Results]:
+    """Results of every prediction on every split; tables to the user, files to the folder.
 
-    Intervals, company and localisation (or, of one label an image, the rule of thumb for alpha) are of
-    the averaged weights. Files: results.json (all
-    numbers), results.md (the tables), per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz
-    (the logits, so that any alpha can be read off later) and evidence.json (what else a report
-    shows).
+    Intervals, context and localisation (or, of single-label images, the rule of thumb for alpha) are of
+    the averaged weights. Files: results.json (all numbers), results.md (the tables),
+    per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz (the logits, so that any alpha can be
+    read off later) and evidence.json (what else a report shows).
 
     Args:
         config: what to evaluate, and how.
-        parts: of the run.
-        model: as in `score_split`.
+        classifier: what is evaluated.
         sources: by split.
-        class_names: in label order.
-        folder: where files go; None writes nothing.
-        say: prints a line for the user.
-        training_labels: [n, k], for the company that was learnt; None leaves it out.
-        class_counts: training images [k] of each class, for images of one label; None: those of the
-            training labels.
-        missing: why there are none.
-        checkpoint: its name, for the report.
-        poll: called before everything that takes long.
+        training: what it was trained on.
+        output: where this reports.
     """
-    score = score_step(config, parts, tuple(config.effect.kinds))
     task = tasks.create(
         config,
-        training_labels=training_labels,
-        class_counts=class_counts,
-        num_classes=len(class_names),
+        training_labels=training.labels,
+        class_counts=training.class_counts,
+        num_classes=len(classifier.class_names),
     )
-    model = deconfound.with_tau_norm(model, config.evaluate.tau_norm)
-    shown: dict[str, dict] = {}
-    results: dict[str, dict] = {}
+    evaluation = _Evaluation(config, classifier, task, output)
+    results, shown = {}, {}
     for split, source in sources.items():
+        results[split], shown[split] = evaluation.split(split, source)
+    summary = task.summary(results)
+    if output.folder is not None:
+        evidence.write(
+            output.folder / evidence.FILE,
+            _evidence(config, classifier, task, training.missing or _alone(config), shown),
+        )
+        by_split = {split: own.to_json() for split, own in results.items()}
+        files.write_text(output.folder / read.RESULTS, json.dumps(by_split, indent=1) + "\n")
+        text = f"# Results\n\n{summary}\n\n{task.details(results)}\n"
+        files.write_text(output.folder / "results.md", text)
+    output.say(f"\n{summary}")
+    return results
+
+
+class _Evaluation:
+    """A classifier's evaluation, split by split."""
+
+    def __init__(self, config, classifier: Classifier, task: Task, output: Output):
+        self._config, self._classifier, self._task, self._output = config, classifier, task, output
+        self._score = scoring.score_step(config, classifier.parts, config.effect.kinds)
+        self._model = deconfound.with_tau_norm(classifier.model, config.model.dot_product.tau_norm)
+
+    def split(self, split: str, source: Source) -> tuple[Any, dict[str, list[evidence.Example]]]:
+        """Results of a split, and its examples; writes its scores and its table of classes."""
+        parts, config, class_names = self._classifier.parts, self._config, self._classifier.class_names
+        scores, source = self._scores(split, source)
+        self._write(split, scores)
+        self._output.poll()
+        split_boxes = self._boxes(split, source)
+        results = self._task.results(config, scores, split_boxes, parts.boxes(), class_names)
+        shown = examples.choose(scores[AVERAGE], source, split_boxes, exif=config.data.exif, task=self._task)
+        return results, shown
+
+    def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
+        parts, say = self._classifier.parts, self._output.say
         unreadable = Unreadable(source, parts.transforms["evaluate"])
-        with memory.needed_for("evaluation", config, "evaluate"):
-            scores, source = score_readable(
+        with memory.needed_for("evaluation", self._config, "evaluate"):
+            scores, source = scoring.score_readable(
                 parts,
-                score,
-                model,
+                self._score,
+                self._model,
                 source,
-                batch_size=config.evaluate.batch_size,
+                batch_size=self._config.evaluate.batch_size,
                 unreadable=unreadable,
-                poll=poll,
+                poll=self._output.poll,
             )
         for line in unreadable.report():
             say(f"{split}: {line}")
         say(f"{split}: {len(source)} images scored, each once")
-        results[split] = {}
-        for name, of_weights in scores.items():
-            results[split][name] = task.measure(of_weights, config.effect.alphas)
-            if folder is not None:
-                table = task.per_class_csv(of_weights, config.effect.alphas, class_names)
-                files.write_text(folder / f"per_class_{split}_{name}.csv", table)
-                _write_scores(folder / f"scores_{split}_{name}.npz", of_weights)
-        poll()
-        found_boxes = boxes.boxes_of(source, threads=parts.reading.threads, exif=config.data.exif)
-        results[split]["average"] |= task.findings(
-            config, scores["average"], found_boxes, parts.boxes(), class_names
-        )
-        shown[split] = examples.choose(
-            scores["average"], source, found_boxes, exif=config.data.exif, task=task
-        )
-    summary = task.summary(results)
-    if folder is not None:
-        brief = Evidence(
-            config=configs.to_json(config),
-            checkpoint=checkpoint,
-            class_names=list(class_names),
-            training=task.training if isinstance(task, ManyLabels) else None,
-            missing=missing or (ALONE if isinstance(task, OneLabel) else ""),
-            class_counts=_counts(task),
-            cells=_relative_cells(parts),
-            exhibits=shown,
-        )
-        evidence.write(folder / evidence.FILE, brief)
-        files.write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
-        files.write_text(folder / "results.md", f"# Results\n\n{summary}\n\n{task.details(results)}\n")
-    say(f"\n{summary}")
-    return results
+        return scores, source
+
+    def _boxes(self, split, source) -> SplitBoxes | None:
+        """Boxes for localisation; None without any."""
+        threads = self._classifier.parts.reading.threads
+        split_boxes = boxes.boxes_of(source, threads=threads, exif=self._config.data.exif)
+        if split_boxes is None:
+            return None
+        if split_boxes.left_out:
+            self._output.say(f"{split}: {split_boxes.left_out}")
+        return split_boxes if len(split_boxes.images) else None
+
+    def _write(self, split, scores):
+        """A file of scores and a table of classes for every set of weights."""
+        folder = self._output.folder
+        if folder is None:
+            return
+        for weights, own in scores.items():
+            table = self._task.per_class_csv(own, self._config.effect.alphas, self._classifier.class_names)
+            files.write_text(folder / f"per_class_{split}_{weights}.csv", table)
+            arrays = own.logits | {"labels": own.labels}
+            if own.attention is not None:
+                arrays["attention"] = own.attention
+            files.write_npz(folder / read.scores_file(split, weights), **arrays)
 
 
-def _counts(task: Task) -> list[int] | None:
-    """Training images of each class, where the report orders classes by them and they are known."""
-    if not isinstance(task, OneLabel) or np.isnan(task.class_counts).any():
-        return None
-    return [int(count) for count in task.class_counts]
+def _alone(config):
+    return ALONE if config.task == "single_label" else ""
+
+
+def _evidence(config, classifier: Classifier, task: Task, missing: str, shown) -> Evidence:
+    return Evidence(
+        config=configs.to_json(config),
+        checkpoint=classifier.checkpoint,
+        class_names=list(classifier.class_names),
+        training=task.training,
+        missing=missing,
+        class_counts=task.class_counts,
+        cells=_relative_cells(classifier.parts),
+        examples=shown,
+    )
 
 
 def _relative_cells(parts: Parts):
     """Boxes of the patches as fractions of the picture; None without patches."""
-    found, size = parts.boxes(), parts.transforms["evaluate"].size
-    return None if found is None else [[side / size for side in cell] for cell in found]
-
-
-def score_step(config, parts: Parts, kinds: Iterable[str]):
-    """The compiled scores of one batch, with the counterfactuals of these kinds."""
-    return compiled_scores(
-        parts.model,
-        parts.patching["evaluate"],
-        parts.pooling,
-        kinds=tuple(kinds),
-        null=config.effect.null,
-        mesh=parts.mesh,
-    )
-
-
-def _scores(batches, order, labels):
-    """What the score step gave for all batches, in the source's order."""
-    logits = {key: np.concatenate([np.asarray(batch[key]) for batch in batches])[order] for key in batches[0]}
-    attention, cosine = logits.pop("attention", None), logits.pop("cosine", None)
-    if attention is not None:
-        # The largest array of all by far, and good for its softmax only.
-        attention = attention.astype(np.float16)
-    return Scores(logits=logits, labels=labels, attention=attention, cosine=cosine)
-
-
-def _places(positions):
-    """Where each image's row is among the gathered ones, and the images; blank records (−1) are nowhere."""
-    rows = np.flatnonzero(positions >= 0)
-    images, places = np.unique(positions[rows], return_index=True)
-    assert len(images) == len(rows), "an image was scored twice"
-    return rows[places], images
-
-
-def _write_scores(path, scores):
-    arrays = scores.logits | {"labels": scores.labels}
-    if scores.attention is not None:
-        arrays["attention"] = scores.attention
-    files.write_npz(path, **arrays)
+    cells, size = parts.boxes(), parts.transforms["evaluate"].size
+    return None if cells is None else [[side / size for side in cell] for cell in cells]

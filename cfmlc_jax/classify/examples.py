@@ -1,4 +1,4 @@
-"""The images that a classifier judges best and worst, ready to be shown."""
+"""The images that a classifier predicts best and worst, ready to be shown."""
 
 import base64
 import io
@@ -11,20 +11,22 @@ from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.decode import decode
-from cfmlc_jax.results.evidence import Exhibit, ShownClass
+from cfmlc_jax.results.evidence import Example, ExampleClass
 from cfmlc_jax.results.scores import Scores
 
-EXHIBITS = 3  # best and as many worst
+EXAMPLES = 3  # best and as many worst
 CLASSES = 3  # shown of each
 SIDE = 360  # longer side of a shown picture, pixels
 SLIMMEST = 60  # its other side; slimmer ones are widened
 
 
-def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task) -> dict:
-    """The exhibits {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
+def choose(
+    scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task
+) -> dict[str, list[Example]]:
+    """The examples {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
 
     Images without a class are left out. Of the best the most probable classes are shown, of the
-    worst those that cost most: missed or wrongly seen.
+    worst those that cost most: false negatives and false positives.
 
     Args:
         scores: of the split.
@@ -38,14 +40,16 @@ def choose(scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bo
     order = np.argsort(losses, kind="stable")
     order = order[scores.labels[order].any(axis=1)]
     # Of few images none is both.
-    count = min(EXHIBITS, len(order) // 2)
+    count = min(EXAMPLES, len(order) // 2)
     kinds = {
         "best": (order[:count], combined),
-        "worst": (order[::-1][:count], task.blame(combined, scores.labels)),
+        "worst": (order[::-1][:count], task.class_losses(combined, scores.labels)),
     }
     return {
-        kind: [_exhibit(int(i), scores, source, boxes, losses[i], chances[i], by[i], exif) for i in images]
-        for kind, (images, by) in kinds.items()
+        kind: [
+            _example(int(i), scores, source, boxes, losses[i], chances[i], order_by[i], exif) for i in images
+        ]
+        for kind, (images, order_by) in kinds.items()
     }
 
 
@@ -56,11 +60,11 @@ def scaled(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _exhibit(index, scores, source, boxes, loss, chances, rank, exif):
+def _example(index, scores, source, boxes, loss, chances, rank, exif):
     record = source[index]
     picture = scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
     shown = np.argsort(-rank, kind="stable")[:CLASSES].tolist()
-    return Exhibit(
+    return Example(
         id=str(record["id"]),
         loss=float(loss),
         labels=np.flatnonzero(scores.labels[index]).tolist(),
@@ -73,8 +77,8 @@ def _exhibit(index, scores, source, boxes, loss, chances, rank, exif):
 
 def _shown(index, k, scores, boxes, chance):
     combined = scores.logits["combined"][index, k]
-    null = scores.logits.get("null_pivot")
-    return ShownClass(
+    null = scores.counterfactuals.get("pivot")
+    return ExampleClass(
         label=k,
         present=bool(scores.labels[index, k]),
         probability=float(chance),
@@ -82,13 +86,8 @@ def _shown(index, k, scores, boxes, chance):
         if scores.attention is None
         else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
         effect=None if null is None else float(combined - null[index, k]),
-        boxes=[] if boxes is None else _fractions(boxes, index, k),
+        boxes=[] if boxes is None else boxes.fractions(index, k),
     )
-
-
-def _fractions(boxes, index, k):
-    corners = boxes.corners[index][boxes.classes[index] == k]
-    return (np.asarray(corners, np.float64) / np.tile(boxes.sizes[index], 2)).clip(0, 1).tolist()
 
 
 def _jpeg(picture):

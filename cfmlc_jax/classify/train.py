@@ -11,7 +11,8 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.classify import build, evaluate, finetune, memory, tasks
+from cfmlc_jax.classify import build, evaluate, finetune, memory, scoring, tasks
+from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
@@ -68,16 +69,19 @@ def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
     with lock.held(folder, "evaluating", wait=_once(say)) if folder else contextlib.nullcontext():
         return evaluate.full_evaluation(
             config,
-            training.parts,
-            read_model(chosen, training.system.split(run.abstract.learned)[0]),
+            Classifier(
+                training.parts,
+                read_model(chosen, training.system.split(run.abstract.learned)[0]),
+                sources["train"].class_names,
+                chosen.name,
+            ),
             {split: sources[split] for split in config.data.test_splits},
-            sources["train"].class_names,
-            folder,
-            say,
-            training_labels=sources["train"].labels,
-            class_counts=class_counts(sources["train"]),
-            checkpoint=chosen.name,
-            poll=lambda: preemption.end("training is done and saved, its evaluation comes next"),
+            TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
+            Output(
+                folder,
+                say,
+                lambda: preemption.end("training is done and saved, its evaluation comes next"),
+            ),
         )
 
 
@@ -104,7 +108,7 @@ class _Training:
         num_classes = len(train_source.class_names)
         self.parts = build.create(config, num_classes)
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
-        self._score = evaluate.score_step(config, self.parts, ())
+        self._score = scoring.score_step(config, self.parts, ())
         self._unreadable = {
             "train": Unreadable(self._epoch_source, self.parts.transforms["train"]),
             "val": Unreadable(val_source, self.parts.transforms["evaluate"]),
@@ -161,7 +165,7 @@ class _Training:
 
     def _measure(self, model, poll):
         with memory.needed_for("validation", self._config, "evaluate"):
-            scores, _ = evaluate.score_readable(
+            scores, _ = scoring.score_readable(
                 self.parts,
                 self._score,
                 model,

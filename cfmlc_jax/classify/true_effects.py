@@ -12,10 +12,11 @@ import numpy as np
 
 from cfmlc_jax.data.sources import Record
 from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.results.predictions import Prediction
 from cfmlc_jax.results.scores import Scores
 
 
-class Removals:
+class ScenesWithoutOne:
     """Source of all scenes without one of their objects each, m in all.
 
     Attributes:
@@ -44,7 +45,7 @@ class Removals:
         return len(self.owner)
 
     def __repr__(self) -> str:
-        return f"Removals({self._scenes!r})"
+        return f"ScenesWithoutOne({self._scenes!r})"
 
     def __getitem__(self, index: int) -> Record:
         scene, position = int(self.owner[index]), int(self._position[index])
@@ -62,16 +63,16 @@ class Effects:
 
     image: int64 [m], the object's scene.
     true: [m], combined logit with the object less without it.
-    estimated: [m] by the name of the prediction, "tde_<kind>_<alpha>".
+    estimated: [m] by the prediction.
     """
 
     image: np.ndarray
     true: np.ndarray
-    estimated: dict[str, np.ndarray]
+    estimated: dict[Prediction, np.ndarray]
 
 
-def effects(scenes: Scores, without: Scores, removals: Removals, alphas: Sequence[float]) -> Effects:
-    """True effects and what every total direct effect says of them.
+def effects(scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas: Sequence[float]) -> Effects:
+    """True effects, and the estimates of every total direct effect.
 
     Args:
         scenes: of the scenes, with counterfactual logits.
@@ -87,8 +88,8 @@ def effects(scenes: Scores, without: Scores, removals: Removals, alphas: Sequenc
         image=rows,
         true=combined[rows, columns] - gone[np.arange(len(rows)), columns],
         estimated={
-            name: logits[rows, columns].astype(np.float64)
-            for name, logits in estimates.items()
-            if name.startswith("tde_")
+            prediction: logits[rows, columns].astype(np.float64)
+            for prediction, logits in estimates.items()
+            if prediction.is_effect
         },
     )

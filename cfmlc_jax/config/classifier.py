@@ -7,7 +7,7 @@ from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.config.part import Bounds, Part, Use, field, require_unique, uses_of
+from cfmlc_jax.config.part import Bounds, Part, Use, require_unique
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.torch_names import BRANCHES
@@ -77,7 +77,9 @@ def _model() -> ConfigDict:
 
 def _loss() -> ConfigDict:
     loss = ConfigDict()
-    loss.name = "asymmetric"  # a loss of the task; the asymmetric one is each class by itself, the others a softmax
+    loss.name = (
+        "asymmetric"  # a loss of the task; the asymmetric one is each class by itself, the others a softmax
+    )
     loss.gamma_neg = 4.0
     loss.gamma_pos = 0.0
     loss.clip = 0.05

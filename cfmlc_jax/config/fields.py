@@ -117,7 +117,9 @@ def _train() -> ConfigDict:
     train.log_every = 50  # steps
     train.checkpoint_every = 0  # steps, besides after every epoch; 0: only then
     train.early_stop = True
-    train.patience = 2  # epochs without a better metric (mAP; single-label: top-1), of raw and averaged weights
+    train.patience = (
+        2  # epochs without a better metric (mAP; single-label: top-1), of raw and averaged weights
+    )
     return train
 
 

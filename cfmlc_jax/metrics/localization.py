@@ -73,33 +73,36 @@ class Rates:
 
 def localize(
     pivot,
-    boxes: Sequence,
-    box_classes: Sequence,
+    corners,
+    classes,
+    images,
     sizes,
     *,
     size: int,
     cells: Sequence[Cell],
 ) -> Pairs:
-    """What the pivot patches of n images hold of the objects: int [n, k] -> `Pairs`.
+    """What the pivot patches of n images hold of the m objects: int [n, k] -> `Pairs`.
 
     Args:
         pivot: patch index by image and class, `causal.patches.pivot(attention)`.
-        boxes: for each image [m, 4]: left, top, right, bottom in pixels of the picture as stored;
-            cut to the picture where they reach beyond it. (Pictures turned upright by their EXIF
-            orientation do not match their boxes.)
-        box_classes: for each image [m], the class of each box.
-        sizes: [n, 2], width and height of each picture as stored, pixels.
+        corners: [m, 4], left, top, right, bottom of each box in pixels of its picture as stored; cut to
+            the picture where they reach beyond it. (Pictures turned upright by their EXIF orientation do
+            not match their boxes.)
+        classes: [m], the class of each box.
+        images: [m], the image of each box.
+        sizes: [n, 2], width and height of each picture as stored, pixels; those of pictures without a
+            box do not matter.
         size: side of the whole view, pixels.
         cells: boxes of the patches in the whole view, as `causal.views.cells` gives them.
 
     Raises:
-        ValueError: shapes that do not belong together, a pivot or class that does not exist, a box
-            whose right or bottom comes before its left or top.
+        ValueError: shapes that do not belong together, a pivot, class or image that does not exist, a
+            picture without pixels, a box whose right or bottom comes before its left or top.
     """
     patches = np.array(cells, np.float64)
-    pivot, sizes = _checked(pivot, sizes, boxes, box_classes, len(patches))
-    images, classes = pivot.shape
-    owners, corners, labels = _flat(boxes, box_classes, classes)
+    pivot, sizes = _checked_pivots(pivot, sizes, len(patches))
+    num_images, num_classes = pivot.shape
+    corners, labels, owners = _checked_boxes(corners, classes, images, sizes, num_classes)
     corners = _cut(corners, sizes[owners])
     areas = _areas(corners)
     real = areas > 0
@@ -108,8 +111,8 @@ def localize(
     shares = _shares(corners * np.tile(size / sizes[owners], 2), patches)
     most = shares.max(axis=1, keepdims=True)
     largest = (shares >= most - TIE) & (most > 0)
-    keys, first, order = _groups(owners * classes + labels)
-    image, label = np.divmod(keys, classes)
+    keys, first, order = _groups(owners * num_classes + labels)
+    image, label = np.divmod(keys, num_classes)
     accepted = np.logical_or.reduceat(largest[order], first, axis=0)
     held = np.maximum.reduceat(shares[order], first, axis=0)
     area = np.maximum.reduceat(areas[order], first)
@@ -126,7 +129,7 @@ def localize(
         best_share=held.max(axis=1),
         area=area,
         relative_area=area / sizes[image].prod(axis=1),
-        images_without_boxes=images - len(np.unique(image)),
+        images_without_boxes=num_images - len(np.unique(image)),
         boxes_without_area=int((~real).sum()),
     )
 
@@ -180,38 +183,40 @@ def by_span(pairs: Pairs, least: float = 0.5) -> dict[str, Rates]:
     return {"within": rates(pairs, within), "spanning": rates(pairs, ~within)}
 
 
-def _checked(pivot, sizes, boxes, box_classes, patches):
+def _checked_pivots(pivot, sizes, patches):
     pivot, sizes = np.asarray(pivot), np.asarray(sizes, np.float64)
     if pivot.ndim != 2 or not np.issubdtype(pivot.dtype, np.integer):
         raise ValueError(f"pivot {pivot.dtype} {pivot.shape} must be int [n, k]")
-    images = len(pivot)
-    if sizes.shape != (images, 2) or len(boxes) != images or len(box_classes) != images:
-        raise ValueError(
-            f"pivots of {images} images, {len(boxes)} lists of boxes, {len(box_classes)} of classes "
-            f"and sizes {sizes.shape} do not belong together"
-        )
+    if sizes.shape != (len(pivot), 2):
+        raise ValueError(f"pivots of {len(pivot)} images and sizes {sizes.shape} do not belong together")
     if pivot.size and not (pivot.min() >= 0 and pivot.max() < patches):
         raise ValueError(f"pivots from {pivot.min()} to {pivot.max()} are not all of {patches} patches")
-    if not (sizes > 0).all():
-        raise ValueError(f"image {int(np.flatnonzero(~(sizes > 0).all(axis=1))[0])} has no pixels")
     return pivot, sizes
 
 
-def _flat(boxes, box_classes, classes):
-    """All boxes in one array: owner int [m], corners float64 [m, 4], class int [m]."""
-    for i, (of_image, labels) in enumerate(zip(boxes, box_classes)):
-        if np.shape(of_image) != (len(labels), 4):
-            raise ValueError(f"image {i}: boxes {np.shape(of_image)} for {len(labels)} classes; give [m, 4]")
-    owners = np.repeat(np.arange(len(boxes)), [len(labels) for labels in box_classes])
-    corners = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
-    labels = np.concatenate([np.zeros(0, np.int64), *box_classes]).astype(np.int64)
+def _checked_boxes(corners, classes, images, sizes, num_classes):
+    """Corners float64 [m, 4], classes int64 [m], images int64 [m]."""
+    corners = np.asarray(corners, np.float64)
+    classes, images = np.asarray(classes, np.int64), np.asarray(images, np.int64)
+    if corners.shape != (len(classes), 4) or classes.shape != images.shape or classes.ndim != 1:
+        raise ValueError(
+            f"boxes {corners.shape} of classes {classes.shape} and images {images.shape} do not belong "
+            "together; give [m, 4], [m] and [m]"
+        )
+    if images.size and not (images.min() >= 0 and images.max() < len(sizes)):
+        raise ValueError(f"boxes of images {images.min()} to {images.max()}, pivots of {len(sizes)} images")
+    empty = ~(sizes[images] > 0).all(axis=1)
+    if empty.any():
+        raise ValueError(f"image {images[empty.argmax()]} has no pixels")
     ordered = (corners[:, 2:] >= corners[:, :2]).all(axis=1)
     if not ordered.all():
         bad = int(np.flatnonzero(~ordered)[0])
-        raise ValueError(f"image {owners[bad]}: box {corners[bad].tolist()} is not left, top, right, bottom")
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(f"boxes of classes {labels.min()} to {labels.max()}, pivots of {classes} classes")
-    return owners, corners, labels
+        raise ValueError(f"image {images[bad]}: box {corners[bad].tolist()} is not left, top, right, bottom")
+    if classes.size and not (classes.min() >= 0 and classes.max() < num_classes):
+        raise ValueError(
+            f"boxes of classes {classes.min()} to {classes.max()}, pivots of {num_classes} classes"
+        )
+    return corners, classes, images
 
 
 def _cut(corners, sizes):

@@ -5,10 +5,10 @@
 
 For every image: its classes with their probabilities, and of each the pivot patch (column and row of
 the grid, from 0, from the left and the top) with its weight among the patches. A checkpoint of
-method whole has no patches: these are empty then. Of a checkpoint with one label an image the most
+method whole has no patches: these are empty then. Of a single-label checkpoint the most
 probable class is listed, whatever its probability, unless --top or --threshold says more.
 
-Exit codes: 0 done; 1 an error, told in one line, or an image that could not be read; 130
+Exit codes: 0 done; 1 an error, reported in one line, or an image that could not be read; 130
 interrupted; 141 nobody reads the output any more.
 """
 
@@ -35,14 +35,15 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.classify import examples
-from cfmlc_jax.classify.evaluate import WEIGHTS
-from cfmlc_jax.classify.predictor import EFFECTS, PREDICTIONS, Judgement, Predictor
+from cfmlc_jax.classify.predictor import ImageScores, Predictor
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.files import printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
-from cfmlc_jax.predict.formats import Label, Pivot, Prediction
+from cfmlc_jax.predict.formats import ImageLabels, Label, Pivot
 from cfmlc_jax.predict.photos import Photo
+from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
+from cfmlc_jax.results.split import WEIGHTS
 
 NOBODY_READS = 128 + 13
 DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
@@ -99,19 +100,19 @@ def _parser():
         "--threshold",
         type=_probability,
         metavar="P",
-        help=f"list classes of a probability above P only; default {DEFAULT_THRESHOLD}, or 0 with --top or where "
-        "images have one label",
+        help=f"list classes of a probability above P only; default {DEFAULT_THRESHOLD}, or 0 with --top or of a "
+        "single-label checkpoint",
     )
     add(
         "--prediction",
-        choices=PREDICTIONS,
+        choices=("combined", *(kind for kind in KINDS if kind != "combined")),
         default="combined",
         help="default combined: the mean of whole and patch logits (method whole: whole); tde_…: combined − alpha · "
         "combined of the null image (whole) or without the pivot patch (pivot), or its part along the mean feature "
         "(feature)",
     )
     add("--alpha", type=_strength, help=f"of tde_…; default {DEFAULT_ALPHA}")
-    add("--weights", choices=WEIGHTS, default="average", help="of the last step, or their moving average")
+    add("--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average")
     add(
         "--overlay",
         type=Path,
@@ -140,10 +141,10 @@ def _parse(arguments):
     return flags
 
 
-def _decide(flags, one_label):
+def _decide(flags, single_label):
     """Fill in how many classes are listed, where the command does not say."""
     if flags.threshold is None:
-        if one_label and flags.top is None:
+        if single_label and flags.top is None:
             flags.top = 1
         flags.threshold = DEFAULT_THRESHOLD if flags.top is None else 0.0
 
@@ -177,42 +178,41 @@ def _number(text):
 
 def _predict(flags) -> int:
     """Predict everything; 1 if an input could not be, else 0."""
-    found = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
+    images = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
     processes.require_devices()
     predictor = Predictor(
         checkpoints.find(flags.checkpoint),
         weights=flags.weights,
-        prediction=flags.prediction,
-        alpha=flags.alpha,
+        prediction=Prediction(flags.prediction, flags.alpha if flags.prediction in EFFECTS else None),
         with_effect=flags.overlay is not None,
-        batch_size=min(flags.batch_size, len(found.paths)),
+        batch_size=min(flags.batch_size, len(images.paths)),
     )
-    _decide(flags, predictor.one_label)
-    album = None if flags.overlay is None else _Album(flags, predictor, found.paths)
-    account = _Account(flags, found, predictor.batch_size)
-    for problem in found.problems:
+    _decide(flags, predictor.single_label)
+    album = None if flags.overlay is None else _Album(flags, predictor, images.paths)
+    account = _Account(flags, images, predictor.batch_size)
+    for problem in images.problems:
         account.skipped(problem.line, problem.inputs)
-    form = formats.create(flags.format, found.paths, predictor.class_names)
+    form = formats.create(flags.format, images.paths, predictor.class_names)
     with _output(flags.output) as write:
         write(form.header())
-        for batch in _batches(found, predictor, account, with_copy=album is not None):
-            judgements = predictor(np.stack([photo.views for photo in batch]))
-            for photo, judgement in zip(batch, judgements):
-                picture = None if album is None else album.add(photo, judgement)
-                labels = _listed(photo, judgement, predictor, flags)
-                write(form.lines(Prediction(photo.path, labels, picture)))
+        for batch in _batches(images, predictor, account, with_copy=album is not None):
+            every = predictor(np.stack([photo.views for photo in batch]))
+            for photo, scores in zip(batch, every):
+                picture = None if album is None else album.add(photo, scores)
+                labels = _listed(photo, scores, predictor, flags)
+                write(form.lines(ImageLabels(photo.path, labels, picture)))
             account.predicted(len(batch))
     return account.close()
 
 
-def _batches(found, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
-    """Photos, as many as the predictor takes at once; those that cannot be read are told and left out."""
+def _batches(images, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
+    """Photos, as many as the predictor takes at once; those that cannot be read are reported and left out."""
     keep = examples.scaled if with_copy else None
     batch = []
     for photo in photos.read(
-        found.paths,
+        images.paths,
         predictor.to_views,
-        contents=found.contents,
+        contents=images.contents,
         threads=predictor.threads,
         where=printable,
         keep=keep,
@@ -228,29 +228,29 @@ def _batches(found, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
         yield batch
 
 
-def _ranked(judgement: Judgement, top: int | None) -> list[int]:
+def _ranked(scores: ImageScores, top: int | None) -> list[int]:
     """Classes, the most probable first."""
-    return np.argsort(-judgement.logits, kind="stable")[:top].tolist()
+    return np.argsort(-scores.logits, kind="stable")[:top].tolist()
 
 
-def _listed(photo: Photo, judgement: Judgement, predictor: Predictor, flags) -> list[Label]:
+def _listed(photo: Photo, scores: ImageScores, predictor: Predictor, flags) -> list[Label]:
     return [
         Label(
             name=predictor.class_names[k],
             index=k,
-            probability=float(judgement.probabilities[k]),
-            pivot=_pivot(photo, judgement, predictor, k),
-            effect=None if judgement.effect is None else float(judgement.effect[k]),
+            probability=float(scores.probabilities[k]),
+            pivot=_pivot(photo, scores, predictor, k),
+            effect=None if scores.effect is None else float(scores.effect[k]),
         )
-        for k in _ranked(judgement, flags.top)
-        if judgement.probabilities[k] > flags.threshold
+        for k in _ranked(scores, flags.top)
+        if scores.probabilities[k] > flags.threshold
     ]
 
 
-def _pivot(photo: Photo, judgement: Judgement, predictor: Predictor, k: int) -> Pivot | None:
-    if judgement.weights is None or predictor.grids is None or predictor.cells is None:
+def _pivot(photo: Photo, scores: ImageScores, predictor: Predictor, k: int) -> Pivot | None:
+    if scores.weights is None or predictor.grids is None or predictor.cells is None:
         return None
-    patch = int(judgement.weights[:, k].argmax())
+    patch = int(scores.weights[:, k].argmax())
     grid, column, row = position(patch, predictor.grids)
     left, top, right, bottom = predictor.cells[patch]
     across, down = (side / predictor.to_views.size for side in photo.size)
@@ -258,7 +258,7 @@ def _pivot(photo: Photo, judgement: Judgement, predictor: Predictor, k: int) -> 
         grid=grid,
         column=column,
         row=row,
-        weight=float(judgement.weights[patch, k]),
+        weight=float(scores.weights[patch, k]),
         box=(left * across, top * down, right * across, bottom * down),
     )
 
@@ -282,21 +282,21 @@ class _Album:
         self._names = dict(zip(paths, overlay.file_names(paths, taken)))
         self._caption = f"{flags.prediction}, {'averaged' if flags.weights == 'average' else 'last step'}"
 
-    def add(self, photo: Photo, judgement: Judgement) -> str:
+    def add(self, photo: Photo, scores: ImageScores) -> str:
         """Write a photo's overlay; its path."""
         cells = self._predictor.cells
         assert photo.copy is not None
         assert cells is not None
-        assert judgement.weights is not None
-        assert judgement.effect is not None
+        assert scores.weights is not None
+        assert scores.effect is not None
         classes = [
             overlay.ClassView(
                 name=self._predictor.class_names[k],
-                probability=float(judgement.probabilities[k]),
-                weights=judgement.weights[:, k].tolist(),
-                effect=float(judgement.effect[k]),
+                probability=float(scores.probabilities[k]),
+                weights=scores.weights[:, k].tolist(),
+                effect=float(scores.effect[k]),
             )
-            for k in _ranked(judgement, self._shown)
+            for k in _ranked(scores, self._shown)
         ]
         picture = overlay.draw(
             photo.copy,
@@ -325,20 +325,20 @@ class _Album:
 
 
 class _Account:
-    """Tells on stderr what is skipped, how far the run is, and how it ended."""
+    """Reports on stderr what is skipped, how far the run is, and how it ended."""
 
-    def __init__(self, flags, found: inputs.Found, batch_size: int):
-        self._total = len(found.paths) + sum(problem.inputs for problem in found.problems)
+    def __init__(self, flags, images: inputs.Images, batch_size: int):
+        self._total = len(images.paths) + sum(problem.inputs for problem in images.problems)
         self._batch_size = batch_size
-        self._batches = -(-len(found.paths) // batch_size)
-        # Lines of predictions on a terminal tell how far it is, and would mix with the report.
+        self._batches = -(-len(images.paths) // batch_size)
+        # Lines of predictions on a terminal show how far it is, and would mix with the report.
         self._reports = self._batches > FEW_BATCHES and (flags.output is not None or not sys.stdout.isatty())
         self._progress = Progress(self._batches, batch_size=batch_size)
         self._started = self._reported = time.perf_counter()
         self._batch = self._predicted = self._skipped = 0
 
     def skipped(self, problem: str, inputs: int = 1):
-        """Tell of an input that cannot be predicted, or of several."""
+        """Report an input that cannot be predicted, or several."""
         self._skipped += inputs
         self._progress.note(f"skipped: {problem}")
 
@@ -354,7 +354,7 @@ class _Account:
             self._reported = time.perf_counter()
 
     def close(self) -> int:
-        """Tell how many there were; the exit code."""
+        """Report how many there were; the exit code."""
         seconds = time.perf_counter() - self._started
         self._progress.note(f"{self._predicted} predicted, {self._skipped} skipped, {seconds:.1f} s")
         return 1 if self._skipped else 0

@@ -48,7 +48,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ImageLabels:
     """An image's listed classes, the most probable first, and the file of its overlay."""
 
     file: str
@@ -62,7 +62,7 @@ class Format(Protocol):
     def header(self) -> str:
         """What comes before all predictions; may be empty."""
 
-    def lines(self, prediction: Prediction) -> str:
+    def lines(self, image: ImageLabels) -> str:
         """One image's lines, each with its line break."""
 
 
@@ -85,11 +85,11 @@ class Table:
         """The columns' names."""
         return self._line("file", "class", "probability", "pivot", "weight")
 
-    def lines(self, prediction):
+    def lines(self, image):
         """A line for every listed class, or one that says there is none."""
-        if not prediction.labels:
-            return self._line(prediction.file, "–", "–", "–", "–")
-        return "".join(self._label(prediction.file, label) for label in prediction.labels)
+        if not image.labels:
+            return self._line(image.file, "–", "–", "–", "–")
+        return "".join(self._label(image.file, label) for label in image.labels)
 
     def _label(self, file, label):
         pivot = label.pivot
@@ -117,11 +117,11 @@ class Csv:
         """The columns' names."""
         return _csv_line(self.columns)
 
-    def lines(self, prediction):
+    def lines(self, image):
         """A line for every listed class, or one with empty fields."""
-        if not prediction.labels:
-            return _csv_line([prediction.file, *[""] * (len(self.columns) - 1)])
-        return "".join(_csv_line([prediction.file, *self._fields(label)]) for label in prediction.labels)
+        if not image.labels:
+            return _csv_line([image.file, *[""] * (len(self.columns) - 1)])
+        return "".join(_csv_line([image.file, *self._fields(label)]) for label in image.labels)
 
     def _fields(self, label):
         pivot = label.pivot
@@ -141,14 +141,14 @@ class Jsonl:
         """Nothing."""
         return ""
 
-    def lines(self, prediction):
+    def lines(self, image):
         """One line."""
         fields: dict[str, Any] = {
-            "file": prediction.file,
-            "labels": [self._fields(label) for label in prediction.labels],
+            "file": image.file,
+            "labels": [self._fields(label) for label in image.labels],
         }
-        if prediction.overlay is not None:
-            fields["overlay"] = prediction.overlay
+        if image.overlay is not None:
+            fields["overlay"] = image.overlay
         return json.dumps(fields, allow_nan=False) + "\n"
 
     def _fields(self, label):

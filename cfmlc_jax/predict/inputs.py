@@ -12,19 +12,19 @@ from cfmlc_jax.predict.photos import MAX_BYTES
 
 # The argument, and what the image on it is called.
 STDIN, STDIN_NAME = "-", "stdin"
-_LONGEST = 300  # characters of an argument that are told
+_LONGEST = 300  # characters of an argument that are shown
 _FIRST = 3  # problems or names that a message lists
 
 
 class Problem(NamedTuple):
-    """What is told of inputs that are not predicted: a line, and how many they are."""
+    """What is reported of inputs that are not predicted: a line, and how many they are."""
 
     line: str
     inputs: int = 1
 
 
-class Found(NamedTuple):
-    """What arguments mean.
+class Images(NamedTuple):
+    """The images that arguments mean.
 
     paths: files, each once, in the order of the arguments; `STDIN_NAME` for the image on stdin.
     contents: the bytes of that image, by its name.
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     problems: list[Problem]
 
 
-def find(arguments: Iterable[str], stdin: BinaryIO) -> Found:
+def find(arguments: Iterable[str], stdin: BinaryIO) -> Images:
     """The files that arguments mean.
 
     A folder stands for the images in it and in its folders, by their suffix, hidden ones left out;
@@ -47,7 +47,7 @@ def find(arguments: Iterable[str], stdin: BinaryIO) -> Found:
     Raises:
         InputError: no file at all.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     contents: dict[str, bytes] = {}
     problems: list[Problem] = []
 
@@ -57,7 +57,7 @@ def find(arguments: Iterable[str], stdin: BinaryIO) -> Found:
             folder, name = os.path.split(path)
             # What is called as stdin's image is a file here.
             unmistakable = os.path.join(os.curdir, path) if path == STDIN_NAME else path
-            found.setdefault(os.path.join(os.path.realpath(folder), name), unmistakable)
+            paths.setdefault(os.path.join(os.path.realpath(folder), name), unmistakable)
 
     for argument in arguments:
         if argument != STDIN:
@@ -66,16 +66,16 @@ def find(arguments: Iterable[str], stdin: BinaryIO) -> Found:
         data = _all_of(stdin)
         if formats.kind_of(data[: formats.HEAD_BYTES]) is not None:
             contents[STDIN_NAME] = data
-            found[STDIN] = STDIN_NAME
+            paths[STDIN] = STDIN_NAME
         else:
             for path in _listed(data, problems):
                 add(path)
-    if not found:
+    if not paths:
         tried = "; ".join(problem.line for problem in problems[:_FIRST]) or "stdin is empty"
         raise InputError(
             f"there is no image to predict ({tried}); give images, folders, globs, or - for stdin"
         )
-    return Found(list(found.values()), contents, problems)
+    return Images(list(paths.values()), contents, problems)
 
 
 def _all_of(stdin):

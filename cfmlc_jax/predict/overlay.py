@@ -28,7 +28,7 @@ LONGEST_NAME = 200  # bytes of a file's stem; what is written temporarily has a 
 class ClassView:
     """What a panel shows of a class.
 
-    weights: of the p patches, as in `Judgement`.
+    weights: of the p patches, as in `ImageScores`.
     effect: factual − counterfactual logit.
     """
 
@@ -94,7 +94,7 @@ def _cut(stem):
 
 def _photo_panel(photo, title, notes):
     panel, pen = _panel(photo)
-    # Of a long file name the end tells more.
+    # The end of a long file name says more.
     _text(pen, (0, 10), title, TEXT, INK, room=panel.width, keep_end=True)
     for i, note in enumerate(notes):
         _text(pen, (0, panel.height - FOOTER + 10 + i * 28), note, TEXT, FAINT, room=panel.width)

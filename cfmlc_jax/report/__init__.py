@@ -1,1 +1,1 @@
-"""What a run tells: metric writers, progress, tables."""
+"""The report of a run: one page, out of its files alone."""

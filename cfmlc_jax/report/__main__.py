@@ -5,7 +5,7 @@
 Writes report/index.html there: one file that shows results, classes, curves, co-occurrence, effects,
 pivots and training curves, as far as the run got. Needs neither the data nor a checkpoint.
 
-Exit codes: 0 done; 1 an error, told in one line; 130 interrupted.
+Exit codes: 0 done; 1 an error, reported in one line; 130 interrupted.
 """
 
 import argparse
@@ -62,14 +62,14 @@ def _parser():
 
 def _strengths(text):
     try:
-        found = [float(part) for part in text.split(",")]
+        alphas = [float(part) for part in text.split(",")]
     except ValueError:
-        found = [math.nan]
-    if not all(math.isfinite(alpha) and alpha >= 0 for alpha in found):
+        alphas = [math.nan]
+    if not all(math.isfinite(alpha) and alpha >= 0 for alpha in alphas):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of strengths of 0 or more, such as 0,0.3,0.6"
         )
-    return found
+    return alphas
 
 
 if __name__ == "__main__":

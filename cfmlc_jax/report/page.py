@@ -8,43 +8,12 @@ import cfmlc_jax
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.files import printable
-from cfmlc_jax.report import run_files
+from cfmlc_jax.report import multi_label, single_label
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.run_files import Run
-from cfmlc_jax.report.sections.accuracy import accuracy
-from cfmlc_jax.report.sections.classes import classes
-from cfmlc_jax.report.sections.company import company
-from cfmlc_jax.report.sections.configuration import configuration
-from cfmlc_jax.report.sections.curves import curves
-from cfmlc_jax.report.sections.gallery import gallery
 from cfmlc_jax.report.sections.layout import absent, section
-from cfmlc_jax.report.sections.overview import overview
-from cfmlc_jax.report.sections.pivots import pivots
-from cfmlc_jax.report.sections.shot_strength import shot_strength
-from cfmlc_jax.report.sections.strength import strength
-from cfmlc_jax.report.sections.tail import tail
-from cfmlc_jax.report.sections.training import training
-
-METHODS = {
-    "pat_t": "PAT-T, trained with patches",
-    "pat_i": "PAT-I, predicts with patches",
-    "whole": "whole images only, the baseline",
-}
-KICKERS = {
-    False: "Counterfactual multi-label classification",
-    True: "Counterfactual classification of long tails",
-}
-NAVIGATION = {
-    "results": "Results",
-    "classes": "Classes",
-    "curves": "Curves",
-    "company": "Company",
-    "strength": "Effects",
-    "pivots": "Pivots",
-    "gallery": "Images",
-    "training": "Training",
-    "configuration": "Configuration",
-}
+from cfmlc_jax.report.task import Task
+from cfmlc_jax.results import read
+from cfmlc_jax.results.read import Run
 
 
 def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
@@ -57,7 +26,7 @@ def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
     Raises:
         InputError: no run, damaged files, or a folder that cannot be written.
     """
-    text = page(run_files.read(workdir), alphas)
+    text = page(read.run(workdir), alphas)
     path = workdir / "report" / "index.html"
     try:
         path.parent.mkdir(exist_ok=True)
@@ -75,19 +44,17 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         run: what there is of it.
         alphas: as in `write`.
     """
-    sections = _of_one_label(run, alphas) if run.one_label else _of_many_labels(run, alphas)
-    sections |= {
-        "gallery": gallery(run),
-        "training": training(run),
-        "configuration": configuration(run),
-    }
-    there = {name: found for name, found in sections.items() if found is not None}
+    task = single_label.TASK if run.single_label else multi_label.TASK
+    built = {each: each.build(run, alphas) for each in task.sections}
+    if not run.splits:
+        built[task.sections[0]] = _not_evaluated(task)
+    present = {each: content for each, content in built.items() if content is not None}
     body = element(
         "body",
-        element("a", "To the content", href="#content", class_="skip"),
-        _header(run),
-        _bar(run, there),
-        element("main", *there.values(), id="content"),
+        element("a", "Skip to content", href="#content", class_="skip"),
+        _header(run, task),
+        _bar(run, present),
+        element("main", *present.values(), id="content"),
         element(
             "footer",
             f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run; no script, no network.",
@@ -96,29 +63,10 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
     return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
 
 
-def _of_many_labels(run, alphas) -> dict[str, Markup | None]:
-    return {
-        "results": overview(run) or _not_evaluated("curves, company, pivots"),
-        "classes": classes(run),
-        "curves": curves(run),
-        "company": company(run),
-        "strength": strength(run, alphas),
-        "pivots": pivots(run),
-    }
-
-
-def _of_one_label(run, alphas) -> dict[str, Markup | None]:
-    return {
-        "results": accuracy(run) or _not_evaluated("effects"),
-        "classes": tail(run),
-        "strength": shot_strength(run, alphas),
-    }
-
-
-def _not_evaluated(others):
+def _not_evaluated(task: Task):
     reason = (
-        f"The full evaluation has not been written yet: no results, classes, {others} or images. "
-        "The same training command goes on; --mode=evaluate evaluates the best checkpoint so far."
+        f"The full evaluation has not been written yet: no results, classes, {task.evaluated} or images. "
+        "The same training command resumes; --mode=evaluate evaluates the best checkpoint so far."
     )
     return section("results", "Results", absent(reason))
 
@@ -136,31 +84,28 @@ def _head(run):
     )
 
 
-def _header(run):
+def _header(run, task: Task):
     return element(
         "header",
-        element("p", KICKERS[run.one_label], class_="kicker"),
+        element("p", task.kicker, class_="kicker"),
         element("h1", run.name),
-        element("p", " · ".join(_facts(run)), class_="facts"),
+        element("p", " · ".join(_facts(run, task)), class_="facts"),
     )
 
 
-def _facts(run):
-    config, found = run.config or {}, []
-    if run.one_label:
-        found.append(f"one label an image, loss {config['loss']['name']}")
-    elif "method" in config:
-        found.append(METHODS.get(config["method"], str(config["method"])))
+def _facts(run, task: Task):
+    config = run.config or {}
+    facts = [text for text in [task.trained_as(config)] if text]
     if isinstance(config.get("model"), dict):
-        found.append(_model(config))
+        facts.append(_model(config))
     if isinstance(config.get("views"), dict):
-        found.append(f"{config['views'].get('image_size')} pixels")
+        facts.append(f"{config['views'].get('image_size')} pixels")
     if isinstance(config.get("data"), dict):
-        found.append(f"data {config['data'].get('source')}")
+        facts.append(f"data {config['data'].get('source')}")
     if run.evidence is not None:
-        found.append(f"{len(run.evidence.class_names)} classes")
-        found.append(f"checkpoint {run.evidence.checkpoint}")
-    return found
+        facts.append(f"{len(run.evidence.class_names)} classes")
+        facts.append(f"checkpoint {run.evidence.checkpoint}")
+    return facts
 
 
 def _model(config):
@@ -173,9 +118,9 @@ def _model(config):
     return f"{name} with {pooled}{' over cells' if patches.get('source') == 'map' else ''}"
 
 
-def _bar(run, there):
+def _bar(run, present):
     """What stays on top: links to the sections, and a switch of splits."""
-    return element("div", element("div", _navigation(there), _switch(run)), class_="bar")
+    return element("div", element("div", _navigation(present), _switch(run)), class_="bar")
 
 
 def _switch(run) -> Markup | None:
@@ -203,10 +148,6 @@ def _switching(run) -> Markup:
     return Markup(f"@media screen {{ {' '.join(rules)} }}" if len(rules) > 1 else "")
 
 
-def _navigation(there):
-    links = [
-        element("li", element("a", words, href=f"#{name}"))
-        for name, words in NAVIGATION.items()
-        if name in there
-    ]
+def _navigation(present):
+    links = [element("li", element("a", each.link, href=f"#{each.anchor}")) for each in present]
     return element("nav", element("ul", *links), aria_label="Sections")

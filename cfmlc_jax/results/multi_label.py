@@ -1,6 +1,8 @@
-"""What a report says of one split beyond its plain metrics, as JSON types; all numbers in percent."""
+"""Results of a split whose images have any number of labels; all numbers in percent."""
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -8,28 +10,173 @@ from cfmlc_jax import metrics
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mean_average_precision
 from cfmlc_jax.metrics.context_auc import mean_context_auc
+from cfmlc_jax.results import scores as scoring
+from cfmlc_jax.results.json_types import FormatError, Formerly, require_keys
+from cfmlc_jax.results.predictions import WHOLE, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
+from cfmlc_jax.results.split import (
+    WEIGHTS,
+    Ends,
+    Estimate,
+    Intervals,
+    PredictionIntervals,
+    RuleOfThumb,
+    SplitResults,
+)
 
+METRICS = ("mAP_sklearn", "mAP_voc", "CP", "CR", "CF1", "OP", "OR", "OF1")
 LEVEL = 0.95
 THRESHOLD = 0.5
-# Pairs of classes whose company is measured; more would average over what is hardly learnt.
+# Pairs of classes whose co-occurrence is measured; more would average over what is hardly learnt.
 PAIRS = 20
-# Cells of [n, k] above which intervals come from half as many resamples: minutes, not more.
-MANY_CELLS = 1_000_000
-BASELINE = "whole"
+# Entries of [n, k] above which intervals come from half as many resamples: minutes, not more.
+MANY_ENTRIES = 1_000_000
+BASELINE = WHOLE
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of the split.
+
+    with_positives: how many have an image.
+    all: how many there are.
+    """
+
+    with_positives: int
+    all: int
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Metrics of one set of weights.
+
+    metrics: `METRICS` at threshold 0.5.
+    thresholds: CP CR CF1 OP OR OF1 by threshold ("0.50", …) and of the "top3".
+    classes: of the split; not in files of older versions.
+    """
+
+    metrics: dict[Prediction, dict[str, float]]
+    thresholds: dict[Prediction, dict[str, dict[str, float]]]
+    classes: Classes | None = None
+
+
+@dataclass(frozen=True)
+class ContextUse:
+    """How far one prediction leans on context.
+
+    excess_fpr: mean of `cooccurrence.mean_excess_false_positive_rate`, percentage points.
+    context_auc: mean context AUC, free of a threshold; 50 where context is ignored.
+    undefined: pairs without an excess.
+    by_pair: the excess of each pair.
+    """
+
+    excess_fpr: Estimate
+    context_auc: Estimate
+    undefined: int
+    by_pair: list[float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """How far predictions lean on context, over pairs of a target and its context.
+
+    threshold: of the false positives.
+    level, resamples: of the intervals.
+    pairs: how many.
+    predictions: of each prediction.
+    """
+
+    threshold: float
+    level: float
+    resamples: int
+    pairs: int
+    predictions: dict[Prediction, ContextUse]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Hit rates and shares of the pivots.
+
+    all: over all pairs of an image and a class with a box.
+    by_size: of "small", "medium" and "large" objects.
+    by_span: of objects that fit a patch ("within"), and that do not ("spanning").
+    by_class: by class name.
+    relative: sizes are fractions of the picture.
+    images_without_boxes, boxes_without_area: what is left out.
+    """
+
+    all: localization.Rates
+    by_size: dict[str, localization.Rates]
+    by_span: dict[str, localization.Rates]
+    by_class: dict[str, localization.Rates]
+    relative: bool
+    images_without_boxes: int
+    boxes_without_area: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Further results of the averaged weights.
+
+    intervals: of both mAPs, and of their gains over `BASELINE` ("sklearn", "voc").
+    context: None without training labels, or without a pair of classes.
+    localization: None without patches or boxes.
+    rule_of_thumb: None without a mean feature.
+    """
+
+    intervals: Intervals
+    context: Annotated[Context | None, Formerly("company")]
+    localization: Localization | None
+    rule_of_thumb: RuleOfThumb | None = None
+
+
+@dataclass(frozen=True)
+class MultiLabelResults(SplitResults[Measures, Findings]):
+    """The results of a multi-label split."""
+
+    measures_type = Measures
+    findings_type = Findings
+
+    def require_complete(self, place: str) -> None:
+        """Raise unless every prediction has its metrics, thresholds, intervals and use of context."""
+        for weights in WEIGHTS:
+            measures, inside = self.measures[weights], f"{place}.{weights}"
+            for prediction, values in measures.metrics.items():
+                require_keys(values, METRICS, f"{inside}.metrics.{prediction}")
+            require_keys(measures.thresholds, measures.metrics, f"{inside}.thresholds")
+            if measures.classes is not None and measures.classes.with_positives < 1:
+                raise FormatError(f"{inside}.classes.with_positives is {measures.classes.with_positives}")
+        predictions, inside = self.measures["average"].metrics, f"{place}.average"
+        require_keys(self.findings.intervals.predictions, predictions, f"{inside}.intervals.predictions")
+        for prediction in predictions:
+            here = f"{inside}.intervals.predictions.{prediction}"
+            own = self.findings.intervals.predictions[prediction]
+            require_keys(own.metrics, [f"mAP_{d}" for d in metrics.AP_DEFINITIONS], here)
+            require_keys(own.gains, metrics.AP_DEFINITIONS, f"{here}.gain")
+        if self.findings.context is not None:
+            require_keys(self.findings.context.predictions, predictions, f"{inside}.context.predictions")
+
+
+def measures(scores: Scores, alphas) -> Measures:
+    """What is measured of one set of weights, at each of the strengths of effects."""
+    present = int(np.asarray(scores.labels).any(axis=0).sum())
+    return Measures(
+        metrics=scoring.summarise(scores, alphas),
+        thresholds=scoring.sweep(scores, alphas),
+        classes=Classes(with_positives=present, all=scores.labels.shape[1]),
+    )
 
 
 def resamples(scores: Scores) -> int:
     """How many bootstrap resamples a split of this size gets: 200, or 100 where each takes long."""
-    return 100 if scores.labels.size > MANY_CELLS else 200
+    return 100 if scores.labels.size > MANY_ENTRIES else 200
 
 
-def intervals(scores: Scores, alphas, generator: np.random.Generator) -> dict:
+def intervals(scores: Scores, alphas, generator: np.random.Generator) -> Intervals:
     """Bootstrap intervals over images of each prediction's mAP, and of its gain over `BASELINE`.
 
-    {"level", "resamples", "predictions": {name: {"mAP_sklearn": [low, high], "mAP_voc": …,
-    "gain_sklearn": [value, low, high], "gain_voc": …}}}. A gain's interval is that of the difference
-    on the same images: it is narrower than the two intervals suggest.
+    A gain's interval is that of the difference on the same images: it is narrower than the two intervals
+    suggest.
 
     Args:
         scores: of the split.
@@ -41,10 +188,11 @@ def intervals(scores: Scores, alphas, generator: np.random.Generator) -> dict:
     distinct = list(dict.fromkeys(rankings.values()))
     base = distinct.index(BASELINE)
     count = resamples(scores)
-    found: dict[str, dict] = {name: {} for name in predictions}
+    by_prediction = {prediction: PredictionIntervals({}, {}) for prediction in predictions}
     for definition in metrics.AP_DEFINITIONS:
         statistics = [
-            weighted_mean_average_precision(predictions[name], scores.labels, definition) for name in distinct
+            weighted_mean_average_precision(predictions[ranking], scores.labels, definition)
+            for ranking in distinct
         ]
         statistic, bounds = values_and_gains(statistics, base)
         both = interval(
@@ -55,31 +203,28 @@ def intervals(scores: Scores, alphas, generator: np.random.Generator) -> dict:
             level=LEVEL,
             bounds=bounds,
         )
-        for name in predictions:
-            row = distinct.index(rankings[name])
-            gain = [float(part[len(statistics) + row]) for part in both]
-            found[name][f"mAP_{definition}"] = [float(both.low[row]), float(both.high[row])]
-            found[name][f"gain_{definition}"] = gain
-    return {"level": LEVEL, "resamples": count, "predictions": found}
+        for prediction, own in by_prediction.items():
+            row = distinct.index(rankings[prediction])
+            own.metrics[f"mAP_{definition}"] = Ends(float(both.low[row]), float(both.high[row]))
+            own.gains[definition] = Estimate(*(float(part[len(statistics) + row]) for part in both))
+    return Intervals(LEVEL, count, by_prediction)
 
 
-def _rankings(scores: Scores, predictions) -> dict[str, str]:
+def _rankings(scores: Scores, predictions) -> dict[Prediction, Prediction]:
     """Which prediction's ranking of images each prediction has: its own, mostly.
 
     An effect whose null is one for all images ranks them as the combined prediction does.
     """
-    null = scores.logits.get("null_whole")
+    null = scores.counterfactuals.get("whole")
     constant = null is not None and bool((null == null[:1]).all())
-    return {name: "combined" if constant and name.startswith("tde_whole_") else name for name in predictions}
+    return {
+        prediction: Prediction("combined") if constant and prediction.kind == "tde_whole" else prediction
+        for prediction in predictions
+    }
 
 
-def company(scores: Scores, alphas, pairs, generator: np.random.Generator) -> dict:
-    """How far each prediction leans on company, over pairs of a target and its context.
-
-    {"threshold", "level", "resamples", "pairs", "predictions": {name: {"excess_fpr": [value, low,
-    high], "context_auc": [value, low, high], "undefined", "by_pair": [m]}}}. The excess is the mean
-    of `cooccurrence.mean_excess_false_positive_rate` in percentage points, by_pair its parts; the
-    AUC is free of a threshold, 50 where company is ignored.
+def context(scores: Scores, alphas, pairs, generator: np.random.Generator) -> Context:
+    """How far each prediction leans on context, over pairs of a target and its context.
 
     Args:
         scores: of the split.
@@ -89,11 +234,11 @@ def company(scores: Scores, alphas, pairs, generator: np.random.Generator) -> di
     """
     pairs = np.asarray(pairs)
     count, seed = resamples(scores), int(generator.integers(2**63))
-    found = {}
     predictions = scores.predictions(alphas)
     rankings = _rankings(scores, predictions)
-    aucs: dict[str, list[float]] = {}
-    for name, logits in predictions.items():
+    aucs: dict[Prediction, Estimate] = {}
+    uses = {}
+    for prediction, logits in predictions.items():
         chances = probabilities(logits)
         # The same draws for all, so that equal predictions have equal intervals.
         mean = cooccurrence.mean_excess_false_positive_rate(
@@ -105,64 +250,50 @@ def company(scores: Scores, alphas, pairs, generator: np.random.Generator) -> di
             resamples=count,
             level=LEVEL,
         )
-        ranking = rankings[name]
+        ranking = rankings[prediction]
         if ranking not in aucs:
-            aucs[ranking] = _percent(
-                mean_context_auc(
-                    predictions[ranking],
-                    scores.labels,
-                    pairs,
-                    generator=np.random.default_rng(seed),
-                    resamples=count,
-                    level=LEVEL,
-                )
+            auc = mean_context_auc(
+                predictions[ranking],
+                scores.labels,
+                pairs,
+                generator=np.random.default_rng(seed),
+                resamples=count,
+                level=LEVEL,
             )
+            aucs[ranking] = Estimate(*_percent(auc))
         rates = cooccurrence.false_positive_rates(chances, scores.labels, THRESHOLD)
-        found[name] = {
-            "excess_fpr": _percent(mean.excess),
-            "context_auc": aucs[ranking],
-            "undefined": mean.undefined,
-            "by_pair": _percent(rates.excess[tuple(pairs.T)]),
-        }
-    return {
-        "threshold": THRESHOLD,
-        "level": LEVEL,
-        "resamples": count,
-        "pairs": len(pairs),
-        "predictions": found,
-    }
+        uses[prediction] = ContextUse(
+            excess_fpr=Estimate(*_percent(mean.excess)),
+            context_auc=aucs[ranking],
+            undefined=mean.undefined,
+            by_pair=_percent(rates.excess[tuple(pairs.T)]),
+        )
+    return Context(THRESHOLD, LEVEL, count, len(pairs), uses)
 
 
-def localized(pairs: localization.Pairs, class_names, *, relative: bool) -> dict:
-    """Hit rates and shares of the pivots, in all and by size, span and class, in percent.
-
-    {"all": rates, "by_size": {"small": …}, "by_span": {"within": …}, "by_class": {name: rates},
-    "relative", "images_without_boxes", "boxes_without_area"}; rates are the fields of
-    `localization.Rates`.
+def localized(pairs: localization.Pairs, class_names, *, relative: bool) -> Localization:
+    """Hit rates and shares of the pivots, in all and by size, span and class.
 
     Args:
         pairs: of `localization.localize`.
         class_names: in label order.
         relative: as in `localization.by_size`.
     """
-    return {
-        "all": _rates(localization.rates(pairs)),
-        "by_size": {name: _rates(r) for name, r in localization.by_size(pairs, relative=relative).items()},
-        "by_span": {name: _rates(r) for name, r in localization.by_span(pairs).items()},
-        "by_class": {
-            name: _rates(r)
-            for name, r in zip(class_names, localization.by_class(pairs, len(class_names)), strict=True)
-        },
-        "relative": relative,
-        "images_without_boxes": pairs.images_without_boxes,
-        "boxes_without_area": pairs.boxes_without_area,
-    }
+    by_class = localization.by_class(pairs, len(class_names))
+    return Localization(
+        all=_in_percent(localization.rates(pairs)),
+        by_size={name: _in_percent(r) for name, r in localization.by_size(pairs, relative=relative).items()},
+        by_span={name: _in_percent(r) for name, r in localization.by_span(pairs).items()},
+        by_class={name: _in_percent(r) for name, r in zip(class_names, by_class, strict=True)},
+        relative=relative,
+        images_without_boxes=pairs.images_without_boxes,
+        boxes_without_area=pairs.boxes_without_area,
+    )
 
 
-def _rates(rates: localization.Rates) -> dict:
-    return {
-        name: value if name == "pairs" else 100 * value for name, value in dataclasses.asdict(rates).items()
-    }
+def _in_percent(rates: localization.Rates) -> localization.Rates:
+    fractions = dataclasses.asdict(rates)
+    return localization.Rates(pairs=fractions.pop("pairs"), **{n: 100 * x for n, x in fractions.items()})
 
 
 def _percent(values) -> list[float]:

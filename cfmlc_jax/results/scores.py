@@ -8,6 +8,7 @@ import numpy as np
 
 from cfmlc_jax import metrics
 from cfmlc_jax.causal import effects
+from cfmlc_jax.results.predictions import Prediction, counterfactual_of, effect_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +26,38 @@ class Scores:
     attention: np.ndarray | None = None
     cosine: np.ndarray | None = None
 
-    def predictions(self, alphas) -> dict[str, np.ndarray]:
-        """Logits [n, k] of every prediction: the factual ones, and "tde_<kind>_<alpha>" for each strength."""
-        found = {name: x for name, x in self.logits.items() if not name.startswith("null_")}
-        for name, null in self.logits.items():
-            if name.startswith("null_"):
-                for alpha in alphas:
-                    effect = effects.total_direct_effect(self.logits["combined"], null, alpha)
-                    found[f"tde_{name.removeprefix('null_')}_{alpha:g}"] = effect
-        return found
+    @property
+    def counterfactuals(self) -> dict[str, np.ndarray]:
+        """Counterfactual logits [n, k] by their kind: "whole", "pivot", "feature"."""
+        kinds = {name: counterfactual_of(name) for name in self.logits}
+        return {kind: self.logits[name] for name, kind in kinds.items() if kind is not None}
+
+    def effect(self, counterfactual: str, alpha: float) -> np.ndarray:
+        """Logits [n, k] of the total direct effect that subtracts a kind of counterfactual."""
+        return effects.total_direct_effect(
+            self.logits["combined"], self.counterfactuals[counterfactual], alpha
+        )
+
+    def predictions(self, alphas) -> dict[Prediction, np.ndarray]:
+        """Logits [n, k] of every prediction: the factual ones, and every effect at each strength."""
+        factual = {
+            Prediction(name): logits
+            for name, logits in self.logits.items()
+            if counterfactual_of(name) is None
+        }
+        return factual | {
+            effect_of(kind, alpha): self.effect(kind, alpha)
+            for kind in self.counterfactuals
+            for alpha in alphas
+        }
 
 
-def summarise(scores: Scores, alphas) -> dict[str, dict[str, float]]:
+def summarise(scores: Scores, alphas) -> dict[Prediction, dict[str, float]]:
     """Metrics in percent of every prediction: both mAPs, and precision, recall, F1 at 0.5."""
     return {
-        name: mean_average_precisions(logits, scores.labels)
+        prediction: mean_average_precisions(logits, scores.labels)
         | metrics.thresholded(probabilities(logits), scores.labels, 0.5)
-        for name, logits in scores.predictions(alphas).items()
+        for prediction, logits in scores.predictions(alphas).items()
     }
 
 
@@ -58,24 +74,23 @@ def probabilities(logits):
     return (0.5 * (1 + np.tanh(0.5 * logits))).astype(logits.dtype)
 
 
-def sweep(scores: Scores, alphas) -> dict[str, dict[str, dict[str, float]]]:
+def sweep(scores: Scores, alphas) -> dict[Prediction, dict[str, dict[str, float]]]:
     """CP CR CF1 OP OR OF1 in percent, by prediction and threshold 0.5, 0.55, … 0.95, and of the "top3"."""
     return {
-        name: {
+        prediction: {
             f"{t:.2f}": metrics.thresholded(probabilities(logits), scores.labels, t)
             for t in metrics.THRESHOLDS
         }
         | {"top3": metrics.precision_recall(metrics.top_k(logits, 3), scores.labels)}
-        for name, logits in scores.predictions(alphas).items()
+        for prediction, logits in scores.predictions(alphas).items()
     }
 
 
 def per_class_csv(scores: Scores, alphas, class_names) -> str:
     """One line per class: positives and, in percent, the AP of every prediction in both definitions."""
-    predictions = scores.predictions(alphas)
     columns = {
-        f"AP_{definition}_{name}": 100 * metrics.average_precision(logits, scores.labels, definition)
-        for name, logits in predictions.items()
+        f"AP_{definition}_{prediction}": 100 * metrics.average_precision(logits, scores.labels, definition)
+        for prediction, logits in scores.predictions(alphas).items()
         for definition in metrics.AP_DEFINITIONS
     }
     text = io.StringIO()

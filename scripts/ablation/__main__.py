@@ -28,6 +28,7 @@ from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
 from cfmlc_jax.config import older
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.results.predictions import Prediction
 from scripts.ablation import tables
 
 # Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
@@ -115,7 +116,7 @@ def _of_study(flags):
         rows += [
             row
             for row in found
-            if row.prediction in run["shown"] or row.prediction.startswith("tde_") or row.variant
+            if row.prediction in run["shown"] or Prediction.parse(row.prediction).is_effect or row.variant
         ]
         if run.get("effects"):
             found_effects = _measure().effects(folder, config, run["effects"])
@@ -232,7 +233,9 @@ def _with(config, fields):
     known = configs.flat(configs.to_json(config))
     for name, value in fields.items():
         if name not in known:
-            raise InputError(older.moved(name, value) or f"the study sets config.{name}, which is not a field")
+            raise InputError(
+                older.moved(name, value) or f"the study sets config.{name}, which is not a field"
+            )
         section, _, leaf = name.rpartition(".")
         target = config
         for part in section.split(".") if section else []:
@@ -283,7 +286,7 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
 
     The configuration of the training is `trained`, that of the evaluation `config`.
     """
-    results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
+    results = _measure().multi_label_results(folder / "report")
     costs = workdir / "costs"
     use = f"{head.run}_{head.variant}".rstrip("_").replace(" ", "_")
     training = _measure().training_gflops(costs / f"{head.run}_training.json", trained)
@@ -291,31 +294,30 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
     rate = _logged_rate(folder)
     rows = []
     for split, of_split in results.items():
-        of_average = of_split["average"]
-        company, located = of_average["company"], of_average["localization"]
-        for predicted, metrics in of_average["metrics"].items():
-            beside = company["predictions"].get(predicted) if company else None
+        context, localization = of_split.findings.context, of_split.findings.localization
+        for predicted, metrics in of_split.measures["average"].metrics.items():
+            use = context.predictions[predicted] if context else None
             rows.append(
                 head._replace(
-                    prediction=predicted,
+                    prediction=predicted.name,
                     split=split,
                     train_gflops=training,
                     train_images_per_second=rate,
                     predict_mflops=prediction["mflops"][_work(predicted)],
                     predict_images_per_second=prediction["images_per_second"][_work(predicted)],
-                    excess_fpr=beside["excess_fpr"][0] if beside else None,
-                    context_auc=beside["context_auc"][0] if beside else None,
-                    pivot_hit=located["all"]["hit"] if located else None,
-                    chance_hit=located["all"]["chance_hit"] if located else None,
+                    excess_fpr=use.excess_fpr.value if use else None,
+                    context_auc=use.context_auc.value if use else None,
+                    pivot_hit=localization.all.hit if localization else None,
+                    chance_hit=localization.all.chance_hit if localization else None,
                     **{name: metrics[name] for name in tables.ACCURACY},
                 )
             )
     return rows
 
 
-def _work(prediction):
+def _work(prediction: Prediction) -> str:
     """What has to be computed for a prediction: "factual", or a kind of counterfactual too."""
-    return prediction.split("_")[1] if prediction.startswith("tde_") else "factual"
+    return prediction.counterfactual or "factual"
 
 
 def _logged_rate(folder: Path) -> float | None:

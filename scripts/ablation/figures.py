@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from cfmlc_jax import files
+from cfmlc_jax.results.predictions import Prediction
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart; stable ids, so that files are the same again.
 COLOURS = ["#0072b2", "#d55e00", "#008a66", "#aa4499", "#666a72", "#e69f00"]
@@ -71,7 +72,7 @@ def _splits(rows) -> list[str]:
 
 
 def _telling_split(rows) -> str:
-    """The split of figures that have room for one: the second, whose company differs from training's."""
+    """The split of figures that have room for one: the second, whose co-occurrence differs from training's."""
     return _splits(rows)[:2][-1]
 
 
@@ -210,10 +211,11 @@ def _strength(rows) -> bool:
     factual = {use[0].run: use for use in _uses(own)}
     lines: dict[str, dict[str, dict[float, Sequence]]] = {}
     for row in own:
-        if row.prediction.startswith("tde_"):
-            _, kind, alpha = row.prediction.split("_")
-            line = lines.setdefault(kind, {}).setdefault(row.run, {0.0: factual[row.run]})
-            line[float(alpha)] = [*line.get(float(alpha), []), row]
+        prediction = Prediction.parse(row.prediction)
+        if prediction.counterfactual is not None and prediction.alpha is not None:
+            of_kind = lines.setdefault(prediction.counterfactual, {})
+            line = of_kind.setdefault(row.run, {0.0: factual[row.run]})
+            line[prediction.alpha] = [*line.get(prediction.alpha, []), row]
     most = max((len(line) for kind in lines.values() for line in kind.values()), default=0)
     if most < 3:
         return False
@@ -247,10 +249,11 @@ def _strength(rows) -> bool:
 
 def _effects(effects) -> bool:
     """Estimated against true effects, a panel for every run and kind; the first seed, each null's last strength."""
-    panels: dict[tuple[str, str], dict[str, Any]] = {}
+    panels: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in effects:
         if row.seed == effects[0].seed:
-            panels.setdefault((row.text, row.prediction.split("_")[1]), {})[row.null] = row
+            kind = Prediction.parse(row.prediction).counterfactual
+            panels.setdefault((row.text, kind), {})[row.null] = row
     if not panels:
         return False
     columns = min(3, len(panels))
@@ -265,8 +268,8 @@ def _effects(effects) -> bool:
         ends = [end(row.true) for row in nulls.values() for end in (min, max)]
         line = [min(ends), max(ends)]
         axis.plot(line, line, color=COLOURS[4], linewidth=1)
-        alpha = next(iter(nulls.values())).prediction.rpartition("_")[2]
-        axis.set_title(f"{text}\n{kind}, α {alpha}", fontsize=8)
+        alpha = Prediction.parse(next(iter(nulls.values())).prediction).alpha
+        axis.set_title(f"{text}\n{kind}, α {alpha:g}", fontsize=8)
         legend = axis.legend(fontsize=7, loc="upper left", handletextpad=0, borderpad=0)
         for handle in legend.legend_handles:
             handle.set(alpha=1, markersize=5)

@@ -15,13 +15,15 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.causal.views import neighbours
-from cfmlc_jax.classify import build, evaluate, true_effects
+from cfmlc_jax.classify import build, scoring, true_effects
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.metrics.agreement import agreement
-from cfmlc_jax.results import evidence, multi_label
+from cfmlc_jax.results import multi_label, read
+from cfmlc_jax.results.multi_label import MultiLabelResults
+from cfmlc_jax.results.predictions import COMBINED
 from cfmlc_jax.results.scores import Scores, summarise
 from scripts.ablation.tables import ACCURACY
 
@@ -54,11 +56,7 @@ def _training_gflops(config) -> float:
     source = data.source(config.data, "train")
     parts = build.create(config, len(source.class_names))
     system = build.system(
-        config,
-        parts,
-        steps_per_epoch=1000,
-        class_counts=source.labels.sum(axis=0),
-        validation=None,
+        config, parts, steps_per_epoch=1000, class_counts=source.labels.sum(axis=0), validation=None
     )
     _, abstract = plan(system, seed=config.seed, mesh=parts.mesh)
     train_step = TrainStep(
@@ -78,7 +76,7 @@ def _prediction_costs(config) -> dict[str, dict[str, float]]:
     model = build.initial(config, parts)
     found: dict[str, dict[str, float]] = {"mflops": {}, "images_per_second": {}}
     for work in ("factual", *config.effect.kinds):
-        score = evaluate.score_step(config, parts, () if work == "factual" else (work,))
+        score = scoring.score_step(config, parts, () if work == "factual" else (work,))
         flops, rate = _prediction_cost(score, model, config.evaluate.batch_size, parts)
         if work == "pivot":
             flops += _further_removals(model["average"], config.evaluate.batch_size, parts)
@@ -102,8 +100,7 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
 
 def _further_removals(variables, images, parts) -> float:
     """Operations an image of all removals of a patch but one: they are a loop, which XLA counts once."""
-    patching = parts.patching["evaluate"]
-    shape = parts.sample_shape("evaluate")
+    patching, shape = parts.patching["evaluate"], parts.sample_shape("evaluate")
     removals, others = neighbours(shape[2], patching.grid, patching.overlap).shape
     if not others:
         return 0.0
@@ -120,21 +117,27 @@ def _flops(lowered) -> float:
 
 
 def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float]:
-    """Accuracy and company of (1 − weight)·whole + weight·patch, by a report's saved logits: fields of `Row`s.
+    """Accuracy and use of context of (1 − weight)·whole + weight·patch, by a report's saved logits: fields of `Row`s.
 
     The weight of the method's combined prediction is one half.
     """
     with np.load(report / f"scores_{split}_average.npz") as found:
         mixed = (1 - patch_weight) * found["whole"] + patch_weight * found["patch"]
         scores = Scores({"combined": mixed.astype(np.float32)}, found["labels"])
-    measured = summarise(scores, ())["combined"]
+    measured = summarise(scores, ())[COMBINED]
     row = {name: measured[name] for name in ACCURACY}
-    training = evidence.parse(json.loads((report / evidence.FILE).read_text(encoding="utf-8"))).training
+    training = read.read_evidence(report).training
     if training is not None and training.pairs:
-        company = multi_label.company(scores, (), training.pairs, np.random.default_rng(0))
-        beside = company["predictions"]["combined"]
-        row |= {"excess_fpr": beside["excess_fpr"][0], "context_auc": beside["context_auc"][0]}
+        context = multi_label.context(scores, (), training.pairs, np.random.default_rng(0))
+        use = context.predictions[COMBINED]
+        row |= {"excess_fpr": use.excess_fpr.value, "context_auc": use.context_auc.value}
     return row
+
+
+def multi_label_results(report: Path) -> dict[str, MultiLabelResults]:
+    """Results by split in the folder of a multi-label evaluation."""
+    results, _ = read.results(report)
+    return {split: own for split, own in results.items() if isinstance(own, MultiLabelResults)}
 
 
 def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
@@ -147,14 +150,14 @@ def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
 
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
     scenes = Scenes("test_balanced", num_scenes=num_scenes)
-    removals = true_effects.Removals(scenes)
+    removals = true_effects.ScenesWithoutOne(scenes)
     parts = build.create(config, len(scenes.class_names))
     model = checkpoints.read_model(checkpoints.find(folder), build.model_item(config, parts))
     batch_size = config.evaluate.batch_size
 
     def scores(source, config, kinds):
-        score = evaluate.score_step(config, parts, kinds)
-        return evaluate.score_split(parts, score, model, source, batch_size=batch_size)["average"]
+        score = scoring.score_step(config, parts, kinds)
+        return scoring.score_split(parts, score, model, source, batch_size=batch_size)["average"]
 
     without = scores(removals, config, ())
     rows = []
@@ -166,21 +169,23 @@ def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, A
         nulled = configs.from_json(configs.to_json(config))
         nulled.effect.null = null
         with_nulls = scores(scenes, nulled, kinds)
-        found = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
-        for prediction, estimated in found.estimated.items():
-            of = agreement(estimated, found.true, generator=np.random.default_rng(0), images=found.image)
+        objects = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
+        for prediction, estimated in objects.estimated.items():
+            agreed = agreement(
+                estimated, objects.true, generator=np.random.default_rng(0), images=objects.image
+            )
             rows.append(
                 {
                     "null": name,
-                    "prediction": prediction,
-                    "objects": of.effects,
-                    "pearson": of.pearson.value,
-                    "spearman": of.spearman.value,
-                    "slope": of.slope,
-                    "bias": of.bias,
-                    "mae": of.mae,
-                    "rmse": of.rmse,
-                    "true": found.true.round(4).tolist(),
+                    "prediction": prediction.name,
+                    "objects": agreed.effects,
+                    "pearson": agreed.pearson.value,
+                    "spearman": agreed.spearman.value,
+                    "slope": agreed.slope,
+                    "bias": agreed.bias,
+                    "mae": agreed.mae,
+                    "rmse": agreed.rmse,
+                    "true": objects.true.round(4).tolist(),
                     "estimated": estimated.round(4).tolist(),
                 }
             )

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     run, text, group, seed, variant: which run and which use of its weights; text is its name in tables.
     train_gflops: floating-point operations of the whole training, 10⁹; predict_mflops: of the
         prediction of an image, 10⁶, both as compiled.
-    excess_fpr, context_auc: leaning on company, see metrics/cooccurrence.py.
+    excess_fpr, context_auc: leaning on context, see metrics/cooccurrence.py.
     pivot_hit, chance_hit: see metrics/localization.py.
     """
 
@@ -106,7 +106,7 @@ def _markdown(rows, effects) -> str:
 
 
 def _group_table(rows) -> str:
-    """A line for every use of every run: mAP on all splits, company, pivots and cost, mean ± deviation."""
+    """A line for every use of every run: mAP on all splits, context, pivots and cost, mean ± deviation."""
     splits = list(dict.fromkeys(row.split for row in rows))
     last = splits[-1] if len(splits) < 2 else splits[1]
     least = min(row.train_gflops for row in rows) or 1.0

@@ -157,7 +157,9 @@ def test_missing_and_left_over_arrays_are_named(stored):
     with pytest.raises(
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
-        finetune.start_from(path, other, config=configuration("mine", "cross"), class_names=NAMES, say=pytest.fail)
+        finetune.start_from(
+            path, other, config=configuration("mine", "cross"), class_names=NAMES, say=pytest.fail
+        )
 
 
 def test_a_file_of_pytorch_must_be_converted_first(tmp_path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cfmlc_jax.classify.scoring import compiled_scores as score_step
 from training import Training, asymmetric, mesh_of, objective
 
 from cfmlc_jax import losses
@@ -17,7 +18,6 @@ from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
-from cfmlc_jax.classify.score import score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs

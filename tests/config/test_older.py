@@ -120,7 +120,11 @@ def test_crops_take_their_options_along():
 
 
 def test_a_still_older_version_lacks_fields():
-    fields = {"method": "asl", "model": {"name": "resnet18", "attention": "none"}, "effect": {"kinds": ["whole"]}}
+    fields = {
+        "method": "asl",
+        "model": {"name": "resnet18", "attention": "none"},
+        "effect": {"kinds": ["whole"]},
+    }
     config = configs.from_json(fields)
     assert (config.method, config.model.name, config.patches.grids) == ("whole", "resnet18", (2,))
 
@@ -199,7 +203,10 @@ JSON = st.recursive(
 
 
 @settings(max_examples=400)
-@given(st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]), JSON)
+@given(
+    st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]),
+    JSON,
+)
 def test_any_value_of_an_old_field(name, value):
     for fields in (stored(**{name: value}), stored(**{name: value}) | {"task": "multi_label"}):
         with warnings.catch_warnings(action="ignore"):

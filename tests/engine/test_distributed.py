@@ -23,7 +23,7 @@ from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.score import score_step
+from cfmlc_jax.classify.scoring import compiled_scores as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.step import gather
 from cfmlc_jax.models.backbones import resnet

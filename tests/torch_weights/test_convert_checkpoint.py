@@ -284,7 +284,11 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
     meta = json.loads(json.dumps(checkpoints.read_meta(tmp_path / "mine")))
     config = configs.from_json(meta["config"])
-    assert (config.model.name, config.patches.branches, config.model.head) == ("resnet_small", "self", "linear")
+    assert (config.model.name, config.patches.branches, config.model.head) == (
+        "resnet_small",
+        "self",
+        "linear",
+    )
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
 
 

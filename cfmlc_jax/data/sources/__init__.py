@@ -12,16 +12,12 @@ class Record(TypedDict, total=False):
     labels: uint8 [k], 1 where the class is present.
     id: unique within the data set, the same on every machine.
     where: what to name in an error about this image (a path, say).
-    boxes: float32 [n, 4], left, top, right, bottom in pixels of the image as stored (optional).
-    box_classes: int32 [n], the class of each box (with boxes).
     """
 
     image: Any
     labels: np.ndarray
     id: str
     where: str
-    boxes: np.ndarray
-    box_classes: np.ndarray
 
 
 class Source(Protocol):
@@ -31,6 +27,7 @@ class Source(Protocol):
     labels: uint8 [n, k] of the whole split, without reading an image.
     ids: the n records' ids.
     A source's `repr` is stable: no address, no absolute path (checkpoints compare it).
+    One whose data set has boxes gives them too (`boxes.Boxed`).
     """
 
     class_names: tuple[str, ...]

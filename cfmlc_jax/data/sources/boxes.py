@@ -4,8 +4,9 @@ Boxes serve localisation alone, so that one that cannot be used ends no run: it 
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,24 +15,53 @@ from cfmlc_jax.data.sources.fields import shown
 # Pixels; no picture reaches farther, and float32 still tells neighbours apart.
 FARTHEST = 2**24
 
+Size = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Boxes:
-    """The m boxes of n images, image after image.
+    """The m boxes of n images.
 
     corners: float32 [m, 4], left, top, right, bottom in pixels of the image as stored.
     classes: int32 [m].
-    starts: int64 [n + 1]; image i owns the boxes from starts[i] up to starts[i + 1].
+    images: int64 [m], the image of each box, ascending.
+    sizes: int64 [n, 2], width and height of each image as stored; 0 where only its file says.
+    left_out: one line about boxes that cannot be used; "" if there are none.
     """
 
     corners: np.ndarray
     classes: np.ndarray
-    starts: np.ndarray
+    images: np.ndarray
+    sizes: np.ndarray
+    left_out: str = ""
 
     def of(self, image: int) -> tuple[np.ndarray, np.ndarray]:
-        """Corners [n, 4] and classes [n] of one image."""
-        start, stop = self.starts[image], self.starts[image + 1]
-        return self.corners[start:stop].copy(), self.classes[start:stop].copy()
+        """Corners [m, 4] and classes [m] of one image."""
+        own = slice(*np.searchsorted(self.images, [image, image + 1]))
+        return self.corners[own], self.classes[own]
+
+    def at(self, positions) -> "Boxes":
+        """The boxes of the images at some positions [n], which are images 0 … n − 1 of the result."""
+        positions = np.asarray(positions, np.int64)
+        starts, stops = np.searchsorted(self.images, positions), np.searchsorted(self.images, positions + 1)
+        rows = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        kept = np.concatenate([np.zeros(0, np.int64), *rows])
+        owners = np.repeat(np.arange(len(positions)), stops - starts)
+        return replace(
+            self,
+            corners=self.corners[kept],
+            classes=self.classes[kept],
+            images=owners,
+            sizes=self.sizes[positions],
+        )
+
+
+@runtime_checkable
+class Boxed(Protocol):
+    """A source that may have boxes."""
+
+    def boxes(self) -> Boxes | None:
+        """The boxes of its images, read now; None if its data set has none."""
 
 
 class LeftOut:
@@ -51,7 +81,7 @@ class LeftOut:
         return f"boxes left out of localisation: {self.count:,}, first {self.first}" if self.count else ""
 
 
-def reason_against(box: Any, size: tuple[float, float] | None = None) -> str:
+def reason_against(box: Any, size: Size | None = None) -> str:
     """What is wrong with a box [left, top, width, height], "" if nothing.
 
     A box may reach beyond its picture, and may be empty.
@@ -72,7 +102,7 @@ def reason_against(box: Any, size: tuple[float, float] | None = None) -> str:
     return ""
 
 
-def size_of(width: Any, height: Any) -> tuple[float, float] | None:
+def size_of(width: Any, height: Any) -> Size | None:
     """A picture's width and height, if they can be sizes of a picture."""
     return (
         (width, height)
@@ -87,20 +117,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) or math.isfinite(value)
 
 
-def from_sizes(owners, sizes, classes, images: int) -> Boxes | None:
-    """Boxes of `images` images from m annotations in any order; None if there are no annotations.
+def from_annotations(owners, boxes, classes, sizes: Sequence[Size | None], left_out: str = "") -> Boxes:
+    """Boxes of n images from m annotations in any order.
 
     Args:
         owners: [m], the image of each box.
-        sizes: [m, 4], left, top, width, height in pixels, as COCO and Visual Genome write them.
+        boxes: [m, 4], left, top, width, height in pixels, as COCO and Visual Genome write them.
         classes: [m].
-        images: how many images there are; some may own no box.
+        sizes: width and height of each of the n images, where annotations have them.
+        left_out: see `Boxes`.
     """
-    if not len(owners):
-        return None
     owners = np.asarray(owners, np.int64)
-    left_top, width_height = np.split(np.asarray(sizes, np.float64).reshape(-1, 4), 2, axis=1)
+    left_top, width_height = np.split(np.asarray(boxes, np.float64).reshape(-1, 4), 2, axis=1)
     corners = np.concatenate([left_top, left_top + width_height], axis=1).astype(np.float32)
     order = np.argsort(owners, kind="stable")
-    starts = np.searchsorted(owners[order], np.arange(images + 1))
-    return Boxes(corners[order], np.asarray(classes, np.int32)[order], starts)
+    whole = [size if size and all(float(side).is_integer() for side in size) else (0, 0) for size in sizes]
+    return Boxes(
+        corners=corners[order],
+        classes=np.asarray(classes, np.int32)[order],
+        images=owners[order],
+        sizes=np.array(whole, np.int64).reshape(-1, 2),
+        left_out=left_out,
+    )

@@ -8,11 +8,16 @@ from cfmlc_jax.data.sources.tfds import Tfds
 from cfmlc_jax.errors import InputError
 
 
-def summary(name: str, source: Source) -> str:
+def summary(name: str, source: Source, *, read_boxes: bool = False) -> str:
     """Text about a source: images, labels an image, positives of the rarest, median and commonest class, first ids.
 
     Reads no image. Classes without a positive are named: their average precision has no value. So are
     boxes that are left out.
+
+    Args:
+        name: of the split.
+        source: the split.
+        read_boxes: read boxes that are not in memory yet, and name those of them that are left out too.
     """
     positives = source.labels.sum(axis=0, dtype=np.int64)
     rarest, commonest = int(positives.argmin()), int(positives.argmax())
@@ -26,10 +31,18 @@ def summary(name: str, source: Source) -> str:
     if absent.size:
         named = ", ".join(source.class_names[column] for column in absent[:5])
         lines.append(f"  without a positive: {absent.size} ({named}{', …' if absent.size > 5 else ''})")
-    if isinstance(source, FileSource) and source.left_out:
-        lines.append(f"  {source.left_out}")
+    left_out = _left_out(source, read_boxes)
+    if left_out:
+        lines.append(f"  {left_out}")
     lines.append(f"  first ids: {', '.join(source.ids[:3])}")
     return "\n".join(lines)
+
+
+def _left_out(source, read_boxes):
+    if not isinstance(source, FileSource):
+        return ""
+    boxes = source.boxes() if read_boxes else None
+    return source.left_out if boxes is None else boxes.left_out
 
 
 def require_one_label(name: str, source: Source, loss: str) -> None:

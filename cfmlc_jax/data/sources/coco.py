@@ -45,7 +45,7 @@ class Coco(files.FileSource):
     categories. An image's boxes are all its annotations', crowds included.
 
     Labels are all that is asked for: ids may be numbers or text, and boxes may be missing. One that
-    cannot be used is left out and reported (`left_out`).
+    cannot be used is left out and reported (`boxes().left_out`).
 
     Args:
         root: the folder above.
@@ -86,10 +86,13 @@ class Coco(files.FileSource):
             ids=ids,
             labels=labels,
             class_names=class_names,
-            boxes=boxes.from_sizes(
-                rows[usable], [found.boxes[number] for number in usable], columns[usable], len(ids)
+            boxes=boxes.from_annotations(
+                rows[usable],
+                [found.boxes[number] for number in usable],
+                columns[usable],
+                [images[key].size for key in ids],
+                str(found.left_out),
             ),
-            left_out=str(found.left_out),
         )
 
 

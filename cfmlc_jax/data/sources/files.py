@@ -6,6 +6,7 @@ import posixpath
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ _RIGHTS = "give the rights to list it"
 class FileSource:
     """A split whose annotations are in memory and whose images are read when asked for: a `Source`.
 
-    left_out: one line about boxes that cannot be used; "" if there are none.
-
     Args:
         root: the folder that the paths start from.
         split: "train" or "val".
@@ -32,7 +31,6 @@ class FileSource:
         labels: uint8 [n, k].
         class_names: the k classes.
         boxes: the boxes of the n images, where the data set has them.
-        left_out: see above.
 
     Raises:
         InputError: an image of a kind that is not read, such as .heic.
@@ -48,27 +46,31 @@ class FileSource:
         labels: np.ndarray,
         class_names: tuple[str, ...],
         boxes: Boxes | None = None,
-        left_out: str = "",
     ):
         _require_read(root, paths)
         self.class_names = class_names
         self.labels = labels
         self.ids = ids
-        self.left_out = left_out
         self._root = str(root)
         self._split = split
         self._paths = paths
-        self._boxes = boxes
+        self._boxes = None if boxes is None else _trusted(boxes, paths)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Record:
         path = os.path.join(self._root, self._paths[index])
-        record = Record(image=_read(path), labels=self.labels[index].copy(), id=self.ids[index], where=path)
-        if self._boxes is not None:
-            record["boxes"], record["box_classes"] = self._boxes.of(index)
-        return record
+        return Record(image=_read(path), labels=self.labels[index].copy(), id=self.ids[index], where=path)
+
+    def boxes(self) -> Boxes | None:
+        """The boxes of its images; None if the data set has none."""
+        return self._boxes
+
+    @property
+    def left_out(self) -> str:
+        """A line about boxes in memory that cannot be used; "" if there are none."""
+        return "" if self._boxes is None else self._boxes.left_out
 
     def __repr__(self) -> str:
         return (
@@ -94,6 +96,12 @@ class FileSource:
 def _links(folder: str) -> set[str]:
     with os.scandir(folder) as entries:
         return {entry.name for entry in entries if entry.is_symlink()}
+
+
+def _trusted(boxes: Boxes, paths: list[str]) -> Boxes:
+    """The boxes, with sizes of TIFF files unknown: these may be turned, as only the file says."""
+    turning = [path.lower().endswith((".tif", ".tiff")) for path in paths]
+    return replace(boxes, sizes=np.where(np.array(turning)[:, None], 0, boxes.sizes))
 
 
 def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarray) -> str:

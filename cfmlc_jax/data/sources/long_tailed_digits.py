@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.data.sources import Record, imbalance
-from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Scenes
+from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Box, Scenes
 from cfmlc_jax.errors import InputError
 
 # Splits -> those of the scenes, whose handwritings and photo regions they have.
@@ -78,9 +78,9 @@ class LongTailedDigits:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Record:
-        scene = self._scenes[self._kept[index]]
-        left, top = self._corner(index, scene["boxes"][0].astype(int).tolist())
-        window = Image.fromarray(scene["image"]).crop((left, top, left + self._size, top + self._size))
+        pixels, (digit, *_) = self._scenes.painted(self._kept[index])
+        left, top = self._corner(index, digit.box)
+        window = Image.fromarray(pixels).crop((left, top, left + self._size, top + self._size))
         return Record(
             image=np.array(window.convert("L").convert("RGB")),
             labels=self.labels[index].copy(),
@@ -94,7 +94,7 @@ class LongTailedDigits:
             f"size={self._size}, seed={self._seed})"
         )
 
-    def _corner(self, index: int, box: list[int]) -> tuple[int, int]:
+    def _corner(self, index: int, box: Box) -> tuple[int, int]:
         """Left and top of a window in the scene that holds the box."""
         stream = (list(SPLITS).index(self._split), WINDOW_STREAM, int(self._kept[index]))
         seed = np.random.SeedSequence(self._seed, spawn_key=stream)

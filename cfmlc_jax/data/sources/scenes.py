@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.data.sources import Record
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.errors import InputError
 
 CLASS_NAMES = tuple(f"digit {digit}" for digit in range(10))
@@ -68,7 +69,7 @@ class _Layer:
 
 
 class Scenes:
-    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10], boxes and masks.
+    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10]; boxes and masks of its digits.
 
     How digits are drawn: a number from `min_digits` to `max_digits` is drawn uniformly; then, until
     the scene has that many, a digit is drawn uniformly among the absent ones, and its partner joins
@@ -160,13 +161,27 @@ class Scenes:
             labels=self.labels[index],
             id=self.ids[index],
             where=f"scene {index} of {self!r}",
-            boxes=np.array([layer.info.box for layer in layers], np.float32),
-            box_classes=np.array([layer.info.digit for layer in layers], np.int32),
+        )
+
+    def boxes(self) -> Boxes:
+        """The boxes of all objects, of each scene in the order of `objects`."""
+        scenes = [self.objects(index) for index in range(self.num_scenes)]
+        every = [item for scene in scenes for item in scene]
+        return Boxes(
+            corners=np.array([item.box for item in every], np.float32).reshape(-1, 4),
+            classes=np.array([item.digit for item in every], np.int32),
+            images=np.repeat(np.arange(self.num_scenes), [len(scene) for scene in scenes]),
+            sizes=np.full((self.num_scenes, 2), self.size, np.int64),
         )
 
     def objects(self, index: int) -> list[SceneObject]:
         """The scene's n digits, in the order in which they are painted and boxed."""
         return [layer.info for layer in self._scene(self._position(index))[1]]
+
+    def painted(self, index: int) -> tuple[np.ndarray, list[SceneObject]]:
+        """The scene as uint8 [size, size, 3], and its `objects`."""
+        background, layers = self._scene(self._position(index))
+        return _paint(background, layers), [layer.info for layer in layers]
 
     def render(self, index: int, without: int | None = None) -> np.ndarray:
         """The scene as uint8 [size, size, 3], or its counterfactual without one object.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfmlc_jax.data.sources import Record, Source
+from cfmlc_jax.data.sources.boxes import Boxed, Boxes
 
 
 class Selected:
@@ -26,6 +27,11 @@ class Selected:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._positions[index])]
+
+    def boxes(self) -> Boxes | None:
+        """The boxes of these records; None if the source has none."""
+        every = self._source.boxes() if isinstance(self._source, Boxed) else None
+        return None if every is None else every.at(self._positions)
 
     def __repr__(self) -> str:
         return f"Selected({len(self)} of {self._source!r})"

@@ -49,7 +49,7 @@ class VisualGenome(files.FileSource):
     category are dropped, the others sorted by number and split 70 to 30 by the permutation of
     NumPy's RandomState(1), each part in order of number again. Boxes are those of the objects that
     have a category, as annotated: some reach beyond their image. One that cannot be used is left out
-    and reported (`left_out`).
+    and reported (`boxes().left_out`).
 
     Args:
         root: the folder above.
@@ -88,13 +88,13 @@ class VisualGenome(files.FileSource):
             ids=[str(numbers[row]) for row in rows],
             labels=labels,
             class_names=class_names,
-            boxes=boxes.from_sizes(
+            boxes=boxes.from_annotations(
                 [row for row, _ in usable],
                 [thing.box for _, thing in usable],
                 [thing.column for _, thing in usable],
-                len(rows),
+                [None] * len(rows),
+                str(left_out),
             ),
-            left_out=str(left_out),
         )
 
 

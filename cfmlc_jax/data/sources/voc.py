@@ -1,6 +1,7 @@
 """PASCAL VOC 2007 in its official layout: 20 classes, trainval to train on, test to validate on."""
 
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -32,9 +33,9 @@ class Voc(files.FileSource):
 
     As in the reference (MLC-PAT): a class is present where `ImageSets/Main/<class>_<list>.txt`
     says 1; 0 (only difficult instances) and -1 are absent; images without a class are dropped.
-    With a folder `Annotations`, records have the boxes of the instances that are not difficult,
-    so that boxes and labels agree. Files and boxes that cannot be used are left out and reported
-    (`left_out`).
+    With a folder `Annotations` there are boxes of the instances that are not difficult, so that boxes
+    and labels agree. Their files are read by `boxes` alone, for training needs none; files and boxes
+    that cannot be used are left out and reported (`boxes().left_out`).
 
     Args:
         root: the folder that holds `VOCdevkit`, or `VOCdevkit` itself, or `VOC2007` itself: the
@@ -59,9 +60,6 @@ class Voc(files.FileSource):
         files.require_own_files(ids, names, str(root))
         found = files.find_files(root, names)
         files.require_files(names, found, root, WAY_OUT)
-        annotations, left_out = root / "Annotations", boxes.LeftOut()
-        annotated = ids if annotations.is_dir() else []
-        instances = [read_boxes(annotations / f"{key}.xml", left_out) for key in annotated]
         super().__init__(
             root=root,
             split=split,
@@ -69,13 +67,20 @@ class Voc(files.FileSource):
             ids=ids,
             labels=labels,
             class_names=CLASS_NAMES,
-            boxes=boxes.from_sizes(
-                [row for row, of_image in enumerate(instances) for _ in of_image],
-                [size for of_image in instances for _, size in of_image],
-                [column for of_image in instances for column, _ in of_image],
-                len(ids),
-            ),
-            left_out=str(left_out),
+        )
+
+    def boxes(self) -> boxes.Boxes | None:
+        """The boxes of its images, read from a file of each; None without a folder `Annotations`."""
+        annotations, left_out = Path(self._root) / "Annotations", boxes.LeftOut()
+        if not annotations.is_dir():
+            return None
+        images = [read_boxes(annotations / f"{key}.xml", left_out) for key in self.ids]
+        return boxes.from_annotations(
+            [row for row, image in enumerate(images) for _ in image.instances],
+            [box for image in images for _, box in image.instances],
+            [column for image in images for column, _ in image.instances],
+            [image.size for image in images],
+            str(left_out),
         )
 
 
@@ -118,8 +123,19 @@ def _row(path: Path, number: int, line: str) -> tuple[str, str]:
     return key, cells[1]
 
 
-def read_boxes(path: Path, left_out: boxes.LeftOut) -> list[tuple[int, list[float]]]:
-    """Class and box [left, top, width, height] of the instances of a VOC file that are not difficult.
+class Annotated(NamedTuple):
+    """What a file of annotations says of its image.
+
+    instances: class and box [left, top, width, height] of those that are not difficult.
+    size: width and height, if they are known.
+    """
+
+    instances: list[tuple[int, list[float]]]
+    size: boxes.Size | None
+
+
+def read_boxes(path: Path, left_out: boxes.LeftOut) -> Annotated:
+    """The instances of a VOC file that are not difficult, and the size of its image.
 
     VOC counts pixels from 1 and its right and bottom pixels belong to the box; ours count from 0
     and end before the last.
@@ -132,13 +148,13 @@ def read_boxes(path: Path, left_out: boxes.LeftOut) -> list[tuple[int, list[floa
         document = ElementTree.fromstring(path.read_bytes())
     except OSError as error:
         left_out.add(str(path), str(error.strerror))
-        return []
+        return Annotated([], None)
     # Python's parser of XML raises the others over encodings.
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         left_out.add(str(path), f"broken XML ({' '.join(str(error).split())})")
-        return []
+        return Annotated([], None)
     size = boxes.size_of(*(_number(document.findtext(f"size/{side}")) for side in ("width", "height")))
-    found = []
+    instances = []
     for number, instance in enumerate(document.findall("object")):
         name = instance.findtext("name", "").strip()
         if instance.findtext("difficult", "0").strip() == "1":
@@ -149,8 +165,8 @@ def read_boxes(path: Path, left_out: boxes.LeftOut) -> list[tuple[int, list[floa
         if reason:
             left_out.add(f"{path}: object {number}", reason)
         else:
-            found.append((CLASS_NAMES.index(name), box))
-    return found
+            instances.append((CLASS_NAMES.index(name), box))
+    return Annotated(instances, size)
 
 
 def _box(instance: ElementTree.Element) -> list:

@@ -1,66 +1,93 @@
-"""Average precision of every class."""
+"""The metric of every class."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from cfmlc_jax import metrics
 from cfmlc_jax.report import series, tables
 from cfmlc_jax.report.markup import Markup
-from cfmlc_jax.report.run_files import Run, Split
-from cfmlc_jax.report.sections.layout import fold, of_split, section
-from cfmlc_jax.report.series import title
+from cfmlc_jax.report.sections.layout import fold, section, split_block
+from cfmlc_jax.results.predictions import Prediction
+from cfmlc_jax.results.read import Run, Split
+
+_MARKS = {"bar": tables.bar, "tick": tables.tick, "dot": tables.dot}
 
 
-def classes(run: Run) -> Markup | None:
-    """A table of classes for every split, the best first."""
+@dataclass(frozen=True)
+class ClassTable:
+    """What a table of the k classes of a split holds.
+
+    order: the classes' indices, the first on top.
+    facts: title and value of each class, in columns before the metric.
+    values: the metric of each class by prediction, percent.
+    marks: "bar", "tick" or "dot" of each prediction on the track.
+    changes: title and difference of each class, in columns after the metric.
+    """
+
+    order: Sequence[int]
+    facts: Sequence[tuple[str, Sequence[tables.Cell]]]
+    values: dict[Prediction, np.ndarray]
+    marks: dict[Prediction, str]
+    changes: Sequence[tuple[str, np.ndarray]] = ()
+
+
+@dataclass(frozen=True)
+class ClassesView:
+    """The metric of a task's classes.
+
+    lede: how to read it.
+    metric: its name.
+    title: a prediction's name.
+    table: the classes of a split.
+    """
+
+    lede: Callable[[Run], str]
+    metric: str
+    title: Callable[[Prediction], str]
+    table: Callable[[Run, Split], ClassTable]
+
+
+def classes(run: Run, view: ClassesView) -> Markup | None:
+    """A table of classes for every split; None without splits."""
     if not run.splits or run.evidence is None:
         return None
     names = run.evidence.class_names
-    blocks = [
-        of_split(
-            run, split.name, fold(f"{len(names)} classes", _key(split), _table(split, names), opened=True)
+    blocks = []
+    for split in run.splits:
+        table = view.table(run, split)
+        caption = f"{view.metric} by class on {split.name}"
+        shown = _table(table, names, caption, view.title)
+        blocks.append(
+            split_block(
+                run, split.name, fold(f"{len(names)} classes", _key(table, view.title), shown, opened=True)
+            )
         )
-        for split in run.splits
-    ]
-    lede = "Average precision (sklearn) in percent of each class, highest first; classes without a positive image come last."
-    return section("classes", "Classes", *blocks, lede=lede)
+    return section("classes", "Classes", *blocks, lede=view.lede(run))
 
 
-def _key(split):
-    effect = series.effect(split.predictions)
-    entries = [("bar", "combined", "combined"), ("tick", "whole", "whole image")]
-    if effect:
-        entries.append(("dot", series.colour(effect), title(effect)))
-    return tables.key(entries)
+def _key(table: ClassTable, title):
+    return tables.key([(mark, series.colour(p), title(p)) for p, mark in table.marks.items()])
 
 
-def _table(split: Split, names) -> Markup:
-    logits = split.logits
-    shown = ["combined", "whole"] + [name for name in [series.effect(split.predictions)] if name]
-    positives = split.scores.labels.sum(axis=0, dtype=int)
-    ap = {
-        name: np.where(
-            positives > 0,
-            100 * metrics.average_precision(logits[name], split.scores.labels, "sklearn"),
-            np.nan,
-        )
-        for name in shown
-    }
-    order = np.argsort(np.where(positives > 0, -ap["combined"], np.inf), kind="stable")
-    header = ["class", "images", "0 to 100 %", *(title(name) for name in shown), "combined − whole"]
-    rows = [
+def _table(table: ClassTable, names, caption, title) -> Markup:
+    header = ["class", *(name for name, _ in table.facts), "0 to 100 %"]
+    header += [*(title(p) for p in table.values), *(name for name, _ in table.changes)]
+    rows: list[list[tables.Cell]] = [
         [
             names[k],
-            int(positives[k]),
-            _track(names[k], {name: float(of[k]) for name, of in ap.items()}),
-            *(float(of[k]) for of in ap.values()),
-            tables.Change(float(ap["combined"][k] - ap["whole"][k])),
+            *(values[k] for _, values in table.facts),
+            _track(table, names[k], k, title),
+            *(float(values[k]) for values in table.values.values()),
+            *(tables.Change(float(values[k])) for _, values in table.changes),
         ]
-        for k in order.tolist()
+        for k in table.order
     ]
-    return tables.table(header, rows, caption=f"Average precision by class on {split.name}", tall=True)
+    return tables.table(header, rows, caption=caption, tall=True)
 
 
-def _track(name, ap):
-    marks = [tables.bar(ap["combined"], "combined"), tables.tick(ap["whole"], "whole")]
-    marks += [tables.dot(value, series.colour(of)) for of, value in ap.items() if of.startswith("tde_")]
-    return tables.track(marks, text=f"{name}: {tables.decimal(ap['combined'])} %")
+def _track(table: ClassTable, name, k, title):
+    values = {prediction: float(values[k]) for prediction, values in table.values.items()}
+    marks = [_MARKS[mark](values[p], series.colour(p)) for p, mark in table.marks.items()]
+    words = ", ".join(f"{title(p)} {tables.decimal(value)} %" for p, value in values.items())
+    return tables.track(marks, text=f"{name}: {words}")

@@ -3,12 +3,12 @@
 from cfmlc_jax import config as configs
 from cfmlc_jax.report import tables
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.run_files import Run
 from cfmlc_jax.report.sections.layout import absent, fold, section
+from cfmlc_jax.results.read import Run
 
 
 def configuration(run: Run) -> Markup:
-    """Two tables of fields: what was chosen, and what is as by default."""
+    """Two tables of fields: those that were chosen, and those at their defaults."""
     if run.config is None:
         return section("configuration", "Configuration", absent("There is no config.json here."))
     fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default()))
@@ -24,11 +24,11 @@ def configuration(run: Run) -> Markup:
             caption="Fields that differ from the defaults",
         ),
         fold(
-            f"{len(rest)} fields as by default",
+            f"{len(rest)} fields at their defaults",
             tables.table(
                 ["field", "value"],
                 [[_code(n), _code(v)] for n, v in rest.items()],
-                caption="Fields as by default",
+                caption="Fields at their defaults",
             ),
         ),
         lede=lede,

@@ -6,9 +6,10 @@ from cfmlc_jax import metrics
 from cfmlc_jax.report import scales, series, tables
 from cfmlc_jax.report.line_chart import line_chart, small_chart
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.run_files import Run, Split
-from cfmlc_jax.report.sections.layout import fold, of_split, panels, section
-from cfmlc_jax.report.series import Series, title
+from cfmlc_jax.report.sections.layout import fold, panels, section, split_block
+from cfmlc_jax.report.series import Series
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, one_of_each_kind
+from cfmlc_jax.results.read import Run, Split
 from cfmlc_jax.results.scores import probabilities
 
 # Where curves are read off.
@@ -18,7 +19,7 @@ WEAKEST = 12
 
 
 def curves(run: Run) -> Markup | None:
-    """Precision-recall curves over all cells and of the weakest classes; metrics over thresholds."""
+    """Precision-recall curves over all entries and of the weakest classes; metrics over thresholds."""
     if not run.splits or run.evidence is None:
         return None
     lede = (
@@ -31,16 +32,17 @@ def curves(run: Run) -> Markup | None:
 
 def _split(run: Run, split: Split, names):
     logits = split.logits
-    shown = series.chief(split.predictions)
+    shown = one_of_each_kind(split.predictions)
     unit = scales.fixed("recall, %", 0, 100, 20)
     recall = [
         _line(
-            name, zip((100 * RECALLS).tolist(), pooled_precision(logits[name], split.scores.labels).tolist())
+            prediction,
+            zip((100 * RECALLS).tolist(), pooled_precision(logits[prediction], split.scores.labels).tolist()),
         )
-        for name in shown
+        for prediction in shown
     ]
-    over = [_line(name, _f1(logits[name], split.scores.labels)) for name in shown]
-    return of_split(
+    over = [_line(prediction, _f1(logits[prediction], split.scores.labels)) for prediction in shown]
+    return split_block(
         run,
         split.name,
         panels(
@@ -54,12 +56,12 @@ def _split(run: Run, split: Split, names):
             wide=True,
         ),
         fold("Thresholds in numbers", _numbers(split)),
-        _weakest(split, logits["combined"], logits["whole"], names),
+        _weakest(split, logits[COMBINED], logits[WHOLE], names),
     )
 
 
-def _line(name, points):
-    return Series(title(name), series.colour(name), list(points))
+def _line(prediction, points):
+    return Series(prediction.title, series.colour(prediction), list(points))
 
 
 def precision_at(scores, positive, recalls) -> np.ndarray:
@@ -75,7 +77,7 @@ def precision_at(scores, positive, recalls) -> np.ndarray:
 
 
 def pooled_precision(logits, labels) -> np.ndarray:
-    """`precision_at` of `RECALLS` over all cells, in percent."""
+    """`precision_at` of `RECALLS` over all entries, in percent."""
     chances = probabilities(logits).ravel()
     return 100 * precision_at(chances, labels.ravel() > 0, RECALLS)
 
@@ -86,13 +88,13 @@ def _f1(logits, labels):
 
 
 def _numbers(split: Split):
-    thresholds = split.average["thresholds"]
+    thresholds = split.multi_label.measures["average"].thresholds
     rows: list[list[tables.Cell]] = [
-        [f"{title(name)}, {at.replace('top3', 'top 3')}", *(float(found[metric]) for metric in found)]
-        for name in split.predictions
-        for at, found in thresholds[name].items()
+        [f"{prediction.title}, {at.replace('top3', 'top 3')}", *map(float, values.values())]
+        for prediction in split.predictions
+        for at, values in thresholds[prediction].items()
     ]
-    header = ["prediction, threshold", *thresholds["combined"]["0.50"]]
+    header = ["prediction, threshold", *next(iter(thresholds[COMBINED].values()))]
     return tables.table(header, rows, caption=f"Metrics over thresholds on {split.name}, percent", tall=True)
 
 
@@ -108,11 +110,11 @@ def _weakest(split: Split, combined, whole, names):
             f"AP {100 * ap[k]:.1f} %",
             [
                 Series(
-                    of,
+                    name,
                     colour,
                     list(zip(RECALLS.tolist(), precision_at(x[:, k], labels[:, k], RECALLS).tolist())),
                 )
-                for of, colour, x in (("whole image", "whole", whole), ("combined", "combined", combined))
+                for name, colour, x in (("whole image", "whole", whole), ("combined", "combined", combined))
             ],
         )
         for k in order

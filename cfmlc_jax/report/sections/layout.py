@@ -1,7 +1,7 @@
 """What sections are made of."""
 
 from cfmlc_jax.report.markup import Child, Markup, element
-from cfmlc_jax.report.run_files import Run
+from cfmlc_jax.results.read import Run
 
 
 def section(anchor: str, title: str, *content: Child, lede: Child = None) -> Markup:
@@ -17,7 +17,7 @@ def section(anchor: str, title: str, *content: Child, lede: Child = None) -> Mar
     )
 
 
-def of_split(run: Run, name: str, *content: Child) -> Markup:
+def split_block(run: Run, name: str, *content: Child) -> Markup:
     """What a section has of one split, under its name; the page's switch of splits shows and hides it."""
     names = [split.name for split in run.splits]
     switched = f" split split-{names.index(name)}" if name in names else ""

@@ -1,51 +1,84 @@
-"""What the strength of an effect does, read off the saved logits."""
+"""What the strength α of an effect does, read off the saved logits."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from cfmlc_jax import metrics
-from cfmlc_jax.causal import effects
-from cfmlc_jax.metrics.bootstrap import mean_of_defined
-from cfmlc_jax.metrics.context_auc import weighted_context_auc
 from cfmlc_jax.report import scales, tables
 from cfmlc_jax.report.line_chart import line_chart
-from cfmlc_jax.report.markup import Markup
-from cfmlc_jax.report.run_files import Run, Split
-from cfmlc_jax.report.sections.layout import fold, of_split, panels, section
+from cfmlc_jax.report.markup import Markup, element
+from cfmlc_jax.report.sections.layout import fold, panels, section, split_block
 from cfmlc_jax.report.series import Series
-from cfmlc_jax.results.scores import mean_average_precisions, probabilities
+from cfmlc_jax.results.predictions import KINDS, effect_of
+from cfmlc_jax.results.read import Run, Split
 
-COLUMNS = {
-    "mAP_sklearn": "mAP (sklearn)",
-    "mAP_voc": "mAP (voc)",
-    "CF1": "CF1",
-    "OF1": "OF1",
-    "context_auc": "context AUC",
-}
+# Metrics in percent at each of some strengths.
+Sweep = list[dict[str, float]]
 
 
-def strength(run: Run, alphas: Sequence[float] | None) -> Markup | None:
-    """mAP, F1 and leaning on company against the strength α of each effect.
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart: a metric of the effect that subtracts a kind of counterfactual."""
+
+    name: str
+    colour: str
+    counterfactual: str
+    metric: str
+    dash: str | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the strength. Those without a value are left out.
+
+    title: what is shown.
+    label: of the vertical axis.
+    lines: the last on top.
+    """
+
+    title: str
+    label: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True)
+class StrengthView:
+    """What a task measures at each strength.
+
+    lede: how to read it.
+    metrics: names in the sweep and in tables.
+    sweep: the metrics of a split's effect, by its counterfactual, at some strengths; a metric that cannot be
+        measured may be left out.
+    charts: of the effects that subtract some counterfactuals.
+    """
+
+    lede: Callable[[Run], str]
+    metrics: dict[str, str]
+    sweep: Callable[[Run, Split, str, Sequence[float]], Sweep]
+    charts: Callable[[Sequence[str]], list[Chart]]
+
+
+def strength(run: Run, view: StrengthView, alphas: Sequence[float] | None) -> Markup | None:
+    """Charts and a table of metrics against the strength of every effect; None without effects.
 
     Args:
-        run: with splits.
-        alphas: strengths to read off; None for eleven from 0 and those of the configuration.
+        run: evaluated or not.
+        view: of its task.
+        alphas: strengths to read off; None for eleven from 0, those of the configuration and that of the
+            rule of thumb.
     """
-    if run.evidence is None:
+    if run.evidence is None or not run.splits:
         return None
-    kinds = [name.removeprefix("null_") for name in run.splits[0].scores.logits if name.startswith("null_")]
-    if not kinds:
-        return None
-    chosen = sorted(set(alphas)) if alphas else default_alphas(run.evidence.config["effect"]["alphas"])
-    null = run.evidence.config["effect"]["null"]
-    lede = (
-        f"A total direct effect is combined − α · (combined of the counterfactual); what is taken away shows the null “{null}”. "
-        "At α 0 it is the combined prediction. With one null for all images, TDE whole shifts a class’s logits alike: its mAP is a level line by construction."
+    counterfactuals = sorted(
+        run.splits[0].scores.counterfactuals, key=lambda each: KINDS.index(effect_of(each, 0).kind)
     )
-    pairs = run.evidence.training.pairs if run.evidence.training else []
-    blocks = [_split(run, split, sorted(kinds, reverse=True), chosen, pairs) for split in run.splits]
-    return section("strength", "Strength of effects", *blocks, lede=lede)
+    if not counterfactuals:
+        return None
+    configured = run.evidence.config["effect"]["alphas"]
+    blocks = [
+        _split(run, split, view, counterfactuals, _alphas(split, configured, alphas)) for split in run.splits
+    ]
+    return section("strength", "Strength of effects", *blocks, lede=view.lede(run))
 
 
 def default_alphas(configured: Sequence[float]) -> list[float]:
@@ -54,52 +87,67 @@ def default_alphas(configured: Sequence[float]) -> list[float]:
     return sorted({round(top * i / 10, 4) for i in range(11)} | {float(alpha) for alpha in configured})
 
 
-def sweep(split: Split, kind: str, alphas: Sequence[float], pairs) -> list[dict[str, float]]:
-    """The numbers of `COLUMNS` in percent at each strength; without pairs no context AUC."""
-    labels, null = split.scores.labels, split.scores.logits[f"null_{kind}"]
-    combined = split.scores.logits["combined"]
-    # One null for all images ranks them as the combined prediction does, but for its rounding.
-    of_ranks = _of_ranks(combined, labels, pairs) if (null == null[:1]).all() else None
-    found = []
-    for alpha in alphas:
-        logits = effects.total_direct_effect(combined, null, alpha)
-        decided = metrics.thresholded(probabilities(logits), labels, 0.5)
-        found.append(decided | (of_ranks or _of_ranks(logits, labels, pairs)))
-    return found
+def _alphas(split: Split, configured, alphas):
+    if alphas:
+        return sorted(set(alphas))
+    advised = _advised(split)
+    if advised is None:
+        return default_alphas(configured)
+    named = [*configured, advised]
+    # Round steps: the largest rounded up to a half.
+    return sorted({*default_alphas([math.ceil(2 * max([1.0, *named])) / 2]), *named})
 
 
-def _of_ranks(logits, labels, pairs):
-    values = mean_average_precisions(logits, labels)
-    if pairs:
-        auc = weighted_context_auc(logits, labels, pairs)(np.ones((1, len(labels))))
-        values["context_auc"] = float(100 * mean_of_defined(auc)[0])
-    return values
+def _advised(split: Split) -> float | None:
+    """The strength by the rule of thumb."""
+    rule = split.results.findings.rule_of_thumb
+    return round(rule.alpha, 2) if rule is not None and math.isfinite(rule.alpha) else None
 
 
-def _split(run: Run, split: Split, kinds, alphas, pairs):
-    found = {kind: sweep(split, kind, alphas, pairs) for kind in kinds}
-    shown = ["mAP_sklearn", "OF1", *(["context_auc"] if pairs else [])]
-    charts = [_chart(f"{COLUMNS[name]} and strength", name, found, alphas) for name in shown]
-    columns = {name: words for name, words in COLUMNS.items() if name in next(iter(found.values()))[0]}
+def _note(split: Split):
+    rule, advised = split.results.findings.rule_of_thumb, _advised(split)
+    if rule is None or advised is None:
+        return None
+    return f"By the rule of thumb α·cos ≈ 1, α is {advised:g} (mean cosine {rule.mean_cosine:.2f})."
+
+
+def _split(run: Run, split: Split, view: StrengthView, counterfactuals, alphas):
+    sweeps = {each: view.sweep(run, split, each, alphas) for each in counterfactuals}
+    charts = [_chart(chart, sweeps, alphas, _note(split)) for chart in view.charts(counterfactuals)]
+    charts = [chart for chart in charts if chart is not None]
+    numbers = _numbers(split, view, sweeps, alphas)
+    words = "Strengths in numbers"
+    if len(charts) > 1:
+        return split_block(run, split.name, panels(*charts), fold(words, numbers))
+    # Beside a lone chart there is room.
+    caption = element("figcaption", element("strong", words))
+    figure = element("figure", caption, numbers, class_="panel")
+    return split_block(run, split.name, panels(*charts, figure, wide=True))
+
+
+def _chart(chart: Chart, sweeps, alphas, note):
+    lines = []
+    for line in chart.lines:
+        values = [values.get(line.metric, math.nan) for values in sweeps[line.counterfactual]]
+        if not all(math.isnan(value) for value in values):
+            points = list(zip(alphas, values, strict=True))
+            lines.append(Series(line.name, line.colour, points, line.dash))
+    if not lines:
+        return None
+    y = scales.fitted(chart.label, [value for line in lines for _, value in line.points])
+    return line_chart(chart.title, lines, scales.spanning("α", alphas, ticks=5), y, note)
+
+
+def _numbers(split: Split, view: StrengthView, sweeps, alphas):
+    measured = next(iter(sweeps.values()))[0]
+    columns = {name: title for name, title in view.metrics.items() if name in measured}
     rows: list[list[tables.Cell]] = [
-        [f"TDE {kind}, α {alpha:g}", *(values[name] for name in columns)]
-        for kind, of_kind in found.items()
-        for alpha, values in zip(alphas, of_kind, strict=True)
+        [
+            effect_of(each, alpha).title,
+            *(values[name] for name in columns),
+        ]
+        for each, sweep in sweeps.items()
+        for alpha, values in zip(alphas, sweep, strict=True)
     ]
-    table = tables.table(
-        ["effect", *columns.values()], rows, caption=f"Strengths on {split.name}, percent", tall=True
-    )
-    return of_split(run, split.name, panels(*charts), fold("Strengths in numbers", table))
-
-
-def _chart(title, name, found, alphas):
-    lines = [
-        Series(
-            f"TDE {kind}",
-            f"tde-{kind}",
-            [(a, values[name]) for a, values in zip(alphas, of_kind, strict=True)],
-        )
-        for kind, of_kind in found.items()
-    ]
-    y = scales.fitted(f"{COLUMNS[name]}, %", [value for line in lines for _, value in line.points])
-    return line_chart(title, lines, scales.spanning("α", alphas, ticks=5), y)
+    caption = f"Strengths on {split.name}, percent"
+    return tables.table(["effect", *columns.values()], rows, caption=caption, tall=True)

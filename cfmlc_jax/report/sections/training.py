@@ -1,56 +1,62 @@
 """Training curves from metrics.jsonl."""
 
+from dataclasses import dataclass
+
 from cfmlc_jax.report import scales, tables
 from cfmlc_jax.report.line_chart import line_chart
 from cfmlc_jax.report.markup import Markup
-from cfmlc_jax.report.run_files import Run
 from cfmlc_jax.report.sections.layout import absent, fold, panels, section
 from cfmlc_jax.report.series import Series
+from cfmlc_jax.results.read import Run
 
 LOSSES = {
     "train/loss_whole": ("whole image", "whole"),
     "train/loss_patch": ("patches", "patch"),
     "train/loss": ("sum", "combined"),
 }
-VALIDATION = {
-    "val/weights/mAP_voc": ("last weights", "whole"),
-    "val/average/mAP_voc": ("averaged weights", "combined"),
-}
-EPOCH = {
-    "val/weights/mAP_voc": "last weights, voc",
-    "val/weights/mAP_sklearn": "sklearn",
-    "val/average/mAP_voc": "averaged, voc",
-    "val/average/mAP_sklearn": "sklearn",
-}
-# Of images of one label.
-VALIDATION_TOP1 = {
-    "val/weights/top1": ("last weights", "whole"),
-    "val/average/top1": ("averaged weights", "combined"),
-}
-EPOCH_TOP1 = {
-    f"val/{weights}/{metric}": f"{words}, {metric}" if metric == "top1" else metric
-    for weights, words in (("weights", "last weights"), ("average", "averaged"))
-    for metric in ("top1", "many", "medium", "few")
+# Sets of weights in metrics.jsonl: in charts, in the table, and their colour.
+WEIGHTS = {
+    "weights": ("raw weights", "raw", "whole"),
+    "average": ("averaged weights", "averaged", "combined"),
 }
 
 
-def training(run: Run) -> Markup:
-    """Loss, validation mAP, learning rate and gradient norm over steps."""
+@dataclass(frozen=True)
+class TrainingView:
+    """What a task validates.
+
+    chart: title of the chart of the metric.
+    label: of its axis.
+    metric: name in metrics.jsonl.
+    columns: metrics of the table, the first beside the name of the weights, with their titles.
+    caption: of the table.
+    """
+
+    chart: str
+    label: str
+    metric: str
+    columns: dict[str, str]
+    caption: str
+
+
+def training(run: Run, view: TrainingView) -> Markup:
+    """Loss, validation metric, learning rate and gradient norm over steps."""
     if not run.log:
         return section(
             "training",
             "Training",
             absent("There is no metrics.jsonl here: this folder holds an evaluation only."),
         )
+    validated = {
+        f"val/{weights}/{view.metric}": (words, colour) for weights, (words, _, colour) in WEIGHTS.items()
+    }
     charts = [
         _chart(run, "Loss", "loss", LOSSES),
-        _chart(run, "Validation accuracy", "top-1, %", VALIDATION_TOP1)
-        if run.one_label
-        else _chart(run, "Validation mAP", "mAP (voc), %", VALIDATION),
+        _chart(run, view.chart, view.label, validated),
         _chart(run, "Learning rate", "rate", {"train/lr": ("learning rate", "combined")}),
         _chart(run, "Norm of the gradient", "norm", {"train/grad_norm": ("norm", "combined")}),
     ]
-    return section("training", "Training", panels(*charts, wide=True), _epochs(run))
+    return section("training", "Training", panels(*charts, wide=True), _epochs(run, view))
 
 
 def _chart(run: Run, title, label, columns):
@@ -76,25 +82,21 @@ def _points(run: Run, column):
     ]
 
 
-def _epochs(run: Run):
+def _epochs(run: Run, view: TrainingView):
     ends = [record for record in run.log if "epoch" in record]
     if not ends:
         return absent("No epoch has ended yet.")
-    columns = EPOCH_TOP1 if run.one_label else EPOCH
+    columns = {
+        f"val/{weights}/{metric}": title if i else f"{words}, {title}"
+        for weights, (_, words, _) in WEIGHTS.items()
+        for i, (metric, title) in enumerate(view.columns.items())
+    }
     rows = [
         [f"{record['epoch']:g}", int(record["step"]), *(_value(record.get(column)) for column in columns)]
         for record in ends
     ]
-    metric = "accuracy" if run.one_label else "mAP"
-    return fold(
-        "Validation in numbers",
-        tables.table(
-            ["epoch", "step", *columns.values()],
-            rows,
-            caption=f"Validation {metric} by epoch, percent",
-            tall=True,
-        ),
-    )
+    header = ["epoch", "step", *columns.values()]
+    return fold("Validation in numbers", tables.table(header, rows, caption=view.caption, tall=True))
 
 
 def _value(number):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfmlc_jax import config as configs
 from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue

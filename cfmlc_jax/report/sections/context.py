@@ -1,4 +1,4 @@
-"""How labels keep company in training, and how far predictions lean on it."""
+"""How labels co-occur in training, and how far predictions lean on context."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,31 @@ from cfmlc_jax.metrics.bootstrap import ratio
 from cfmlc_jax.report import scales, series, tables
 from cfmlc_jax.report.heat_map import heat_map
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.run_files import Run, Split
-from cfmlc_jax.report.sections.layout import absent, fold, of_split, panels, section
-from cfmlc_jax.report.series import title
+from cfmlc_jax.report.sections.layout import absent, fold, panels, section, split_block
 from cfmlc_jax.results.evidence import Training
+from cfmlc_jax.results.multi_label import THRESHOLD, Context
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction, chief_effect
+from cfmlc_jax.results.read import Run, Split
 from cfmlc_jax.results.scores import probabilities
 
 MOST_CLASSES = 30  # in a heat map
 
 
-def company(run: Run) -> Markup | None:
+def context(run: Run) -> Markup | None:
     """Heat maps of the training labels and of the excess of false positives, and the strongest pairs."""
     if run.evidence is None:
         return None
-    heading = "Company"
+    heading = "Context"
     training, names = run.evidence.training, run.evidence.class_names
     if training is None:
-        return section("company", heading, absent(f"Left out, for {run.evidence.missing}."))
+        return section("context", heading, absent(f"Left out, for {run.evidence.missing}."))
     if not training.pairs:
-        return section("company", heading, absent("No two classes are together often enough in training."))
+        return section("context", heading, absent("No two classes are together often enough in training."))
     chosen = shown_classes(training, len(names))
     lede = (
-        "In training some classes come together. A false positive is in excess where a class that is absent is "
-        f"predicted more often beside its company than without: rate with − rate without, at threshold 0.5, over the {len(training.pairs)} "
-        "strongest pairs of the training set. A threshold moves that number; the context AUC has none: how often company "
+        "In training some classes co-occur. A false positive is in excess where a class that is absent is "
+        f"predicted more often beside its context than without: rate with − rate without, at threshold 0.5, over the {len(training.pairs)} "
+        "strongest pairs of the training set. A threshold moves that number; the context AUC has none: how often context "
         "raises the score of an absent class, 50 % where it is ignored. (An effect that subtracts one constant per class lowers the first "
         "and cannot change the second.)"
     )
@@ -52,7 +53,7 @@ def company(run: Run) -> Markup | None:
         note=f"How often, in percent, the row’s class is in an image with the column’s.{cut}",
     )
     blocks = [_split(run, split, training, names, chosen) for split in run.splits]
-    return section("company", heading, panels(learnt, _strongest(training, names)), *blocks, lede=lede)
+    return section("context", heading, panels(learnt, _strongest(training, names)), *blocks, lede=lede)
 
 
 def _strongest(training: Training, names):
@@ -66,9 +67,9 @@ def _strongest(training: Training, names):
     ]
     words = "Strongest pairs"
     note = element(
-        "span", "A class and its company, in percent of training images: beside its company, and in all."
+        "span", "A class and its context, in percent of training images: beside its context, and in all."
     )
-    content = tables.table(["class, company", "beside it", "in all"], rows, caption=words, tall=True)
+    content = tables.table(["class, context", "beside it", "in all"], rows, caption=words, tall=True)
     return element("figure", element("figcaption", element("strong", words), note), content, class_="panel")
 
 
@@ -80,53 +81,46 @@ def shown_classes(training: Training, classes: int) -> list[int]:
 
 
 def _split(run: Run, split: Split, training: Training, names, chosen):
-    found = split.average["company"]
-    if not found:
+    used = split.multi_label.findings.context
+    if used is None:
         return None
-    return of_split(
+    return split_block(
         run,
         split.name,
-        _means(split, found),
+        _means(split, used),
         fold(
             "Excess of false positives, class by class", *_maps(split, training, names, chosen), opened=True
         ),
-        fold(f"The {found['pairs']} strongest pairs", *_pairs(split, training, names, found)),
+        fold(f"The {used.pairs} strongest pairs", *_pairs(split, training, names, used)),
     )
 
 
-def _means(split: Split, found):
-    of = found["predictions"]
-    axis = scales.fitted("AUC", [50.0, *(end for name in of for end in of[name]["context_auc"])])
+def _means(split: Split, used: Context):
+    uses = used.predictions
+    axis = scales.fitted("AUC", [50.0, *(end for use in uses.values() for end in use.context_auc)])
     rows = [
         [
-            title(name),
-            tables.with_interval(*of[name]["excess_fpr"], digits=1),
-            tables.with_interval(*of[name]["context_auc"], digits=1),
-            tables.interval_track(of[name]["context_auc"], axis, series.colour(name)),
+            prediction.title,
+            tables.with_interval(*uses[prediction].excess_fpr, digits=1),
+            tables.with_interval(*uses[prediction].context_auc, digits=1),
+            tables.interval_track(uses[prediction].context_auc, axis, series.colour(prediction)),
         ]
-        for name in split.predictions
+        for prediction in split.predictions
     ]
     header = ["prediction", "excess, points", "context AUC, %", tables.axis_text(axis)]
-    return tables.table(header, rows, caption=f"Leaning on company on {split.name}")
+    return tables.table(header, rows, caption=f"Use of context on {split.name}")
 
 
 def _maps(split: Split, training: Training, names, chosen):
-    logits = split.logits
-    shown = [name for name in ("whole", "combined", series.effect(split.predictions)) if name]
-    place = np.ix_(chosen, chosen)
     excess = {
-        name: 100
-        * cooccurrence.false_positive_rates(probabilities(logits[name]), split.scores.labels, 0.5).excess[
-            place
-        ]
-        for name in shown
+        prediction: 100 * _excess(split, prediction)[np.ix_(chosen, chosen)] for prediction in _shown(split)
     }
-    top = max(1.0, *(float(np.nanmax(np.abs(of), initial=0.0)) for of in excess.values()))
+    top = max(1.0, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in excess.values()))
     mark = _marked(training.pairs, chosen)
     shown_names = [names[k] for k in chosen]
     maps = [
-        heat_map(title(name), of, shown_names, top=top, positive="tde-pivot", mark=mark)
-        for name, of in excess.items()
+        heat_map(prediction.title, values, shown_names, top=top, positive="tde-pivot", mark=mark)
+        for prediction, values in excess.items()
     ]
     note = (
         f"Percentage points by which the row’s class, absent, is predicted more often beside the column’s class (orange), or less "
@@ -135,27 +129,40 @@ def _maps(split: Split, training: Training, names, chosen):
     return element("p", note), panels(*maps)
 
 
+def _shown(split: Split) -> list[Prediction]:
+    """Predictions whose pairs are shown one by one."""
+    effect = chief_effect(split.predictions)
+    return [WHOLE, COMBINED, *([effect] if effect else [])]
+
+
+def _excess(split: Split, prediction: Prediction):
+    """Excess of false positives [k, k] beside each context, a fraction."""
+    chances = probabilities(split.logits[prediction])
+    return cooccurrence.false_positive_rates(chances, split.scores.labels, THRESHOLD).excess
+
+
 def _marked(pairs: Sequence[Sequence[int]], chosen):
     place = {k: i for i, k in enumerate(chosen)}
     return [(place[j], place[i]) for j, i in pairs if j in place and i in place]
 
 
-def _pairs(split: Split, training: Training, names, found):
-    shown = [name for name in ("whole", "combined", series.effect(split.predictions)) if name]
-    excess = {name: found["predictions"][name]["by_pair"] for name in shown}
+def _pairs(split: Split, training: Training, names, used: Context):
+    excess = {prediction: used.predictions[prediction].by_pair for prediction in _shown(split)}
     header = [
         "class, beside",
-        "P(class | company)",
+        "P(class | context)",
         "P(class)",
         "0 to 100 points",
-        *(title(name) for name in shown),
+        *(prediction.title for prediction in excess),
     ]
     rows: list[list[tables.Cell]] = []
     for row, (target, context) in enumerate(training.pairs):
         together = training.counts[target][context] / training.counts[context][context]
-        values = {name: float(of[row]) for name, of in excess.items()}
-        marks = [tables.tick(values["whole"], "whole")]
-        marks += [tables.dot(value, series.colour(name)) for name, value in values.items() if name != "whole"]
+        values = {prediction: float(by_pair[row]) for prediction, by_pair in excess.items()}
+        marks = [
+            (tables.tick if prediction == WHOLE else tables.dot)(value, series.colour(prediction))
+            for prediction, value in values.items()
+        ]
         label = f"{names[target]}, {names[context]}"
         rows.append(
             [
@@ -166,7 +173,7 @@ def _pairs(split: Split, training: Training, names, found):
                 *values.values(),
             ]
         )
-    keys = [("tick" if name == "whole" else "dot", series.colour(name), title(name)) for name in shown]
+    keys = [("tick" if p == WHOLE else "dot", series.colour(p), p.title) for p in excess]
     return tables.key(keys), tables.table(
         header, rows, caption=f"Strongest pairs on {split.name}, percent", tall=True
     )

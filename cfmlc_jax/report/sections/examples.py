@@ -1,101 +1,108 @@
 """The images that are predicted best and worst, with what each shown class looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cfmlc_jax.report import tables
 from cfmlc_jax.report.markup import Markup, element
-from cfmlc_jax.report.run_files import Run
-from cfmlc_jax.report.sections.layout import of_split, section
+from cfmlc_jax.report.sections.layout import section, split_block
 from cfmlc_jax.results import pivots
-from cfmlc_jax.results.evidence import Exhibit, ShownClass
+from cfmlc_jax.results.evidence import Example, ExampleClass
+from cfmlc_jax.results.read import Run
 
 SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
-MANY_LABELS = (
-    "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
-    "probable ones, or those that cost most."
-)
-ONE_LABEL = "The images with the lowest and the highest cross-entropy of the factual prediction, and the three most probable classes of each."
 HEADINGS = {"best": "Lowest loss", "worst": "Highest loss"}
 
 
-def gallery(run: Run) -> Markup | None:
+@dataclass(frozen=True)
+class ExamplesView:
+    """How a task decides on classes.
+
+    lede: which images and classes are shown.
+    predicted: whether a class of an example is predicted.
+    """
+
+    lede: str
+    predicted: Callable[[ExampleClass, Example], bool]
+
+
+def examples(run: Run, view: ExamplesView) -> Markup | None:
     """Photos, each with a panel for three classes: patches fade where they weigh little."""
     if run.evidence is None:
         return None
     blocks = []
-    for number, (split, kinds) in enumerate(run.evidence.exhibits.items()):
+    for number, (split, kinds) in enumerate(run.evidence.examples.items()):
         shown = [
             element(
                 "div",
                 element("h4", HEADINGS[kind]),
                 *(
-                    _exhibit(
-                        exhibit,
+                    _example(
+                        example,
                         f"photo-{number}-{kind}-{i}",
                         run.evidence.class_names,
                         run.evidence.cells,
-                        _most_probable(exhibit) if run.one_label else None,
+                        view,
                     )
-                    for i, exhibit in enumerate(exhibits)
+                    for i, example in enumerate(of_kind)
                 ),
             )
-            for kind, exhibits in kinds.items()
-            if exhibits
+            for kind, of_kind in kinds.items()
+            if of_kind
         ]
-        blocks.append(of_split(run, split, *shown))
-    lede = ONE_LABEL if run.one_label else MANY_LABELS
+        blocks.append(split_block(run, split, *shown))
+    lede = view.lede
     if run.evidence.cells is not None:
         lede += (
             f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {pivots.PIVOT:g} times an "
             "equal share, for below that no patch stands out. Dashed boxes are the class’s objects. The effect is the class’s logit less that without its pivot patch."
         )
-    return section("gallery", "Best and worst images", *blocks, lede=lede)
+    return section("examples", "Best and worst images", *blocks, lede=lede)
 
 
-def _most_probable(exhibit: Exhibit) -> int:
-    """The class that an image of one label was taken for."""
-    return max(exhibit.classes, key=lambda shown: shown.probability).label
-
-
-def _exhibit(exhibit: Exhibit, anchor: str, names: Sequence[str], cells, only: int | None):
-    """An image and its classes; `only` is the one predicted class, None where each is decided by itself."""
-    labels = ", ".join(names[k] for k in exhibit.labels)
-    scale = SIDE / max(exhibit.width, exhibit.height)
-    width, height = exhibit.width * scale, exhibit.height * scale
+def _example(example: Example, anchor: str, names: Sequence[str], cells, view: ExamplesView):
+    """An image and its classes."""
+    labels = ", ".join(names[k] for k in example.labels)
+    scale = SIDE / max(example.width, example.height)
+    width, height = example.width * scale, example.height * scale
     image = element(
-        "image", id=anchor, href=f"data:image/jpeg;base64,{exhibit.jpeg}", width=width, height=height,
+        "image", id=anchor, href=f"data:image/jpeg;base64,{example.jpeg}", width=width, height=height,
         preserveAspectRatio="none",
     )  # fmt: skip
     photo = element(
         "figure",
-        _canvas([image], width, height, f"Image {exhibit.id} with {labels}"),
-        element("figcaption", element("strong", labels), element("span", exhibit.id), element("span", f"loss {exhibit.loss:.3f}")),
+        _canvas([image], width, height, f"Image {example.id} with {labels}"),
+        element("figcaption", element("strong", labels), element("span", example.id), element("span", f"loss {example.loss:.3f}")),
     )  # fmt: skip
     if cells is None:
         # Without patches a photo for each class would be the same photo.
         listed = [
-            element("li", element("strong", names[s.label]), " ", *_facts(s, only)) for s in exhibit.classes
+            element("li", element("strong", names[s.label]), " ", *_facts(s, _verdict(s, example, view)))
+            for s in example.classes
         ]
-        return element("div", photo, element("ul", *listed, class_="judged"), class_="exhibit plain")
-    classes = [_class(shown, anchor, width, height, names, cells, only) for shown in exhibit.classes]
-    return element("div", photo, *classes, class_="exhibit")
+        return element("div", photo, element("ul", *listed, class_="classes"), class_="example plain")
+    classes = [
+        _class(shown, _verdict(shown, example, view), anchor, (width, height), names, cells)
+        for shown in example.classes
+    ]
+    return element("div", photo, *classes, class_="example")
 
 
-def _class(shown: ShownClass, anchor, width, height, names, cells, only):
-    name = names[shown.label]
+def _class(shown: ExampleClass, verdict, anchor, size, names, cells):
+    name, (width, height) = names[shown.label], size
     parts = [] if shown.weights is None else _patches(shown.weights, cells, anchor, width, height)
     parts += [_box(box, width, height) for box in shown.boxes]
-    text = f"{name}: probability {shown.probability:.2f}, {_verdict(shown, only)[0]}"
+    text = f"{name}: probability {shown.probability:.2f}, {verdict[0]}"
     return element(
         "figure",
         _canvas(parts, width, height, text),
-        element("figcaption", element("strong", name), *_facts(shown, only)),
+        element("figcaption", element("strong", name), *_facts(shown, verdict)),
     )
 
 
-def _facts(shown: ShownClass, only: int | None):
-    verdict, mark = _verdict(shown, only)
-    facts = [element("span", f"{shown.probability:.2f} · ", element("em", verdict, class_=mark))]
+def _facts(shown: ExampleClass, verdict):
+    words, mark = verdict
+    facts = [element("span", f"{shown.probability:.2f} · ", element("em", words, class_=mark))]
     if shown.weights is not None:
         facts.append(element("span", f"{pivots.weight_text(shown.weights)} {max(shown.weights):.2f}"))
     if shown.effect is not None:
@@ -103,11 +110,12 @@ def _facts(shown: ShownClass, only: int | None):
     return facts
 
 
-def _verdict(shown: ShownClass, only: int | None) -> tuple[str, str]:
-    predicted = shown.probability > 0.5 if only is None else shown.label == only
+def _verdict(shown: ExampleClass, example: Example, view: ExamplesView) -> tuple[str, str]:
+    """How the decision is called, and whether it is right or wrong."""
+    predicted = view.predicted(shown, example)
     if shown.present:
-        return ("found", "right") if predicted else ("missed", "wrong")
-    return ("false alarm", "wrong") if predicted else ("rightly not seen", "right")
+        return ("true positive", "right") if predicted else ("false negative", "wrong")
+    return ("false positive", "wrong") if predicted else ("true negative", "right")
 
 
 def _canvas(parts, width, height, text):

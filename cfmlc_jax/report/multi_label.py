@@ -1,0 +1,206 @@
+"""The report of multi-label classification: its metrics and sections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cfmlc_jax import metrics
+from cfmlc_jax.metrics.bootstrap import mean_of_defined
+from cfmlc_jax.metrics.context_auc import weighted_context_auc
+from cfmlc_jax.report import tables
+from cfmlc_jax.report.markup import element
+from cfmlc_jax.report.sections.classes import ClassesView, ClassTable, classes
+from cfmlc_jax.report.sections.configuration import configuration
+from cfmlc_jax.report.sections.context import context
+from cfmlc_jax.report.sections.curves import curves
+from cfmlc_jax.report.sections.examples import ExamplesView, examples
+from cfmlc_jax.report.sections.pivots import pivots
+from cfmlc_jax.report.sections.results import Metric, ResultsView, results
+from cfmlc_jax.report.sections.strength import Chart, Line, StrengthView, Sweep, strength
+from cfmlc_jax.report.sections.training import TrainingView, training
+from cfmlc_jax.report.series import kind_colour
+from cfmlc_jax.report.task import Section, Task
+from cfmlc_jax.results import multi_label
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction, chief_effect, effect_of, kind_title
+from cfmlc_jax.results.read import Run, Split
+from cfmlc_jax.results.scores import mean_average_precisions, probabilities
+
+METHODS = {
+    "pat_t": "PAT-T, trained with patches",
+    "pat_i": "PAT-I, predicts with patches",
+    "whole": "whole images only, the baseline",
+}
+
+
+def _trained_as(config) -> str:
+    return METHODS.get(config["method"], str(config["method"])) if "method" in config else ""
+
+
+def _title(prediction: Prediction) -> str:
+    return prediction.title
+
+
+def _results_lede(intervals):
+    return (
+        f"Mean average precision (mAP) in percent of the averaged weights. Brackets are {intervals.level:.0%} bootstrap "
+        f"intervals over images ({intervals.resamples} resamples), less the bias of few positives, so that a weak classifier’s value lies in "
+        "the upper part of its interval; a gain’s is that of the difference on the same images."
+    )
+
+
+def _facts(split: Split, chief: Prediction):
+    measures, findings = split.multi_label.measures["average"], split.multi_label.findings
+    facts = _absent_classes(measures.classes, measures.metrics[chief]["mAP_sklearn"])
+    if findings.context is not None:
+        use = findings.context.predictions[chief]
+        facts.append(("context AUC (50 is none)", tables.with_interval(*use.context_auc, digits=1)))
+    if findings.localization is not None:
+        rates = findings.localization.all
+        chance = element("small", f"chance {tables.decimal(rates.chance_hit, 1)}")
+        facts.append(("pivot hits", element("span", tables.decimal(rates.hit, 1), " % ", chance)))
+    return facts
+
+
+def _absent_classes(counted: multi_label.Classes | None, value):
+    """What the classes without a positive image, each 0 in mAP (sklearn), take from it; nothing if there are none."""
+    if counted is None or counted.all == counted.with_positives:
+        return []
+    absent = counted.all - counted.with_positives
+    words = f"without the {absent} of {counted.all} classes that have no positive image, each 0 in it"
+    return [(words, f"{tables.decimal(value * counted.all / counted.with_positives)} %")]
+
+
+RESULTS = ResultsView(
+    lede=_results_lede,
+    metric=Metric("mAP_sklearn", "mAP (sklearn)"),
+    unit="% mAP",
+    others=(Metric("mAP_voc", "mAP (voc)"),),
+    gains=(("sklearn", "gain (sklearn)"), ("voc", "gain (voc)")),
+    baseline=multi_label.BASELINE,
+    gain_title="over whole image",
+    title=_title,
+    chief=lambda split: COMBINED,
+    facts=_facts,
+    caption="Mean average precision",
+    every=tuple(Metric(name, name.replace("_", " ")) for name in multi_label.METRICS),
+    every_summary="All metrics at threshold 0.5, both sets of weights",
+    every_caption="Metrics",
+)
+
+
+def _classes_of(run: Run, split: Split) -> ClassTable:
+    """Classes by the average precision of the combined prediction; those without a positive image come last."""
+    effect = chief_effect(split.predictions)
+    marks = {COMBINED: "bar", WHOLE: "tick"} | ({effect: "dot"} if effect else {})
+    positives = split.scores.labels.sum(axis=0, dtype=int)
+    precisions = {
+        prediction: np.where(
+            positives > 0,
+            100 * metrics.average_precision(split.logits[prediction], split.scores.labels, "sklearn"),
+            np.nan,
+        )
+        for prediction in marks
+    }
+    return ClassTable(
+        order=np.argsort(np.where(positives > 0, -precisions[COMBINED], np.inf), kind="stable").tolist(),
+        facts=[("images", positives.tolist())],
+        values=precisions,
+        marks=marks,
+        changes=[("combined − whole", precisions[COMBINED] - precisions[WHOLE])],
+    )
+
+
+CLASSES = ClassesView(
+    lede=lambda run: (
+        "Average precision (sklearn) in percent of each class, highest first; classes without a positive image come last."
+    ),
+    metric="Average precision",
+    title=_title,
+    table=_classes_of,
+)
+
+
+def _strength_lede(run: Run):
+    assert run.evidence is not None
+    return (
+        f"A total direct effect is combined − α · (combined of the counterfactual); what is taken away shows the null “{run.evidence.config['effect']['null']}”. "
+        "At α 0 it is the combined prediction. With one null for all images, TDE whole shifts a class’s logits alike: its mAP is a level line by construction."
+    )
+
+
+def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float]) -> Sweep:
+    """Both mAPs, CF1, OF1 and, with pairs of classes, the context AUC at each strength."""
+    labels, null = split.scores.labels, split.scores.counterfactuals[counterfactual]
+    pairs = run.evidence.training.pairs if run.evidence and run.evidence.training else []
+    constant = (null == null[:1]).all()
+    # One null for all images ranks them as the combined prediction does, but for its rounding.
+    ranked = _of_ranks(split.scores.logits["combined"], labels, pairs) if constant else None
+    sweep = []
+    for alpha in alphas:
+        logits = split.scores.effect(counterfactual, alpha)
+        decided = metrics.thresholded(probabilities(logits), labels, multi_label.THRESHOLD)
+        sweep.append(decided | (ranked or _of_ranks(logits, labels, pairs)))
+    return sweep
+
+
+def _of_ranks(logits, labels, pairs):
+    values = mean_average_precisions(logits, labels)
+    if pairs:
+        auc = weighted_context_auc(logits, labels, pairs)(np.ones((1, len(labels))))
+        values["context_auc"] = float(100 * mean_of_defined(auc)[0])
+    return values
+
+
+_STRENGTH_METRICS = {
+    "mAP_sklearn": "mAP (sklearn)",
+    "mAP_voc": "mAP (voc)",
+    "CF1": "CF1",
+    "OF1": "OF1",
+    "context_auc": "context AUC",
+}
+
+
+def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
+    """A chart of each metric, with a line for every effect."""
+    kinds = {each: effect_of(each, 0).kind for each in counterfactuals}
+    return [
+        Chart(
+            f"{_STRENGTH_METRICS[metric]} and strength",
+            f"{_STRENGTH_METRICS[metric]}, %",
+            [Line(kind_title(kind), kind_colour(kind), each, metric) for each, kind in kinds.items()],
+        )
+        for metric in ("mAP_sklearn", "OF1", "context_auc")
+    ]
+
+
+STRENGTH = StrengthView(lede=_strength_lede, metrics=_STRENGTH_METRICS, sweep=_sweep, charts=_strength_charts)
+EXAMPLES = ExamplesView(
+    lede=(
+        "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
+        "probable ones, or those that cost most."
+    ),
+    predicted=lambda shown, example: shown.probability > multi_label.THRESHOLD,
+)
+TRAINING = TrainingView(
+    chart="Validation mAP",
+    label="mAP (voc), %",
+    metric="mAP_voc",
+    columns={"mAP_voc": "voc", "mAP_sklearn": "sklearn"},
+    caption="Validation mAP by epoch, percent",
+)
+TASK = Task(
+    kicker="Counterfactual multi-label classification",
+    trained_as=_trained_as,
+    evaluated="curves, context, pivots",
+    sections=(
+        Section("results", "Results", lambda run, alphas: results(run, RESULTS)),
+        Section("classes", "Classes", lambda run, alphas: classes(run, CLASSES)),
+        Section("curves", "Curves", lambda run, alphas: curves(run)),
+        Section("context", "Context", lambda run, alphas: context(run)),
+        Section("strength", "Effects", lambda run, alphas: strength(run, STRENGTH, alphas)),
+        Section("pivots", "Pivots", lambda run, alphas: pivots(run)),
+        Section("examples", "Images", lambda run, alphas: examples(run, EXAMPLES)),
+        Section("training", "Training", lambda run, alphas: training(run, TRAINING)),
+        Section("configuration", "Configuration", lambda run, alphas: configuration(run)),
+    ),
+)

@@ -1,0 +1,200 @@
+"""The report of single-label classification of long tails: its metrics and sections."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cfmlc_jax.metrics import shots
+from cfmlc_jax.report import tables
+from cfmlc_jax.report.sections.classes import ClassesView, ClassTable, classes
+from cfmlc_jax.report.sections.configuration import configuration
+from cfmlc_jax.report.sections.examples import ExamplesView, examples
+from cfmlc_jax.report.sections.results import Metric, ResultsView, results
+from cfmlc_jax.report.sections.strength import Chart, Line, StrengthView, Sweep, strength
+from cfmlc_jax.report.sections.training import TrainingView, training
+from cfmlc_jax.report.task import Section, Task
+from cfmlc_jax.results import single_label
+from cfmlc_jax.results.predictions import WHOLE, Prediction
+from cfmlc_jax.results.read import Run, Split
+
+TITLES = {
+    "top1": "all",
+    "many": "many shots",
+    "medium": "medium",
+    "few": "few shots",
+    "macro_F1": "macro-F1",
+}
+# Colour and dash of the lines over the strength.
+_LINES = {
+    "top1": ("combined", None),
+    "many": ("whole", "5 3"),
+    "medium": ("patch", "5 3"),
+    "few": ("tde-pivot", "5 3"),
+}
+_COUNTERFACTUALS = {
+    "feature": "the mean feature",
+    "whole": "the null image",
+    "pivot": "the image without the pivot patch",
+}
+
+
+def _title(prediction: Prediction) -> str:
+    """The prediction's name, where the whole image is all there is."""
+    return "factual" if prediction == single_label.BASELINE else prediction.title
+
+
+def _results_lede(intervals):
+    return (
+        f"Top-1 accuracy in percent of the averaged weights: over all images, and the mean over classes of many (more than {shots.MANY} "
+        f"training images), medium and few shots (fewer than {shots.FEW}). Brackets are {intervals.level:.0%} bootstrap intervals over "
+        f"images ({intervals.resamples} resamples); a gain’s is that of the difference on the same images."
+    )
+
+
+def chief(split: Split) -> Prediction:
+    """The effect that stands for all: of the strengths the nearest to the rule of thumb, else the first.
+
+    Without effects the factual prediction.
+    """
+    strengths = {p: p.alpha for p in split.predictions if p.alpha is not None}
+    if not strengths:
+        return single_label.BASELINE
+    rule = split.results.findings.rule_of_thumb
+    if rule is None or math.isnan(rule.alpha):
+        return next(iter(strengths))
+    return min(strengths, key=lambda prediction: abs(strengths[prediction] - rule.alpha))
+
+
+def _facts(split: Split, prediction: Prediction):
+    values, rule = split.metrics[prediction], split.results.findings.rule_of_thumb
+    facts = [(TITLES[group], tables.decimal(float(values[group]), 1)) for group in shots.GROUPS]
+    if rule is not None:
+        advised = f"{tables.decimal(float(rule.alpha))} (cos {tables.decimal(float(rule.mean_cosine))})"
+        facts.append(("α by the rule of thumb, α·cos ≈ 1", advised))
+    return facts
+
+
+RESULTS = ResultsView(
+    lede=_results_lede,
+    metric=Metric("top1", TITLES["top1"]),
+    unit="% right",
+    others=tuple(Metric(group, TITLES[group], digits=1) for group in shots.GROUPS),
+    gains=(("top1", "gain"),),
+    baseline=single_label.BASELINE,
+    gain_title="over the factual prediction",
+    title=_title,
+    chief=chief,
+    facts=_facts,
+    caption="Accuracy",
+    every=tuple(Metric(name, TITLES[name]) for name in single_label.METRICS),
+    every_summary="All metrics, both sets of weights",
+    every_caption="Accuracy",
+)
+
+
+def _classes_lede(run: Run):
+    assert run.evidence is not None
+    lede = "Share of each class’s images that are predicted to be of it, in percent"
+    if run.evidence.class_counts:
+        return f"{lede}, the commonest class in training first."
+    return f"{lede}; how many training images they have is not known."
+
+
+def _classes_of(run: Run, split: Split) -> ClassTable:
+    """Classes by their number of training images, the commonest first."""
+    assert run.evidence is not None
+    num_classes, counts = len(run.evidence.class_names), run.evidence.class_counts
+    labels = split.scores.labels.argmax(axis=1)
+    marks = {WHOLE: "bar"}
+    marks |= {prediction: "dot" for prediction in [chief(split)] if prediction != WHOLE}
+    order = range(num_classes) if counts is None else np.argsort(-np.asarray(counts), kind="stable").tolist()
+    unknown: list[tables.Cell] = ["–"] * num_classes
+    return ClassTable(
+        order=order,
+        facts=[
+            ("training images", unknown if counts is None else [int(count) for count in counts]),
+            ("shots", unknown if counts is None else [_group(count) for count in counts]),
+            ("images", np.bincount(labels, minlength=num_classes).tolist()),
+        ],
+        values={
+            prediction: 100
+            * shots.per_class_accuracy(split.logits[prediction].argmax(axis=1), labels, num_classes)
+            for prediction in marks
+        },
+        marks=marks,
+    )
+
+
+def _group(count) -> str:
+    return next(name for name in shots.GROUPS if shots.group([count], name)[0])
+
+
+CLASSES = ClassesView(lede=_classes_lede, metric="Accuracy", title=_title, table=_classes_of)
+
+
+def _strength_lede(run: Run):
+    return (
+        "A total direct effect is the factual logits − α · the counterfactual ones: what the image would get from the mean feature of "
+        "training alone (or from a null image). At α 0 it is the factual prediction. The strength is chosen here, not in training; choose it on a "
+        "validation split."
+    )
+
+
+def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float]) -> Sweep:
+    """`single_label.METRICS` in percent at each strength."""
+    assert run.evidence is not None
+    labels = split.scores.labels.argmax(axis=1)
+    # No class of an unknown number of images is in any group.
+    counts = run.evidence.class_counts or np.full(len(run.evidence.class_names), np.nan)
+    return [
+        single_label.accuracies(split.scores.effect(counterfactual, alpha), labels, counts)
+        for alpha in alphas
+    ]
+
+
+def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
+    """A chart of each effect, with a line for the accuracy over all images and of every group."""
+    return [
+        Chart(
+            f"Accuracy and strength against {_COUNTERFACTUALS[each]}",
+            "accuracy, %",
+            [
+                Line(TITLES[metric], colour, each, metric, dash)
+                for metric, (colour, dash) in reversed(_LINES.items())
+            ],
+        )
+        for each in counterfactuals
+    ]
+
+
+STRENGTH = StrengthView(lede=_strength_lede, metrics=TITLES, sweep=_sweep, charts=_strength_charts)
+EXAMPLES = ExamplesView(
+    lede=(
+        "The images with the lowest and the highest cross-entropy of the factual prediction, and the three most probable classes of each."
+    ),
+    # An image is taken for its most probable class.
+    predicted=lambda shown, example: (
+        shown.label == max(example.classes, key=lambda each: each.probability).label
+    ),
+)
+TRAINING = TrainingView(
+    chart="Validation accuracy",
+    label="top-1, %",
+    metric="top1",
+    columns={name: name for name in ("top1", "many", "medium", "few")},
+    caption="Validation accuracy by epoch, percent",
+)
+TASK = Task(
+    kicker="Counterfactual classification of long tails",
+    trained_as=lambda config: f"single-label, loss {config['loss']['name']}",
+    evaluated="effects",
+    sections=(
+        Section("results", "Results", lambda run, alphas: results(run, RESULTS)),
+        Section("classes", "Classes", lambda run, alphas: classes(run, CLASSES)),
+        Section("strength", "Effects", lambda run, alphas: strength(run, STRENGTH, alphas)),
+        Section("examples", "Images", lambda run, alphas: examples(run, EXAMPLES)),
+        Section("training", "Training", lambda run, alphas: training(run, TRAINING)),
+        Section("configuration", "Configuration", lambda run, alphas: configuration(run)),
+    ),
+)

@@ -1,0 +1,132 @@
+"""Predictions by kind and strength, with the names that they have in files, and how they are sorted."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_TITLES = {
+    "whole": "whole image",
+    "patch": "patches",
+    "combined": "combined",
+    "tde_whole": "TDE whole",
+    "tde_pivot": "TDE pivot",
+    "tde_feature": "TDE feature",
+}
+# In this order predictions are listed.
+KINDS = tuple(_TITLES)
+# Kinds of a total direct effect, and the counterfactual that each subtracts.
+EFFECTS = {kind: kind.removeprefix("tde_") for kind in KINDS if kind.startswith("tde_")}
+_NULL = "null_"
+
+
+@functools.total_ordering
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What class logits are read as: "whole", "patch", "combined", or a total direct effect with its strength.
+
+    Sorted by kind (`KINDS`), then by strength. Two are equal if their names are: to six digits of the strength.
+
+    Args:
+        kind: one of `KINDS`.
+        alpha: strength of an effect; None for the other kinds.
+
+    Raises:
+        ValueError: another kind, an effect without a strength, or a strength without an effect.
+    """
+
+    kind: str
+    alpha: float | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"prediction {self.kind!r} is not one of {', '.join(KINDS)}")
+        if (self.alpha is None) == self.is_effect:
+            raise ValueError(f"prediction {self.kind!r} with the strength {self.alpha}")
+
+    @classmethod
+    def parse(cls, name: str) -> "Prediction":
+        """The prediction of a `name`.
+
+        Raises:
+            ValueError: no prediction has this name.
+        """
+        kind, _, alpha = name.rpartition("_")
+        try:
+            return cls(kind, float(alpha)) if kind in EFFECTS else cls(name)
+        except ValueError as error:
+            raise ValueError(f"{name!r} is not the name of a prediction") from error
+
+    @property
+    def name(self) -> str:
+        """The name in files: "combined", "tde_pivot_0.5"."""
+        return self.kind if self.alpha is None else f"{self.kind}_{self.alpha:g}"
+
+    @property
+    def title(self) -> str:
+        """The name for people: "combined", "TDE pivot, α 0.5"."""
+        title = kind_title(self.kind)
+        return title if self.alpha is None else f"{title}, α {self.alpha:g}"
+
+    @property
+    def is_effect(self) -> bool:
+        """Whether it is a total direct effect."""
+        return self.kind in EFFECTS
+
+    @property
+    def counterfactual(self) -> str | None:
+        """The kind of counterfactual that an effect subtracts: "whole", "pivot" or "feature"."""
+        return EFFECTS.get(self.kind)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prediction) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __lt__(self, other: "Prediction") -> bool:
+        return self._rank < other._rank
+
+    @property
+    def _rank(self):
+        return KINDS.index(self.kind), 0.0 if self.alpha is None else float(f"{self.alpha:g}")
+
+
+WHOLE, PATCH, COMBINED = Prediction("whole"), Prediction("patch"), Prediction("combined")
+
+
+def effect_of(counterfactual: str, alpha: float) -> Prediction:
+    """The total direct effect that subtracts a kind of counterfactual."""
+    return Prediction(f"tde_{counterfactual}", alpha)
+
+
+def kind_title(kind: str) -> str:
+    """The name of one of `KINDS` for people."""
+    return _TITLES[kind]
+
+
+def one_of_each_kind(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """The first prediction of each kind: of effects the first strength."""
+    first: dict[str, Prediction] = {}
+    for prediction in predictions:
+        first.setdefault(prediction.kind, prediction)
+    return list(first.values())
+
+
+def chief_effect(predictions: Iterable[Prediction]) -> Prediction | None:
+    """The effect that stands for all: of the pivot, else of the whole, else of the feature; its first strength."""
+    by_kind = {prediction.kind: prediction for prediction in one_of_each_kind(predictions)}
+    chosen = (by_kind.get(kind) for kind in ("tde_pivot", "tde_whole", "tde_feature"))
+    return next((prediction for prediction in chosen if prediction), None)
+
+
+def null_name(counterfactual: str) -> str:
+    """The name of an array of counterfactual logits: "null_pivot" of "pivot"."""
+    return f"{_NULL}{counterfactual}"
+
+
+def counterfactual_of(array: str) -> str | None:
+    """The kind of counterfactual whose logits an array holds, by the array's name; None for other arrays."""
+    return array.removeprefix(_NULL) if array.startswith(_NULL) else None

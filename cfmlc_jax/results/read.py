@@ -1,0 +1,284 @@
+"""What a run has left in its workdir, read back and checked."""
+
+import functools
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import printable
+from cfmlc_jax.results import evidence as evidences
+from cfmlc_jax.results import json_types
+from cfmlc_jax.results.evidence import Evidence
+from cfmlc_jax.results.json_types import FormatError
+from cfmlc_jax.results.multi_label import MultiLabelResults
+from cfmlc_jax.results.predictions import KINDS, Prediction, counterfactual_of
+from cfmlc_jax.results.scores import Scores
+from cfmlc_jax.results.single_label import SingleLabelResults
+
+Results = MultiLabelResults | SingleLabelResults
+T = TypeVar("T")
+
+RESULTS = "results.json"
+AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
+_LOGITS = ("whole", "combined")
+
+
+def scores_file(split: str, weights: str) -> str:
+    """The name of the file with a split's scores."""
+    return f"scores_{split}_{weights}.npz"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One evaluated split.
+
+    name: of the split.
+    results: of both sets of weights.
+    scores: of the averaged weights.
+    alphas: strengths of the evaluated effects.
+    """
+
+    name: str
+    results: Results
+    scores: Scores
+    alphas: tuple[float, ...]
+
+    @property
+    def multi_label(self) -> MultiLabelResults:
+        """The results, of a multi-label split."""
+        assert isinstance(self.results, MultiLabelResults)
+        return self.results
+
+    @property
+    def metrics(self) -> dict[Prediction, dict[str, float]]:
+        """Metrics of the averaged weights, by prediction."""
+        return self.results.measures["average"].metrics
+
+    @functools.cached_property
+    def logits(self) -> dict[Prediction, np.ndarray]:
+        """Logits [n, k] of every prediction."""
+        return self.scores.predictions(self.alphas)
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """The predictions, simplest first."""
+        return sorted(self.metrics)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it got.
+
+    name: of its folder.
+    config: as JSON types; None where the folder has none.
+    log: lines of metrics.jsonl.
+    splits: evaluated ones; empty before the evaluation.
+    evidence: None before the evaluation.
+    """
+
+    name: str
+    config: Mapping[str, Any] | None
+    log: list[dict[str, Any]]
+    splits: list[Split]
+    evidence: Evidence | None
+
+    @property
+    def single_label(self) -> bool:
+        """Whether images have one label each, and results are accuracies."""
+        return self.config is not None and _is_single_label(self.config)
+
+
+def _is_single_label(config: Mapping[str, Any]) -> bool:
+    return config.get("task") == "single_label"
+
+
+def run(workdir: Path) -> Run:
+    """The run in a workdir, also one of an older version.
+
+    Raises:
+        InputError: no run is there, or one of its files is damaged or does not belong to the others.
+    """
+    if not workdir.is_dir():
+        raise InputError(f"{_shown(workdir)} is not a folder; give the workdir of a run")
+    report = workdir / "report"
+    log = _log(workdir / "metrics.jsonl")
+    evaluated = (report / RESULTS).exists()
+    if not evaluated and not log:
+        raise InputError(
+            f"{_shown(workdir)} has neither metrics.jsonl nor report/{RESULTS}; give the workdir of a run"
+        )
+    name = workdir.resolve().name
+    if not evaluated:
+        return Run(name, _config(workdir / "config.json"), log, [], None)
+    by_split, evidence = results(report)
+    alphas = tuple(evidence.config["effect"]["alphas"])
+    splits = [Split(each, by_split[each], scores(report, each, evidence), alphas) for each in by_split]
+    for split in splits:
+        _require_same_predictions(report, split)
+    return Run(name, evidence.config, log, splits, evidence)
+
+
+def results(report: Path) -> tuple[dict[str, Results], Evidence]:
+    """Results by split, and the evidence, in the folder of an evaluation.
+
+    Raises:
+        InputError: a file that is missing or damaged, or that does not belong to the other.
+    """
+    # Damaged results are reported before missing evidence.
+    _json(report / RESULTS)
+    evidence = read_evidence(report)
+    kind = SingleLabelResults if _is_single_label(evidence.config) else MultiLabelResults
+
+    def read(value):
+        entries = json_types.require_object(value, "it")
+        if not entries:
+            raise FormatError("it names no split")
+        by_split = {split: kind.from_json(entry, split) for split, entry in entries.items()}
+        for split, of_split in by_split.items():
+            _require_same_pairs(split, of_split, evidence)
+        return by_split
+
+    return _checked(report / RESULTS, read), evidence
+
+
+def read_evidence(report: Path) -> Evidence:
+    """The evidence in the folder of an evaluation.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _checked(report / evidences.FILE, Evidence.from_json)
+
+
+def _require_same_pairs(split, results, evidence):
+    context = results.findings.context if isinstance(results, MultiLabelResults) else None
+    if context is None:
+        return
+    pairs = [] if evidence.training is None else evidence.training.pairs
+    wrong = [p for p, use in context.predictions.items() if len(use.by_pair) != len(pairs)]
+    if wrong:
+        raise FormatError(
+            f"{split}.average.context.predictions.{wrong[0]}.by_pair is not of the {len(pairs)} pairs of {evidences.FILE}"
+        )
+
+
+def scores(report: Path, split: str, evidence: Evidence) -> Scores:
+    """Scores of the averaged weights on a split.
+
+    Args:
+        report: folder of the evaluation.
+        split: name of the split.
+        evidence: of the evaluation, whose classes the scores are of.
+
+    Raises:
+        InputError: the file is missing or damaged, or of other classes.
+    """
+    path = report / scores_file(split, "average")
+    arrays = _arrays(path)
+    missing = [name for name in (*_LOGITS, "labels") if name not in arrays]
+    if missing:
+        raise _damaged(path, f"it has no {', '.join(missing)}")
+    labels = arrays.pop("labels")
+    attention = arrays.pop("attention", None)
+    unknown = [name for name in arrays if name not in KINDS and counterfactual_of(name) is None]
+    if unknown:
+        raise _damaged(path, f"it has {', '.join(unknown)}, which are no predictions")
+    shape = (len(labels), len(evidence.class_names))
+    wrong = [
+        f"{name} {list(x.shape)}" for name, x in {**arrays, "labels": labels}.items() if x.shape != shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{_shown(path)} has {', '.join(wrong)}, not {list(shape)} as {evidences.FILE} says; {AGAIN}"
+        )
+    if any(np.isnan(x).any() for x in arrays.values()):
+        raise InputError(f"{_shown(path)} has logits that are not numbers; evaluate an earlier checkpoint")
+    return Scores(logits=arrays, labels=labels, attention=attention)
+
+
+def _arrays(path):
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError as error:
+        raise InputError(f"{_shown(path)} is missing; {AGAIN}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _require_same_predictions(report, split: Split):
+    absent = sorted(
+        {p.name for p in split.metrics} - {p.name for p in split.scores.predictions(split.alphas)}
+    )
+    if absent:
+        path = report / scores_file(split.name, "average")
+        raise InputError(f"{_shown(path)} does not give {', '.join(absent)} of {RESULTS}; {AGAIN}")
+
+
+def _config(path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    return _checked(path, lambda value: configs.translated(json_types.require_object(value, "it")))
+
+
+def _log(path) -> list[dict[str, Any]]:
+    """Whole lines; one that a crash cut off at the end is not a record."""
+    if not path.exists():
+        return []
+    lines = _text(path).split("\n")[:-1]
+    return [_line(path, number, line) for number, line in enumerate(lines, 1) if line]
+
+
+def _line(path, number, line):
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, f"line {number}: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise _damaged(path, f"line {number} is not an object with a step")
+    wrong = [name for name, value in record.items() if not isinstance(value, int | float | None)]
+    if wrong:
+        raise _damaged(path, f"line {number}: {wrong[0]} is not a number")
+    return record
+
+
+def _checked(path: Path, parse: Callable[[Any], T]) -> T:
+    """What a parser makes of a file of JSON."""
+    try:
+        return parse(_json(path))
+    except FormatError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _json(path):
+    if not path.exists():
+        raise InputError(f"{_shown(path)} is missing; {AGAIN}")
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path, reason):
+    return InputError(
+        f"{_shown(path)} is damaged ({printable(' '.join(reason.split()))}); restore it, or {AGAIN}"
+    )
+
+
+def _shown(path):
+    return printable(str(path))

@@ -1,0 +1,138 @@
+"""What the results of a split have in common, whatever its task."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+from cfmlc_jax.results import json_types
+from cfmlc_jax.results.predictions import Prediction
+
+# Sets of weights that are evaluated, as files name them, and in words.
+WEIGHTS = {"weights": "raw weights", "average": "averaged weights"}
+AVERAGE = "average"
+_GAIN = "gain_"
+
+
+class Ends(NamedTuple):
+    """The ends of an interval, percent."""
+
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its interval, percent."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PredictionIntervals:
+    """Intervals of one prediction.
+
+    metrics: by metric.
+    gains: of the differences to the baseline on the same images, by what files call them: a metric, or of
+        "mAP_sklearn" its "sklearn".
+    """
+
+    metrics: dict[str, Ends]
+    gains: dict[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        """{metric: [low, high], "gain_<…>": [value, low, high]}."""
+        gains = {f"{_GAIN}{name}": list(gain) for name, gain in self.gains.items()}
+        return {name: list(ends) for name, ends in self.metrics.items()} | gains
+
+    @classmethod
+    def from_json(cls, value: Any, place: str) -> Self:
+        """The intervals of `to_json`."""
+        entries = json_types.require_object(value, place)
+        gains = {name: entry for name, entry in entries.items() if name.startswith(_GAIN)}
+        metrics = {name: entry for name, entry in entries.items() if name not in gains}
+        read_gains = json_types.from_json(dict[str, Estimate], gains, place)
+        return cls(
+            json_types.from_json(dict[str, Ends], metrics, place),
+            {name.removeprefix(_GAIN): gain for name, gain in read_gains.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap intervals over images.
+
+    level: probability that they are to have.
+    resamples: how many they come from.
+    predictions: the intervals of each prediction.
+    """
+
+    level: float
+    resamples: int
+    predictions: dict[Prediction, PredictionIntervals]
+
+
+@dataclass(frozen=True)
+class RuleOfThumb:
+    """The strength that the cosines with the mean feature advise (`metrics.rule_of_thumb`).
+
+    mean_cosine: over the split.
+    alpha: strength for alpha·cos of 1; NaN where there is none.
+    """
+
+    mean_cosine: float
+    alpha: float
+
+
+MeasuresT = TypeVar("MeasuresT")
+FindingsT = TypeVar("FindingsT")
+
+
+@dataclass(frozen=True)
+class SplitResults(Generic[MeasuresT, FindingsT]):
+    """The results of a split.
+
+    measures: what is measured of every set of `WEIGHTS`.
+    findings: what is measured of the averaged weights alone.
+    """
+
+    measures: dict[str, MeasuresT]
+    findings: FindingsT
+
+    # The dataclasses of both.
+    measures_type: ClassVar[type]
+    findings_type: ClassVar[type]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"weights": measures, "average": measures and findings}; findings without a rule of thumb lack it."""
+        findings = json_types.to_json(self.findings)
+        if findings["rule_of_thumb"] is None:
+            del findings["rule_of_thumb"]
+        measures = json_types.to_json(self.measures)
+        return measures | {AVERAGE: measures[AVERAGE] | findings}
+
+    @classmethod
+    def from_json(cls, value: Any, place: str) -> Self:
+        """The results of `to_json`, also those that an older version wrote.
+
+        Raises:
+            FormatError: a field that is missing or of another type, or a prediction without its numbers.
+        """
+        entries = json_types.require_object(value, place)
+        json_types.require_keys(entries, WEIGHTS, place)
+        results = cls(
+            {
+                name: json_types.from_json(cls.measures_type, entries[name], f"{place}.{name}")
+                for name in WEIGHTS
+            },
+            json_types.from_json(cls.findings_type, entries[AVERAGE], f"{place}.{AVERAGE}"),
+        )
+        results.require_complete(place)
+        return results
+
+    def require_complete(self, place: str) -> None:
+        """Raise unless every prediction has all its numbers.
+
+        Raises:
+            FormatError: with the first that has not.
+        """
+        raise NotImplementedError
