@@ -11,8 +11,8 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cvt, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, ml_decoder, pooled, query2label
-from cfmlc_jax.models.layers.basic import BatchNorm
 from cfmlc_jax.models.layers.normalise import STATISTICS
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames, TorchNames
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import IMAGES
+from cfmlc_jax.models.layers.images import IMAGES
 from cfmlc_jax.models.layers.normalise import Statistics, standardise
 
 

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import (
     BRANCHES,
     Dialect,

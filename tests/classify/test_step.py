@@ -20,7 +20,7 @@ from cfmlc_jax.engine import state as states
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
 

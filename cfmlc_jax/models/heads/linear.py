@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.heads.pooled import MU
-from cfmlc_jax.models.layers.basic import Linear
+from cfmlc_jax.models.layers.linear import Linear
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.heads.linear import by_branch
-from cfmlc_jax.models.layers.basic import Dense, LayerNorm
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DROPOUT, DecoderLayer
 from cfmlc_jax.models.torch_names import HeadNames
 
@@ -77,7 +78,7 @@ class Branch(nn.Module):
         return self._logits_of_groups(decoder(query, memory, train=train))
 
     def _logits_of_groups(self, x):
-        """[b, v, g, d] -> [b, v, k], at least float32, as in `basic.Linear`."""
+        """[b, v, g, d] -> [b, v, k], at least float32, as in `linear.Linear`."""
         each = -(-self.num_classes // self.queries)
         shape = (self.queries, _EMBEDDING, each)
         # PyTorch's fans of such a shape: 768·each in, g·each out.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import mean_feature as mean_features
-from cfmlc_jax.models.layers.basic import uniform_within
+from cfmlc_jax.models.layers.initialisers import uniform_within
 
 NORMS = ("causal", "cosine", "capsule")
 MU = 0.9
