@@ -104,7 +104,7 @@ def default() -> ConfigDict:
     # Regular expressions of parameters, as "backbone/.*", that are not trained; norms' running
     # statistics still move.
     model.frozen = ()
-    model.attention = "cross"  # none, self or cross: see models/heads/linear.py
+    model.attention = "cross"  # none, self or cross: see models/heads/output.py
     # The patches are the cells of this map of the backbone ("layer1" of a ResNet, say), not views cut
     # from the image: their evidence costs next to nothing. Empty: they are views.
     model.cells = ""

@@ -174,7 +174,7 @@ def _depths_of(name):
 
 
 def statistics(name: str, found: Architecture) -> str:
-    """Key of `models.layers.normalise.STATISTICS` by which weights want pixels standardised; "" for pixels in [0, 1].
+    """Key of `models.layers.normalise.NORMALISATIONS` by which weights want pixels standardised; "" for pixels in [0, 1].
 
     It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
     trained so; those of MLC-PAT, Query2Label and MIIL are not.

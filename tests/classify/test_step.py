@@ -19,7 +19,7 @@ from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine import state as states
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
-from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.heads import linear, map_cells
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
@@ -462,7 +462,7 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     model = Classifier(
         backbone=backbone,
         head=linear.LinearHead(CLASSES, "none"),
-        cells=linear.MapCells(CLASSES, "cross", "layer1"),
+        cells=map_cells.MapCells(CLASSES, "cross", "layer1"),
     )
     method = methods.create("pat_t", gamma_neg=4.0, gamma_pos=0.0, clip=0.05, pooling=pooling)
     batch = batch_of(rng, images=4)

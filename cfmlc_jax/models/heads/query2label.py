@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.heads.linear import by_branch
+from cfmlc_jax.models.heads.output import by_branch
 from cfmlc_jax.models.layers.initialisers import uniform_within
 from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DecoderLayer, EncoderLayer

@@ -13,7 +13,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.heads import pooled
 from cfmlc_jax.models.heads.pooled import CLASSIFIERS
 from cfmlc_jax.models.layers.normalise import CIFAR, standardise
 
@@ -22,7 +22,7 @@ K = 3
 
 def classifier(attention="none", name="causal_norm", **fields):
     backbone = resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True)
-    head = linear.PooledHead(K, attention, CLASSIFIERS[name])
+    head = pooled.PooledHead(K, attention, CLASSIFIERS[name])
     return Classifier(backbone=backbone, head=head, **fields)
 
 
@@ -79,7 +79,7 @@ def test_counterfactual_and_cosine_are_those_of_the_pooled_features(views):
 
 
 def test_pixels_are_standardised_inside(views):
-    plain, standard = classifier(), classifier(statistics=CIFAR)
+    plain, standard = classifier(), classifier(normalisation=CIFAR)
     variables = initial(plain)
     apply = functools.partial(plain.apply, variables, train=False)
     expected = apply(standardise(views, CIFAR)).whole
@@ -107,4 +107,4 @@ def test_the_configuration_knows_the_heads_and_statistics():
     with_mean = tuple(name for name, head in catalogue.HEADS.items() if head.has_mean)
     assert with_mean == configs.MEAN_HEADS
     assert set(configs.HEADS) == {"", *catalogue.HEADS}
-    assert set(configs.STATISTICS) == {"", *catalogue.STATISTICS}
+    assert set(configs.STATISTICS) == {"", *catalogue.NORMALISATIONS}
