@@ -36,7 +36,7 @@ from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.layers.normalise import STATISTICS
+from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.torch_weights import long_tailed as longtail
 from cfmlc_jax.torch_weights import long_tailed_files, mlc_pat
 from cfmlc_jax.torch_weights.files import Weights, load, weights_in, write_torch
@@ -421,7 +421,7 @@ def _parser():
     )
     parser.add_argument(
         "--statistics",
-        choices=("auto", "none", *STATISTICS),
+        choices=("auto", "none", *NORMALISATIONS),
         default="auto",
         help="that pixels are standardised by (default auto: plain classifiers of ImageNet, and backbones alone)",
     )

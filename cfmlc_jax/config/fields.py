@@ -8,7 +8,7 @@ from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.config.part import Bounds, Part, Use, uses_of
 from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.layers.normalise import STATISTICS
+from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 
 TRANSFORMS = ("squeeze", "padded_crop", "area_crop")
 OPTIMIZERS = ("adamw_one_cycle", "sgd")
@@ -22,7 +22,7 @@ def _data() -> ConfigDict:
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # turn images as their EXIF orientation says (the reference does not)
     # Mean and deviation by which the model standardises pixels, a name of
-    # `models.layers.normalise.STATISTICS`; empty: pixels in [0, 1].
+    # `models.layers.normalise.NORMALISATIONS`; empty: pixels in [0, 1].
     data.normalise = ""
     # Single-label: an epoch has every class as often as the commonest, its images repeated.
     data.balanced = False
@@ -183,7 +183,7 @@ BOUNDS = {
 def _choices():
     return {
         "data.source": SOURCES,
-        "data.normalise": ("", *STATISTICS),
+        "data.normalise": ("", *NORMALISATIONS),
         "data.longtail.imbalance": ("exponential", "step"),
         "data.on_error": ("stop", "skip"),
         "views.transform": TRANSFORMS,

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cvt, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.heads import linear, ml_decoder, pooled, query2label
-from cfmlc_jax.models.layers.basic import BatchNorm
-from cfmlc_jax.models.layers.normalise import STATISTICS
+from cfmlc_jax.models.heads import linear, map_cells, ml_decoder, pooled, query2label
+from cfmlc_jax.models.layers.normalise import NORMALISATIONS
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames, TorchNames
 
 
@@ -55,7 +55,7 @@ class Head(NamedTuple):
 
 def _pooled(name: str, **fields: Any) -> Head:
     """The head of a classifier of long tails."""
-    create = functools.partial(linear.PooledHead, classifier=pooled.CLASSIFIERS[name])
+    create = functools.partial(pooled.PooledHead, classifier=pooled.CLASSIFIERS[name])
     return Head(create, None, **fields)
 
 
@@ -150,8 +150,8 @@ def create(
         tau: of a cosine head.
         gamma: of the head "causal_norm".
         cells: the backbone's map whose cells are the patches; empty: patches are views.
-        background: of cells, as in `linear.MapCells`.
-        statistics: a key of `normalise.STATISTICS`, by which pixels are standardised; empty: they are not.
+        background: of cells, as in `map_cells.MapCells`.
+        statistics: a key of `normalise.NORMALISATIONS`, by which pixels are standardised; empty: they are not.
         frozen: further parameters that are not trained, as in `Classifier.frozen`.
         norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
         dtype: of the computation.
@@ -180,14 +180,14 @@ def create(
     norm = functools.partial(
         BatchNorm, dtype=dtype, frozen=of_query2label and backbone.frozen_norms, groups=norm_groups
     )
-    fields: dict[str, Any] = {"groups": groups} if head == "ml_decoder" else {}
+    fields: dict[str, Any] = {"queries": groups} if head == "ml_decoder" else {}
     given = {"num_heads": num_heads, "tau": tau, "gamma": gamma}
     if HEADS[head].options:
         fields["options"] = tuple((option, given[option]) for option in HEADS[head].options)
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
         head=HEADS[head].create(num_classes, "none" if cells else attention, dtype=dtype, **fields),
-        cells=linear.MapCells(num_classes, attention, cells, background, dtype=dtype) if cells else None,
+        cells=map_cells.MapCells(num_classes, attention, cells, background, dtype=dtype) if cells else None,
         frozen=(*HEADS[head].frozen, *(backbone.frozen if of_query2label else ()), *frozen),
-        statistics=STATISTICS[statistics] if statistics else None,
+        normalisation=NORMALISATIONS[statistics] if statistics else None,
     )

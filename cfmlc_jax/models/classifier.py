@@ -7,8 +7,8 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import IMAGES
-from cfmlc_jax.models.layers.normalise import Statistics, standardise
+from cfmlc_jax.models.layers.images import IMAGES
+from cfmlc_jax.models.layers.normalise import Normalisation, standardise
 
 
 @flax.struct.dataclass
@@ -45,17 +45,17 @@ class Classifier(nn.Module):
     Attributes:
         backbone: images [b, h, w, 3] -> features: maps of its stages, "map", the last, [b, h, w, d],
             and "pooled" [b, d].
-        head: features, each [b, v, …] -> `linear.Judged`.
+        head: features, each [b, v, …] -> `output.HeadOutput`.
         cells: features -> (attention, score) of a map's cells, or None.
         frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
-        statistics: of colours, that the backbone's pixels are standardised by; None: they are not.
+        normalisation: mean and deviation that the backbone's pixels are standardised by; None: they are not.
     """
 
     backbone: nn.Module
     head: nn.Module
     cells: nn.Module | None = None
     frozen: tuple[str, ...] = ()
-    statistics: Statistics | None = None
+    normalisation: Normalisation | None = None
 
     def __call__(self, views: Any, *, train: bool) -> Outputs:
         """Run backbone and head on all views; v counts those of all arrays, in their order.
@@ -79,8 +79,8 @@ class Classifier(nn.Module):
         )
 
     def _of_one_size(self, views, train):
-        if self.statistics is not None:
-            views = standardise(views, self.statistics)
+        if self.normalisation is not None:
+            views = standardise(views, self.normalisation)
         mapped = nn.vmap(
             lambda backbone, one_image: backbone(one_image, train=train),
             in_axes=0,
@@ -90,14 +90,14 @@ class Classifier(nn.Module):
             axis_name=IMAGES,
         )
         features = mapped(self.backbone, views)
-        judged = self.head(features, train=train)
+        output = self.head(features, train=train)
         cells = None if self.cells is None else self.cells(features, train=train)
         return Outputs(
-            judged.whole,
-            judged.attention,
-            judged.score,
+            output.whole,
+            output.attention,
+            output.score,
             cells,
             features,
-            judged.counterfactual,
-            judged.cosine,
+            output.counterfactual,
+            output.cosine,
         )

@@ -38,7 +38,7 @@ class TorchNames(NamedTuple):
     head: path of the linear head of the plain model.
     query2label: path of the backbone inside a Query2Label.
     dialects: names by other writers, whose norms are plain ones.
-    statistics: key of `normalise.STATISTICS` by which published single-label weights want pixels
+    statistics: key of `normalise.NORMALISATIONS` by which published single-label weights want pixels
         standardised; empty: they take them in [0, 1].
     in_place_norms: norms were trained as InPlaceABN, which scales by |weight| + 1e-5.
     counts_batches: norms have an entry "num_batches_tracked", which nothing reads.

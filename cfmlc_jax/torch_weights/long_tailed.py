@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import from_torch_layout, to_torch_layout, torch_key
 from cfmlc_jax.torch_weights import mlc_pat, strict
 

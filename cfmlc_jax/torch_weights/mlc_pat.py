@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import (
     BRANCHES,
     Dialect,
@@ -174,7 +174,7 @@ def _depths_of(name):
 
 
 def statistics(name: str, found: Architecture) -> str:
-    """Key of `models.layers.normalise.STATISTICS` by which weights want pixels standardised; "" for pixels in [0, 1].
+    """Key of `models.layers.normalise.NORMALISATIONS` by which weights want pixels standardised; "" for pixels in [0, 1].
 
     It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
     trained so; those of MLC-PAT, Query2Label and MIIL are not.

@@ -13,8 +13,7 @@ from cfmlc_jax.classify.deconfound import MeanFeature, counterfactual, with_tau_
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, Whole
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
-from cfmlc_jax.models.heads.linear import PooledHead
-from cfmlc_jax.models.heads.pooled import CLASSIFIERS
+from cfmlc_jax.models.heads.pooled import CLASSIFIERS, PooledHead
 
 K, SIZE = 3, 16
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
 from training import Training, asymmetric, mesh_of, objective
 
 from cfmlc_jax import losses
@@ -18,11 +17,12 @@ from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
+from cfmlc_jax.classify.scoring import compiled_scores as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
-from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.heads import linear, map_cells
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
 
@@ -428,7 +428,7 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     model = Classifier(
         backbone=backbone,
         head=linear.LinearHead(CLASSES, "none"),
-        cells=linear.MapCells(CLASSES, "cross", "layer1"),
+        cells=map_cells.MapCells(CLASSES, "cross", "layer1"),
     )
     batch = batch_of(rng, images=4)
     batch["views"] = batch["views"][:, :1]

@@ -12,7 +12,7 @@ from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 # torchvision's counts without the 1000-class layer (resnet18: 11,689,512 − 513,000, …); ours by hand.
 BACKBONE_PARAMETERS = {

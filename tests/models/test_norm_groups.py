@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.layers.basic import IMAGES, BatchNorm
+from cfmlc_jax.models.layers.images import IMAGES
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 IMAGES_IN_BATCH = 8
 

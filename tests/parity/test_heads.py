@@ -108,7 +108,7 @@ def test_ml_decoder(golden, classes, groups, attention, run):
     """On a map of normal numbers; the head by itself, without the name of a backbone's last layer."""
     features = np.random.RandomState(0).standard_normal((2, 2048, 4, 4)).astype(np.float32)
     features = {"map": features.transpose(0, 2, 3, 1)[:, None]}
-    head = ml_decoder.MLDecoder(classes, attention, groups=groups)
+    head = ml_decoder.MLDecoder(classes, attention, queries=groups)
     shapes = jax.eval_shape(functools.partial(head.init, train=False), jax.random.key(0), features)
     table = ml_decoder.TORCH.table(attention, "")
     params = {

@@ -15,7 +15,8 @@ import pytest
 import reference
 
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.layers.basic import IMAGES, BatchNorm
+from cfmlc_jax.models.layers.images import IMAGES
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.torch_weights import long_tailed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "longtail_backbones"

@@ -19,7 +19,7 @@ from cfmlc_jax.data import build as data
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.torch_weights import long_tailed as longtail_convert
 from cfmlc_jax.torch_weights import mlc_pat
 

@@ -10,7 +10,7 @@ import pytest
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.heads.pooled import CosineClassifier, LinearClassifier, ScaledClassifier
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.torch_weights import long_tailed
 
 NAME, D, K = "resnet32_cifar", 128, 10

@@ -6,7 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, Linear, max_pool, uniform_fan_in
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.initialisers import uniform_fan_in
+from cfmlc_jax.models.layers.linear import Linear
+from cfmlc_jax.models.layers.norms import BatchNorm
+from cfmlc_jax.models.layers.pooling import max_pool
 from cfmlc_jax.models.torch_names import Table
 
 

@@ -13,16 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax.models.layers.basic import (
-    BatchNorm,
-    DropPath,
-    LayerNorm,
-    Mlp,
-    PatchEmbed,
-    ViTDense,
-    average_pool,
-    uniform_fan_in,
-)
+from cfmlc_jax.models.layers.initialisers import uniform_fan_in
+from cfmlc_jax.models.layers.norms import BatchNorm, LayerNorm
+from cfmlc_jax.models.layers.pooling import average_pool
+from cfmlc_jax.models.layers.residual import DropPath
+from cfmlc_jax.models.layers.vision_transformer import Mlp, PatchEmbed, ViTDense
 from cfmlc_jax.models.torch_names import TorchNames
 
 

@@ -10,7 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, add_relu, average_pool
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.norms import BatchNorm
+from cfmlc_jax.models.layers.pooling import average_pool
+from cfmlc_jax.models.layers.residual import add_relu
 from cfmlc_jax.models.torch_names import TorchNames
 
 # PyTorch's kaiming_normal_: variance 2 / inputs of an output.

@@ -16,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.layers.basic import DropPath, LayerNorm, Mlp, PatchEmbed, ViTDense, average_pool
+from cfmlc_jax.models.layers.norms import LayerNorm
+from cfmlc_jax.models.layers.pooling import average_pool
+from cfmlc_jax.models.layers.residual import DropPath
+from cfmlc_jax.models.layers.vision_transformer import Mlp, PatchEmbed, ViTDense
 from cfmlc_jax.models.torch_names import Dialect, TorchNames
 
 # Side of the patches that become tokens, pixels.

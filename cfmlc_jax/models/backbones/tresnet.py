@@ -12,7 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, add_relu, average_pool, space_to_depth
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.norms import BatchNorm
+from cfmlc_jax.models.layers.pooling import average_pool, space_to_depth
+from cfmlc_jax.models.layers.residual import add_relu
 from cfmlc_jax.models.torch_names import Dialect, TorchNames
 
 # What the leaky ReLU multiplies values below zero by.

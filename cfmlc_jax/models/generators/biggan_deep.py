@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators.spectral import SpectralConv, SpectralDense
-from cfmlc_jax.models.layers.basic import Dense, max_pool2, upsample_nearest
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.pooling import max_pool2, upsample_nearest
 from cfmlc_jax.models.torch_names import Table
 
 # Of norms and spectral norms, all of them.

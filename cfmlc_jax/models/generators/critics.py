@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.models.generators.mnist import SIZE, around_one
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, Dense
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import Table
 
 _SLOPE = 0.2

@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, Dense, instance_norm, upsample_nearest
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.norms import BatchNorm, instance_norm
+from cfmlc_jax.models.layers.pooling import upsample_nearest
 from cfmlc_jax.models.torch_names import Table
 
 SIZE = 32

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import convolve, uniform_fan_in
+from cfmlc_jax.models.layers.convolution import convolve
+from cfmlc_jax.models.layers.initialisers import uniform_fan_in
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv, max_pool2, uniform_fan_in
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.initialisers import uniform_fan_in
+from cfmlc_jax.models.layers.norms import BatchNorm
+from cfmlc_jax.models.layers.pooling import max_pool2
 from cfmlc_jax.models.torch_names import Table
 
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import Conv, max_pool2
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.pooling import max_pool2
 from cfmlc_jax.models.torch_names import Table
 
 # Convolutions and features of the stages; a 2×2 maximum is between two of them.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal import mean_feature as mean_features
 from cfmlc_jax.models.heads.pooled import CosineClassifier
-from cfmlc_jax.models.layers.basic import Dense
+from cfmlc_jax.models.layers.linear import Dense
 
 BACKGROUNDS = ("first", "last")
 COUNTED = ("foreground", "positive_labels")

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.heads.linear import by_branch
-from cfmlc_jax.models.layers.basic import Dense, LayerNorm
+from cfmlc_jax.models.heads.output import by_branch
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DROPOUT, DecoderLayer
 from cfmlc_jax.models.torch_names import HeadNames
 
@@ -19,7 +20,7 @@ _EMBEDDING = 768
 _ATTENTION_HEADS = 8
 _FEED_FORWARD = 2048
 # The published number of queries.
-_GROUPS = 100
+_QUERIES = 100
 
 
 class MLDecoder(nn.Module):
@@ -29,25 +30,25 @@ class MLDecoder(nn.Module):
         num_classes: k.
         attention: a key of `torch_names.BRANCHES`.
         dtype: of the decoders; softmax, norms' statistics and logits are at least float32.
-        groups: queries, at most k; negative: 100.
+        queries: at most k are used; negative: 100.
 
     Raises:
-        InputError: no groups.
+        InputError: no queries.
     """
 
     num_classes: int
     attention: str
     dtype: Any = jnp.float32
-    groups: int = _GROUPS
+    queries: int = _QUERIES
 
     @nn.compact
     def __call__(self, features, *, train: bool):
-        groups = number_of_queries(self.groups, self.num_classes)
+        queries = number_of_queries(self.queries, self.num_classes)
         b, v, h, w, d = features["map"].shape
         tokens = features["map"].reshape(b, v, h * w, d)
         return by_branch(
             self.attention,
-            lambda name: Branch(self.num_classes, groups, self.dtype, name=name)(tokens, train=train),
+            lambda name: Branch(self.num_classes, queries, self.dtype, name=name)(tokens, train=train),
         )
 
 
@@ -74,10 +75,10 @@ class Branch(nn.Module):
         query = query + nn.Dropout(DROPOUT)(query, deterministic=not train)
         query = LayerNorm(dtype=self.dtype, name="norm1")(query)
         decoder = DecoderLayer(_ATTENTION_HEADS, _FEED_FORWARD, self.dtype, name="decoder")
-        return self._logits_of_groups(decoder(query, memory, train=train))
+        return self._logits_of_queries(decoder(query, memory, train=train))
 
-    def _logits_of_groups(self, x):
-        """[b, v, g, d] -> [b, v, k], at least float32, as in `basic.Linear`."""
+    def _logits_of_queries(self, x):
+        """[b, v, g, d] -> [b, v, k], at least float32, as in `linear.Linear`."""
         each = -(-self.num_classes // self.queries)
         shape = (self.queries, _EMBEDDING, each)
         # PyTorch's fans of such a shape: 768·each in, g·each out.
@@ -90,15 +91,15 @@ class Branch(nn.Module):
         return logits + bias.reshape(1, 1, self.num_classes)
 
 
-def number_of_queries(groups: int, num_classes: int) -> int:
-    """Queries for so many groups asked for: at most one per class; 100 for a negative number.
+def number_of_queries(queries: int, num_classes: int) -> int:
+    """How many of the queries asked for are used: at most one per class; 100 for a negative number.
 
     Raises:
-        InputError: no groups.
+        InputError: no queries.
     """
-    if groups == 0:
-        raise InputError("an ML-Decoder head of 0 groups has no logits; take 1 or more, or -1 for 100")
-    return min(groups if groups > 0 else _GROUPS, num_classes)
+    if queries == 0:
+        raise InputError("an ML-Decoder head of 0 queries has no logits; take 1 or more, or -1 for 100")
+    return min(queries if queries > 0 else _QUERIES, num_classes)
 
 
 # "embed_standart" is the published checkpoints' spelling.

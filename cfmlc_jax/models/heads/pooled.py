@@ -1,6 +1,6 @@
-"""Classifiers of pooled features for long tails: features [..., d] -> `Logits` of k classes.
+"""Long-tailed heads: classifiers of pooled features, [..., d] -> `Logits` of k classes, and the head of one.
 
-All are called alike, `classifier(features)`, compute in float32 or wider, and are found by name in `CLASSIFIERS`. `linear.PooledHead` makes a head of each.
+All classifiers are called alike, `classifier(features)`, compute in float32 or wider, and are found by name in `CLASSIFIERS`. `PooledHead` takes one for wholes.
 """
 
 import functools
@@ -13,7 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import mean_feature as mean_features
-from cfmlc_jax.models.layers.basic import uniform_within
+from cfmlc_jax.models.heads.output import HeadOutput
+from cfmlc_jax.models.layers.broadcasting import along_last
+from cfmlc_jax.models.layers.initialisers import uniform_within
+from cfmlc_jax.models.layers.linear import Linear
+from cfmlc_jax.models.torch_names import BRANCHES
 
 NORMS = ("causal", "cosine", "capsule")
 
@@ -132,7 +136,7 @@ class ScaledClassifier(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (k,))
         scales = self.param("scales", nn.initializers.ones, (k,))
         plain = _affine(features, jax.lax.stop_gradient(kernel), jax.lax.stop_gradient(bias))
-        return Logits(plain * _last(scales, plain))
+        return Logits(plain * along_last(scales, plain))
 
 
 # What learnable weight scaling does not train: all but its scales. The backbone's batch statistics still
@@ -146,6 +150,33 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "dot_product": LinearClassifier,
     "lws": ScaledClassifier,
 }
+
+
+class PooledHead(nn.Module):
+    """A long-tailed classifier for wholes, linear layers for patches, on pooled features [b, v, d].
+
+    Attributes:
+        num_classes: k.
+        attention: a key of `BRANCHES`.
+        classifier: (k, name=…, **options) -> one of `CLASSIFIERS`.
+        options: further fields of it, as (name, value) pairs.
+        dtype: of the computation; here it is always float32.
+    """
+
+    num_classes: int
+    attention: str
+    classifier: Callable
+    options: tuple[tuple[str, Any], ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, *, train: bool) -> HeadOutput:
+        pooled = features["pooled"]
+        name, *others = BRANCHES[self.attention]
+        logits = self.classifier(self.num_classes, name=name, **dict(self.options))(pooled)
+        patches = [Linear(self.num_classes, name=other)(pooled) for other in others]
+        attention, score = (patches[0], patches[-1]) if patches else (None, None)
+        return HeadOutput(logits.factual, attention, score, logits.counterfactual, logits.cosine)
 
 
 def tau_norm(kernel, tau: float):
@@ -163,9 +194,4 @@ def _affine(x, kernel, bias):
     """Wx + b at full precision, at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     y = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
-    return y if bias is None else y + _last(bias, y)
-
-
-def _last(vector, x):
-    """A vector [k] as broad as x [..., k]."""
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+    return y if bias is None else y + along_last(bias, y)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.heads.linear import by_branch
-from cfmlc_jax.models.layers.basic import LayerNorm, uniform_within
+from cfmlc_jax.models.heads.output import by_branch
+from cfmlc_jax.models.layers.initialisers import uniform_within
+from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DecoderLayer, EncoderLayer
 from cfmlc_jax.models.torch_names import HeadNames
 
@@ -63,7 +64,7 @@ class Query2Label(nn.Module):
 class GroupWiseLinear(nn.Module):
     """A linear map to one logit for each class's own features: [b, v, k, d] -> [b, v, k].
 
-    At least float32, as in `basic.Linear`; starts as it does. Names and shapes are PyTorch's.
+    At least float32, as in `linear.Linear`; starts as it does. Names and shapes are PyTorch's.
     """
 
     @nn.compact

@@ -1,11 +1,11 @@
-"""Colour statistics that single-label recipes standardise pixels by; multi-label recipes do not."""
+"""Mean and deviation by which single-label recipes standardise pixels; multi-label recipes do not."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
-class Statistics(NamedTuple):
+class Normalisation(NamedTuple):
     """Mean and deviation of red, green and blue, of pixels in [0, 1]."""
 
     mean: tuple[float, float, float]
@@ -13,16 +13,16 @@ class Statistics(NamedTuple):
 
 
 # As the reference has them (Tang et al., NeurIPS 2020): CIFAR's also for CIFAR-100.
-CIFAR = Statistics((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-INATURALIST = Statistics((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
-STATISTICS = {"cifar": CIFAR, "imagenet": IMAGENET, "inaturalist": INATURALIST}
+CIFAR = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INATURALIST = Normalisation((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
+NORMALISATIONS = {"cifar": CIFAR, "imagenet": IMAGENET, "inaturalist": INATURALIST}
 
 
-def standardise(pixels: Any, statistics: Statistics) -> Any:
+def standardise(pixels: Any, normalisation: Normalisation) -> Any:
     """(pixels − mean) / deviation of each colour: floats [..., 3] in [0, 1] -> [..., 3] of their type."""
     mean, deviation = (
-        np.asarray(of_colours, pixels.dtype).reshape((1,) * (pixels.ndim - 1) + (3,))
-        for of_colours in statistics
+        np.asarray(colours, pixels.dtype).reshape((1,) * (pixels.ndim - 1) + (3,))
+        for colours in normalisation
     )
     return (pixels - mean) / deviation

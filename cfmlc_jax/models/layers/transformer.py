@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.models.layers.basic import Dense, LayerNorm, uniform_fan_in
+from cfmlc_jax.models.layers.initialisers import uniform_fan_in
+from cfmlc_jax.models.layers.linear import Dense
+from cfmlc_jax.models.layers.norms import LayerNorm
 
 DROPOUT = 0.1
 

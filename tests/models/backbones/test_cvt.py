@@ -10,7 +10,7 @@ import pytest
 from cfmlc_jax.models.backbones import cvt
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 tiny = functools.partial(cvt.CvT, widths=(4, 8), depths=(1, 1), heads=(1, 2), drop_path=0.0)
 

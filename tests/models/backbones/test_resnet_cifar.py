@@ -10,7 +10,8 @@ from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.backbones.resnet_cifar import TwoBranchResNet, padded_shortcut
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.layers.basic import BatchNorm, Conv
+from cfmlc_jax.models.layers.convolution import Conv
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 
 def tiny(dtype=jnp.float32):

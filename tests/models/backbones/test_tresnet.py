@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from cfmlc_jax.models.backbones import tresnet
-from cfmlc_jax.models.layers.basic import BatchNorm
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 7), (2, 3)])

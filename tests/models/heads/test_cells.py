@@ -8,7 +8,7 @@ import pytest
 from cfmlc_jax.causal import views as causal_views
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.heads import map_cells
 
 
 def small(**options):
@@ -25,7 +25,7 @@ def test_cells_are_numbered_as_patches_are(rng):
     """Cell p of the map lies where patch p of the grid does."""
     grid, d = 3, 5
     cells_map = jnp.asarray(rng.normal(size=(2, 1, grid, grid, d)), jnp.float32)
-    module = linear.MapCells(4, "cross", "layer1")
+    module = map_cells.MapCells(4, "cross", "layer1")
     variables = module.init(jax.random.key(0), {"layer1": cells_map}, train=False)
     attention, score = module.apply(variables, {"layer1": cells_map}, train=False)
     assert attention.shape == score.shape == (2, 1, grid**2, 4)
@@ -38,7 +38,7 @@ def test_cells_are_numbered_as_patches_are(rng):
 
 def test_one_branch_is_both_attention_and_score(rng):
     features = {"layer1": jnp.asarray(rng.normal(size=(1, 1, 2, 2, 5)), jnp.float32)}
-    module = linear.MapCells(4, "self", "layer1")
+    module = map_cells.MapCells(4, "self", "layer1")
     variables = module.init(jax.random.key(0), features, train=False)
     attention, score = module.apply(variables, features, train=False)
     assert list(variables["params"]) == ["patch"]
@@ -47,14 +47,14 @@ def test_one_branch_is_both_attention_and_score(rng):
 
 def test_scores_relative_to_the_background(rng):
     features = {"layer1": jnp.asarray(rng.normal(size=(1, 1, 2, 2, 5)), jnp.float32)}
-    with_background = linear.MapCells(4, "self", "layer1", background=True)
+    with_background = map_cells.MapCells(4, "self", "layer1", background=True)
     variables = with_background.init(jax.random.key(0), features, train=False)
     _, score = with_background.apply(variables, features, train=False)
     plain = {"params": {"patch": variables["params"]["patch"]}}
-    _, alone = linear.MapCells(4, "self", "layer1").apply(plain, features, train=False)
+    _, alone = map_cells.MapCells(4, "self", "layer1").apply(plain, features, train=False)
     weights = variables["params"]["background"]
     cells = features["layer1"].swapaxes(2, 3).reshape(1, 1, 4, 5)
-    nothing = cells @ weights["kernel"] + weights["bias"][None, None, None] + linear.BACKGROUND
+    nothing = cells @ weights["kernel"] + weights["bias"][None, None, None] + map_cells.BACKGROUND
     np.testing.assert_allclose(score, alone - nothing, rtol=1e-5, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from cfmlc_jax.models.heads.ml_decoder import MLDecoder
 from cfmlc_jax.optim import frozen
 from cfmlc_jax.torch_weights import mlc_pat
 
-K, GROUPS = 7, 3  # three queries of three classes, the last of one
+K, QUERIES = 7, 3  # three queries of three classes, the last of one
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +26,19 @@ def features():
 
 @pytest.fixture(scope="module")
 def variables(features):
-    init = jax.jit(functools.partial(MLDecoder(K, "none", groups=GROUPS).init, train=False))
+    init = jax.jit(functools.partial(MLDecoder(K, "none", queries=QUERIES).init, train=False))
     return init(jax.random.key(0), features)
 
 
 @functools.cache
 def applied(dtype=jnp.float32):
-    return jax.jit(functools.partial(MLDecoder(K, "none", dtype, groups=GROUPS).apply, train=False))
+    return jax.jit(functools.partial(MLDecoder(K, "none", dtype, queries=QUERIES).apply, train=False))
 
 
 def test_logits(features, variables):
     whole, attention, score, *_ = applied()(variables, features)
     assert (whole.shape, whole.dtype, attention, score) == ((2, 2, K), jnp.float32, None, None)
-    assert variables["params"]["whole"]["duplicate_pooling"].shape == (GROUPS, 768, 3)
+    assert variables["params"]["whole"]["duplicate_pooling"].shape == (QUERIES, 768, 3)
 
 
 def test_a_query_speaks_for_its_group(features, variables):
@@ -67,14 +67,14 @@ def test_half_precision_stays_near_full(features, variables):
 
 
 @pytest.mark.parametrize(
-    ("groups", "classes", "queries"), [(3, 7, 3), (80, 80, 80), (100, 20, 20), (-1, 80, 80), (-1, 256, 100)]
+    ("asked", "classes", "queries"), [(3, 7, 3), (80, 80, 80), (100, 20, 20), (-1, 80, 80), (-1, 256, 100)]
 )
-def test_number_of_queries(groups, classes, queries):
-    assert ml_decoder.number_of_queries(groups, classes) == queries
+def test_number_of_queries(asked, classes, queries):
+    assert ml_decoder.number_of_queries(asked, classes) == queries
 
 
-def test_no_groups():
-    with pytest.raises(InputError, match="0 groups has no logits; take 1 or more"):
+def test_no_queries():
+    with pytest.raises(InputError, match="0 queries has no logits; take 1 or more"):
         ml_decoder.number_of_queries(0, 20)
 
 
@@ -89,7 +89,7 @@ def test_no_groups():
 def test_weights_to_torch_and_back(attention, branches):
     """Branches are whole decoders, and their queries, and nothing else, are not trained."""
     model = catalogue.create(
-        "resnet_small", K, attention=attention, image_size=64, head="ml_decoder", groups=GROUPS
+        "resnet_small", K, attention=attention, image_size=64, head="ml_decoder", groups=QUERIES
     )
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
@@ -109,15 +109,15 @@ def test_weights_to_torch_and_back(attention, branches):
         **{f"norm{i}.{leaf}": (768,) for i in (1, 2, 3) for leaf in ("weight", "bias")},
     }
     decoder = {
-        "duplicate_pooling": (GROUPS, 768, 3),
+        "duplicate_pooling": (QUERIES, 768, 3),
         "duplicate_pooling_bias": (K,),
         "embed_standart.weight": (768, 128),
         "embed_standart.bias": (768,),
-        "query_embed.weight": (GROUPS, 768),
+        "query_embed.weight": (QUERIES, 768),
         **{f"layers.0.{name}": shape for name, shape in layer.items()},
     }
     assert head == {f"{path}decoder.{name}": shape for path in branches for name, shape in decoder.items()}
-    assert mlc_pat.architecture("resnet_small", state_dict) == (K, attention, "ml_decoder", GROUPS)
+    assert mlc_pat.architecture("resnet_small", state_dict) == (K, attention, "ml_decoder", QUERIES)
     back = mlc_pat.from_torch("resnet_small", state_dict)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
 

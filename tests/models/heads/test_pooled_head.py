@@ -21,7 +21,7 @@ K = 3
 
 def classifier(attention="none", name="causal_norm", **fields):
     backbone = resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True)
-    head = linear.PooledHead(K, attention, CLASSIFIERS[name])
+    head = PooledHead(K, attention, CLASSIFIERS[name])
     return Classifier(backbone=backbone, head=head, **fields)
 
 
