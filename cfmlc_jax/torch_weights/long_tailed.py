@@ -74,7 +74,7 @@ def checkpoint_in(path: Path, stored: Any) -> dict[str, Any]:
         isinstance(stored.get(key), Mapping) for key in (BEST, LATEST)
     ):
         raise InputError(f"{path} has neither {BEST!r} nor {LATEST!r}; {_WAY_OUT}")
-    checkpoint = {
+    checkpoint: dict[str, Any] = {
         key: {part: _arrays(path, part, entries) for part, entries in stored[key].items()}
         for key in (BEST, LATEST)
         if isinstance(stored.get(key), Mapping)
