@@ -18,6 +18,18 @@ from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnis
 from cfmlc_jax.models.torch_names import Table
 from cfmlc_jax.torch_weights import strict
 
+# The networks by name, with the sizes that were published.
+MODULES: dict[str, nn.Module] = {
+    "cgn_mnist": mnist.MnistGenerator(),
+    "cgn_mnist_linear_critic": critics.LinearCritic(),
+    "cgn_mnist_conv_critic": critics.ConvCritic(),
+    "cgn_mnist_classifier": cnn_mnist.MnistCNN(),
+    "cgn_imagenet": imagenet_cgn.ImageNetGenerator(),
+    "biggan_deep": biggan_deep.BigGANDeep(),
+    "u2net": u2net.U2Net(),
+    "vgg16_features": vgg16.VGG16Features(),
+}
+
 
 class _Kind(NamedTuple):
     """table: dotted paths of ours -> PyTorch's. takes_train: the module is called with `train`. unused: keys not read."""

@@ -335,8 +335,12 @@ def _arrays(path, stored):
     return strict.without_parallel(found)
 
 
-def arrays(path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by the file's own keys, half precision as float32.
+def arrays(path: Path | str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by the same keys, half precision as float32.
+
+    Args:
+        path: what an error names, of the file say.
+        state_dict: arrays or tensors by key.
 
     Raises:
         InputError: something among the tensors that is none, or no dense one of real numbers.
@@ -347,7 +351,7 @@ def arrays(path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {key: _array(path, key, tensor) for key, tensor in state_dict.items()}
 
 
-def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
+def _array(path: Path | str, key: str, tensor: Any) -> np.ndarray:
     if not isinstance(tensor, np.ndarray):
         if "strided" not in str(tensor.layout) or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
             raise InputError(f"{path}: {key!r} is not a dense tensor; {_WAY_OUT}")
