@@ -217,7 +217,7 @@ def find(path: Path) -> Path:
         return folder / str(best)
     if path.is_file():
         raise InputError(
-            f"{path} is a file, not a checkpoint; scripts/convert_checkpoint.py converts those of PyTorch"
+            f"{path} is a file, not a checkpoint; one of PyTorch is converted by python -m cfmlc_jax.torch_weights {path} OUT"
         )
     raise InputError(
         f"{path} is not a checkpoint, nor a run with checkpoints; give a workdir or a step's folder"

@@ -1,5 +1,6 @@
-"""What every command does about its own process: what streams can write, Ctrl-C, the end."""
+"""What all commands share: their flags' parser, what streams can write, Ctrl-C, the end of the process."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -7,11 +8,38 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
 
 _at_interrupt: list[Callable[[], object]] = []
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's parser: its help shows the description as written, and a mistake is an InputError of one line.
+
+    Flags are not abbreviated: one that is added later cannot change what an old command means.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage and exiting."""
+        raise InputError(f"{printable(message)}; --help lists the arguments")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A `type` of arguments: text -> int of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
 
 
 def tolerate_every_name() -> None:

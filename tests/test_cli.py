@@ -256,12 +256,27 @@ def test_no_worker_outlives_its_run(tmp_path, number, moment):
         process.communicate()
 
 
+def test_mistakes_of_flags_are_told_in_one_line():
+    parser = commands.Parser(prog="command")
+    parser.add_argument("--steps", type=commands.whole_number(0))
+    assert parser.parse_args(["--steps=0"]).steps == 0
+    for argument, message in (
+        ("--steps=-1", "argument --steps: '-1' is not a whole number of 0 or more"),
+        ("--steps=1.0", "'1.0' is not a whole number"),
+        ("--ste=1", "unrecognized arguments: --ste=1"),
+        ("a\nb", r"unrecognized arguments: a\\nb; --help lists the arguments"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            parser.parse_args([argument])
+        assert "\n" not in str(error.value)
+
+
 @needs_proc
 def test_where_ctrl_c_is_ignored_it_stays_ignored():
     program = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from cfmlc_jax import command; command.end_at_interrupt('interrupted');"
-        "os.kill(os.getpid(), signal.SIGINT); command.end(7)"
+        "from cfmlc_jax import cli; cli.end_at_interrupt('interrupted');"
+        "os.kill(os.getpid(), signal.SIGINT); cli.end(7)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
     assert (done.returncode, done.stderr) == (7, b"")
@@ -269,8 +284,8 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored():
 
 def test_what_is_to_be_done_before_the_end():
     program = (
-        "import os, signal, time; from cfmlc_jax import command; command.end_at_interrupt('no more é');"
-        "command.at_interrupt(lambda: print('swept', flush=True));"
+        "import os, signal, time; from cfmlc_jax import cli; cli.end_at_interrupt('no more é');"
+        "cli.at_interrupt(lambda: print('swept', flush=True));"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)

@@ -152,7 +152,7 @@ def test_weights_of_recipes_are_converted_to_where_they_are_looked_for(monkeypat
     recipes = sorted((ROOT / "configs" / "reference").glob("*.py"))
     for path in recipes:
         _, out, model = re.search(
-            r"convert_checkpoint\.py (\S+) (\S+) --model=(\S+)", path.read_text()
+            r"cfmlc_jax\.torch_weights (\S+) (\S+) --model=(\S+)", path.read_text()
         ).groups()
         config = command.parse(command.define_flags(), ["main", f"--config={path}"])
         assert (out, model) == (config.init_from, config.model.name.removeprefix("q2l_"))

@@ -13,9 +13,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.engine.state import State
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-
-# At most so many names of each kind in an error's one line.
-_LISTED = 12
+from cfmlc_jax.torch_weights import strict
 
 
 def require_start(config) -> None:
@@ -105,24 +103,14 @@ def _of_first_stage(path, stored, wanted, same_classes):
 
 
 def _check_backbone(path, stored, wanted):
-    stored, wanted = ({k: s for k, s in _shapes(x).items() if _is_backbone(k)} for x in (stored, wanted))
-    kinds = {
-        "missing": ["/".join(key) for key in wanted.keys() - stored.keys()],
-        "left over": ["/".join(key) for key in stored.keys() - wanted.keys()],
-        "mis-shaped": [
-            f"{'/'.join(key)} {list(stored[key])} instead of {list(shape)}"
-            for key, shape in wanted.items()
-            if stored.get(key, shape) != shape
-        ],
-    }
-    problems = [
-        f"{len(names)} {kind}: {', '.join(sorted(names)[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
-        for kind, names in kinds.items()
-        if names
-    ]
-    if problems:
+    stored, wanted = (
+        {"/".join(key): leaf for key, leaf in leaves.items() if _is_backbone(key)}
+        for leaves in (stored, wanted)
+    )
+    difference = strict.compare({name: leaf.shape for name, leaf in wanted.items()}, stored)
+    if difference:
         raise InputError(
-            f"config.init_from {path} has another backbone ({'; '.join(problems)}); "
+            f"config.init_from {path} has another backbone ({difference}); "
             "set config.model.name to its own, or take another checkpoint"
         )
 

@@ -37,8 +37,7 @@ from cfmlc_jax.causal.views import position
 from cfmlc_jax.classify import examples
 from cfmlc_jax.classify.predictor import ImageScores, Predictor
 from cfmlc_jax.engine.progress import Progress
-from cfmlc_jax.errors import InputError, RunError
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
 from cfmlc_jax.predict.formats import ImageLabels, Label, Pivot
 from cfmlc_jax.predict.photos import Photo
@@ -71,20 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         return NOBODY_READS
 
 
-class _Parser(argparse.ArgumentParser):
-    """With errors as the other commands tell them."""
-
-    def error(self, message):
-        raise InputError(f"{printable(message)}; --help lists the arguments")
-
-
 def _parser():
-    parser = _Parser(
-        prog="python -m cfmlc_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog="python -m cfmlc_jax.predict", description=__doc__)
     add = parser.add_argument
     add(
         "inputs",
@@ -95,7 +82,7 @@ def _parser():
     add("--checkpoint", required=True, type=Path, help="a run, for its best checkpoint, or one checkpoint")
     add("--format", choices=formats.FORMATS, default="table", help="default table")
     add("--output", type=Path, metavar="FILE", help="where predictions go; default stdout")
-    add("--top", type=_count, metavar="N", help="list the N most probable classes only")
+    add("--top", type=cli.whole_number(1), metavar="N", help="list the N most probable classes only")
     add(
         "--threshold",
         type=_probability,
@@ -122,7 +109,7 @@ def _parser():
     )
     add(
         "--batch_size",
-        type=_count,
+        type=cli.whole_number(1),
         default=16,
         metavar="N",
         help="images at once, rounded up to a multiple of the devices; default 16",
@@ -147,12 +134,6 @@ def _decide(flags, single_label):
         if single_label and flags.top is None:
             flags.top = 1
         flags.threshold = DEFAULT_THRESHOLD if flags.top is None else 0.0
-
-
-def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _probability(text):

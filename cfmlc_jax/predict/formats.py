@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import printable
 
 # Longer file names reach into the next column rather than pushing all others to the right.
 FILE_WIDTH = 100

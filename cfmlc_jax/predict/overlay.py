@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import printable
 from cfmlc_jax.results.pivots import FADED, pivot_of, weight_text
 
 NARROWEST = 240  # panel, so that its text fits beside a slim photo

@@ -39,7 +39,7 @@ def read(
     paths: Sequence[str],
     to_views: Transform,
     *,
-    contents: Mapping[str, bytes],
+    contents: Mapping[str, bytes | np.ndarray | Image.Image],
     threads: int,
     where: Callable[[str], str],
     keep: Callable[[Image.Image], Image.Image] | None,
@@ -51,7 +51,7 @@ def read(
     Args:
         paths: image files.
         to_views: cuts the views.
-        contents: of paths that are no files.
+        contents: of paths that are no files, as `decode` takes them.
         threads: that read; twice as many photos are read ahead.
         where: what an error calls a path.
         keep: makes what is kept of a picture; None keeps nothing.

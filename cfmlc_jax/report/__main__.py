@@ -18,8 +18,7 @@ from cfmlc_jax import cli
 if __name__ == "__main__":
     cli.end_at_interrupt("interrupted")
 
-from cfmlc_jax.errors import InputError
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.report import page
 
 
@@ -36,20 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """With errors as the other commands tell them."""
-
-    def error(self, message):
-        raise InputError(f"{printable(message)}; --help lists the arguments")
-
-
 def _parser():
-    parser = _Parser(
-        prog="python -m cfmlc_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog="python -m cfmlc_jax.report", description=__doc__)
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
     parser.add_argument(
         "--alphas",

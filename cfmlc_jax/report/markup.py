@@ -6,7 +6,7 @@ element by element; here everything that is not `Markup` already is escaped.
 
 import html
 
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import printable
 
 _VOID = {"br", "meta", "img", "hr", "input", "link", "wbr"}
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import cfmlc_jax
 from cfmlc_jax import files
-from cfmlc_jax.errors import InputError
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.report import multi_label, single_label
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.sections.layout import absent, section

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.errors import InputError
-from cfmlc_jax.files import printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.results import evidence as evidences
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.evidence import Evidence

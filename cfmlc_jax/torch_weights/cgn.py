@@ -5,22 +5,30 @@ them. What a module's file holds beyond the module (the end of VGG-16) is listed
 """
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
-from cfmlc_jax.models.torch_names import Table, from_torch_layout, to_torch_layout, torch_key
-from cfmlc_jax.torch_weights.strict import require_same
+from cfmlc_jax.models.torch_names import Table
+from cfmlc_jax.torch_weights import strict
 
-_COUNTER = "num_batches_tracked"
+# The networks by name, with the sizes that were published.
+MODULES: dict[str, nn.Module] = {
+    "cgn_mnist": mnist.MnistGenerator(),
+    "cgn_mnist_linear_critic": critics.LinearCritic(),
+    "cgn_mnist_conv_critic": critics.ConvCritic(),
+    "cgn_mnist_classifier": cnn_mnist.MnistCNN(),
+    "cgn_imagenet": imagenet_cgn.ImageNetGenerator(),
+    "biggan_deep": biggan_deep.BigGANDeep(),
+    "u2net": u2net.U2Net(),
+    "vgg16_features": vgg16.VGG16Features(),
+}
 
 
 class _Kind(NamedTuple):
@@ -43,23 +51,8 @@ _KINDS: dict[type, _Kind] = {
 }
 
 
-class Entry(NamedTuple):
-    """A variable of ours and where it is in PyTorch.
-
-    path: collection, modules, name.
-    key: in the state_dict.
-    shape: of ours.
-    torch_shape: with PyTorch's axes.
-    """
-
-    path: tuple[str, ...]
-    key: str
-    shape: tuple[int, ...]
-    torch_shape: tuple[int, ...]
-
-
 @functools.cache
-def entries(module: nn.Module) -> tuple[Entry, ...]:
+def entries(module: nn.Module) -> tuple[strict.Entry, ...]:
     """All variables of a module, with their keys.
 
     Raises:
@@ -67,12 +60,7 @@ def entries(module: nn.Module) -> tuple[Entry, ...]:
     """
     kind = _kind(module)
     init = functools.partial(module.init, train=False) if kind.takes_train else module.init
-    abstract = jax.eval_shape(init, jax.random.key(0), *module.example())
-    found = []
-    for path, leaf in flatten_dict(abstract).items():
-        torch_shape = to_torch_layout(path[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
-        found.append(Entry(path, torch_key(path[1:], kind.table), leaf.shape, torch_shape))
-    return tuple(found)
+    return strict.entries(jax.eval_shape(init, jax.random.key(0), *module.example()), kind.table)
 
 
 def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,21 +73,8 @@ def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, An
     Raises:
         InputError: left over, missing or mis-shaped entries, listed; a module without a table of names.
     """
-    wanted = entries(module)
-    unused = re.compile(_kind(module).unused)
-    read = {k: v for k, v in state_dict.items() if not k.endswith(_COUNTER) and not unused.match(k)}
-    require_same(
-        f"the weights of this {type(module).__name__}",
-        {entry.key: entry.torch_shape for entry in wanted},
-        read,
-    )
-    variables = {
-        entry.path: np.ascontiguousarray(
-            from_torch_layout(entry.path[-1], np.asarray(state_dict[entry.key], np.float32))
-        )
-        for entry in wanted
-    }
-    return {"batch_stats": {}} | unflatten_dict(variables)
+    what = f"the weights of this {type(module).__name__}"
+    return strict.to_variables(what, entries(module), state_dict, unused=_kind(module).unused)
 
 
 def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -108,21 +83,7 @@ def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nd
     Raises:
         InputError: variables of another module, listed; a module without a table of names.
     """
-    parts = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
-    leaves = flatten_dict(parts)
-    wanted = entries(module)
-    require_same(
-        f"the variables of this {type(module).__name__}",
-        {"/".join(entry.path): entry.shape for entry in wanted},
-        {"/".join(path): leaf for path, leaf in leaves.items()},
-    )
-    state_dict = {}
-    for entry in wanted:
-        array = to_torch_layout(entry.path[-1], np.asarray(leaves[entry.path]))
-        state_dict[entry.key] = np.ascontiguousarray(array)
-        if entry.path[-1] == "var":
-            state_dict[entry.key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
-    return state_dict
+    return strict.to_state_dict(f"the variables of this {type(module).__name__}", entries(module), variables)
 
 
 def _kind(module):

@@ -1,6 +1,7 @@
 """Files of weights, PyTorch's and safetensors', to state_dicts of numpy arrays and back. Code inside a file is never run."""
 
 import argparse
+import math
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import safetensors
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.torch_weights import strict
 
 # Of a file in MLC-PAT's form; the latter is the moving average of the former.
 _WEIGHTS, _AVERAGE = "state_dict", "state_dict_ema"
@@ -36,10 +38,10 @@ _CLASS_NAMES = ("idx_to_class", "class_to_idx", "class_names", "classes", "label
 _BESIDE_CLASS_NAMES = ("meta", "hyper_parameters")
 # What parallel training, compilation and its kin put before a module's own name, wherever that is.
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_PARALLEL = "module."
 # Number of updates of PyTorch's AveragedModel, which stands among the weights it averages.
 _UPDATES = "n_averaged"
 _WAY_OUT = "save it anew in PyTorch: torch.save(model.state_dict(), FILE)"
+_OTHER_FILE = "give a file that the training wrote itself"
 # What PyTorch raises on a file that is cut, or is no file of PyTorch's at all.
 _DAMAGED = (
     AssertionError,
@@ -265,10 +267,26 @@ class FromNumpy:
         self.state = state
 
 
+def numpy_floats(path: Path, key: str, stored: Any) -> np.ndarray:
+    """The float32 array of the little-endian floats that a `FromNumpy` describes.
+
+    Raises:
+        InputError: something else.
+    """
+    try:
+        _, shape, dtype, _, data = stored.state
+        kind = dtype.arguments[0]
+        if kind in ("f4", "f8") and dtype.state[1] == "<" and len(data) == math.prod(shape) * int(kind[1]):
+            return np.frombuffer(data, f"<{kind}").reshape(shape).astype(np.float32)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {key!r} is not an array of numbers; {_OTHER_FILE}") from error
+    raise InputError(f"{path}: {key!r} is not an array of 32 or 64 bit floats; {_OTHER_FILE}")
+
+
 def _reason(path, error):
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found:
-        return f"{path} holds {found[1]}, which is code and is not run; {_WAY_OUT}"
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if code:
+        return f"{path} holds {code[1]}, which is code and is not run; {_WAY_OUT}"
     if "TorchScript" in str(error):
         return f"{path} is a TorchScript program, not a state_dict; {_WAY_OUT}"
     size = path.stat().st_size
@@ -314,13 +332,15 @@ def _arrays(path, stored):
         if plain in found:
             raise InputError(f"{path}: two entries are {plain!r} without what compilation adds; {_WAY_OUT}")
         found[plain] = array
-    while found and all(key.startswith(_PARALLEL) for key in found):
-        found = {key.removeprefix(_PARALLEL): array for key, array in found.items()}
-    return found
+    return strict.without_parallel(found)
 
 
-def arrays(path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by the file's own keys, half precision as float32.
+def arrays(path: Path | str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by the same keys, half precision as float32.
+
+    Args:
+        path: what an error names, of the file say.
+        state_dict: arrays or tensors by key.
 
     Raises:
         InputError: something among the tensors that is none, or no dense one of real numbers.
@@ -331,7 +351,7 @@ def arrays(path: Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {key: _array(path, key, tensor) for key, tensor in state_dict.items()}
 
 
-def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
+def _array(path: Path | str, key: str, tensor: Any) -> np.ndarray:
     if not isinstance(tensor, np.ndarray):
         if "strided" not in str(tensor.layout) or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
             raise InputError(f"{path}: {key!r} is not a dense tensor; {_WAY_OUT}")

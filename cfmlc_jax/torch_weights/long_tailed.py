@@ -6,18 +6,18 @@ Its files hold two state_dicts, "feat_model" and "classifier", whose keys all be
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers.norms import BatchNorm
-from cfmlc_jax.models.torch_names import from_torch_layout, to_torch_layout, torch_key
-from cfmlc_jax.torch_weights import mlc_pat, strict
+from cfmlc_jax.models.torch_names import from_torch_layout, to_torch_layout
+from cfmlc_jax.torch_weights import files, mlc_pat, strict
 
 # Weights of the best epoch, in the file of a finished run, and of the latest, in the one beside it.
 BEST, LATEST = "state_dict_best", "state_dict"
@@ -25,8 +25,8 @@ BACKBONE, CLASSIFIER, MEAN_FEATURE = "feat_model", "classifier", "embed"
 BRANCH = "whole"
 # Classifiers by the head of `models.catalogue` that they are.
 HEADS = {"causal_norm": "causal", "dot_product": "plain", "lws": "scaled"}
-_PARALLEL = "module."
-_COUNTER = "num_batches_tracked"
+_COLLECTIONS = ("params", "batch_stats")
+_WAY_OUT = "give a file that the reference's training wrote, final_ or latest_model_checkpoint.pth"
 
 
 class _Classifier(NamedTuple):
@@ -44,6 +44,69 @@ _CLASSIFIERS = {
     "plain": _Classifier({"kernel": "fc.weight"}),
     "scaled": _Classifier({"kernel": "fc.weight", "bias": "fc.bias", "scales": "scales"}),
 }
+
+
+def is_checkpoint(stored: Any) -> bool:
+    """Whether what `files.load` gave is a checkpoint of this reference: state_dicts of a backbone and a classifier."""
+    if not isinstance(stored, Mapping):
+        return False
+    weights = (stored.get(key) for key in (BEST, LATEST))
+    return any(isinstance(parts, Mapping) and {BACKBONE, CLASSIFIER} <= set(parts) for parts in weights)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file's `BEST` and `LATEST` state_dicts, as far as it has them, and `MEAN_FEATURE`, as numpy arrays.
+
+    Raises:
+        InputError: no PyTorch; a file that cannot be read, is damaged, or holds other things.
+    """
+    path = Path(path)
+    return checkpoint_in(path, files.load(path))
+
+
+def checkpoint_in(path: Path, stored: Any) -> dict[str, Any]:
+    """As `read`, of what `files.load` gave of the file.
+
+    Raises:
+        InputError: other things than a checkpoint of the reference.
+    """
+    if not isinstance(stored, Mapping) or not any(
+        isinstance(stored.get(key), Mapping) for key in (BEST, LATEST)
+    ):
+        raise InputError(f"{path} has neither {BEST!r} nor {LATEST!r}; {_WAY_OUT}")
+    checkpoint: dict[str, Any] = {
+        key: {part: _arrays(path, part, entries) for part, entries in stored[key].items()}
+        for key in (BEST, LATEST)
+        if isinstance(stored.get(key), Mapping)
+    }
+    if MEAN_FEATURE in stored:
+        checkpoint[MEAN_FEATURE] = files.numpy_floats(path, MEAN_FEATURE, stored[MEAN_FEATURE])
+    return checkpoint
+
+
+def _arrays(path, part, entries):
+    if not isinstance(entries, Mapping):
+        raise InputError(f"{path}: {part!r} is a {type(entries).__name__}, not a state_dict; {_WAY_OUT}")
+    return files.arrays(path, entries)
+
+
+def write(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write what `to_torch` gives as a file that the reference reads; whole or not there.
+
+    Its record of training is empty: "epoch" and "best_epoch" are 0, "best_acc" too.
+
+    Raises:
+        InputError: no PyTorch, or a file that cannot be written.
+    """
+    path = Path(path)
+    torch = files.import_torch(f"to write {path}")
+    contents: dict[str, Any] = {
+        key: {part: files.tensors(torch, entries) for part, entries in checkpoint[key].items()}
+        for key in (BEST, LATEST)
+    }
+    contents |= {"epoch": 0, "best_epoch": 0, "best_acc": 0.0}
+    contents[MEAN_FEATURE] = np.asarray(checkpoint[MEAN_FEATURE], np.float32)
+    files.save(torch, path, contents)
 
 
 def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +137,7 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             for part, variables in parts.items()
             if variables[collection]
         }
-        for collection in ("params", "batch_stats")
+        for collection in _COLLECTIONS
     }
 
 
@@ -85,7 +148,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> str:
         InputError: parts that are missing; entries of no backbone here, or of several.
     """
     weights = _part(checkpoint, BEST if BEST in checkpoint else LATEST, "checkpoint")
-    return mlc_pat.recognise(_without_prefix(_part(weights, BACKBONE, "weights")))
+    return mlc_pat.recognise(strict.without_parallel(_part(weights, BACKBONE, "weights")))
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +160,8 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: variables of another model.
     """
-    collections = ("params", "batch_stats")
-    backbone = {collection: variables[collection].get("backbone", {}) for collection in collections}
-    head = {collection: variables[collection].get("head", {}).get(BRANCH, {}) for collection in collections}
+    backbone = {collection: variables[collection].get("backbone", {}) for collection in _COLLECTIONS}
+    head = {collection: variables[collection].get("head", {}).get(BRANCH, {}) for collection in _COLLECTIONS}
     classifier, mean_feature = classifier_to_torch(head)
     weights = {
         BACKBONE: _with_prefix(backbone_to_torch(name, backbone)),
@@ -114,12 +176,17 @@ def head_of(variables: Mapping[str, Any]) -> str:
     Raises:
         InputError: variables of no classifier of the reference.
     """
-    params = variables["params"]["head"][BRANCH]
-    has_mean = "head" in variables["batch_stats"]
-    for head, kind in HEADS.items():
-        if set(_CLASSIFIERS[kind].keys) == set(params) and _CLASSIFIERS[kind].has_mean == has_mean:
-            return head
-    raise InputError(f"variables {strict.some(sorted(params))} are those of no classifier of the reference")
+    params, means = (variables[collection].get("head", {}).get(BRANCH, {}) for collection in _COLLECTIONS)
+    kind = _kind_of(params, means)
+    return next(head for head, known in HEADS.items() if known == kind)
+
+
+def _kind_of(params, means):
+    for kind, classifier in _CLASSIFIERS.items():
+        if set(classifier.keys) == set(params) and classifier.has_mean == ("mean_feature" in means):
+            return kind
+    names = strict.some(sorted({*params, *means}))
+    raise InputError(f"variables {names} are those of no classifier of the reference")
 
 
 def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,19 +199,8 @@ def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, A
     Raises:
         InputError: left over, missing or mis-shaped entries, listed; an unknown backbone.
     """
-    state_dict = _without_prefix(state_dict)
-    wanted = _backbone_entries(name)
-    shapes = {
-        key: to_torch_layout(path[-1], np.broadcast_to(np.float32(0), shape)).shape
-        for key, (path, shape) in wanted.items()
-    }
-    counted = {key: value for key, value in state_dict.items() if not key.endswith(_COUNTER)}
-    strict.require_same(f"the weights of {name}", shapes, counted)
-    return unflatten_dict(
-        {
-            path: np.ascontiguousarray(from_torch_layout(path[-1], np.asarray(state_dict[key], np.float32)))
-            for key, (path, _) in wanted.items()
-        }
+    return strict.to_variables(
+        f"the weights of {name}", _abstract(name)[1], strict.without_parallel(state_dict)
     )
 
 
@@ -156,20 +212,7 @@ def backbone_to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.n
     Raises:
         InputError: variables of another backbone.
     """
-    leaves = flatten_dict({key: variables[key] for key in ("params", "batch_stats") if key in variables})
-    wanted = _backbone_entries(name)
-    named = {path: key for key, (path, _) in wanted.items()}
-    strict.require_same(
-        f"the variables of {name}",
-        {"/".join(path): shape for path, shape in wanted.values()},
-        {"/".join(path): leaf for path, leaf in leaves.items()},
-    )
-    state_dict = {}
-    for path, key in named.items():
-        state_dict[key] = np.ascontiguousarray(to_torch_layout(path[-1], np.asarray(leaves[path])))
-        if path[-1] == "var":
-            state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
-    return state_dict
+    return strict.to_state_dict(f"the variables of {name}", _abstract(name)[1], variables)
 
 
 def classifier_from_torch(state_dict: Mapping[str, Any], mean_feature: Any) -> dict[str, Any]:
@@ -186,7 +229,7 @@ def classifier_from_torch(state_dict: Mapping[str, Any], mean_feature: Any) -> d
         InputError: entries of no classifier of the reference, arrays of other shapes, no mean where
             the classifier needs one.
     """
-    state_dict = _without_prefix(state_dict)
+    state_dict = strict.without_parallel(state_dict)
     classifier = next((c for c in _CLASSIFIERS.values() if set(c.keys.values()) == set(state_dict)), None)
     if classifier is None:
         known = "; ".join(f"{kind}: {', '.join(c.keys.values())}" for kind, c in _CLASSIFIERS.items())
@@ -218,17 +261,7 @@ def classifier_to_torch(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndar
         InputError: parameters of no classifier of the reference.
     """
     params, means = variables["params"], variables.get("batch_stats", {})
-    classifier = next(
-        (
-            c
-            for c in _CLASSIFIERS.values()
-            if set(c.keys) == set(params) and c.has_mean == ("mean_feature" in means)
-        ),
-        None,
-    )
-    if classifier is None:
-        found = sorted(set(params) | set(means))
-        raise InputError(f"variables {strict.some(found)} are those of no classifier of the reference")
+    classifier = _CLASSIFIERS[_kind_of(params, means)]
     state_dict = {
         key: np.ascontiguousarray(to_torch_layout(leaf, np.asarray(params[leaf])))
         for leaf, key in classifier.keys.items()
@@ -241,7 +274,7 @@ def _mean_feature(array, d):
     if array is None:
         raise InputError(
             f"the checkpoint has no {MEAN_FEATURE!r}, without which the causal classifier has no effect to "
-            "remove; give a file that the reference's training wrote"
+            f"remove; {_WAY_OUT}"
         )
     mean = np.array(array, np.float32)
     if mean.shape != (d,):
@@ -256,41 +289,27 @@ def _part(whole, key, what):
     part = whole.get(key)
     if not isinstance(part, Mapping):
         raise InputError(
-            f"no {key!r} in the {what} (keys: {strict.some(sorted(map(str, whole)))}); "
-            "give a file that the reference's training wrote"
+            f"no {key!r} in the {what} (keys: {strict.some(sorted(map(str, whole)))}); {_WAY_OUT}"
         )
     return part
 
 
-def _without_prefix(state_dict):
-    while state_dict and all(key.startswith(_PARALLEL) for key in state_dict):
-        state_dict = {key.removeprefix(_PARALLEL): value for key, value in state_dict.items()}
-    return state_dict
-
-
 def _with_prefix(state_dict):
     # The reference drops keys without it and goes on with random weights.
-    return {_PARALLEL + key: value for key, value in state_dict.items()}
+    return {strict.PARALLEL + key: value for key, value in state_dict.items()}
 
 
 @functools.cache
 def _abstract(name):
-    """A backbone's number of features, and the shapes of its variables by path."""
+    """A backbone's number of features, and its entries."""
     backbone = _backbone(name)
     size = backbone.stride * max(1, 64 // backbone.stride)
     init = functools.partial(backbone.create(dtype=jnp.float32, norm=BatchNorm).init_with_output, train=False)
     features, variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
-    return features["pooled"].shape[-1], shapes
+    return features["pooled"].shape[-1], strict.entries(variables, backbone.torch.modules)
 
 
 def _backbone(name):
     if name not in catalogue.BACKBONES:
         raise InputError(f"backbone {name!r} is not one of {', '.join(catalogue.BACKBONES)}")
     return catalogue.BACKBONES[name]
-
-
-def _backbone_entries(name):
-    """Path and shape of ours by PyTorch's key."""
-    table = _backbone(name).torch.modules
-    return {torch_key(path[1:], table): (path, shape) for path, shape in _abstract(name)[1].items()}

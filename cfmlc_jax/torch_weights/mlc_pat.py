@@ -3,6 +3,7 @@
 The names are tables beside the modules (`models.torch_names`); here is what they have in common.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -26,12 +27,10 @@ from cfmlc_jax.models.torch_names import (
     to_torch_layout,
     torch_key,
 )
+from cfmlc_jax.torch_weights import strict
 
 # InPlaceABN keeps its scale away from zero by this much, whatever the weight's sign.
 _IN_PLACE = np.float32(1e-5)
-_COUNTER = "num_batches_tracked"
-# At most so many names of each kind in an error's one line.
-_LISTED = 12
 # A block of a backbone by its stage and its number there, in the names of all backbones and dialects.
 _BLOCK = re.compile(r"\b(?:layer|layers\.|stage|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?(\d+)\.")
 _INSIDE = re.compile(r"\b(?:layer|layers\.|stage|features\.)\d+\.")
@@ -56,19 +55,6 @@ class Architecture(NamedTuple):
     groups: int
 
 
-class Entry(NamedTuple):
-    """A variable of ours and where it is in PyTorch.
-
-    path: collection, modules, name.
-    key: in the state_dict.
-    torch_shape: with PyTorch's axes.
-    """
-
-    path: tuple[str, ...]
-    key: str
-    torch_shape: tuple[int, ...]
-
-
 def unwrapped(
     state_dict: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
@@ -88,7 +74,7 @@ def unwrapped(
     models = [""] if "" in models else models
     if len(models) > 1 or len(averages) > 1:
         raise InputError(
-            f"the entries are of several models ({_some([path or 'no prefix' for path in paths], _LISTED)}); save "
+            f"the entries are of several models ({strict.some(path or 'no prefix' for path in paths)}); save "
             "the one that is meant: torch.save(model.state_dict(), FILE)"
         )
     if not models:
@@ -120,8 +106,8 @@ def _paths_of_models(state_dict):
 def _stems():
     """Keys of the first layers' kernels, of all backbones, plain and in Query2Label; the longest first."""
     names = [backbone.torch for backbone in catalogue.BACKBONES.values()]
-    plain = {stem for of in names for stem in (of.stem, *(dialect.sign for dialect in of.dialects))}
-    within = {f"{of.query2label}.{of.stem}" for of in names}
+    plain = {stem for table in names for stem in (table.stem, *(dialect.sign for dialect in table.dialects))}
+    within = {f"{table.query2label}.{table.stem}" for table in names}
     return sorted(plain | within, key=len, reverse=True)
 
 
@@ -135,21 +121,21 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     candidates = [
         name for name in catalogue.names() if _is_near(name, state_dict) and _depths_of(name) == depths
     ]
-    problems = {name: _problems(name, state_dict, allow) for name in candidates}
-    fitting = [name for name in candidates if not problems[name]]
+    differences = {name: _difference(name, state_dict, allow) for name in candidates}
+    fitting = [name for name in candidates if not differences[name]]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise InputError(f"the weights are of {' or '.join(fitting)}; give one as --model")
     if not candidates:
         raise InputError(
-            f"the weights are of no model here: {len(state_dict)} entries ({_some(list(state_dict), 3)}), stages of "
+            f"the weights are of no model here: {len(state_dict)} entries ({strict.some(state_dict, 3)}), stages of "
             f"{', '.join(map(str, depths)) or 'no'} blocks; known are {', '.join(catalogue.names())}"
         )
-    nearest = min(candidates, key=lambda name: sum(len(entries) for _, entries in problems[name]))
+    nearest = min(candidates, key=lambda name: len(differences[name]))
     others = [name for name in candidates if name != nearest]
     raise InputError(
-        f"these are not the weights of {nearest}: {_told(problems[nearest])}"
+        f"these are not the weights of {nearest}: {differences[nearest]}"
         + (f"; nor of {', '.join(others)}" if others else "")
     )
 
@@ -162,7 +148,7 @@ def _is_near(name, state_dict):
 
 def _depths(state_dict):
     """Blocks in each stage, by the keys."""
-    blocks = {found.groups() for found in map(_BLOCK.search, state_dict) if found}
+    blocks = {match.groups() for match in map(_BLOCK.search, state_dict) if match}
     stages = sorted({int(stage) for stage, _ in blocks})
     return tuple(sum(int(stage) == wanted for stage, _ in blocks) for wanted in stages)
 
@@ -173,14 +159,14 @@ def _depths_of(name):
     return tuple(module.depths if hasattr(module, "depths") else module.stage_sizes)
 
 
-def statistics(name: str, found: Architecture) -> str:
+def statistics(name: str, arch: Architecture) -> str:
     """Key of `models.layers.normalise.NORMALISATIONS` by which weights want pixels standardised; "" for pixels in [0, 1].
 
     It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
     trained so; those of MLC-PAT, Query2Label and MIIL are not.
     """
-    of_imagenet = found.head in ("", "linear") and found.num_classes in (0, *_IMAGENET)
-    if not of_imagenet or found.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
+    of_imagenet = arch.head in ("", "linear") and arch.num_classes in (0, *_IMAGENET)
+    if not of_imagenet or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
         return ""
     return catalogue.parts(name)[0].torch.statistics
 
@@ -236,18 +222,18 @@ def _renamed(dialect):
     return (lambda key: key) if dialect is None else dialect.key
 
 
-def model(name: str, found: Architecture, *, image_size: int = 0) -> Classifier:
+def model(name: str, arch: Architecture, *, image_size: int = 0) -> Classifier:
     """The classifier that a state_dict belongs to; by default at the least image size that suits it.
 
     A backbone without a head is one of a single class.
     """
     return catalogue.create(
         name,
-        found.num_classes or 1,
-        attention=found.attention,
+        arch.num_classes or 1,
+        attention=arch.attention,
         image_size=image_size or _least_size(name),
-        head=found.head,
-        groups=found.groups,
+        head=arch.head,
+        groups=arch.groups,
     )
 
 
@@ -278,17 +264,17 @@ def from_torch(
             with timm's names.
     """
     backbone, _ = catalogue.parts(name)
-    found = architecture(name, state_dict)
+    arch = architecture(name, state_dict)
     dialect = _dialect(name, state_dict)
-    entries = _entries_in(dialect, name, found)
+    entries = _entries_in(dialect, name, arch)
     in_place = _are_in_place(backbone, in_place_norms, dialect)
-    problems = _problems(name, state_dict, allow)
-    if problems:
-        raise InputError(f"these are not the weights of {name}: {_told(problems)}")
+    difference = _difference(name, state_dict, allow)
+    if difference:
+        raise InputError(f"these are not the weights of {name}: {difference}")
     initial = {}
     if any(entry.key not in state_dict for entry in entries):
-        init, arguments = _initial(model(name, found), name)
-        initial = dict(_leaves(jax.jit(init)(*arguments)))
+        init, arguments = _initial(model(name, arch), name)
+        initial = strict.leaves(jax.jit(init)(*arguments))
     variables = {}
     for entry in entries:
         leaf = entry.path[-1]
@@ -327,19 +313,19 @@ def to_torch(
     """
     backbone, _ = catalogue.parts(name)
     in_place = backbone.torch.in_place_norms if in_place_norms is None else in_place_norms
-    found = _attention_and_head(name, variables)
-    table = _table(name, found)
+    arch = _attention_and_head(name, variables)
+    table = _table(name, arch)
     counted = backbone.torch.counts_batches and not _has_frozen_norms(name)
     state_dict = {}
-    for path, leaf in _leaves(variables):
+    for path, leaf in strict.leaves(variables).items():
         key = torch_key(path[1:], table)
         array = np.asarray(leaf)
         if in_place and _is_norm_of_backbone(path):
             array = _in_place_weight(key, array)
         state_dict[key] = np.ascontiguousarray(to_torch_layout(path[-1], array))
         if counted and path[-1] == "var":
-            state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
-    for derived in _derived(name, found):
+            state_dict[strict.counter(key)] = np.zeros((), np.int64)
+    for derived in _derived(name, arch):
         state_dict |= derived(state_dict, image_size)
     return state_dict
 
@@ -366,37 +352,27 @@ def _initial(classifier, name):
     return init, (jax.random.key(0), jnp.zeros((1, 1, size, size, 3)))
 
 
-def _entries_in(dialect, name, found) -> list[Entry]:
+def _entries_in(dialect, name, arch) -> list[strict.Entry]:
     """All variables of a model, and where they are in a state_dict by this writer."""
     renamed = _renamed(dialect)
-    return [entry._replace(key=renamed(entry.key)) for entry in _entries(name, found)]
+    return [entry._replace(key=renamed(entry.key)) for entry in _entries(name, arch)]
 
 
 @functools.lru_cache(maxsize=64)
-def _entries(name, found) -> tuple[Entry, ...]:
-    table = _table(name, found)
-    init, arguments = _initial(model(name, found), name)
-    leaves = {
-        path: to_torch_layout(path[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
-        for path, leaf in _leaves(jax.eval_shape(init, *arguments))
-        if found.head or path[1] == "backbone"
-    }
-    return tuple(Entry(path, torch_key(path[1:], table), shape) for path, shape in leaves.items())
+def _entries(name, arch) -> tuple[strict.Entry, ...]:
+    init, arguments = _initial(model(name, arch), name)
+    every = strict.entries(jax.eval_shape(init, *arguments), _table(name, arch))
+    return tuple(entry for entry in every if arch.head or entry.path[1] == "backbone")
 
 
-def _leaves(variables):
-    parts = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
-    return flatten_dict(parts).items()
-
-
-def _table(name, found) -> Table:
+def _table(name, arch) -> Table:
     """Paths of ours -> keys, for the whole classifier."""
     backbone, _ = catalogue.parts(name)
     body = f"{backbone.torch.query2label}." if name.startswith(catalogue.QUERY2LABEL) else ""
     head: Table = ()
-    if found.head:
-        names = dict(_heads(name))[found.head]
-        head = names.table(found.attention, names.prefix(backbone.torch))
+    if arch.head:
+        names = dict(_heads(name))[arch.head]
+        head = names.table(arch.attention, names.prefix(backbone.torch))
     return (
         *((rf"backbone\.{pattern}", body + replacement) for pattern, replacement in backbone.torch.modules),
         (r"backbone", body.removesuffix(".")),
@@ -420,38 +396,21 @@ def _attention_and_head(name, variables):
     raise InputError(f"variables with a head of {', '.join(sorted(own))} are not those of {name}")
 
 
-def _problems(name, state_dict, allow) -> list[tuple[str, list[str]]]:
-    """(kind, entries) of all that keeps a state_dict from being a model's: "missing", "left over", "mis-shaped"."""
-    found, dialect = architecture(name, state_dict), _dialect(name, state_dict)
-    allowed = re.compile("|".join(f"(?:{pattern})" for pattern in allow)) if allow else None
-
-    def forbidden(keys):
-        return [key for key in keys if not (allowed and allowed.search(key))]
-
-    wanted = {entry.key: entry.torch_shape for entry in _entries_in(dialect, name, found)}
-    unread = _unread(name, found, dialect)
-    left_over = [key for key in state_dict if key not in wanted and not key.endswith(_COUNTER)]
-    left_over = forbidden(key for key in left_over if key not in unread)
-    missing = [key for key in wanted if key not in state_dict]
-    if not found.head:
-        missing += _missing_of_head(name, dialect, left_over)
-    mis_shaped = [
-        f"{key} {list(np.shape(state_dict[key]))} instead of {list(shape)}"
-        for key, shape in wanted.items()
-        if key in state_dict and np.shape(state_dict[key]) != shape
-    ]
-    kinds = (("missing", forbidden(missing)), ("left over", left_over), ("mis-shaped", mis_shaped))
-    return [(kind, names) for kind, names in kinds if names]
-
-
-def _told(problems):
-    return "; ".join(f"{len(names)} {kind}: {_some(names, _LISTED)}" for kind, names in problems)
-
-
-def _some(names, most):
-    """So many names on one line, whatever characters they have."""
-    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
-    return ", ".join(shown) + (", …" if len(names) > most else "")
+def _difference(name, state_dict, allow) -> strict.Difference:
+    """What keeps a state_dict from being a model's."""
+    arch, dialect = architecture(name, state_dict), _dialect(name, state_dict)
+    wanted = {entry.key: entry.torch_shape for entry in _entries_in(dialect, name, arch)}
+    unread = _unread(name, arch, dialect)
+    read = {
+        key: array
+        for key, array in state_dict.items()
+        if key in wanted or not (key in unread or key.endswith(strict.COUNTER))
+    }
+    difference = strict.compare(wanted, read).without(allow)
+    if arch.head:
+        return difference
+    missing = (*difference.missing, *_missing_of_head(name, dialect, difference.left_over))
+    return dataclasses.replace(difference, missing=missing).without(allow)
 
 
 def _missing_of_head(name, dialect, left_over):
@@ -468,21 +427,21 @@ def _missing_of_head(name, dialect, left_over):
 
 
 @functools.lru_cache(maxsize=64)
-def _unread(name, found, dialect):
+def _unread(name, arch, dialect):
     """Entries that hold no weights but follow from the architecture, at any image size."""
-    wanted = {entry.key: entry.torch_shape for entry in _entries(name, found)}
+    wanted = {entry.key: entry.torch_shape for entry in _entries(name, arch)}
     # At the least size, a window of Swin's last stage is the whole map and needs no mask.
     sizes = (_least_size(name), 2 * _least_size(name))
     renamed = _renamed(dialect)
     return {
-        renamed(key) for function in _derived(name, found) for size in sizes for key in function(wanted, size)
+        renamed(key) for function in _derived(name, arch) for size in sizes for key in function(wanted, size)
     }
 
 
-def _derived(name, found):
+def _derived(name, arch):
     """Functions (state_dict of arrays or shapes, image size) -> entries that are not weights."""
     backbone, _ = catalogue.parts(name)
-    heads = [names.derived for head, names in _heads(name) if head == found.head]
+    heads = [names.derived for head, names in _heads(name) if head == arch.head]
     return [function for function in (backbone.torch.derived, *heads) if function]
 
 

@@ -7,7 +7,7 @@
 Weights: MIIL's TResNet-L (v2) with ML-Decoder, of Open Images, converted to the folder that
 init_from names; the backbone is taken, the head begins anew:
 
-    python scripts/convert_checkpoint.py tresnet_l_pretrain_ml_decoder.pth pretrained/tresnet_l_v2_open_images --model=tresnet_l_v2
+    python -m cfmlc_jax.torch_weights tresnet_l_pretrain_ml_decoder.pth pretrained/tresnet_l_v2_open_images --model=tresnet_l_v2
 
 Published score: 91.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.

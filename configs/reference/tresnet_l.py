@@ -6,7 +6,7 @@
 
 Weights: MIIL's TResNet-L at 448 px, converted to the folder that init_from names:
 
-    python scripts/convert_checkpoint.py tresnet_l_448.pth pretrained/tresnet_l_in1k --model=tresnet_l
+    python -m cfmlc_jax.torch_weights tresnet_l_448.pth pretrained/tresnet_l_in1k --model=tresnet_l
 
 Published score: 88.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.

@@ -6,7 +6,7 @@
 
 Weights: MIIL's TResNet-L (v2) of ImageNet-21k, converted to the folder that init_from names:
 
-    python scripts/convert_checkpoint.py tresnet_l_v2_miil_21k.pth pretrained/tresnet_l_v2_in21k --model=tresnet_l_v2
+    python -m cfmlc_jax.torch_weights tresnet_l_v2_miil_21k.pth pretrained/tresnet_l_v2_in21k --model=tresnet_l_v2
 
 Published score: 90.5 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.

@@ -13,7 +13,6 @@ deviations), figures/ (needs the extra "figures") and, where objects can be take
 effects.csv. What is done already is not done again: the same command goes on.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -73,9 +72,7 @@ def main() -> int:
 
 
 def _parse(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(prog="python -m scripts.ablation", description=__doc__)
     parser.add_argument("--study", type=Path, help="file with get_study(quick)")
     parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint, in place of a study")
     parser.add_argument("--workdir", type=Path, help="default runs/<name of the study or run>")

@@ -23,39 +23,25 @@ from scripts.benchmark import inputs, processes, tables
 MEASUREMENTS = ("train", "forward", "input")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_positive.__name__ = "number above 0"  # argparse names the type in its message
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags, checked.
 
     Raises:
         InputError: a flag that cannot be used.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(prog="python -m scripts.benchmark", description=__doc__)
+    positive = cli.whole_number(1)
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="of train, forward, input")
     parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/catalogue.py")
-    parser.add_argument("--batch", type=_positive, default=4, help="images (default: %(default)s)")
-    parser.add_argument("--size", type=_positive, default=224, help="side of a view (default: %(default)s)")
-    parser.add_argument("--grid", type=_positive, default=2, help="patches a side (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=4, help="images (default: %(default)s)")
+    parser.add_argument("--size", type=positive, default=224, help="side of a view (default: %(default)s)")
+    parser.add_argument("--grid", type=positive, default=2, help="patches a side (default: %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our model")
-    parser.add_argument("--repeats", type=_positive, default=5, help="runs (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=5, help="runs (default: %(default)s)")
     parser.add_argument("--images", default="", help="folder of JPEG photos; default: generated ones")
-    parser.add_argument("--input_images", type=_positive, default=128, help="images in a run of input")
-    parser.add_argument("--workers", type=_positive, default=min(2, os.cpu_count() or 1), help="of input")
-    parser.add_argument("--threads", type=_positive, default=1, help="in each of our input's workers")
+    parser.add_argument("--input_images", type=positive, default=128, help="images in a run of input")
+    parser.add_argument("--workers", type=positive, default=min(2, os.cpu_count() or 1), help="of input")
+    parser.add_argument("--threads", type=positive, default=1, help="in each of our input's workers")
     parser.add_argument("--peer", choices=("auto", "torch", "none"), default="auto", help="measure PyTorch?")
     parser.add_argument("--json", default="", help="file for settings and all runs")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

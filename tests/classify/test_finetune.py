@@ -164,5 +164,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
 
 def test_a_file_of_pytorch_must_be_converted_first(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"is a file, not a checkpoint; scripts/convert_checkpoint\.py"):
+    with pytest.raises(
+        InputError, match=r"is a file, not a checkpoint; .* by python -m cfmlc_jax\.torch_weights"
+    ):
         begin(tmp_path / "x.pth")

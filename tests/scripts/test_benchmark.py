@@ -41,10 +41,10 @@ def test_table_without_a_peer_has_one_column():
     ("arguments", "message"),
     [
         (["--only=train,speed"], "--only has speed; give some of train,forward,input"),
-        (["--repeats=0"], "--repeats: invalid number above 0 value: '0'; see --help"),
+        (["--repeats=0"], "--repeats: '0' is not a whole number of 1 or more; --help lists the arguments"),
         (["--grid=1"], "--grid 1 makes no patches; give 2 or more"),
         (["--dtype=float16"], "--dtype: invalid choice: 'float16'"),
-        (["--batches=3"], "unrecognized arguments: --batches=3; see --help"),
+        (["--batches=3"], "unrecognized arguments: --batches=3; --help lists the arguments"),
     ],
 )
 def test_flags_that_cannot_be(arguments, message):

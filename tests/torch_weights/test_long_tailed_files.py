@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.torch_weights import long_tailed_files
+from cfmlc_jax.torch_weights import long_tailed
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def assert_same(found, expected):
 def test_without_pytorch_the_way_out_is_named(monkeypatch, tmp_path, checkpoint):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"needed to read .*x\.pth: pip install 'cfmlc_jax\[torch\]'"):
-        long_tailed_files.read(tmp_path / "x.pth")
+        long_tailed.read(tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"PyTorch is needed to write .*x\.pth"):
-        long_tailed_files.write(tmp_path / "x.pth", checkpoint)
+        long_tailed.write(tmp_path / "x.pth", checkpoint)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,7 +59,7 @@ def test_files_of_the_reference(torch, tmp_path, checkpoint, key, dtype):
         "embed": checkpoint["embed"].astype(dtype),
     }
     torch.save(stored, tmp_path / "x.pth")
-    found = long_tailed_files.read(tmp_path / "x.pth")
+    found = long_tailed.read(tmp_path / "x.pth")
     assert found.keys() == {key, "embed"}
     assert_same(found[key], checkpoint[key])
     assert found["embed"].dtype == np.float32
@@ -67,14 +67,14 @@ def test_files_of_the_reference(torch, tmp_path, checkpoint, key, dtype):
 
 
 def test_what_is_written_is_what_the_reference_reads(torch, tmp_path, checkpoint):
-    long_tailed_files.write(tmp_path / "x.pth", checkpoint)
+    long_tailed.write(tmp_path / "x.pth", checkpoint)
     stored = torch.load(tmp_path / "x.pth", weights_only=False)
     assert stored.keys() == {
         "epoch", "best_epoch", "best_acc", "state_dict", "state_dict_best", "embed"
     }  # fmt: skip
     assert isinstance(stored["embed"], np.ndarray)
     assert torch.is_tensor(stored["state_dict"]["classifier"]["module.weight"])
-    assert_same(long_tailed_files.read(tmp_path / "x.pth")["state_dict_best"], checkpoint["state_dict_best"])
+    assert_same(long_tailed.read(tmp_path / "x.pth")["state_dict_best"], checkpoint["state_dict_best"])
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 
@@ -98,18 +98,18 @@ class Code:
 def test_other_files(torch, tmp_path, capsys, stored, message):
     torch.save(stored, tmp_path / "x.pth")
     with pytest.raises(InputError, match=message) as error:
-        long_tailed_files.read(tmp_path / "x.pth")
+        long_tailed.read(tmp_path / "x.pth")
     assert "\n" not in str(error.value)
     assert "run" not in capsys.readouterr().out
 
 
 def test_a_cut_file_a_folder_and_none(torch, tmp_path, checkpoint):
     path = tmp_path / "x.pth"
-    long_tailed_files.write(path, checkpoint)
+    long_tailed.write(path, checkpoint)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"x\.pth \([\d,]+ bytes\) is cut short, damaged"):
-        long_tailed_files.read(path)
+        long_tailed.read(path)
     with pytest.raises(InputError, match="is a folder, not a file of weights"):
-        long_tailed_files.read(tmp_path)
+        long_tailed.read(tmp_path)
     with pytest.raises(InputError, match=r"y\.pth cannot be read \(No such file or directory\)"):
-        long_tailed_files.read(tmp_path / "y.pth")
+        long_tailed.read(tmp_path / "y.pth")

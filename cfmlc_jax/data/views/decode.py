@@ -39,7 +39,7 @@ _DAMAGED = (
 )
 
 
-def decode(image: bytes | np.ndarray, where: str, *, exif: bool = False) -> Image.Image:
+def decode(image: bytes | np.ndarray | Image.Image, where: str, *, exif: bool = False) -> Image.Image:
     """The picture as a Pillow image of mode RGB, uint8 [h, w, 3], at its stored size.
 
     Grey, palette, CMYK and 16-bit pictures are converted (16 bits are scaled, not clipped);
@@ -47,7 +47,7 @@ def decode(image: bytes | np.ndarray, where: str, *, exif: bool = False) -> Imag
 
     Args:
         image: a file's bytes in one of `formats.FORMATS`, or decoded pixels uint8 [h, w], [h, w, 1], [h, w, 3]
-            or [h, w, 4] (red, green, blue, alpha).
+            or [h, w, 4] (red, green, blue, alpha), or a Pillow image.
         where: what an error names, such as the file's path.
         exif: turn the picture upright by its EXIF orientation; TIFF files are always turned, as Pillow does and so
             the reference. Boxes do not turn with it.
@@ -58,7 +58,11 @@ def decode(image: bytes | np.ndarray, where: str, *, exif: bool = False) -> Imag
     """
     if isinstance(image, np.ndarray):
         return _to_rgb(_from_array(image, where), where)
-    picture, orientation = header(image, where, exif=exif)
+    if isinstance(image, Image.Image):
+        _check_area(*image.size, where)
+        picture, orientation = image, _orientation(image) if exif else metadata.UPRIGHT
+    else:
+        picture, orientation = header(image, where, exif=exif)
     try:
         picture.load()
     except _DAMAGED as error:
@@ -97,8 +101,11 @@ def header(data: bytes, where: str, *, exif: bool) -> tuple[Image.Image, int]:
     _check_area(*picture.size, where)
     if not (exif or picture.format == "TIFF"):
         return picture, metadata.UPRIGHT
-    exif_data = stripped.exif or _left_in(picture, "exif")
-    return picture, metadata.orientation(exif_data, stripped.xmp or _left_in(picture, "xmp"))
+    return picture, _orientation(picture, stripped.exif, stripped.xmp)
+
+
+def _orientation(picture, exif=b"", xmp=b""):
+    return metadata.orientation(exif or _left_in(picture, "exif"), xmp or _left_in(picture, "xmp"))
 
 
 def _left_in(picture, key):
@@ -126,9 +133,10 @@ def _from_array(pixels, where):
     return Image.fromarray(pixels)
 
 
-def _damaged(data, where, error):
+def _damaged(image, where, error):
+    size = f"; the file has {len(image)} bytes" if isinstance(image, bytes) else ""
     return InputError(
-        f"{where}: the image cannot be decoded ({_reason(error)}; the file has {len(data)} bytes); "
+        f"{where}: the image cannot be decoded ({_reason(error)}{size}); "
         "fetch it again or leave it out of the data set"
     )
 

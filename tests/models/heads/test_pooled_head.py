@@ -1,4 +1,4 @@
-"""Heads of the classifiers for long tails inside a classifier of views: whose features are in the mean."""
+"""Heads of the classifiers for long tails inside a classifier of views: logits, effects, options."""
 
 import functools
 
@@ -12,8 +12,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.heads import linear
-from cfmlc_jax.models.heads.pooled import CLASSIFIERS
+from cfmlc_jax.models.heads.pooled import CLASSIFIERS, PooledHead
 from cfmlc_jax.models.layers.normalise import CIFAR, standardise
 
 K = 3

@@ -1,20 +1,23 @@
 """Converts weights of PyTorch to a checkpoint of this package, and back.
 
-    python scripts/convert_checkpoint.py model_best.pth.tar OUT --classes=coco
+    python -m cfmlc_jax.torch_weights model_best.pth.tar OUT --classes=coco
     python -m cfmlc_jax.main --mode=evaluate --checkpoint=OUT
     python -m cfmlc_jax.main --config=configs/coco.py --config.init_from=OUT
 
-    python scripts/convert_checkpoint.py runs/coco OUT.pth.tar --to_torch
+    python -m cfmlc_jax.torch_weights runs/coco OUT.pth.tar --to_torch
 
-IN is a file of MLC-PAT, Query2Label, torchvision, timm or MIIL, as PyTorch or safetensors saves it,
-with or without what training wraps around (Lightning, DistributedDataParallel, torch.compile, a moving
-average), or of the long-tailed reference (Long-Tailed-Recognition.pytorch). Model, classes, attention
-and head follow from its entries, and every entry has its place or is an error. A backbone without a
-head begins new runs (--config.init_from). OUT is a new folder, read wherever a checkpoint is. With
---to_torch, IN is a run or a checkpoint, and OUT a file as MLC-PAT's own, or, for the heads
-causal_norm, dot_product and lws, as the long-tailed reference's.
-Needs PyTorch, except for safetensors: pip install 'cfmlc_jax[torch]'. Exit code 0: OUT is written; 1: an
-error, told in one line.
+IN is a file of PyTorch or safetensors with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
+the long-tailed reference (Long-Tailed-Recognition.pytorch). What training wraps around the model
+(Lightning, DistributedDataParallel, torch.compile) is taken off, and a moving average is converted too.
+Model, classes, attention and head are recognised by the entries. Conversion is strict: unmatched
+entries are errors and are listed. A backbone without a head only starts new runs (--config.init_from).
+
+OUT is a new folder, read wherever a checkpoint is. With --to_torch, IN is a run or a checkpoint, and OUT
+a new file as MLC-PAT writes it, or, for the heads causal_norm, dot_product and lws, as the long-tailed
+reference does.
+
+Needs PyTorch, except to read safetensors: pip install 'cfmlc_jax[torch]'.
+Exit codes: 0 OUT is written; 1 an error, told in one line; 130 interrupted.
 """
 
 import argparse
@@ -23,7 +26,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from cfmlc_jax import cli
+
+if __name__ == "__main__":  # before the imports that take seconds
+    cli.end_at_interrupt("interrupted; OUT is not there")
 
 import jax
 import numpy as np
@@ -31,16 +39,14 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
-from cfmlc_jax.cli import tolerate_every_name
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
-from cfmlc_jax.torch_weights import long_tailed as longtail
-from cfmlc_jax.torch_weights import long_tailed_files, mlc_pat
-from cfmlc_jax.torch_weights.files import Weights, load, weights_in, write_torch
+from cfmlc_jax.torch_weights import files, long_tailed, mlc_pat
 
+PROGRAM = "python -m cfmlc_jax.torch_weights"
 # ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
 # not have. It is the null image of effect.null=mean and has no part in the plain prediction.
 MEAN_COLOUR = (0.485, 0.456, 0.406)
@@ -48,17 +54,9 @@ ALLOW = "--allow=REGEX names entries that may be missing or left over"
 IN_PLACE_NORMS = {"auto": None, "yes": True, "no": False}
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells mistakes as the rest of the package does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError instead of printing the usage."""
-        raise InputError(f"{message}; --help lists the arguments")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    tolerate_every_name()
+    cli.tolerate_every_name()
     # Orbax reports every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             to_torch(flags)
         else:
             from_torch(flags)
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -83,19 +81,19 @@ def from_torch(flags: argparse.Namespace) -> None:
     """
     if flags.model:
         catalogue.parts(flags.model)  # a misspelt name needs no file to be read
-    stored = load(flags.source)
-    if long_tailed_files.recognise(stored):
+    stored = files.load(flags.source)
+    if long_tailed.is_checkpoint(stored):
         from_long_tailed(flags, stored)
         return
-    read = unwrapped(flags.source, weights_in(flags.source, stored))
+    read = unwrapped(flags.source, files.weights_in(flags.source, stored))
     weights, average = read.weights, read.average
     flags.model = flags.model or _recognised(flags, weights)
-    found = _described(flags, weights)
-    names = _class_names(flags, found.num_classes, read)
-    config = configuration(flags, found)
+    arch = _described(flags, weights)
+    names = _class_names(flags, arch.num_classes, read)
+    config = configuration(flags, arch)
     lines: list[str] = []
-    variables = _converted(flags, weights, found, "weights", lines.append)
-    averaged = variables if average is None else _converted(flags, average, found, "average", None)
+    variables = _converted(flags, weights, arch, "weights", lines.append)
+    averaged = variables if average is None else _converted(flags, average, arch, "average", None)
     print(aligned(lines))
     checkpoints.write(
         flags.out,
@@ -107,18 +105,18 @@ def from_torch(flags: argparse.Namespace) -> None:
         meta={
             "config": configs.to_json(config),
             "class_names": names,
-            "num_classes": found.num_classes,
+            "num_classes": arch.num_classes,
         },
     )
-    print(f"\n{_summary(flags.model, weights, variables, found)}")
+    print(f"\n{_summary(flags.model, weights, variables, arch)}")
     print(f"averaged weights: {'the same, since the file has none' if average is None else 'of the file'}")
-    print(_names_line(flags, names, found.num_classes, read))
+    print(_names_line(flags, names, arch.num_classes, read))
     print(_pixels_line(flags, config))
-    what = f"a checkpoint with method {config.method}" if found.head else "a backbone, for --config.init_from"
+    what = f"a checkpoint with method {config.method}" if arch.head else "a backbone, for --config.init_from"
     print(f"{flags.out}: {what}, image size {config.views.image_size}")
 
 
-def unwrapped(path: Path, read: Weights) -> Weights:
+def unwrapped(path: Path, read: files.Weights) -> files.Weights:
     """The same without what wraps the model; what the file holds of both in one state_dict as two.
 
     Raises:
@@ -154,14 +152,14 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     """
     if flags.allow:
         raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
-    checkpoint = long_tailed_files.checkpoint_in(flags.source, stored)
+    checkpoint = long_tailed.checkpoint_in(flags.source, stored)
     try:
-        flags.model = flags.model or longtail.recognise(checkpoint)
-        variables = longtail.from_torch(flags.model, checkpoint)
+        flags.model = flags.model or long_tailed.recognise(checkpoint)
+        variables = long_tailed.from_torch(flags.model, checkpoint)
     except InputError as error:
         raise InputError(f"{flags.source}: {error}") from error
-    head = longtail.head_of(variables)
-    num_classes = variables["params"]["head"][longtail.BRANCH]["kernel"].shape[1]
+    head = long_tailed.head_of(variables)
+    num_classes = variables["params"]["head"][long_tailed.BRANCH]["kernel"].shape[1]
     config = long_tailed_configuration(flags, head)
     names = _class_names(flags, num_classes, None)
     checkpoints.write(
@@ -188,7 +186,7 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
             that does not suit the model.
     """
     if flags.config:
-        config = command.parse(command.define_flags(), ["convert_checkpoint", f"--config={flags.config}"])
+        config = command.parse(command.define_flags(), [PROGRAM, f"--config={flags.config}"])
         if config.task != "single_label":
             raise InputError(
                 f"--config={flags.config} is of several labels an image, IN of one; give another"
@@ -227,8 +225,8 @@ def to_torch(flags: argparse.Namespace) -> None:
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
     model = checkpoints.read_part(path, checkpoints.model_shapes(path))
-    if config.model.head in longtail.HEADS and configs.branches(config) == "none":
-        long_tailed_files.write(flags.out, longtail.to_torch(name, model["average"]))
+    if config.model.head in long_tailed.HEADS and configs.branches(config) == "none":
+        long_tailed.write(flags.out, long_tailed.to_torch(name, model["average"]))
         print(f"{flags.out}: averaged weights of {path} as a file of the long-tailed reference")
         return
     if catalogue.HEADS[config.model.head].has_mean:
@@ -245,14 +243,14 @@ def to_torch(flags: argparse.Namespace) -> None:
         )
         for part in ("variables", "average")
     )
-    write_torch(flags.out, weights, average)
-    found = mlc_pat.architecture(name, weights)
-    print(_summary(name, weights, model["variables"], found))
+    files.write_torch(flags.out, weights, average)
+    arch = mlc_pat.architecture(name, weights)
+    print(_summary(name, weights, model["variables"], arch))
     print(f"{flags.out}: state_dict and state_dict_ema of {path}")
 
 
-def configuration(flags: argparse.Namespace, found: mlc_pat.Architecture) -> Any:
-    """The configuration of the checkpoint: --config's, or the default, with the model that was found.
+def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:
+    """The configuration of the checkpoint: --config's, or the default, with the model of the weights.
 
     Weights with one head, or none, go with the methods that have one; of those, PAT-I unless --config
     says otherwise. What was trained on ImageNet by a plain recipe has its pixels standardised.
@@ -260,22 +258,22 @@ def configuration(flags: argparse.Namespace, found: mlc_pat.Architecture) -> Any
     Raises:
         InputError: a configuration that cannot be read, or an image size that does not suit the model.
     """
-    arguments = ["convert_checkpoint", *([f"--config={flags.config}"] if flags.config else [])]
+    arguments = [PROGRAM, *([f"--config={flags.config}"] if flags.config else [])]
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
-    pixels = mlc_pat.statistics(flags.model, found) if flags.statistics == "auto" else flags.statistics
-    fields["model"] |= {"name": flags.model, "head": found.head or catalogue.parts(flags.model)[1][0]}
+    pixels = mlc_pat.statistics(flags.model, arch) if flags.statistics == "auto" else flags.statistics
+    fields["model"] |= {"name": flags.model, "head": arch.head or catalogue.parts(flags.model)[1][0]}
     if pixels:
         fields["data"]["normalise"] = "" if pixels == "none" else pixels
-    if found.groups:
-        fields["model"]["ml_decoder"]["queries"] = found.groups
-    if found.attention != "none":
+    if arch.groups:
+        fields["model"]["ml_decoder"]["queries"] = arch.groups
+    if arch.attention != "none":
         fields["method"] = "pat_t"
-        fields["patches"]["branches"] = found.attention
+        fields["patches"]["branches"] = arch.attention
     elif fields["method"] == "pat_t":
         fields["method"] = "pat_i"
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
-    mlc_pat.model(flags.model, found, image_size=fields["views"]["image_size"])
+    mlc_pat.model(flags.model, arch, image_size=fields["views"]["image_size"])
     return configs.from_json(fields)
 
 
@@ -286,11 +284,11 @@ def aligned(lines: Sequence[str]) -> str:
     return "\n".join(f"{left:<{width}} -> {right}" for left, right in pairs)
 
 
-def _converted(flags, state_dict, found, kind, report):
+def _converted(flags, state_dict, arch, kind, report):
     try:
         own = mlc_pat.architecture(flags.model, state_dict)
-        if own != found:
-            raise InputError(f"{tuple(own)} in place of the weights' {tuple(found)} (classes, attention, …)")
+        if own != arch:
+            raise InputError(f"{tuple(own)} in place of the weights' {tuple(arch)} (classes, attention, …)")
         return mlc_pat.from_torch(
             flags.model,
             state_dict,
@@ -374,11 +372,11 @@ def _pixels_line(flags, config):
     return f"{line}; a run that begins with these weights does it by --config.data.normalise={name}"
 
 
-def _summary(name, state_dict, variables, found):
+def _summary(name, state_dict, variables, arch):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    head = f"{found.num_classes} classes, attention {found.attention}, head {found.head}"
+    head = f"{arch.num_classes} classes, attention {arch.attention}, head {arch.head}"
     return (
-        f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {head if found.head else 'no head'}"
+        f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {head if arch.head else 'no head'}"
     )
 
 
@@ -391,43 +389,47 @@ def _pattern(text):
 
 
 def _parser():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "source", metavar="IN", type=Path, help="a file of weights (--to_torch: a checkpoint)"
-    )
-    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder (--to_torch: a new file)")
-    parser.add_argument("--model", help=f"(default: by the entries) one of {', '.join(catalogue.names())}")
-    parser.add_argument("--config", help="kept with the checkpoint (default: the paper's recipe for COCO)")
-    parser.add_argument(
+    parser = cli.Parser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("source", metavar="IN", type=Path, help="a file of weights; with --to_torch a run or a checkpoint")
+    add("out", metavar="OUT", type=Path, help="a new folder; with --to_torch a new file")
+    add("--model", help=f"default: recognised by the entries; else one of {', '.join(catalogue.names())}")
+    add("--config", metavar="FILE", help="stored with the checkpoint; default: the paper's recipe for COCO")
+    add(
         "--classes",
-        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line (default: the file's own)",
+        metavar="NAMES",
+        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line; default: the names in IN",
     )
-    parser.add_argument(
-        "--image_size", type=int, help="side of the views, pixels (default: the configuration's)"
+    add(
+        "--image_size",
+        type=cli.whole_number(1),
+        metavar="PIXELS",
+        help="side of the views; default: the configuration's",
     )
-    parser.add_argument(
+    add(
         "--allow",
         action="append",
         default=[],
         type=_pattern,
         metavar="REGEX",
-        help="entries that may be left over, or missing and fresh then; may be given several times",
+        help="entries that may be left over, or missing (they get initial values); may be given several times",
     )
-    parser.add_argument(
+    add(
         "--in_place_norms",
         choices=IN_PLACE_NORMS,
         default="auto",
-        help="whether norm weights w act as |w| + 1e-5, as InPlaceABN's (default auto: TResNets' do)",
+        help="whether norm weights w act as |w| + 1e-5, as InPlaceABN's do; default auto: TResNets' do",
     )
-    parser.add_argument(
+    add(
         "--statistics",
         choices=("auto", "none", *NORMALISATIONS),
         default="auto",
-        help="that pixels are standardised by (default auto: plain classifiers of ImageNet, and backbones alone)",
+        help="colours that pixels are standardised by; default auto: imagenet for plain classifiers of ImageNet and "
+        "for backbones alone, else none",
     )
-    parser.add_argument("--to_torch", action="store_true", help="the other way round")
+    add("--to_torch", action="store_true", help="convert a checkpoint to a file of PyTorch")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.end(main())

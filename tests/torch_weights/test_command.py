@@ -20,15 +20,14 @@ from cfmlc_jax.data.pipeline import Reading, evaluation_batches
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers.norms import BatchNorm
-from cfmlc_jax.torch_weights import long_tailed as longtail_convert
-from cfmlc_jax.torch_weights import mlc_pat
+from cfmlc_jax.torch_weights import __main__ as command
+from cfmlc_jax.torch_weights import files, long_tailed, mlc_pat
 
-SCRIPT = "convert_checkpoint"
 TINY = f"--config={Path(__file__).parents[1] / 'configs' / 'tiny.py'}"
 
 
 @pytest.fixture
-def torch_files(script, monkeypatch):
+def torch_files(monkeypatch):
     """Files of PyTorch, kept in memory by path: PyTorch is an optional extra."""
     contents = {}
 
@@ -39,13 +38,13 @@ def torch_files(script, monkeypatch):
     def read(path):
         return contents[path]["state_dict"], contents[path]["state_dict_ema"]
 
-    monkeypatch.setattr(script, "load", contents.__getitem__)
-    monkeypatch.setattr(script, "write_torch", write)
+    monkeypatch.setattr(files, "load", contents.__getitem__)
+    monkeypatch.setattr(files, "write_torch", write)
     return write, read
 
 
 @pytest.fixture
-def long_tailed_files(script, monkeypatch, rng):
+def long_tailed_files(monkeypatch, rng):
     """A file of the long-tailed reference, kept in memory: its contents by path."""
     backbone = catalogue.BACKBONES["resnet32_cifar"].create(dtype=jnp.float32, norm=BatchNorm)
     shapes = jax.eval_shape(
@@ -61,10 +60,10 @@ def long_tailed_files(script, monkeypatch, rng):
         },
     }
     contents = {}
-    monkeypatch.setattr(script, "load", contents.__getitem__)
-    monkeypatch.setattr(script.long_tailed_files, "checkpoint_in", lambda path, stored: stored)
-    monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
-    contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
+    monkeypatch.setattr(files, "load", contents.__getitem__)
+    monkeypatch.setattr(long_tailed, "checkpoint_in", lambda path, stored: stored)
+    monkeypatch.setattr(long_tailed, "write", contents.__setitem__)
+    contents[Path("final_model_checkpoint.pth")] = long_tailed.to_torch("resnet32_cifar", whole)
     return contents
 
 
@@ -73,9 +72,9 @@ def run(monkeypatch, tmp_path, capsys):
     """Runs a command of this process in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
-    def start(command, *arguments):
+    def start(program, *arguments):
         monkeypatch.setattr(sys, "argv", ["main", *arguments])
-        code = command(arguments) if command is not main.main else main.main()
+        code = program()
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -118,12 +117,12 @@ def logits(weights, name, attention):
     return np.asarray(apply(mlc_pat.from_torch(name, weights), views / np.float32(255)).whole[:, 0])
 
 
-def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_path, rng):
+def test_convert_then_evaluate_then_convert_back(run, torch_files, tmp_path, rng):
     write, contents = torch_files
     weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
     write(tmp_path / "model_best.pth.tar", weights, average)
     code, out, err = run(
-        script.main, str(tmp_path / "model_best.pth.tar"), "mine", "--model=resnet_small", TINY
+        command.main, str(tmp_path / "model_best.pth.tar"), "mine", "--model=resnet_small", TINY
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -149,7 +148,7 @@ def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_p
                 scores["whole"], logits(state_dict, "resnet_small", "cross"), rtol=1e-4, atol=1e-4
             )
 
-    code, out, err = run(script.main, "mine", "back.pth.tar", "--to_torch")
+    code, out, err = run(command.main, "mine", "back.pth.tar", "--to_torch")
     assert (code, err) == (0, "")
     for back, state_dict in zip(contents(Path("back.pth.tar")), (weights, average)):
         assert back.keys() == state_dict.keys()
@@ -157,11 +156,11 @@ def test_convert_then_evaluate_then_convert_back(script, run, torch_files, tmp_p
             np.testing.assert_array_equal(back[key], array)
 
 
-def test_weights_with_one_head_without_average(script, run, torch_files, tmp_path, rng):
+def test_weights_with_one_head_without_average(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     write(tmp_path / "x.pth", random_weights(rng, "resnet_small", attention="none"))
     code, out, err = run(
-        script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small", "--image_size=64", "--classes=scenes"
+        command.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small", "--image_size=64", "--classes=scenes"
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "averaged weights: the same, since the file has none" in out
@@ -174,12 +173,12 @@ def test_weights_with_one_head_without_average(script, run, torch_files, tmp_pat
     np.testing.assert_allclose(model["mean_colour"], [0.485, 0.456, 0.406])
 
 
-def test_fine_tuning(script, run, torch_files, tmp_path, rng):
+def test_fine_tuning(run, torch_files, tmp_path, rng):
     """Without a learning rate, what a run ends with is what it began with."""
     write, _ = torch_files
     weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
     write(tmp_path / "x.pth", weights, average)
-    code, _, err = run(script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")
+    code, _, err = run(command.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")
     assert code == 0, err
     arguments = [
         TINY, "--workdir=tuned", "--config.init_from=mine", "--config.optim.learning_rate=1e-30",
@@ -200,10 +199,10 @@ def test_fine_tuning(script, run, torch_files, tmp_path, rng):
     assert "backbone and head" not in out
 
 
-def test_data_with_other_classes_than_the_checkpoint(script, run, torch_files, tmp_path, rng):
+def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     write(tmp_path / "x.pth", random_weights(rng, "resnet_small", classes=7))
-    assert run(script.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")[0] == 0
+    assert run(command.main, str(tmp_path / "x.pth"), "mine", "--model=resnet_small")[0] == 0
     code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
     assert code == 1
     assert "test_iid has the classes 10 (digit 0, digit 1, digit 2, …)" in err
@@ -234,7 +233,7 @@ def test_data_with_other_classes_than_the_checkpoint(script, run, torch_files, t
         (["stored", "new", "--to_torch", "--model=resnet18"], "is of resnet_small; leave it out"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(script, run, torch_files, tmp_path, rng, arguments, message):
+def test_a_mistake_is_told_in_one_line(run, torch_files, tmp_path, rng, arguments, message):
     write, _ = torch_files
     (tmp_path / "old").mkdir()
     weights = random_weights(rng, "resnet_small")
@@ -245,8 +244,8 @@ def test_a_mistake_is_told_in_one_line(script, run, torch_files, tmp_path, rng, 
     write(Path("two.pth"), {f"{path}.{key}": x for path in "ab" for key, x in weights.items()})
     write(Path("names.pth"), weights, classes=[f"digit {i}" for i in (1, 0, *range(2, 10))])
     if "stored" in arguments:
-        assert run(script.main, "x.pth", "stored", "--model=resnet_small")[0] == 0
-    code, _, err = run(script.main, *arguments)
+        assert run(command.main, "x.pth", "stored", "--model=resnet_small")[0] == 0
+    code, _, err = run(command.main, *arguments)
     assert code == 1
     assert len(err.splitlines()) == 1
     assert err.startswith("error: ")
@@ -254,7 +253,7 @@ def test_a_mistake_is_told_in_one_line(script, run, torch_files, tmp_path, rng, 
     assert not (tmp_path / "new").exists()
 
 
-def test_real_files_of_pytorch(script, run, tmp_path, rng):
+def test_real_files_of_pytorch(run, tmp_path, rng):
     torch = pytest.importorskip(
         "torch", reason="PyTorch is an optional extra: pip install 'cfmlc_jax[torch]'"
     )
@@ -268,9 +267,9 @@ def test_real_files_of_pytorch(script, run, tmp_path, rng):
         "AP": np.arange(10.0),
     }
     torch.save(stored, tmp_path / "model_best.pth.tar")
-    code, _, err = run(script.main, "model_best.pth.tar", "mine", "--model=resnet_small")
+    code, _, err = run(command.main, "model_best.pth.tar", "mine", "--model=resnet_small")
     assert (code, err) == (0, "")
-    code, _, err = run(script.main, "mine", "back.pth.tar", "--to_torch")
+    code, _, err = run(command.main, "mine", "back.pth.tar", "--to_torch")
     assert (code, err) == (0, "")
     back = torch.load(tmp_path / "back.pth.tar")
     for part, wanted in (("state_dict", weights), ("state_dict_ema", average)):
@@ -278,10 +277,10 @@ def test_real_files_of_pytorch(script, run, tmp_path, rng):
         assert all(torch.equal(back[part][key], value) for key, value in wanted.items())
 
 
-def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_path, rng):
+def test_the_checkpoint_says_which_model_it_is(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small", attention="self"))
-    assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
+    assert run(command.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
     meta = json.loads(json.dumps(checkpoints.read_meta(tmp_path / "mine")))
     config = configs.from_json(meta["config"])
     assert (config.model.name, config.patches.branches, config.model.head) == (
@@ -292,9 +291,9 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
 
 
-def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_tailed_files):
+def test_a_file_of_the_long_tailed_reference_there_and_back(run, long_tailed_files):
     saved = long_tailed_files[Path("final_model_checkpoint.pth")]
-    code, out, err = run(script.main, "final_model_checkpoint.pth", "mine")
+    code, out, err = run(command.main, "final_model_checkpoint.pth", "mine")
     assert (code, err) == (0, "")
     assert "resnet32_cifar with head causal_norm" in out
     config = configs.from_json(checkpoints.read_meta(Path("mine").absolute())["config"])
@@ -303,18 +302,18 @@ def test_a_file_of_the_long_tailed_reference_there_and_back(script, run, long_ta
         "padded_crop",
         "cifar",
     )
-    code, _, err = run(script.main, "mine", "back.pth", "--to_torch")
+    code, _, err = run(command.main, "mine", "back.pth", "--to_torch")
     assert (code, err) == (0, "")
     back = long_tailed_files[Path("back.pth")]
     jax.tree.map(np.testing.assert_array_equal, back, saved)
 
 
-def test_long_tailed_weights_do_not_go_with_other_tasks(script, run, long_tailed_files):
-    code, _, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar", TINY)
+def test_long_tailed_weights_do_not_go_with_other_tasks(run, long_tailed_files):
+    code, _, err = run(command.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar", TINY)
     assert code == 1
     assert err.startswith("error: --config=")
     assert "several labels an image, IN of one" in err
-    code, _, err = run(script.main, "final_model_checkpoint.pth", "mine", "--model=resnet50")
+    code, _, err = run(command.main, "final_model_checkpoint.pth", "mine", "--model=resnet50")
     assert code == 1
     assert "these are not the weights of resnet50" in err
 
@@ -322,48 +321,48 @@ def test_long_tailed_weights_do_not_go_with_other_tasks(script, run, long_tailed
 # --- As others save them ------------------------------------------------------------------------
 
 
-def test_lightning_without_a_model_named(script, run, torch_files, tmp_path, rng):
+def test_lightning_without_a_model_named(run, torch_files, tmp_path, rng):
     """The attribute's name is taken off, the average beside it found, the model told by the entries."""
     write, contents = torch_files
     weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
     wrapped = {f"model.{key}": x for key, x in weights.items()}
     wrapped |= {f"ema_model.module.{key}": x for key, x in average.items()}
     write(Path("last.ckpt"), wrapped, classes=[f"digit {i}" for i in range(10)])
-    code, out, err = run(script.main, "last.ckpt", "mine")
+    code, out, err = run(command.main, "last.ckpt", "mine")
     assert (code, err) == (0, "")
     assert "entries of resnet_small: 305,630 parameters, 10 classes, attention cross" in out
     assert "averaged weights: of the file" in out
     assert "class names: the file's (digit 0, digit 1, digit 2, …)" in out
     assert checkpoints.read_meta(tmp_path / "mine")["class_names"][9] == "digit 9"
-    assert run(script.main, "mine", "back.pth", "--to_torch")[0] == 0
+    assert run(command.main, "mine", "back.pth", "--to_torch")[0] == 0
     for back, state_dict in zip(contents(Path("back.pth")), (weights, average)):
         for key, array in state_dict.items():
             np.testing.assert_array_equal(back[key], array)
 
 
-def test_safetensors_from_file_to_file(script, run, tmp_path, rng, monkeypatch):
+def test_safetensors_from_file_to_file(run, tmp_path, rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     weights = random_weights(rng, "resnet_small", attention="none")
     half = {key: x.astype(ml_dtypes.bfloat16) if x.dtype.kind == "f" else x for key, x in weights.items()}
     safetensors.numpy.save_file(half, tmp_path / "model.safetensors")
-    assert run(script.main, "model.safetensors", "mine")[0] == 0
+    assert run(command.main, "model.safetensors", "mine")[0] == 0
     params = checkpoints.read_part(tmp_path / "mine", checkpoints.model_shapes(tmp_path / "mine"))[
         "variables"
     ]["params"]
     rounded = {key: x.astype(np.float32) for key, x in half.items()}
     jax.tree.map(np.testing.assert_array_equal, params, mlc_pat.from_torch("resnet_small", rounded)["params"])
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
-    code, _, err = run(script.main, "model.safetensors", "other")
+    code, _, err = run(command.main, "model.safetensors", "other")
     assert code == 1
     assert len(err.splitlines()) == 1
     assert "cut short, damaged or not of safetensors" in err
 
 
-def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_files, tmp_path, rng):
+def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     weights = random_weights(rng, "resnet_small")
     write(Path("backbone.pth"), {key: x for key, x in weights.items() if not key.startswith("fc")})
-    code, out, err = run(script.main, "backbone.pth", "mine", "--statistics=none")
+    code, out, err = run(command.main, "backbone.pth", "mine", "--statistics=none")
     assert (code, err) == (0, "")
     assert "entries of resnet_small: 301,760 parameters, no head" in out
     assert "mine: a backbone, for --config.init_from" in out
@@ -396,11 +395,11 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_
     ],
 )  # fmt: skip
 def test_pixels_as_the_weights_want_them(
-    script, run, torch_files, tmp_path, rng, arguments, classes, statistics, line
+    run, torch_files, tmp_path, rng, arguments, classes, statistics, line
 ):
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small", classes=classes, attention="none"))
-    code, out, err = run(script.main, "x.pth", "mine", *arguments)
+    code, out, err = run(command.main, "x.pth", "mine", *arguments)
     assert (code, err) == (0, "")
     assert line in out
     config = configs.from_json(checkpoints.read_meta(tmp_path / "mine")["config"])
@@ -419,12 +418,10 @@ def test_pixels_as_the_weights_want_them(
         ),
     ],
 )  # fmt: skip
-def test_class_names_that_do_not_fit_are_said(
-    script, run, torch_files, tmp_path, rng, beside, arguments, warning
-):
+def test_class_names_that_do_not_fit_are_said(run, torch_files, tmp_path, rng, beside, arguments, warning):
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small"), **beside)
-    code, _, err = run(script.main, "x.pth", "mine", *arguments)
+    code, _, err = run(command.main, "x.pth", "mine", *arguments)
     assert (code, err) == (0, f"warning: {warning}\n")
     names = checkpoints.read_meta(tmp_path / "mine")["class_names"]
     assert names is None if not arguments else names[0] == "digit 0"

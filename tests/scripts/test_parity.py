@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,20 +15,18 @@ from PIL import Image
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.torch_weights import mlc_pat
-
-SCRIPT = "compare_with_reference"
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+from scripts.parity import __main__ as command
+from scripts.parity import inputs, observed, subject, tables, verdicts
+from scripts.parity import ours as our_side
 
 
 @pytest.fixture(scope="module")
 def torch_side():
-    """The other script, where there is PyTorch."""
+    """The modules of the comparison that need PyTorch."""
     pytest.importorskip("torch", reason="the stand-ins are PyTorch's; pip install 'cfmlc_jax[torch]'")
-    name = "compare_with_reference_torch"
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from scripts.parity import checkout, random_weights, stand_ins
+
+    return SimpleNamespace(checkout=checkout, random_weights=random_weights, stand_ins=stand_ins)
 
 
 # --- Flags --------------------------------------------------------------------------------------
@@ -38,36 +35,36 @@ def torch_side():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=resnet101"], "the following arguments are required: --reference; see --help"),
+        (["--model=resnet101"], "the following arguments are required: --reference; --help lists"),
         (["--reference=x", "--model=resnet-101"], "'resnet-101' is not one of .*did you mean 'resnet101'"),
         (["--reference=x", "--model=resnet50"], "'resnet50' is not one that MLC-PAT builds: resnet101, "),
         (["--reference=x", "--model=resnet101", "--size=100"], r"not divisible by 32 \(resnet101\); try 96"),
-        (["--reference=x", "--model=resnet101", "--batch=0"], "invalid number of at least 1 value: '0'"),
+        (["--reference=x", "--model=resnet101", "--batch=0"], "'0' is not a whole number of 1 or more"),
         (["--reference=x", "--model=resnet101", "--attention=both"], "--attention: invalid choice: 'both'"),
         (["--reference=x", "--model=resnet101", "--dtype=float16"], "--dtype: invalid choice: 'float16'"),
     ],
 )
-def test_flags_that_cannot_be(script, arguments, message):
+def test_flags_that_cannot_be(arguments, message):
     with pytest.raises(InputError, match=message) as error:
-        script.parse(arguments)
+        command.parse(arguments)
     assert "\n" not in str(error.value)
 
 
-def test_names_of_the_reference(script):
-    assert script.reference_name("tresnet_l") == "tresnetl"
-    assert script.reference_name("q2l_tresnet_l_v2") == "q2l_tresnetl_v2"
-    assert script.reference_name("q2l_resnet18") == "q2l_resnet18"
+def test_names_of_the_reference():
+    assert subject.reference_name("tresnet_l") == "tresnetl"
+    assert subject.reference_name("q2l_tresnet_l_v2") == "q2l_tresnetl_v2"
+    assert subject.reference_name("q2l_resnet18") == "q2l_resnet18"
 
 
-def test_without_torch(script):
-    script.check_torch(True)
+def test_without_torch():
+    command.check_torch(True)
     with pytest.raises(InputError, match="needs PyTorch, the CPU build will do; pip install"):
-        script.check_torch(False)
+        command.check_torch(False)
 
 
-def test_a_folder_that_is_no_checkout(script, tmp_path, capsys):
+def test_a_folder_that_is_no_checkout(tmp_path, capsys):
     (tmp_path / "run_PAT-T.py").touch()
-    assert script.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
+    assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: --reference=")
     assert "is not a checkout of MLC-PAT: run_asl.py is not there; git clone" in told
@@ -89,45 +86,45 @@ def test_a_folder_that_is_no_checkout(script, tmp_path, capsys):
         (0.1, float("nan"), "differs"),
     ],
 )
-def test_verdicts(script, difference, tolerance, expected):
-    assert script.verdict(difference, tolerance) == expected
+def test_verdicts(difference, tolerance, expected):
+    assert verdicts.verdict(difference, tolerance) == expected
 
 
-def test_tolerance_is_ten_times_the_rounding(script, rng):
+def test_tolerance_is_ten_times_the_rounding(rng):
     exact = rng.standard_normal((2, 50))
     length = np.linalg.norm(exact)
     theirs, ours = exact.copy(), exact.copy()
     theirs[0, 0] += 1e-5 * length
     ours[0, 0] -= 5e-5 * length
-    row = script.compare("map", "[2, 50]", ours, theirs, exact)
+    row = verdicts.compare("map", "[2, 50]", ours, theirs, exact)
     assert row.rounding == pytest.approx(1e-5, rel=1e-3)
     assert row.tolerance == pytest.approx(1e-4, rel=1e-3)
     assert row.relative == pytest.approx(6e-5, rel=1e-3)
     assert row.difference == pytest.approx(6e-5 * length, rel=1e-3)
     assert row.verdict == "agrees"
     ours[0, 0] -= 6e-5 * length
-    assert script.compare("map", "[2, 50]", ours, theirs, exact).verdict == "differs"
-    assert script.compare("map", "[2, 50]", ours, theirs, exact, known=2e-5).verdict == "agrees"
-    assert script.compare("one", "1 number", 1.0, 1.0, 1.0).tolerance == 10 * 2.0**-23
+    assert verdicts.compare("map", "[2, 50]", ours, theirs, exact).verdict == "differs"
+    assert verdicts.compare("map", "[2, 50]", ours, theirs, exact, known=2e-5).verdict == "agrees"
+    assert verdicts.compare("one", "1 number", 1.0, 1.0, 1.0).tolerance == 10 * 2.0**-23
 
 
-def test_rounding_only_grows_from_stage_to_stage(script, rng):
+def test_rounding_only_grows_from_stage_to_stage(rng):
     exact = {name: rng.standard_normal((1, 2, 3)) for name in ("stem", "pooled")}
     theirs = {"stem": exact["stem"] * (1 + 1e-4), "pooled": exact["pooled"]}
     ours = {"stem": exact["stem"], "pooled": exact["pooled"] * (1 + 5e-4), "more": exact["stem"]}
-    first, second = script.stage_rows(ours, theirs, exact)
+    first, second = verdicts.stage_rows(ours, theirs, exact)
     assert (first.stage, first.shape, second.stage) == ("stem", "[1, 2, 3]", "pooled")
     assert second.tolerance == first.tolerance
     assert [first.verdict, second.verdict] == ["agrees", "agrees"]
     with pytest.raises(InputError, match=r"pooled: the reference has \[1, 2, 3\], ours nothing"):
-        script.stage_rows({"stem": exact["stem"]}, theirs, exact)
+        verdicts.stage_rows({"stem": exact["stem"]}, theirs, exact)
 
 
 KERNEL, BIAS = ("params", "head", "whole", "kernel"), ("params", "backbone", "layer1_0", "bias")
 STILL, MEAN = ("params", "backbone", "conv1", "kernel"), ("batch_stats", "backbone", "bn1", "mean")
 
 
-def step(script, rng, **changed):
+def step(rng, **changed):
     """A step whose BIAS has a gradient of nothing but rounding, and whose STILL is not trained."""
     noise = 1e-6 * rng.standard_normal(8)
     gradient = {KERNEL: np.arange(1.0, 9) * (1 + noise), BIAS: noise, STILL: np.full(8, np.nan)}
@@ -135,17 +132,17 @@ def step(script, rng, **changed):
     change = moved | {MEAN: np.full(8, 0.1) * (1 + noise)} | changed.pop("change", {})
     average = {path: 0.1 * values for path, values in change.items()} | changed.pop("average", {})
     fields = {"loss": 3.0, "settings": np.array([4e-6, 0.95, 0.999, 1e-8, 1e-4])} | changed
-    return script.Step(gradient=gradient, change=change, average=average, **fields)
+    return observed.Step(gradient=gradient, change=change, average=average, **fields)
 
 
-def rows_of_steps(script, rng, **changed):
-    ours, theirs, exact = step(script, rng, **changed), step(script, rng), step(script, rng)
-    rows = script.step_rows([ours], [theirs], [exact], known=1e-3)
+def rows_of_steps(rng, **changed):
+    ours, theirs, exact = step(rng, **changed), step(rng), step(rng)
+    rows = verdicts.step_rows([ours], [theirs], [exact], known=1e-3)
     return {row.stage.removeprefix("step 1: "): row for row in rows}
 
 
-def test_steps_that_agree(script, rng):
-    rows = rows_of_steps(script, rng)
+def test_steps_that_agree(rng):
+    rows = rows_of_steps(rng)
     verdicts = {stage: row.verdict for stage, row in rows.items()}
     # That gradient cannot be told, and the parameters that Adam makes of it are left out.
     assert verdicts.pop("gradient of layer1") == "rounding"
@@ -168,34 +165,34 @@ def test_steps_that_agree(script, rng):
         ({"average": {KERNEL: np.full(8, -4e-6) * 0.2}}, "change of averaged parameters"),
     ],
 )
-def test_steps_that_differ(script, rng, changed, stage):
-    assert rows_of_steps(script, rng)[stage].verdict == "agrees"
-    assert rows_of_steps(script, rng, **changed)[stage].verdict == "differs"
+def test_steps_that_differ(rng, changed, stage):
+    assert rows_of_steps(rng)[stage].verdict == "agrees"
+    assert rows_of_steps(rng, **changed)[stage].verdict == "differs"
 
 
-def test_units_that_open_or_shut(script):
-    rows = [script.Row("map", "", 0.0, 0.0, rounding, 0.0, "agrees") for rounding in (4e-6, 1e-6)]
-    assert script.kinks(rows, np.zeros((1, 5, 40, 50, 100))) == pytest.approx(2e-3)
-    assert script.kinks(rows, np.zeros((1, 5, 2, 2, 500))) == pytest.approx(1e-2)
+def test_units_that_open_or_shut():
+    rows = [verdicts.Row("map", "", 0.0, 0.0, rounding, 0.0, "agrees") for rounding in (4e-6, 1e-6)]
+    assert verdicts.kinks(rows, np.zeros((1, 5, 40, 50, 100))) == pytest.approx(2e-3)
+    assert verdicts.kinks(rows, np.zeros((1, 5, 2, 2, 500))) == pytest.approx(1e-2)
 
 
-def test_parameters_of_faint_gradients_are_left_out(script, rng):
+def test_parameters_of_faint_gradients_are_left_out(rng):
     """Adam gives a gradient of 1 % of the array's the same step as all others, and its sign may be rounding."""
-    sides = [step(script, rng) for _ in range(3)]
+    sides = [step(rng) for _ in range(3)]
     for side in sides:
         side.gradient[KERNEL][0] = 0.01
-    rows = {row.stage: row for row in script.step_rows(*([side] for side in sides), known=1e-2)}
+    rows = {row.stage: row for row in verdicts.step_rows(*([side] for side in sides), known=1e-2)}
     assert rows["step 1: change of head whole"].shape == "7 numbers"
-    rows = {row.stage: row for row in script.step_rows(*([side] for side in sides), known=1e-5)}
+    rows = {row.stage: row for row in verdicts.step_rows(*([side] for side in sides), known=1e-5)}
     assert rows["step 1: change of head whole"].shape == "8 numbers"
 
 
-def row(script, stage="map", verdict="agrees"):
-    return script.Row(stage, "[1, 2]", 1.234e-5, 1e-6, 2e-7, 2e-6, verdict)
+def row(stage="map", verdict="agrees"):
+    return verdicts.Row(stage, "[1, 2]", 1.234e-5, 1e-6, 2e-7, 2e-6, verdict)
 
 
-def test_table(script):
-    lines = script.table([row(script), row(script, "whole logits", "differs")]).splitlines()
+def test_table():
+    lines = tables.table([row(), row("whole logits", "differs")]).splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0] == [
@@ -212,24 +209,24 @@ def test_table(script):
     assert cells[3][-1] == "differs"
 
 
-def test_summary(script):
-    rows = [row(script), row(script, "loss", "rounding"), row(script, "stem", "differs")]
-    assert script.summary(rows[:1]) == "1 of 1 stages agree"
-    assert script.summary(rows[:2]).startswith(
+def test_summary():
+    rows = [row(), row("loss", "rounding"), row("stem", "differs")]
+    assert tables.summary(rows[:1]) == "1 of 1 stages agree"
+    assert tables.summary(rows[:2]).startswith(
         "1 of 2 stages agree; 1 show nothing, for PyTorch's own rounding"
     )
-    assert script.summary(rows).endswith("; first to differ: stem")
-    assert script.summary([row(script, verdict="–")]) == "distances without verdicts"
+    assert tables.summary(rows).endswith("; first to differ: stem")
+    assert tables.summary([row(verdict="–")]) == "distances without verdicts"
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("agrees", 0), ("rounding", 0), ("–", 0), ("differs", 1)])
-def test_exit_code(script, tmp_path, monkeypatch, capsys, verdict, code):
-    for file in script.FILES:
+def test_exit_code(tmp_path, monkeypatch, capsys, verdict, code):
+    for file in command.FILES:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    monkeypatch.setattr(script, "run", lambda flags, checkout: [row(script), row(script, "loss", verdict)])
-    monkeypatch.setattr(script, "check_torch", lambda installed: None)
-    assert script.main([f"--reference={tmp_path}", "--model=resnet101"]) == code
+    monkeypatch.setattr(command, "run", lambda flags, checkout: [row(), row("loss", verdict)])
+    monkeypatch.setattr(command, "check_torch", lambda installed: None)
+    assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == code
     out = capsys.readouterr().out
     assert out.startswith("resnet101, 2 images of 5 views of 128 px, float32\n\n| stage")
 
@@ -237,38 +234,38 @@ def test_exit_code(script, tmp_path, monkeypatch, capsys, verdict, code):
 # --- Our side -----------------------------------------------------------------------------------
 
 
-def test_samples_of_equal_shapes_are_of_the_same_places(script):
-    size = 3 * script.SAMPLE
+def test_samples_of_equal_shapes_are_of_the_same_places():
+    size = 3 * observed.SAMPLE
     places = {"a": {"kernel": np.arange(size).reshape(3, -1)}, "b": np.arange(4)}
-    values = script.sample(places)
-    assert values["a", "kernel"].shape == (script.SAMPLE,)
-    assert len(np.unique(values["a", "kernel"])) > script.SAMPLE / 2
-    again = script.sample({"a": {"kernel": np.arange(size)}})
+    values = observed.sample(places)
+    assert values["a", "kernel"].shape == (observed.SAMPLE,)
+    assert len(np.unique(values["a", "kernel"])) > observed.SAMPLE / 2
+    again = observed.sample({"a": {"kernel": np.arange(size)}})
     np.testing.assert_array_equal(values["a", "kernel"], again["a", "kernel"])
     np.testing.assert_array_equal(values["b",], np.arange(4))
 
 
-def test_groups(script):
+def test_groups():
     paths = [KERNEL, BIAS, STILL, ("params", "backbone", "layer3_17", "conv2", "bn", "scale")]
-    assert [script.group_of(path) for path in paths] == ["head whole", "layer1", "stem", "layer3"]
+    assert [observed.group_of(path) for path in paths] == ["head whole", "layer1", "stem", "layer3"]
 
 
-def test_a_recording_optimizer_is_the_same_optimizer(script):
+def test_a_recording_optimizer_is_the_same_optimizer():
     params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
-    plain, recording = optax.adam(0.1), script.recording(optax.adam(0.1))
+    plain, recording = optax.adam(0.1), our_side.recording(optax.adam(0.1))
     expected, _ = plain.update(gradient, plain.init(params), params)
     updates, state = recording.update(gradient, recording.init(params), params)
     np.testing.assert_array_equal(updates["w"], expected["w"])
     np.testing.assert_array_equal(state.gradient["w"], gradient["w"])
 
 
-def test_our_side_is_the_training_step(script):
+def test_our_side_is_the_training_step():
     model = catalogue.create("resnet_small", 3, attention="cross", image_size=32)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = jax.tree.map(np.asarray, init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3))))
-    views = script.waves(2, 32, seed=0)
+    views = inputs.waves(2, 32, seed=0)
     labels = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
-    stages = script.evaluate(model, variables, views, attention="cross")
+    stages = our_side.evaluate(model, variables, views, attention="cross")
     assert {name: x.shape for name, x in stages.items() if "logits" in name} == {
         "whole logits": (2, 5, 3),
         "attention logits": (2, 5, 3),
@@ -283,7 +280,7 @@ def test_our_side_is_the_training_step(script):
     recipe = SimpleNamespace(
         LEARNING_RATE=1e-3, WEIGHT_DECAY=1e-4, EPOCHS=2, STEPS_PER_EPOCH=50, PCT_START=0.2, EMA_DECAY=0.9
     )
-    one, two = script.train(model, variables, [(views, labels)] * 2, attention="cross", recipe=recipe)
+    one, two = our_side.train(model, variables, [(views, labels)] * 2, attention="cross", recipe=recipe)
     np.testing.assert_allclose(one.settings, [4e-5, 0.95, 0.999, 1e-8, 1e-4], rtol=1e-5)
     assert two.loss < one.loss
     loud = np.abs(one.gradient[KERNEL]) > 1e-3
@@ -295,26 +292,26 @@ def test_our_side_is_the_training_step(script):
     assert np.abs(one.change[MEAN]).max() > 0
 
 
-def test_waves_differ_between_views_and_seeds(script):
-    views = script.waves(2, 32, seed=3)
+def test_waves_differ_between_views_and_seeds():
+    views = inputs.waves(2, 32, seed=3)
     assert (views.shape, views.dtype) == ((2, 5, 32, 32, 3), np.uint8)
-    np.testing.assert_array_equal(views, script.waves(2, 32, seed=3))
-    assert (views != script.waves(2, 32, seed=4)).mean() > 0.9
+    np.testing.assert_array_equal(views, inputs.waves(2, 32, seed=3))
+    assert (views != inputs.waves(2, 32, seed=4)).mean() > 0.9
     assert (views[0, 0] != views[0, 1]).mean() > 0.9
     assert 20 < views.std() < 128
 
 
-def test_photos_begin_anew_after_the_last(script, tmp_path):
+def test_photos_begin_anew_after_the_last(tmp_path):
     for i in range(3):
         Image.new("RGB", (40, 30), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    views = [script.photos(tmp_path, 2, 16, step) for step in range(2)]
+    views = [inputs.photos(tmp_path, 2, 16, step) for step in range(2)]
     assert views[0].shape == (2, 5, 16, 16, 3)
     assert [int(x[i, 0, 0, 0, 0]) for x in views for i in range(2)] == [0, 80, 160, 0]
     with pytest.raises(InputError, match=r"--images=.*none is not a folder"):
-        script.photos(tmp_path / "none", 2, 16, 0)
+        inputs.photos(tmp_path / "none", 2, 16, 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"has no file \.jpg, \.jpeg, \.png"):
-        script.photos(tmp_path / "empty", 2, 16, 0)
+        inputs.photos(tmp_path / "empty", 2, 16, 0)
 
 
 # --- With PyTorch -------------------------------------------------------------------------------
@@ -328,32 +325,32 @@ def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
     )
     variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
     wanted = {key: array.shape for key, array in mlc_pat.to_torch(name, variables).items()}
-    stand_in = torch_side.torchvision_stand_in()["torchvision.models"]
+    stand_in = torch_side.stand_ins.torchvision_stand_in()["torchvision.models"]
     found = getattr(stand_in, name)().state_dict()
     assert {key: tuple(tensor.shape) for key, tensor in found.items()} == wanted
 
 
-def test_stand_in_computes_what_we_do(torch_side, script):
+def test_stand_in_computes_what_we_do(torch_side):
     import torch
 
-    stand_in = torch_side.ResNet(*torch_side.RESNETS["resnet18"]).eval()
-    weights = torch_side.fill(stand_in, seed=0)
+    stand_in = torch_side.stand_ins.ResNet(*torch_side.stand_ins.RESNETS["resnet18"]).eval()
+    weights = torch_side.random_weights.fill(stand_in, seed=0)
     stand_in.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()}, strict=False)
-    views = script.waves(1, 64, seed=0)
+    views = inputs.waves(1, 64, seed=0)
     with torch.no_grad():
         pixels = torch.from_numpy(views[0].transpose(0, 3, 1, 2).astype(np.float32) / 255)
         wanted = stand_in(pixels).numpy()
     model = catalogue.create("resnet18", 1000, attention="none", image_size=64)
     variables = mlc_pat.from_torch("resnet18", weights)
-    ours = script.evaluate(model, variables, views, attention="none")
+    ours = our_side.evaluate(model, variables, views, attention="none")
     np.testing.assert_allclose(ours["whole logits"][0], wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_maps_of_layers(torch_side):
     import torch
 
-    net = torch_side.ResNet(*torch_side.RESNETS["resnet18"])
-    getter = torch_side.IntermediateLayerGetter(net, {"layer2": "half", "layer4": "last"})
+    net = torch_side.stand_ins.ResNet(*torch_side.stand_ins.RESNETS["resnet18"])
+    getter = torch_side.stand_ins.IntermediateLayerGetter(net, {"layer2": "half", "layer4": "last"})
     assert list(getter) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
     maps = getter(torch.zeros(1, 3, 64, 64))
     assert {name: tuple(x.shape) for name, x in maps.items()} == {
@@ -367,7 +364,9 @@ def test_maps_of_layers(torch_side):
 def test_in_place_norm_by_hand(torch_side, rng, activation, slope, train):
     import torch
 
-    norm = torch_side.InPlaceABN(3, activation=activation, activation_param=0.01, group=None).train(train)
+    norm = torch_side.stand_ins.InPlaceABN(3, activation=activation, activation_param=0.01, group=None).train(
+        train
+    )
     assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
     weight, bias = np.array([-1.5, 0.0, 2.0]), np.array([0.1, 0.2, -0.3])
     mean, var = np.array([0.5, 0.0, -1.0]), np.array([1.0, 4.0, 0.25])
@@ -387,17 +386,17 @@ def test_in_place_norm_by_hand(torch_side, rng, activation, slope, train):
 
 def test_in_place_norm_knows_its_activations(torch_side):
     with pytest.raises(ValueError, match="activation 'relu' is not leaky_relu or identity"):
-        torch_side.InPlaceABN(3, activation="relu", activation_param=0.01)
+        torch_side.stand_ins.InPlaceABN(3, activation="relu", activation_param=0.01)
 
 
 def test_fill_is_a_function_of_seed_and_key(torch_side):
     from torch import nn
 
-    block = torch_side.ResidualBlock(8, 8, 1, 2, nn.BatchNorm2d)
+    block = torch_side.stand_ins.ResidualBlock(8, 8, 1, 2, nn.BatchNorm2d)
     net = nn.ModuleDict(
-        {"a": block, "n": torch_side.InPlaceABN(8, activation="identity", activation_param=0.0)}
+        {"a": block, "n": torch_side.stand_ins.InPlaceABN(8, activation="identity", activation_param=0.0)}
     )
-    weights, again, other = (torch_side.fill(net, seed=seed) for seed in (0, 0, 1))
+    weights, again, other = (torch_side.random_weights.fill(net, seed=seed) for seed in (0, 0, 1))
     assert weights.keys() == {key for key in net.state_dict() if not key.endswith("num_batches_tracked")}
     assert all((weights[key] == again[key]).all() and (weights[key] != other[key]).all() for key in weights)
     assert all(array.dtype == np.float32 for array in weights.values())
@@ -425,23 +424,23 @@ def test_imports_leave_no_trace(torch_side, tmp_path):
         "class Kept(Base): ...\n"
         "print('not heard')\n"
     )
-    script = torch_side.load_script(tmp_path, "run.py")
-    assert script.InPlaceABNSync is torch_side.InPlaceABN
+    script = torch_side.checkout.load_script(tmp_path, "run.py")
+    assert script.InPlaceABNSync is torch_side.stand_ins.InPlaceABN
     assert script.Kept.__mro__[1].__name__ == "Base"
     with script.autocast():
-        assert script.GradScaler is torch_side.PlainScaler
+        assert script.GradScaler is torch_side.checkout.PlainScaler
     assert [spec.name for spec in script.found] == ["sklearn", "timm.models", "inplace_abn"]
-    left = {name for name, module in sys.modules.items() if isinstance(module, torch_side.StandIn)}
+    left = {name for name, module in sys.modules.items() if isinstance(module, torch_side.stand_ins.StandIn)}
     assert left == set()
     assert {name: sys.modules[name] for name in before} == before
     real = importlib.util.find_spec("torchvision") is not None
-    assert isinstance(script.torchvision, torch_side.StandIn) != real
+    assert isinstance(script.torchvision, torch_side.stand_ins.StandIn) != real
     assert str(tmp_path) not in sys.path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beside.py", "run.py"]
     del sys.modules["beside"]
     (tmp_path / "run.py").write_text("import no_such_package\n")
     with pytest.raises(InputError, match=r"run.py cannot be imported \(No module named 'no_such_package'\)"):
-        torch_side.load_script(tmp_path, "run.py")
+        torch_side.checkout.load_script(tmp_path, "run.py")
 
 
 def test_a_torchvision_that_does_not_go_with_pytorch(torch_side, tmp_path, monkeypatch):
@@ -455,20 +454,19 @@ def test_a_torchvision_that_does_not_go_with_pytorch(torch_side, tmp_path, monke
     with pytest.raises(
         InputError, match=r"torchvision cannot be imported \(operator torchvision::nms does not"
     ) as error:
-        torch_side.load_script(tmp_path, "run.py")
+        torch_side.checkout.load_script(tmp_path, "run.py")
     assert "\n" not in str(error.value)
 
 
-def test_a_checkout_is_run_from_end_to_end(script, torch_side, tmp_path, monkeypatch, capsys):
+def test_a_checkout_is_run_from_end_to_end(torch_side, tmp_path, monkeypatch, capsys):
     """One in MLC-PAT's form, written here, with the real torchvision where it is installed."""
     for name, text in CHECKOUT.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setitem(sys.modules, "compare_with_reference_torch", torch_side)
-    monkeypatch.setattr(script, "PLAIN", ("resnet18",))
+    monkeypatch.setattr(subject, "PLAIN", ("resnet18",))
     flags = ["--model=resnet18", "--size=32", "--classes=3", "--batch=1", "--train-steps=0"]
     try:
-        code = script.main([f"--reference={tmp_path}", *flags])
+        code = command.main([f"--reference={tmp_path}", *flags])
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "src_files"]:
             del sys.modules[name]

@@ -1,0 +1,113 @@
+"""Models by name in Python, and their weights from PyTorch and to it: what `cfmlc_jax` itself offers."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.torch_weights import cgn, files, mlc_pat, strict
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    attention: str = "none",
+    image_size: int = 448,
+    head: str = "",
+    dtype: Any = jnp.float32,
+) -> Classifier:
+    """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
+
+    Pixels are in [0, 1]; the first view of an image is the whole. Outputs have `whole` [b, v, k], `attention` and
+    `score`, each [b, v, k] or None, and `features`, the backbone's maps by name. It is a Flax module:
+    `init(jax.random.key(0), views, train=False)` gives variables, and so does `from_torch`.
+
+    Args:
+        name: a backbone, "resnet101" say, or "q2l_" and a backbone, with Query2Label's head.
+        num_classes: k.
+        attention: "none", or how patches are weighed: "self" or "cross".
+        image_size: side of the views, pixels.
+        head: "ml_decoder", "causal_norm", …; empty for the name's own.
+        dtype: of the computation; parameters are float32.
+
+    Raises:
+        InputError: a name, head or attention that is not known, or an image size that does not suit the backbone.
+    """
+    return catalogue.create(
+        name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype
+    )
+
+
+def from_torch(
+    name: str | nn.Module, state_dict: Mapping[str, Any], *, in_place_norms: bool | None = None
+) -> dict[str, Any]:
+    """Variables {"params", "batch_stats"} of a model, float32 numpy arrays, from its PyTorch state_dict.
+
+    Classes, attention and head follow from the entries: `create_model` takes the same. Of a backbone without a
+    head there are the backbone's variables. Names are those of MLC-PAT, Query2Label, torchvision, timm and MIIL,
+    with or without the "module." of parallel training.
+
+    Args:
+        name: as for `create_model`; or one of counterfactual generative networks, a key of
+            `cfmlc_jax.torch_weights.cgn.MODULES`, or such a module itself where its sizes are others.
+        state_dict: tensors or numpy arrays by key.
+        in_place_norms: whether norm weights w act as |w| + 1e-5; None: where published weights of the model want it.
+
+    Raises:
+        InputError: a name that is not known; entries that are missing, left over or mis-shaped, listed.
+    """
+    arrays = strict.without_parallel(files.arrays("the state_dict", state_dict))
+    model = _known(name, in_place_norms)
+    if isinstance(model, str):
+        return mlc_pat.from_torch(model, arrays, in_place_norms=in_place_norms)
+    return cgn.from_torch(model, arrays)
+
+
+def to_torch(
+    name: str | nn.Module,
+    variables: Mapping[str, Any],
+    *,
+    image_size: int = 448,
+    in_place_norms: bool | None = None,
+) -> dict[str, np.ndarray]:
+    """The PyTorch state_dict of a model's variables, numpy arrays by key: the inverse of `from_torch`.
+
+    Args:
+        name: as for `from_torch`.
+        variables: {"params", "batch_stats"}.
+        image_size: side of the views, pixels; some models store what follows from it.
+        in_place_norms: as for `from_torch`.
+
+    Raises:
+        InputError: a name that is not known; variables of another model.
+    """
+    model = _known(name, in_place_norms)
+    if isinstance(model, str):
+        return mlc_pat.to_torch(model, variables, image_size=image_size, in_place_norms=in_place_norms)
+    return cgn.to_torch(model, variables)
+
+
+def _known(name: str | nn.Module, in_place_norms: bool | None) -> str | nn.Module:
+    """The name of a classifier, or the module of a counterfactual generative network.
+
+    Raises:
+        InputError: neither.
+    """
+    module = cgn.MODULES.get(name) if isinstance(name, str) else name
+    if module is not None:
+        if in_place_norms is not None:
+            raise InputError(f"in_place_norms is not of {type(module).__name__}; leave it out")
+        return module
+    known = [*catalogue.names(), *cgn.MODULES]
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"model {name!r} is not one of {', '.join(known)}{hint}")
+    return name

@@ -1,0 +1,1 @@
+"""Compares our numbers with those of the PyTorch reference."""

@@ -1,0 +1,149 @@
+"""Compares our numbers with those of the PyTorch reference, stage by stage and step by step.
+
+    git clone https://github.com/xiemk/MLC-PAT
+    python -m scripts.parity --reference=MLC-PAT --model=resnet101 [--checkpoint=FILE]
+
+The checkout (commit 4026970 was tried) is imported and run on CPU as it is: its models, its loss, its
+`train`. Weights are a checkpoint's or random ones; both sides get the same photos or waves, and no
+dropout.
+
+Tolerances are measured, not chosen: PyTorch runs in float64, too, and what it differs from itself in
+float32 is the rounding of a stage. Ours may differ by 10 times that; another order of summation alone
+gives once to thrice. Gradients have a second kind of rounding: a unit whose input is all but zero may
+be open on one side and shut on the other. Where so much is more than 5 % of the numbers and ours do
+differ by more, they show nothing, and the verdict is "rounding".
+With --dtype=float64 both sides run in float64, units agree, and tolerances are 1.2e-6, of gradients and
+changes 1e-4, at twice the memory: what differs here is a defect. Training is best compared so.
+With --dtype=bfloat16 there are distances and no verdicts.
+Exit codes: 0 all stages agree; 1 one differs, or an error, told in one line.
+"""
+
+import argparse
+import gc
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfmlc_jax import cli
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.torch_names import BRANCHES
+from scripts.parity import inputs, ours, recipe, subject, tables, verdicts
+
+FILES = ("run_PAT-T.py", "run_asl.py", "src_files/models/factory.py", "src_files/utils/losses.py")
+DTYPES = ("float32", "float64", "bfloat16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    cli.tolerate_every_name()
+    try:
+        flags = parse(arguments)
+        checkout = check_checkout(Path(flags.reference))
+        check_torch(importlib.util.find_spec("torch") is not None)
+        rows = run(flags, checkout)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{flags.model}, {flags.batch} images of {1 + inputs.GRID**2} views of {flags.size} px, {flags.dtype}\n"
+    )
+    print(tables.table(rows))
+    print(f"\n{tables.summary(rows)}")
+    return int(any(row.verdict == "differs" for row in rows))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags, checked.
+
+    Raises:
+        InputError: a flag that cannot be used.
+    """
+    parser = cli.Parser(prog="python -m scripts.parity", description=__doc__)
+    parser.add_argument("--reference", required=True, help="a checkout of MLC-PAT")
+    parser.add_argument("--model", required=True, help="a name in cfmlc_jax/models/catalogue.py")
+    parser.add_argument("--checkpoint", default="", help="PyTorch weights (default: random ones)")
+    parser.add_argument(
+        "--size", type=cli.whole_number(1), default=128, help="side of a view (default: %(default)s)"
+    )
+    parser.add_argument("--classes", type=cli.whole_number(1), help="(default: the checkpoint's, or 80)")
+    parser.add_argument("--attention", choices=BRANCHES, help="(default: the checkpoint's, or cross)")
+    parser.add_argument("--batch", type=cli.whole_number(1), default=2, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--train-steps",
+        type=cli.whole_number(0),
+        default=5,
+        help="compared (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="of weights, waves and labels")
+    parser.add_argument("--images", default="", help="folder of photos (default: waves)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    flags = parser.parse_args(arguments)
+    catalogue.parts(flags.model)  # which knows what is misspelt
+    subject.reference_name(flags.model)
+    catalogue.create(flags.model, 1, attention="none", image_size=flags.size)
+    return flags
+
+
+def check_checkout(folder: Path) -> Path:
+    """The absolute folder, if it is a checkout of MLC-PAT.
+
+    Raises:
+        InputError: it lacks one of `FILES`.
+    """
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise InputError(
+                f"--reference={folder} is not a checkout of MLC-PAT: {file} is not there; "
+                "git clone https://github.com/xiemk/MLC-PAT and name that folder"
+            )
+    return folder.resolve()
+
+
+def check_torch(installed: bool) -> None:
+    """Pass if PyTorch is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not installed:
+        raise InputError("the reference needs PyTorch, the CPU build will do; pip install 'cfmlc_jax[torch]'")
+
+
+def run(flags: argparse.Namespace, checkout: Path) -> list[verdicts.Row]:
+    """All lines of the comparison.
+
+    Raises:
+        InputError: a checkpoint, a folder of images or a checkout that cannot be used.
+    """
+    from scripts.parity import random_weights, reference  # where PyTorch is needed
+
+    def create(num_classes, attention):
+        name = subject.reference_name(flags.model)
+        return reference.Reference(checkout, name, num_classes, attention=attention, size=flags.size)
+
+    def fill(num_classes, attention):
+        return random_weights.fill(create(num_classes, attention).model, seed=flags.seed)
+
+    compared = subject.from_checkpoint(flags) if flags.checkpoint else subject.at_random(flags, fill)
+    views, batches = inputs.make_views(flags, 0), inputs.make_batches(flags, compared.num_classes)
+
+    def observed(exact):
+        gc.collect()  # the last one's optimiser and schedule refer to each other
+        model = create(compared.num_classes, compared.attention)
+        return reference.observe(model, compared, views, batches, exact=exact)
+
+    # One after the other: a training state of each is a multiple of the model.
+    exact = observed(True)
+    theirs = exact if flags.dtype == "float64" else observed(False)
+    gc.collect()
+    own = ours.observe(compared, views, batches, size=flags.size, dtype=flags.dtype, recipe=recipe)
+    rows = verdicts.stage_rows(own.stages, theirs.stages, exact.stages)
+    known = verdicts.FAINT if theirs is exact else verdicts.kinks(rows, theirs.stages["layer4"])
+    rows += verdicts.step_rows(own.steps, theirs.steps, exact.steps, known=known)
+    return [row._replace(verdict="–") for row in rows] if flags.dtype == "bfloat16" else rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

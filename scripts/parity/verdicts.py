@@ -1,0 +1,167 @@
+"""Whether two sides agree: what they differ by, held against the rounding of the reference itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cfmlc_jax.errors import InputError
+from scripts.parity.observed import Step, group_of
+
+# Of the rounding: what another implementation may differ by.
+ALLOWANCE = 10
+# One rounding to float32, which parameters are stored in: nothing need agree better.
+LEAST_ROUNDING = 2.0**-23
+# Gradients in float64: the checkout rounds Query2Label's positions to float32, by its own formula.
+FAINT = 1e-5
+# What differs by more does not agree, whatever the rounding.
+GREATEST_DIFFERENCE = 0.05
+# Where rounding is a greater share of a gradient, the parameter is not compared.
+QUIET = 0.01
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    stage: what is compared.
+    shape: of it, in words.
+    difference: greatest, of ours to PyTorch's.
+    relative: length of the difference over PyTorch's length.
+    rounding: likewise, of PyTorch's float32 to its float64.
+    tolerance: of the relative difference.
+    verdict: "agrees", "differs", "rounding", or "–" where none is asked for.
+    """
+
+    stage: str
+    shape: str
+    difference: float
+    relative: float
+    rounding: float
+    tolerance: float
+    verdict: str
+
+
+def relative(x: np.ndarray, y: np.ndarray) -> float:
+    """‖x − y‖ / ‖y‖ of float64 vectors; 0 of equal ones."""
+    distance = np.linalg.norm(x - y)
+    return float(distance / np.linalg.norm(y)) if distance else 0.0
+
+
+def verdict(difference: float, tolerance: float) -> str:
+    """ "agrees", "differs" or "rounding" (not to be told), of relative numbers."""
+    if not difference <= tolerance:  # also when it is NaN
+        return "differs"
+    return "agrees" if difference <= GREATEST_DIFFERENCE else "rounding"
+
+
+def compare(stage: str, shape: str, ours, theirs, exact, *, known: float = 0.0) -> Row:
+    """The line of one stage.
+
+    Args:
+        stage: its name.
+        shape: in words.
+        ours: our numbers.
+        theirs: PyTorch's, as many.
+        exact: PyTorch's in float64; what theirs differ is rounding.
+        known: rounding to be expected where the measured one may by chance be less.
+    """
+    ours, theirs, exact = (np.asarray(x, np.float64).ravel() for x in (ours, theirs, exact))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        difference = float(np.abs(ours - theirs).max())
+        distance, rounding = relative(ours, theirs), relative(exact, theirs)
+    tolerance = ALLOWANCE * max(rounding, known, LEAST_ROUNDING)
+    return Row(stage, shape, difference, distance, rounding, tolerance, verdict(distance, tolerance))
+
+
+def stage_rows(ours: Mapping, theirs: Mapping, exact: Mapping) -> list[Row]:
+    """A line for each stage of evaluation. Rounding only grows from stage to stage.
+
+    Raises:
+        InputError: the sides have other stages or shapes.
+    """
+    rows: list[Row] = []
+    for stage, numbers in theirs.items():
+        if stage not in ours or ours[stage].shape != numbers.shape:
+            found = list(ours[stage].shape) if stage in ours else "nothing"
+            raise InputError(
+                f"{stage}: the reference has {list(numbers.shape)}, ours {found}; is it another model's checkout?"
+            )
+        known = max((row.rounding for row in rows), default=0.0)
+        shape = str(list(numbers.shape))
+        rows.append(compare(stage, shape, ours[stage], numbers, exact[stage], known=known))
+    return rows
+
+
+def step_rows(
+    ours: Sequence[Step], theirs: Sequence[Step], exact: Sequence[Step], *, known: float
+) -> Iterator[Row]:
+    """Lines for every update: settings, gradient, loss and changes; by group where all is new or done.
+
+    Args:
+        ours: our steps.
+        theirs: PyTorch's.
+        exact: PyTorch's in float64.
+        known: rounding of gradients, `kinks` in float32 and `FAINT` in float64.
+    """
+    comparable: dict[tuple[str, ...], np.ndarray] = {}
+    for i, sides in enumerate(zip(ours, theirs, exact)):
+        name = f"step {i + 1}: "
+        reference = sides[1]
+        # Each by itself, for they are of very different sizes.
+        settings = (side.settings / reference.settings for side in sides)
+        yield compare(f"{name}settings", f"{len(reference.settings)} ratios", *settings)
+        trained = {path: np.isfinite(values) for path, values in reference.gradient.items()}
+        gradients = [side.gradient for side in sides]
+        by_group = list(_grouped(f"{name}gradient of ", gradients, trained, known=known))
+        yield from (by_group if i == 0 else _together(f"{name}gradient", gradients, trained, known=known))
+        head = max(row.rounding for row in by_group if " head" in row.stage)
+        yield compare(f"{name}loss", "1 number", *(side.loss for side in sides), known=head)
+        comparable = _above_rounding(comparable, reference.gradient, sides[2].gradient, known)
+        yield from _change_rows(name, sides, comparable, known, by_group=i == len(theirs) - 1)
+
+
+def kinks(rows: Sequence[Row], last_map: np.ndarray) -> float:
+    """Relative rounding of gradients by units that are open on one side and shut on the other.
+
+    One such unit among the n of the smallest map moves them by about 1/√n, and with a forward
+    rounding of r there is one among 1/r. Few are rare: the measured rounding may lack them.
+    """
+    return max(max(row.rounding for row in rows) ** 0.5, last_map.size**-0.5)
+
+
+def _change_rows(name, sides, comparable, known, *, by_group):
+    for kind in ("change", "average"):
+        changes = [getattr(side, kind) for side in sides]
+        what = f"{name}change of {'averaged ' if kind == 'average' else ''}"
+        statistics = {p: np.ones(x.shape, bool) for p, x in changes[1].items() if p not in comparable}
+        yield from _together(f"{what}parameters", changes, comparable, known=known)
+        yield from _together(f"{what}statistics", changes, statistics)
+        if by_group and kind == "change":
+            yield from _grouped(what, changes, comparable, known=known)
+
+
+def _above_rounding(before, gradient, exact, known):
+    """Masks of parameters whose gradient never was mostly rounding, or that have none.
+
+    Adam makes whole steps of any gradient. The known rounding is spread evenly over an array.
+    """
+    masks = {}
+    for path, values in gradient.items():
+        rounding = np.abs(values - exact[path]) / QUIET
+        spread = ALLOWANCE * known * np.sqrt(np.mean(np.square(values)))
+        drowned = np.abs(values) < np.maximum(rounding, spread)
+        masks[path] = ~drowned & before.get(path, True)
+    return masks
+
+
+def _grouped(name, sides, masks, *, known=0.0) -> Iterator[Row]:
+    for group in dict.fromkeys(map(group_of, masks)):
+        members = {path: mask for path, mask in masks.items() if group_of(path) == group}
+        yield from _together(name + group, sides, members, known=known)
+
+
+def _together(name, sides, masks, *, known=0.0) -> Iterator[Row]:
+    """One line for the masked values of all arrays; none without such."""
+    if any(mask.any() for mask in masks.values()):
+        vectors = [np.concatenate([side[path][mask] for path, mask in masks.items()]) for side in sides]
+        yield compare(name, f"{len(vectors[0])} numbers", *vectors, known=known)

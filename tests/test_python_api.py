@@ -1,0 +1,257 @@
+"""The package in Python: what README shows is run, and what its names promise beyond that."""
+
+import ast
+import functools
+import importlib.util
+import inspect
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import cfmlc_jax
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
+from cfmlc_jax.classify import build
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.generators import critics, mnist
+from cfmlc_jax.torch_weights import cgn
+
+TESTS = Path(__file__).parent
+NAMES = [f"digit {i}" for i in range(10)]
+SIZE = (50, 40)
+
+
+def readme_blocks():
+    text = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of tiny.py, untrained, whose head tells patches and classes apart."""
+    spec = importlib.util.spec_from_file_location("tiny", TESTS / "configs" / "tiny.py")
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    config = configs.validate(tiny.get_config())
+    parts = build.create_setup(config, len(NAMES))
+    make, _ = build.state_plan(config, parts, optax.identity())
+    rng = np.random.default_rng(0)
+
+    def larger(place, leaf):
+        if "head" not in jax.tree_util.keystr(place):
+            return leaf
+        return jax.device_put(rng.normal(0, 0.5, leaf.shape).astype(np.float32), leaf.sharding)
+
+    model = jax.tree_util.tree_map_with_path(larger, make().parts()[0])
+    path = tmp_path_factory.mktemp("run") / "scenes"
+    meta = {"config": configs.to_json(config), "class_names": NAMES, "num_classes": len(NAMES)}
+    checkpoints.write(path, model=model, meta=meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoint):
+    return cfmlc_jax.load(checkpoint, batch_size=8)
+
+
+def picture(seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    return Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC)
+
+
+def encoded(image, form, **options):
+    data = io.BytesIO()
+    image.save(data, form, **options)
+    return data.getvalue()
+
+
+# What README shows
+
+
+def test_readme_loads_a_run_and_predicts(checkpoint, tmp_path, monkeypatch, capsys):
+    block = next(block for block in readme_blocks() if "cfmlc_jax.load" in block)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "scenes").symlink_to(checkpoint)
+    for i, name in enumerate(("a.jpg", "b.png")):
+        picture(i).save(name)
+    exec(block, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(ast.literal_eval(line)) for line in lines[::2]] == [3, 3]
+    assert [line.startswith("Pivot(box=(") for line in lines[1::2]] == [True, True]
+
+
+def test_readme_compares_a_layer_with_pytorch(capsys):
+    pytest.importorskip("torchvision", reason="the example is a model of torchvision's")
+    block = next(block for block in readme_blocks() if "torchvision" in block)
+    exec(block, {})
+    assert float(capsys.readouterr().out) < 1e-5
+
+
+def test_every_block_of_readme_is_run():
+    assert len(readme_blocks()) == 2
+
+
+# The names
+
+
+def test_importing_the_package_imports_nothing_else():
+    program = (
+        "import sys, cfmlc_jax; before = {'jax', 'flax', 'numpy'} & set(sys.modules);"
+        "dir(cfmlc_jax); cfmlc_jax.create_model; after = {'jax', 'orbax', 'grain'} & set(sys.modules);"
+        "print(sorted(before), sorted(after))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] ['jax']\n"
+
+
+def test_names_are_there_and_others_are_not():
+    assert set(cfmlc_jax.__all__) <= set(dir(cfmlc_jax))
+    for name in cfmlc_jax.__all__:
+        assert inspect.getdoc(getattr(cfmlc_jax, name))
+    with pytest.raises(AttributeError, match="module 'cfmlc_jax' has no attribute 'loads'"):
+        cfmlc_jax.loads  # noqa: B018 - the access is the test
+
+
+# Prediction
+
+
+def same(one, other):
+    assert one.class_names == other.class_names
+    np.testing.assert_array_equal(one.logits, other.logits)
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+
+
+def test_images_of_every_kind(classifier, tmp_path):
+    image = picture()
+    image.save(tmp_path / "a.png")
+    pixels = np.asarray(image)
+    expected, *others = classifier.predict(
+        [tmp_path / "a.png", str(tmp_path / "a.png"), encoded(image, "PNG"), image, pixels]
+    )
+    for other in others:
+        same(expected, other)
+    for one in (tmp_path / "a.png", encoded(image, "PNG"), image, pixels):
+        (alone,) = classifier.predict(one)
+        same(expected, alone)
+    two = classifier.predict(np.stack([pixels, 255 - pixels]))
+    same(expected, two[0])
+    assert (two[1].logits != two[0].logits).any()
+    assert classifier.predict([]) == []
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])
+def test_pillow_images_are_turned_as_their_files(classifier, form):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), form, exif=exif)
+    of_file, of_image = classifier.predict([data, Image.open(io.BytesIO(data))])
+    same(of_file, of_image)
+    assert of_file.boxes[:, [0, 2]].max() == SIZE[1]
+
+
+def test_more_images_than_a_batch_keep_their_order(classifier):
+    pictures = [picture(i) for i in range(19)]
+    together = classifier.predict(pictures)
+    assert len(together) == 19
+    for i in (0, 7, 8, 18):
+        np.testing.assert_allclose(
+            together[i].logits, classifier.predict(pictures[i])[0].logits, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_what_is_predicted(classifier):
+    assert classifier.class_names == tuple(NAMES)
+    (prediction,) = classifier.predict(picture())
+    np.testing.assert_allclose(prediction.probabilities, 1 / (1 + np.exp(-prediction.logits)), rtol=1e-5)
+    top = prediction.top(3)
+    assert [name for name, _ in top] == [NAMES[k] for k in np.argsort(-prediction.logits)[:3]]
+    assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    assert len(prediction.top(100)) == 10
+    assert prediction.present(top[1][1]) == top[:1]
+    assert prediction.patch_weights.shape == (4, 10)
+    np.testing.assert_allclose(prediction.patch_weights.sum(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(prediction.boxes[0], [0, 0, 25, 20])
+    pivot = prediction.pivot("digit 3")
+    patch = prediction.patch_weights[:, 3].argmax()
+    assert pivot.box == tuple(prediction.boxes[patch])
+    assert pivot.weight == pytest.approx(prediction.patch_weights[patch, 3])
+
+
+def test_mistakes_are_named(classifier, tmp_path):
+    for images, message in (
+        ([picture(), tmp_path / "no.jpg"], r"no\.jpg: cannot be read"),
+        ([picture(), b"text"], r"images\[1\]: 4 bytes that are not an image"),
+        ([3], r"images\[0\] is a int; give a path, bytes"),
+        (np.zeros((4, 4, 3)), r"images\[0\]: an array float64 \[4, 4, 3\] is not an image; give uint8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            classifier.predict(images)
+    with pytest.raises(InputError, match=r"'digit' is not one of the 10 classes; did you mean 'digit "):
+        classifier.predict(picture())[0].pivot("digit")
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        cfmlc_jax.load(tmp_path)
+
+
+# Models and weights
+
+
+def test_a_model_takes_what_it_gives(rng):
+    model = cfmlc_jax.create_model("resnet_small", 7, attention="cross", image_size=32, dtype=jnp.bfloat16)
+    views = rng.random((2, 5, 32, 32, 3), np.float32)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), views)
+    outputs = jax.jit(functools.partial(model.apply, train=False))(variables, views)
+    assert outputs.whole.shape == outputs.attention.shape == outputs.score.shape == (2, 5, 7)
+    state_dict = cfmlc_jax.to_torch("resnet_small", variables)
+    wrapped = {f"module.{key}": array for key, array in state_dict.items()}
+    for given in (state_dict, wrapped):
+        back = cfmlc_jax.from_torch("resnet_small", given)
+        jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(variables))
+
+
+def test_tensors_are_taken_as_they_are(rng):
+    torch = pytest.importorskip("torch", reason="PyTorch is an optional extra")
+    module = cgn.MODULES["cgn_mnist_conv_critic"]
+    arrays = {e.key: rng.standard_normal(e.torch_shape, np.float32) for e in cgn.entries(module)}
+    tensors = {key: torch.nn.Parameter(torch.from_numpy(array)) for key, array in arrays.items()}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        cfmlc_jax.from_torch("cgn_mnist_conv_critic", tensors),
+        cfmlc_jax.from_torch("cgn_mnist_conv_critic", arrays),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["cgn_mnist", "cgn_mnist_linear_critic", mnist.MnistGenerator(latent=5, ngf=3), critics.LinearCritic(ndf=4)]
+)  # fmt: skip
+def test_generators_and_critics(rng, name):
+    module = name if isinstance(name, nn.Module) else cgn.MODULES[name]
+    arrays = {entry.key: rng.standard_normal(entry.torch_shape, np.float32) for entry in cgn.entries(module)}
+    back = cfmlc_jax.to_torch(name, cfmlc_jax.from_torch(name, arrays))
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(
+        InputError, match=r"model 'cgn_mnst' is not one of resnet18, .*did you mean 'cgn_mnist'"
+    ):
+        cfmlc_jax.from_torch("cgn_mnst", {})
+    with pytest.raises(InputError, match=r"not the weights of this LinearCritic: \d+ missing: "):
+        cfmlc_jax.from_torch("cgn_mnist_linear_critic", {"a": np.zeros(3)})
+    with pytest.raises(InputError, match=r"not the weights of resnet18: \d+ missing: .*1 left over: a$"):
+        cfmlc_jax.from_torch("resnet18", {"a": np.zeros(3)})
+    with pytest.raises(InputError, match="in_place_norms is not of MnistGenerator; leave it out"):
+        cfmlc_jax.to_torch("cgn_mnist", {}, in_place_norms=True)
+    with pytest.raises(InputError, match="'epoch' is a int among tensors"):
+        cfmlc_jax.from_torch("resnet18", {"epoch": 3})
