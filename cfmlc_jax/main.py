@@ -284,7 +284,10 @@ def _unknown_field(error, arguments):
         name, _, text = argument.lstrip("-").partition("=")
         name = name.removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and name not in known:
-            return older.moved(name, _literal(text)) or f"config has no field {name}; {schema.nearest(name, known)}"
+            return (
+                older.moved(name, _literal(text))
+                or f"config has no field {name}; {schema.nearest(name, known)}"
+            )
     return f"--config cannot be used: {' '.join(str(error).split())}"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import losses
 from cfmlc_jax.causal.views import Cell, cells
 from cfmlc_jax.classify import method as methods
 from cfmlc_jax.classify import step as steps
@@ -21,8 +21,8 @@ from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
-from cfmlc_jax.data.views.crops import AreaCrop, PaddedCrop
-from cfmlc_jax.data.views.patches import ToViews, Transform
+from cfmlc_jax.data.views import transforms
+from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import TrainState, plan
 from cfmlc_jax.errors import InputError
@@ -93,22 +93,14 @@ def create_setup(config, num_classes: int, class_counts: Any = None) -> Setup:
     method = _method(config, class_counts)
     return Setup(
         mesh=meshes.create(config.mesh.fsdp),
-        model=models.create(
-            config.model.name,
-            num_classes,
-            attention=configs.branches(config),
-            image_size=config.views.image_size,
-            head=config.model.head,
-            groups=config.model.ml_decoder.queries,
-            num_heads=config.model.cosine.num_heads,
-            tau=config.model.cosine.tau,
-            gamma=config.model.cosine.gamma,
-            cells=configs.patch_map(config),
-            background=method.pooling.background,
-            statistics=config.data.normalise,
-            frozen=tuple(config.model.frozen),
-            norm_groups=config.model.norm_groups,
-            dtype=jnp.dtype(config.model.dtype),
+        model=models.normalised(
+            models.create(
+                config.model,
+                num_classes,
+                config.views.image_size,
+                config.patches if configs.branches(config) != "none" else None,
+            ),
+            config.data.normalise,
         ),
         method=method,
         patches={
@@ -204,34 +196,7 @@ def steps_per_epoch(config, source: Source) -> int:
 def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     """The run's optimiser and schedule, which leaves frozen parameters (`Classifier.frozen`) alone."""
     trainable = functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None
-    if config.optim.name == "sgd":
-        return optim.sgd(
-            learning_rate=schedules.per_step(epoch_rates(config), total_steps // config.train.epochs),
-            momentum=config.optim.sgd.momentum,
-            weight_decay=config.optim.weight_decay,
-            trainable=trainable,
-        )
-    return optim.adamw_one_cycle(
-        max_lr=config.optim.learning_rate,
-        total_steps=total_steps,
-        pct_start=config.optim.pct_start,
-        weight_decay=config.optim.weight_decay,
-        trainable=trainable,
-    )
-
-
-def epoch_rates(config) -> np.ndarray:
-    """SGD's learning rate in each epoch: float64 [epochs]."""
-    peak, sgd, epochs = config.optim.learning_rate, config.optim.sgd, config.train.epochs
-    if sgd.schedule == "cosine":
-        return schedules.recursive_cosine(peak, epochs=epochs)
-    return schedules.warmup_multistep(
-        peak,
-        epochs=epochs,
-        milestones=sgd.milestones,
-        factor=sgd.drop,
-        warmup_epochs=sgd.warmup_epochs,
-    )
+    return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable)
 
 
 def mean_rate(config, steps_in_epoch: int) -> Callable | None:
@@ -241,7 +206,9 @@ def mean_rate(config, steps_in_epoch: int) -> Callable | None:
         return None
     if momentum != "schedule":
         return lambda step: momentum
-    return schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_in_epoch)
+    return schedules.per_step(
+        schedules.moving_average_rates(optim.epoch_rates(config.optim, config.train.epochs)), steps_in_epoch
+    )
 
 
 def as_evaluated(config, model: dict) -> dict:
@@ -277,31 +244,22 @@ def _patches(config, used: bool) -> methods.Patches:
 
 
 def _method(config, class_counts) -> methods.Method:
-    loss = config.loss
-    if config.task == "single_label":
-        return methods.one_label(loss.name, focal_gamma=loss.focal_gamma, class_counts=class_counts)
-    return methods.create(
+    per_entry = losses.create(config.loss, class_counts)
+    # Of several labels summed over images and classes, as in the reference: Adam does not mind the scale.
+    reduce = jnp.mean if config.task == "single_label" else jnp.sum
+    return methods.with_loss(
         config.method,
+        lambda logits, labels: reduce(per_entry(logits, labels)),
         pooling=config.patches.pooling,
-        gamma_neg=loss.gamma_neg,
-        gamma_pos=loss.gamma_pos,
-        clip=loss.clip,
     )
 
 
 def _views(config, patches: bool, training: bool) -> Transform:
-    views = config.views
-    options = dict(views[views.transform])
-    options["augment"] = options["augment"] and training
-    if views.transform == "padded_crop":
-        return PaddedCrop(size=views.image_size, exif=config.data.exif, **options)
-    if views.transform == "area_crop":
-        return AreaCrop(size=views.image_size, exif=config.data.exif, **options)
-    return ToViews(
-        size=views.image_size,
+    return transforms.create(
+        config.views,
+        training=training,
+        exif=config.data.exif,
         # Cells of a map need no views of their own, and the device cuts its patches itself.
         grid=config.patches.grids if patches and config.patches.source == "host" else None,
         overlap=config.patches.overlap,
-        exif=config.data.exif,
-        **options,
     )

@@ -4,7 +4,6 @@ from typing import Protocol
 
 import numpy as np
 
-from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import Cell
 from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.multi_label import ManyLabels

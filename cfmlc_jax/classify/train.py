@@ -61,7 +61,11 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
 def _evaluate_in_full(config, workdir, trainer, sources, say, preemption):
     latest, best = trainer.checkpoints.latest_step(), trainer.checkpoints.best_step()
     chosen = trainer.checkpoints.path(latest if config.evaluate.checkpoint == "last" else best)
-    why = "the last step" if config.evaluate.checkpoint == "last" else f"the best step by val {trainer.task.selection}"
+    why = (
+        "the last step"
+        if config.evaluate.checkpoint == "last"
+        else f"the best step by val {trainer.task.selection}"
+    )
     say(f"training is done; evaluating {chosen.name}, {why}")
     primary = jax.process_index() == 0
     folder = workdir / "report" if primary else None

@@ -87,9 +87,7 @@ def require_trainable(config: ConfigDict) -> None:
 def unused(config: ConfigDict) -> list[str]:
     """Names of the fields that differ from their defaults, though nothing in the run looks at them."""
     values, defaults = flat(to_json(config)), flat(to_json(default()))
-    idle = tuple(
-        name for each in PARTS for use in each.uses(config) if not use.used for name in use.fields
-    )
+    idle = tuple(name for each in PARTS for use in each.uses(config) if not use.used for name in use.fields)
     sections = tuple(name for name in idle if name.endswith("."))
     return [
         name

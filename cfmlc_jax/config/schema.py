@@ -59,7 +59,9 @@ def names(fields: Any, section: str = "") -> Iterator[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """What follows the error of an unknown field: the nearest one, or where all are."""
     near = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {near[0]}?" if near else "cfmlc_jax/config/fields.py and classifier.py list the fields"
+    return (
+        f"did you mean {near[0]}?" if near else "cfmlc_jax/config/fields.py and classifier.py list the fields"
+    )
 
 
 def shown(value: Any) -> str:

@@ -241,14 +241,9 @@ def model(name: str, found: Architecture, *, image_size: int = 0) -> Classifier:
 
     A backbone without a head is one of a single class.
     """
-    return catalogue.create(
-        name,
-        found.num_classes or 1,
-        attention=found.attention,
-        image_size=image_size or _least_size(name),
-        head=found.head,
-        groups=found.groups,
-    )
+    fields = catalogue.Model(name, found.head or "linear", ml_decoder=catalogue.MLDecoderFields(found.groups))
+    patches = None if found.attention == "none" else catalogue.Patches(found.attention)
+    return catalogue.create(fields, found.num_classes or 1, image_size or _least_size(name), patches)
 
 
 def from_torch(

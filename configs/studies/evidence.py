@@ -75,7 +75,9 @@ FURTHER = {
     "pat_grid3": run("PAT-T cross, grid 3", GRID_3 | WHOLE, 10),
     "pat_scales": run("PAT-T cross, grids 2 and 3", {"patches.grids": (2, 3)} | WHOLE, 14),
     "pat_overlap": run("PAT-T cross, overlap 0.5", {"patches.overlap": 0.5} | WHOLE, 5),
-    "pat_native": run("PAT-T cross, native resolution", {"patches.source": "device", "patches.size": 32} | WHOLE, 2),
+    "pat_native": run(
+        "PAT-T cross, native resolution", {"patches.source": "device", "patches.size": 32} | WHOLE, 2
+    ),
     "pat_null": run("PAT-T cross, half without a patch", {"train.mask_rate": 0.5} | TDE, 5, effects=SCENES),
     "asl_null": run(
         "ASL baseline, half without a patch",

@@ -232,7 +232,9 @@ def _with(config, fields):
     known = configs.flat(configs.to_json(config))
     for name, value in fields.items():
         if name not in known:
-            raise InputError(older.moved(name, value) or f"the study sets config.{name}, which is not a field")
+            raise InputError(
+                older.moved(name, value) or f"the study sets config.{name}, which is not a field"
+            )
         section, _, leaf = name.rpartition(".")
         target = config
         for part in section.split(".") if section else []:

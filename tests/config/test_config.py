@@ -50,8 +50,14 @@ def test_the_default_is_valid_and_gets_locked():
         ({"model__ml_decoder__queries": 0}, "config.model.ml_decoder.queries is 0; it must be at least 1"),
         ({"method": "whole"}, "method 'whole' has no patches: take 'pivot' out of effect.kinds"),
         ({"task": "single"}, "config.task 'single' is not one of multi_label, single_label; did you mean"),
-        ({"task": "single_label"}, "loss.name 'asymmetric' is for task 'multi_label': set config.task to it, not"),
-        ({"loss__name": "focal"}, "config.loss.name 'focal' is for task 'single_label': set config.task to it"),
+        (
+            {"task": "single_label"},
+            "loss.name 'asymmetric' is for task 'multi_label': set config.task to it, not",
+        ),
+        (
+            {"loss__name": "focal"},
+            "config.loss.name 'focal' is for task 'single_label': set config.task to it",
+        ),
         (
             {"task": "single_label", "loss__name": "focal"},
             "config.task 'single_label' is for whole images: set method to 'whole', not 'pat_t'",
@@ -64,10 +70,16 @@ def test_the_default_is_valid_and_gets_locked():
         ),
         ({"model__cosine__momentum": 1.5}, r"config.model.cosine.momentum is 1.5; it must be in \[0, 1\]"),
         ({"model__cosine__momentum": None}, "config.model.cosine.momentum is None; it must be a number"),
-        ({"model__cosine__momentum": "schedule"}, "momentum 'schedule' follows the rates of optim.name 'sgd'"),
+        (
+            {"model__cosine__momentum": "schedule"},
+            "momentum 'schedule' follows the rates of optim.name 'sgd'",
+        ),
         ({"evaluate__checkpoint": "latest"}, "config.evaluate.checkpoint 'latest' is not one of best, last"),
         ({"patches__source": "cut"}, "config.patches.source 'cut' is not one of host, device, map"),
-        ({"patches__source": "device", "patches__size": 0}, "config.patches.size is 0; it must be at least 1"),
+        (
+            {"patches__source": "device", "patches__size": 0},
+            "config.patches.size is 0; it must be at least 1",
+        ),
         (
             {"patches__source": "map", "patches__map": "", "effect__kinds": ()},
             "config.patches.map is empty; name a map",
@@ -255,7 +267,9 @@ def test_every_field_with_every_kind_of_mistake(name):
             assert_named(error, name)
             continue
         assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
-        kinds = (float, str) if name == "model.cosine.momentum" else type(configs.field(configs.default(), name))
+        kinds = (
+            (float, str) if name == "model.cosine.momentum" else type(configs.field(configs.default(), name))
+        )
         assert isinstance(configs.field(config, name), kinds)
 
 

@@ -120,7 +120,11 @@ def test_crops_take_their_options_along():
 
 
 def test_a_still_older_version_lacks_fields():
-    fields = {"method": "asl", "model": {"name": "resnet18", "attention": "none"}, "effect": {"kinds": ["whole"]}}
+    fields = {
+        "method": "asl",
+        "model": {"name": "resnet18", "attention": "none"},
+        "effect": {"kinds": ["whole"]},
+    }
     config = configs.from_json(fields)
     assert (config.method, config.model.name, config.patches.grids) == ("whole", "resnet18", (2,))
 
@@ -198,13 +202,20 @@ JSON = st.recursive(
 )
 
 
+def assert_one_line(error):
+    assert "\n" not in str(error)
+    assert len(str(error)) < 6000
+
+
 @settings(max_examples=400)
-@given(st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]), JSON)
+@given(
+    st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]),
+    JSON,
+)
 def test_any_value_of_an_old_field(name, value):
     for fields in (stored(**{name: value}), stored(**{name: value}) | {"task": "multi_label"}):
         with warnings.catch_warnings(action="ignore"):
             try:
                 configs.from_json(fields)
             except InputError as error:
-                assert "\n" not in str(error)
-                assert len(str(error)) < 6000
+                assert_one_line(error)

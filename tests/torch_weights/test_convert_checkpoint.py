@@ -84,7 +84,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 def random_weights(rng, name, classes=10, attention="cross"):
     """A state_dict, with variances and scales around 1 so that logits stay finite."""
-    model = catalogue.create(name, classes, attention=attention, image_size=64)
+    model = catalogue.create_model(name, classes, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -101,7 +101,7 @@ def random_weights(rng, name, classes=10, attention="cross"):
 def logits(weights, name, attention):
     """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
     found = mlc_pat.architecture(name, weights)
-    model = catalogue.create(name, found.num_classes, attention=attention, image_size=32)
+    model = catalogue.create_model(name, found.num_classes, attention=attention, image_size=32)
     config = configs.default().data
     config.source, config.scenes.num_test = "scenes", 40
     views = next(
@@ -284,7 +284,11 @@ def test_the_checkpoint_says_which_model_it_is(script, run, torch_files, tmp_pat
     assert run(script.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
     meta = json.loads(json.dumps(checkpoints.read_meta(tmp_path / "mine")))
     config = configs.from_json(meta["config"])
-    assert (config.model.name, config.patches.branches, config.model.head) == ("resnet_small", "self", "linear")
+    assert (config.model.name, config.patches.branches, config.model.head) == (
+        "resnet_small",
+        "self",
+        "linear",
+    )
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
 
 
