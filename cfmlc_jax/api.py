@@ -20,7 +20,7 @@ def create_model(
     *,
     attention: str = "none",
     image_size: int = 448,
-    head: str = "",
+    head: str = "linear",
     dtype: Any = jnp.float32,
 ) -> Classifier:
     """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
@@ -34,13 +34,13 @@ def create_model(
         num_classes: k.
         attention: "none", or how patches are weighed: "self" or "cross".
         image_size: side of the views, pixels.
-        head: "ml_decoder", "causal_norm", …; empty for the name's own.
+        head: "ml_decoder", "causal_norm", …; the prefix "q2l_" of the name stands for "query2label".
         dtype: of the computation; parameters are float32.
 
     Raises:
         InputError: a name, head or attention that is not known, or an image size that does not suit the backbone.
     """
-    return catalogue.create(
+    return catalogue.create_model(
         name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype
     )
 

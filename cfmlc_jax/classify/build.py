@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import losses
@@ -23,8 +22,8 @@ from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
-from cfmlc_jax.data.views.crops import AreaCrop, PaddedCrop
-from cfmlc_jax.data.views.patches import ToViews, Transform
+from cfmlc_jax.data.views import transforms
+from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue as models
@@ -81,22 +80,14 @@ def create(config, num_classes: int) -> Parts:
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
     method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
-    model = models.create(
-        config.model.name,
-        num_classes,
-        attention=configs.branches(config),
-        image_size=config.views.image_size,
-        head=config.model.head,
-        groups=config.model.ml_decoder.queries,
-        num_heads=config.model.cosine.num_heads,
-        tau=config.model.cosine.tau,
-        gamma=config.model.cosine.gamma,
-        cells=configs.patch_map(config),
-        background=pooling.background,
-        statistics=config.data.normalise,
-        frozen=tuple(config.model.frozen),
-        norm_groups=config.model.norm_groups,
-        dtype=jnp.dtype(config.model.dtype),
+    model = models.normalised(
+        models.create(
+            config.model,
+            num_classes,
+            config.views.image_size,
+            config.patches if configs.branches(config) != "none" else None,
+        ),
+        config.data.normalise,
     )
     patching = {
         "train": _patching(config, model, method.train_patches),
@@ -141,7 +132,7 @@ def system(
         parts.model,
         parts.sample_shape("train"),
         Objective(
-            loss=_loss(config.loss, class_counts),
+            loss=_loss(config, class_counts),
             names=pat.loss_names(parts.method),
             patching=parts.patching["train"],
             pooling=parts.pooling,
@@ -244,34 +235,7 @@ def steps_per_epoch(config, source: Source) -> int:
 def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     """The run's optimiser and schedule, which leaves frozen parameters (`Classifier.frozen`) alone."""
     trainable = functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None
-    if config.optim.name == "sgd":
-        return optim.sgd(
-            learning_rate=schedules.per_step(epoch_rates(config), total_steps // config.train.epochs),
-            momentum=config.optim.sgd.momentum,
-            weight_decay=config.optim.weight_decay,
-            trainable=trainable,
-        )
-    return optim.adamw_one_cycle(
-        max_lr=config.optim.learning_rate,
-        total_steps=total_steps,
-        pct_start=config.optim.pct_start,
-        weight_decay=config.optim.weight_decay,
-        trainable=trainable,
-    )
-
-
-def epoch_rates(config) -> np.ndarray:
-    """SGD's learning rate in each epoch: float64 [epochs]."""
-    peak, sgd, epochs = config.optim.learning_rate, config.optim.sgd, config.train.epochs
-    if sgd.schedule == "cosine":
-        return schedules.recursive_cosine(peak, epochs=epochs)
-    return schedules.warmup_multistep(
-        peak,
-        epochs=epochs,
-        milestones=sgd.milestones,
-        factor=sgd.drop,
-        warmup_epochs=sgd.warmup_epochs,
-    )
+    return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable)
 
 
 def _mean_feature(config, steps_per_epoch):
@@ -280,24 +244,16 @@ def _mean_feature(config, steps_per_epoch):
         return None
     if momentum != "schedule":
         return MeanFeature(lambda step: momentum)
-    return MeanFeature(
-        schedules.per_step(schedules.moving_average_rates(epoch_rates(config)), steps_per_epoch)
-    )
+    rates = optim.epoch_rates(config.optim, config.train.epochs)
+    return MeanFeature(schedules.per_step(schedules.moving_average_rates(rates), steps_per_epoch))
 
 
-def _loss(loss, class_counts) -> Callable:
+def _loss(config, class_counts) -> Callable:
     """Logits and labels, two [b, k] -> the scalar that training minimises."""
-    if loss.name == "asymmetric":
-        # Summed over images and classes, as in the reference: Adam does not mind the scale.
-        return lambda logits, labels: losses.asymmetric_loss(
-            logits, labels, gamma_neg=loss.gamma_neg, gamma_pos=loss.gamma_pos, clip=loss.clip
-        ).sum()
-    if loss.name == "focal":
-        return lambda logits, labels: losses.focal(logits, labels, loss.focal_gamma).mean()
-    if loss.name == "weighted_cross_entropy":
-        weights = losses.class_weights(class_counts)
-        return lambda logits, labels: losses.weighted_cross_entropy(logits, labels, weights).mean()
-    return lambda logits, labels: losses.cross_entropy(logits, labels).mean()
+    per_entry = losses.create(config.loss, class_counts)
+    # Multi-label losses are summed over images and classes, as in the reference: Adam does not mind the scale.
+    reduce = jnp.mean if config.task == "single_label" else jnp.sum
+    return lambda logits, labels: reduce(per_entry(logits, labels))
 
 
 def _patching(config, model, used: bool) -> patchings.Whole:
@@ -322,17 +278,10 @@ def _map_side(model, image_size):
 
 
 def _transform(config, patching: patchings.Whole, *, training: bool) -> Transform:
-    views = config.views
-    options = dict(views[views.transform])
-    options["augment"] = options["augment"] and training
-    if views.transform == "padded_crop":
-        return PaddedCrop(size=views.image_size, exif=config.data.exif, **options)
-    if views.transform == "area_crop":
-        return AreaCrop(size=views.image_size, exif=config.data.exif, **options)
-    return ToViews(
-        size=views.image_size,
+    return transforms.create(
+        config.views,
+        training=training,
+        exif=config.data.exif,
         grid=patching.host_grid,
         overlap=config.patches.overlap,
-        exif=config.data.exif,
-        **options,
     )

@@ -7,19 +7,17 @@ from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.config.part import Bounds, Part, Use, require_unique
+from cfmlc_jax.config.part import Bounds, Part, Use, require_unique, uses_of
+from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.losses import LOSSES, TASKS
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.torch_names import BRANCHES
+from cfmlc_jax.optim.build import OPTIMIZERS
 
 METHODS = ("pat_t", "pat_i", "whole")
 # A name that older configurations have for the method "whole".
 WHOLE_ALIAS = "asl"
-LOSSES = {
-    "multi_label": ("asymmetric",),
-    "single_label": ("cross_entropy", "focal", "weighted_cross_entropy"),
-}
-DTYPES = ("float32", "bfloat16")
 PATCH_SOURCES = ("host", "device", "map")
 EFFECTS = ("whole", "pivot", "feature")
 # Branches of a head for wholes alone.
@@ -124,15 +122,15 @@ BOUNDS = {
 
 def _choices():
     return {
-        "task": LOSSES,
+        "task": TASKS,
         "method": METHODS,
         "patches.source": PATCH_SOURCES,
         "patches.pooling": POOLINGS,
         "patches.branches": [name for name in BRANCHES if name != NO_BRANCHES],
         "model.head": catalogue.HEADS,
         "model.cosine.momentum": ("schedule",),
-        "model.dtype": DTYPES,
-        "loss.name": [name for losses in LOSSES.values() for name in losses],
+        "model.dtype": catalogue.DTYPES,
+        "loss.name": LOSSES,
         "effect.kinds": EFFECTS,
         "effect.null": NULL_KINDS,
     }
@@ -156,10 +154,7 @@ def patch_map(config: Any) -> str:
 def _expand(config: ConfigDict) -> None:
     if config.method == WHOLE_ALIAS:
         config.method = "whole"
-    if config.model.head == "linear" and config.model.name.startswith(catalogue.QUERY2LABEL):
-        config.model.head = "query2label"
-    elif config.model.head == "query2label" and config.model.name in catalogue.BACKBONES:
-        config.model.name = catalogue.QUERY2LABEL + config.model.name
+    config.model.name, config.model.head = catalogue.in_full(config.model.name, config.model.head)
 
 
 def _check(config: ConfigDict) -> None:
@@ -174,19 +169,24 @@ def _check(config: ConfigDict) -> None:
 
 
 def _check_task(config):
-    if config.loss.name not in LOSSES[config.task]:
-        other = next(task for task, losses in LOSSES.items() if config.loss.name in losses)
+    task = LOSSES[config.loss.name].task
+    if config.task != task:
+        others = [name for name, loss in LOSSES.items() if loss.task == config.task]
         raise InputError(
-            f"config.loss.name {config.loss.name!r} is for task {other!r}: set config.task to it, not "
-            f"{config.task!r}, or the loss to one of {', '.join(LOSSES[config.task])}"
+            f"config.loss.name {config.loss.name!r} is for task {task!r}: set config.task to it, not "
+            f"{config.task!r}, or the loss to {' or '.join(others)}"
         )
     if config.task != "single_label" and config.data.balanced:
         raise InputError(
             f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
         )
-    of_wholes = [("task", config.task, "multi_label"), ("views.transform", config.views.transform, "squeeze")]
-    for name, value, of_patches in of_wholes:
-        if value != of_patches and config.method != "whole":
+    transform = config.views.transform
+    of_wholes = {
+        ("task", config.task): config.task == "single_label",
+        ("views.transform", transform): not TRANSFORMS[transform].cuts_patches,
+    }
+    for (name, value), for_wholes in of_wholes.items():
+        if for_wholes and config.method != "whole":
             raise InputError(
                 f"config.{name} {value!r} is for whole images: set method to 'whole', not {config.method!r}"
             )
@@ -253,7 +253,7 @@ def _check_head(config):
             f"effect.kinds has 'feature', but model.head {head!r} has no mean feature; take it out, or set the head "
             f"to one of {', '.join(with_mean)}"
         )
-    if model.cosine.momentum == "schedule" and config.optim.name != "sgd":
+    if model.cosine.momentum == "schedule" and not OPTIMIZERS[config.optim.name].by_epoch:
         raise InputError(
             "config.model.cosine.momentum 'schedule' follows the rates of optim.name 'sgd'; give a number, 0.9 say"
         )
@@ -296,10 +296,8 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("patches.size",), of_views and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
         Use(("patches.branches",), config.method == "pat_t"),
-        Use(("model.ml_decoder.",), head == "ml_decoder"),
-        Use(("model.cosine.",), catalogue.HEADS[head].has_mean),
-        Use(("loss.gamma_neg", "loss.gamma_pos", "loss.clip"), config.loss.name == "asymmetric"),
-        Use(("loss.focal_gamma",), config.loss.name == "focal"),
+        *uses_of("model", {name: each.sections for name, each in catalogue.HEADS.items()}, head),
+        *uses_of("loss", {name: tuple(each.options) for name, each in LOSSES.items()}, config.loss.name),
         Use(("effect.null",), bool({"whole", "pivot"} & set(config.effect.kinds))),
         Use(("effect.alphas",), bool(config.effect.kinds)),
     ]

@@ -7,12 +7,10 @@ from ml_collections import ConfigDict
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.config.part import Bounds, Part, Use, uses_of
 from cfmlc_jax.data.build import SOURCES
+from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
-
-TRANSFORMS = ("squeeze", "padded_crop", "area_crop")
-OPTIMIZERS = ("adamw_one_cycle", "sgd")
-SCHEDULES = ("warmup_multistep", "cosine")
+from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
 
 
 def _data() -> ConfigDict:
@@ -248,13 +246,11 @@ def require_splits(data: ConfigDict) -> None:
 
 def _uses(config: ConfigDict) -> list[Use]:
     optim = config.optim
-    warmup = optim.name == "sgd" and optim.sgd.schedule == "warmup_multistep"
     return [
         *uses_of("data", {name: each.fields for name, each in SOURCES.items()}, config.data.source),
         *uses_of("views", {name: (f"{name}.",) for name in TRANSFORMS}, config.views.transform),
-        Use(("optim.pct_start",), optim.name == "adamw_one_cycle"),
-        Use(("optim.sgd.",), optim.name == "sgd"),
-        Use(("optim.sgd.warmup_epochs", "optim.sgd.milestones", "optim.sgd.drop"), warmup),
+        *uses_of("optim", {name: each.fields for name, each in OPTIMIZERS.items()}, optim.name),
+        *uses_of("optim.sgd", {name: each.fields for name, each in SCHEDULES.items()}, optim.sgd.schedule),
         Use(("train.mask_with",), config.train.mask_rate > 0),
         Use(("train.patience",), config.train.early_stop),
     ]

@@ -1,6 +1,7 @@
 """Losses in float32, one file a family; the caller reduces."""
 
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
+from cfmlc_jax.losses.catalogue import LOSSES, TASKS, create
 from cfmlc_jax.losses.generative import (
     absolute_error,
     background_size,
@@ -13,12 +14,15 @@ from cfmlc_jax.losses.perceptual import content, gram, style
 from cfmlc_jax.losses.softmax import class_weights, cross_entropy, focal, weighted_cross_entropy
 
 __all__ = [
+    "LOSSES",
+    "TASKS",
     "absolute_error",
     "asymmetric_loss",
     "background_size",
     "binary_entropy",
     "class_weights",
     "content",
+    "create",
     "critic_cost",
     "cross_entropy",
     "focal",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cvt, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
@@ -40,7 +41,8 @@ class Head(NamedTuple):
     torch: its names in PyTorch's checkpoints; None where only the long-tailed reference's know it
         (`torch_weights.long_tailed`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
-    options: fields of the module that a configuration sets.
+    section: of a configuration's `model` with fields of this head; empty: it has none.
+    options: fields of that section that `create` takes.
     has_mean: it has a mean feature, and so a counterfactual of its own.
     second_stage: it goes on from the weights of another head (`classify.finetune`).
     """
@@ -48,20 +50,34 @@ class Head(NamedTuple):
     create: Callable[..., Any]
     torch: HeadNames | None
     frozen: tuple[str, ...] = ()
+    section: str = ""
     options: tuple[str, ...] = ()
     has_mean: bool = False
     second_stage: bool = False
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The section with a point behind it, if there is one."""
+        return (f"{self.section}.",) if self.section else ()
+
 
 def _pooled(name: str, **fields: Any) -> Head:
     """The head of a classifier of long tails."""
-    create = functools.partial(pooled.PooledHead, classifier=pooled.CLASSIFIERS[name])
+
+    def create(num_classes, attention, *, dtype, **options):
+        classifier = pooled.CLASSIFIERS[name]
+        return pooled.PooledHead(num_classes, attention, classifier, tuple(options.items()), dtype)
+
     return Head(create, None, **fields)
 
 
 def _cosine(name: str) -> Head:
     """The head of a cosine classifier, which has a mean feature."""
-    return _pooled(name, options=("num_heads", "tau", "gamma"), has_mean=True)
+    return _pooled(name, section="cosine", options=("num_heads", "tau", "gamma"), has_mean=True)
+
+
+def _ml_decoder(num_classes, attention, *, dtype, queries):
+    return ml_decoder.MLDecoder(num_classes, attention, queries=queries, dtype=dtype)
 
 
 BACKBONES = {
@@ -87,15 +103,67 @@ BACKBONES = {
 HEADS = {
     "linear": Head(linear.LinearHead, linear.TORCH),
     "query2label": Head(query2label.Query2Label, query2label.TORCH),
-    "ml_decoder": Head(ml_decoder.MLDecoder, ml_decoder.TORCH, ml_decoder.FROZEN),
+    "ml_decoder": Head(
+        _ml_decoder, ml_decoder.TORCH, ml_decoder.FROZEN, section="ml_decoder", options=("queries",)
+    ),
     "causal_norm": _cosine("causal_norm"),
     "cosine": _cosine("cosine"),
     "capsule": _cosine("capsule"),
-    "dot_product": _pooled("dot_product"),
+    "dot_product": _pooled("dot_product", section="dot_product"),
     "lws": _pooled("lws", frozen=pooled.FROZEN, second_stage=True),
 }
 # Before a backbone's name: with the head "query2label".
 QUERY2LABEL = "q2l_"
+# Of the computation.
+DTYPES = ("float32", "bfloat16")
+
+
+class Cosine(NamedTuple):
+    """Fields of a cosine head, see `pooled.CosineClassifier`; gamma is of "causal_norm"."""
+
+    num_heads: int = 2
+    tau: float = 16.0
+    gamma: float = 1 / 32
+
+
+class MLDecoderFields(NamedTuple):
+    """Fields of an ML-Decoder head: the number of its queries."""
+
+    queries: int = 100
+
+
+class Model(NamedTuple):
+    """What `create` reads of a configuration's section `model`, with its defaults.
+
+    name: a backbone, or "q2l_" and a backbone.
+    head: a key of `HEADS`; "linear" behind "q2l_" stands for "query2label".
+    frozen: further parameters that are not trained, as in `Classifier.frozen`.
+    norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
+    dtype: of the computation.
+    """
+
+    name: str
+    head: str = "linear"
+    cosine: Any = Cosine()
+    ml_decoder: Any = MLDecoderFields()
+    frozen: Sequence[str] = ()
+    norm_groups: int = 1
+    dtype: Any = "float32"
+
+
+class Patches(NamedTuple):
+    """What `create` reads of a configuration's section `patches`, with its defaults.
+
+    branches: of what scores patches, a key of `torch_names.BRANCHES`.
+    source: "map": patches are the cells of a map; otherwise they are views.
+    map: the backbone's map whose cells they are.
+    pooling: a key of `causal.patches.POOLINGS`.
+    """
+
+    branches: str = "cross"
+    source: str = "host"
+    map: str = "layer1"
+    pooling: str = "pivot"
 
 
 def names() -> list[str]:
@@ -119,75 +187,94 @@ def parts(name: str) -> tuple[Backbone, tuple[str, ...]]:
     return backbone, tuple(head for head in HEADS if head != "query2label")
 
 
-def create(
+def in_full(name: str, head: str) -> tuple[str, str]:
+    """A model's name and head, each saying whether it is a Query2Label if the other does."""
+    if name.startswith(QUERY2LABEL) and head == "linear":
+        return name, "query2label"
+    if head == "query2label" and name in BACKBONES:
+        return QUERY2LABEL + name, head
+    return name, head
+
+
+def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -> Classifier:
+    """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
+
+    Args:
+        model: section of a configuration, or a `Model`.
+        num_classes: k.
+        image_size: side of the views, pixels.
+        patches: section of a configuration, or a `Patches`; None for one head, of wholes alone.
+
+    Raises:
+        InputError: an unknown name, head or branches, an image size that the backbone cannot
+            halve, or fewer than one group of norms.
+    """
+    name, head_name = in_full(model.name, model.head)
+    backbone, allowed = parts(name)
+    if head_name not in allowed:
+        raise InputError(f"head {head_name!r} does not go with model {name!r}; it takes {', '.join(allowed)}")
+    _check_image_size(name, backbone.stride, image_size)
+    if model.norm_groups < 1:
+        raise InputError(f"norm_groups {model.norm_groups} must be at least 1: 1 is one group of all images")
+    head, dtype = HEADS[head_name], jnp.dtype(model.dtype)
+    is_query2label = head_name == "query2label"
+    frozen_norms = is_query2label and backbone.frozen_norms
+    norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=model.norm_groups)
+    options = {option: getattr(getattr(model, head.section), option) for option in head.options}
+    branches, cells = _branches(patches, num_classes, dtype)
+    return Classifier(
+        backbone=backbone.create(dtype=dtype, norm=norm),
+        head=head.create(num_classes, branches, dtype=dtype, **options),
+        cells=cells,
+        frozen=(*head.frozen, *(backbone.frozen if is_query2label else ()), *model.frozen),
+    )
+
+
+def create_model(
     name: str,
     num_classes: int,
     *,
-    attention: str,
-    image_size: int,
-    head: str = "",
-    groups: int = 100,
-    num_heads: int = 2,
-    tau: float = 16.0,
-    gamma: float = 1 / 32,
-    cells: str = "",
-    background: bool = False,
-    statistics: str = "",
-    frozen: Sequence[str] = (),
-    norm_groups: int = 1,
+    attention: str = "none",
+    image_size: int = 448,
+    head: str = "linear",
     dtype: Any = jnp.float32,
 ) -> Classifier:
-    """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
+    """A `Classifier` of k classes by its name, all else at its default: see `create`.
 
     Args:
         name: a backbone, or "q2l_" and a backbone.
         num_classes: k.
-        attention: a key of `torch_names.BRANCHES`, of the branches of what judges patches.
+        attention: branches of what scores patches, a key of `torch_names.BRANCHES`.
         image_size: side of the views, pixels.
-        head: a key of `HEADS` that the name allows; empty for its first.
-        groups: queries of an ML-Decoder head.
-        num_heads: of a cosine head, see `pooled.CosineClassifier`.
-        tau: of a cosine head.
-        gamma: of the head "causal_norm".
-        cells: the backbone's map whose cells are the patches; empty: patches are views.
-        background: of cells, as in `map_cells.MapCells`.
-        statistics: a key of `normalise.NORMALISATIONS`, by which pixels are standardised; empty: they are not.
-        frozen: further parameters that are not trained, as in `Classifier.frozen`.
-        norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
+        head: a key of `HEADS`.
         dtype: of the computation.
-
-    Raises:
-        InputError: an unknown name, head or attention, an image size that the backbone cannot
-            halve, or fewer than one group.
     """
-    backbone, allowed = parts(name)
-    head = head or allowed[0]
-    if head not in allowed:
-        raise InputError(f"head {head!r} does not go with model {name!r}; it takes {', '.join(allowed)}")
-    if attention not in BRANCHES:
-        raise InputError(f"attention {attention!r} is not one of {', '.join(BRANCHES)}")
-    if cells and attention == "none":
-        raise InputError(f"cells {cells!r} need attention 'self' or 'cross', not 'none'")
-    stride = backbone.stride
+    patches = None if attention == "none" else Patches(attention)
+    return create(Model(name, head, dtype=dtype), num_classes, image_size, patches)
+
+
+def normalised(classifier: Classifier, name: str) -> Classifier:
+    """The classifier with its pixels standardised by a key of `normalise.NORMALISATIONS`; empty: in [0, 1]."""
+    return classifier.clone(normalisation=NORMALISATIONS[name]) if name else classifier
+
+
+def _branches(patches, num_classes, dtype):
+    """Branches of the head, and what scores the cells of a map, if those are the patches."""
+    if patches is None:
+        return "none", None
+    if patches.branches not in BRANCHES:
+        raise InputError(f"branches {patches.branches!r} is not one of {', '.join(BRANCHES)}")
+    if patches.source != "map":
+        return patches.branches, None
+    if patches.branches == "none":
+        raise InputError("cells of a map need branches 'self' or 'cross', not 'none'")
+    background = POOLINGS[patches.pooling].background
+    return "none", map_cells.MapCells(num_classes, patches.branches, patches.map, background, dtype=dtype)
+
+
+def _check_image_size(name, stride, image_size):
     if image_size < stride or image_size % stride:
         below = max(stride, image_size // stride * stride)
         raise InputError(
             f"image_size {image_size} is not divisible by {stride} ({name}); try {below} or {below + stride}"
         )
-    if norm_groups < 1:
-        raise InputError(f"norm_groups {norm_groups} must be at least 1: 1 is one group of all images")
-    of_query2label = head == "query2label"
-    norm = functools.partial(
-        BatchNorm, dtype=dtype, frozen=of_query2label and backbone.frozen_norms, groups=norm_groups
-    )
-    fields: dict[str, Any] = {"queries": groups} if head == "ml_decoder" else {}
-    given = {"num_heads": num_heads, "tau": tau, "gamma": gamma}
-    if HEADS[head].options:
-        fields["options"] = tuple((option, given[option]) for option in HEADS[head].options)
-    return Classifier(
-        backbone=backbone.create(dtype=dtype, norm=norm),
-        head=HEADS[head].create(num_classes, "none" if cells else attention, dtype=dtype, **fields),
-        cells=map_cells.MapCells(num_classes, attention, cells, background, dtype=dtype) if cells else None,
-        frozen=(*HEADS[head].frozen, *(backbone.frozen if of_query2label else ()), *frozen),
-        normalisation=NORMALISATIONS[statistics] if statistics else None,
-    )

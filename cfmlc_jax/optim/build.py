@@ -1,11 +1,62 @@
-"""The optimisers of the references: AdamW under a one-cycle schedule, and SGD with momentum."""
+"""Names to optimisers and schedules, and those of the references: AdamW under one cycle, SGD with momentum."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
-from cfmlc_jax.optim import one_cycle
+from cfmlc_jax.optim import one_cycle, schedules
+
+# Parameters -> a tree of booleans, whether each is trained; None: all are.
+Trainable = Callable[[Any], Any] | None
+
+
+class Length(NamedTuple):
+    """How long a training is: epochs, and steps in all."""
+
+    epochs: int
+    steps: int
+
+
+class Optimizer(NamedTuple):
+    """An optimiser by name.
+
+    create: (config.optim, length, trainable) -> the transformation, its values in use in its state (`hyperparameters`).
+    fields: of config.optim that it reads beside the common ones; sections with a point behind them.
+    by_epoch: its learning rate is constant in an epoch (`epoch_rates`).
+    """
+
+    create: Callable[[Any, Length, Trainable], optax.GradientTransformation]
+    fields: tuple[str, ...] = ()
+    by_epoch: bool = False
+
+
+class Schedule(NamedTuple):
+    """A schedule of SGD by name.
+
+    rates: (peak, epochs, config.optim.sgd) -> the learning rate in each epoch, float64 [epochs].
+    fields: of config.optim.sgd that it reads.
+    """
+
+    rates: Callable[[float, int, Any], np.ndarray]
+    fields: tuple[str, ...] = ()
+
+
+def create(optim: Any, length: Length, trainable: Trainable = None) -> optax.GradientTransformation:
+    """The optimiser that config.optim names, with its schedule.
+
+    Args:
+        optim: section of a configuration.
+        length: of the training.
+        trainable: which parameters are trained; the others are not decayed either.
+    """
+    return OPTIMIZERS[optim.name].create(optim, length, trainable)
+
+
+def epoch_rates(optim: Any, epochs: int) -> np.ndarray:
+    """SGD's learning rate in each epoch: float64 [epochs]."""
+    return SCHEDULES[optim.sgd.schedule].rates(optim.learning_rate, epochs, optim.sgd)
 
 
 def adamw_one_cycle(
@@ -75,3 +126,43 @@ def hyperparameters(opt_state) -> dict:
     values = opt_state.hyperparams
     names = {"lr": "learning_rate", "beta1": "b1", "momentum": "momentum"}
     return {name: values[key] for name, key in names.items() if key in values}
+
+
+def _create_adamw(optim, length, trainable):
+    return adamw_one_cycle(
+        max_lr=optim.learning_rate,
+        total_steps=length.steps,
+        pct_start=optim.pct_start,
+        weight_decay=optim.weight_decay,
+        trainable=trainable,
+    )
+
+
+def _create_sgd(optim, length, trainable):
+    rates = epoch_rates(optim, length.epochs)
+    return sgd(
+        learning_rate=schedules.per_step(rates, length.steps // length.epochs),
+        momentum=optim.sgd.momentum,
+        weight_decay=optim.weight_decay,
+        trainable=trainable,
+    )
+
+
+def _warmup_multistep(peak, epochs, sgd):
+    return schedules.warmup_multistep(
+        peak, epochs=epochs, milestones=sgd.milestones, factor=sgd.drop, warmup_epochs=sgd.warmup_epochs
+    )
+
+
+def _cosine(peak, epochs, sgd):
+    return schedules.recursive_cosine(peak, epochs=epochs)
+
+
+OPTIMIZERS = {
+    "adamw_one_cycle": Optimizer(_create_adamw, ("pct_start",)),
+    "sgd": Optimizer(_create_sgd, ("sgd.",), by_epoch=True),
+}
+SCHEDULES = {
+    "warmup_multistep": Schedule(_warmup_multistep, ("warmup_epochs", "milestones", "drop")),
+    "cosine": Schedule(_cosine),
+}

@@ -202,8 +202,8 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
     fields = configs.to_json(config)
     fields["model"] |= {"name": flags.model, "head": head}
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
-    catalogue.create(
-        flags.model, 2, attention="none", image_size=fields["views"]["image_size"], head=head
+    catalogue.create_model(
+        flags.model, 2, image_size=fields["views"]["image_size"], head=head
     )  # whether they suit each other
     return configs.from_json(fields)
 

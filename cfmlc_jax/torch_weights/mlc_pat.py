@@ -227,14 +227,9 @@ def model(name: str, arch: Architecture, *, image_size: int = 0) -> Classifier:
 
     A backbone without a head is one of a single class.
     """
-    return catalogue.create(
-        name,
-        arch.num_classes or 1,
-        attention=arch.attention,
-        image_size=image_size or _least_size(name),
-        head=arch.head,
-        groups=arch.groups,
-    )
+    fields = catalogue.Model(name, arch.head or "linear", ml_decoder=catalogue.MLDecoderFields(arch.groups))
+    patches = None if arch.attention == "none" else catalogue.Patches(arch.attention)
+    return catalogue.create(fields, arch.num_classes or 1, image_size or _least_size(name), patches)
 
 
 def from_torch(

@@ -44,7 +44,9 @@ def _jax_model(flags):
     mesh = meshes.create()
     meshes.check_batch("batch_size", flags.batch)
     dtype = jax.numpy.dtype(flags.dtype)
-    model = models.create(flags.model, inputs.CLASSES, attention="cross", image_size=flags.size, dtype=dtype)
+    model = models.create_model(
+        flags.model, inputs.CLASSES, attention="cross", image_size=flags.size, dtype=dtype
+    )
     return model, mesh
 
 

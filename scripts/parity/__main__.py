@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     catalogue.parts(flags.model)  # which knows what is misspelt
     subject.reference_name(flags.model)
-    catalogue.create(flags.model, 1, attention="none", image_size=flags.size)
+    catalogue.create_model(flags.model, 1, attention="none", image_size=flags.size)
     return flags
 
 

@@ -39,7 +39,7 @@ def observe(subject: Subject, views, batches, *, size: int, dtype: str, recipe) 
         views, batches = _as_float64(views), [(_as_float64(x), _as_float64(y)) for x, y in batches]
     # Float32 in earnest on accelerators, too.
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        model = catalogue.create(
+        model = catalogue.create_model(
             subject.name, subject.num_classes, attention=attention, image_size=size, dtype=jnp.dtype(dtype)
         )
         stages = evaluate(model, variables, views, attention=attention)

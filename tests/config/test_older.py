@@ -202,6 +202,11 @@ JSON = st.recursive(
 )
 
 
+def assert_one_line(error):
+    assert "\n" not in str(error)
+    assert len(str(error)) < 6000
+
+
 @settings(max_examples=400)
 @given(
     st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]),
@@ -213,5 +218,4 @@ def test_any_value_of_an_old_field(name, value):
             try:
                 configs.from_json(fields)
             except InputError as error:
-                assert "\n" not in str(error)
-                assert len(str(error)) < 6000
+                assert_one_line(error)

@@ -69,7 +69,7 @@ def count(tree):
 @pytest.mark.parametrize("name", catalogue.BACKBONES)
 def test_parameter_counts(name):
     size = max(64, catalogue.BACKBONES[name].stride)
-    model = catalogue.create(name, 10, attention="cross", image_size=size)
+    model = catalogue.create_model(name, 10, attention="cross", image_size=size)
     params = shapes(model, jnp.zeros((1, 1, size, size, 3)))["params"]
     assert count(params["backbone"]) == BACKBONE_PARAMETERS[name]
     assert count(params["head"]) == 3 * (FEATURES[name] + 1) * 10
@@ -174,11 +174,11 @@ def test_space_to_depth_order():
             64,
             "model 'resnet11' is not one of resnet18, .*did you mean 'resnet101'",
         ),
-        ("resnet18", "crossed", 64, "attention 'crossed' is not one of none, self, cross"),
+        ("resnet18", "crossed", 64, "branches 'crossed' is not one of none, self, cross"),
         ("resnet18", "cross", 450, r"450 is not divisible by 32 \(resnet18\); try 448 or 480"),
         ("resnet18", "cross", 16, "try 32 or 64"),
     ],
 )
 def test_models_that_cannot_be(name, attention, size, message):
     with pytest.raises(InputError, match=message):
-        catalogue.create(name, 10, attention=attention, image_size=size)
+        catalogue.create_model(name, 10, attention=attention, image_size=size)

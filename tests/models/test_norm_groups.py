@@ -101,8 +101,10 @@ def test_eight_devices_do_what_one_does_and_send_statistics_only(rng, groups):
 
 def test_a_classifier_of_groups_is_one_of_each(rng):
     views = jnp.asarray(rng.random((4, 5, 32, 32, 3)), jnp.float32)
-    create = functools.partial(catalogue.create, "resnet_small", 3, attention="cross", image_size=32)
-    one, grouped = create(), create(norm_groups=2)
+    one, grouped = (
+        catalogue.create(catalogue.Model("resnet_small", norm_groups=groups), 3, 32, catalogue.Patches())
+        for groups in (1, 2)
+    )
     variables = one.init(jax.random.key(0), views, train=False)
     outputs, updated = trained(grouped, variables, views)
     alone = [trained(one, variables, part) for part in (views[:2], views[2:])]
@@ -120,4 +122,4 @@ def test_groups_that_cannot_be(rng):
     with pytest.raises(InputError, match="8 images is not divisible by the 3 groups of the norms"):
         jax.eval_shape(lambda x: trained(layer, variables, x), x)
     with pytest.raises(InputError, match="norm_groups 0 must be at least 1"):
-        catalogue.create("resnet_small", 3, attention="cross", image_size=32, norm_groups=0)
+        catalogue.create(catalogue.Model("resnet_small", norm_groups=0), 3, 32)

@@ -29,7 +29,7 @@ TOLERANCE = {
 
 
 def create(name, size=128, dtype=jnp.float32):
-    return catalogue.create(name, CLASSES, attention="cross", image_size=size, dtype=dtype)
+    return catalogue.create_model(name, CLASSES, attention="cross", image_size=size, dtype=dtype)
 
 
 @functools.cache

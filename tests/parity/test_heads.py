@@ -21,7 +21,7 @@ REFERENCE_NAMES = {
 
 
 def create(name):
-    return catalogue.create(name, CLASSES, attention="cross", image_size=SIZE)
+    return catalogue.create_model(name, CLASSES, attention="cross", image_size=SIZE)
 
 
 def torch_shapes(name):

@@ -56,7 +56,7 @@ def mean_cross_entropy(logits, labels):
 @pytest.fixture(scope="module")
 def trained():
     """The losses, logits of the first step, and the variables after the last."""
-    model = catalogue.create(NAME, 10, attention="none", image_size=32, head="causal_norm")
+    model = catalogue.create_model(NAME, 10, attention="none", image_size=32, head="causal_norm")
     # One device (two and four agree): with eight, one ReLU of the second step lies so near to 0 that rounding
     # puts it on the other side.
     run = Training(

@@ -31,7 +31,7 @@ def weights(name, model):
 @pytest.mark.parametrize("name", ["resnet101", pytest.param("tresnet_l_v2", marks=pytest.mark.slow)])
 def test_probabilities(golden, name):
     views = reference.uniform(5 * 8, SIZE, seed=300).reshape(5, 8, SIZE, SIZE, 3).transpose(1, 0, 2, 3, 4)
-    model = catalogue.create(name, CLASSES, attention="none", image_size=SIZE)
+    model = catalogue.create_model(name, CLASSES, attention="none", image_size=SIZE)
     outputs = jax.jit(functools.partial(model.apply, train=False))(weights(name, model), views)
     ours = probabilities(np.asarray(pat.predict(outputs, HostViews(2), POOLINGS["pivot"])["combined"]))
     np.testing.assert_allclose(ours, golden("pat_i.npz")[name], rtol=0, atol=1e-4)

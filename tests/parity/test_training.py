@@ -104,7 +104,7 @@ class Trajectory:
 
 def run(name, dtype) -> Trajectory:
     """The five steps in a precision; for float64 under `jax.enable_x64`."""
-    model = catalogue.create(name, CLASSES, attention="cross", image_size=SIZE, dtype=dtype)
+    model = catalogue.create_model(name, CLASSES, attention="cross", image_size=SIZE, dtype=dtype)
     initial = weights(name, model)
     variables = cast(initial, dtype)
     optimizer = remembering(adamw_one_cycle(max_lr=1e-4, total_steps=100 * 80, weight_decay=1e-4))

@@ -14,7 +14,7 @@ CLASSES = 80
 
 
 def create(name, size):
-    return catalogue.create(name, CLASSES, attention="cross", image_size=size)
+    return catalogue.create_model(name, CLASSES, attention="cross", image_size=size)
 
 
 def torch_shapes(name, size):
@@ -69,7 +69,7 @@ MICROSOFT = {
 def test_weights_come_back():
     """With Microsoft's names; indices and masks are written, but not read."""
     name, size = "swin_b_224", 224
-    model = catalogue.create(name, CLASSES, attention="none", image_size=size)
+    model = catalogue.create_model(name, CLASSES, attention="none", image_size=size)
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 1, size, size, 3), np.float32))
     leaves, tree = jax.tree.flatten(abstract)

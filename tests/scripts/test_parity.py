@@ -260,7 +260,7 @@ def test_a_recording_optimizer_is_the_same_optimizer():
 
 
 def test_our_side_is_the_training_step():
-    model = catalogue.create("resnet_small", 3, attention="cross", image_size=32)
+    model = catalogue.create_model("resnet_small", 3, attention="cross", image_size=32)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = jax.tree.map(np.asarray, init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3))))
     views = inputs.waves(2, 32, seed=0)
@@ -319,7 +319,7 @@ def test_photos_begin_anew_after_the_last(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet101"])
 def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
-    model = catalogue.create(name, 1000, attention="none", image_size=64)
+    model = catalogue.create_model(name, 1000, attention="none", image_size=64)
     abstract = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -340,7 +340,7 @@ def test_stand_in_computes_what_we_do(torch_side):
     with torch.no_grad():
         pixels = torch.from_numpy(views[0].transpose(0, 3, 1, 2).astype(np.float32) / 255)
         wanted = stand_in(pixels).numpy()
-    model = catalogue.create("resnet18", 1000, attention="none", image_size=64)
+    model = catalogue.create_model("resnet18", 1000, attention="none", image_size=64)
     variables = mlc_pat.from_torch("resnet18", weights)
     ours = our_side.evaluate(model, variables, views, attention="none")
     np.testing.assert_allclose(ours["whole logits"][0], wanted, atol=1e-5 * np.abs(wanted).max())

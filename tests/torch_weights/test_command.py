@@ -83,7 +83,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 def random_weights(rng, name, classes=10, attention="cross"):
     """A state_dict, with variances and scales around 1 so that logits stay finite."""
-    model = catalogue.create(name, classes, attention=attention, image_size=64)
+    model = catalogue.create_model(name, classes, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -100,7 +100,7 @@ def random_weights(rng, name, classes=10, attention="cross"):
 def logits(weights, name, attention):
     """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
     found = mlc_pat.architecture(name, weights)
-    model = catalogue.create(name, found.num_classes, attention=attention, image_size=32)
+    model = catalogue.create_model(name, found.num_classes, attention=attention, image_size=32)
     config = configs.default().data
     config.source, config.scenes.num_test = "scenes", 40
     views = next(

@@ -75,7 +75,7 @@ def test_a_state_dict_comes_back_bit_for_bit(rng, name, blocks, expansion, atten
 
 def small_variables(rng, attention, name="resnet_small"):
     """Random variables of a small model with 5 classes."""
-    model = catalogue.create(name, 5, attention=attention, image_size=64)
+    model = catalogue.create_model(name, 5, attention=attention, image_size=64)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3))
     )
@@ -91,7 +91,7 @@ def test_variables_come_back_bit_for_bit(rng, attention):
 
 @pytest.mark.parametrize("image_size", [224, 448])
 def test_masks_of_any_image_size_are_known(image_size):
-    model = catalogue.create("swin_b_224", 3, attention="none", image_size=image_size)
+    model = catalogue.create_model("swin_b_224", 3, attention="none", image_size=image_size)
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 224, 224, 3)))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)

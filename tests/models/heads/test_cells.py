@@ -11,9 +11,8 @@ from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.heads import map_cells
 
 
-def small(**options):
-    options = {"attention": "cross", "image_size": 32} | options
-    return catalogue.create("resnet_small", 3, **options)
+def small(**patches):
+    return catalogue.create(catalogue.Model("resnet_small"), 3, 32, catalogue.Patches(**patches))
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_scores_relative_to_the_background(rng):
 
 
 def test_a_classifier_of_cells(images):
-    model = small(cells="layer1")
+    model = small(source="map", map="layer1")
     views = images[:, None]
     outputs = model.apply(model.init(jax.random.key(0), views, train=False), views, train=False)
     assert outputs.whole.shape == (2, 1, 3)
@@ -71,11 +70,11 @@ def test_a_classifier_of_cells(images):
     ("options", "match"),
     [
         (
-            {"cells": "layer7"},
+            {"source": "map", "map": "layer7"},
             "patches.map 'layer7' is not a map of this backbone: layer1, layer2, map, stem",
         ),
-        ({"cells": "pooled"}, "patches.map 'pooled' is not a map"),
-        ({"cells": "layer1", "attention": "none"}, "need attention 'self' or 'cross', not 'none'"),
+        ({"source": "map", "map": "pooled"}, "patches.map 'pooled' is not a map"),
+        ({"source": "map", "branches": "none"}, "need branches 'self' or 'cross', not 'none'"),
     ],
 )
 def test_cells_that_cannot_be(options, match, images):

@@ -88,9 +88,9 @@ def test_no_queries():
 )
 def test_weights_to_torch_and_back(attention, branches):
     """Branches are whole decoders, and their queries, and nothing else, are not trained."""
-    model = catalogue.create(
-        "resnet_small", K, attention=attention, image_size=64, head="ml_decoder", groups=QUERIES
-    )
+    fields = catalogue.Model("resnet_small", head="ml_decoder", ml_decoder=catalogue.MLDecoderFields(QUERIES))
+    patches = None if attention == "none" else catalogue.Patches(attention)
+    model = catalogue.create(fields, K, 64, patches)
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
     rng = np.random.default_rng(0)

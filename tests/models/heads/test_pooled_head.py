@@ -64,14 +64,16 @@ def test_pixels_are_standardised_inside(views):
 
 
 def test_options_arrive():
-    create = functools.partial(catalogue.create, "resnet_small", K, attention="none", image_size=32)
-    model = create(head="causal_norm", num_heads=4, tau=8.0, gamma=0.5, frozen=("backbone/.*",))
+    def create(**fields):
+        return catalogue.create(catalogue.Model("resnet_small", **fields), K, 32)
+
+    model = create(head="causal_norm", cosine=catalogue.Cosine(4, 8.0, 0.5), frozen=("backbone/.*",))
     assert dict(model.head.options) == {"num_heads": 4, "tau": 8.0, "gamma": 0.5}
     assert model.frozen == ("backbone/.*",)
     assert create(head="lws").frozen == (r"backbone/.*", r"head/whole/(kernel|bias)")
     with pytest.raises(InputError, match="128 features cannot be cut into 3 heads of equal size"):
         jax.eval_shape(
-            functools.partial(create(head="cosine", num_heads=3).init, train=False),
+            functools.partial(create(head="cosine", cosine=catalogue.Cosine(3)).init, train=False),
             jax.random.key(0),
             jnp.zeros((1, 1, 32, 32, 3)),
         )

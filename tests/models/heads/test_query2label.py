@@ -98,7 +98,7 @@ def test_features_that_do_not_divide():
 )
 def test_weights_to_torch_and_back(attention, branches):
     name = "q2l_resnet_small"
-    model = catalogue.create(name, K, attention=attention, image_size=64)
+    model = catalogue.create_model(name, K, attention=attention, image_size=64)
     init = functools.partial(model.init, train=False)
     abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
     rng = np.random.default_rng(0)
