@@ -83,7 +83,7 @@ def test_a_run_has_accuracies_effects_and_a_report(trained):
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     for words in ("Accuracy and strength against the mean feature", "Accuracy by class on test", "few shots"):
         assert words in page
-    for words in ("Company", "Precision, recall", "Where it looks"):
+    for words in ("Context", "Precision, recall", "Where it looks"):
         assert words not in page
     table = (workdir / "report" / "per_class_test_average.csv").read_text().splitlines()
     assert [int(line.split(",")[1]) for line in table[1:]] == COUNTS

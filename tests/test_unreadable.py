@@ -54,7 +54,7 @@ def test_a_run_names_and_leaves_out_what_cannot_be_read(command, photos):
     with np.load("run/report/scores_val_average.npz") as scores:
         assert len(scores["combined"]) == 14
         assert scores["labels"].tolist() == [[1, int(i % 2 == 0)] for i in range(1, 15)]
-    shown = json.loads(Path("run/report/evidence.json").read_text())["exhibits"]["val"]
+    shown = json.loads(Path("run/report/evidence.json").read_text())["examples"]["val"]
     assert not {"val0.jpg", "val15.jpg"} & {image["id"] for images in shown.values() for image in images}
 
 

@@ -118,12 +118,12 @@ class SplitResults(Generic[MeasuresT, FindingsT]):
             FormatError: a field that is missing or of another type, or a prediction without its numbers.
         """
         entries = json_types.require_object(value, place)
-        json_types.require_keys(entries, WEIGHTS, place)
+        measures = {}
+        for name in WEIGHTS:
+            json_types.require_keys(entries, [name], place)
+            measures[name] = json_types.from_json(cls.measures_type, entries[name], f"{place}.{name}")
         results = cls(
-            {
-                name: json_types.from_json(cls.measures_type, entries[name], f"{place}.{name}")
-                for name in WEIGHTS
-            },
+            measures,
             json_types.from_json(cls.findings_type, entries[AVERAGE], f"{place}.{AVERAGE}"),
         )
         results.require_complete(place)

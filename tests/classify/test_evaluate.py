@@ -12,13 +12,15 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import cells
 from cfmlc_jax.classify import build, evaluate
-from cfmlc_jax.classify.boxes import boxes_of
+from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.report import page
 from cfmlc_jax.results import evidence
+from cfmlc_jax.results.evidence import Evidence
+from cfmlc_jax.results.predictions import PATCH
 from cfmlc_jax.results.scores import probabilities
 
 SPLIT = "test_iid"
@@ -47,15 +49,10 @@ def run(method, folder, training_labels, missing=""):
     source, said = Scenes(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
         config,
-        parts,
-        model,
+        Classifier(parts, model, source.class_names, "7"),
         {SPLIT: source},
-        source.class_names,
-        folder,
-        said.append,
-        training_labels=training_labels,
-        missing=missing,
-        checkpoint="7",
+        TrainingSplit(training_labels, missing=missing),
+        Output(folder, said.append),
     )
     return "\n".join(said)
 
@@ -87,7 +84,7 @@ def scores(workdir):
 
 @pytest.fixture(scope="module")
 def found(workdir):
-    return evidence.parse(json.loads((workdir / "report" / evidence.FILE).read_text()))
+    return Evidence.from_json(json.loads((workdir / "report" / evidence.FILE).read_text()))
 
 
 def test_intervals(average, scores):
@@ -110,7 +107,7 @@ def test_intervals(average, scores):
     assert average["intervals"]["resamples"] == 200
 
 
-def test_company_is_over_the_strongest_pairs_of_training(average, scores, found, train):
+def test_context_is_over_the_strongest_pairs_of_training(average, scores, found, train):
     pairs = cooccurrence.strongest_pairs(train.labels, 20)
     assert found.training.pairs == pairs.tolist()
     # Partners join nine times of ten: they are the ten strongest.
@@ -119,7 +116,7 @@ def test_company_is_over_the_strongest_pairs_of_training(average, scores, found,
     assert np.array_equal(found.training.counts, cooccurrence.counts(train.labels))
     effect = scores["combined"] - 0.5 * scores["null_pivot"]
     for name, logits in (("whole", scores["whole"]), ("tde_pivot_0.5", effect)):
-        of = average["company"]["predictions"][name]
+        of = average["context"]["predictions"][name]
         excess = cooccurrence.false_positive_rates(probabilities(logits), scores["labels"], 0.5).excess
         by_pair = excess[tuple(pairs.T)]
         np.testing.assert_allclose(of["by_pair"], 100 * by_pair)
@@ -132,18 +129,19 @@ def test_company_is_over_the_strongest_pairs_of_training(average, scores, found,
 
 
 def test_equal_rankings_have_equal_intervals(average):
-    of = average["company"]["predictions"]
+    of = average["context"]["predictions"]
     # The null "mean" is one for all images: it shifts logits, and the AUC is of ranks alone.
     assert of["tde_whole_0.5"]["context_auc"] == pytest.approx(of["combined"]["context_auc"], nan_ok=True)
 
 
 def test_localisation(average, scores):
     source = Scenes(SPLIT, num_scenes=IMAGES)
-    records = [source[i] for i in range(IMAGES)]
+    boxes = source.boxes()
     pairs = localization.localize(
         scores["attention"].argmax(axis=1),
-        [record["boxes"] for record in records],
-        [record["box_classes"] for record in records],
+        boxes.corners,
+        boxes.classes,
+        boxes.images,
         np.full((IMAGES, 2), source.size),
         size=32,
         cells=cells(32, 2),
@@ -157,11 +155,11 @@ def test_localisation(average, scores):
     assert of["relative"] is True
 
 
-def test_exhibits_are_the_best_and_the_worst(scores, found):
+def test_examples_are_the_best_and_the_worst(scores, found):
     logits, labels = scores["combined"].astype(np.float64), scores["labels"]
     losses = np.where(labels, np.log1p(np.exp(-logits)), np.log1p(np.exp(logits)))
     order = np.argsort(losses.mean(axis=1))
-    shown = found.exhibits[SPLIT]
+    shown = found.examples[SPLIT]
     assert [e.id for e in shown["best"]] == [f"{SPLIT}-{i:06d}" for i in order[:3]]
     assert [e.id for e in shown["worst"]] == [f"{SPLIT}-{i:06d}" for i in order[::-1][:3]]
     first, last = shown["best"][0], shown["worst"][0]
@@ -179,9 +177,9 @@ def test_exhibits_are_the_best_and_the_worst(scores, found):
     assert found.cells == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
 
 
-def test_tables_tell_of_company_and_pivots(workdir, average):
+def test_tables_have_context_and_pivots(workdir, average):
     said, text = (workdir / "said").read_text(), (workdir / "report" / "results.md").read_text()
-    value, low, high = average["company"]["predictions"]["combined"]["context_auc"]
+    value, low, high = average["context"]["predictions"]["combined"]["context_auc"]
     hit = average["localization"]["all"]["hit"]
     for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", "strongest pairs' context", f"{hit:.2f}"):
         assert words in said
@@ -198,7 +196,7 @@ def test_without_patches_and_training_labels(tmp_path):
     (tmp_path / "report").mkdir()
     said = run("whole", tmp_path / "report", None, "there is no training split")
     results = json.loads((tmp_path / "report" / "results.json").read_text())
-    assert results[SPLIT]["average"]["company"] is None
+    assert results[SPLIT]["average"]["context"] is None
     assert results[SPLIT]["average"]["localization"] is None
     assert "pivot" not in said
     text = page.write(tmp_path).read_text(encoding="utf-8")
@@ -223,27 +221,9 @@ def test_without_training_labels_the_evaluation_says_why(monkeypatch, tmp_path, 
     assert said[-1] == f"without co-occurrence, for {missing}"
 
 
-def test_boxes_of_pictures_that_turn_are_left_out():
-    def jpeg(orientation):
-        data, exif = io.BytesIO(), Image.Exif()
-        exif[0x0112] = orientation
-        Image.new("RGB", (40, 20)).save(data, "JPEG", exif=exif)
-        return data.getvalue()
-
-    box = {"id": "a", "boxes": np.float32([[1, 2, 3, 4]]), "box_classes": np.int32([5])}
-    source = [{"image": jpeg(1)} | box, {"image": jpeg(6)} | box]
-    as_stored = boxes_of(source, threads=2, exif=False)
-    assert [len(corners) for corners in as_stored.corners] == [1, 1]
-    assert as_stored.sizes.tolist() == [[40, 20], [40, 20]]
-    upright = boxes_of(source, threads=2, exif=True)
-    assert [len(corners) for corners in upright.corners] == [1, 0]
-    assert [classes.tolist() for classes in upright.classes] == [[5], []]
-    assert boxes_of([{"image": jpeg(1)}], threads=1, exif=False) is None
-
-
 @pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])
 def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
-    """Patches are judged by one branch alone, as where the trained one has it twice."""
+    """Patches are scored by one branch alone, as where the trained one has it twice."""
     trained = tiny("pat_t")
     trained.unlock()
     trained.data.test_splits, trained.data.scenes.num_test = (SPLIT,), IMAGES
@@ -273,6 +253,6 @@ def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
         results = evaluate.evaluate_checkpoint(
             tmp_path / f"{path}.ckpt", config, tmp_path / name, lambda line: None
         )
-        of[name] = results[SPLIT]["average"]["metrics"]
+        of[name] = results[SPLIT].measures["average"].metrics
     assert of["fewer"] == of["twice"]
-    assert of["fewer"]["patch"] != of["as it was"]["patch"]
+    assert of["fewer"][PATCH] != of["as it was"][PATCH]

@@ -6,10 +6,13 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.classify.boxes import boxes_of
-from cfmlc_jax.classify.multi_label import ManyLabels
+from cfmlc_jax.classify.multi_label import MultiLabel
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.metrics import localization
+from cfmlc_jax.results import multi_label
+from cfmlc_jax.results.multi_label import Classes, Findings, MultiLabelResults
 from cfmlc_jax.results.scores import Scores
+from cfmlc_jax.results.split import Intervals
 
 
 def results_of(rng, *, without):
@@ -17,18 +20,19 @@ def results_of(rng, *, without):
     labels = (rng.random((30, 5)) < 0.4).astype(np.uint8)
     labels[:, :without] = 0
     logits = {name: rng.normal(size=labels.shape).astype(np.float32) for name in ("whole", "combined")}
-    task = ManyLabels(None)
-    measured = task.measure(Scores(logits, labels), ())
+    measured = multi_label.measures(Scores(logits, labels), ())
     present = {name: x[:, without:] for name, x in logits.items()}
-    expected = task.measure(Scores(present, labels[:, without:]), ())["metrics"]
-    return {"average": measured | {"company": None, "localization": None}}, expected
+    expected = multi_label.measures(Scores(present, labels[:, without:]), ()).metrics
+    findings = Findings(Intervals(0.95, 0, {}), None, None)
+    results = MultiLabelResults(dict.fromkeys(("weights", "average"), measured), findings)
+    return results, {prediction.name: values for prediction, values in expected.items()}
 
 
 def test_classes_without_a_positive_are_said_beside_the_map_that_they_lower(rng):
     lowered, expected = results_of(rng, without=2)
     plain, _ = results_of(rng, without=0)
-    text = ManyLabels(None).summary({"val": lowered, "test": plain})
-    assert lowered["average"]["classes"] == {"with_positives": 3, "all": 5}
+    text = MultiLabel(None).summary({"val": lowered, "test": plain})
+    assert lowered.measures["average"].classes == Classes(with_positives=3, all=5)
     header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     titles = [cell.strip() for cell in header.split("|")[1:-1]]
     assert titles[1:] == [
@@ -50,7 +54,7 @@ def test_classes_without_a_positive_are_said_beside_the_map_that_they_lower(rng)
 
 def test_nothing_is_said_where_every_class_has_a_positive(rng):
     plain, _ = results_of(rng, without=0)
-    text = ManyLabels(None).summary({"test": plain})
+    text = MultiLabel(None).summary({"test": plain})
     assert "without a positive" not in text
     assert "classes)" not in text
 
@@ -71,6 +75,7 @@ def test_boxes_that_cannot_be_used_do_not_reach_localisation(tmp_path):
         np.zeros((1, 1), int),
         found.corners,
         found.classes,
+        found.images,
         found.sizes,
         size=64,
         cells=[(0, 0, 32, 32), (32, 32, 64, 64)],

@@ -5,6 +5,7 @@ import pytest
 
 from cfmlc_jax.classify import true_effects
 from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.results.predictions import effect_of
 from cfmlc_jax.results.scores import Scores
 
 
@@ -14,7 +15,7 @@ def scenes():
 
 
 def test_every_object_is_taken_out_once(scenes):
-    removals = true_effects.Removals(scenes)
+    removals = true_effects.ScenesWithoutOne(scenes)
     assert len(removals) == len(removals.ids) == scenes.labels.sum()
     assert len(set(removals.ids)) == len(removals)
     for i in range(len(removals)):
@@ -27,11 +28,11 @@ def test_every_object_is_taken_out_once(scenes):
         np.testing.assert_array_equal(record["labels"], expected)
         position = [item.digit for item in scenes.objects(scene)].index(digit)
         np.testing.assert_array_equal(record["image"], scenes.render(scene, without=position))
-    assert repr(removals) == f"Removals({scenes!r})"
+    assert repr(removals) == f"ScenesWithoutOne({scenes!r})"
 
 
 def test_effects_by_hand(scenes, rng):
-    removals = true_effects.Removals(scenes)
+    removals = true_effects.ScenesWithoutOne(scenes)
     n, m, k = len(scenes), len(removals), 10
     factual, null = rng.normal(size=(2, n, k)).astype(np.float32)
     gone = rng.normal(size=(m, k)).astype(np.float32)
@@ -41,11 +42,12 @@ def test_effects_by_hand(scenes, rng):
         removals,
         (0.0, 0.5),
     )
-    assert set(found.estimated) == {"tde_pivot_0", "tde_pivot_0.5"}
+    zero, half = effect_of("pivot", 0), effect_of("pivot", 0.5)
+    assert set(found.estimated) == {zero, half}
     for i in range(m):
         scene, digit = removals.owner[i], removals.digit[i]
         assert found.true[i] == pytest.approx(factual[scene, digit] - gone[i, digit], rel=1e-6)
-        assert found.estimated["tde_pivot_0"][i] == pytest.approx(factual[scene, digit])
-        assert found.estimated["tde_pivot_0.5"][i] == pytest.approx(
+        assert found.estimated[zero][i] == pytest.approx(factual[scene, digit])
+        assert found.estimated[half][i] == pytest.approx(
             factual[scene, digit] - null[scene, digit] / 2, rel=1e-5
         )

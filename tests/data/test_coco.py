@@ -70,9 +70,10 @@ def test_a_record_has_the_files_bytes_and_boxes_as_corners(write, document):
     assert record["image"] == (root / "train2014" / file_name(9)).read_bytes()
     assert Image.open(io.BytesIO(record["image"])).size == (64, 48)
     assert record["where"] == str(root / "train2014" / file_name(9))
-    np.testing.assert_array_equal(record["boxes"], [[10.5, 20, 40.5, 60], [1, 2, 4, 6], [1, 2, 4, 6]])
-    np.testing.assert_array_equal(record["box_classes"], [1, 2, 1])
-    assert (record["boxes"].dtype, record["box_classes"].dtype) == (np.float32, np.int32)
+    corners, classes = Coco(root, "train").boxes().of(2)
+    np.testing.assert_array_equal(corners, [[10.5, 20, 40.5, 60], [1, 2, 4, 6], [1, 2, 4, 6]])
+    np.testing.assert_array_equal(classes, [1, 2, 1])
+    assert (corners.dtype, classes.dtype) == (np.float32, np.int32)
 
 
 def test_bytes_are_read_late_and_a_lost_file_is_named(write, document):
@@ -261,8 +262,11 @@ def test_a_box_that_cannot_be_used_is_left_out_and_named(write, document, box, r
         image |= {"width": 64, "height": 48}
     source = Coco(write(document), "train")
     assert source.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
-    assert source[2]["box_classes"].tolist() == [1, 1]
-    assert source[1]["boxes"].shape == (0, 4)
+    boxes = source.boxes()
+    assert boxes.of(2)[1].tolist() == [1, 1]
+    assert boxes.of(1)[0].shape == (0, 4)
+    assert boxes.sizes.tolist() == [[64, 48]] * 3
+    assert boxes.left_out == source.left_out
     assert source.left_out.startswith("boxes left out of localisation: 2, first ")
     assert source.left_out.count("\n") == 0
     assert "instances_train2014.json: annotation 2 (id 77): the box " in source.left_out
@@ -276,7 +280,7 @@ def test_boxes_at_the_border_and_empty_ones_are_no_mistake(write, document):
     ]
     document["images"][0] |= {"width": 64, "height": 48}
     source = Coco(write(document), "train")
-    assert len(source[0]["boxes"]) == 3
+    assert len(source.boxes().of(0)[0]) == 3
     assert source.left_out == ""
 
 
@@ -289,7 +293,7 @@ def test_labels_are_all_that_is_needed(write, document, box):
             del row["bbox"]
     source = Coco(write(document), "train")
     assert source.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
-    assert "boxes" not in source[0]
+    assert not len(source.boxes().images)
     assert source.left_out == ""
 
 

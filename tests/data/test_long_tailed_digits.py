@@ -49,7 +49,7 @@ def test_val_and_test_are_balanced_and_know_the_tail():
 def test_the_digit_is_whole_and_near_the_middle(train):
     inside = 0
     for index in range(300):
-        box = train._scenes[train._kept[index]]["boxes"][0].astype(int).tolist()
+        box = train._scenes.objects(train._kept[index])[0].box
         for near, far, corner in zip(box[:2], box[2:], train._corner(index, box), strict=True):
             assert 0 <= corner <= near
             assert far <= corner + 32 <= 64

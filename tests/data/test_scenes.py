@@ -47,14 +47,15 @@ def test_source_contract(split):
     assert source.labels.shape == (40, 10)
     assert source.labels.dtype == np.uint8
     assert len(source.class_names) == 10
+    boxes = source.boxes()
+    assert (boxes.corners.dtype, boxes.classes.dtype, boxes.images.dtype) == (np.float32, np.int32, np.int64)
+    assert boxes.sizes.tolist() == [[64, 64]] * 40
     for index, record in enumerate(source):
         assert record["image"].shape == (64, 64, 3)
         assert record["image"].dtype == np.uint8
         assert record["id"] == source.ids[index] == f"{split}-{index:06d}"
-        assert record["boxes"].dtype == np.float32
-        assert record["box_classes"].dtype == np.int32
         np.testing.assert_array_equal(record["labels"], source.labels[index])
-        assert sorted(record["box_classes"]) == list(np.flatnonzero(source.labels[index]))
+        assert sorted(boxes.of(index)[1]) == list(np.flatnonzero(source.labels[index]))
         assert str(index) in record["where"]
         assert split in record["where"]
         np.testing.assert_array_equal(record["image"], source.render(index))
@@ -70,10 +71,10 @@ def test_default_lengths_and_position_from_the_end(train):
 def test_boxes_are_tight_on_masks_at_every_size():
     for size in (32, 64, 100):
         source = Scenes("train", size=size, num_scenes=len(SOME))
+        boxes = source.boxes()
         for index in SOME:
-            for mask, (left, top, right, bottom) in zip(
-                source.masks(index), source[index]["boxes"], strict=True
-            ):
+            corners, _ = boxes.of(index)
+            for mask, (left, top, right, bottom) in zip(source.masks(index), corners, strict=True):
                 rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
                 assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == (left, top, right, bottom)
 

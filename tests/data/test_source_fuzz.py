@@ -148,12 +148,16 @@ def opens_or_says(place, make):
     for index in range(len(source)):
         record = source[index]
         assert record["image"]
-        if "boxes" in record:
-            assert record["boxes"].shape == (*record["box_classes"].shape, 4)
-            assert np.isfinite(record["boxes"]).all()
-            assert (record["boxes"][:, 2:] >= record["boxes"][:, :2]).all()
-            assert record["box_classes"].max(initial=0) < len(source.class_names)
-    text = checks.summary("train", source) + repr(source)
+    boxes = source.boxes()
+    if boxes is not None:
+        assert boxes.corners.shape == (*boxes.classes.shape, 4)
+        assert boxes.images.shape == boxes.classes.shape
+        assert (np.diff(boxes.images) >= 0).all()
+        assert boxes.images.max(initial=0) < len(source) == len(boxes.sizes)
+        assert np.isfinite(boxes.corners).all()
+        assert (boxes.corners[:, 2:] >= boxes.corners[:, :2]).all()
+        assert boxes.classes.max(initial=0) < len(source.class_names)
+    text = checks.summary("train", source, read_boxes=True) + repr(source)
     text.encode()
     return True
 

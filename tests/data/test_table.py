@@ -34,7 +34,7 @@ def test_lines_become_records_in_their_order(write):
     assert source.labels.dtype == np.uint8
     assert source[2]["image"] == b"sub/c.jpg"
     assert source[2]["where"] == str(root / "sub/c.jpg")
-    assert "boxes" not in source[0]
+    assert source.boxes() is None
 
 
 @pytest.mark.parametrize("header", ["", "file,label\n", "File,Labels\r\n", "\ufefffile,labels\n", "\ufeff"])

@@ -110,12 +110,14 @@ def test_a_record_has_labels_boxes_and_the_bytes_from_either_folder(ten, vocabul
     source = VisualGenome(ten, "train", vocabulary)
     record = source[0]
     np.testing.assert_array_equal(record["labels"], [1, 0, 1])
-    np.testing.assert_array_equal(record["boxes"], [[-1, 0, 9, 20], [5, 6, 12, 14]])
-    np.testing.assert_array_equal(record["box_classes"], [2, 0])
+    corners, classes = source.boxes().of(0)
+    np.testing.assert_array_equal(corners, [[-1, 0, 9, 20], [5, 6, 12, 14]])
+    np.testing.assert_array_equal(classes, [2, 0])
+    assert not source.boxes().sizes.any()  # the file does not have them
     assert record["image"] == b"1"
     assert record["where"] == str(ten / "VG_100K_2" / "1.jpg")
     assert source[1]["where"] == str(ten / "VG_100K" / "2.jpg")
-    np.testing.assert_array_equal(source[1]["boxes"], [[1, 2, 4, 6]])
+    np.testing.assert_array_equal(source.boxes().of(1)[0], [[1, 2, 4, 6]])
 
 
 def test_all_images_may_be_in_one_folder(ten, vocabulary):
@@ -184,7 +186,7 @@ def test_a_box_that_cannot_be_used_is_left_out_and_named(write, vocabulary, box)
     source = VisualGenome(write(objects), "train", vocabulary)
     last = source[source.ids.index("8")]
     assert last["labels"].tolist() == [1, 1, 0]
-    assert last["box_classes"].tolist() == [1]
+    assert source.boxes().of(source.ids.index("8"))[1].tolist() == [1]
     assert source.left_out.startswith("boxes left out of localisation: 1, first ")
     assert "objects.json: object 5: the box (" in source.left_out
     assert VisualGenome(write(objects), "val", vocabulary).left_out == ""

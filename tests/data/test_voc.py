@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+from cfmlc_jax.data.sources import voc
 from cfmlc_jax.data.sources.boxes import LeftOut
 from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.data.sources.voc import CLASS_NAMES, Voc, read_boxes
@@ -85,30 +86,49 @@ def test_root_may_be_any_of_three_folders(devkit, tmp_path, place):
 
 def test_boxes_count_pixels_from_zero_and_leave_difficult_out(boxes, tmp_path):
     source = Voc(tmp_path, "train")
-    easy, two = source[0], source[1]
-    np.testing.assert_array_equal(easy["boxes"], [[0, 0, 2, 2]])
-    np.testing.assert_array_equal(easy["box_classes"], [PERSON])
-    np.testing.assert_array_equal(two["boxes"], [[47, 239, 195, 371], [7, 11, 352, 498]])
-    np.testing.assert_array_equal(two["box_classes"], [DOG, PERSON])
-    assert (two["boxes"].dtype, two["box_classes"].dtype) == (np.float32, np.int32)
+    easy, two = source.boxes().of(0), source.boxes().of(1)
+    np.testing.assert_array_equal(easy[0], [[0, 0, 2, 2]])
+    np.testing.assert_array_equal(easy[1], [PERSON])
+    np.testing.assert_array_equal(two[0], [[47, 239, 195, 371], [7, 11, 352, 498]])
+    np.testing.assert_array_equal(two[1], [DOG, PERSON])
+    assert (two[0].dtype, two[1].dtype) == (np.float32, np.int32)
+
+
+def test_files_of_boxes_are_read_for_boxes_alone(boxes, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a file of boxes is read")
+
+    monkeypatch.setattr(voc, "read_boxes", refuse)
+    source = Voc(tmp_path, "train")
+    assert len([source[i] for i in range(2)]) == 2
+    with pytest.raises(AssertionError, match="a file of boxes is read"):
+        source.boxes()
+
+
+def test_sizes_are_those_of_the_annotations(boxes, tmp_path):
+    (boxes / "000012.xml").write_text(
+        "<annotation><size><width>353</width><height>500</height></size></annotation>"
+    )
+    assert Voc(tmp_path, "train").boxes().sizes.tolist() == [[0, 0], [353, 500]]
 
 
 def test_no_boxes_without_annotations(devkit, tmp_path):
-    assert "boxes" not in Voc(tmp_path, "train")[0]
+    assert Voc(tmp_path, "train").boxes() is None
 
 
 def test_pickles_and_repr_has_no_path(boxes, tmp_path):
     source = pickle.loads(pickle.dumps(Voc(tmp_path, "train")))
-    assert source[1]["boxes"].shape == (2, 4)
+    assert source.boxes().of(1)[0].shape == (2, 4)
     assert str(tmp_path) not in repr(source)
 
 
 def test_an_image_without_boxes_file(boxes, tmp_path):
     (boxes / "000005.xml").unlink()
     source = Voc(tmp_path, "train")
-    assert [len(record["boxes"]) for record in (source[0], source[1])] == [0, 2]
+    found = source.boxes()
+    assert [len(found.of(i)[0]) for i in (0, 1)] == [0, 2]
     assert (
-        source.left_out
+        found.left_out
         == f"boxes left out of localisation: 1, first {boxes}/000005.xml: No such file or directory"
     )
 
@@ -118,11 +138,12 @@ def test_files_of_boxes_end_no_training(boxes, tmp_path):
     (boxes / "000012.xml").write_bytes(b"\xff\xfe")
     source = Voc(tmp_path, "train")
     assert source[0]["image"] == b"000005"
-    assert "boxes" not in source[0]
-    assert source.left_out.startswith(
+    found = source.boxes()
+    assert not len(found.images)
+    assert found.left_out.startswith(
         f"boxes left out of localisation: 2, first {boxes}/000005.xml: broken XML (no element found"
     )
-    assert source.left_out in summary("train", source)
+    assert found.left_out in summary("train", source, read_boxes=True)
 
 
 def test_missing_image(devkit, tmp_path):
@@ -175,7 +196,7 @@ def test_a_split_without_classes(devkit, tmp_path):
 def test_a_box_that_cannot_be_used_is_left_out_and_named(tmp_path, body, reason):
     path, left_out = tmp_path / "000005.xml", LeftOut()
     path.write_text(f"<annotation>{body}{instance('dog', 1, 1, 2, 2)}</annotation>")
-    assert read_boxes(path, left_out) == [(DOG, [0, 0, 2, 2])]
+    assert read_boxes(path, left_out).instances == [(DOG, [0, 0, 2, 2])]
     assert left_out.count == 1
     assert left_out.first.startswith(f"{path}: {reason}")
 
@@ -183,7 +204,7 @@ def test_a_box_that_cannot_be_used_is_left_out_and_named(tmp_path, body, reason)
 def test_an_image_of_difficult_instances_only_has_no_box(tmp_path):
     path, left_out = tmp_path / "a.xml", LeftOut()
     path.write_text(f"<annotation>{instance('dog', 1, 1, 2, 2, difficult=1)}</annotation>")
-    assert read_boxes(path, left_out) == []
+    assert read_boxes(path, left_out) == ([], None)
     assert str(left_out) == ""
 
 

@@ -57,9 +57,9 @@ def interrupt(workdir, number, *flags):
 SIGNALLED = """
 import os, sys
 from cfmlc_jax import main
-from cfmlc_jax.classify import evaluate
+from cfmlc_jax.classify import scoring
 number, nth = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-score_readable, calls = evaluate.score_readable, []
+score_readable, calls = scoring.score_readable, []
 
 def signalled(*args, **kwargs):
     calls.append(args)
@@ -67,7 +67,7 @@ def signalled(*args, **kwargs):
         os.kill(os.getpid(), number)
     return score_readable(*args, **kwargs)
 
-evaluate.score_readable = signalled
+scoring.score_readable = signalled
 sys.exit(main.main())
 """
 

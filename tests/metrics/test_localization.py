@@ -13,17 +13,25 @@ from cfmlc_jax.metrics import localization
 TOP_LEFT, BOTTOM_LEFT, TOP_RIGHT, BOTTOM_RIGHT = range(4)  # patches go column by column
 
 
+def localize(pivot, boxes, box_classes, sizes, **options):
+    """`localization.localize` of boxes and classes that are listed by image."""
+    corners = np.concatenate([np.zeros((0, 4)), *boxes])
+    classes = np.concatenate([np.zeros(0, int), *(np.asarray(own, int) for own in box_classes)])
+    images = np.repeat(np.arange(len(boxes)), [len(own) for own in box_classes])
+    return localization.localize(pivot, corners, classes, images, sizes, **options)
+
+
 def one_image(pivot, *boxes, width=100, height=100, **options):
     """Pairs of one image with boxes of class 0."""
     options = {"size": 64, "cells": cells(64, 2)} | options
-    return localization.localize(
+    return localize(
         np.array([[pivot]]), [np.array(boxes, float)], [[0] * len(boxes)], [(width, height)], **options
     )
 
 
 def scenes(count):
-    records = [Scenes("train", num_scenes=count)[i] for i in range(count)]
-    return [r["boxes"] for r in records], [r["box_classes"] for r in records]
+    boxes = Scenes("train", num_scenes=count).boxes()
+    return tuple(zip(*(boxes.of(i) for i in range(count)), strict=True))
 
 
 def test_hand_values():
@@ -101,9 +109,7 @@ def test_classes_and_images_are_kept_apart():
         np.zeros((0, 4)),
         np.array([[80, 10, 90, 20], [80, 10, 80, 20]]),  # the second has no area
     ]
-    found = localization.localize(
-        pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, cells=cells(64, 2)
-    )
+    found = localize(pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, cells=cells(64, 2))
     assert found.image.tolist() == [0, 0, 2]
     assert found.label.tolist() == [0, 1, 1]
     assert found.hit.tolist() == [True, True, False]
@@ -125,7 +131,7 @@ def test_sizes_in_pixels_and_relative():
     sides = [31, 32, 95, 96]
     for width, height, relative in [(640, 480, False), (640, 480, True), (64, 48, True)]:
         scale = width / 640
-        found = localization.localize(
+        found = localize(
             np.zeros((4, 1), int),
             [np.array([[0, 0, side * scale, side * scale]]) for side in sides],
             [[0]] * 4,
@@ -152,8 +158,7 @@ def test_chance_is_the_mean_over_all_pivots_and_best_the_maximum(grid, overlap):
     boxes, classes = scenes(40)
     options = {"size": 64, "cells": cells(64, grid, overlap)}
     every = [
-        localization.localize(np.full((40, 10), p), boxes, classes, [(64, 64)] * 40, **options)
-        for p in range(grid**2)
+        localize(np.full((40, 10), p), boxes, classes, [(64, 64)] * 40, **options) for p in range(grid**2)
     ]
     hits, shares = np.stack([f.hit for f in every]), np.stack([f.share for f in every])
     np.testing.assert_allclose(hits.mean(axis=0), every[0].chance_hit)
@@ -174,11 +179,11 @@ def test_attention_that_sees_the_object_is_always_right():
         "cells": cells(64, 2),
     }
     rng = np.random.default_rng(0)
-    held = [localization.localize(np.full((40, 10), p), **options) for p in range(4)]
+    held = [localize(np.full((40, 10), p), **options) for p in range(4)]
     attention = rng.random((40, 4, 10))
     for p, pairs in enumerate(held):
         attention[pairs.image, p, pairs.label] += 10 * pairs.share
-    found = localization.rates(localization.localize(patches.pivot(attention), **options))
+    found = localization.rates(localize(patches.pivot(attention), **options))
     assert found.pairs == sum(len(np.unique(c)) for c in classes)
     assert found.hit == found.best_hit == 1
     assert found.share == pytest.approx(found.best_share)
@@ -189,8 +194,8 @@ def test_the_order_of_images_and_boxes_does_not_matter(rng):
     boxes, classes = scenes(30)
     pivot = rng.integers(0, 4, (30, 10))
     order = rng.permutation(30)
-    plain = localization.localize(pivot, boxes, classes, [(64, 64)] * 30, size=64, cells=cells(64, 2))
-    moved = localization.localize(
+    plain = localize(pivot, boxes, classes, [(64, 64)] * 30, size=64, cells=cells(64, 2))
+    moved = localize(
         pivot[order],
         [boxes[i][::-1] for i in order],
         [classes[i][::-1] for i in order],
@@ -203,7 +208,7 @@ def test_the_order_of_images_and_boxes_does_not_matter(rng):
 
 
 def test_no_boxes_at_all():
-    found = localization.localize(
+    found = localize(
         np.zeros((2, 3), int), [np.zeros((0, 4))] * 2, [[]] * 2, [(9, 9)] * 2, size=64, cells=cells(64, 2)
     )
     assert found.images_without_boxes == 2
@@ -214,8 +219,9 @@ def test_no_boxes_at_all():
 
 GOOD = {
     "pivot": np.zeros((1, 2), int),
-    "boxes": [np.array([[0.0, 0, 5, 5]])],
-    "box_classes": [[1]],
+    "corners": [[0.0, 0, 5, 5]],
+    "classes": [1],
+    "images": [0],
     "sizes": [(10, 10)],
     "size": 64,
     "cells": cells(64, 2),
@@ -228,19 +234,27 @@ GOOD = {
         ({"pivot": np.zeros((1, 2))}, "must be int"),
         ({"pivot": np.zeros(2, int)}, "must be int"),
         ({"pivot": np.full((1, 2), 4)}, "from 4 to 4 are not all of 4 patches"),
-        ({"boxes": []}, "do not belong together"),
+        ({"corners": np.zeros((0, 4))}, "do not belong together"),
+        ({"images": []}, "do not belong together"),
+        ({"images": [1]}, "boxes of images 1 to 1, pivots of 1 images"),
         ({"sizes": [(10, 10)] * 2}, "do not belong together"),
         ({"sizes": [(10, 0)]}, "image 0 has no pixels"),
-        ({"box_classes": [[1, 1]]}, "for 2 classes"),
-        ({"box_classes": [[2]]}, "boxes of classes 2 to 2, pivots of 2 classes"),
-        ({"boxes": [np.array([[5.0, 0, 0, 5]])]}, "image 0: box .* is not left, top, right, bottom"),
-        ({"boxes": [np.array([[np.nan, 0, 0, 5]])]}, "is not left, top, right, bottom"),
+        ({"classes": [1, 1]}, r"boxes \(1, 4\) of classes \(2,\)"),
+        ({"classes": [2]}, "boxes of classes 2 to 2, pivots of 2 classes"),
+        ({"corners": [[5.0, 0, 0, 5]]}, "image 0: box .* is not left, top, right, bottom"),
+        ({"corners": [[np.nan, 0, 0, 5]]}, "is not left, top, right, bottom"),
     ],
 )
 def test_inputs_that_cannot_be(changes, match):
     assert len(localization.localize(**GOOD).hit) == 1
     with pytest.raises(ValueError, match=match):
         localization.localize(**GOOD | changes)
+
+
+def test_a_picture_without_a_box_needs_no_size():
+    found = localize(np.zeros((2, 2), int), [np.zeros((0, 4)), [[0, 0, 5, 5]]], [[], [1]], [(0, 0), (10, 10)],
+                     size=64, cells=cells(64, 2))  # fmt: skip
+    assert found.image.tolist() == [1]
 
 
 def test_a_mask_of_other_pairs():

@@ -25,6 +25,7 @@ from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views import formats
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.predict import overlay
+from cfmlc_jax.results.predictions import WHOLE
 from cfmlc_jax.results.scores import probabilities
 
 NAMES = [f"digit {i}" for i in range(10)]
@@ -227,7 +228,7 @@ def test_both_sets_of_weights(tmp_path, checkpoint, photos):
     config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
     parts = build.create(config, len(NAMES))
     model = checkpoints.read_model(checkpoint, build.model_item(config, parts))
-    how = {"prediction": "whole", "alpha": 0.5, "with_effect": False, "batch_size": 1}
+    how = {"prediction": WHOLE, "with_effect": False, "batch_size": 1}
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):
         outputs = parts.model.apply(model[key], views / np.float32(255), train=False)

@@ -14,7 +14,8 @@ from cfmlc_jax import files
 from cfmlc_jax.causal.views import cells
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.results import evidence, multi_label, scores
-from cfmlc_jax.results.evidence import Evidence, Exhibit, ShownClass, Training
+from cfmlc_jax.results.evidence import Evidence, Example, ExampleClass, Training
+from cfmlc_jax.results.multi_label import Findings, Measures, MultiLabelResults
 
 CELLS = [[x, y, x + 0.5, y + 0.5] for x in (0.0, 0.5) for y in (0.0, 0.5)]
 IMAGES = 60
@@ -46,10 +47,13 @@ def made_run(tmp_path):
             training=brief,
             missing="" if training else "the training split cannot be read: data root x is not a folder",
             cells=CELLS if patches else None,
-            exhibits={split: {"best": [_exhibit(patches)], "worst": [_exhibit(patches)]} for split in splits},
+            examples={split: {"best": [_example(patches)], "worst": [_example(patches)]} for split in splits},
         )
         evidence.write(workdir / "report" / evidence.FILE, found)
-        files.write_text(workdir / "report" / "results.json", json.dumps(results))
+        files.write_text(
+            workdir / "report" / "results.json",
+            json.dumps({split: own.to_json() for split, own in results.items()}),
+        )
         return workdir
 
     return write
@@ -97,37 +101,35 @@ def _split(rng, folder, split, config, names, pairs):
         attention = rng.normal(size=(IMAGES, 4, len(names))).astype(np.float16)
     found = scores.Scores({name: x.astype(np.float32) for name, x in logits.items()}, labels, attention)
     alphas = config.effect.alphas
-    plain = {"metrics": scores.summarise(found, alphas), "thresholds": scores.sweep(found, alphas)}
+    plain = Measures(scores.summarise(found, alphas), scores.sweep(found, alphas))
     files.write_npz(folder / f"scores_{split}_average.npz", **found.logits, labels=labels)
-    findings = {
-        "intervals": multi_label.intervals(found, alphas, np.random.default_rng(0)),
-        "company": None,
-        "localization": None,
-    }
+    intervals = multi_label.intervals(found, alphas, np.random.default_rng(0))
+    context, located = None, None
     if pairs is not None:
-        findings["company"] = multi_label.company(found, alphas, pairs, np.random.default_rng(0))
+        context = multi_label.context(found, alphas, pairs, np.random.default_rng(0))
     if attention is not None:
-        boxes = [np.tile(np.float32([5, 5, 30, 30]), (int(row.sum()), 1)) for row in labels]
+        images, classes = np.nonzero(labels)
         where = localization.localize(
             attention.argmax(axis=1),
-            boxes,
-            [np.flatnonzero(row) for row in labels],
+            np.tile(np.float32([5, 5, 30, 30]), (len(images), 1)),
+            classes,
+            images,
             np.full((IMAGES, 2), 64),
             size=64,
             cells=cells(64, 2),
         )
-        findings["localization"] = multi_label.localized(where, names, relative=True)
-    return {"weights": plain, "average": plain | findings}
+        located = multi_label.localized(where, names, relative=True)
+    return MultiLabelResults({"weights": plain, "average": plain}, Findings(intervals, context, located))
 
 
-def _exhibit(patches):
+def _example(patches):
     data = io.BytesIO()
     Image.new("RGB", (36, 24), (120, 90, 60)).save(data, "JPEG")
     weights = [0.1, 0.2, 0.6, 0.1] if patches else None
     shown = [
-        ShownClass(0, True, 0.75, weights, 0.5 if patches else None, [[0.1, 0.1, 0.5, 0.6]]),
-        ShownClass(1, False, 0.625, weights, None, []),
-        ShownClass(2, True, 0.25, weights, -0.001 if patches else None, []),
+        ExampleClass(0, True, 0.75, weights, 0.5 if patches else None, [[0.1, 0.1, 0.5, 0.6]]),
+        ExampleClass(1, False, 0.625, weights, None, []),
+        ExampleClass(2, True, 0.25, weights, -0.001 if patches else None, []),
     ]
     jpeg = base64.b64encode(data.getvalue()).decode("ascii")
-    return Exhibit("<b>7</b>", 0.123, [0, 2], 36, 24, jpeg, shown)
+    return Example("<b>7</b>", 0.123, [0, 2], 36, 24, jpeg, shown)

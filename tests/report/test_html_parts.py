@@ -10,11 +10,12 @@ from cfmlc_jax.report import scales, series, tables
 from cfmlc_jax.report.heat_map import heat_map
 from cfmlc_jax.report.line_chart import line_chart
 from cfmlc_jax.report.markup import element, join
-from cfmlc_jax.report.sections.company import shown_classes
+from cfmlc_jax.report.sections.context import shown_classes
 from cfmlc_jax.report.sections.curves import precision_at
 from cfmlc_jax.report.sections.strength import default_alphas
 from cfmlc_jax.report.series import Series
 from cfmlc_jax.results.evidence import Training
+from cfmlc_jax.results.predictions import Prediction
 
 
 def test_text_is_escaped_and_markup_is_not():
@@ -134,10 +135,6 @@ def test_strengths_around_the_configured_ones():
     assert default_alphas([])[-1] == 1.0
 
 
-def test_predictions_by_name():
-    names = ["whole", "combined", "tde_whole_0.5", "tde_pivot_0.5", "tde_pivot_1"]
-    assert [series.title(name) for name in names[2:4]] == ["TDE whole, α 0.5", "TDE pivot, α 0.5"]
-    assert series.chief(names) == names[:4]
-    assert series.effect(names) == "tde_pivot_0.5"
-    assert series.effect(names[:3]) == "tde_whole_0.5"
-    assert series.effect(names[:2]) is None
+def test_a_prediction_has_a_colour():
+    assert series.colour(Prediction.parse("tde_pivot_0.5")) == "tde-pivot"
+    assert series.colour(Prediction.parse("combined")) == "combined"

@@ -12,11 +12,16 @@ from html_reading import NAMES, Page
 from cfmlc_jax import metrics
 from cfmlc_jax.predict import overlay
 from cfmlc_jax.report import __main__ as command
-from cfmlc_jax.report import page, run_files
-from cfmlc_jax.report.series import title
+from cfmlc_jax.report import page
 from cfmlc_jax.results import evidence
+from cfmlc_jax.results import read as results_read
+from cfmlc_jax.results.predictions import Prediction
 
-WIDE = {"weights": "weights of the last step", "average": "averaged weights"}
+WIDE = {"weights": "raw weights", "average": "averaged weights"}
+
+
+def title(name):
+    return Prediction.parse(name).title
 
 
 def read(workdir):
@@ -92,6 +97,29 @@ def test_classes_without_a_positive_image_are_said_beside_the_mean(made_run):
     assert f"without the 1 of 5 {words}{shown(mean * 5 / 4)} %" in text
 
 
+def as_before(workdir):
+    """Write the files under the names of the version before."""
+    path = workdir / "report" / "results.json"
+    results = json.loads(path.read_text())
+    for of_split in results.values():
+        of_split["average"]["company"] = of_split["average"].pop("context")
+        for measures in of_split.values():
+            measures.pop("classes", None)
+    path.write_text(json.dumps(results))
+    path = workdir / "report" / evidence.FILE
+    fields = json.loads(path.read_text())
+    fields["exhibits"] = fields.pop("examples")
+    del fields["class_counts"]
+    path.write_text(json.dumps(fields))
+
+
+def test_files_of_the_version_before_give_the_same_page(made_run):
+    workdir = made_run()
+    text = page.write(workdir).read_text(encoding="utf-8")
+    as_before(workdir)
+    assert page.write(workdir).read_text(encoding="utf-8") == text
+
+
 def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
     workdir = made_run()
     found, results = read(workdir), results_of(workdir)
@@ -110,20 +138,20 @@ def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
                 assert rows[f"{title(name)}, {at}"] == [shown(values[m]) for m in table[0][1:]]
 
 
-def test_company_and_pivots_are_those_of_the_results(made_run):
+def test_context_and_pivots_are_those_of_the_results(made_run):
     workdir = made_run()
     found, results = read(workdir), results_of(workdir)
     for split, of_split in results.items():
-        company = of_split["average"]["company"]
-        for row in found.tables[f"Leaning on company on {split}"][1:]:
-            of = next(of for n, of in company["predictions"].items() if title(n) == row[0])
+        context = of_split["average"]["context"]
+        for row in found.tables[f"Use of context on {split}"][1:]:
+            of = next(of for n, of in context["predictions"].items() if title(n) == row[0])
             assert row[1:3] == [with_ends(*of["excess_fpr"], 1), with_ends(*of["context_auc"], 1)]
         table = found.tables[f"Strongest pairs on {split}, percent"]
         assert table[0][4:] == ["whole image", "combined", "TDE pivot, α 0.5"]
-        assert len(table) == 1 + company["pairs"]
+        assert len(table) == 1 + context["pairs"]
         for i, row in enumerate(table[1:]):
             by_pair = [
-                company["predictions"][n]["by_pair"][i] for n in ("whole", "combined", "tde_pivot_0.5")
+                context["predictions"][n]["by_pair"][i] for n in ("whole", "combined", "tde_pivot_0.5")
             ]
             assert row[4:] == [shown(value) for value in by_pair]
         located = of_split["average"]["localization"]
@@ -159,7 +187,7 @@ def test_strengths_are_read_off_the_scores(made_run):
     for name in ("tde_whole_0.5", "tde_whole_1.25", "tde_pivot_0.5", "tde_pivot_1.25"):
         of = results["val"]["average"]
         values = of["metrics"][name]
-        auc = of["company"]["predictions"][name]["context_auc"][0]
+        auc = of["context"]["predictions"][name]["context_auc"][0]
         expected = [values["mAP_sklearn"], values["mAP_voc"], values["CF1"], values["OF1"], auc]
         assert rows[title(name)] == [shown(value) for value in expected]
     combined = results["val"]["average"]["metrics"]["combined"]
@@ -230,8 +258,8 @@ def test_a_pivot_has_a_frame_only_where_it_stands_out(made_run, weights, pivot):
     workdir = made_run(splits=("val",))
     path = workdir / "report" / evidence.FILE
     fields = json.loads(path.read_text())
-    for of_kind in fields["exhibits"]["val"].values():
-        for shown_class in (shown_class for exhibit in of_kind for shown_class in exhibit["classes"]):
+    for of_kind in fields["examples"]["val"].values():
+        for shown_class in (shown_class for example in of_kind for shown_class in example["classes"]):
             shown_class["weights"] = weights
     path.write_text(json.dumps(fields))
     found = read(workdir)
@@ -281,7 +309,7 @@ def test_patches_of_one_head(made_run):
 def test_without_training_labels_the_reason_is_told(made_run):
     found = read(made_run(training=False))
     assert "Left out, for the training split cannot be read: data root x" in found.text
-    assert not [name for name in found.tables if "company" in name]
+    assert not [name for name in found.tables if "context" in name]
 
 
 def test_without_boxes(made_run):
@@ -299,7 +327,7 @@ def test_a_run_that_was_not_evaluated_yet(made_run):
     found = read(workdir)
     assert "has not been written yet" in found.text
     assert set(found.tables) == {
-        "Validation mAP by epoch, percent", "Fields that differ from the defaults", "Fields as by default",
+        "Validation mAP by epoch, percent", "Fields that differ from the defaults", "Fields at their defaults",
     }  # fmt: skip
     rows = found.tables["Validation mAP by epoch, percent"][1:]
     assert rows == [
@@ -312,7 +340,7 @@ def test_a_line_that_a_crash_cut_off_is_no_record(made_run):
     workdir = made_run()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "train/lo')
-    assert len(run_files.read(workdir).log) == 6
+    assert len(results_read.run(workdir).log) == 6
 
 
 def test_an_evaluation_alone(made_run):
@@ -349,7 +377,7 @@ def damage(kind, workdir):
         (report / "results.json").write_text(text.replace('"OF1": ', '"OF1": "high", "old": ', 1))
     elif kind == "evidence's classes":
         fields = json.loads((report / "evidence.json").read_text())
-        fields["exhibits"]["val"]["best"][0]["labels"] = [5]
+        fields["examples"]["val"]["best"][0]["labels"] = [5]
         (report / "evidence.json").write_text(json.dumps(fields))
     elif kind == "no evidence":
         (report / "evidence.json").unlink()

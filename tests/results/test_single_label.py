@@ -1,4 +1,4 @@
-"""Results of images of one label: accuracies, their intervals, tables; the rule of thumb for alpha."""
+"""Results of single-label images: accuracies, their intervals, tables; the rule of thumb for alpha."""
 
 import math
 
@@ -8,6 +8,7 @@ import pytest
 from cfmlc_jax.metrics import shots
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import single_label
+from cfmlc_jax.results.predictions import WHOLE, effect_of
 from cfmlc_jax.results.scores import Scores
 
 COUNTS = np.array([300, 200, 50, 5])
@@ -25,21 +26,21 @@ def scores(rng):
 
 def test_predictions_are_the_factual_one_and_effects(scores):
     found = single_label.predictions(scores, (0.5, 2.0))
-    assert list(found) == ["whole", "tde_feature_0.5", "tde_feature_2"]
+    assert [prediction.name for prediction in found] == ["whole", "tde_feature_0.5", "tde_feature_2"]
     expected = scores.logits["whole"] - 2 * scores.logits["null_feature"]
-    np.testing.assert_allclose(found["tde_feature_2"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[effect_of("feature", 2)], expected, rtol=1e-6)
 
 
 def test_accuracies_are_those_of_the_largest_logit(scores):
     labels = scores.labels.argmax(axis=1)
-    found = single_label.summarise(scores, (0.5,), COUNTS)["tde_feature_0.5"]
+    found = single_label.summarise(scores, (0.5,), COUNTS)[effect_of("feature", 0.5)]
     effect = scores.logits["combined"] - 0.5 * scores.logits["null_feature"]
     assert found == shots.shots(effect.argmax(axis=1), labels, COUNTS)
     assert set(found) == set(single_label.METRICS)
 
 
 def test_numbers_of_training_images_may_be_unknown(scores):
-    found = single_label.summarise(scores, (), np.full(4, np.nan))["whole"]
+    found = single_label.summarise(scores, (), np.full(4, np.nan))[WHOLE]
     assert found["top1"] > 0
     assert all(math.isnan(found[group]) for group in shots.GROUPS)
 
@@ -47,15 +48,16 @@ def test_numbers_of_training_images_may_be_unknown(scores):
 def test_intervals_hold_the_values_and_a_gain_is_the_difference(scores):
     values = single_label.summarise(scores, (0.5,), COUNTS)
     found = single_label.intervals(scores, (0.5,), COUNTS, np.random.default_rng(0))
-    assert found["resamples"] == 200
-    for name, of in found["predictions"].items():
+    assert found.resamples == 200
+    assert set(found.predictions) == set(values)
+    for prediction, own in found.predictions.items():
         for metric in single_label.MEASURED:
-            low, high = of[metric]
-            assert low < values[name][metric] < high
-            gain, gain_low, gain_high = of[f"gain_{metric}"]
-            assert gain == pytest.approx(values[name][metric] - values["whole"][metric])
+            low, high = own.metrics[metric]
+            assert low < values[prediction][metric] < high
+            gain, gain_low, gain_high = own.gains[metric]
+            assert gain == pytest.approx(values[prediction][metric] - values[WHOLE][metric])
             assert gain_low <= gain <= gain_high
-    assert found["predictions"]["whole"]["gain_top1"] == [0, 0, 0]
+    assert found.predictions[WHOLE].gains["top1"] == (0, 0, 0)
 
 
 def test_width_of_an_interval(rng):
@@ -68,7 +70,7 @@ def test_width_of_an_interval(rng):
     found = single_label.intervals(
         Scores({"whole": logits, "combined": logits}, labels), (), [1, 1], np.random.default_rng(0)
     )
-    low, high = found["predictions"]["whole"]["top1"]
+    low, high = found.predictions[WHOLE].metrics["top1"]
     assert high - low == pytest.approx(100 * 2 * 1.96 * math.sqrt(0.25 * 0.75 / n), rel=0.2)
 
 
