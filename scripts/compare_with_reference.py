@@ -364,7 +364,7 @@ def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
         attention: of the model.
         recipe: the module with the reference's constants.
     """
-    method = methods.create("asl" if attention == "none" else "pat_t", gamma_neg=4, gamma_pos=0, clip=0.05)
+    method = methods.create("whole" if attention == "none" else "pat_t", gamma_neg=4, gamma_pos=0, clip=0.05)
     optimizer = recording(
         optim.adamw_one_cycle(
             max_lr=recipe.LEARNING_RATE,

@@ -162,7 +162,12 @@ def test_missing_and_left_over_arrays_are_named(stored):
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
         finetune.begin_with(
-            path, state, abstract.replace(average=average), model={}, class_names=NAMES, say=pytest.fail
+            path,
+            state,
+            abstract.replace(average=average),
+            config=configuration("mine", "cross"),
+            class_names=NAMES,
+            say=pytest.fail,
         )
 
 
