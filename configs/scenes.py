@@ -2,7 +2,7 @@
 
     scripts/run.sh                                       (this file)
     scripts/run.sh --config=configs/scenes.py:smoke      (a minute, to see that all works)
-    scripts/run.sh --config=configs/scenes.py:asl        (the baseline without patches)
+    scripts/run.sh --config=configs/scenes.py:whole      (the baseline without patches)
     scripts/run.sh --config=configs/scenes.py:exclusive  (patches are cells of a map, one class each)
 
 A small residual network trained from scratch; the digits' partners are in nine of ten scenes at

@@ -1,17 +1,29 @@
 """README's recipes for a fork: what a line in a registry is enough for, and that lists of names agree."""
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import losses
 from cfmlc_jax.causal import patches
 from cfmlc_jax.classify import build, pat
 from cfmlc_jax.classify.patching import HostViews
 from cfmlc_jax.config import classifier
 from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.data.views import transforms
+from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Outputs
+from cfmlc_jax.models.heads import linear
+from cfmlc_jax.optim import build as optim
 
 
 def small(**patches):
@@ -48,8 +60,112 @@ def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch)
         configs.validate(small(pooling="men"))
 
 
-def test_every_method_and_source_of_patches_has_its_implementation():
+def test_every_method_has_its_implementation():
     assert set(classifier.METHODS) == set(pat.METHODS)
+
+
+def test_a_new_head_is_a_module_and_a_line(monkeypatch):
+    def create(num_classes, attention, *, dtype, queries):
+        return ScaledHead(linear.LinearHead(num_classes, attention, dtype), queries)
+
+    head = catalogue.Head(create, None, section="ml_decoder", options=("queries",), has_mean=True)
+    monkeypatch.setitem(catalogue.HEADS, "scaled", head)
+    config = small()
+    config.model.head, config.model.ml_decoder.queries, config.effect.kinds = "scaled", 7, ("feature",)
+    checked = configs.validate(config)
+    assert configs.unused(checked) == []
+    model = build.create(checked, 3).model
+    assert isinstance(model.head, ScaledHead)
+    assert model.head.factor == 7
+
+
+class ScaledHead(nn.Module):
+    """A head times a number."""
+
+    head: nn.Module
+    factor: int
+
+
+def test_a_new_backbone_is_a_module_and_a_line(monkeypatch):
+    entry = catalogue.BACKBONES["resnet_small"]
+    monkeypatch.setitem(catalogue.BACKBONES, "resnet_mine", entry._replace(stride=32))
+    for name, head in (("resnet_mine", "linear"), ("q2l_resnet_mine", "query2label")):
+        config = small()
+        config.model.name = name
+        checked = configs.validate(config)
+        assert checked.model.head == head
+        assert isinstance(build.create(checked, 3).model.backbone, resnet.ResNet)
+    config.views.image_size = 48
+    with pytest.raises(InputError, match="48 is not divisible by 32"):
+        build.create(configs.validate(config), 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "expected"), [("multi_label", (2, 3), 12.0), ("single_label", (2,), 2.0)]
+)
+def test_a_new_loss_is_a_function_and_a_line(monkeypatch, task, shape, expected):
+    def constant(logits, labels, *, level):
+        return jnp.full(shape, level)
+
+    entry = losses.catalogue.Loss(constant, task, {"focal_gamma": "level"})
+    monkeypatch.setitem(losses.LOSSES, "constant", entry)
+    config = small()
+    config.task, config.loss.name, config.method, config.effect.kinds = task, "constant", "whole", ()
+    config.loss.focal_gamma = 2.5
+    checked = configs.validate(config)
+    assert configs.unused(checked) == []
+    config.loss.gamma_neg, config.loss.focal_gamma = 1.0, 2.0
+    checked = configs.validate(config)
+    assert configs.unused(checked) == ["loss.gamma_neg"]
+    # Summed over entries, or the mean over images.
+    assert build.loss(checked, None)(jnp.zeros((2, 3)), jnp.ones((2, 3))) == expected
+
+
+def test_a_new_data_set_is_a_class_and_a_line(monkeypatch):
+    def opened(section, split):
+        return Scenes(split, num_scenes=section.longtail.largest)
+
+    monkeypatch.setitem(data.SOURCES, "mine", data.Opening(opened, ("longtail.largest",)))
+    config = small()
+    config.data.source, config.data.longtail.largest, config.data.longtail.num_test = "mine", 7, 3
+    checked = configs.validate(config)
+    assert len(data.source(checked.data, "train")) == 7
+    assert configs.unused(checked) == ["data.longtail.num_test"]
+
+
+@pytest.mark.parametrize("cuts_patches", [False, True])
+def test_a_new_transform_is_a_class_and_a_line(monkeypatch, cuts_patches):
+    kind = ToViews if cuts_patches else PaddedCrop
+    monkeypatch.setitem(transforms.TRANSFORMS, "mine", transforms.Entry(kind, cuts_patches))
+    config = small()
+    config.views.transform = "mine"
+    if not cuts_patches:
+        with pytest.raises(InputError, match="'mine' is for whole images"):
+            configs.validate(config)
+        config.method, config.effect.kinds = "whole", ()
+    parts = build.create(configs.validate(config), 3)
+    assert {name: (type(view), view.augment, view.num_views) for name, view in parts.transforms.items()} == {
+        "train": (kind, True, 5 if cuts_patches else 1),
+        "evaluate": (kind, False, 5 if cuts_patches else 1),
+    }
+
+
+def test_a_new_optimizer_or_schedule_is_a_function_and_a_line(monkeypatch):
+    plain = optim.Optimizer(lambda fields, length, trainable: optax.sgd(fields.learning_rate), ("pct_start",))
+    monkeypatch.setitem(optim.OPTIMIZERS, "plain", plain)
+    constant = optim.Schedule(lambda peak, epochs, fields: np.full(epochs, peak * fields.drop), ("drop",))
+    monkeypatch.setitem(optim.SCHEDULES, "constant", constant)
+    config = small()
+    config.optim.name, config.optim.pct_start, config.optim.sgd.drop = "plain", 0.5, 0.25
+    checked = configs.validate(config)
+    assert configs.unused(checked) == ["optim.sgd.drop"]
+    assert len(jax.tree.leaves(build.optimizer(checked, 100).init({"w": jnp.zeros(3)}))) == 0
+    config.optim.name, config.optim.sgd.schedule, config.optim.learning_rate = "sgd", "constant", 0.5
+    checked = configs.validate(config)
+    assert configs.unused(checked) == ["optim.pct_start"]
+    configs.require_trainable(checked)
+    state = build.optimizer(checked, 160).init({"w": jnp.zeros(3)})
+    assert optim.hyperparameters(state)["lr"] == 0.125
 
 
 @pytest.mark.parametrize("name", sorted(set(data.SOURCES) - {"tfds", "scenes", "long_tailed_digits"}))

@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
@@ -43,8 +42,7 @@ def checkpoint(tmp_path_factory):
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     config = configs.validate(tiny.get_config())
-    parts = build.create_setup(config, len(NAMES))
-    make, _ = build.state_plan(config, parts, optax.identity())
+    initial = build.initial(config, build.create(config, len(NAMES)))
     rng = np.random.default_rng(0)
 
     def larger(place, leaf):
@@ -52,7 +50,7 @@ def checkpoint(tmp_path_factory):
             return leaf
         return jax.device_put(rng.normal(0, 0.5, leaf.shape).astype(np.float32), leaf.sharding)
 
-    model = jax.tree_util.tree_map_with_path(larger, make().parts()[0])
+    model = jax.tree_util.tree_map_with_path(larger, initial)
     path = tmp_path_factory.mktemp("run") / "scenes"
     meta = {"config": configs.to_json(config), "class_names": NAMES, "num_classes": len(NAMES)}
     checkpoints.write(path, model=model, meta=meta)

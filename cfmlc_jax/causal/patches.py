@@ -99,7 +99,7 @@ class Pooling(NamedTuple):
     background: bool = False
 
 
-# By the name that `config.model.pooling` has.
+# By the name that `config.patches.pooling` has.
 POOLINGS = {
     "pivot": Pooling(patch_logits, lambda attention, scores: attention),
     "exclusive": Pooling(

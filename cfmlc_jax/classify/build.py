@@ -132,7 +132,7 @@ def system(
         parts.model,
         parts.sample_shape("train"),
         Objective(
-            loss=_loss(config, class_counts),
+            loss=loss(config, class_counts),
             names=pat.loss_names(parts.method),
             patching=parts.patching["train"],
             pooling=parts.pooling,
@@ -248,7 +248,7 @@ def _mean_feature(config, steps_per_epoch):
     return MeanFeature(schedules.per_step(schedules.moving_average_rates(rates), steps_per_epoch))
 
 
-def _loss(config, class_counts) -> Callable:
+def loss(config, class_counts) -> Callable:
     """Logits and labels, two [b, k] -> the scalar that training minimises."""
     per_entry = losses.create(config.loss, class_counts)
     # Multi-label losses are summed over images and classes, as in the reference: Adam does not mind the scale.

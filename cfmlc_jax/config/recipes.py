@@ -8,7 +8,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError
 
 DATA_SETS = ("coco", "voc2007", "vg256")
-# The baseline is known by its loss, "asl", too.
+# The baseline is called by its loss, "asl", too.
 METHODS = ("pat_t", "whole", "asl")
 
 
@@ -20,7 +20,7 @@ def mlc_pat(variant: str, *, synchronised_norms: bool = False) -> ConfigDict:
     neither is so; for comparison the batch is the same here.
 
     Args:
-        variant: a data set, a method, or both, as "voc2007,asl"; what is not said is coco, pat_t.
+        variant: a data set, a method, or both, as "voc2007,whole"; what is not said is coco, pat_t.
         synchronised_norms: the model's statistics are those of all GPUs.
 
     Raises:

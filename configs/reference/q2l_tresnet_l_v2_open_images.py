@@ -2,7 +2,7 @@
 
     python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py
     python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py:voc2007  (or vg256)
-    python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py:coco,asl  (the baseline)
+    python -m cfmlc_jax.main --config=configs/reference/q2l_tresnet_l_v2_open_images.py:coco,whole  (the baseline)
 
 Weights: MIIL's TResNet-L (v2) with ML-Decoder, of Open Images, converted to the folder that
 init_from names; the backbone is taken, the head begins anew:

@@ -2,7 +2,7 @@
 
     python -m cfmlc_jax.main --config=configs/reference/resnet101.py
     python -m cfmlc_jax.main --config=configs/reference/resnet101.py:voc2007  (or vg256)
-    python -m cfmlc_jax.main --config=configs/reference/resnet101.py:coco,asl  (the baseline)
+    python -m cfmlc_jax.main --config=configs/reference/resnet101.py:coco,whole  (the baseline)
 
 Weights: torchvision's resnet101, IMAGENET1K_V1, converted to the folder that init_from names:
 

@@ -2,7 +2,7 @@
 
     python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py
     python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py:voc2007  (or vg256)
-    python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py:coco,asl  (the baseline)
+    python -m cfmlc_jax.main --config=configs/reference/tresnet_l.py:coco,whole  (the baseline)
 
 Weights: MIIL's TResNet-L at 448 px, converted to the folder that init_from names:
 

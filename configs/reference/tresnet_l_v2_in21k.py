@@ -2,7 +2,7 @@
 
     python -m cfmlc_jax.main --config=configs/reference/tresnet_l_v2_in21k.py
     python -m cfmlc_jax.main --config=configs/reference/tresnet_l_v2_in21k.py:voc2007  (or vg256)
-    python -m cfmlc_jax.main --config=configs/reference/tresnet_l_v2_in21k.py:coco,asl  (the baseline)
+    python -m cfmlc_jax.main --config=configs/reference/tresnet_l_v2_in21k.py:coco,whole  (the baseline)
 
 Weights: MIIL's TResNet-L (v2) of ImageNet-21k, converted to the folder that init_from names:
 

@@ -23,15 +23,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
 from cfmlc_jax.config import older
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results.predictions import Prediction
-from scripts.ablation import tables
+from scripts.ablation import measure, tables
 
-# Programs of one shape are compiled once for all seeds. JAX reads it when it is imported.
-CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Where JAX keeps compiled programs, as it reads it when it is imported, and as it is set afterwards.
+CACHE, CACHE_OPTION = "JAX_COMPILATION_CACHE_DIR", "jax_compilation_cache_dir"
 
 # Ways to use a checkpoint: fields of the evaluation. Those that its method does not have are left out.
 KNOBS: dict[str, dict[str, Any]] = {
@@ -56,8 +59,7 @@ def main() -> int:
     cli.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
-        os.environ.setdefault(CACHE, str(Path(flags.workdir, "compiled").absolute()))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+        _keep_programs(Path(flags.workdir, "compiled").absolute())
         _make(Path(flags.workdir))
         rows, effects = _of_checkpoint(flags) if flags.checkpoint else _of_study(flags)
         written = tables.write(Path(flags.workdir), rows, effects)
@@ -116,15 +118,13 @@ def _of_study(flags):
             if row.prediction in run["shown"] or Prediction.parse(row.prediction).is_effect or row.variant
         ]
         if run.get("effects"):
-            found_effects = _measure().effects(folder, config, run["effects"])
+            found_effects = measure.effects(folder, config, run["effects"])
             effects += [tables.EffectRow(name, run["text"], seed, **row) for row in found_effects]
     return rows, effects
 
 
 def _of_checkpoint(flags):
     """Rows of one checkpoint: as it is, with every knob that goes with it, its patches weighing more or less."""
-    from cfmlc_jax import checkpoint as checkpoints
-
     path = checkpoints.find(flags.checkpoint)
     stored = configs.to_json(configs.from_json(checkpoints.read_meta(path)["config"]))
     if stored["task"] == "single_label":
@@ -153,7 +153,7 @@ def _of_checkpoint(flags):
             text = f"patches weigh {weight:g}"
             rows += [
                 row._replace(
-                    text=text, variant=text, **_measure().recombined(place / "report", row.split, weight)
+                    text=text, variant=text, **measure.recombined(place / "report", row.split, weight)
                 )
                 for row in combined
             ]
@@ -283,11 +283,11 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
 
     The configuration of the training is `trained`, that of the evaluation `config`.
     """
-    results = _measure().multi_label_results(folder / "report")
+    results = measure.multi_label_results(folder / "report")
     costs = workdir / "costs"
     use = f"{head.run}_{head.variant}".rstrip("_").replace(" ", "_")
-    training = _measure().training_gflops(costs / f"{head.run}_training.json", trained)
-    prediction = _measure().prediction_costs(costs / f"{use}.json", config)
+    training = measure.training_gflops(costs / f"{head.run}_training.json", trained)
+    prediction = measure.prediction_costs(costs / f"{use}.json", config)
     rate = _logged_rate(folder)
     rows = []
     for split, of_split in results.items():
@@ -306,7 +306,10 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
                     context_auc=context_use.context_auc.value if context_use else None,
                     pivot_hit=localization.all.hit if localization else None,
                     chance_hit=localization.all.chance_hit if localization else None,
-                    **{name: metrics[name] for name in tables.ACCURACY},
+                    mAP_sklearn=metrics["mAP_sklearn"],
+                    mAP_voc=metrics["mAP_voc"],
+                    CF1=metrics["CF1"],
+                    OF1=metrics["OF1"],
                 )
             )
     return rows
@@ -327,11 +330,14 @@ def _logged_rate(folder: Path) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _measure():
-    """What measures in this process. It imports JAX, which has to wait for the cache's place."""
-    from scripts.ablation import measure
-
-    return measure
+def _keep_programs(folder: Path):
+    """Compile programs of one shape once for all seeds: in this process, and in those that it starts."""
+    if CACHE in os.environ:  # JAX has read it
+        return
+    os.environ[CACHE] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    jax.config.update(CACHE_OPTION, str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def _make(folder: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import warnings
 
@@ -14,6 +15,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
 from cfmlc_jax.config import recipes, schema
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
 
 NAMES = tuple(schema.names(configs.default()))
 SECTIONS = tuple(sorted({name.rpartition(".")[0] for name in NAMES} - {""}))
@@ -428,3 +430,51 @@ def test_what_a_continuation_may_change():
     assert configs.differences(old, new) == []
     new = configs.to_json(changed(optim__learning_rate=1.0, train__epochs=3))
     assert configs.differences(old, new) == ["optim.learning_rate: 0.0001 -> 1.0", "train.epochs: 80 -> 3"]
+
+
+def test_importing_the_configuration_starts_no_backend():
+    """Programs set JAX's platforms and cache behind their imports."""
+    code = (
+        "from cfmlc_jax import config; import jax, jax._src.xla_bridge as bridge; config.validate(config.default()); "
+        "assert not bridge._backends; jax.config.update('jax_platforms', 'cpu'); jax.devices()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_models_built_without_a_configuration_have_its_defaults():
+    config = configs.default()
+    fields = catalogue.Model(config.model.name)
+    for name in ("head", "frozen", "norm_groups", "dtype"):
+        assert getattr(fields, name) == config.model[name]
+    for section in ("cosine", "ml_decoder"):
+        options = getattr(fields, section)._asdict()
+        assert options == {name: config.model[section][name] for name in options}
+    assert catalogue.Patches()._asdict() == {name: config.patches[name] for name in catalogue.Patches._fields}
+
+
+def test_an_option_of_another_head_is_refused_or_named():
+    with pytest.raises(
+        InputError, match=r"tau_norm is for model.head 'dot_product', not 'linear'; set it to 0"
+    ):
+        configs.validate(changed(model__dot_product__tau_norm=1.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        (("q2l_resnet50", "linear"), ("q2l_resnet50", "query2label")),
+        (("resnet50", "query2label"), ("q2l_resnet50", "query2label")),
+        (("q2l_resnet50", "query2label"), ("q2l_resnet50", "query2label")),
+        (("resnet50", "ml_decoder"), ("resnet50", "ml_decoder")),
+    ],
+)
+def test_a_query2label_has_one_form(given, stored):
+    config = configs.validate(changed(model__name=given[0], model__head=given[1]))
+    assert (config.model.name, config.model.head) == stored
+
+
+@pytest.mark.parametrize("text", ["schedule", "0.5"])
+def test_a_field_of_two_types_as_a_flag(monkeypatch, text):
+    config = parse(monkeypatch, "--config.optim.name=sgd", f"--config.model.cosine.momentum={text}")
+    assert config.model.cosine.momentum == (text if text == "schedule" else 0.5)

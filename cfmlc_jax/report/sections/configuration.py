@@ -14,7 +14,7 @@ def configuration(run: Run) -> Markup:
     fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default()))
     chosen = {name: value for name, value in fields.items() if defaults.get(name, _NOTHING) != value}
     rest = {name: value for name, value in fields.items() if name not in chosen}
-    lede = "Fields that differ from the defaults of cfmlc_jax/config/__init__.py, which are the paper’s recipe for COCO."
+    lede = "Fields that differ from the defaults of cfmlc_jax/config/, which are the paper’s recipe for COCO."
     return section(
         "configuration",
         "Configuration",
