@@ -209,6 +209,7 @@ needs_proc = pytest.mark.skipif(
         ("main", ["--mode=evaluate", "--checkpoint=nowhere"]),
         ("predict", ["--checkpoint=nowhere", "a.jpg"]),
         ("report", ["nowhere"]),
+        ("torch_weights", ["nowhere", "there"]),
     ],
 )
 def test_ctrl_c_while_modules_are_imported(module, arguments):

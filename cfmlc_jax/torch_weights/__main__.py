@@ -21,10 +21,11 @@ Exit codes: 0 OUT is written; 1 an error, told in one line; 130 interrupted.
 """
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +89,15 @@ def from_torch(flags: argparse.Namespace) -> None:
     read = unwrapped(flags.source, files.weights_in(flags.source, stored))
     weights, average = read.weights, read.average
     flags.model = flags.model or _recognised(flags, weights)
-    arch = _described(flags, weights)
+    with _naming(flags.source):
+        arch = mlc_pat.architecture(flags.model, weights)
     names = _class_names(flags, arch.num_classes, read)
     config = configuration(flags, arch)
     lines: list[str] = []
     variables = _converted(flags, weights, arch, "weights", lines.append)
     averaged = variables if average is None else _converted(flags, average, arch, "average", None)
     print(aligned(lines))
-    checkpoints.write(
-        flags.out,
-        model={
-            "variables": variables,
-            "average": averaged,
-            "mean_colour": np.asarray(MEAN_COLOUR, np.float32),
-        },
-        meta={
-            "config": configs.to_json(config),
-            "class_names": names,
-            "num_classes": arch.num_classes,
-        },
-    )
+    _write(flags.out, variables, averaged, config, names, arch.num_classes)
     print(f"\n{_summary(flags.model, weights, variables, arch)}")
     print(f"averaged weights: {'the same, since the file has none' if average is None else 'of the file'}")
     print(_names_line(flags, names, arch.num_classes, read))
@@ -122,11 +112,9 @@ def unwrapped(path: Path, read: files.Weights) -> files.Weights:
     Raises:
         InputError: several models in the file.
     """
-    try:
+    with _naming(path):
         weights, beside = mlc_pat.unwrapped(read.weights)
         average = beside if read.average is None else mlc_pat.unwrapped(read.average)[0]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     return read._replace(weights=weights, average=average)
 
 
@@ -137,11 +125,25 @@ def _recognised(flags, state_dict):
         raise InputError(f"{flags.source}: {error}; {ALLOW}") from error
 
 
-def _described(flags, state_dict):
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors inside name the file."""
     try:
-        return mlc_pat.architecture(flags.model, state_dict)
+        yield
     except InputError as error:
-        raise InputError(f"{flags.source}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
+
+
+def _write(out, variables, average, config, names, num_classes):
+    checkpoints.write(
+        out,
+        model={
+            "variables": variables,
+            "average": average,
+            "mean_colour": np.asarray(MEAN_COLOUR, np.float32),
+        },
+        meta={"config": configs.to_json(config), "class_names": names, "num_classes": num_classes},
+    )
 
 
 def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
@@ -153,25 +155,15 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     if flags.allow:
         raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
     checkpoint = long_tailed.checkpoint_in(flags.source, stored)
-    try:
+    with _naming(flags.source):
         flags.model = flags.model or long_tailed.recognise(checkpoint)
         variables = long_tailed.from_torch(flags.model, checkpoint)
-    except InputError as error:
-        raise InputError(f"{flags.source}: {error}") from error
     head = long_tailed.head_of(variables)
     num_classes = variables["params"]["head"][long_tailed.BRANCH]["kernel"].shape[1]
     config = long_tailed_configuration(flags, head)
     names = _class_names(flags, num_classes, None)
-    checkpoints.write(
-        flags.out,
-        model={
-            "variables": variables,
-            # The reference has no moving average of its weights.
-            "average": variables,
-            "mean_colour": np.asarray(MEAN_COLOUR, np.float32),
-        },
-        meta={"config": configs.to_json(config), "class_names": names, "num_classes": num_classes},
-    )
+    # The reference has no moving average of its weights.
+    _write(flags.out, variables, variables, config, names, num_classes)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(f"{flags.model} with head {head}: {parameters:,} parameters, {num_classes} classes")
     print(_names_line(flags, names, num_classes, None))
