@@ -18,8 +18,9 @@ from PIL import Image
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock, main
-from cfmlc_jax.classify import build, step
+from cfmlc_jax.classify import build
 from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import run as engine_run
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -410,7 +411,7 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
     def exhausted(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nHLO:\n…")
 
-    monkeypatch.setattr(step, "train_step", exhausted)
+    monkeypatch.setattr(engine_run.TrainStep, "__call__", exhausted)
     result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
     assert_error(result, "training: out of memory", "allocating 9 bytes);", "train.batch_size (now 8)")
 
