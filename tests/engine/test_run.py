@@ -1,0 +1,257 @@
+"""The engine on systems of a few lines: whatever it trains, it ends, saves, resumes, logs and ranks alike."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import toys
+
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.state import from_items, plan, to_items
+from cfmlc_jax.engine.step import TrainStep
+from cfmlc_jax.engine.system import Update
+from cfmlc_jax.errors import RunError
+
+STEPS = toys.EPOCHS * toys.PER_EPOCH
+
+
+def stored(workdir, step=STEPS):
+    """All arrays of a checkpoint, and what was logged but times."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            workdir / "checkpoints" / str(step),
+            args=ocp.args.Composite(model=ocp.args.StandardRestore(), training=ocp.args.StandardRestore()),
+        )
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return (restored.model, restored.training), metrics
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_killed_run_ends_as_one_that_never_was(tmp_path, devices):
+    program = [sys.executable, toys.__file__, str(tmp_path / "killed"), str(devices), "7"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = subprocess.run(program, env=environment, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    said = []
+    toys.fitted(toys.Line(), tmp_path / "killed", devices, say=said.append)
+    assert said == ["resuming at step 5 of 12"]
+    toys.fitted(toys.Line(), tmp_path / "whole", devices)
+    (arrays, metrics), (expected, expected_metrics) = stored(tmp_path / "killed"), stored(tmp_path / "whole")
+    assert_same(arrays, expected)
+    assert metrics == expected_metrics
+    assert int(arrays[1]["updates"]) == STEPS
+
+
+def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
+    asked = toys.run(toys.Duel(), tmp_path / "ended", asked=6)
+    asked.resume()
+    with pytest.raises(hooks.Preempted, match="asked to end; saved step 6 of 12"):
+        asked.fit()
+    asked.close()
+    toys.fitted(toys.Duel(), tmp_path / "ended")
+    toys.fitted(toys.Duel(), tmp_path / "whole")
+    arrays, metrics = stored(tmp_path / "ended")
+    assert_same(arrays, stored(tmp_path / "whole")[0])
+    # By hand: the follower goes after the leader's new value.
+    leader, follower, velocity, costs = 0.0, 1.0, 0.0, []
+    for step in range(STEPS):
+        leader -= 0.2 * (leader - float(toys.batch(step)["x"].mean()))
+        costs.append((follower - leader) ** 2)
+        velocity = 0.5 * velocity + 2 * (follower - leader)
+        follower -= 0.1 * velocity
+    np.testing.assert_allclose(arrays[0]["leader"], leader, rtol=1e-5)
+    np.testing.assert_allclose(arrays[1]["follower"], follower, rtol=1e-5)
+    logged = {line["step"]: line["train/cost"] for line in metrics if "train/cost" in line}
+    np.testing.assert_allclose(logged[9], np.mean(costs[6:9]), rtol=1e-5)
+
+
+def test_several_devices_do_what_one_does(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "one", 1)
+    toys.fitted(toys.Line(), tmp_path / "eight", 8)
+    (one, _), (eight, _) = stored(tmp_path / "one"), stored(tmp_path / "eight")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), eight, one)
+
+
+class Wide:
+    """A matrix, for what is split over which devices; its first value is a random number of the step."""
+
+    values, selection = ("draw", "loss"), "none"
+
+    def init(self, key):
+        return {"matrix": jnp.ones((8, 40))}
+
+    def update(self, learned, batch, key, step):
+        loss, slope = jax.value_and_grad(lambda m: jnp.sum((batch["x"] @ m) ** 2))(learned["matrix"])
+        values = {"draw": jax.random.uniform(key), "loss": loss}
+        return Update({"matrix": learned["matrix"] - 1e-3 * slope}, values)
+
+    def split(self, learned):
+        return learned, {}
+
+
+def wide_step(devices, fsdp, system=None, log_every=1):
+    system, mesh = system or Wide(), toys.mesh_of(devices, fsdp)
+    first, abstract = plan(system, seed=3, mesh=mesh)
+    return TrainStep(system, abstract, seed=3, log_every=log_every, mesh=mesh), first(), mesh
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_every_device_has_images_of_its_own(fsdp):
+    """Also within a group that shares the parameters."""
+    step, state, mesh = wide_step(8, fsdp)
+    batch = meshes.to_devices({"x": np.arange(16 * 8, dtype=np.float32).reshape(16, 8)}, mesh)
+    first_images = {shard.data[0, 0].item() for shard in batch["x"].addressable_shards}
+    assert first_images == {16.0 * i for i in range(8)}
+    # Batches that are split otherwise the compiled step refuses.
+    replicated = jax.device_put(batch, meshes.replicated(mesh))
+    with pytest.raises(ValueError, match="sharding"):
+        step(state, replicated)
+
+
+def test_the_state_is_donated():
+    step, state, mesh = wide_step(8, 2)
+    batch = meshes.to_devices({"x": np.ones((16, 8), np.float32)}, mesh)
+    after, _ = step(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
+
+
+def test_parameters_are_born_split():
+    _, state, _ = wide_step(8, 4)
+    assert {shard.data.shape for shard in state.learned["matrix"].addressable_shards} == {(8, 10)}
+
+
+def test_every_step_has_its_own_key():
+    step, state, mesh = wide_step(1, 1)
+    batch = meshes.to_devices({"x": np.ones((16, 8), np.float32)}, mesh)
+    draws = []
+    for i in range(3):
+        state, _ = step(state, batch)
+        draws.append(float(state.tally["draw"]))
+        expected = jax.random.uniform(jax.random.fold_in(jax.random.key(3), i))
+        np.testing.assert_allclose(draws[-1], expected, rtol=1e-6)
+    assert len(set(draws)) == 3
+
+
+def test_items_and_back():
+    _, state, _ = wide_step(1, 1, toys.Line())
+    model, training = to_items(state, toys.Line())
+    assert set(model) == {"line"}
+    assert set(training) == {"step", "tally", "updates"}
+    assert_same(from_items(model, training), state)
+
+
+def test_values_are_means_since_the_last_log(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "run")
+    _, metrics = stored(tmp_path / "run")
+    # Every three steps, and validations after every four.
+    assert [line["step"] for line in metrics] == [3, 4, 6, 8, 9, 12, 12]
+    assert [line.get("epoch") for line in metrics] == [None, 1, None, 2, None, None, 3]
+    assert [line["train/updates"] for line in metrics if "epoch" not in line] == [3, 6, 9, 12]
+
+
+class Scripted(toys.Line):
+    """Validations by epoch, as they are written down."""
+
+    def __init__(self, *epochs):
+        self._epochs, self.validated = epochs, []
+
+    def validate(self, learned, poll):
+        epoch = round(float(learned["updates"])) // toys.PER_EPOCH
+        self.validated.append(epoch)
+        return {name: {"fit": value} for name, value in self._epochs[epoch - 1].items()}
+
+
+def sets(weights, average):
+    return {"weights": weights, "average": average}
+
+
+def test_the_best_checkpoint_is_by_the_better_set_of_weights(tmp_path):
+    made = toys.fitted(Scripted(sets(1.0, 5.0), sets(4.0, 3.0), sets(2.0, 2.0)), tmp_path / "run")
+    assert made.checkpoints.best_step() == 4
+    assert made.checkpoints.latest_step() == STEPS
+    assert checkpoints.find(tmp_path / "run").name == "4"
+
+
+@pytest.mark.parametrize(("patience", "last"), [(1, 8), (2, 12), (None, 12)])
+def test_a_run_that_no_longer_improves_stops(tmp_path, patience, last):
+    system = Scripted(sets(5.0, 5.0), sets(4.0, 4.0), sets(4.5, 4.5))
+    assert toys.fitted(system, tmp_path / "run", patience=patience).checkpoints.latest_step() == last
+    # It is done: the same command again trains nothing.
+    again = Scripted(sets(9.0, 9.0), sets(9.0, 9.0), sets(9.0, 9.0))
+    toys.fitted(again, tmp_path / "run", patience=patience)
+    assert again.validated == []
+
+
+def test_a_resumed_run_remembers_its_best(tmp_path):
+    epochs = sets(5.0, 5.0), sets(4.0, 4.0), sets(4.5, 4.5)
+    # Killed in the second epoch; the third is the second that is no better than the first.
+    stopped = toys.run(Scripted(*epochs), tmp_path / "run", asked=6, patience=1)
+    stopped.resume()
+    with pytest.raises(hooks.Preempted):
+        stopped.fit()
+    stopped.close()
+    system = Scripted(*epochs)
+    made = toys.fitted(system, tmp_path / "run", patience=1)
+    assert system.validated == [2]
+    assert made.checkpoints.latest_step() == 8
+    assert made.checkpoints.best_step() == 4
+
+
+def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
+    class Interrupted(Scripted):
+        def validate(self, learned, poll):
+            poll()
+            return super().validate(learned, poll)
+
+    epochs = sets(1.0, 1.0), sets(2.0, 2.0), sets(3.0, 3.0)
+    # Four questions after steps, the fifth in the validation.
+    asked = toys.run(Interrupted(*epochs), tmp_path / "run", asked=4)
+    asked.resume()
+    with pytest.raises(hooks.Preempted, match="saved step 4 of 12, its validation comes next"):
+        asked.fit()
+    asked.close()
+    system = Scripted(*epochs)
+    toys.fitted(system, tmp_path / "run")
+    assert system.validated == [1, 2, 3]
+    _, metrics = stored(tmp_path / "run")
+    assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
+
+
+def test_what_is_not_finite_is_named_and_the_last_checkpoint_stays(tmp_path):
+    class Overflowing(toys.Line):
+        def update(self, learned, batch, key, step):
+            update = super().update(learned, batch, key, step)
+            line = jnp.where(step == 7, jnp.inf, update.learned["line"])
+            watched = [("line", {"slope": line[0], "offset": line[1]}), ("loss", update.values["loss"])]
+            return update._replace(learned=update.learned | {"line": line}, watched=watched)
+
+    made = toys.run(Overflowing(), tmp_path / "run")
+    made.resume()
+    with pytest.raises(RunError, match=r"step 8: line/offset is not finite; the last checkpoint is intact"):
+        made.fit()
+    made.close()
+    assert made.safe() == "checkpoint 5 is intact"
+
+
+def test_other_processes_log_nothing(tmp_path, monkeypatch):
+    made = toys.run(toys.Line(), tmp_path / "run")
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    made.resume()
+    made.close()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]

@@ -1,0 +1,151 @@
+"""Systems of a few lines, and runs of them; as a program, a run that kills itself.
+
+python toys.py WORKDIR DEVICES STEP: trains `Line` on so many devices, and sends itself SIGKILL before a step.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.run import Run, Schedule, Surroundings
+from cfmlc_jax.engine.system import Update
+
+EPOCHS, PER_EPOCH, BATCH = 3, 4, 16
+
+
+class Line:
+    """y = slope · x + offset, fitted by noisy gradient descent: two parameters."""
+
+    values, selection = ("loss",), "fit"
+
+    def init(self, key):
+        return {"line": jax.random.normal(key, (2,)), "updates": jnp.float32(0)}
+
+    def update(self, learned, batch, key, step):
+        loss = lambda line: ((line[0] * batch["x"] + line[1] - batch["y"]) ** 2).mean()  # noqa: E731
+        value, slope = jax.value_and_grad(loss)(learned["line"])
+        line = learned["line"] - 0.1 * slope + 0.01 * jax.random.normal(key, (2,))
+        return Update({"line": line, "updates": learned["updates"] + 1}, {"loss": value})
+
+    def split(self, learned):
+        return {"line": learned["line"]}, {"updates": learned["updates"]}
+
+    def readings(self, learned):
+        return {"updates": learned["updates"]}
+
+    def validate(self, learned, poll):
+        poll()
+        return {"weights": {"fit": -float(abs(learned["line"] - jnp.array([2.0, 1.0])).sum())}}
+
+
+class Duel:
+    """Two numbers, each with an optimiser of its own, stepped in turn: the second sees the first's new value."""
+
+    values, selection = ("gap", "cost"), "closeness"
+
+    def init(self, key):
+        return {"leader": jnp.zeros(()), "follower": jnp.ones(()), "velocity": jnp.zeros(())}
+
+    def update(self, learned, batch, key, step):
+        leader = learned["leader"] - 0.1 * jax.grad(lambda a: (a - batch["x"].mean()) ** 2)(learned["leader"])
+        cost, slope = jax.value_and_grad(lambda b: (b - leader) ** 2)(learned["follower"])
+        velocity = 0.5 * learned["velocity"] + slope
+        follower = learned["follower"] - 0.1 * velocity
+        gap = jnp.abs(leader - follower)
+        return Update(
+            {"leader": leader, "follower": follower, "velocity": velocity}, {"gap": gap, "cost": cost}
+        )
+
+    def split(self, learned):
+        model = {"leader": learned["leader"]}
+        return model, {name: learned[name] for name in ("follower", "velocity")}
+
+    def readings(self, learned):
+        return {}
+
+    def validate(self, learned, poll):
+        return {"weights": {"closeness": -float(jnp.abs(learned["leader"] - learned["follower"]))}}
+
+
+def mesh_of(devices, fsdp=1):
+    grid = np.array(jax.devices()[:devices]).reshape(-1, fsdp)
+    return jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def batch(step):
+    x = np.random.default_rng(step).normal(size=BATCH).astype(np.float32)
+    return {"x": x, "y": 2 * x + 1}
+
+
+def batches(from_step, before=lambda step: None):
+    for step in range(from_step, EPOCHS * PER_EPOCH):
+        before(step)
+        yield batch(step)
+
+
+class Asked(hooks.Preemption):
+    """A run that is never asked to end, or at the n-th question."""
+
+    def __init__(self, at=0):
+        super().__init__()
+        self._left = at
+
+    def reached(self):
+        self._left -= 1
+        return self._left == 0
+
+
+def run(
+    system,
+    workdir,
+    devices=1,
+    *,
+    before=lambda step: None,
+    fsdp=1,
+    asked=0,
+    patience=None,
+    say=lambda _: None,
+):
+    """A run, not begun."""
+    schedule = Schedule(
+        seed=3,
+        epochs=EPOCHS,
+        steps_per_epoch=PER_EPOCH,
+        batch_size=BATCH,
+        log_every=3,
+        checkpoint_every=5,
+        patience=patience,
+    )
+    workdir.mkdir(exist_ok=True)
+    surroundings = Surroundings(meta={"class_names": ["y"]}, say=say, preemption=Asked(asked))
+    return Run(
+        system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), surroundings
+    )
+
+
+def fitted(*args, **options):
+    """A run after it."""
+    made = run(*args, **options)
+    try:
+        made.resume()
+        made.fit()
+    finally:
+        made.close()
+    return made
+
+
+if __name__ == "__main__":
+    workdir, devices, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    fitted(
+        Line(),
+        workdir,
+        devices,
+        before=lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == last else None,
+    )
