@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, scoring, tasks
+from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, scoring, tasks
 from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.build import Parts
+from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.unreadable import Unreadable
@@ -27,9 +27,6 @@ from cfmlc_jax.results.split import AVERAGE
 
 # Why a single-label report has no co-occurrence.
 ALONE = "every image has one label"
-# Branches as trained and as evaluated where the evaluation has fewer branches: patches are then
-# weighed by their own scores, or scored by the whole's branch. Names of branches that change.
-_FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
 
 
 @dataclass(frozen=True)
@@ -91,69 +88,33 @@ def evaluate_checkpoint(
     Raises:
         InputError: a checkpoint that cannot be read or is of another model or other classes.
     """
-    meta = checkpoints.read_meta(path)
-    checkpoints.require_head(path, meta)
-    stored = configs.from_json(meta["config"])
-    config = stored if config is None else config
+    opened = opening.open(path, config)
+    config = opened.config
     configs.require_splits(config.data)
-    branches = _require_same_model(path, stored, config)
     sources = build.open_sources(config, config.data.test_splits, say)
-    class_names = _class_names(path, meta, sources, say)
-    parts = build.create(config, len(class_names))
-    model = _read_model(path, build.model_item(config, parts), branches)
+    class_names = _class_names(opened, sources, say)
+    training = _training_split(opened, sources, class_names, say)
     # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
     preemption = hooks.Preemption()
     return full_evaluation(
         config,
-        Classifier(parts, model, class_names, path.name),
+        Classifier(opened.parts, opened.model, class_names, opened.path.name),
         sources,
-        _training_split(config, meta, sources, class_names, say),
+        training,
         Output(
             folder if jax.process_index() == 0 else None,
             say,
-            lambda: preemption.end(f"checkpoint {path.name} is not evaluated"),
+            lambda: preemption.end(f"checkpoint {opened.path.name} is not evaluated"),
         ),
     )
 
 
-def _require_same_model(path, stored, config) -> tuple[str, str]:
-    """Branches as trained and as evaluated; raise unless the rest of the model is the same.
-
-    Raises:
-        InputError: with the fields that differ.
-    """
-    old, new = _of_variables(stored), _of_variables(config)
-    branches = old["patches.branches"], new["patches.branches"]
-    if branches in _FEWER:
-        old["patches.branches"] = new["patches.branches"]
-    changes = configs.differences(old, new)
-    if changes:
-        raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
-    return branches
-
-
-def _read_model(path, abstract, branches):
-    """The checkpoint's arrays, without the branches that the evaluation does not have."""
-    if branches not in _FEWER:
-        return checkpoints.read_model(path, abstract)
-    names = _FEWER[branches]
-    arrays = checkpoints.read_part(path, _renamed(abstract, names))
-    return _renamed(arrays, {stored: wanted for wanted, stored in names.items()})
-
-
-def _renamed(tree, names):
-    """Nested dicts with some of the keys under other names."""
-    if not isinstance(tree, dict):
-        return tree
-    return {names.get(key, key): _renamed(value, names) for key, value in tree.items()}
-
-
-def _training_split(config, meta, sources, class_names, say) -> TrainingSplit:
+def _training_split(opened: Opened, sources, class_names, say) -> TrainingSplit:
     """What the checkpoint and the data on hand say of the training split."""
-    counts = meta.get("class_counts")
-    if config.task == "single_label" and counts is not None:
+    counts = opened.class_counts
+    if opened.config.task == "single_label" and counts is not None:
         return TrainingSplit(None, counts, ALONE)
-    labels, missing = _training_labels(config, sources, class_names, say)
+    labels, missing = _training_labels(opened.config, sources, class_names, say)
     return TrainingSplit(labels, counts, missing)
 
 
@@ -176,35 +137,19 @@ def _of_training(config):
     return "accuracy by shots" if config.task == "single_label" else "co-occurrence"
 
 
-def _of_variables(config):
-    """The fields that decide which variables there are, and what they mean."""
-    others = ("dtype", "norm_groups", "frozen", "cosine.momentum", "dot_product.tau_norm")
-    fields = {
-        f"model.{name}": value
-        for name, value in configs.flat(configs.to_json(config.model)).items()
-        if name not in others
-    }
-    return fields | {
-        "data.normalise": config.data.normalise,
-        "patches.branches": configs.branches(config),
-        "patches.map": configs.patch_map(config),
-        "patches.pooling": config.patches.pooling,
-    }
-
-
-def _class_names(path, meta, sources, say):
+def _class_names(opened: Opened, sources, say):
     """The checkpoint's class names; the data's, where a converted one does not know its own."""
-    known = meta["class_names"]
+    known = opened.class_names
     if known is None:
-        say(f"{path} does not name its classes: taken to be those of the data, in their order")
+        say(f"{opened.path} does not name its classes: taken to be those of the data, in their order")
     for split, source in sources.items():
         names = list(source.class_names)
-        if known is None and len(names) == checkpoints.num_classes(meta):
+        if known is None and len(names) == opened.num_classes:
             known = names
         if names != known:
-            own = _some(known) if known else checkpoints.num_classes(meta)
+            own = _some(known) if known else opened.num_classes
             raise InputError(
-                f"{split} has the classes {_some(names)}, the checkpoint {path} {own}; "
+                f"{split} has the classes {_some(names)}, the checkpoint {opened.path} {own}; "
                 "evaluate on data with the same classes"
             )
     return known

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects, patches
-from cfmlc_jax.classify import build, deconfound, scoring, tasks
+from cfmlc_jax.classify import deconfound, opening, scoring, tasks
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError, RunError
@@ -38,7 +36,7 @@ class Predictor:
     """The classifier of a checkpoint: views uint8 [n, v, s, s, 3] -> n `ImageScores`.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, or a run for its best.
         weights: "weights" (of the last step) or "average".
         prediction: that is asked for.
         with_effect: compute the direct effect for other predictions too: that of the pivot patch, or
@@ -61,22 +59,20 @@ class Predictor:
     def __init__(
         self, path: Path, *, weights: str, prediction: Prediction, with_effect: bool, batch_size: int
     ):
-        meta = checkpoints.read_meta(path)
-        checkpoints.require_head(path, meta)
-        config = _on_these_devices(configs.from_json(meta["config"]), batch_size)
-        num_classes = checkpoints.num_classes(meta)
-        parts = build.create(config, num_classes)
-        _require_predicted(path, config, prediction, parts.method.predict_patches, with_effect)
-        model = checkpoints.read_model(path, build.model_item(config, parts))
+        opened = opening.open(path, batch_size=batch_size)
+        config, parts = opened.config, opened.parts
+        _require_predicted(opened.path, config, prediction, parts.method.predict_patches, with_effect)
         self.batch_size = config.evaluate.batch_size
-        self.class_names = tuple(meta["class_names"] or (f"class {i}" for i in range(num_classes)))
+        self.class_names = tuple(opened.class_names or (f"class {i}" for i in range(opened.num_classes)))
         self.to_views = parts.transforms["evaluate"]
         self.grids, self.cells = parts.patching["evaluate"].grids(), parts.boxes()
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
-        model = deconfound.with_tau_norm(model, config.model.dot_product.tau_norm)
         self.single_label = config.task == "single_label"
-        self._task = tasks.create(config, training_labels=None, class_counts=None, num_classes=num_classes)
+        self._task = tasks.create(
+            config, training_labels=None, class_counts=None, num_classes=opened.num_classes
+        )
+        model = deconfound.with_tau_norm(opened.model, config.model.dot_product.tau_norm)
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction = prediction
@@ -148,12 +144,3 @@ def _require_predicted(path, config, prediction: Prediction, with_patches: bool,
             f"checkpoint {path} has the head {config.model.head!r}, without a mean feature; give "
             "--prediction=combined, whole or tde_whole"
         )
-
-
-def _on_these_devices(config, batch_size):
-    """The configuration without what was chosen for the devices that it was trained on."""
-    devices = jax.device_count()
-    config.unlock()
-    config.mesh.fsdp = 1
-    config.train.batch_size = config.evaluate.batch_size = -(-batch_size // devices) * devices
-    return config.lock()

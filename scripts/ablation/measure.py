@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.causal.views import neighbours
-from cfmlc_jax.classify import build, scoring, true_effects
+from cfmlc_jax.classify import build, opening, scoring, true_effects
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.state import plan
@@ -151,8 +150,8 @@ def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
     scenes = Scenes("test_balanced", num_scenes=num_scenes)
     removals = true_effects.ScenesWithoutOne(scenes)
-    parts = build.create(config, len(scenes.class_names))
-    model = checkpoints.read_model(checkpoints.find(folder), build.model_item(config, parts))
+    opened = opening.open(folder, config)
+    parts, model = opened.parts, opened.model
     batch_size = config.evaluate.batch_size
 
     def scores(source, config, kinds):
