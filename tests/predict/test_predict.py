@@ -136,11 +136,9 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(checkpoint, scenes):
     """What the evaluation makes of the scenes."""
-    config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
-    parts = build.create(config, len(NAMES))
-    model = checkpoints.read_model(checkpoint, build.model_item(config, parts))
-    score = evaluate.score_step(config, parts, ("whole", "pivot"))
-    return evaluate.score_split(parts, score, model, scenes[1], batch_size=16)["average"]
+    opened = opening.open(checkpoint)
+    score = scoring.score_step(opened.config, opened.parts, ("whole", "pivot"))
+    return scoring.score_split(opened.parts, score, opened.model, scenes[1], batch_size=16)["average"]
 
 
 @pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot"])
@@ -225,9 +223,8 @@ def test_pivot_boxes_are_in_pixels_of_the_photo(command, checkpoint, photos):
 
 
 def test_both_sets_of_weights(tmp_path, checkpoint, photos):
-    config = configs.from_json(checkpoints.read_meta(checkpoint)["config"])
-    parts = build.create(config, len(NAMES))
-    model = checkpoints.read_model(checkpoint, build.model_item(config, parts))
+    opened = opening.open(checkpoint)
+    parts, model = opened.parts, opened.model
     how = {"prediction": WHOLE, "with_effect": False, "batch_size": 1}
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):
