@@ -7,9 +7,9 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.multi_label import MultiLabel
 from cfmlc_jax.classify.single_label import SingleLabel
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.scores import Scores
 
@@ -46,7 +46,7 @@ class Task(Protocol):
         self,
         config,
         scores: Mapping[str, Scores],
-        boxes: SplitBoxes | None,
+        boxes: Boxes | None,
         patch_cells: list[Cell] | None,
         class_names,
     ) -> Any:
