@@ -1,7 +1,7 @@
-"""The boxes of a whole split and the sizes of its pictures, where its data set has boxes."""
+"""The boxes of a whole split that localisation can use, with the sizes of their pictures."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,31 +11,8 @@ from cfmlc_jax.data.views.decode import header
 from cfmlc_jax.data.views.metadata import UPRIGHT
 
 
-@dataclass(frozen=True)
-class SplitBoxes:
-    """The m boxes of n images that localisation can use.
-
-    corners: float32 [m, 4], left, top, right, bottom in pixels as stored.
-    classes: int32 [m].
-    images: int64 [m], the image of each box, ascending.
-    sizes: int64 [n, 2], width and height as stored of each picture with a box.
-    left_out: one line about boxes that cannot be used; "" if there are none.
-    """
-
-    corners: np.ndarray
-    classes: np.ndarray
-    images: np.ndarray
-    sizes: np.ndarray
-    left_out: str = ""
-
-    def fractions(self, image: int, label: int) -> list[list[float]]:
-        """The boxes of a class in an image, as fractions of the picture."""
-        own = (self.images == image) & (self.classes == label)
-        return (self.corners[own].astype(np.float64) / np.tile(self.sizes[image], 2)).clip(0, 1).tolist()
-
-
-def boxes_of(source: Source, *, threads: int, exif: bool) -> SplitBoxes | None:
-    """The split's boxes and picture sizes; None where its data set has no boxes.
+def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
+    """The split's boxes, with the size of every picture that has one; None where its data set has no boxes.
 
     The header of a file is read where annotations do not give the picture's size, and of every picture
     with a box where pictures are turned.
@@ -60,7 +37,21 @@ def boxes_of(source: Source, *, threads: int, exif: bool) -> SplitBoxes | None:
     for image, (size, _) in zip(unknown, headers, strict=True):
         sizes[image] = size
     turned = [image for image, (_, upright) in zip(unknown, headers, strict=True) if not upright]
-    return _kept(boxes, sizes, ~np.isin(boxes.images, turned))
+    kept = ~np.isin(boxes.images, turned)
+    return replace(
+        boxes,
+        corners=boxes.corners[kept],
+        classes=boxes.classes[kept],
+        images=boxes.images[kept],
+        sizes=sizes,
+    )
+
+
+def fractions(boxes: Boxes, image: int, label: int) -> list[list[float]]:
+    """The boxes of a class in an image, as fractions of the picture: [m][4]."""
+    corners, classes = boxes.of(image)
+    own = corners[classes == label].astype(np.float64)
+    return (own / np.tile(boxes.sizes[image], 2)).clip(0, 1).tolist()
 
 
 def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bool]:
@@ -72,7 +63,3 @@ def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bo
     # The pixels are not decoded.
     picture, orientation = header(data, record.get("where", record["id"]), exif=exif)
     return picture.size, orientation == UPRIGHT
-
-
-def _kept(boxes: Boxes, sizes, kept) -> SplitBoxes:
-    return SplitBoxes(boxes.corners[kept], boxes.classes[kept], boxes.images[kept], sizes, boxes.left_out)

@@ -12,11 +12,11 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, scoring, tasks
-from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
@@ -241,7 +241,7 @@ class _Evaluation:
         say(f"{split}: {len(source)} images scored, each once")
         return scores, source
 
-    def _boxes(self, split, source) -> SplitBoxes | None:
+    def _boxes(self, split, source) -> Boxes | None:
         """Boxes for localisation; None without any."""
         threads = self._classifier.parts.reading.threads
         split_boxes = boxes.boxes_of(source, threads=threads, exif=self._config.data.exif)

@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from cfmlc_jax.causal import patches
-from cfmlc_jax.classify.boxes import SplitBoxes
+from cfmlc_jax.classify.boxes import fractions
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.results.evidence import Example, ExampleClass
 from cfmlc_jax.results.scores import Scores
@@ -21,7 +22,7 @@ SLIMMEST = 60  # its other side; slimmer ones are widened
 
 
 def choose(
-    scores: Scores, source: Source, boxes: SplitBoxes | None, *, exif: bool, task: Task
+    scores: Scores, source: Source, boxes: Boxes | None, *, exif: bool, task: Task
 ) -> dict[str, list[Example]]:
     """The examples {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
 
@@ -86,7 +87,7 @@ def _shown(index, k, scores, boxes, chance):
         if scores.attention is None
         else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
         effect=None if null is None else float(combined - null[index, k]),
-        boxes=[] if boxes is None else boxes.fractions(index, k),
+        boxes=[] if boxes is None else fractions(boxes, index, k),
     )
 
 

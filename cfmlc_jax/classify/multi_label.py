@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.classify.boxes import SplitBoxes
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import multi_label, summary
@@ -51,7 +51,7 @@ class MultiLabel:
         self,
         config,
         scores: Mapping[str, Scores],
-        boxes: SplitBoxes | None,
+        boxes: Boxes | None,
         patch_cells: list[Cell] | None,
         class_names,
     ) -> MultiLabelResults:

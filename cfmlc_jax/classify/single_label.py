@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.classify.boxes import SplitBoxes
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import single_label, summary
 from cfmlc_jax.results.scores import Scores
@@ -54,7 +54,7 @@ class SingleLabel:
         self,
         config,
         scores: Mapping[str, Scores],
-        boxes: SplitBoxes | None,
+        boxes: Boxes | None,
         patch_cells: list[Cell] | None,
         class_names,
     ) -> SingleLabelResults:

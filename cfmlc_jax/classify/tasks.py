@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfmlc_jax.causal.views import Cell
-from cfmlc_jax.classify.boxes import SplitBoxes
 from cfmlc_jax.classify.multi_label import MultiLabel
 from cfmlc_jax.classify.single_label import SingleLabel
+from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.scores import Scores
 
@@ -45,7 +45,7 @@ class Task(Protocol):
         self,
         config,
         scores: Mapping[str, Scores],
-        boxes: SplitBoxes | None,
+        boxes: Boxes | None,
         patch_cells: list[Cell] | None,
         class_names,
     ) -> Any:

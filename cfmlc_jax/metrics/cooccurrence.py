@@ -1,7 +1,7 @@
-"""How labels keep company, and how far predictions lean on that company.
+"""How labels co-occur, and how far predictions lean on context.
 
 Matrices are [k, k] with the target class j in rows and the context class i in columns. The
-question of each cell: is j predicted more readily where i is present than where i is absent, all
+question of each entry: is j predicted more readily where i is present than where i is absent, all
 images having j (true-positive rate) or none of them having j (false-positive rate)? The rates given
 the context are those of MLC-PAT's figure 1 (arXiv:2404.06287).
 
@@ -11,7 +11,7 @@ occurs without), not against all images: all images contain those with the conte
 contrast would shrink by their share, which differs from pair to pair and from split to split.
 
 A high false-positive rate beside i shows that j is predicted there, not why: classes that look
-alike (spoon and fork) raise it as much as learnt company does.
+alike (spoon and fork) raise it as much as learnt context does.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mea
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.results import scores as scoring
 from cfmlc_jax.results.json_types import FormatError, Formerly, require_keys
-from cfmlc_jax.results.predictions import WHOLE, Prediction
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
 from cfmlc_jax.results.split import (
     WEIGHTS,
@@ -218,7 +218,7 @@ def _rankings(scores: Scores, predictions) -> dict[Prediction, Prediction]:
     null = scores.counterfactuals.get("whole")
     constant = null is not None and bool((null == null[:1]).all())
     return {
-        prediction: Prediction("combined") if constant and prediction.kind == "tde_whole" else prediction
+        prediction: COMBINED if constant and prediction.kind == "tde_whole" else prediction
         for prediction in predictions
     }
 
@@ -234,32 +234,23 @@ def context(scores: Scores, alphas, pairs, generator: np.random.Generator) -> Co
     """
     pairs = np.asarray(pairs)
     count, seed = resamples(scores), int(generator.integers(2**63))
+
+    def draws():
+        # The same for all, so that equal predictions have equal intervals.
+        return {"generator": np.random.default_rng(seed), "resamples": count, "level": LEVEL}
+
     predictions = scores.predictions(alphas)
     rankings = _rankings(scores, predictions)
     aucs: dict[Prediction, Estimate] = {}
     uses = {}
     for prediction, logits in predictions.items():
         chances = probabilities(logits)
-        # The same draws for all, so that equal predictions have equal intervals.
         mean = cooccurrence.mean_excess_false_positive_rate(
-            chances,
-            scores.labels,
-            THRESHOLD,
-            pairs,
-            generator=np.random.default_rng(seed),
-            resamples=count,
-            level=LEVEL,
+            chances, scores.labels, THRESHOLD, pairs, **draws()
         )
         ranking = rankings[prediction]
         if ranking not in aucs:
-            auc = mean_context_auc(
-                predictions[ranking],
-                scores.labels,
-                pairs,
-                generator=np.random.default_rng(seed),
-                resamples=count,
-                level=LEVEL,
-            )
+            auc = mean_context_auc(predictions[ranking], scores.labels, pairs, **draws())
             aucs[ranking] = Estimate(*_percent(auc))
         rates = cooccurrence.false_positive_rates(chances, scores.labels, THRESHOLD)
         uses[prediction] = ContextUse(

@@ -293,7 +293,7 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
     for split, of_split in results.items():
         context, localization = of_split.findings.context, of_split.findings.localization
         for predicted, metrics in of_split.measures["average"].metrics.items():
-            context_use = context.predictions[predicted] if context else None
+            leaning = context.predictions[predicted] if context else None
             rows.append(
                 head._replace(
                     prediction=predicted.name,
@@ -302,8 +302,8 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
                     train_images_per_second=rate,
                     predict_mflops=prediction["mflops"][_work(predicted)],
                     predict_images_per_second=prediction["images_per_second"][_work(predicted)],
-                    excess_fpr=context_use.excess_fpr.value if context_use else None,
-                    context_auc=context_use.context_auc.value if context_use else None,
+                    excess_fpr=leaning.excess_fpr.value if leaning else None,
+                    context_auc=leaning.context_auc.value if leaning else None,
                     pivot_hit=localization.all.hit if localization else None,
                     chance_hit=localization.all.chance_hit if localization else None,
                     mAP_sklearn=metrics["mAP_sklearn"],

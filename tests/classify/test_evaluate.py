@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,12 +42,12 @@ def tiny(method):
     return configs.validate(config)
 
 
-def run(method, folder, training_labels, missing=""):
+def run(method, folder, training_labels, missing="", source=Scenes):
     """A full evaluation of fresh weights; what it said."""
     config = tiny(method)
     parts = build.create(config, 10)
     model = build.initial(config, parts)
-    source, said = Scenes(SPLIT, num_scenes=IMAGES), []
+    source, said = source(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
         config,
         Classifier(parts, model, source.class_names, "7"),
@@ -219,6 +220,26 @@ def test_without_training_labels_the_evaluation_says_why(monkeypatch, tmp_path, 
     assert labels is None
     assert missing.startswith(words)
     assert said[-1] == f"without co-occurrence, for {missing}"
+
+
+class PartlyAnnotated(Scenes):
+    """Scenes of which the first half has boxes."""
+
+    def boxes(self):
+        boxes = super().boxes()
+        first = boxes.images < IMAGES // 2
+        return replace(
+            boxes,
+            corners=boxes.corners[first],
+            classes=boxes.classes[first],
+            images=boxes.images[first],
+            left_out="boxes left out of localisation: 7, first x",
+        )
+
+
+def test_boxes_that_are_left_out_are_reported(tmp_path):
+    said = run("whole", tmp_path, None, source=PartlyAnnotated)
+    assert f"{SPLIT}: boxes left out of localisation: 7, first x" in said.splitlines()
 
 
 @pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])

@@ -19,13 +19,13 @@ from PIL import Image, PngImagePlugin
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax.classify import build, evaluate, examples
+from cfmlc_jax.classify import build, examples, opening, scoring
 from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views import formats
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.predict import overlay
-from cfmlc_jax.results.predictions import WHOLE
+from cfmlc_jax.results.predictions import WHOLE, Prediction
 from cfmlc_jax.results.scores import probabilities
 
 NAMES = [f"digit {i}" for i in range(10)]
@@ -144,7 +144,7 @@ def evaluated(checkpoint, scenes):
 @pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot"])
 def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, evaluated, prediction):
     name, alpha = (f"{prediction}_0.7", ["--alpha=0.7"]) if "tde" in prediction else (prediction, [])
-    expected = probabilities(evaluated.predictions((0.7,))[name])
+    expected = probabilities(evaluated.predictions((0.7,))[Prediction.parse(name)])
     assert evaluated.attention.dtype == np.float16
     weights = np.exp(evaluated.attention.astype(np.float32))
     weights /= weights.sum(axis=1, keepdims=True)

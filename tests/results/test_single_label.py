@@ -1,5 +1,6 @@
 """Results of single-label images: accuracies, their intervals, tables; the rule of thumb for alpha."""
 
+import json
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from cfmlc_jax.metrics import shots
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import single_label
+from cfmlc_jax.results.json_types import FormatError
 from cfmlc_jax.results.predictions import WHOLE, effect_of
 from cfmlc_jax.results.scores import Scores
+from cfmlc_jax.results.split import WEIGHTS, RuleOfThumb
 
 COUNTS = np.array([300, 200, 50, 5])
 NAMES = ("a", "b", "c", "d")
@@ -92,3 +95,19 @@ def test_table_of_classes(scores):
 def test_rule_of_thumb():
     assert rule_of_thumb(np.float32([0.5, 0.3])) == pytest.approx({"mean_cosine": 0.4, "alpha": 2.5})
     assert math.isnan(rule_of_thumb([0.5, -0.5])["alpha"])
+
+
+def test_results_are_read_back(scores):
+    alphas, generator = (0.5, 2.0), np.random.default_rng(0)
+    measures = single_label.Measures(single_label.summarise(scores, alphas, COUNTS))
+    findings = single_label.Findings(
+        single_label.intervals(scores, alphas, COUNTS, generator), RuleOfThumb(0.5, 2.0)
+    )
+    results = single_label.SingleLabelResults(dict.fromkeys(WEIGHTS, measures), findings)
+    fields = json.loads(json.dumps(results.to_json()))
+    assert single_label.SingleLabelResults.from_json(fields, "val") == results
+    assert fields["average"]["rule_of_thumb"] == {"mean_cosine": 0.5, "alpha": 2.0}
+    assert fields["average"]["intervals"]["predictions"]["whole"]["gain_few"] == [0, 0, 0]
+    del fields["weights"]["metrics"]["tde_feature_2"]["few"]
+    with pytest.raises(FormatError, match=r"^val\.weights\.metrics\.tde_feature_2 has no 'few'$"):
+        single_label.SingleLabelResults.from_json(fields, "val")
