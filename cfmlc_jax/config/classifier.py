@@ -7,7 +7,7 @@ from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.config.part import Bounds, Part, Use, require_unique, uses_of
+from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, require_unique, uses_of
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.losses import LOSSES, TASKS
@@ -110,7 +110,7 @@ SECTIONS: dict[str, Any] = {
 BOUNDS = {
     "patches.grids": Bounds(2, 64, ": each of the grid × grid patches is a forward pass"),
     "patches.overlap": Bounds(0, 0.95),
-    "patches.size": Bounds(1, 8192, " pixels: a view of more takes a gigabyte in float32"),
+    "patches.size": PIXELS,
     "model.cosine.num_heads": Bounds(1),
     "model.cosine.tau": Bounds(open=True),
     "model.cosine.momentum": Bounds(0, 1),

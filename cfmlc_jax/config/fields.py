@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
-from cfmlc_jax.config.part import Bounds, Part, Use, uses_of
+from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, uses_of
 from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
@@ -148,7 +148,6 @@ _SEED = Bounds(most=2**32 - 1, why=": keys have 32 bits")
 _BATCH = Bounds(1, 100_000, " images at once")
 _COUNT = Bounds(1, 10_000_000)
 _SHARE = Bounds(0, 1)
-PIXELS = Bounds(1, 8192, " pixels: a view of more takes a gigabyte in float32")
 BOUNDS = {
     "seed": _SEED,
     "data.threads": Bounds(1, 1024, ": more threads than a machine has cores read no faster"),

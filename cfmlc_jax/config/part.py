@@ -29,6 +29,9 @@ class Bounds(NamedTuple):
     open: bool = False
 
 
+PIXELS = Bounds(1, 8192, " pixels: a view of more takes a gigabyte in float32")
+
+
 class Use(NamedTuple):
     """Fields, or sections with a point behind them, and whether a run reads them."""
 
@@ -112,22 +115,18 @@ def _require(subject, number, bounds):
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raise unless a value, or all of a tuple, is among the choices; a number where names are for others passes.
+    """Raise unless a value, or all of a tuple, is among the choices; numbers of a field that takes both pass.
 
     Raises:
         InputError: another value, with the nearest choice.
     """
+    names = tuple(choices)
     for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, float) or each in (names := tuple(choices)):
-            continue
-        near = difflib.get_close_matches(str(each), names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"config.{name} {each!r} is not one of {', '.join(map(shown_name, names))}{hint}")
-
-
-def shown_name(name: str) -> str:
-    """A choice as errors list it: the empty one in quotes."""
-    return name or "''"
+        if each not in names and not isinstance(each, float):
+            near = difflib.get_close_matches(str(each), names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            listed = ", ".join(name or "''" for name in names)
+            raise InputError(f"config.{name} {each!r} is not one of {listed}{hint}")
 
 
 def require_unique(name: str, values: Sequence[Any]) -> None:
