@@ -85,10 +85,10 @@ def main() -> int:
         members.leave()
     except Preempted as event:
         members.leave()
-        print(f"{event}; the same command goes on", file=sys.stderr)
+        print(f"{event}; the same command resumes", file=sys.stderr)
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return cli.INTERRUPTED
     except (InputError, RunError) as error:
         members.fail(error)

@@ -142,7 +142,7 @@ def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, mon
     monkeypatch.setattr(hooks.Preemption, "reached", reached)
     code, out, err = command(*arguments)
     assert code == 0, err
-    assert f"going on at step {STEPS // 2 - 1} of {STEPS}" in out
+    assert f"resuming at step {STEPS // 2 - 1} of {STEPS}" in out
     for item in ("model", "training"):
         jax.tree.map(
             np.testing.assert_array_equal, arrays(tmp_path / "run", item), arrays(trained("plain"), item)

@@ -203,7 +203,7 @@ def test_a_run_of_few_steps_is_logged_and_resumed_by_another_name_of_its_start(c
     shutil.rmtree(tmp_path / "start")
     code, out, err = command(*flags, f"--config.init_from={tmp_path / 'start'}")
     assert code == 0, err
-    assert "going on at step 4 of 4" in out
+    assert "resuming at step 4 of 4" in out
 
 
 def write_start(path):
@@ -324,7 +324,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     # It is finished: the same command only evaluates again.
     code, out, _ = command(TINY)
     assert code == 0
-    assert "going on at step 40 of 40" in out
+    assert "resuming at step 40 of 40" in out
     assert json.loads((run / "report" / "results.json").read_text()) == results
     # A checkpoint alone, taken away from its run, is enough.
     best = next(iter(sorted((run / "checkpoints").iterdir())))
@@ -378,7 +378,7 @@ def test_a_run_does_not_go_on_with_other_data(command, own_images, tmp_path, mon
     # The same data in another place.
     code, out, err = command(*arguments, f"--config.data.root={own_images.rename(tmp_path / 'moved')}")
     assert code == 143, err
-    assert "going on at step 1 of 2" in out
+    assert "resuming at step 1 of 2" in out
 
 
 def test_a_workdir_in_use(command, tmp_path):

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import patches
+from cfmlc_jax.shapes import shaped
 
 NULL_KINDS = ("zeros", "mean", "blur")
 
 
+@shaped("..., ... -> ...")
 def combine(whole, patch):
     """Logits of the final prediction: the mean of whole and patch logits, both [b, k].
 
@@ -24,6 +26,7 @@ def total_direct_effect(factual, counterfactual, alpha):
     return factual - alpha * counterfactual
 
 
+@shaped("b h w c -> _ h w c")
 def null_images(images, kind: str, mean_colour=None):
     """What an image shows when it shows nothing: [b, h, w, c] -> [1 or b, h, w, c].
 
@@ -48,6 +51,7 @@ def null_images(images, kind: str, mean_colour=None):
     raise ValueError(f"null {kind!r} is not one of {', '.join(NULL_KINDS)}")
 
 
+@shaped("b p k, b p k -> b k")
 def pivot_counterfactual(attention, removed):
     """Logits without the target's patch, context kept: two [b, p, k] -> [b, k].
 
@@ -61,6 +65,7 @@ def pivot_counterfactual(attention, removed):
     return (patches.patch_weights(attention) * removed).sum(axis=1)
 
 
+@shaped("b p p k, _ p k -> b p p k")
 def with_null_removed(logits, null):
     """Patches' logits of images without each patch, the removed one's being the null's: [b, p, p, k] -> the same.
 
@@ -72,6 +77,7 @@ def with_null_removed(logits, null):
     return jnp.where(removed, null[:, None], logits)
 
 
+@shaped("b p p k, b p p k -> b p k")
 def pooled_without_each(attention, scores, pool=patches.patch_logits):
     """Patch logits of the image without each patch: two [b, p, p, k] -> [b, p, k].
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.shapes import shaped
 
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -36,6 +37,7 @@ def split_heads(x, num_heads: int):
     return x.reshape(*x.shape[:-1], num_heads, d // num_heads)
 
 
+@shaped("... d -> ... d")
 def normalise(x, offset: float):
     """x / (‖x‖ + offset) along the last axis: [..., d] -> [..., d].
 
@@ -48,6 +50,7 @@ def normalise(x, offset: float):
     return jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 0)
 
 
+@shaped("... d, d k, d -> ... k, ... k")
 def logits(
     features,
     kernel,
@@ -92,6 +95,7 @@ def logits(
     return scale * factual, scale * counterfactual
 
 
+@shaped("... d, d -> ... _")
 def cosines(features, mean_feature, num_heads: int):
     """Cosine of each head's features with the mean feature's: [..., d], [d] -> [..., K].
 
@@ -105,6 +109,7 @@ def cosines(features, mean_feature, num_heads: int):
     return _einsum("...ji,ji->...j", x, e)
 
 
+@shaped("d, ... d, *, ... -> d")
 def moving_sum(previous, features, mu, counted=None):
     """The mean feature after a batch, mu·previous + mean of the batch: [d], [..., d] -> float32 [d].
 

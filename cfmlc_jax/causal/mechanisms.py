@@ -7,6 +7,8 @@ a counterfactual image intervenes on one mechanism's input and leaves the others
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.shapes import shaped
+
 # The mechanisms, in the order in which the reference draws their noise.
 SHAPE, TEXTURE, BACKGROUND = MECHANISMS = ("shape", "texture", "background")
 # Masks end here: beyond, their entropy has no finite gradient.
@@ -18,16 +20,19 @@ def same_for_all(x) -> dict:
     return dict.fromkeys(MECHANISMS, x)
 
 
+@shaped("b h w 1, b h w c, b h w c -> b h w c")
 def compose(mask, foreground, background):
     """m · f + (1 − m) · b, the image of the mechanisms (equation 2): [b, h, w, 1], two [b, h, w, c] -> [b, h, w, c]."""
     return mask * foreground + (1 - mask) * background
 
 
+@shaped("... -> ...")
 def clamp_mask(mask):
     """The mask inside `MASK_RANGE`; what is outside has no gradient: [...] -> [...]."""
     return jnp.clip(mask, *MASK_RANGE)
 
 
+@shaped("b h w c, b 2 -> b h w c")
 def shuffle(textures, offsets):
     """Each texture tiled 2×2 and cropped to its own size at its offset: [b, h, w, c], [b, 2] -> [b, h, w, c].
 

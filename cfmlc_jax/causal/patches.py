@@ -12,11 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.shapes import shaped
+
 HALF = 0.6931471805599453  # −log of a probability of one half
 LEAST = 1e-7  # probability that a patch which is all one class's is left to the others
 SMALL = -12.0  # log of a probability x for which x and −log(1 − x) are one number in float32
 
 
+@shaped("b p k -> b p k")
 def patch_weights(attention):
     """Share of each patch in a class's evidence: [b, p, k] -> [b, p, k], summing to 1 over patches.
 
@@ -26,6 +29,7 @@ def patch_weights(attention):
     return jax.nn.softmax(attention, axis=1)
 
 
+@shaped("b p k, b p k -> b k")
 def patch_logits(attention, scores):
     """Class evidence pooled over patches: two [b, p, k] -> [b, k].
 
@@ -35,11 +39,13 @@ def patch_logits(attention, scores):
     return (patch_weights(attention) * scores).sum(axis=1)
 
 
+@shaped("b p k -> b k")
 def pivot(attention):
     """Index of each class's pivot patch, the one of most attention: [b, p, k] -> int32 [b, k]."""
     return jnp.argmax(attention, axis=1).astype(jnp.int32)
 
 
+@shaped("b p k -> b p k")
 def shares(scores):
     """Log of each class's share of each patch: [b, p, k] -> [b, p, k], at most 0.
 
@@ -52,6 +58,7 @@ def shares(scores):
     return scores - jax.nn.logsumexp(everything, axis=-1, keepdims=True)
 
 
+@shaped("b p k -> b k")
 def exclusive_logits(scores):
     """Class evidence where patches vouch for one class only: [b, p, k] -> [b, k].
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfmlc_jax.shapes import shaped
+
 Cell = tuple[int, int, int, int]
 # Patches along one side; several for several scales.
 Grid = int | Sequence[int]
@@ -65,6 +67,7 @@ def position(patch: int, grid: Grid) -> tuple[int, int, int]:
     raise ValueError(f"there is no patch {patch} in a grid of {grid}")
 
 
+@shaped("b h w c -> b p s s c")
 def split(images, grid: Grid, *, overlap: float = 0.0, size: int):
     """Patches of images, each brought to one size: [b, h, h, c] -> [b, p, size, size, c].
 
@@ -105,6 +108,7 @@ def _meet(one: Cell, other: Cell) -> bool:
     return all(max(one[i], other[i]) < min(one[i + 2], other[i + 2]) for i in (0, 1))
 
 
+@shaped("b h w c, * -> b p h w c")
 def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
     """Images with one patch each replaced by the null's pixels: [b, h, h, c] -> [b, p, h, h, c].
 
@@ -119,6 +123,7 @@ def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
     return jnp.where(inside[None, :, :, :, None], null[:, None], images[:, None])
 
 
+@shaped("b h w c, *, b -> b h w c")
 def remove_one(images, null, patch, grid: Grid, *, overlap: float = 0.0):
     """Images without one patch of each's own: [b, h, h, c] and int [b] -> [b, h, h, c].
 
@@ -132,6 +137,7 @@ def remove_one(images, null, patch, grid: Grid, *, overlap: float = 0.0):
     return jnp.where(_removed(images.shape[1], patch, grid, overlap)[..., None], null, images)
 
 
+@shaped("b p s s c, _ p s s c, b -> b p s s c")
 def without_one(patches, null_patches, patch, grid: Grid, *, overlap: float = 0.0):
     """Patches that were cut before one of them was removed: [b, p, s, s, c] and int [b] -> [b, p, s, s, c].
 

@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.shapes import shaped
 
+
+@shaped("b k, b k -> b k")
 def asymmetric_loss(
     logits,
     labels,

@@ -6,25 +6,31 @@ are weighted sums of these; the weights belong to the caller. float32 or wider w
 
 import jax.numpy as jnp
 
+from cfmlc_jax.shapes import shaped
+
 # A mask's entropy is taken inside these: at 0 and 1 its slope is infinite. The generators' masks end before.
 _OPEN = 1e-6
 
 
+@shaped("b -> b")
 def generator_cost(fake):
     """Squared distance of the critic's scores of generated images from 1 (LSGAN): [b] -> [b]."""
     return jnp.square(_wide(fake) - 1)
 
 
+@shaped("b, b -> b")
 def critic_cost(real, fake):
     """Half the squared distances of real images' scores from 1 and of generated ones' from 0 (LSGAN): two [b] -> [b]."""
     return (jnp.square(_wide(real) - 1) + jnp.square(_wide(fake))) / 2
 
 
+@shaped("b ..., b ... -> b")
 def absolute_error(images, targets):
     """Mean absolute difference: two [b, ...] -> [b]."""
     return _mean(jnp.abs(_wide(images) - _wide(targets)))
 
 
+@shaped("b ... -> b")
 def binary_entropy(mask):
     """Mean entropy of a mask's pixels in bits, 0 where it is binary and at most 1: [b, ...] in [0, 1] -> [b].
 
@@ -34,12 +40,14 @@ def binary_entropy(mask):
     return _mean(-p * jnp.log2(p) - (1 - p) * jnp.log2(1 - p))
 
 
+@shaped("b ... -> b")
 def mask_size(mask, low: float = 0.1, high: float = 0.9):
     """How far a mask's mean is outside [low, high]: [b, ...] -> [b]. The paper weighs it by 500."""
     mean = _mean(_wide(mask))
     return jnp.maximum(low - mean, 0) + jnp.maximum(mean - high, 0)
 
 
+@shaped("b ... -> b")
 def background_size(saliency):
     """Mean saliency of backgrounds, in which no object should be left: [b, ...] -> [b]. The paper weighs it by 2000."""
     return _mean(_wide(saliency))

@@ -7,6 +7,8 @@ Features are lists of maps [b, h, w, c], shallow first; which network they are o
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.shapes import shaped
+
 # Style distances are this many times the difference of Gram matrices, whose entries are small.
 STYLE_SCALE = 5000.0
 
@@ -30,6 +32,7 @@ def style(features, targets, weights):
     )
 
 
+@shaped("b h w c -> b c c")
 def gram(features):
     """Products of channels, summed over pixels and divided by h·w·c: [b, h, w, c] -> [b, c, c].
 
@@ -40,6 +43,7 @@ def gram(features):
     return jnp.einsum("bhwc,bhwd->bcd", x, x, precision=jax.lax.Precision.HIGHEST) / (h * w * c)
 
 
+@shaped("b ..., b ... -> b")
 def _distance(f, g):
     wide = jnp.promote_types(f.dtype, jnp.float32)
     return jnp.abs(f.astype(wide) - g.astype(wide)).mean(axis=tuple(range(1, f.ndim)))

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.shapes import shaped
 
 
+@shaped("b k, b k -> b")
 def cross_entropy(logits, labels):
     """Softmax cross-entropy of every image: two [b, k] -> [b].
 
@@ -21,6 +23,7 @@ def cross_entropy(logits, labels):
     return optax.softmax_cross_entropy(logits.astype(dtype), labels.astype(dtype))
 
 
+@shaped("b k, b k -> b")
 def focal(logits, labels, gamma: float = 2.0):
     """Focal loss of every image, (1 − p)^gamma · −log p of its class: two [b, k] -> [b].
 
@@ -37,6 +40,7 @@ def focal(logits, labels, gamma: float = 2.0):
     return missing**gamma * cost
 
 
+@shaped("b k, b k, k -> b")
 def weighted_cross_entropy(logits, labels, weights):
     """Cross-entropy by class weights, w·cost / mean of the batch's w, of every image: -> [b].
 
@@ -54,6 +58,7 @@ def weighted_cross_entropy(logits, labels, weights):
     return of_image * cost / of_image.mean()
 
 
+@shaped("k -> k")
 def class_weights(counts) -> np.ndarray:
     """Weight of every class, 1 − ln(n / n of the largest): counts of training images [k] -> float64 [k].
 

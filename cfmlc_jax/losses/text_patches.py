@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.shapes import shaped
 
 # Pixels that images and masks are resized to before patches are cut.
 SIZE = 128
@@ -20,6 +21,7 @@ BEST = 100
 GRID = 6
 
 
+@shaped("b h w c, b h w 1, b _ -> b h w c")
 def patch_grids(images, mask, picks, *, patch: int = 15):
     """Grids of 6×6 patches inside the mask, at the images' size: [b, h, w, c], [b, h, w, 1], [b, 36] -> [b, h, w, c].
 
@@ -40,6 +42,7 @@ def draw_picks(key, b: int):
     return jax.random.randint(key, (b, GRID**2), 0, BEST)
 
 
+@shaped("b h w 1 -> b _")
 def ranking(mask, *, patch: int = 15):
     """The 100 patches with the largest mean mask, ascending: [b, h, w, 1] -> [b, 100].
 
@@ -52,6 +55,7 @@ def ranking(mask, *, patch: int = 15):
     return jnp.argsort(sums.reshape(len(mask), -1), axis=1)[:, -BEST:]
 
 
+@shaped("b h w c, b _ -> b h w c")
 def grids_of_places(images, places, *, patch: int = 15):
     """As `patch_grids`, of places that are known: [b, h, w, c], [b, 36] -> [b, h, w, c]."""
     patch = _odd(patch)
@@ -74,6 +78,7 @@ def _odd(patch):
     return patch + 1 - patch % 2
 
 
+@shaped("b h w c -> b _ _ c")
 def resize_bicubic(images, size):
     """Cubic interpolation without antialiasing, as PyTorch's: [b, h, w, c] -> [b, *size, c].
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfmlc_jax.metrics.average_precision import AP_DEFINITIONS
+from cfmlc_jax.shapes import shaped
 
 # Weights of one call of a statistic, 16 MB of float64: beyond the caches nothing gets faster.
 CHUNK = 2**21
@@ -173,12 +174,14 @@ def values_and_gains(statistics: Sequence[Statistic], base: int) -> tuple[Statis
     return statistic, (least, PERCENT[1])
 
 
+@shaped("r c -> r")
 def mean_of_defined(values):
     """Row means that leave NaN out: [r, c] -> [r], NaN where a row has nothing else."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))
 
 
+@shaped("..., ... -> ...")
 def ratio(part, whole):
     """Quotient, NaN where `whole` is 0: two arrays of one shape -> float64."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)

@@ -2,10 +2,13 @@
 
 import numpy as np
 
+from cfmlc_jax.shapes import shaped
+
 # The reference's sweep. Rounded: 0.5 + 0.05·i leaves binary noise in a metric's name.
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
+@shaped("n k, n k")
 def thresholded(scores, labels, threshold) -> dict[str, float]:
     """`precision_recall` of the predictions scores > threshold: two [n, k] -> dict.
 
@@ -18,6 +21,7 @@ def thresholded(scores, labels, threshold) -> dict[str, float]:
     return precision_recall(scores > np.asarray(threshold, dtype=scores.dtype), labels)
 
 
+@shaped("n k, n k")
 def precision_recall(predicted, labels) -> dict[str, float]:
     """CP, CR, CF1, OP, OR, OF1 in percent: two [n, k] -> dict.
 

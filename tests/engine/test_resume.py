@@ -112,12 +112,12 @@ def test_killed_at_a_random_step_it_ends_bit_equal(unbroken, tmp_path, workers):
     code, output = interrupt(tmp_path, signal.SIGTERM, flag)
     assert code == 143, output
     assert "asked to end; saved step" in output
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     code, output = interrupt(tmp_path, signal.SIGKILL, flag)
     assert code == -signal.SIGKILL, output
     code, output = finish(start(tmp_path, flag))
     assert code == 0, output
-    assert "going on at step" in output
+    assert "resuming at step" in output
     arrays, metrics, results = final(tmp_path)
     expected_arrays, expected_metrics, expected_results = unbroken
     jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
@@ -134,7 +134,7 @@ def test_killed_while_it_scores_it_ends_bit_equal(unbroken, tmp_path):
     # That validation comes first; then in the second epoch's.
     code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 2)
     assert code == 143, output
-    assert "going on at step 20 of 40" in output
+    assert "resuming at step 20 of 40" in output
     assert "asked to end; saved step 40 of 40, its validation comes next" in output
     # Likewise; then in the final evaluation.
     code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 3)

@@ -195,7 +195,7 @@ def test_fine_tuning(run, torch_files, tmp_path, rng):
     (tmp_path / "mine").rename(tmp_path / "moved")
     code, out, err = run(main.main, *arguments)
     assert code == 0, err
-    assert "going on at step 2 of 2" in out
+    assert "resuming at step 2 of 2" in out
     assert "backbone and head" not in out
 
 
