@@ -1,4 +1,4 @@
-"""README's recipes for a fork: what a line in a registry is enough for, and that lists of names agree."""
+"""The recipes of docs/fork.md: what a line in a registry is enough for, and that lists of names agree."""
 
 import flax.linen as nn
 import jax
