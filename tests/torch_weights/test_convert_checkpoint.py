@@ -63,7 +63,7 @@ def long_tailed_files(script, monkeypatch, rng):
     contents = {}
     monkeypatch.setattr(script, "load", contents.__getitem__)
     monkeypatch.setattr(script.long_tailed_files, "checkpoint_in", lambda path, stored: stored)
-    monkeypatch.setattr(script.torch_file, "write", contents.__setitem__)
+    monkeypatch.setattr(script.long_tailed_files, "write", contents.__setitem__)
     contents[Path("final_model_checkpoint.pth")] = longtail_convert.to_torch("resnet32_cifar", whole)
     return contents
 
@@ -187,7 +187,7 @@ def test_fine_tuning(script, run, torch_files, tmp_path, rng):
     ]  # fmt: skip
     code, out, err = run(main.main, *arguments)
     assert code == 0, err
-    assert "mine: backbone and head (resnet_small, attention cross, 10 classes)" in out
+    assert "mine: backbone and head (resnet_small, branches cross, 10 classes)" in out
     tuned = checkpoints.find(tmp_path / "tuned")
     params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
     wanted = mlc_pat.from_torch("resnet_small", average)["params"]
@@ -373,7 +373,7 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(script, run, torch_
         "--config.data.test_splits=('test_iid',)",
     )  # fmt: skip
     assert code == 0, err
-    assert "its backbone; the head is fresh (resnet_small, attention none, 0 classes -> " in out
+    assert "its backbone; the head is fresh (resnet_small, branches none, 0 classes -> " in out
     tuned = checkpoints.find(tmp_path / "tuned")
     params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
     wanted = mlc_pat.from_torch("resnet_small", weights)["params"]["backbone"]
