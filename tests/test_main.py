@@ -353,7 +353,7 @@ def test_train_then_evaluate_again(command, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(command, own_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: True)  # a step a run will do
+    monkeypatch.setattr(hooks.Preemption, "requested", lambda self: True)  # a step a run will do
     (own_images / "classes.txt").write_text("cat\ndog\n")
     arguments = (TABLE, *FAST, "--workdir=run")
     code, _, err = command(*arguments, f"--config.data.root={own_images}")

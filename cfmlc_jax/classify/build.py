@@ -154,7 +154,7 @@ def initial(config, parts: Parts) -> dict[str, Any]:
 
 def model_item(config, parts: Parts) -> dict[str, Any]:
     """Shapes and shardings of a checkpoint's "model" item."""
-    return meshes.place(jax.eval_shape(_initial(parts), jax.random.key(config.seed)), parts.mesh)
+    return meshes.with_shardings(jax.eval_shape(_initial(parts), jax.random.key(config.seed)), parts.mesh)
 
 
 def _initial(parts):
@@ -179,7 +179,7 @@ def require_model(config) -> None:
         )
 
 
-def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source]:
+def open_sources(config, splits, print_line: Callable[[str], None]) -> dict[str, Source]:
     """The splits' sources, each said to the user; training data is in no other split.
 
     Raises:
@@ -189,7 +189,7 @@ def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source
     sources = {}
     for split in dict.fromkeys(splits):
         sources[split] = data.source(config.data, split)
-        say(summary(split, sources[split]))
+        print_line(summary(split, sources[split]))
         if not sources[split].labels.any():
             raise InputError(
                 f"{split}: no image has any of the classes; there is nothing to learn or to score"

@@ -64,17 +64,17 @@ class Output:
     """Where an evaluation reports.
 
     folder: where files go; None writes nothing.
-    say: prints a line for the user.
+    print_line: prints a line for the user.
     poll: called before everything that takes long.
     """
 
     folder: Path | None
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     poll: Callable[[], None] = lambda: None
 
 
 def evaluate_checkpoint(
-    path: Path, config, folder: Path, say: Callable[[str], None]
+    path: Path, config, folder: Path, print_line: Callable[[str], None]
 ) -> dict[str, read.Results]:
     """Results of a checkpoint on its test splits (`full_evaluation`).
 
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
         config: what to evaluate and how; None for the checkpoint's own. Its model may have fewer
             branches for patches than were trained, by `method` and `patches.branches`.
         folder: where the report goes.
-        say: prints a line for the user.
+        print_line: prints a line for the user.
 
     Raises:
         InputError: a checkpoint that cannot be read or is of another model or other classes.
@@ -91,9 +91,9 @@ def evaluate_checkpoint(
     opened = opening.open(path, config)
     config = opened.config
     configs.require_splits(config.data)
-    sources = build.open_sources(config, config.data.test_splits, say)
-    class_names = _class_names(opened, sources, say)
-    training = _training_split(opened, sources, class_names, say)
+    sources = build.open_sources(config, config.data.test_splits, print_line)
+    class_names = _class_names(opened, sources, print_line)
+    training = _training_split(opened, sources, class_names, print_line)
     # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
     preemption = hooks.Preemption()
     return full_evaluation(
@@ -103,32 +103,32 @@ def evaluate_checkpoint(
         training,
         Output(
             folder if jax.process_index() == 0 else None,
-            say,
-            lambda: preemption.end(f"checkpoint {opened.path.name} is not evaluated"),
+            print_line,
+            lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
         ),
     )
 
 
-def _training_split(opened: Opened, sources, class_names, say) -> TrainingSplit:
+def _training_split(opened: Opened, sources, class_names, print_line) -> TrainingSplit:
     """What the checkpoint and the data on hand say of the training split."""
     counts = opened.class_counts
     if opened.config.task == "single_label" and counts is not None:
         return TrainingSplit(None, counts, ALONE)
-    labels, missing = _training_labels(opened.config, sources, class_names, say)
+    labels, missing = _training_labels(opened.config, sources, class_names, print_line)
     return TrainingSplit(labels, counts, missing)
 
 
-def _training_labels(config, sources, class_names, say):
+def _training_labels(config, sources, class_names, print_line):
     """Labels [n, k] of the training split and "", or None and why the data on hand does not give them."""
     try:
-        source = sources.get("train") or build.open_sources(config, ("train",), say)["train"]
+        source = sources.get("train") or build.open_sources(config, ("train",), print_line)["train"]
     except InputError as error:
         missing = f"the training split cannot be read: {error}"
     else:
         if list(source.class_names) == list(class_names):
             return source.labels, ""
         missing = f"the training split at hand has other classes: {_some(list(source.class_names))}"
-    say(f"without {_of_training(config)}, for {missing}")
+    print_line(f"without {_of_training(config)}, for {missing}")
     return None, missing
 
 
@@ -137,11 +137,11 @@ def _of_training(config):
     return "accuracy by shots" if config.task == "single_label" else "co-occurrence"
 
 
-def _class_names(opened: Opened, sources, say):
+def _class_names(opened: Opened, sources, print_line):
     """The checkpoint's class names; the data's, where a converted one does not know its own."""
     known = opened.class_names
     if known is None:
-        say(f"{opened.path} does not name its classes: taken to be those of the data, in their order")
+        print_line(f"{opened.path} does not name its classes: taken to be those of the data, in their order")
     for split, source in sources.items():
         names = list(source.class_names)
         if known is None and len(names) == opened.num_classes:
@@ -200,7 +200,7 @@ def full_evaluation(
         files.write_text(output.folder / read.RESULTS, json.dumps(by_split, indent=1) + "\n")
         text = f"# Results\n\n{summary}\n\n{task.details(results)}\n"
         files.write_text(output.folder / "results.md", text)
-    output.say(f"\n{summary}")
+    output.print_line(f"\n{summary}")
     return results
 
 
@@ -224,7 +224,7 @@ class _Evaluation:
         return results, shown
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
-        parts, say = self._classifier.parts, self._output.say
+        parts, print_line = self._classifier.parts, self._output.print_line
         unreadable = Unreadable(source, parts.transforms["evaluate"])
         with memory.needed_for("evaluation", self._config, "evaluate"):
             scores, source = scoring.score_readable(
@@ -237,8 +237,8 @@ class _Evaluation:
                 poll=self._output.poll,
             )
         for line in unreadable.report():
-            say(f"{split}: {line}")
-        say(f"{split}: {len(source)} images scored, each once")
+            print_line(f"{split}: {line}")
+        print_line(f"{split}: {len(source)} images scored, each once")
         return scores, source
 
     def _boxes(self, split, source) -> Boxes | None:
@@ -248,7 +248,7 @@ class _Evaluation:
         if split_boxes is None:
             return None
         if split_boxes.left_out:
-            self._output.say(f"{split}: {split_boxes.left_out}")
+            self._output.print_line(f"{split}: {split_boxes.left_out}")
         return split_boxes if len(split_boxes.images) else None
 
     def _write(self, split, scores):

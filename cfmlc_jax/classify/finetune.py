@@ -35,7 +35,7 @@ def require_start(config) -> None:
 
 
 def start_from(
-    path: Path, state: State, *, config, class_names: Sequence[str], say: Callable[[str], None]
+    path: Path, state: State, *, config, class_names: Sequence[str], print_line: Callable[[str], None]
 ) -> State:
     """The first state with a checkpoint's averaged weights as variables and as their average.
 
@@ -49,7 +49,7 @@ def start_from(
         state: a new run's.
         config: of the run.
         class_names: of the run.
-        say: told in a line what was taken.
+        print_line: told in a line what was taken.
 
     Raises:
         InputError: no such checkpoint, one with another backbone, or no first stage for a head that is a
@@ -71,12 +71,14 @@ def start_from(
     variables = unflatten_dict(fresh | flatten_dict(found))
     old = _described(meta["config"], checkpoints.num_classes(meta))
     if head_fits:
-        say(f"begins with {path}: backbone and head ({old})")
+        print_line(f"begins with {path}: backbone and head ({old})")
     elif second_stage:
-        say(f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on")
+        print_line(
+            f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on"
+        )
     else:
         new = _described(configs.to_json(config), len(class_names))
-        say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
+        print_line(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
     # Two copies: a step gives up the buffers of both.
     weights = {"variables": variables, "average": jax.tree.map(jnp.copy, variables)}
     return dataclasses.replace(state, learned=state.learned | weights)

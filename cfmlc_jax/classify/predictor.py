@@ -87,7 +87,7 @@ class Predictor:
         Raises:
             RunError: logits that are not finite, or too little memory.
         """
-        with memory.enough("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
+        with memory.explained("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
             outputs = self._outputs(views)
         logits = self._logits(outputs)
         if not np.isfinite(logits).all():

@@ -19,19 +19,19 @@ from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
-from cfmlc_jax.engine.run import Run, Schedule, Surroundings
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
 NOTHING = np.array([], np.int32)
 
 
-def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
+def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
     """Train, or resume training, in a workdir; then evaluate its best checkpoint (or the last) in full.
 
     Args:
         config: validated and locked.
         workdir: an existing folder, fresh or of this same configuration, that no other process trains in.
-        say: prints a line for the user (on the first process).
+        print_line: prints a line for the user (on the first process).
 
     Returns:
         The results of `evaluate.full_evaluation`.
@@ -42,31 +42,31 @@ def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
         Preempted: SIGTERM came.
     """
     splits = ("train", config.data.val_split, *config.data.test_splits)
-    sources = build.open_sources(config, splits, say)
+    sources = build.open_sources(config, splits, print_line)
     with hooks.Preemption() as preemption:
         training = _Training(config, sources["train"], sources[config.data.val_split])
-        run = training.run(workdir, preemption, say)
+        run = training.run(workdir, preemption, print_line)
         try:
             with memory.needed_for("training", config, "train"):
                 run.resume()
                 run.fit()
-            return _evaluate_in_full(config, workdir, run, training, sources, say, preemption)
+            return _evaluate_in_full(config, workdir, run, training, sources, print_line, preemption)
         except WriteError as error:
-            raise RunError(f"{error}; {run.safe()}") from error
+            raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             run.close()
 
 
-def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
+def _evaluate_in_full(config, workdir, run, training, sources, print_line, preemption):
     latest, best = run.checkpoints.latest_step(), run.checkpoints.best_step()
     last = config.evaluate.checkpoint == "last"
     chosen = run.checkpoints.path(latest if last else best)
     why = "the last step" if last else f"the best step by val {training.task.selection}"
-    say(f"training is done; evaluating {chosen.name}, {why}")
+    print_line(f"training is done; evaluating {chosen.name}, {why}")
     primary = jax.process_index() == 0
     folder = workdir / "report" if primary else None
     # Another evaluation may be writing there: this run waits for it, since it has nothing else to do.
-    with lock.held(folder, "evaluating", wait=_once(say)) if folder else contextlib.nullcontext():
+    with lock.held(folder, "evaluating", wait=_once(print_line)) if folder else contextlib.nullcontext():
         return evaluate.full_evaluation(
             config,
             Classifier(
@@ -79,20 +79,22 @@ def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
             TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
             Output(
                 folder,
-                say,
-                lambda: preemption.end("training is done and saved, its evaluation comes next"),
+                print_line,
+                lambda: preemption.raise_if_requested(
+                    "training is done and saved, its evaluation comes next"
+                ),
             ),
         )
 
 
-def _once(say):
+def _once(print_line):
     """A function that says the first of its texts, and that the run waits."""
     said: list[str] = []
 
     def wait(text):
         if not said:
             said.append(text)
-            say(f"waiting: {text}")
+            print_line(f"waiting: {text}")
 
     return wait
 
@@ -122,7 +124,7 @@ class _Training:
             validation=Validation(self.task.selection, self._measure),
         )
 
-    def run(self, workdir, preemption, say) -> Run:
+    def run(self, workdir, preemption, print_line) -> Run:
         """The run in a workdir."""
         config = self._config
         schedule = Schedule(
@@ -134,19 +136,19 @@ class _Training:
             checkpoint_every=config.train.checkpoint_every,
             patience=config.train.patience if config.train.early_stop else None,
         )
-        surroundings = Surroundings(
+        options = RunOptions(
             meta=self._meta(),
-            say=say,
+            print_line=print_line,
             preemption=preemption,
             require_same=self._require_same_data,
-            start=lambda state: self._start(state, say),
+            start=lambda state: self._start(state, print_line),
             notes=self._notes,
             hparams=configs.flat(configs.to_json(config)),
             tensorboard=config.report.tensorboard,
         )
-        run = Run(self.system, self._batches, schedule, workdir, self.parts.mesh, surroundings)
+        run = Run(self.system, self._batches, schedule, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
-        say(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
+        print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
 
     def _batches(self, from_step):
@@ -193,7 +195,7 @@ class _Training:
             meta["class_counts"] = class_counts(self._train_source).tolist()
         return meta
 
-    def _start(self, state, say):
+    def _start(self, state, print_line):
         if not self._config.init_from:
             return state
         return finetune.start_from(
@@ -201,7 +203,7 @@ class _Training:
             state,
             config=self._config,
             class_names=self._train_source.class_names,
-            say=say,
+            print_line=print_line,
         )
 
     def _require_same_data(self, path, meta):

@@ -79,7 +79,7 @@ def begin(path, **model):
         training.state,
         config=configuration("mine", model.get("attention", "cross")),
         class_names=NAMES[: model.get("classes", 3)],
-        say=lines.append,
+        print_line=lines.append,
     )
     assert jax.tree.map(lambda leaf: leaf.sharding, begun) == jax.tree.map(
         lambda leaf: leaf.sharding, training.abstract
@@ -158,7 +158,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
         finetune.start_from(
-            path, other, config=configuration("mine", "cross"), class_names=NAMES, say=pytest.fail
+            path, other, config=configuration("mine", "cross"), class_names=NAMES, print_line=pytest.fail
         )
 
 
