@@ -139,7 +139,8 @@ def create(
 
     Args:
         workdir: of the run.
-        last_step, validated: see `JsonlWriter`.
+        last_step: see `JsonlWriter`.
+        validated: see `JsonlWriter`.
         tensorboard: write event files too.
         primary: this is the first process; the others write nothing.
 

@@ -209,17 +209,17 @@ def test_without_patches_and_training_labels(tmp_path):
     ("source", "names", "words"),
     [
         ("table", ["a"], "the training split cannot be read: data root"),
-        ("scenes", ["a"], "the training split at hand has other classes: 10 (digit 0, "),
+        ("scenes", ["a"], "the training split has other classes: 10 (digit 0, "),
     ],
 )
 def test_without_training_labels_the_evaluation_says_why(monkeypatch, tmp_path, source, names, words):
     monkeypatch.chdir(tmp_path)
-    config, said = tiny("pat_t").unlock(), []
+    config, printed = tiny("pat_t").unlock(), []
     config.data.source = source
-    labels, missing = evaluate._training_labels(config, {}, names, said.append)
+    labels, missing = evaluate._training_labels(config, {}, names, printed.append)
     assert labels is None
     assert missing.startswith(words)
-    assert said[-1] == f"without co-occurrence, for {missing}"
+    assert printed[-1] == f"not reported: co-occurrence, because {missing}"
 
 
 class PartlyAnnotated(Scenes):

@@ -72,7 +72,7 @@ def configuration(name, branches):
 
 
 def begin(path, **model):
-    """The state that begins with a checkpoint, and what the user is told."""
+    """The state initialised from a checkpoint, and the printed lines."""
     training, lines = fresh(**model), []
     begun = finetune.start_from(
         path,
@@ -98,7 +98,7 @@ def test_the_average_of_all_variables_is_taken(stored, class_names):
     begun, lines = begin(path)
     assert_equal(begun["variables"], average)
     assert_equal(begun["average"], average)
-    assert lines == [f"begins with {path}: backbone and head (tiny, branches cross, 3 classes)"]
+    assert lines == [f"initialised from {path}: backbone and head (tiny, branches cross, 3 classes)"]
     # A step gives up the buffers of both.
     of_weights, of_average = (
         {leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
@@ -131,7 +131,7 @@ def test_a_head_of_other_classes_or_of_another_kind_begins_anew(stored, old, new
     assert_equal(begun["variables"]["params"]["head"], fresh(**new).variables["params"]["head"])
     assert_equal(begun["average"], begun["variables"])
     assert len(lines) == 1
-    assert "the head is fresh" in lines[0]
+    assert "new head" in lines[0]
     assert told in lines[0]
 
 

@@ -141,7 +141,7 @@ MOVED = [
     ("views.patch_size", 32, "set config.patches.source to 'device' and config.patches.size to 32"),
     ("model.cells", "layer1", "set config.patches.source to 'map' and config.patches.map to 'layer1'"),
     ("model.attention", "self", "of method 'pat_t'; .*; set config.patches.branches to 'self'"),
-    ("model.attention", "none", "config.model.attention is now .* 'pat_i' and 'whole' have one head without it"),
+    ("model.attention", "none", "config.model.attention is now .* 'pat_i' and 'whole' have no such branches"),
     ("views.crop", "padded", "now config.views.transform; set config.views.transform to 'padded_crop'"),
     ("views.augment", False, "a field of each transform: config.views.squeeze.augment, "),
     ("views.flip", False, "config.views.padded_crop.flip and config.views.area_crop.flip"),
