@@ -1,4 +1,4 @@
-"""The schema: checks across fields, JSON round trip, what may change between a run and its continuation."""
+"""The configuration: checks of fields, the round trip through JSON, and what may change when a run is resumed."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_the_default_is_valid_and_gets_locked():
         ({"data__test_splits": ("val", "val")}, "config.data.test_splits has val twice"),
         ({"patches__grids": (2, 2), "views__image_size": 64}, "config.patches.grids has 2 twice"),
         ({"effect__kinds": ("whole", "pivot", "whole")}, "config.effect.kinds has whole twice"),
-        # Results of both would have one name.
+        # The results of both would have the same name.
         ({"effect__alphas": (0.5, 0.5000001)}, "config.effect.alphas has 0.5 twice"),
         ({"model__frozen": ("head/.*", "head/.*")}, "config.model.frozen has head/.* twice"),
         ({"model__frozen": ("x{99999999999}",)}, "which is not a regular expression"),
@@ -126,7 +126,10 @@ def test_the_default_is_valid_and_gets_locked():
         ({"init_from": "s3://bucket/run"}, "config.init_from 's3://bucket/run' is an address"),
         ({"data__vocabulary": "https://host/vg256.json"}, "config.data.vocabulary .* is an address"),
         ({"init_from": "file:///runs/coco"}, "config.init_from 'file:///runs/coco' is an address"),
-        ({"data__tfds__name": "voc\n2007"}, r"config.data.tfds.name is .* must not contain the character '\\n'"),
+        (
+            {"data__tfds__name": "voc\n2007"},
+            r"config.data.tfds.name is .* must not contain the character '\\n'",
+        ),
         ({"data__root": "caf\udce9"}, r"config.data.root is .* must not contain the character"),
         (
             {"patches__source": "map", "method": "pat_i"},
@@ -173,7 +176,7 @@ def delete(config):
 
 
 def as_it_is(name, value):
-    """Sets a field against ConfigDict's own check of types."""
+    """Sets a field without ConfigDict's check of its type."""
 
     def change(config):
         section, _, leaf = name.rpartition(".")
@@ -243,7 +246,7 @@ def test_values_of_a_near_type_are_taken():
     assert configs.from_json(stored) == checked
 
 
-# What a field may hold by mistake, one of each kind.
+# Wrong values of every kind that a field may get by mistake.
 MISTAKES = (
     *(None, True, -1, 0, 1, 1.5, 10**20, 10**400, float("nan"), float("inf"), -1e-300, "", "abc", "a\nb", "a\0b"),
     *("\udce9", "x" * 5000, [], ["a"], [None], [[1]], [0.5, 0.5], {}, {"a": 1}, [{}]),
@@ -251,7 +254,7 @@ MISTAKES = (
 
 
 def assert_named(error, name):
-    """One line, which names the field, or one inside the section."""
+    """The message is one line and names the field, or a field inside the section."""
     assert "\n" not in str(error)
     assert name.rpartition(".")[2] in str(error)
     assert len(str(error)) < 6000
@@ -288,7 +291,7 @@ def test_any_value_of_a_stored_configuration(name, value):
     fields = configs.to_json(configs.default())
     section, _, leaf = name.rpartition(".")
     (configs.field(fields, section) if section else fields)[leaf] = value
-    with warnings.catch_warnings(action="ignore"):  # of `re`, for odd expressions
+    with warnings.catch_warnings(action="ignore"):  # from `re`, about odd expressions
         try:
             configs.from_json(fields)
         except InputError as error:
@@ -340,7 +343,10 @@ def test_any_value_of_a_flag(monkeypatch, name, text):
             "config.model.cosine.momentum is 1: the mean feature",
         ),
         ({"optim__name": "sgd"}, r"config.optim.sgd.milestones \(120, 160\) has 120, but train.epochs is 80"),
-        ({"data__test_splits": ("val", "train")}, "config.data.test_splits has 'train', which is the training split"),
+        (
+            {"data__test_splits": ("val", "train")},
+            "config.data.test_splits has 'train', which is the training split",
+        ),
         ({"data__val_split": "train"}, "config.data.val_split has 'train', which is the training split"),
         (
             {"data__source": "tfds", "data__tfds__val_split": "train"},
@@ -433,7 +439,7 @@ def test_what_a_continuation_may_change():
 
 
 def test_importing_the_configuration_starts_no_backend():
-    """Programs set JAX's platforms and cache behind their imports."""
+    """Programs set JAX's platforms and cache after their imports."""
     code = (
         "from cfmlc_jax import config; import jax, jax._src.xla_bridge as bridge; config.validate(config.default()); "
         "assert not bridge._backends; jax.config.update('jax_platforms', 'cpu'); jax.devices()"
