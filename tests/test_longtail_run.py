@@ -134,12 +134,12 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
 
 
 def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, monkeypatch):
-    reached, asked = hooks.Preemption.reached, itertools.count(1)
-    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: next(asked) == STEPS // 2 - 1)
+    requested, asked = hooks.Preemption.requested, itertools.count(1)
+    monkeypatch.setattr(hooks.Preemption, "requested", lambda self: next(asked) == STEPS // 2 - 1)
     arguments = (config("plain"), *SMALL, f"--workdir={tmp_path / 'run'}")
     code, _, err = command(*arguments)
     assert code == main.ENDED_BY_SIGTERM, err
-    monkeypatch.setattr(hooks.Preemption, "reached", reached)
+    monkeypatch.setattr(hooks.Preemption, "requested", requested)
     code, out, err = command(*arguments)
     assert code == 0, err
     assert f"resuming at step {STEPS // 2 - 1} of {STEPS}" in out

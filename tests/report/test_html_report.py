@@ -423,7 +423,7 @@ def damage(kind, workdir):
         ("scores", ["scores_val_average.npz is damaged"]),
         ("empty scores", ["scores_val_average.npz is damaged"]),
         ("other scores", ["whole [3, 2]", "not [3, 5] as evidence.json says"]),
-        ("fewer scores", ["does not give patch, tde_pivot_0.5, tde_pivot_1.25, tde_whole_0.5"]),
+        ("fewer scores", ["lacks patch, tde_pivot_0.5, tde_pivot_1.25, tde_whole_0.5"]),
         ("log", ["metrics.jsonl is damaged", "line 2"]),
         ("log's values", ["line 1: train/loss is not a number"]),
         ("no run", ["has neither metrics.jsonl nor report/results.json"]),
