@@ -125,7 +125,7 @@ def mask_patches(key, images, *, rate: float, null: str, mean_colour, patching: 
         patching: of training; its grid cuts the patches.
     """
     b, _, size, _, _ = images.shape
-    count = len(views.cells(size, patching.grid, patching.overlap))
+    count = len(views.patch_boxes(size, patching.grid, patching.overlap))
     which, whether = jax.random.split(key)
     drawn = jax.random.randint(which, (b,), 0, count)
     patch = jnp.where(jax.random.bernoulli(whether, rate, (b,)), drawn, -1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects, views
-from cfmlc_jax.causal.views import Cell, Grid
+from cfmlc_jax.causal.views import Box, Grid
 from cfmlc_jax.models.classifier import Outputs
 
 Evidence = tuple[Any, Any]
@@ -23,7 +23,7 @@ class Whole:
 
     Args:
         grid: patches along one side, for training that masks one of them (`masked`).
-        overlap: of those patches, as in `causal.views.cells`.
+        overlap: of those patches, as in `causal.views.patch_boxes`.
 
     Attributes:
         removable: a patch can be taken out of the image, so that its effect can be asked for.
@@ -47,7 +47,7 @@ class Whole:
         """Attention and score logits of the p patches, two [b, p, k]; None without patches."""
         return None
 
-    def boxes(self, size: int) -> list[Cell] | None:
+    def boxes(self, size: int) -> list[Box] | None:
         """Boxes of the patches in a whole view of this size, pixels; None without patches."""
         return None
 
@@ -127,7 +127,7 @@ class HostViews(Whole):
 
     def boxes(self, size):
         """Of the grid."""
-        return views.cells(size, self.grid, self.overlap)
+        return views.patch_boxes(size, self.grid, self.overlap)
 
     def grids(self):
         """The grid's numbers."""
@@ -206,7 +206,7 @@ class MapCells(Whole):
 
     def boxes(self, size):
         """Of the map's places."""
-        return views.cells(size, self._side)
+        return views.patch_boxes(size, self._side)
 
     def grids(self):
         """One scale, the map's."""

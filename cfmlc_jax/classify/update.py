@@ -102,7 +102,7 @@ class ClassifierSystem:
 
         def objective(params):
             outputs, updated = self._model.apply(
-                learned["variables"] | {"params": frozen.hold(params, self._model.frozen)},
+                learned["variables"] | {"params": frozen.stop_frozen_gradients(params, self._model.frozen)},
                 self._objective.patching.inputs(images),
                 train=True,
                 mutable=["batch_stats"],

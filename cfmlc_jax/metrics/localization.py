@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 
 # COCO's borders of small, medium and large, in pixels of the picture (cocodataset.org, "Detection
 # evaluation"); it measures an object's mask, here it is the box.
@@ -79,7 +79,7 @@ def localize(
     sizes,
     *,
     size: int,
-    cells: Sequence[Cell],
+    patch_boxes: Sequence[Box],
 ) -> Pairs:
     """What the pivot patches of n images hold of the m objects: int [n, k] -> `Pairs`.
 
@@ -93,13 +93,13 @@ def localize(
         sizes: [n, 2], width and height of each picture as stored, pixels; those of pictures without a
             box do not matter.
         size: side of the whole view, pixels.
-        cells: boxes of the patches in the whole view, as `causal.views.cells` gives them.
+        patch_boxes: the patches in the whole view, as `causal.views.patch_boxes` gives them.
 
     Raises:
         ValueError: shapes that do not belong together, a pivot, class or image that does not exist, a
             picture without pixels, a box whose right or bottom comes before its left or top.
     """
-    patches = np.array(cells, np.float64)
+    patches = np.array(patch_boxes, np.float64)
     pivot, sizes = _checked_pivots(pivot, sizes, len(patches))
     num_images, num_classes = pivot.shape
     corners, labels, owners = _checked_boxes(corners, classes, images, sizes, num_classes)

@@ -78,7 +78,7 @@ def test_boxes_that_cannot_be_used_do_not_reach_localisation(tmp_path):
         found.images,
         found.sizes,
         size=64,
-        cells=[(0, 0, 32, 32), (32, 32, 64, 64)],
+        patch_boxes=[(0, 0, 32, 32), (32, 32, 64, 64)],
     )
     assert pairs.hit.tolist() == [True]
     # Without the picture's size in the annotations it is only known here that one is outside of it.

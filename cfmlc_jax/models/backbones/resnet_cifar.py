@@ -94,6 +94,6 @@ TORCH = TorchNames(
     stem="conv1.weight",
     head="fc",
     query2label="backbone.0.body",
-    statistics="cifar",
+    normalisation="cifar",
     counts_batches=True,
 )

@@ -235,7 +235,7 @@ TORCH = TorchNames(
     head="head.fc",
     query2label="backbone.0.body",
     dialects=(_TIMM,),
-    statistics="",
+    normalisation="",
     in_place_norms=True,
 )
 # Query2Label trains neither stem nor first stage; the running statistics of their norms do move.

@@ -28,7 +28,7 @@ def test_cells_are_numbered_as_patches_are(rng):
     variables = module.init(jax.random.key(0), {"layer1": cells_map}, train=False)
     attention, score = module.apply(variables, {"layer1": cells_map}, train=False)
     assert attention.shape == score.shape == (2, 1, grid**2, 4)
-    for p, (x, y, _, _) in enumerate(causal_views.cells(grid, grid)):
+    for p, (x, y, _, _) in enumerate(causal_views.patch_boxes(grid, grid)):
         for logits, name in ((attention, "attention"), (score, "score")):
             weights = variables["params"][name]
             by_hand = cells_map[:, 0, y, x] @ weights["kernel"] + weights["bias"][None]

@@ -121,7 +121,7 @@ def test_weights_to_torch_and_back(attention, branches):
     back = mlc_pat.from_torch("resnet_small", state_dict)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
 
-    trained = frozen.trainable(variables["params"], model.frozen)
+    trained = frozen.trainable_mask(variables["params"], model.frozen)
     for name, branch in trained["head"].items():
         assert not branch.pop("query_embed"), name
     assert jax.tree.all(trained)
