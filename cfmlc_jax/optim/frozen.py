@@ -19,8 +19,8 @@ def trainable_mask(params, frozen: Sequence[str]) -> Any:
     for pattern in frozen:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise InputError(
-                f"no parameter matches the frozen pattern {pattern!r}; give regular expressions of whole paths "
-                f"such as {paths[0]!r}"
+                f"no parameter matches {pattern!r}; frozen parameters are given as regular expressions of whole "
+                f"paths such as {paths[0]!r}"
             )
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: not any(re.fullmatch(pattern, _path(keys)) for pattern in frozen), params

@@ -71,7 +71,7 @@ def test_a_classifier_of_cells(images):
     [
         (
             {"source": "map", "map": "layer7"},
-            "patches.map 'layer7' is not a map of this backbone: layer1, layer2, map, stem",
+            "patches.map 'layer7' is not a map of this backbone; choose one of layer1, layer2, map, stem",
         ),
         ({"source": "map", "map": "pooled"}, "patches.map 'pooled' is not a map"),
         ({"source": "map", "branches": "none"}, "need branches 'self' or 'cross', not 'none'"),

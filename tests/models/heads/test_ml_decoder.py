@@ -74,7 +74,7 @@ def test_number_of_queries(asked, classes, queries):
 
 
 def test_no_queries():
-    with pytest.raises(InputError, match="0 queries has no logits; take 1 or more"):
+    with pytest.raises(InputError, match="0 queries has no logits; set 1 or more"):
         ml_decoder.number_of_queries(0, 20)
 
 
