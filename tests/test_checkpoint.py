@@ -354,7 +354,9 @@ def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     (tmp_path / "other.orbax-checkpoint-tmp").mkdir()
-    with pytest.raises(InputError, match=r"lone cannot be written \(No space left on device\); choose another"):
+    with pytest.raises(
+        InputError, match=r"lone cannot be written \(No space left on device\); choose another"
+    ):
         lone(tmp_path)
     # What somebody else is saving beside it is not touched.
     assert [path.name for path in tmp_path.iterdir()] == ["other.orbax-checkpoint-tmp"]

@@ -78,9 +78,7 @@ def test_nothing_is_frozen_by_nothing():
 
 
 def test_a_pattern_without_a_parameter():
-    with pytest.raises(
-        InputError, match=r"no parameter matches 'conv1'; .* such as 'backbone/"
-    ):
+    with pytest.raises(InputError, match=r"no parameter matches 'conv1'; .* such as 'backbone/"):
         frozen.trainable_mask(PARAMS, ("head/b", "conv1"))
 
 
