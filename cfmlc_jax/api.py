@@ -1,4 +1,4 @@
-"""Models by name in Python, and their weights from PyTorch and to it: what `cfmlc_jax` itself offers."""
+"""The Python API: create a model by name, convert its weights from PyTorch and to PyTorch."""
 
 import difflib
 from collections.abc import Mapping
@@ -25,20 +25,20 @@ def create_model(
 ) -> Classifier:
     """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
 
-    Pixels are in [0, 1]; the first view of an image is the whole. Outputs have `whole` [b, v, k], `attention` and
-    `score`, each [b, v, k] or None, and `features`, the backbone's maps by name. It is a Flax module:
-    `init(jax.random.key(0), views, train=False)` gives variables, and so does `from_torch`.
+    Pixels are in [0, 1]; the first view of an image is the whole image. Outputs have `whole` [b, v, k],
+    `attention` and `score`, each [b, v, k] or None, and `features`, the backbone's maps by name. The classifier is
+    a Flax module: `init(jax.random.key(0), views, train=False)` returns its variables, and so does `from_torch`.
 
     Args:
-        name: a backbone, "resnet101" say, or "q2l_" and a backbone, with Query2Label's head.
+        name: a backbone, for example "resnet101", or "q2l_" and a backbone for Query2Label's head.
         num_classes: k.
-        attention: "none", or how patches are weighed: "self" or "cross".
+        attention: how patches are weighted: "none", "self" or "cross".
         image_size: side of the views, pixels.
         head: "ml_decoder", "causal_norm", …; the prefix "q2l_" of the name stands for "query2label".
-        dtype: of the computation; parameters are float32.
+        dtype: type of the computation; parameters are float32.
 
     Raises:
-        InputError: a name, head or attention that is not known, or an image size that does not suit the backbone.
+        InputError: an unknown name, head or attention, or an image size that does not suit the backbone.
     """
     return catalogue.create_model(
         name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype
@@ -50,18 +50,18 @@ def from_torch(
 ) -> dict[str, Any]:
     """Variables {"params", "batch_stats"} of a model, float32 numpy arrays, from its PyTorch state_dict.
 
-    Classes, attention and head follow from the entries: `create_model` takes the same. Of a backbone without a
-    head there are the backbone's variables. Names are those of MLC-PAT, Query2Label, torchvision, timm and MIIL,
-    with or without the "module." of parallel training.
+    The number of classes, the attention and the head are inferred from the entries; give the same to
+    `create_model`. A backbone without a head yields the backbone's variables alone. Entries are named as in MLC-PAT,
+    Query2Label, torchvision, timm or MIIL, with or without the prefix "module." of parallel training.
 
     Args:
-        name: as for `create_model`; or one of counterfactual generative networks, a key of
-            `cfmlc_jax.torch_weights.cgn.MODULES`, or such a module itself where its sizes are others.
+        name: as for `create_model`; or a part of counterfactual generative networks: a key of
+            `cfmlc_jax.torch_weights.cgn.MODULES`, or such a module itself if its sizes differ from those.
         state_dict: tensors or numpy arrays by key.
-        in_place_norms: whether norm weights w act as |w| + 1e-5; None: where published weights of the model want it.
+        in_place_norms: whether norm weights w act as |w| + 1e-5; None: as the published weights of the model need.
 
     Raises:
-        InputError: a name that is not known; entries that are missing, left over or mis-shaped, listed.
+        InputError: an unknown name; or entries that are missing, left over or mis-shaped, which are listed.
     """
     arrays = strict.without_parallel(files.arrays("the state_dict", state_dict))
     model = _known(name, in_place_norms)
@@ -82,11 +82,11 @@ def to_torch(
     Args:
         name: as for `from_torch`.
         variables: {"params", "batch_stats"}.
-        image_size: side of the views, pixels; some models store what follows from it.
+        image_size: side of the views, pixels; some models store tables that depend on it.
         in_place_norms: as for `from_torch`.
 
     Raises:
-        InputError: a name that is not known; variables of another model.
+        InputError: an unknown name, or variables of another model.
     """
     model = _known(name, in_place_norms)
     if isinstance(model, str):
@@ -98,12 +98,12 @@ def _known(name: str | nn.Module, in_place_norms: bool | None) -> str | nn.Modul
     """The name of a classifier, or the module of a counterfactual generative network.
 
     Raises:
-        InputError: neither.
+        InputError: the name is neither.
     """
     module = cgn.MODULES.get(name) if isinstance(name, str) else name
     if module is not None:
         if in_place_norms is not None:
-            raise InputError(f"in_place_norms is not of {type(module).__name__}; leave it out")
+            raise InputError(f"in_place_norms does not apply to {type(module).__name__}; omit it")
         return module
     known = [*catalogue.names(), *cgn.MODULES]
     if name not in known:

@@ -1,13 +1,13 @@
-"""Checkpoints of a run, by Orbax: latest and best kept, whole or not there.
+"""Checkpoints of a run, written by Orbax atomically; the latest and the best are kept.
 
 A checkpoint is a folder of three items: "model" (variables, their average, mean colour: all that
 prediction needs), "training" (the rest of the state) and "meta" (configuration, class names, data,
-progress). Behind its validation a file joins them: its rank, and the progress then. The position in
-the data is the step: batches are a function of it, so there is no iterator to save, and a run may go
-on with other workers, processes or devices.
+progress). After validation a file is added with the checkpoint's rank and the progress at that time. The
+position in the data is the step: batches are a function of it, so no iterator is saved, and a run may
+resume with another number of workers, processes or devices.
 
-Whoever reads a run's checkpoints leaves them as they are, since a training may be writing there; only the
-training, in a `Checkpoints`, changes its folder.
+Readers never change a run's checkpoints, because a training may be writing there. Only the training
+changes the folder, through `Checkpoints`.
 """
 
 import contextlib
@@ -34,20 +34,20 @@ from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
 KEEP_LATEST = 2
-# What reading a damaged checkpoint raises: missing files, cut JSON, chunks that don't decode.
+# What reading a damaged checkpoint raises: missing files, truncated JSON, chunks that don't decode.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
-# What is amiss with the bytes of a file, and not with the machine that should read them.
+# Errors that say that the files are damaged, not that the machine cannot read them now.
 _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-# The file of a rank; in checkpoints of older versions Orbax's.
+# The file with the rank, and the file that Orbax wrote for it in older versions.
 _RANK, _OLDER_RANK = "rank.json", "metrics/metrics"
-# Part of the name that Orbax gives a save while it is under way.
+# Part of the name of an Orbax save that is not finished.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _NOBODY_WAITS = "Event loop is closed"
 _LISTED = 3
 
 
 class UnreadableError(InputError):
-    """A checkpoint whose bytes are not those of a checkpoint, for a reason."""
+    """A checkpoint is damaged; `reason` says how, on one line."""
 
     def __init__(self, path: Path, reason: object):
         self.reason = " ".join(str(reason).split())
@@ -55,10 +55,10 @@ class UnreadableError(InputError):
 
 
 class Checkpoints:
-    """The checkpoints in a folder that one training writes, saved and restored by step.
+    """The checkpoints that one training writes to a folder, saved and restored by step.
 
-    Saving is synchronous: the next step donates the state's buffers. What a killed save has left is
-    removed on opening.
+    Saving is synchronous, because the next step donates the state's buffers. Opening the folder removes
+    the remains of a killed save.
     """
 
     def __init__(self, folder: Path):
@@ -73,10 +73,10 @@ class Checkpoints:
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
     def save(self, step: int, *, model, training, meta: dict) -> None:
-        """Write one checkpoint, which is not ranked yet.
+        """Write one checkpoint, not ranked yet.
 
         Raises:
-            WriteError: the disk is full, say; nothing of it is left, the others are as they were.
+            WriteError: the disk is full, for example; no part of it is left, the others are unchanged.
         """
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
@@ -88,15 +88,15 @@ class Checkpoints:
         self._drop_old()
 
     def rank(self, step: int, rank: float, progress: dict) -> None:
-        """Say how good a saved checkpoint is, the largest being best.
+        """Record how good a saved checkpoint is; the largest rank is the best.
 
         Args:
-            step: of the checkpoint.
-            rank: what decides.
+            step: the checkpoint's.
+            rank: the value to compare.
             progress: entries that replace those of its meta from now on.
 
         Raises:
-            WriteError: the disk is full, say; the checkpoint is as it was.
+            WriteError: the disk is full, for example; the checkpoint is unchanged.
         """
         if jax.process_index() == 0:
             text = json.dumps(progress | {"rank": float(rank)})
@@ -107,20 +107,21 @@ class Checkpoints:
     def restore_latest(
         self, *, model, training, check: Callable[[Path, dict], None], warn: Callable[[str], None]
     ) -> tuple[Any, Any, dict] | None:
-        """The latest readable checkpoint's (model, training, meta); None if there never was one.
+        """The latest readable checkpoint's (model, training, meta); None if none was ever saved.
 
-        The meta has "rank" and the progress then, if the checkpoint was ranked. A damaged one is moved to
-        the folder "damaged" beside the checkpoints, with a warning, and the one before is taken.
+        If the checkpoint was ranked, the meta includes "rank" and the progress at that time. A damaged
+        checkpoint is moved to the folder "damaged" beside the checkpoints, with a warning, and the one before
+        it is restored.
 
         Args:
-            model: abstract arrays with shardings, as `save` got them.
+            model: abstract arrays with shardings, of the same tree that `save` received.
             training: likewise.
             check: called with the path and the meta before arrays are read; what it raises is raised.
-            warn: told of every damaged checkpoint.
+            warn: called with a line about every damaged checkpoint.
 
         Raises:
-            InputError: the checkpoint is of another model.
-            RunError: there are checkpoints and none is readable, or the machine cannot read them now.
+            InputError: the checkpoint belongs to another model.
+            RunError: there are checkpoints but none is readable, or the machine cannot read them now.
         """
         steps = sorted(self._ranks, reverse=True)
         while self._ranks:
@@ -139,7 +140,7 @@ class Checkpoints:
                 kept = self._set_aside(step)
                 reason = error.reason[:120]
                 warn(
-                    f"checkpoint {step} is damaged ({reason}); moved to {kept}, going on from the one before"
+                    f"checkpoint {step} is damaged ({reason}); moved to {kept}, resuming from the one before"
                 )
                 continue
             return restored["model"], restored["training"], meta | _progress(path)
@@ -151,16 +152,16 @@ class Checkpoints:
         if aside:
             raise RunError(
                 f"{self._folder} has no checkpoint left, and those in {self._aside} ({', '.join(aside)}) could not "
-                "be read; put a good copy of one back, or start a new workdir"
+                "be read; restore one from a backup, or start a new workdir"
             )
         return None
 
     def best_step(self) -> int | None:
-        """Step of the best ranked checkpoint, else the latest; None without any."""
+        """Step of the best ranked checkpoint, or of the latest if none is ranked; None without checkpoints."""
         return _best(self._ranks)
 
     def latest_step(self) -> int | None:
-        """Step of the latest checkpoint; None without any."""
+        """Step of the latest checkpoint; None without checkpoints."""
         return max(self._ranks, default=None)
 
     def path(self, step: int) -> Path:
@@ -181,7 +182,7 @@ class Checkpoints:
         for step in self._ranks.keys() - kept:
             del self._ranks[step]
             if jax.process_index() == 0:
-                # In one stroke for readers; a crash leaves what opening removes.
+                # Renamed first, so that readers never see half of it; after a crash opening removes the rest.
                 doomed = self.path(step).rename(self._folder / f"{step}{_UNFINISHED}-old")
                 shutil.rmtree(doomed)
 
@@ -201,14 +202,14 @@ class Checkpoints:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that a path means: itself, a run's best, or the best of a folder of checkpoints.
+    """The checkpoint at a path: the path itself, or the best one of a run or of a folder of checkpoints.
 
     Raises:
-        InputError: there is none.
+        InputError: the path leads to no checkpoint.
     """
     path = files.place(path, "checkpoint").absolute()
     if "\\" in str(path):
-        raise InputError(f"{path} has a backslash in it, which Orbax takes for a slash; rename the folder")
+        raise InputError(f"{path} has a backslash in it, which Orbax reads as a slash; rename the folder")
     if (path / "model").is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -217,45 +218,45 @@ def find(path: Path) -> Path:
         return folder / str(best)
     if path.is_file():
         raise InputError(
-            f"{path} is a file, not a checkpoint; one of PyTorch is converted by python -m cfmlc_jax.torch_weights {path} OUT"
+            f"{path} is a file, not a checkpoint; convert a PyTorch file by python -m cfmlc_jax.torch_weights {path} OUT"
         )
     raise InputError(
-        f"{path} is not a checkpoint, nor a run with checkpoints; give a workdir or a step's folder"
+        f"{path} is not a checkpoint, nor a run with checkpoints; give a workdir or the folder of one step"
     )
 
 
 def write(path: Path, *, model, meta: dict) -> None:
-    """Make a checkpoint of its own that `find`, `read_model` and `read_meta` read; whole or not there.
+    """Write a single checkpoint outside a run, atomically; `find`, `read_model` and `read_meta` read it.
 
     Args:
         path: a new folder.
-        model: arrays, as `Checkpoints.save` gets them.
+        model: arrays, as for `Checkpoints.save`.
         meta: "config", "class_names" (None: not known) and "num_classes".
 
     Raises:
-        InputError: it is there already, or cannot be written.
+        InputError: the folder exists already, or cannot be written.
     """
     path = files.place(path, "checkpoint").absolute()
     files.require_savable(path, "checkpoint")
     if path.exists():
-        raise InputError(f"{path} is there already; remove it, or give another place")
+        raise InputError(f"{path} exists already; remove it, or choose another path")
     items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
             _save(checkpointer, path, items)
         except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); give another place") from error
+            raise InputError(f"{path} cannot be written ({error.strerror}); choose another path") from error
 
 
 def read_meta(path: Path) -> dict:
-    """Configuration, class names (None: not known) and progress of a checkpoint.
+    """Configuration, class names (None: not known) and progress of a checkpoint, as a dict.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the checkpoint cannot be read.
     """
     meta = _read(path, meta=ocp.args.JsonRestore())["meta"]
     if not isinstance(meta, dict) or "class_names" not in meta:
-        raise _unreadable(path, "its meta names no classes")
+        raise _unreadable(path, "its meta has no class names")
     return meta
 
 
@@ -263,25 +264,25 @@ def read_model(path: Path, abstract) -> Any:
     """The "model" item of a checkpoint in the shapes and shardings of `abstract`.
 
     Raises:
-        InputError: it cannot be read, or is another model's.
+        InputError: the checkpoint cannot be read, or belongs to another model.
     """
     return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
 
 
 def num_classes(meta: dict) -> int:
-    """Number of classes, by what `read_meta` gave."""
+    """Number of classes according to the meta of a checkpoint (`read_meta`)."""
     return meta["num_classes"] if meta["class_names"] is None else len(meta["class_names"])
 
 
 def require_head(path: Path, meta: dict) -> None:
-    """Pass unless a checkpoint is a backbone by itself, which scores nothing.
+    """Raise if a checkpoint is a backbone without a head, which cannot score images.
 
     Raises:
-        InputError: it is.
+        InputError: there is no head.
     """
     if num_classes(meta) == 0:
         raise InputError(
-            f"checkpoint {path} is a backbone without a head, which scores nothing; train one on it: "
+            f"checkpoint {path} is a backbone without a head, which cannot score images; train a head on it: "
             f"--config.init_from={path}"
         )
 
@@ -290,47 +291,47 @@ def model_shapes(path: Path) -> dict:
     """Shapes and types of the "model" item: `jax.ShapeDtypeStruct`s in nested dicts.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the checkpoint cannot be read.
     """
     with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = checkpointer.metadata(Path(path) / "model").item_metadata
-    if found is None:
+        metadata = checkpointer.metadata(Path(path) / "model").item_metadata
+    if metadata is None:
         raise _unreadable(path, "its model has no index")
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.tree)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
 
 
 def read_part(path: Path, abstract) -> Any:
-    """Some arrays of the "model" item.
+    """Some arrays of the "model" item, nested as in `abstract`.
 
     Args:
         path: a checkpoint.
-        abstract: what to read, nested as in the item: `jax.ShapeDtypeStruct`s; those with a
-            sharding come as arrays with it, the others as numpy arrays.
+        abstract: what to read, nested as in the item: `jax.ShapeDtypeStruct`s. Those with a
+            sharding are read as JAX arrays with it, the others as numpy arrays.
 
     Raises:
-        InputError: it cannot be read, or lacks an array of that shape.
+        InputError: the checkpoint cannot be read, or lacks an array of that shape.
     """
 
-    def how(leaf):
+    def restore_args(leaf):
         if leaf.sharding is None:
             return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
 
     part = ocp.args.PyTreeRestore(
-        item=abstract, restore_args=jax.tree.map(how, abstract), partial_restore=True
+        item=abstract, restore_args=jax.tree.map(restore_args, abstract), partial_restore=True
     )
     with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(Path(path) / "model", args=part)
-    for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(found)):
-        # What is not there comes back from Orbax as it was asked for.
+        arrays = checkpointer.restore(Path(path) / "model", args=part)
+    for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(arrays)):
+        # For an array that is missing Orbax returns its abstract leaf unchanged.
         if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != wanted.shape:
             name = jax.tree_util.keystr(place, simple=True, separator="/")
             raise InputError(f"checkpoint {path} has no {name} of shape {list(wanted.shape)}")
-    return found
+    return arrays
 
 
 def _save(checkpointer, path, items):
-    """Write a checkpoint, whole or not there."""
+    """Write a checkpoint atomically."""
     others = set(threading.enumerate())
     with _quietly():
         try:
@@ -340,14 +341,14 @@ def _save(checkpointer, path, items):
             if number is None:
                 raise
             _await_orbax(others)
-            for _ in range(5):  # TensorStore's last writes make their folders anew
+            for _ in range(5):  # TensorStore's last writes create their folders again
                 _remove_unfinished(path.parent, path.name)
                 time.sleep(0.1)
             raise WriteError(number, os.strerror(number), str(path)) from error
 
 
 def _remove_unfinished(folder, name):
-    """Remove what saves of this name have left in a folder; of every name, if it is empty."""
+    """Remove the remains of unfinished saves of this name in a folder; an empty name means all saves."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -357,18 +358,19 @@ def _remove_unfinished(folder, name):
 
 
 def _await_orbax(others):
-    """Wait for the threads that a failed save has left: they go on writing. `others` were there before."""
+    """Wait for the threads that a failed save left running, which keep writing; `others` were there before."""
     for thread in set(threading.enumerate()) - others:
         if type(thread).__module__.startswith("orbax."):
-            threading.Thread.join(thread)  # their own raises what ended them
+            threading.Thread.join(thread)  # Orbax's own `join` raises the error that ended the thread
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Inside, Orbax and TensorStore print nothing of a failure, which is raised as well.
+    """Keep Orbax and TensorStore from printing failures inside the block, because they are raised as well.
 
-    Orbax logs those of its threads; reads and writes that are under way then print, sooner or later and in threads
-    of TensorStore's own, that nobody waits for them any more: so after a failure they stay silent.
+    Orbax logs failures of its threads. Reads and writes still in progress then print, at some later time and
+    from TensorStore's threads, that the event loop is closed. After a failure the block therefore leaves
+    them silent.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hooks = [logger.level for logger in loggers], (sys.excepthook, sys.unraisablehook)
@@ -397,7 +399,7 @@ def _read(path, **items):
 
 @contextlib.contextmanager
 def _reading(path) -> Iterator[None]:
-    """What Orbax raises inside, in one line."""
+    """Turn what Orbax raises inside the block into an error of one line."""
     try:
         with _quietly():
             yield
@@ -405,26 +407,24 @@ def _reading(path) -> Iterator[None]:
         number = _error_number(error)
         if number is not None and number not in _OF_FILES:
             raise RunError(
-                f"checkpoint {path} cannot be read ({os.strerror(number)}); mend that and give the same command again"
+                f"checkpoint {path} cannot be read ({os.strerror(number)}); fix that and run the same command again"
             ) from error
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path, reason):
     if not path.exists():
-        return InputError(
-            f"checkpoint {path} is gone; a training that goes on keeps the latest and the best alone"
-        )
+        return InputError(f"checkpoint {path} is gone; a running training keeps only the latest and the best")
     return UnreadableError(path, reason)
 
 
 def _error_number(error) -> int | None:
-    """The operating system's number for what went wrong, if it is to blame; TensorStore puts it in its text."""
+    """The errno of an error, or None if it is not the operating system's; TensorStore puts it in its message."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    if found:
-        return int(found[1])
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    if match:
+        return int(match[1])
     return errno.ENOMEM if "RESOURCE_EXHAUSTED" in str(error) else None
 
 
@@ -440,7 +440,8 @@ def _require_shapes(path, abstract):
     if differing:
         more = f" and {len(differing) - _LISTED} more" if len(differing) > _LISTED else ""
         raise InputError(
-            f"checkpoint {path} is of another model ({', '.join(differing[:_LISTED])}{more}); take another --workdir"
+            f"checkpoint {path} belongs to another model ({', '.join(differing[:_LISTED])}{more}); "
+            "choose another --workdir"
         )
 
 
@@ -450,20 +451,20 @@ def _named_shapes(tree):
 
 
 def _numbered(folder):
-    """The checkpoints in a folder, those set aside twice ("40.1") too."""
+    """The checkpoints in a folder, sorted by name, including steps that were set aside twice ("40.1")."""
     if not folder.is_dir():
         return []
     return sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0].isdecimal())
 
 
 def _ranks(folder) -> dict[int, float | None]:
-    """Step -> rank of the whole checkpoints in a folder; None for one that is not ranked."""
+    """Step -> rank of the complete checkpoints in a folder; None for one that is not ranked."""
     steps = [int(child.name) for child in _numbered(folder) if child.name.isdecimal()]
     return {step: _progress(folder / str(step)).get("rank") for step in steps}
 
 
 def _progress(path) -> dict:
-    """What ranking a checkpoint wrote; empty before that, and for a damaged file, as if it was not ranked."""
+    """What `Checkpoints.rank` wrote; empty for a checkpoint that is not ranked or whose file is damaged."""
     file = path / _RANK
     try:
         text = (file if file.exists() else path / _OLDER_RANK).read_text(encoding="utf-8")
@@ -474,6 +475,6 @@ def _progress(path) -> dict:
 
 
 def _best(ranks) -> int | None:
-    """The step of the highest rank, of equal ones the latest; without ranks the latest of all."""
+    """The step of the highest rank, the latest of equal ones; the latest step if none is ranked."""
     ranked = {step: rank for step, rank in ranks.items() if rank is not None and not math.isnan(rank)}
     return max(ranked or ranks, key=lambda step: (ranked.get(step, 0.0), step), default=None)

@@ -1,4 +1,4 @@
-"""What all commands share: their flags' parser, what streams can write, Ctrl-C, the end of the process."""
+"""Shared by all commands: the parser of flags, the encoding of output, Ctrl-C, the end of the process."""
 
 import argparse
 import contextlib
@@ -18,9 +18,9 @@ _at_interrupt: list[Callable[[], object]] = []
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's parser: its help shows the description as written, and a mistake is an InputError of one line.
+    """A command's parser: the help keeps the description's line breaks; a wrong flag raises a one-line InputError.
 
-    Flags are not abbreviated: one that is added later cannot change what an old command means.
+    Flags cannot be abbreviated, so that a flag added later does not change the meaning of an old command.
     """
 
     def __init__(self, **options: Any):
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """A `type` of arguments: text -> int of at least `least`."""
+    """A `type` for argparse: text -> int of at least `least`."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -43,40 +43,40 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def tolerate_every_name() -> None:
-    """Let stdout and stderr write as escapes what their encoding lacks: an é in ASCII, undecodable bytes of a path."""
+    """Make stdout and stderr escape what their encoding lacks: an é in ASCII, undecodable bytes of a path."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def end_at_interrupt(message: str) -> None:
-    """From now on SIGINT (Ctrl-C) prints this line and ends the process at once, with exit code 130.
+    """Make SIGINT (Ctrl-C) print this line and end the process at once, with exit code 130.
 
-    Call it before the threads of other packages start: the signal is blocked in every thread, and a
-    thread of its own waits for it. As a KeyboardInterrupt it would surface wherever the main thread
-    is: in an import or a callback of C++ code, which lose it or crash, or after minutes of
-    compilation. Nothing needs an orderly end: files are replaced whole, and a run resumes from its
-    last checkpoint as after SIGKILL. Child processes inherit the blocked signal, so workers do not
-    get a terminal's Ctrl-C; they end with their parent.
+    Call this before other packages start threads: the signal is blocked in every thread, and one
+    dedicated thread waits for it. A KeyboardInterrupt would be raised wherever the main thread is: in an
+    import or a C++ callback, which lose it or crash, or after minutes of compilation. No cleanup is
+    needed: files are replaced atomically, and a run resumes from its last checkpoint as after SIGKILL.
+    Child processes inherit the blocked signal, so workers do not receive a terminal's Ctrl-C; they end
+    with their parent.
 
-    Where SIGINT is ignored from the start (a shell's background job), it stays so.
+    If SIGINT was ignored from the start (a shell's background job), it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    # What lies between a killed worker and its parent is removed by Python's own tracker, which warns of it.
+    # Python's resource tracker removes the memory shared with a killed worker, and would warn about it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     threading.Thread(target=_end_at_interrupt, args=[message], daemon=True).start()
 
 
 def at_interrupt(action: Callable[[], object]) -> None:
-    """Have this done before SIGINT ends the process: something short, safe beside a running main thread."""
+    """Register an action to run before SIGINT ends the process: short, and safe while the main thread runs."""
     _at_interrupt.append(action)
 
 
 def _end_at_interrupt(message):
     signal.sigwait([signal.SIGINT])
-    # Straight to the file: the main thread may hold the stream's lock. A progress line may be open.
+    # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
     with contextlib.suppress(OSError):  # a closed pipe
         os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
@@ -86,12 +86,12 @@ def _end_at_interrupt(message):
 
 
 def end(code: int) -> NoReturn:
-    """End the process with an exit code, all output flushed.
+    """Flush all output and end the process with an exit code.
 
-    The interpreter is not torn down: threads of JAX, Orbax and Grain still run, and losing it under
-    them ends in a segmentation fault now and then. Whatever has to be closed is closed before.
+    The interpreter is not torn down: threads of JAX, Orbax and Grain are still running, and tearing it
+    down under them sometimes causes a segmentation fault. Callers close what must be closed before.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then renamed. Paths that users give."""
+"""Files written atomically (under a temporary name, then renamed), and checks of the paths that users give."""
 
 import contextlib
 import functools
@@ -16,51 +16,56 @@ from cfmlc_jax.errors import InputError, WriteError
 
 # gs://, s3://, file://; also with the one slash that `pathlib` leaves of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# Orbax takes the folder of a save for a pattern when it merges what processes wrote: the save is
-# without its index then, or has another run's arrays. TensorStore takes a backslash for a slash.
+# Orbax treats the folder of a save as a glob pattern when it merges the files of several processes: the
+# save then lacks its index, or contains another run's arrays. TensorStore reads a backslash as a slash.
 _PATTERN = "[*?\\"
 
 
 def require_path(text: str, name: str) -> None:
-    """Raise unless a text can be a path of this machine, there or not.
+    """Raise unless a text can be a path on this machine, whether or not it exists.
 
     Args:
         text: the path.
-        name: what it is called in the error, "--workdir" say.
+        name: how the error calls it, for example "--workdir".
 
     Raises:
-        InputError: an address of a store or a web page, or a control character or broken UTF-8 in it.
+        InputError: the text is the address of a store or a web page, or has a control character or broken
+            UTF-8 in it.
     """
     if _ADDRESS.match(text):
         raise InputError(
-            f"{name} {text!r} is an address, not a path of this machine; give a local or mounted folder"
+            f"{name} {text!r} is an address, not a path on this machine; give a local or mounted folder"
         )
-    odd = strange(text)
-    if odd:
-        raise InputError(f"{name} {text!r} has the character {odd!r}, which no path may have here; rename it")
+    character = forbidden_character(text)
+    if character:
+        raise InputError(
+            f"{name} {text!r} has the character {character!r}, which is not allowed in a path; rename it"
+        )
 
 
-def strange(text: str) -> str:
-    """The first control character, or half of a character, of a text; empty without any."""
+def forbidden_character(text: str) -> str:
+    """The first control character or lone surrogate of a text; empty if there is none."""
     return next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), "")
 
 
 def place(text: str | os.PathLike, name: str) -> Path:
-    """The path that a user gave, "~" resolved, there or not.
+    """The path that a user gave with "~" resolved, whether or not it exists.
 
     Raises:
-        InputError: as `require_path`; an empty text, an unknown user's home, or a path that the
-            operating system refuses.
+        InputError: as `require_path`; or the text is empty, begins with the home of an unknown user, or the
+            operating system refuses the path.
     """
     text = os.fspath(text)
     if not text:
-        raise InputError(f"{name} is empty; give a path, or leave it out")
+        raise InputError(f"{name} is empty; give a path, or omit it")
     require_path(text, name)
     try:
         path = Path(text).expanduser()
         path.exists()
-    except RuntimeError as error:  # of `expanduser`
-        raise InputError(f"{name} {text!r} begins with an unknown user's home; give it in full") from error
+    except RuntimeError as error:  # from `expanduser`
+        raise InputError(
+            f"{name} {text!r} begins with the home of an unknown user; give the full path"
+        ) from error
     except OSError as error:
         shown = text if len(text) < 200 else f"{text[:100]}…"
         raise InputError(f"{name} {shown!r} cannot be used ({error.strerror}); give another path") from error
@@ -68,23 +73,23 @@ def place(text: str | os.PathLike, name: str) -> Path:
 
 
 def require_savable(folder: Path, name: str) -> None:
-    """Raise unless checkpoints that are saved in the folder can be read again.
+    """Raise unless checkpoints saved in the folder can be read again.
 
     Raises:
-        InputError: a character in its absolute path that Orbax takes for a pattern, or bytes that are
-            no text.
+        InputError: the absolute path has a character that Orbax treats as a pattern, or bytes that are not
+            text.
     """
     path = str(folder.absolute())
-    odd = next((c for c in path if c in _PATTERN), "") or strange(path)
-    if odd:
+    character = next((c for c in path if c in _PATTERN), "") or forbidden_character(path)
+    if character:
         raise InputError(
-            f"{name} {path!r} has {odd!r} in it, and checkpoints saved there could not be read; "
-            f"take a path of text, without any of {' '.join(_PATTERN)}"
+            f"{name} {path!r} has {character!r} in it, so checkpoints saved there could not be read; "
+            f"choose a path of printable text without any of {' '.join(_PATTERN)}"
         )
 
 
 def same_path(one: str, other: str) -> bool:
-    """Whether two texts are one path: relative or absolute, through "~", links or "..", with a slash at the end."""
+    """Whether two texts name the same path; "~", links, ".." and a trailing slash are resolved."""
     return bool(one) == bool(other) and _real(one) == _real(other)
 
 
@@ -93,10 +98,10 @@ def _real(text):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file by UTF-8 text; a crash leaves the old file or the new one, never a part.
+    """Replace the file by UTF-8 text; a crash leaves the old file or the new one, never a part of it.
 
     Raises:
-        WriteError: the old file is as it was.
+        WriteError: the file cannot be written; the old file is unchanged.
     """
     with replacing(path) as file:
         file.write(text)
@@ -104,40 +109,40 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 text file to write to, which replaces the file in the end; without an end nothing is left.
+    """A UTF-8 text file to write to, which replaces the file when the block ends; an exception leaves nothing.
 
     Raises:
-        WriteError: the old file is as it was.
+        WriteError: the file cannot be written; the old file is unchanged.
     """
     with _replacing(path, "w", encoding="utf-8", newline="") as file:
         yield file
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file by these bytes; whole or not at all.
+    """Replace the file by these bytes, atomically.
 
     Raises:
-        WriteError: the old file is as it was.
+        WriteError: the file cannot be written; the old file is unchanged.
     """
     with _replacing(path, "wb") as file:
         file.write(data)
 
 
 def write_npz(path: Path, **arrays) -> None:
-    """Replace the file by a compressed archive of arrays; whole or not at all.
+    """Replace the file by a compressed archive of arrays, atomically.
 
     Raises:
-        WriteError: the old file is as it was.
+        WriteError: the file cannot be written; the old file is unchanged.
     """
     with _replacing(path, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add UTF-8 text to the end of a file; what was there stays whole, and no part of the text is left behind it.
+    """Append UTF-8 text to a file: all of it, or none if writing fails.
 
     Raises:
-        WriteError: the text is not there.
+        WriteError: the text cannot be written; the file is unchanged.
     """
     rest = memoryview(text.encode())
     try:
@@ -165,9 +170,9 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if isinstance(error, WriteError):  # of another file, written meanwhile
+        if isinstance(error, WriteError):  # about another file, written inside the block
             raise
         raise WriteError(error.errno, error.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # it is not there, or its folder is not
+        with contextlib.suppress(OSError):  # the file or its folder does not exist
             temporary.unlink()

@@ -1,7 +1,7 @@
-"""One process at a time in a folder: a lock that ends with its holder.
+"""A lock on a folder for one process at a time, released when its holder ends.
 
-The operating system's lock of an open file, which a killed process gives back too; and in the file who holds
-it, for those who meet it, and for file systems that know no locks or do not share them between hosts.
+It is the operating system's lock on an open file, which is released even if the process is killed. The file
+itself names the holder: for messages, and for file systems without locks or with locks that hosts do not share.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 class InUseError(InputError):
-    """Another process holds the lock, and is alive."""
+    """Another process that is still running holds the lock."""
 
 
 @contextlib.contextmanager
 def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Inside, no other process holds the folder's lock.
+    """Hold the folder's lock for the duration of the block.
 
     Args:
-        folder: is there.
-        doing: what for, "training" say, told to others.
-        wait: given, wait for the holder, and call this with who it is before every try.
+        folder: an existing folder.
+        doing: what the lock is held for, for example "training"; other processes print it.
+        wait: if set, wait for the holder, and call this with a line that names it before every try.
 
     Raises:
-        InUseError: another process holds it.
-        InputError: one on another host may hold it, which cannot be seen from this one.
+        InUseError: another process holds the lock.
+        InputError: a process on another host may hold it; this host cannot know whether it still runs.
         WriteError: the folder cannot be written.
     """
     path = folder / FILE
@@ -54,14 +54,14 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # what is left there is a dead holder's
+        with contextlib.suppress(OSError):  # a file that stays behind names a process that has ended
             if _is_still(path, file):
                 path.unlink()
         file.close()
 
 
 def _take(path, doing) -> TextIO:
-    """The lock's file, open and with this process as its holder."""
+    """Take the lock: its open file, with this process written in it as the holder."""
     file = path.open("a+", encoding="utf-8")
     try:
         try:
@@ -69,16 +69,16 @@ def _take(path, doing) -> TextIO:
             locked = True
         except BlockingIOError:
             raise _in_use(path, _holder(file)) from None
-        except OSError:  # a file system without locks: what the file says must do
+        except OSError:  # a file system without locks: only the file's content says who holds it
             locked = False
-        if locked and not _is_still(path, file):  # its holder ended and removed it just now
+        if locked and not _is_still(path, file):  # the holder ended just now and removed the file
             file.close()
             return _take(path, doing)
         holder = _holder(file)
         if holder and holder["host"] != socket.gethostname():
             raise InputError(
-                f"{path.parent} was taken by {_described(holder)}, and whether that still runs cannot be seen from "
-                f"{socket.gethostname()}; if it does not, remove {path}, else take another --workdir"
+                f"{path.parent} was locked by {_described(holder)}, and {socket.gethostname()} cannot see whether "
+                f"that process still runs; if it has ended, remove {path}; otherwise choose another --workdir"
             )
         if holder and _runs(holder):
             raise _in_use(path, holder)
@@ -90,7 +90,7 @@ def _take(path, doing) -> TextIO:
 
 
 def _sign(file, doing):
-    """Write down who holds the lock."""
+    """Write this process into the lock's file as its holder."""
     holder = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -104,7 +104,7 @@ def _sign(file, doing):
 
 
 def _holder(file) -> dict[str, Any] | None:
-    """Who signed the file; None where a holder was killed before it had."""
+    """The holder written in the file; None if a holder was killed before it wrote."""
     file.seek(0)
     try:
         holder = json.loads(file.read())
@@ -115,7 +115,7 @@ def _holder(file) -> dict[str, Any] | None:
 
 def _in_use(path, holder):
     who = "another process" if holder is None else _described(holder)
-    return InUseError(f"{path.parent} is in use by {who}; let that end, or take another --workdir")
+    return InUseError(f"{path.parent} is in use by {who}; wait until it ends, or choose another --workdir")
 
 
 def _described(holder):
@@ -123,12 +123,12 @@ def _described(holder):
 
 
 def _runs(holder):
-    """Whether the process on this host that signed still runs, and the number is not another's by now."""
+    """Whether the holder, a process on this host, still runs; a reused process number does not count."""
     return holder["started"] is not None and _started(holder["pid"]) == holder["started"]
 
 
 def _started(pid):
-    """When a process started, in ticks since the machine did; None for one that has ended, or without /proc."""
+    """Start time of a process in ticks since boot; None if it has ended or there is no /proc."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -137,7 +137,7 @@ def _started(pid):
 
 
 def _is_still(path, file):
-    """Whether the open file is the one at the path."""
+    """Whether the open file is still the file at the path."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False

@@ -1,8 +1,8 @@
-"""Several processes of one run: how they meet, and how all of them end when one fails.
+"""Several processes of one run: how they connect, and how all of them end when one fails.
 
-JAX itself ends the others by an abort with a stack trace, minutes after a process died, and waits
-five minutes at its exit for one that failed. So the processes watch over each other in the
-key-value store that JAX brings along: who fails says why, and the others end with that line.
+JAX alone would abort the others with a stack trace, minutes after a process died, and would wait
+five minutes at its exit for one that failed. So the processes watch each other through JAX's
+key-value store: a process that fails publishes why, and the others print that line and end.
 """
 
 import contextlib
@@ -20,10 +20,11 @@ from jax._src import distributed  # the store's client has no public name
 from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError, RunError
 
-JOIN_SECONDS = 300.0  # until the last process must have started
-JOIN_TO_SAY_SO = 15.0  # likewise, for one that has an error to tell already
-SIGN_SECONDS, SILENCE_SECONDS = 5.0, 30.0  # between signs of life; without one, a process is dead
-END_SECONDS = 5.0  # that process 0, which holds the store, waits for the others to know of an error
+JOIN_SECONDS = 300.0  # until all processes must have connected
+JOIN_TO_REPORT_SECONDS = 15.0  # the same for a process that already has an error to report
+SIGN_SECONDS = 5.0  # between signs of life
+SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
+END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the others have read an error
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED = f"{_ROOM}/failed", f"{_ROOM}/alive/", f"{_ROOM}/ended/"
 
@@ -32,19 +33,19 @@ def require_devices() -> None:
     """Raise unless JAX has devices to compute on.
 
     Raises:
-        InputError: a platform that is not there.
+        InputError: the requested platform is not available.
     """
     try:
         jax.devices()
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"JAX has no device to compute on ({reason}); look at --jax_platforms and $JAX_PLATFORMS"
+            f"JAX has no device to compute on ({reason}); check --jax_platforms and $JAX_PLATFORMS"
         ) from error
 
 
 class Alone:
-    """The only process of a run: an error is its own business."""
+    """The only process of a run: it prints its own errors and waits for nobody."""
 
     def __enter__(self) -> "Alone":
         return self
@@ -53,11 +54,11 @@ class Alone:
         pass
 
     def fail(self, error: Exception) -> None:
-        """Print an error's line."""
+        """Print the error on one line."""
         print(f"error: {error}", file=sys.stderr)
 
     def leave(self) -> None:
-        """Nobody is waiting."""
+        """Return at once: there is no other process to wait for."""
 
 
 def join(
@@ -68,24 +69,24 @@ def join(
     mistake: Exception | None = None,
     handled: tuple[type[Exception], ...] = (),
 ) -> "Alone | Together":
-    """Meet the other processes, if there are any.
+    """Connect to the other processes of the run, if there are any.
 
     Args:
-        coordinator: "host:port" of process 0; None: there is but this one.
-        num_processes: how many there are.
-        process_id: which this is.
-        mistake: that this process has to report already: it waits less for the others.
+        coordinator: "host:port" of process 0; None: this is the only process.
+        num_processes: how many processes the run has.
+        process_id: number of this process, from 0.
+        mistake: an error that this process already has to report; it then waits less long for the others.
         handled: exceptions, besides this package's, that the caller handles.
 
     Raises:
-        InputError: flags of which one is missing or wrong.
-        RunError: process 0 cannot listen there.
+        InputError: one of the flags is missing or wrong.
+        RunError: process 0 cannot listen at the coordinator's port.
     """
     if coordinator is None:
         for name, value in (("num_processes", num_processes), ("process_id", process_id)):
             if value is not None:
                 raise InputError(
-                    f"--{name}={value} needs --coordinator, host:port of process 0; add it, or leave the flag out"
+                    f"--{name}={value} needs --coordinator, host:port of process 0; add it, or omit --{name}"
                 )
         return Alone()
     host, port = _place(coordinator)
@@ -102,11 +103,11 @@ def join(
 
 
 class Together:
-    """One of several processes, as `join` makes it: a context that what they do together goes on in.
+    """One of several connected processes, made by `join`; a context manager around their common work.
 
-    An exception that is not `handled` by the caller ends the process there, for the interpreter's own
-    end would wait for the others. An error of JAX may be another process's: for that one's word it
-    waits as long as it takes to find out that a process is dead.
+    An exception that the caller does not handle ends the process here, because the interpreter's own exit
+    would wait for the others. An error raised by JAX may have its cause in another process: before it is
+    reported, this process waits until the other one has published its error or counts as dead.
     """
 
     def __init__(self, host: str, port: int, count: int, number: int, *, mistake, handled):
@@ -114,15 +115,15 @@ class Together:
         self._count, self._number, self._me = count, number, f"process {number}"
         self._leaving = False
         self._lock = threading.Lock()
-        seconds = JOIN_SECONDS if mistake is None else JOIN_TO_SAY_SO
+        seconds = JOIN_SECONDS if mistake is None else JOIN_TO_REPORT_SECONDS
         late = (
-            f"the {count} processes did not meet at {host}:{port} within {seconds:.0f} s; "
+            f"the {count} processes did not all connect to {host}:{port} within {seconds:.0f} s; "
             "start all of them, with the same --coordinator and --num_processes"
         )
         timer = threading.Timer(seconds, self._end, [str(mistake or late)])
         timer.daemon = True
         timer.start()
-        # A connection that breaks makes JAX abort; the relay ends this process in a line instead.
+        # JAX aborts when its connection breaks; the relay ends this process with one line instead.
         address = f"{host}:{port}" if number == 0 else _Relay(host, port, self._lost).address
         try:
             jax.distributed.initialize(
@@ -135,12 +136,13 @@ class Together:
         except (RuntimeError, ValueError) as failure:
             reason = " ".join(str(failure).split())
             raise RunError(
-                f"process {number} cannot listen at --coordinator={host}:{port} ({reason}); take another port"
+                f"process {number} cannot listen at --coordinator={host}:{port} ({reason}); choose another port"
             ) from failure
         finally:
             timer.cancel()
         self._client: Any = distributed.global_state.client
-        self._seen = {str(i): ("", time.monotonic()) for i in range(count)}
+        # By process: its last sign of life and when this process read it.
+        self._signs = {str(i): ("", time.monotonic()) for i in range(count)}
         threading.Thread(target=self._watch, daemon=True).start()
         cli.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
 
@@ -157,25 +159,25 @@ class Together:
         cli.end(1)
 
     def fail(self, error: Exception) -> None:
-        """Let the others end with this error, and print it, unless another process had the very same first."""
+        """Publish this error so that the others end; print it, unless another process published the same first."""
         mine = f"{self._me} failed: {error}"
         first = self._publish(mine)
         if first == mine or first.partition(" failed: ")[2] != str(error):
             print(f"error: {error}", file=sys.stderr)
 
     def leave(self) -> None:
-        """Wait for all processes to come to their end, and part from them.
+        """Wait until all processes have finished, then disconnect.
 
-        The first of them has reports to write; until it is done the others still watch.
+        Process 0 still has reports to write; until it has finished, the others keep watching.
         """
         self._client.wait_at_barrier(f"{_ROOM}/end", timeout_in_ms=24 * 3600 * 1000)
         self._leaving = True
         jax.distributed.shutdown()
 
     def _publish(self, line):
-        """Tell the others why this process ends; the line of the process that ended first."""
+        """Publish why this process ends; returns the line of the process that failed first."""
         self._leaving = True
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
             self._client.key_value_set(_FAILED, line)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
             line = self._client.key_value_try_get(_FAILED)
@@ -183,12 +185,12 @@ class Together:
         return line
 
     def _acknowledge(self):
-        """Say that this process knows of the failure. Process 0, whose end takes the store away, goes last."""
+        """Record that this process has read the failure; process 0, whose exit closes the store, ends last."""
         self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
         deadline = time.monotonic() + END_SECONDS
         while self._number == 0 and time.monotonic() < deadline:
             if len(self._client.key_value_dir_get(_ENDED)) == self._count:
-                time.sleep(0.5)  # from saying so to the end
+                time.sleep(0.5)  # for the others to exit after they have recorded it
                 return
             time.sleep(0.1)
 
@@ -207,7 +209,7 @@ class Together:
                 self._end(line)
 
     def _give_sign(self):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the relay sees that process 0 is gone
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the relay notices if process 0 is gone
             self._client.key_value_set(f"{_ALIVE}{self._number}", str(time.time()), allow_overwrite=True)
             if self._number == 0:
                 self._look_for_signs()
@@ -216,27 +218,27 @@ class Together:
         now = time.monotonic()
         for key, sign in self._client.key_value_dir_get(_ALIVE):
             number = key.removeprefix(_ALIVE)
-            if self._seen[number][0] != sign:
-                self._seen[number] = (sign, now)
-        for number, (_, since) in self._seen.items():
+            if self._signs[number][0] != sign:
+                self._signs[number] = (sign, now)
+        for number, (_, since) in self._signs.items():
             if now - since > SILENCE_SECONDS and not self._leaving:
                 self._end(self._publish(_gone(number, f"no sign of life for {SILENCE_SECONDS:.0f} s")))
 
     def _lost(self):
         if not self._leaving:
-            time.sleep(1)  # for the reason that it may have published
+            time.sleep(1)  # process 0 may have published a reason, which `_watch` then prints
             self._end(_gone("0", "its connection broke"))
 
     def _end(self, line):
-        with self._lock:  # one line, of whichever thread comes first
+        with self._lock:  # only the first thread prints
             os.write(2, f"error: {line}\n".encode("utf-8", "backslashreplace"))
             os._exit(1)
 
 
 def _gone(number, how):
     return (
-        f"process {number} is gone ({how}): it was killed, or its machine is down; see its output; "
-        "the same commands resume from the last checkpoint"
+        f"process {number} is gone ({how}): it was killed, or its machine is down; see its output, then "
+        "run the same commands again to resume from the last checkpoint"
     )
 
 
@@ -244,16 +246,16 @@ def _place(coordinator):
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(
-            f"--coordinator={coordinator} is not host:port; give the first process's name and a free port, as node1:1234"
+            f"--coordinator={coordinator} is not host:port; give process 0's host and a free port, such as node1:1234"
         )
     return host.strip("[]"), int(port)
 
 
 class _Relay:
-    """A place on this machine that passes everything on to process 0 and back.
+    """A local port that forwards everything to process 0 and back.
 
-    lost: is called when process 0 closes a connection, or is silent on it for longer than signs of
-        life take. JAX's side of the connection stays open.
+    lost: called when process 0 closes a connection, or sends nothing for longer than signs of life
+        take. JAX's side of the connection stays open.
     """
 
     def __init__(self, host: str, port: int, lost: Callable[[], None]):
@@ -268,13 +270,13 @@ class _Relay:
             try:
                 there = socket.create_connection(self._place, timeout=SILENCE_SECONDS)
             except OSError:
-                here.close()  # process 0 is not there yet: JAX tries again
+                here.close()  # process 0 does not listen yet: JAX tries again
                 continue
-            threading.Thread(target=_pass_on, args=[here, there, lambda: None], daemon=True).start()
-            threading.Thread(target=_pass_on, args=[there, here, self._lost], daemon=True).start()
+            threading.Thread(target=_forward, args=[here, there, lambda: None], daemon=True).start()
+            threading.Thread(target=_forward, args=[there, here, self._lost], daemon=True).start()
 
 
-def _pass_on(source, target, at_end):
+def _forward(source, target, at_end):
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)

@@ -1,6 +1,6 @@
-"""Shapes of a function's arrays, written once beside it and checked at every call.
+"""Declared shapes of a function's arrays, checked at every call.
 
-Under `jax.jit` a call is a trace, so that compiled programs pay nothing.
+Under `jax.jit` the check runs while the function is traced, so compiled programs pay nothing.
 """
 
 import functools
@@ -14,15 +14,15 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def shaped(specification: str) -> Callable[[Function], Function]:
-    """Decorator: "b p k, b p k -> b k" are the shapes of the first two arguments and of the result.
+    """Decorator that checks shapes: "b p k, b p k -> b k" declares the first two arguments and the result.
 
-    A letter is one size wherever it stands, a number that size, "_" one axis of any size, "..." any
-    axes, the same wherever it stands. "*" is an argument that is not checked, as is None. Several
-    results are separated by commas; without an arrow the result is not checked. NumPy's, JAX's and
-    traced arrays are taken, and nested lists.
+    A letter stands for the same size everywhere, a number for that size, "_" for one axis of any size, and
+    "..." for any axes, the same everywhere. An argument declared "*" is not checked, nor is None. Several
+    results are separated by commas; without an arrow the result is not checked. Arrays may be NumPy's,
+    JAX's, traced, or nested lists.
 
-    The decorated function raises ValueError where shapes do not fit, with its name, the argument's and
-    both shapes.
+    The decorated function raises ValueError if a shape does not fit; the message names the function, the
+    argument and both shapes.
     """
     before, _, after = specification.partition("->")
     terms, results = _terms(before), _terms(after)
@@ -63,7 +63,7 @@ def _check(function: str, name: str, term: list[str], value, sizes: dict[str, ob
 
 
 def _fits(term: list[str], shape: tuple, sizes: dict[str, object]) -> bool:
-    """Whether a shape is the term's, with the sizes known so far; those of new letters are added."""
+    """Whether a shape fits a term and the sizes known so far; sizes of new letters are added to `sizes`."""
     if "..." in term:
         rest = len(shape) - (len(term) - 1)
         if rest < 0:

@@ -111,7 +111,7 @@ def test_readers_leave_a_save_in_progress_alone(folder):
     checkpoint.read_part(path, checkpoint.model_shapes(path))
     assert contents(folder.parent) == before
     # One that is gone meanwhile is no damage.
-    with pytest.raises(InputError, match=r"checkpoint .*/3 is gone; a training"):
+    with pytest.raises(InputError, match=r"checkpoint .*/3 is gone; a running training"):
         checkpoint.read_meta(folder / "3")
 
 
@@ -187,7 +187,7 @@ def test_a_meta_that_is_another_document(folder, text):
     (folder / "5" / "meta" / "metadata").write_text(text)
     warnings = []
     assert restore(folder, warnings.append)[2]["step"] == 4
-    assert warnings[0].startswith("checkpoint 5 is damaged (its meta names no classes)")
+    assert warnings[0].startswith("checkpoint 5 is damaged (its meta has no class names)")
 
 
 OTHERS = {
@@ -202,7 +202,7 @@ def test_another_model_is_no_damage(folder, other):
     before = contents(folder)
     model = {"variables": OTHERS[other](jnp.zeros((4, 2)))}
     checkpoints = Checkpoints(folder)
-    with pytest.raises(InputError, match=r"checkpoint .*/5 is of another model \(variables/") as error:
+    with pytest.raises(InputError, match=r"checkpoint .*/5 belongs to another model \(variables/") as error:
         checkpoints.restore_latest(
             model=abstract(model),
             training=abstract(items(0)[1]),
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_others(folder, monkeypatch, full):
     before = contents(folder)
     checkpoints = Checkpoints(folder)
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
-    with pytest.raises(WriteError, match=r"checkpoints/6 cannot be written \(.*\); make room there"):
+    with pytest.raises(WriteError, match=r"checkpoints/6 cannot be written \(.*\); free space there"):
         save(checkpoints, 6)
     monkeypatch.undo()
     assert contents(folder).keys() == before.keys()
@@ -343,7 +343,7 @@ def test_a_checkpoint_by_itself(tmp_path):
     whole = checkpoint.read_part(path, shapes)
     jax.tree.map(np.testing.assert_array_equal, whole, model)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(whole))
-    with pytest.raises(InputError, match="lone is there already; remove it"):
+    with pytest.raises(InputError, match="lone exists already; remove it"):
         lone(tmp_path)
 
 
@@ -354,7 +354,9 @@ def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     (tmp_path / "other.orbax-checkpoint-tmp").mkdir()
-    with pytest.raises(InputError, match=r"lone cannot be written \(No space left on device\); give another"):
+    with pytest.raises(
+        InputError, match=r"lone cannot be written \(No space left on device\); choose another"
+    ):
         lone(tmp_path)
     # What somebody else is saving beside it is not touched.
     assert [path.name for path in tmp_path.iterdir()] == ["other.orbax-checkpoint-tmp"]

@@ -145,7 +145,7 @@ def test_a_platform_that_is_not_there(monkeypatch):
         raise RuntimeError("Unable to initialize backend 'cuda':\n  none")
 
     monkeypatch.setattr(jax, "devices", unable)
-    with pytest.raises(InputError, match=r"no device .*backend 'cuda': none.; look at --jax_platforms"):
+    with pytest.raises(InputError, match=r"no device .*backend 'cuda': none.; check --jax_platforms"):
         processes.require_devices()
 
 

@@ -20,7 +20,7 @@ ADDRESSES = ("gs://bucket/run", "s3://b", "file:///run", "https://host/a.npz", "
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_is_no_path(address):
     for path in (address, Path(address)):
-        with pytest.raises(InputError, match=r"--there .* is an address, not a path of this machine"):
+        with pytest.raises(InputError, match=r"--there .* is an address, not a path on this machine"):
             files.place(path, "--there")
 
 
@@ -67,12 +67,14 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
     (tmp_path / "sweep[1]").mkdir()
     monkeypatch.chdir(tmp_path / "sweep[1]")
     with pytest.raises(
-        InputError, match=r"sweep\[1\]/run' has '\[' in it, and checkpoints saved there could not be"
+        InputError, match=r"sweep\[1\]/run' has '\[' in it, so checkpoints saved there could not be"
     ):
         checkpoints.write(Path("run"), model=model, meta=meta)
     monkeypatch.chdir(tmp_path)
     for name in ("a*", "b?", "[c", "d\\e"):
-        with pytest.raises(InputError, match="could not be read; take a path of text, without any of"):
+        with pytest.raises(
+            InputError, match="could not be read; choose a path of printable text without any of"
+        ):
             checkpoints.write(Path(name), model=model, meta=meta)
     # What was saved elsewhere can be read there; so can what only looks odd.
     for name in ("a]", "{b,c}", "lr=0.1, x "):

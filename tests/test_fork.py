@@ -192,7 +192,9 @@ def test_a_new_transform_is_a_class_and_a_line(monkeypatch, cuts_patches):
 
 
 def test_a_new_optimizer_or_schedule_is_a_function_and_a_line(monkeypatch):
-    plain = optim.Optimizer(lambda fields, length, trainable: optax.sgd(fields.learning_rate), ("pct_start",))
+    plain = optim.Optimizer(
+        lambda fields, length, trainable_mask: optax.sgd(fields.learning_rate), ("pct_start",)
+    )
     monkeypatch.setitem(optim.OPTIMIZERS, "plain", plain)
     constant = optim.Schedule(lambda peak, epochs, fields: np.full(epochs, peak * fields.drop), ("drop",))
     monkeypatch.setitem(optim.SCHEDULES, "constant", constant)

@@ -19,7 +19,7 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize(
     ("number", "way_out"),
-    [(errno.ENOSPC, "make room there"), (errno.EDQUOT, "make room there"), (errno.EIO, "mend")],
+    [(errno.ENOSPC, "free space there"), (errno.EDQUOT, "free space there"), (errno.EIO, "fix that")],
 )
 def test_the_old_file_is_kept_and_the_new_one_leaves_nothing(tmp_path, monkeypatch, writer, number, way_out):
     def full(_):
@@ -42,7 +42,7 @@ def test_the_old_file_is_kept_and_the_new_one_leaves_nothing(tmp_path, monkeypat
 def test_a_folder_that_is_gone(tmp_path, writer):
     write = {**WRITERS, "append": lambda path: files.append_text(path, "new")}[writer]
     with pytest.raises(
-        WriteError, match=r"nowhere/file cannot be written \(No such file or directory\); mend that"
+        WriteError, match=r"nowhere/file cannot be written \(No such file or directory\); fix that"
     ):
         write(tmp_path / "nowhere" / "file")
 
@@ -58,7 +58,7 @@ def test_what_happens_inside_is_not_the_files_fault(tmp_path):
 def test_appended_text_is_whole_or_not_there(small_disk):
     path = small_disk / "lines"
     files.append_text(path, "first\n")
-    with pytest.raises(WriteError, match=r"lines cannot be written \(No space left on device\); make room"):
+    with pytest.raises(WriteError, match=r"lines cannot be written \(No space left on device\); free space"):
         files.append_text(path, "é" * 400_000 + "\n")
     assert path.read_text() == "first\n"
     files.append_text(path, "second\n")

@@ -49,7 +49,7 @@ def test_one_at_a_time_and_nothing_left(tmp_path):
         assert str(error.value).startswith(
             f"{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()} (training since 20"
         )
-        assert str(error.value).endswith("; let that end, or take another --workdir")
+        assert str(error.value).endswith("; wait until it ends, or choose another --workdir")
         with lock.held(tmp_path.parent, "evaluating"):
             pass  # another folder is free
     assert take(tmp_path)["pid"] == os.getpid()
@@ -86,7 +86,7 @@ def test_another_host_cannot_be_seen(tmp_path):
     sign(tmp_path, host="elsewhere", pid=7)
     with pytest.raises(InputError) as error:
         take(tmp_path)
-    assert "was taken by process 7 on elsewhere (training since then)" in str(error.value)
+    assert "was locked by process 7 on elsewhere (training since then)" in str(error.value)
     assert f"remove {tmp_path / lock.FILE}" in str(error.value)
     # Waiting would have no end.
     with pytest.raises(InputError), lock.held(tmp_path, "evaluating", wait=pytest.fail):

@@ -218,7 +218,7 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
         (None, ["--config.data.longtail.ratio=2.0"], ["data.longtail.ratio is 2.0"]),
         (None, ["--config.data.longtail.ratio=0.01"], ["class 7 is left without a training image", "0.042"]),
         (None, ["--config.effect.alphas=(-0.5,)"], ["effect.alphas has -0.5", "at least 0"]),
-        (None, ["--config.model.cosine.num_heads=3"], ["128 features cannot be cut into 3 heads"]),
+        (None, ["--config.model.cosine.num_heads=3"], ["128 features cannot be split into 3 heads"]),
         (None, ["--config.model.cosine.tau=0.0"], ["model.cosine.tau is 0.0; it must be above 0"]),
         (None, ["--config.model.head=dot_product"], ["effect.kinds has 'feature'", "causal_norm"]),
         (None, ["--config.optim.sgd.milestones=(9,4)"], ["optim.sgd.milestones (9, 4) must ascend"]),

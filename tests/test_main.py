@@ -75,7 +75,7 @@ def assert_error(result, *words):
         ([TINY, "--config.optim.ema_decay=1"], ["config.optim.ema_decay is 1"]),
         ([TINY, "--config.data.root=gs://bucket"], ["config.data.root 'gs://bucket' is an address"]),
         ([TINY, "--config.data.root=" + 300 * "x"], ["config.data.root", "cannot be used", "File name too long"]),
-        ([TINY, "--config.data.root=~nobody-at-all/coco"], ["unknown user's home", "give it in full"]),
+        ([TINY, "--config.data.root=~nobody-at-all/coco"], ["home of an unknown user", "give the full path"]),
         ([TINY, "--config.init_from=nowhere"], ["config.init_from: ", "nowhere is not a checkpoint"]),
         ([TINY, "--config.model.frozen=('.*',)"], ["config.model.frozen ('.*',) leaves no parameter to train"]),
         ([TINY, "--config.model.frozen=('neck',)"], ["no parameter matches 'neck'"]),
@@ -88,7 +88,7 @@ def assert_error(result, *words):
             ([TINY, f"--workdir={workdir}"], words)
             for workdir, words in (
                 ("", ["--workdir is empty"]),
-                ("exp[lr=0.1]", ["exp[lr=0.1]' has '[' in it", "could not be read", "take a path of text"]),
+                ("exp[lr=0.1]", ["exp[lr=0.1]' has '[' in it", "could not be read", "choose a path of printable text"]),
                 ("sweep*/a", ["has '*' in it"]),
                 ("what?", ["has '?' in it"]),
                 ("a\\b", ["has '\\\\' in it"]),
@@ -96,7 +96,7 @@ def assert_error(result, *words):
                 ("file:///runs/a", ["'file:///runs/a' is an address"]),
                 ("two\nlines", ["has the character '\\n'", "rename it"]),
                 ("caf\udce9", ["has the character"]),
-                ("~nobody-at-all/run", ["unknown user's home"]),
+                ("~nobody-at-all/run", ["home of an unknown user"]),
                 (300 * "x", ["File name too long"]),
             )
         ),
@@ -402,7 +402,7 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
     monkeypatch.setattr(ocp.Checkpointer, "save", full)
     result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
     assert_error(
-        result, "run/checkpoints/3 cannot be written (No space", "make room", "checkpoint 2 is intact"
+        result, "run/checkpoints/3 cannot be written (No space", "free space", "checkpoint 2 is intact"
     )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "checkpoints", "config.json", "metrics.jsonl",

@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_named():
         cfmlc_jax.from_torch("cgn_mnist_linear_critic", {"a": np.zeros(3)})
     with pytest.raises(InputError, match=r"not the weights of resnet18: \d+ missing: .*1 left over: a$"):
         cfmlc_jax.from_torch("resnet18", {"a": np.zeros(3)})
-    with pytest.raises(InputError, match="in_place_norms is not of MnistGenerator; leave it out"):
+    with pytest.raises(InputError, match="in_place_norms does not apply to MnistGenerator; omit it"):
         cfmlc_jax.to_torch("cgn_mnist", {}, in_place_norms=True)
     with pytest.raises(InputError, match="'epoch' is a int among tensors"):
         cfmlc_jax.from_torch("resnet18", {"epoch": 3})

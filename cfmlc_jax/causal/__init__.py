@@ -1,1 +1,1 @@
-"""The paper's ideas as pure functions of arrays: views, patches, effects."""
+"""The papers' equations as pure functions of arrays: views, patches, effects."""

@@ -1,4 +1,4 @@
-"""The prediction that patches strengthen, null inputs, and the total direct effect (TDE)."""
+"""The combined prediction of whole image and patches, null inputs, and the total direct effect (TDE)."""
 
 import jax.numpy as jnp
 
@@ -18,26 +18,26 @@ def combine(whole, patch):
 
 
 def total_direct_effect(factual, counterfactual, alpha):
-    """What the target adds with its context held fixed: factual − alpha·counterfactual, [b, k].
+    """Total direct effect of the target, its context held fixed: factual − alpha·counterfactual, [b, k].
 
-    With one counterfactual for all images this shifts a class's logits by a constant: it moves
-    thresholded metrics and cannot move average precision.
+    If all images share one counterfactual, this shifts a class's logits by a constant: it changes
+    thresholded metrics and cannot change average precision.
     """
     return factual - alpha * counterfactual
 
 
 @shaped("b h w c -> _ h w c")
 def null_images(images, kind: str, mean_colour=None):
-    """What an image shows when it shows nothing: [b, h, w, c] -> [1 or b, h, w, c].
+    """Null images, which replace removed content: [b, h, w, c] -> [1 or b, h, w, c].
 
     Args:
         images: whole views in [0, 1].
-        kind: "zeros" (black), "mean" (one colour) or "blur" (the image without detail, one
-            Gaussian of a sigma of an eighth of the side). The first two are one null for all images.
+        kind: "zeros" (black), "mean" (one colour) or "blur" (the image smoothed by a Gaussian whose
+            sigma is an eighth of the side). The first two give one null for all images.
         mean_colour: [c], the mean of the training data, for "mean".
 
     Raises:
-        ValueError: an unknown kind, or "mean" without a colour.
+        ValueError: an unknown kind, or "mean" without a mean colour.
     """
     if kind == "zeros":
         return jnp.zeros_like(images[:1])
@@ -53,10 +53,10 @@ def null_images(images, kind: str, mean_colour=None):
 
 @shaped("b p k, b p k -> b k")
 def pivot_counterfactual(attention, removed):
-    """Logits without the target's patch, context kept: two [b, p, k] -> [b, k].
+    """Logits without the target's patch but with its context: two [b, p, k] -> [b, k].
 
-    Class k weighs the predictions on the images with patch p removed by its own attention to p,
-    so its pivot patch decides what is removed.
+    For class k, the prediction on the image without patch p is weighted by the class's own attention
+    to p, so that mostly the pivot patch is removed.
 
     Args:
         attention: factual attention logits.
@@ -67,11 +67,11 @@ def pivot_counterfactual(attention, removed):
 
 @shaped("b p p k, _ p k -> b p p k")
 def with_null_removed(logits, null):
-    """Patches' logits of images without each patch, the removed one's being the null's: [b, p, p, k] -> the same.
+    """Patch logits of images without one patch each, with the null's logits for the removed one: [b, p, p, k] -> same.
 
     Args:
-        logits: row p is of the image without patch p.
-        null: of the null's patches, [1 or b, p, k].
+        logits: entry [:, p] has the logits of all patches of the image without patch p.
+        null: logits of the null's patches, [1 or b, p, k].
     """
     removed = jnp.eye(logits.shape[1], dtype=bool)[None, :, :, None]
     return jnp.where(removed, null[:, None], logits)
@@ -79,10 +79,10 @@ def with_null_removed(logits, null):
 
 @shaped("b p p k, b p p k -> b p k")
 def pooled_without_each(attention, scores, pool=patches.patch_logits):
-    """Patch logits of the image without each patch: two [b, p, p, k] -> [b, p, k].
+    """Pooled patch logits of the images without one patch each: two [b, p, p, k] -> [b, p, k].
 
     Args:
-        attention: row p is of the patches of the image without patch p.
+        attention: entry [:, p] is the attention of all patches of the image without patch p.
         scores: likewise.
         pool: attention and scores -> class evidence, as `patches.Pooling.logits`.
     """
@@ -92,7 +92,7 @@ def pooled_without_each(attention, scores, pool=patches.patch_logits):
 
 
 def _gaussian(n: int, dtype):
-    """Matrix [n, n] that smooths a line of n pixels; rows sum to 1, so edges are not darkened."""
+    """Matrix [n, n] that smooths a row of n pixels; its rows sum to 1, so that edges are not darkened."""
     offset = jnp.arange(n)[:, None] - jnp.arange(n)[None, :]
     weights = jnp.exp(-0.5 * (offset / (n / 8)) ** 2)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(dtype)

@@ -1,12 +1,12 @@
-"""Multi-head cosine logits, the mean feature that momentum drifts along, and what remains without it.
+"""Multi-head cosine logits, and their counterfactual along the mean feature of training.
 
 After Tang et al., "Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum
-Causal Effect" (NeurIPS 2020, arXiv:2009.12991, sections 4.1 and 4.2). Features and weights are cut
-into heads, equal slices of d, and each is normalised by itself. In einsum strings j are heads and i
-the features of one head.
+Causal Effect" (NeurIPS 2020, arXiv:2009.12991, sections 4.1 and 4.2). Features and weights are split
+into heads, equal slices of d, and each slice is normalised separately. In einsum strings j counts heads
+and i the features of one head.
 
-Every product is of full float32: a cosine's error is multiplied by tau, and devices that shorten
-matrix products to TF32 or bfloat16 by default would leave it three digits.
+All products use full float32: tau multiplies the error of a cosine, and devices that compute matrix
+products in TF32 or bfloat16 by default would leave it three digits.
 """
 
 import functools
@@ -22,15 +22,15 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def split_heads(x, num_heads: int):
-    """Equal slices of features, at least float32: [..., d] -> [..., K, d/K].
+    """Features split into equal slices, at least float32: [..., d] -> [..., K, d/K].
 
     Raises:
-        InputError: heads that do not divide the features.
+        InputError: the number of heads does not divide d.
     """
     d = x.shape[-1]
     if num_heads < 1 or d % num_heads:
         raise InputError(
-            f"{d} features cannot be cut into {num_heads} heads of equal size; "
+            f"{d} features cannot be split into {num_heads} heads of equal size; "
             f"choose a num_heads that divides {d}"
         )
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -41,11 +41,11 @@ def split_heads(x, num_heads: int):
 def normalise(x, offset: float):
     """x / (‖x‖ + offset) along the last axis: [..., d] -> [..., d].
 
-    An offset of 0 gives unit vectors, gamma the causal norm of weights, and 1 the capsule norm.
-    Of a zero vector it is zero, and with offset 0 its gradient too (the reference: NaN).
+    Offset 0 gives unit vectors, gamma the causal norm of weights, and 1 the capsule norm. A zero vector
+    stays zero, and with offset 0 its gradient is zero too (NaN in the reference).
     """
     squared = (x * x).sum(axis=-1, keepdims=True)
-    # The root's slope at 0 is infinite, and 0 · ∞ would be the gradient.
+    # The root's slope at 0 is infinite, so its gradient would be 0 · ∞.
     length = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0) + offset
     return jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 0)
 
@@ -69,21 +69,21 @@ def logits(
         factual         y_c  = tau/K · Σ_j <x_j, w_cj>
         counterfactual  y0_c = tau/K · Σ_j <x_j, e_j> · <e_j, w_cj>
 
-    The counterfactual sees only that part of the image which lies along the mean feature; for unit
-    features <x_j, e_j> is their cosine. It is zero where the mean feature is zero, before training.
+    The counterfactual is computed from the projection of the features on the mean feature; for unit
+    features <x_j, e_j> is their cosine. It is zero while the mean feature is zero, before training.
 
     Args:
         features: pooled features.
-        kernel: weights, a column for each class.
-        mean_feature: `moving_sum` of training.
+        kernel: weights, one column per class.
+        mean_feature: the `moving_sum` of training.
         num_heads: K.
-        tau: factor of the sum of the heads' mean cosines.
-        weight_offset: added to norms of weights (`normalise`).
-        feature_offset: added to norms of features.
-        mean_offset: added to norms of the mean feature.
+        tau: scale of the logits, which are means over heads.
+        weight_offset: added to the norms of weights (`normalise`).
+        feature_offset: added to the norms of features.
+        mean_offset: added to the norms of the mean feature.
 
     Raises:
-        InputError: heads that do not divide the features.
+        InputError: the number of heads does not divide d.
     """
     x = normalise(split_heads(features, num_heads), feature_offset)
     w = normalise(split_heads(kernel.T, num_heads), weight_offset)
@@ -97,12 +97,12 @@ def logits(
 
 @shaped("... d, d -> ... _")
 def cosines(features, mean_feature, num_heads: int):
-    """Cosine of each head's features with the mean feature's: [..., d], [d] -> [..., K].
+    """Cosine between features and mean feature in each head: [..., d], [d] -> [..., K].
 
-    0 for a zero vector on either side.
+    It is 0 if either vector is zero.
 
     Raises:
-        InputError: heads that do not divide the features.
+        InputError: the number of heads does not divide d.
     """
     x = normalise(split_heads(features, num_heads), 0.0)
     e = normalise(split_heads(mean_feature, num_heads), 0.0)
@@ -113,15 +113,15 @@ def cosines(features, mean_feature, num_heads: int):
 def moving_sum(previous, features, mu, counted=None):
     """The mean feature after a batch, mu·previous + mean of the batch: [d], [..., d] -> float32 [d].
 
-    A discounted sum and not a mean, up to 1/(1 − mu) times as long: only its direction is used.
-    Under `jit` with a batch split over devices the mean is over all of it. Where no row counts, the
-    previous value is left as it is. No gradient flows through it.
+    This is a discounted sum, not a mean, and up to 1/(1 − mu) times as long: only its direction is used.
+    Under `jit` with a batch split over devices, the mean is over the whole batch. If no row counts, the
+    previous value is unchanged. No gradient flows through the result.
 
     Args:
         previous: the value before; zeros at the start.
-        features: of the batch.
+        features: features of the batch.
         mu: share of the previous value that is kept; a number or a traced scalar.
-        counted: [...] True for the rows that count; None: all.
+        counted: [...] True for the rows that count; None: all rows.
     """
     rows = features.astype(jnp.float32).reshape(-1, features.shape[-1])
     counted = jnp.ones(rows.shape[0], bool) if counted is None else counted.reshape(-1)
@@ -132,20 +132,20 @@ def moving_sum(previous, features, mu, counted=None):
 
 
 def rule_of_thumb_alpha(cosines) -> float:
-    """The alpha for which alpha·cos is 1 on average over images and heads.
+    """The alpha that makes alpha·cos equal 1 on average over images and heads: [...] -> float.
 
-    The reference's advice where there is no validation split to choose alpha on.
+    The reference advises it if there is no validation split to choose alpha on.
 
     Args:
-        cosines: [...] of some images with the mean feature (`cosines`).
+        cosines: cosines between images' features and the mean feature (`cosines`).
 
     Raises:
-        ValueError: a mean cosine that is not positive, so that no alpha does it.
+        ValueError: the mean cosine is not positive, so that no alpha exists.
     """
     mean = float(np.asarray(cosines, np.float64).mean())
     if not mean > 0:
         raise ValueError(
-            f"the mean cosine of the features with the mean feature is {mean:g}, so no alpha makes "
-            "alpha·cos 1 on average; is the mean feature that of training?"
+            f"the mean cosine between features and mean feature is {mean:g}, so no alpha makes "
+            "alpha·cos 1 on average; check that the mean feature comes from training"
         )
     return 1 / mean

@@ -11,24 +11,24 @@ from cfmlc_jax.shapes import shaped
 
 # The mechanisms, in the order in which the reference draws their noise.
 SHAPE, TEXTURE, BACKGROUND = MECHANISMS = ("shape", "texture", "background")
-# Masks end here: beyond, their entropy has no finite gradient.
+# Values of masks are clipped to this range: outside it their entropy has no finite gradient.
 MASK_RANGE = (1e-4, 0.9999)
 
 
 def same_for_all(x) -> dict:
-    """One input for all mechanisms, no intervention: x -> {mechanism: x}."""
+    """The same input for all mechanisms, without intervention: x -> {mechanism: x}."""
     return dict.fromkeys(MECHANISMS, x)
 
 
 @shaped("b h w 1, b h w c, b h w c -> b h w c")
 def compose(mask, foreground, background):
-    """m · f + (1 − m) · b, the image of the mechanisms (equation 2): [b, h, w, 1], two [b, h, w, c] -> [b, h, w, c]."""
+    """Composed images m · f + (1 − m) · b (equation 2): [b, h, w, 1], two [b, h, w, c] -> [b, h, w, c]."""
     return mask * foreground + (1 - mask) * background
 
 
 @shaped("... -> ...")
 def clamp_mask(mask):
-    """The mask inside `MASK_RANGE`; what is outside has no gradient: [...] -> [...]."""
+    """The mask clipped to `MASK_RANGE`; clipped values have no gradient: [...] -> [...]."""
     return jnp.clip(mask, *MASK_RANGE)
 
 
@@ -36,20 +36,20 @@ def clamp_mask(mask):
 def shuffle(textures, offsets):
     """Each texture tiled 2×2 and cropped to its own size at its offset: [b, h, w, c], [b, 2] -> [b, h, w, c].
 
-    It is the texture rolled by −offset (row, column): local structure stays, its place does not, so
-    that a texture cannot carry a shape.
+    The result is the texture rolled by −offset (row, column). Local structure is kept but moved, so that a
+    texture cannot carry a shape.
     """
     return jax.vmap(lambda texture, offset: jnp.roll(texture, -offset, axis=(0, 1)))(textures, offsets)
 
 
 def draw_offsets(key, b: int, size: int):
-    """Offsets of `shuffle`, uniform over 0 … size: key -> [b, 2].
+    """Offsets for `shuffle`, uniform over 0 … size: key -> [b, 2].
 
-    0 and size are the same crop, which is therefore twice as likely as any other, as in the reference.
+    0 and size give the same crop, which is therefore twice as likely as any other, as in the reference.
     """
     return jax.random.randint(key, (b, 2), 0, size + 1)
 
 
 def truncated_noise(key, shape, truncation: float):
-    """Normal noise within ±2, times the truncation: key -> float32 of `shape`, within ±2·truncation."""
+    """Normal noise truncated to ±2 and scaled by `truncation`: key -> float32 of `shape`."""
     return truncation * jax.random.truncated_normal(key, -2.0, 2.0, shape)

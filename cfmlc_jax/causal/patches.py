@@ -1,9 +1,9 @@
-"""Class evidence from patches: every class looks where it recognises itself best.
+"""Class evidence pooled over patches, each class from the patches that resemble it most.
 
-Two ways to pool p patches. The paper's, `patch_logits`: every class weighs the patches by itself,
-so that one patch may vouch for many classes, for a target and for its company. Ours,
-`exclusive_logits`: every patch has one vote to divide, so that what explains the company is not
-left to vouch for the target.
+There are two ways to pool p patches. In the paper's, `patch_logits`, every class weights the patches
+independently, so that one patch may be evidence for many classes: for a target and for its context. In
+ours, `exclusive_logits`, every patch has one vote to divide among the classes, so that a patch that
+shows the context is no evidence for the target.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from cfmlc_jax.shapes import shaped
 
-HALF = 0.6931471805599453  # −log of a probability of one half
-LEAST = 1e-7  # probability that a patch which is all one class's is left to the others
-SMALL = -12.0  # log of a probability x for which x and −log(1 − x) are one number in float32
+HALF = 0.6931471805599453  # −log(1/2)
+LEAST = 1e-7  # least value of 1 − share, so that a patch that is all one class's has finite evidence
+SMALL = -12.0  # log of a probability x so small that x and −log(1 − x) are the same number in float32
 
 
 @shaped("b p k -> b p k")
@@ -33,7 +33,7 @@ def patch_weights(attention):
 def patch_logits(attention, scores):
     """Class evidence pooled over patches: two [b, p, k] -> [b, k].
 
-    Each class weighs the patches by a softmax of its own attention logits, so that the pivot
+    Each class weights the patches by a softmax of its own attention logits, so that its pivot
     patch dominates (arXiv:2404.06287, section 3).
     """
     return (patch_weights(attention) * scores).sum(axis=1)
@@ -41,7 +41,7 @@ def patch_logits(attention, scores):
 
 @shaped("b p k -> b k")
 def pivot(attention):
-    """Index of each class's pivot patch, the one of most attention: [b, p, k] -> int32 [b, k]."""
+    """Index of each class's pivot patch, which has the most attention: [b, p, k] -> int32 [b, k]."""
     return jnp.argmax(attention, axis=1).astype(jnp.int32)
 
 
@@ -49,8 +49,8 @@ def pivot(attention):
 def shares(scores):
     """Log of each class's share of each patch: [b, p, k] -> [b, p, k], at most 0.
 
-    A softmax over the classes and the background, whose score is 0: what one class has of a patch
-    no other can have.
+    A log-softmax over the classes and the background, whose score is 0: the share of one class is lost
+    to all others.
     """
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     background = jnp.zeros_like(scores[..., :1])
@@ -60,14 +60,14 @@ def shares(scores):
 
 @shaped("b p k -> b k")
 def exclusive_logits(scores):
-    """Class evidence where patches vouch for one class only: [b, p, k] -> [b, k].
+    """Class evidence from patches that each belong to one class: [b, p, k] -> [b, k].
 
-    Each patch is divided among the classes (`shares`), and a class is present where at least one
-    patch is its own: the noisy or P_k = 1 − Π_p (1 − share_pk), given as its logit, which is
+    Each patch is divided among the classes (`shares`), and a class is present if at least one
+    patch belongs to it: the noisy or P_k = 1 − Π_p (1 − share_pk). The result is its logit,
     log(exp(λ_k) − 1) with λ_k = −Σ_p log(1 − share_pk).
     """
     log_share = shares(scores)
-    # Of shares so small that 1 − share is 1, −log(1 − share) is the share.
+    # For a share so small that 1 − share rounds to 1, −log(1 − share) is the share itself.
     small = log_share < SMALL
     log_evidence = jnp.where(small, log_share, jnp.log(-_log_complement(jnp.where(small, SMALL, log_share))))
     log_total = jax.nn.logsumexp(log_evidence, axis=1)
@@ -78,11 +78,11 @@ def exclusive_logits(scores):
 
 
 def _log_complement(x):
-    """log(1 − exp(x)) for x < 0, where it is at least log(LEAST).
+    """log(1 − exp(x)) for x < 0, at least log(LEAST).
 
-    By the form that is exact on either side of exp(x) = 1/2 (Mächler, "Accurately computing
-    log(1 − exp(−|a|))", 2012). The form not taken gets a harmless argument: its gradient is
-    multiplied by 0, and 0·∞ is not a number.
+    There is one accurate formula on each side of exp(x) = 1/2 (Mächler, "Accurately computing
+    log(1 − exp(−|a|))", 2012). The formula that is not used is evaluated at a harmless argument, because its
+    gradient is multiplied by 0, and 0·∞ is NaN.
     """
     x = jnp.minimum(x, -LEAST)
     near = x > -HALF
@@ -94,11 +94,11 @@ def _log_complement(x):
 
 
 class Pooling(NamedTuple):
-    """A way from patches to class evidence.
+    """A way to pool patches into class evidence.
 
     logits: attention and scores, two [b, p, k] -> [b, k].
-    focus: the same -> [b, p, k], whose softmax over patches says where a class finds its evidence.
-    background: scores are relative to a background's, which cells of a map then judge too.
+    focus: attention and scores -> [b, p, k], whose softmax over patches is each patch's share in the evidence.
+    background: scores are relative to a background score, for which cells of a map get a layer of its own.
     """
 
     logits: Callable
@@ -106,7 +106,7 @@ class Pooling(NamedTuple):
     background: bool = False
 
 
-# By the name that `config.patches.pooling` has.
+# Poolings by their name in `config.patches.pooling`.
 POOLINGS = {
     "pivot": Pooling(patch_logits, lambda attention, scores: attention),
     "exclusive": Pooling(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cfmlc_jax import config as configs
 from cfmlc_jax import losses
 from cfmlc_jax.causal.patches import POOLINGS, Pooling
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
@@ -61,7 +61,7 @@ class Parts:
         transform = self.transforms[purpose]
         return (1, transform.num_views, transform.size, transform.size, 3)
 
-    def boxes(self) -> list[Cell] | None:
+    def boxes(self) -> list[Box] | None:
         """The boxes of the patches, in pixels of a whole view of evaluation; None without patches."""
         return self.patching["evaluate"].boxes(self.transforms["evaluate"].size)
 
@@ -173,7 +173,7 @@ def require_model(config) -> None:
     if not (configs.patch_map(config) or config.model.frozen or models.HEADS[config.model.head].has_mean):
         return
     params = model_item(config, parts)["variables"]["params"]
-    if not any(jax.tree.leaves(frozen_parameters.trainable(params, parts.model.frozen))):
+    if not any(jax.tree.leaves(frozen_parameters.trainable_mask(params, parts.model.frozen))):
         raise InputError(
             f"config.model.frozen {tuple(config.model.frozen)} leaves no parameter to train; remove some patterns"
         )
@@ -234,8 +234,8 @@ def steps_per_epoch(config, source: Source) -> int:
 
 def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     """The optax optimiser with its schedule; it does not change frozen parameters (`Classifier.frozen`)."""
-    trainable = functools.partial(frozen_parameters.trainable, frozen=frozen) if frozen else None
-    return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable)
+    trainable_mask = functools.partial(frozen_parameters.trainable_mask, frozen=frozen) if frozen else None
+    return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
 
 
 def _mean_feature(config, steps_per_epoch):

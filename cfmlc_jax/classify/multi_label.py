@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
@@ -52,16 +52,16 @@ class MultiLabel:
         config,
         scores: Mapping[str, Scores],
         boxes: Boxes | None,
-        patch_cells: list[Cell] | None,
+        patch_boxes: list[Box] | None,
         class_names,
     ) -> MultiLabelResults:
         """Metrics of both sets of weights; intervals, context and localisation of the averaged weights."""
         return MultiLabelResults(
             {name: multi_label.measures(scored, config.effect.alphas) for name, scored in scores.items()},
-            self._findings(config, scores[AVERAGE], boxes, patch_cells, class_names),
+            self._findings(config, scores[AVERAGE], boxes, patch_boxes, class_names),
         )
 
-    def _findings(self, config, scores, boxes, patch_cells, class_names):
+    def _findings(self, config, scores, boxes, patch_boxes, class_names):
         alphas, generator = config.effect.alphas, np.random.default_rng(config.seed)
         # The intervals come first: the order of random draws determines the published numbers.
         intervals = multi_label.intervals(scores, alphas, generator)
@@ -71,7 +71,7 @@ class MultiLabel:
         return Findings(
             intervals=intervals,
             context=context,
-            localization=_localization(config, scores, boxes, patch_cells, class_names),
+            localization=_localization(config, scores, boxes, patch_boxes, class_names),
             rule_of_thumb=None if scores.cosine is None else RuleOfThumb(**rule_of_thumb(scores.cosine)),
         )
 
@@ -93,9 +93,9 @@ def _training(labels) -> Training:
     return Training(len(labels), cooccurrence.counts(labels).tolist(), pairs.tolist())
 
 
-def _localization(config, scores, boxes, patch_cells, class_names):
+def _localization(config, scores, boxes, patch_boxes, class_names):
     """How often the pivot patch hits a box of its class; None without patches or boxes."""
-    if patch_cells is None or scores.attention is None or boxes is None:
+    if patch_boxes is None or scores.attention is None or boxes is None:
         return None
     pairs = localization.localize(
         scores.attention.argmax(axis=1),
@@ -104,7 +104,7 @@ def _localization(config, scores, boxes, patch_cells, class_names):
         boxes.images,
         boxes.sizes,
         size=config.views.image_size,
-        cells=patch_cells,
+        patch_boxes=patch_boxes,
     )
     # COCO defines sizes of objects in pixels; elsewhere they are relative to the image.
     return multi_label.localized(pairs, class_names, relative=config.data.source != "coco")

@@ -131,7 +131,7 @@ def mask_patches(key, images, *, rate: float, null: str, mean_colour, patching: 
         patching: of training; its grid defines the patches.
     """
     b, _, size, _, _ = images.shape
-    count = len(views.cells(size, patching.grid, patching.overlap))
+    count = len(views.patch_boxes(size, patching.grid, patching.overlap))
     patch_key, rate_key = jax.random.split(key)
     random_patch = jax.random.randint(patch_key, (b,), 0, count)
     patch = jnp.where(jax.random.bernoulli(rate_key, rate, (b,)), random_patch, -1)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects, views
-from cfmlc_jax.causal.views import Cell, Grid
+from cfmlc_jax.causal.views import Box, Grid
 from cfmlc_jax.models.classifier import Outputs
 
 Evidence = tuple[Any, Any]
@@ -28,7 +28,7 @@ class Whole:
 
     Args:
         grid: patches along one side; without patches it is used for masking only (`masked`).
-        overlap: of neighbouring patches, as in `causal.views.cells`.
+        overlap: of neighbouring patches, as in `causal.views.patch_boxes`.
 
     Attributes:
         removable: whether a patch can be removed from the image, so that its effect can be computed.
@@ -52,7 +52,7 @@ class Whole:
         """The attention and score logits of the p patches, two [b, p, k]; None without patches."""
         return None
 
-    def boxes(self, size: int) -> list[Cell] | None:
+    def boxes(self, size: int) -> list[Box] | None:
         """The boxes of the patches, in pixels of a whole view of this size; None without patches."""
         return None
 
@@ -133,7 +133,7 @@ class HostViews(Whole):
 
     def boxes(self, size):
         """The boxes of the grid."""
-        return views.cells(size, self.grid, self.overlap)
+        return views.patch_boxes(size, self.grid, self.overlap)
 
     def grids(self):
         """The grid as a tuple."""
@@ -216,7 +216,7 @@ class MapCells(Whole):
 
     def boxes(self, size):
         """The boxes of the map's cells."""
-        return views.cells(size, self._side)
+        return views.patch_boxes(size, self._side)
 
     def grids(self):
         """One scale: that of the map."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import single_label, summary
@@ -55,7 +55,7 @@ class SingleLabel:
         config,
         scores: Mapping[str, Scores],
         boxes: Boxes | None,
-        patch_cells: list[Cell] | None,
+        patch_boxes: list[Box] | None,
         class_names,
     ) -> SingleLabelResults:
         """Accuracies of both sets of weights; intervals and the rule of thumb for alpha of the averaged weights."""

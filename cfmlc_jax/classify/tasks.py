@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify.multi_label import MultiLabel
 from cfmlc_jax.classify.single_label import SingleLabel
 from cfmlc_jax.data.sources.boxes import Boxes
@@ -46,7 +46,7 @@ class Task(Protocol):
         config,
         scores: Mapping[str, Scores],
         boxes: Boxes | None,
-        patch_cells: list[Cell] | None,
+        patch_boxes: list[Box] | None,
         class_names,
     ) -> Any:
         """The `SplitResults` of a split.
@@ -55,7 +55,7 @@ class Task(Protocol):
             config: for the strengths of effects and the seed of the intervals.
             scores: by set of weights.
             boxes: annotated boxes of the split; None without.
-            patch_cells: boxes of the patches in a whole view; None without patches.
+            patch_boxes: boxes of the patches in a whole view; None without patches.
             class_names: in label order.
         """
 

@@ -112,7 +112,7 @@ class ClassifierSystem:
 
         def loss_of(params):
             outputs, updated = self._model.apply(
-                learned["variables"] | {"params": frozen.hold(params, self._model.frozen)},
+                learned["variables"] | {"params": frozen.stop_frozen_gradients(params, self._model.frozen)},
                 self._objective.patching.inputs(images),
                 train=True,
                 mutable=["batch_stats"],

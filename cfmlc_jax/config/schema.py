@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.files import strange
+from cfmlc_jax.files import forbidden_character
 
 _ONE = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
 _MANY = {int: "whole numbers", float: "numbers", str: "strings"}
@@ -122,6 +122,8 @@ def _scalar(subject, value, kind, wanted):
             raise InputError(f"{subject} {shown(value)}; the number is too large") from error
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InputError(f"{subject} {shown(value)}; it must be {wanted}")
-    if kind is str and strange(value):
-        raise InputError(f"{subject} {shown(value)}; it must not contain the character {strange(value)!r}")
+    if kind is str and forbidden_character(value):
+        raise InputError(
+            f"{subject} {shown(value)}; it must not contain the character {forbidden_character(value)!r}"
+        )
     return kind(value)

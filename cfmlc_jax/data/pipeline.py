@@ -168,7 +168,7 @@ def _end_with_parent(worker: int, workers: int) -> None:
 def _start_tracker():
     """Start Python's tracker of shared memory before a worker does: it would leave SIGINT unblocked there.
 
-    Workers inherit from this thread that a terminal's Ctrl-C is not theirs (`command.end_at_interrupt`).
+    Workers inherit from this thread that a terminal's Ctrl-C is not theirs (`cli.end_at_interrupt`).
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     resource_tracker.ensure_running()

@@ -1,4 +1,4 @@
-"""Losses in float32, one file a family; the caller reduces."""
+"""Losses in float32, one file per family; the caller reduces them to a scalar."""
 
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
 from cfmlc_jax.losses.catalogue import LOSSES, TASKS, create

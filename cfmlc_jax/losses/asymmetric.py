@@ -1,4 +1,4 @@
-"""The asymmetric loss of multi-label images, per entry and in float32; the caller reduces."""
+"""The asymmetric loss for multi-label images, per entry and in float32; the caller reduces."""
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +17,23 @@ def asymmetric_loss(
     eps: float = 1e-8,
     weight_gradient: bool = False,
 ):
-    """Asymmetric loss (ASL) of every cell: two [b, k] -> [b, k].
+    """Asymmetric loss (ASL) of every entry (image, class): two [b, k] -> [b, k].
 
-    With p = sigmoid(x) and the shifted p_neg = min(1 − p + clip, 1), a cell costs
-    −(1 − p)^gamma_pos · log p where the label is 1 and −(1 − p_neg)^gamma_neg · log p_neg where
-    it is 0: easy negatives count little, those below the clip not at all (Ridnik et al.,
+    With p = sigmoid(x) and the shifted p_neg = min(1 − p + clip, 1), the loss of an entry is
+    −(1 − p)^gamma_pos · log p if the label is 1 and −(1 − p_neg)^gamma_neg · log p_neg if it is 0:
+    easy negatives count little, those with p below the clip not at all (Ridnik et al.,
     "Asymmetric Loss For Multi-Label Classification", ICCV 2021).
 
-    float32 whatever comes in: eps is 0 in float16 and a logit below −17 would give NaN.
+    Computed in float32 or wider: in float16 eps would be 0 and a logit below −17 would give NaN.
 
     Args:
         logits: before the sigmoid.
         labels: 1 where the class is present, else 0.
-        gamma_neg: focusing of negatives.
-        gamma_pos: focusing of positives; the reference trains with 0.
-        clip: probability below which a negative costs nothing.
-        eps: floor inside the logarithms.
-        weight_gradient: whether the focusing weight carries gradient; the reference's does not.
+        gamma_neg: focusing exponent of negatives.
+        gamma_pos: focusing exponent of positives; the reference trains with 0.
+        clip: probability below which a negative has no loss.
+        eps: least argument of the logarithms.
+        weight_gradient: whether gradients flow through the focusing weight; in the reference they do not.
     """
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     labels = labels.astype(dtype)
@@ -51,5 +51,5 @@ def asymmetric_loss(
 
 
 def _focus(p, gamma):
-    """(1 − p)^gamma; gamma 0 is a true constant, whose gradient at p = 1 would else be 0·∞."""
+    """(1 − p)^gamma; for gamma 0 a true constant, because the power's gradient at p = 1 would be 0·∞."""
     return (1 - p) ** gamma if gamma else jnp.ones_like(p)

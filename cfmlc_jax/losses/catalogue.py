@@ -1,4 +1,4 @@
-"""Names to losses of classifiers: one visible table."""
+"""The table of the classifiers' losses by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 from cfmlc_jax.losses import softmax
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
 
-# multi_label: any number of labels an image, a loss of each entry [b, k]. single_label: exactly one, a loss
-# of each image [b].
+# multi_label: an image has any number of labels; the loss is per entry, [b, k]. single_label: an image has
+# exactly one label; the loss is per image, [b].
 TASKS = ("multi_label", "single_label")
 
 
 class Loss(NamedTuple):
     """A loss by name.
 
-    function: (logits [b, k], labels [b, k], **options) -> [b, k], or [b] for a single label.
+    function: (logits [b, k], labels [b, k], **options) -> [b, k], or [b] for a single-label loss.
     task: one of `TASKS`.
-    options: field of a configuration's `loss` -> keyword of the function.
-    weighs_classes: the function also takes `weights` [k], `softmax.class_weights` of the training images.
+    options: field of config.loss -> keyword of the function.
+    weighs_classes: the function also takes `weights` [k], the `softmax.class_weights` of the training images.
     """
 
     function: Callable[..., Any]
@@ -37,21 +37,21 @@ LOSSES = {
 
 
 def create(loss: Any, class_counts: Any = None) -> Callable[[Any, Any], Any]:
-    """The loss that config.loss names: (logits, labels), both [b, k] -> [b, k], or [b] for a single label.
+    """The loss named by config.loss: (logits, labels), both [b, k] -> [b, k], or [b] if single-label.
 
     Args:
-        loss: section of a configuration, with `name` and the fields that this loss reads.
-        class_counts: training images [k] of each class, without which a loss that weighs classes cannot train.
+        loss: section `loss` of the configuration: `name`, and the fields that this loss reads.
+        class_counts: [k] training images per class; a loss with class weights cannot train without them.
 
     Raises:
-        InputError: a class without a training image, for a loss that weighs classes.
+        InputError: a class has no training image, and the loss weights classes.
     """
     entry = LOSSES[loss.name]
     options = {keyword: getattr(loss, field) for field, keyword in entry.options.items()}
     if entry.weighs_classes and class_counts is None:
 
         def cannot_train(logits, labels):
-            raise ValueError(f"{loss.name} is trained with the classes' numbers of images")
+            raise ValueError(f"loss {loss.name!r} needs class_counts, the training images per class")
 
         return cannot_train
     if entry.weighs_classes:

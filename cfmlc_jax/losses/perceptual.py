@@ -1,7 +1,7 @@
-"""Distances of images by a network's features, per sample: content by maps, style by Gram matrices.
+"""Perceptual distances per sample: content from feature maps, style from their Gram matrices.
 
 After Johnson et al. (ECCV 2016) with absolute differences, as Sauer & Geiger (ICLR 2021) use them.
-Features are lists of maps [b, h, w, c], shallow first; which network they are of is the caller's business.
+Features are lists of maps [b, h, w, c], the shallowest first; the caller chooses the network.
 """
 
 import jax
@@ -9,19 +9,19 @@ import jax.numpy as jnp
 
 from cfmlc_jax.shapes import shaped
 
-# Style distances are this many times the difference of Gram matrices, whose entries are small.
+# Factor of style distances, because the entries of Gram matrices are small.
 STYLE_SCALE = 5000.0
 
 
 def content(features, targets, weights):
-    """Σ w · mean |f − g| over the maps: two lists of [b, h, w, c] -> [b]."""
+    """Content distance, Σ w · mean |f − g| over the maps: two lists of [b, h, w, c] -> [b]."""
     return sum(
         weight * _distance(f, g) for f, g, weight in zip(features, targets, weights, strict=True) if weight
     )
 
 
 def style(features, targets, weights):
-    """Σ w² · 5000 · mean |G(f) − G(g)| over the maps, G being `gram`: two lists of [b, h, w, c] -> [b].
+    """Style distance, Σ w² · 5000 · mean |G(f) − G(g)| over the maps, G is `gram`: two lists of [b, h, w, c] -> [b].
 
     The weights are squared, as in the reference.
     """
@@ -34,9 +34,9 @@ def style(features, targets, weights):
 
 @shaped("b h w c -> b c c")
 def gram(features):
-    """Products of channels, summed over pixels and divided by h·w·c: [b, h, w, c] -> [b, c, c].
+    """Gram matrix of the channels, summed over pixels and divided by h·w·c: [b, h, w, c] -> [b, c, c].
 
-    Full float32 products: the differences of two such matrices are small beside their entries.
+    The products use full float32: two Gram matrices differ by little compared with their entries.
     """
     x = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     _, h, w, c = x.shape

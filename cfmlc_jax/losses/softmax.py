@@ -1,4 +1,4 @@
-"""Losses of single-label images, through a softmax, per image and in float32; the caller reduces."""
+"""Softmax losses for single-label images, per image and in float32; the caller reduces."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cfmlc_jax.shapes import shaped
 def cross_entropy(logits, labels):
     """Softmax cross-entropy of every image: two [b, k] -> [b].
 
-    float32 or wider whatever comes in.
+    Computed in float32 or wider.
 
     Args:
         logits: before the softmax.
@@ -27,12 +27,12 @@ def cross_entropy(logits, labels):
 def focal(logits, labels, gamma: float = 2.0):
     """Focal loss of every image, (1 − p)^gamma · −log p of its class: two [b, k] -> [b].
 
-    The factor carries no gradient, as in the reference. optax's focal loss is of sigmoids.
+    No gradient flows through the factor, as in the reference. (optax's focal loss uses sigmoids.)
 
     Args:
         logits: before the softmax.
         labels: 1 at the image's class, else 0.
-        gamma: focusing; 0 is `cross_entropy`.
+        gamma: focusing exponent; 0 gives `cross_entropy`.
     """
     cost = cross_entropy(logits, labels)
     # 1 − p without cancellation.
@@ -42,36 +42,36 @@ def focal(logits, labels, gamma: float = 2.0):
 
 @shaped("b k, b k, k -> b")
 def weighted_cross_entropy(logits, labels, weights):
-    """Cross-entropy by class weights, w·cost / mean of the batch's w, of every image: -> [b].
+    """Class-weighted cross-entropy of every image, w·cost / mean(w) over the batch: two [b, k], [k] -> [b].
 
-    The plain mean over the batch is then PyTorch's weighted mean, Σ w·cost / Σ w: w is of the image's
-    class, and the mean weight of the images at hand is part of the value. An image's value therefore
-    depends on the batch it is in; accumulated small batches are weighted each by itself.
+    w is the weight of the image's class. The plain mean over the batch is then PyTorch's weighted mean,
+    Σ w·cost / Σ w. Because of the division by the batch's mean weight, an image's value depends on the other
+    images of the batch; with gradient accumulation each small batch is weighted separately.
 
     Args:
-        logits: [b, k] before the softmax.
-        labels: [b, k], 1 at the image's class, else 0.
-        weights: [k] of classes (`class_weights`), all positive.
+        logits: before the softmax.
+        labels: 1 at the image's class, else 0.
+        weights: class weights (`class_weights`), all positive.
     """
     cost = cross_entropy(logits, labels)
-    of_image = (labels.astype(cost.dtype) * jnp.asarray(weights, cost.dtype)[None]).sum(axis=-1)
-    return of_image * cost / of_image.mean()
+    image_weights = (labels.astype(cost.dtype) * jnp.asarray(weights, cost.dtype)[None]).sum(axis=-1)
+    return image_weights * cost / image_weights.mean()
 
 
 @shaped("k -> k")
 def class_weights(counts) -> np.ndarray:
-    """Weight of every class, 1 − ln(n / n of the largest): counts of training images [k] -> float64 [k].
+    """Weight of every class, 1 − ln(n / max n), n its number of training images: [k] -> float64 [k].
 
-    1 for the largest class, and 1 more each time a class is e times smaller.
+    The largest class has weight 1; a class e times smaller has 1 more.
 
     Raises:
-        InputError: a class without an image, whose weight would be infinite.
+        InputError: a class has no image, and its weight would be infinite.
     """
     counts = np.asarray(counts, np.float64)
     if not (counts > 0).all():
         empty = np.flatnonzero(~(counts > 0))
         raise InputError(
             f"{len(empty)} classes have no training image (the first: class {empty[0]}), so a loss weighted "
-            "by class sizes has no weight for them; take another loss, or leave these classes out"
+            "by class size has no weight for them; choose another loss, or remove these classes"
         )
     return 1 - np.log(counts / counts.max())

@@ -1,7 +1,7 @@
-"""Images made of an object's own patches: what the style of its texture is compared with.
+"""Grids of patches from inside an object: the target of the texture generator's style loss.
 
-Sauer & Geiger (ICLR 2021, arXiv:2101.06046, appendix): patches that lie well inside the mask show texture without shape.
-They are laid out in a grid, and the texture generator's image is to have the grid's style.
+Sauer & Geiger (ICLR 2021, arXiv:2101.06046, appendix): patches well inside the mask show texture without shape.
+They are laid out in a grid, and the texture generator is trained to match the grid's style.
 """
 
 import functools
@@ -15,39 +15,39 @@ from cfmlc_jax.shapes import shaped
 
 # Pixels that images and masks are resized to before patches are cut.
 SIZE = 128
-# The best so many patches of an image are drawn from.
+# Number of best patches of an image, from which the grid's patches are drawn.
 BEST = 100
-# Patches along the grid's side.
+# Patches along one side of the grid.
 GRID = 6
 
 
 @shaped("b h w c, b h w 1, b _ -> b h w c")
 def patch_grids(images, mask, picks, *, patch: int = 15):
-    """Grids of 6×6 patches inside the mask, at the images' size: [b, h, w, c], [b, h, w, 1], [b, 36] -> [b, h, w, c].
+    """Grids of 6×6 patches from inside the mask, at the images' size: [b, h, w, c], [b, h, w, 1], [b, 36] -> [b, h, w, c].
 
-    A target, not a path for gradients: stop them.
+    The result is a target; the caller must stop its gradients.
 
     Args:
-        images: to cut patches of.
-        mask: how much of the object each pixel is.
-        picks: places in each image's `ranking` of 100, as `draw_picks` gives them.
-        patch: pixels of a patch's side in an image of 128; the next odd number if it is even.
+        images: images from which patches are cut.
+        mask: how much each pixel belongs to the object.
+        picks: indices into each image's `ranking` of 100 patches, from `draw_picks`.
+        patch: side of a patch in pixels, in an image resized to 128; an even number is raised by 1.
     """
     places = jnp.take_along_axis(ranking(mask, patch=patch), picks, axis=1)
     return grids_of_places(images, places, patch=patch)
 
 
 def draw_picks(key, b: int):
-    """Places in the ranking, uniform with replacement: key -> [b, 36]."""
+    """Indices into the ranking, uniform with replacement: key -> [b, 36]."""
     return jax.random.randint(key, (b, GRID**2), 0, BEST)
 
 
 @shaped("b h w 1 -> b _")
 def ranking(mask, *, patch: int = 15):
-    """The 100 patches with the largest mean mask, ascending: [b, h, w, 1] -> [b, 100].
+    """The 100 patches with the largest mean mask, in ascending order: [b, h, w, 1] -> int [b, 100].
 
-    A patch is the index of its upper left corner, row by row among those of all whole patches of
-    the mask at 128 pixels.
+    A patch is identified by the index of its upper left corner, counted row by row over the corners of all
+    patches that lie completely inside the mask of 128 × 128 pixels.
     """
     patch = _odd(patch)
     small = resize_bicubic(mask.astype(jnp.promote_types(mask.dtype, jnp.float32)), (SIZE, SIZE))
@@ -57,7 +57,7 @@ def ranking(mask, *, patch: int = 15):
 
 @shaped("b h w c, b _ -> b h w c")
 def grids_of_places(images, places, *, patch: int = 15):
-    """As `patch_grids`, of places that are known: [b, h, w, c], [b, 36] -> [b, h, w, c]."""
+    """Grids as in `patch_grids`, from patches identified as in `ranking`: [b, h, w, c], [b, 36] -> [b, h, w, c]."""
     patch = _odd(patch)
     b, h, w, c = images.shape
     small = resize_bicubic(images, (SIZE, SIZE))
@@ -80,10 +80,10 @@ def _odd(patch):
 
 @shaped("b h w c -> b _ _ c")
 def resize_bicubic(images, size):
-    """Cubic interpolation without antialiasing, as PyTorch's: [b, h, w, c] -> [b, *size, c].
+    """Images resized by cubic interpolation without antialiasing, as in PyTorch: [b, h, w, c] -> [b, *size, c].
 
-    Keys' kernel with a = −3/4 at half-pixel centres, pixels of the border repeated. `jax.image.resize`
-    has another kernel (a = −1/2), drops pixels outside instead, and blurs when it shrinks.
+    Keys' kernel with a = −3/4 at half-pixel centres; border pixels are repeated. `jax.image.resize`
+    uses another kernel (a = −1/2), ignores pixels outside instead, and blurs when it shrinks.
     """
     rows, columns = (
         jnp.asarray(_cubic_weights(before, after), images.dtype)
@@ -95,7 +95,7 @@ def resize_bicubic(images, size):
 
 @functools.cache
 def _cubic_weights(before, after):
-    """Share of every pixel before in every pixel after, along one side: float32 [after, before]."""
+    """Weight of every input pixel in every output pixel along one side: float32 [after, before]."""
     centres = (np.arange(after) + 0.5) * before / after - 0.5
     first = np.floor(centres).astype(int) - 1
     weights = np.zeros((after, before))

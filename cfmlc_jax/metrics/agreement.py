@@ -1,4 +1,4 @@
-"""How well estimated effects agree with true ones, both changes of a logit."""
+"""Agreement between estimated effects and true effects; both are changes of a logit."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from cfmlc_jax.metrics.bootstrap import Interval, interval
 
 @dataclass(frozen=True)
 class Agreement:
-    """Estimated against true effects; all but the correlations are in logits.
+    """Agreement between estimated and true effects; all values but the correlations are in logits.
 
-    effects: m, how many.
-    pearson, spearman: correlations with their intervals; NaN where either side is constant.
-    slope: of the least-squares line of the estimates over the true effects: 1 is the right scale,
-        less means effects too small (or noise in the true ones). NaN for constant true effects.
+    effects: m, the number of effects.
+    pearson, spearman: correlations with their intervals; NaN if either side is constant.
+    slope: slope of the least-squares line of estimates over true effects. 1 is the right scale; less means that
+        estimates are too small (or that the true effects are noisy). NaN for constant true effects.
     bias: mean of estimate − truth.
     mae, rmse: mean absolute and root mean square of estimate − truth.
     """
@@ -39,17 +39,16 @@ def agreement(
 ) -> Agreement:
     """Correlation, scale and errors of estimated effects: two [m] -> `Agreement`.
 
-    The intervals are bootstrap intervals over images. Effects of one image share its
-    noise, so they are drawn together.
+    The intervals are bootstrap intervals over images. Effects of the same image share its noise, so they are
+    drawn together.
 
     Args:
-        estimated: changes of logits as estimated.
-        true: changes of the same logits as they are.
-        generator: of the bootstrap's draws.
-        images: [m], any number that is the same for effects of one image; None where every effect
-            has an image of its own.
-        resamples: how many.
-        level: probability that the intervals are to have.
+        estimated: estimated changes of logits.
+        true: true changes of the same logits.
+        generator: random generator of the bootstrap.
+        images: [m], the image of each effect, as any number; None: every effect belongs to a different image.
+        resamples: number of resamples.
+        level: confidence level of the intervals.
 
     Raises:
         ValueError: unequal shapes, nothing to compare, a value that is not finite, or what
@@ -113,15 +112,15 @@ def _slope(estimated, true):
 def _correlation(x, y, weights):
     """Pearson correlation in each resample: two [m] or [r, m], weights [r, m] -> [r]."""
     total = weights.sum(axis=1, keepdims=True)
-    # Exactly, because a constant's deviations from its rounded mean still correlate.
+    # Compared exactly, because a constant's deviations from its rounded mean would still correlate.
     constant = _constant(x, weights) | _constant(y, weights)
     x = x - (weights * x).sum(axis=1, keepdims=True) / total
     y = y - (weights * y).sum(axis=1, keepdims=True) / total
     scale = np.sqrt((weights * x**2).sum(axis=1)) * np.sqrt((weights * y**2).sum(axis=1))
-    found = np.divide(
+    correlation = np.divide(
         (weights * x * y).sum(axis=1), scale, out=np.full(len(weights), np.nan), where=~constant
     )
-    return np.clip(found, -1.0, 1.0)
+    return np.clip(correlation, -1.0, 1.0)
 
 
 def _constant(x, weights):

@@ -1,4 +1,4 @@
-"""Average precision in the two definitions that published multi-label results use."""
+"""Average precision, in the two definitions used in published multi-label results."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ AP_DEFINITIONS = ("sklearn", "voc")
 def average_precision(scores, labels, definition: str) -> np.ndarray:
     """Average precision of each class: two [n, k] -> float64 [k] in [0, 1].
 
-    Tied scores are one threshold: the result does not depend on the order of images. (The
+    Tied scores share one threshold, so the result does not depend on the order of images. (The
     reference's VOC variant breaks ties by an unstable sort; without ties the values are equal.)
 
     Args:
         scores: any increasing function of the probabilities.
         labels: 1 where the class is present.
-        definition: "sklearn" sums precision × recall step, without interpolation, and gives 0 to a
-            class without positives, as the reference's inference scripts do; "voc" takes the area
-            under the precision envelope (all points, VOC 2010 on), as the reference's training
-            does, and gives NaN to a class without positives.
+        definition: "sklearn" sums precision × recall step without interpolation, and is 0 for a
+            class without positives, as in the reference's inference scripts. "voc" is the area
+            under the precision envelope (all points, as in VOC since 2010), and NaN for a class
+            without positives, as in the reference's training.
 
     Raises:
-        ValueError: another definition, unequal shapes, or a score that is not a number.
+        ValueError: an unknown definition, unequal shapes, or a score that is NaN.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if definition not in AP_DEFINITIONS:
@@ -35,8 +35,8 @@ def average_precision(scores, labels, definition: str) -> np.ndarray:
 def mean_average_precision(scores, labels, definition: str) -> float:
     """Mean average precision over the classes, in percent: two [n, k] -> float.
 
-    Under "voc" classes without positives are left out, under "sklearn" they count as 0; see
-    `average_precision`. NaN when no class has a positive and the definition is "voc".
+    With "voc", classes without positives are excluded; with "sklearn" they count as 0 (see
+    `average_precision`). NaN if no class has a positive and the definition is "voc".
     """
     ap = average_precision(scores, labels, definition)
     defined = ap[~np.isnan(ap)]

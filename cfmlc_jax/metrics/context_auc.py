@@ -1,6 +1,6 @@
-"""How readily context raises an absent target's score, without a threshold, and how sure that is.
+"""The mean of `cooccurrence.context_auc` over pairs of classes, with its bootstrap interval over images.
 
-The mean over pairs of `cooccurrence.context_auc`, and its bootstrap interval over images.
+It measures, without a threshold, how often context raises the score of an absent target.
 """
 
 from typing import NamedTuple
@@ -13,23 +13,23 @@ from cfmlc_jax.metrics.bootstrap import Interval, Statistic, interval, mean_of_d
 def mean_context_auc(
     scores, labels, pairs, *, generator: np.random.Generator, resamples: int = 1000, level: float = 0.95
 ) -> Interval:
-    """Mean over pairs of the probability that context raises an absent target's score: two [n, k], [m, 2] -> floats.
+    """Mean context AUC over pairs with its interval: two [n, k], [m, 2] -> `Interval` of floats.
 
-    0.5 for predictions that ignore the context, 1 for predictions that are the context, whatever
-    the threshold and the calibration. Pairs without the images that it takes are left out, in each
-    resample; NaN where nothing is left.
+    0.5 for predictions that ignore the context, 1 for predictions that follow the context alone, for any
+    threshold and calibration. Pairs that lack the necessary images are excluded, separately in each
+    resample; NaN if no pair is left.
 
     Args:
         scores: any increasing function of the probabilities.
         labels: 1 where the class is present.
         pairs: targets and contexts, from `cooccurrence.strongest_pairs` of the training set.
-        generator: of the bootstrap's draws.
-        resamples: how many.
-        level: probability that the interval is to have.
+        generator: random generator of the bootstrap.
+        resamples: number of resamples.
+        level: confidence level of the interval.
 
     Raises:
-        ValueError: unequal shapes, a score that is not a number, pairs that are not [m, 2], or what
-            `bootstrap.interval` refuses.
+        ValueError: unequal shapes, a score that is NaN, pairs that are not [m, 2], or as
+            `bootstrap.interval`.
     """
     per_pair = weighted_context_auc(scores, labels, pairs)
     return interval(
@@ -43,13 +43,13 @@ def mean_context_auc(
 
 
 def weighted_context_auc(scores, labels, pairs) -> Statistic:
-    """The statistic weights [r, n] -> context AUC of each pair [r, m], of two [n, k] and pairs [m, 2].
+    """Context AUC of each pair as a statistic: two [n, k], pairs [m, 2] -> (weights [r, n] -> [r, m]).
 
-    An image of weight w counts as w images; with all weights 1 the values are those of
+    An image of weight w counts as w images; with all weights 1 the values equal those of
     `cooccurrence.context_auc`.
 
     Raises:
-        ValueError: unequal shapes, a score that is not a number, or pairs that are not [m, 2].
+        ValueError: unequal shapes, a score that is NaN, or pairs that are not [m, 2].
     """
     scores, present, pairs = np.asarray(scores), np.asarray(labels) > 0, np.asarray(pairs, np.int64)
     if scores.ndim != 2 or scores.shape != present.shape:
@@ -64,12 +64,12 @@ def weighted_context_auc(scores, labels, pairs) -> Statistic:
     in_order = np.argsort(columns)
 
     def statistic(weights):
-        found = [
-            column
+        aucs = [
+            auc
             for target, ranking in rankings.items()
-            for column in _of_target(ranking, present, contexts[target], weights)
+            for auc in _context_aucs(ranking, present, contexts[target], weights)
         ]
-        return np.stack(found, axis=1)[:, in_order] if found else np.zeros((len(weights), 0))
+        return np.stack(aucs, axis=1)[:, in_order] if aucs else np.zeros((len(weights), 0))
 
     return statistic
 
@@ -78,8 +78,8 @@ class _Ranking(NamedTuple):
     """The images without a target by rising score."""
 
     images: np.ndarray  # [a]
-    starts: np.ndarray  # [g], where a group of ties begins
-    group: np.ndarray  # [a], of each image
+    starts: np.ndarray  # [g], index of each group of tied scores
+    group: np.ndarray  # [a], group of each image
 
 
 def _rank(scores, present, target) -> _Ranking:
@@ -90,11 +90,12 @@ def _rank(scores, present, target) -> _Ranking:
     return _Ranking(images, np.flatnonzero(begins), np.cumsum(begins) - 1)
 
 
-def _of_target(ranking: _Ranking, present, contexts, weights):
-    """Context AUC [r] beside each context.
+def _context_aucs(ranking: _Ranking, present, contexts, weights):
+    """Context AUC [r] of one target for each context, a list.
 
-    The rank of an image is what lies below it among all that lack the target. What of that lies
-    beside the context itself adds up to half the square of their number: each two of them once.
+    The rank of an image is the weight below it among all images without the target. Summed over the images
+    with the context, ranks count each pair of these images once, which is half their number squared; that part
+    is subtracted.
     """
     if not ranking.images.size:
         return [np.full(len(weights), np.nan) for _ in contexts]
@@ -102,11 +103,11 @@ def _of_target(ranking: _Ranking, present, contexts, weights):
     tied = np.add.reduceat(drawn, ranking.starts, axis=1)
     ranks = np.cumsum(tied, axis=1) - tied / 2
     total = drawn.sum(axis=1)
-    found = []
+    aucs = []
     for context in contexts:
         places = np.flatnonzero(present[ranking.images, context])
         beside = drawn.take(places, axis=1)
         images = beside.sum(axis=1)
         wins = (beside * ranks.take(ranking.group[places], axis=1)).sum(axis=1) - images**2 / 2
-        found.append(ratio(wins, images * (total - images)))
-    return found
+        aucs.append(ratio(wins, images * (total - images)))
+    return aucs

@@ -1,17 +1,16 @@
-"""How labels co-occur, and how far predictions lean on context.
+"""Co-occurrence of labels, and how much predictions depend on context.
 
-Matrices are [k, k] with the target class j in rows and the context class i in columns. The
-question of each entry: is j predicted more readily where i is present than where i is absent, all
-images having j (true-positive rate) or none of them having j (false-positive rate)? The rates given
-the context are those of MLC-PAT's figure 1 (arXiv:2404.06287).
+Matrices are [k, k] with the target class j in rows and the context class i in columns. Each entry answers:
+is j predicted more often if i is present than if i is absent? The images either all have j (true-positive
+rate) or all lack j (false-positive rate). The rates with context are those of MLC-PAT's figure 1
+(arXiv:2404.06287).
 
-They are held against the images *without* the context, as Singh et al. do ("Don't Judge an Object
-by Its Context", CVPR 2020: images where a class occurs with its context against images where it
-occurs without), not against all images: all images contain those with the context, so that the
-contrast would shrink by their share, which differs from pair to pair and from split to split.
+They are compared with the rates on images *without* the context, as in Singh et al. ("Don't Judge an Object
+by Its Context", CVPR 2020), and not with those on all images. All images include those with the context, so the
+difference would shrink by their share, which varies between pairs and splits.
 
-A high false-positive rate beside i shows that j is predicted there, not why: classes that look
-alike (spoon and fork) raise it as much as learnt context does.
+A high false-positive rate with context i shows that j is predicted there, but not why: similar
+classes (spoon and fork) raise it as much as learnt context does.
 """
 
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from cfmlc_jax.metrics.bootstrap import Interval, interval, mean_of_defined, rat
 
 
 def counts(labels) -> np.ndarray:
-    """Images that have both classes: [n, k] -> int64 [k, k], symmetric, each class's own on the diagonal."""
+    """Number of images with both classes: [n, k] -> int64 [k, k], symmetric; the diagonal counts single classes."""
     present = _labels(labels)
     return np.rint(present.T @ present).astype(np.int64)
 
 
 def conditional_probability(labels) -> np.ndarray:
-    """P(target | context) by counting: [n, k] -> float64 [k, k], NaN for a context without images."""
+    """P(target | context) from counts: [n, k] -> float64 [k, k], NaN for a context without images."""
     both = counts(labels)
     return ratio(both, np.broadcast_to(both.diagonal(), both.shape))
 
@@ -36,7 +35,7 @@ def conditional_probability(labels) -> np.ndarray:
 def lift(labels) -> np.ndarray:
     """P(target | context) / P(target): [n, k] -> float64 [k, k], 1 for independent classes.
 
-    NaN where either class has no images.
+    NaN if either class has no images.
     """
     both = counts(labels)
     return ratio(both * float(len(labels)), np.outer(both.diagonal(), both.diagonal()))
@@ -45,9 +44,9 @@ def lift(labels) -> np.ndarray:
 def added_value(labels) -> np.ndarray:
     """P(target | context) − P(target): [n, k] -> float64 [k, k] in [−1, 1], 0 for independent classes.
 
-    The strength of a pair here. Lift would put pairs of rare classes first, whatever the images
-    they decide; this is how much the context moves the prior (association rules' "added value",
-    Tan et al., "Selecting the right interestingness measure", KDD 2002).
+    This is the strength of a pair: how much the context changes the prior. Lift would rank pairs of rare
+    classes first, even if they affect few images. (The "added value" of association rules, Tan et al.,
+    "Selecting the right interestingness measure", KDD 2002.)
     """
     rate = _labels(labels).mean(axis=0)
     return conditional_probability(labels) - rate[:, None]
@@ -56,16 +55,16 @@ def added_value(labels) -> np.ndarray:
 def strongest_pairs(labels, pairs: int, *, min_images: int = 10) -> np.ndarray:
     """The pairs whose context raises the target's probability most: [n, k] -> int64 [m, 2], target and context.
 
-    In falling order of `added_value`, at equal strength by class index. Only pairs of positive
-    strength count, so that m may be less than `pairs`, and 0.
+    Pairs are sorted by falling `added_value`, ties by class index. Only pairs of positive
+    strength count, so m may be less than `pairs`, even 0.
 
     Args:
-        labels: of the *training* set: what a classifier could learn.
-        pairs: how many, at most; (j, i) and (i, j) are two.
+        labels: labels of the *training* set, from which a classifier could learn the pairs.
+        pairs: greatest number of pairs; (j, i) and (i, j) are two pairs.
         min_images: least number of images with both classes.
 
     Raises:
-        ValueError: labels that are not [n, k], or less than one pair.
+        ValueError: labels that are not [n, k], or `pairs` below 1.
     """
     if pairs < 1:
         raise ValueError(f"{pairs} pairs; ask for at least 1")
@@ -78,11 +77,11 @@ def strongest_pairs(labels, pairs: int, *, min_images: int = 10) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often the target is predicted, by what else is in the image; fractions, NaN without such images.
+    """Rates at which the target is predicted, with and without context: fractions, NaN without such images.
 
     with_context: [k, k], over images with the context.
     without_context: [k, k], over images without it.
-    overall: [k], over both: the unconditional rate.
+    overall: [k], over both.
     """
 
     with_context: np.ndarray
@@ -91,7 +90,7 @@ class Rates:
 
     @property
     def excess(self) -> np.ndarray:
-        """Rate with the context less rate without it: [k, k], NaN on the diagonal."""
+        """Rate with the context minus rate without it: [k, k], NaN on the diagonal."""
         return self.with_context - self.without_context
 
     @property
@@ -104,12 +103,12 @@ def true_positive_rates(probabilities, labels, threshold) -> Rates:
     """Rates of predicting the target among images that have it: two [n, k] -> `Rates`.
 
     Args:
-        probabilities: or logits, with a threshold on the same scale.
+        probabilities: probabilities, or logits with a threshold on the same scale.
         labels: 1 where the class is present.
-        threshold: one number, or one per class [k]; predicted is what is above it.
+        threshold: one number, or one per class [k]; scores above it are predictions.
 
     Raises:
-        ValueError: unequal shapes, or a probability that is not a number.
+        ValueError: unequal shapes, or a probability that is NaN.
     """
     predicted, present = _predictions(probabilities, labels, threshold)
     return _rates(predicted, present, present)
@@ -127,17 +126,17 @@ def false_positive_rates(probabilities, labels, threshold) -> Rates:
 def context_auc(scores, labels) -> np.ndarray:
     """Probability that context raises an absent target's score: two [n, k] -> float64 [k, k] in [0, 1].
 
-    Of two images without the target, one with the context and one without it, how often the first
-    has the higher score (ties count half): 0.5 where context is ignored, whatever the threshold and
-    the calibration. The Mann-Whitney statistic over the product of both numbers of images. NaN on
-    the diagonal and where there are no such images.
+    It compares two images without the target, one with the context and one without it: how often has the first
+    the higher score (ties count half)? The value is 0.5 if context is ignored, for any threshold and
+    calibration. It is the Mann-Whitney statistic divided by the product of both numbers of images. NaN on
+    the diagonal, and without such images.
 
     Args:
         scores: any increasing function of the probabilities.
         labels: 1 where the class is present.
 
     Raises:
-        ValueError: unequal shapes, or a score that is not a number.
+        ValueError: unequal shapes, or a score that is NaN.
     """
     scores, present = _checked(scores, labels)
     absent = 1 - present
@@ -152,11 +151,11 @@ def context_auc(scores, labels) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ExcessFalsePositives:
-    """Mean excess of false positives beside the context, over pairs of classes.
+    """Mean excess of false positives with context, over pairs of classes.
 
-    excess: mean of `false_positive_rates(…).excess` over the pairs, a fraction, and its interval.
-    pairs: how many the mean is over.
-    undefined: how many were left out: no image has the context and lacks the target, or none lacks both.
+    excess: mean of `false_positive_rates(…).excess` over the pairs, a fraction, with its interval.
+    pairs: number of pairs in the mean.
+    undefined: number of excluded pairs, for which no image has the context and lacks the target, or none lacks both.
     """
 
     excess: Interval
@@ -174,38 +173,39 @@ def mean_excess_false_positive_rate(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> ExcessFalsePositives:
-    """One number for leaning on context, with its bootstrap interval over images: two [n, k], [m, 2].
+    """How much predictions depend on context, with a bootstrap interval: two [n, k], [m, 2] -> `ExcessFalsePositives`.
 
-    0 in expectation for predictions that do not depend on the context once the target is known to be
-    absent; 1 for predictions that are the context. Without any defined pair it is NaN. A pair that
-    a resample leaves without images is left out of that resample's mean; the interval is NaN if that
-    leaves a resample without pairs.
+    The mean excess is 0 in expectation for predictions that are independent of the context if the target is
+    absent, and 1 for predictions that follow the context alone. It is NaN if no pair is defined. A pair without
+    images in a resample is excluded from that resample's mean; the interval is NaN if a resample has no pair
+    left.
 
     Args:
-        probabilities: or logits, with a threshold on the same scale.
+        probabilities: probabilities, or logits with a threshold on the same scale.
         labels: 1 where the class is present.
         threshold: one number, or one per class [k].
         pairs: targets and contexts, from `strongest_pairs` of the training set.
-        generator: of the bootstrap's draws.
-        resamples: how many.
-        level: probability that the interval is to have.
+        generator: random generator of the bootstrap.
+        resamples: number of resamples.
+        level: confidence level of the interval.
 
     Raises:
-        ValueError: unequal shapes, a probability that is not a number, pairs that are not two
-            different classes, or what `bootstrap.interval` refuses.
+        ValueError: unequal shapes, a probability that is NaN, pairs that are not two
+            different classes, or as `bootstrap.interval`.
     """
     predicted, present = _predictions(probabilities, labels, threshold)
     target, context = _pairs(pairs, present.shape[1])
     absent = 1 - present[:, target]
-    beside, alone = absent * present[:, context], absent * (1 - present[:, context])
-    wrong = predicted[:, target]
+    with_context, without_context = absent * present[:, context], absent * (1 - present[:, context])
+    false_positive = predicted[:, target]
 
     def excess(weights):
-        rate_beside = ratio(weights @ (beside * wrong), weights @ beside)
-        return rate_beside - ratio(weights @ (alone * wrong), weights @ alone)
+        rate_with = ratio(weights @ (with_context * false_positive), weights @ with_context)
+        rate_without = ratio(weights @ (without_context * false_positive), weights @ without_context)
+        return rate_with - rate_without
 
     undefined = int(np.isnan(excess(np.ones((1, len(present))))).sum())
-    found = interval(
+    mean_excess = interval(
         lambda weights: mean_of_defined(excess(weights)),
         len(present),
         generator=generator,
@@ -213,11 +213,11 @@ def mean_excess_false_positive_rate(
         level=level,
         bounds=(-1.0, 1.0),
     )
-    return ExcessFalsePositives(found, len(target) - undefined, undefined)
+    return ExcessFalsePositives(mean_excess, len(target) - undefined, undefined)
 
 
 def _rates(predicted, counted, present) -> Rates:
-    """Shares of predictions among the counted images [n, k], split by each context [n, k]."""
+    """Shares of the counted images [n, k] that are predicted, with and without each context [n, k]."""
     images, hits = counted.sum(axis=0), (predicted * counted).sum(axis=0)
     images_with, hits_with = counted.T @ present, (predicted * counted).T @ present
     return Rates(
@@ -234,9 +234,9 @@ def _midranks(values):
 
 
 def _predictions(probabilities, labels, threshold):
-    """What is predicted and what is present, as 0.0 or 1.0, so that counts are matrix products: [n, k] each."""
+    """Predictions and labels as 0.0 or 1.0, so that matrix products count them: two [n, k]."""
     probabilities, present = _checked(probabilities, labels)
-    # In the scores' own precision, as `metrics.thresholded` compares.
+    # Compared in the scores' own precision, as in `metrics.thresholded`.
     above = probabilities > np.asarray(threshold, dtype=probabilities.dtype)
     return above.astype(np.float64), present
 

@@ -1,4 +1,4 @@
-"""Which classes are said to be in an image, by other rules than one threshold: top k, and class priors."""
+"""Rules that decide which classes are present, other than one threshold: top k, and class priors."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ import numpy as np
 def top_k(scores, k: int = 3) -> np.ndarray:
     """The k classes with the highest scores of every image: [n, classes] -> bool [n, classes].
 
-    Of tied scores the first class is taken (PyTorch's topk, which the reference uses, does not say
-    which). All classes where there are no more than k.
+    Among tied scores the first class is chosen (PyTorch's topk, used by the reference, does not define
+    which). All classes are chosen if there are no more than k.
 
     Raises:
         ValueError: scores that are not [n, classes], or k below 1.
@@ -22,11 +22,11 @@ def top_k(scores, k: int = 3) -> np.ndarray:
 
 
 def at_rate(scores, rates) -> np.ndarray:
-    """As many images of every class as its prior says: [n, k], [k] -> bool [n, k].
+    """Predictions of every class at the rate of its prior: [n, k], [k] -> bool [n, k].
 
-    Class k is predicted in its ⌊rates[k]·n⌋ highest scores, and in all that tie with the last of
-    them; with the training set's positive rates this is the reference's threshold per class. Where
-    the product is below 1 nothing is predicted (there the reference's index −1 predicts everything).
+    Class k is predicted for the ⌊rates[k]·n⌋ images with its highest scores, and for all that tie with the
+    last of them. With the training set's positive rates this is the reference's threshold per class. If
+    the product is below 1 nothing is predicted (the reference's index −1 then predicts everything).
 
     Args:
         scores: any increasing function of the probabilities.

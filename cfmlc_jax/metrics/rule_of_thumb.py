@@ -1,4 +1,4 @@
-"""The strength of the effect against the mean feature that the reference advises, from a split's cosines."""
+"""The alpha that the reference advises for the effect of the mean feature, from the cosines of a split."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from cfmlc_jax.causal.mean_feature import rule_of_thumb_alpha
 
 
 def rule_of_thumb(cosines) -> dict[str, float]:
-    """{"mean_cosine", "alpha"}: cosines [n] of features with the mean feature -> the alpha for alpha·cos of 1.
+    """{"mean_cosine", "alpha"} from cosines [n] between features and mean feature.
 
-    The alpha is NaN where the mean cosine is not positive, so that none does it
-    (`mean_feature.rule_of_thumb_alpha`).
+    The alpha makes alpha·cos equal 1 on average (`mean_feature.rule_of_thumb_alpha`); it is NaN if the mean
+    cosine is not positive.
     """
     mean = float(np.asarray(cosines, np.float64).mean())
     return {"mean_cosine": mean, "alpha": rule_of_thumb_alpha(cosines) if mean > 0 else float("nan")}

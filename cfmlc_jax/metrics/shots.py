@@ -1,9 +1,9 @@
-"""Accuracy of single-label predictions, overall and by how many training images a class has."""
+"""Accuracy of single-label predictions, overall and by shot group (number of training images of the class)."""
 
 import numpy as np
 
 GROUPS = ("many", "medium", "few")
-# A class with more training images is one of many shots; with fewer, of few.
+# A class with more than MANY training images is a many-shot class, one with fewer than FEW a few-shot class.
 MANY, FEW = 100, 20
 
 
@@ -13,17 +13,17 @@ def shots(
     """top1, many, medium, few and macro_F1 in percent: two int [n], [k] -> dict.
 
     "many" is the mean accuracy of the classes with more than 100 training images, "few" of those with
-    fewer than 20, "medium" of the others, bounds included; of classes that have images in the split,
-    each counting the same. "macro_F1" is the mean F1 of the classes that are labelled or predicted.
+    fewer than 20, "medium" of all others. Only classes with images in the split count, each with the
+    same weight. "macro_F1" is the mean F1 of the classes that occur as a label or a prediction.
 
     Args:
-        predicted: class of every image, by its index.
-        labels: the true class.
+        predicted: predicted class of every image, by its index.
+        labels: true class of every image.
         counts: training images of each class.
-        many: a class with more is one of many shots.
-        few: a class with fewer is one of few shots.
-        empty: share in [0, 1] given to a group without classes; by default it has none. The
-            reference gives 0, which reads like a failure.
+        many: a class with more training images is many-shot.
+        few: a class with fewer training images is few-shot.
+        empty: value, in [0, 1] or NaN, of a group without classes. The reference uses 0, which
+            looks like a failure.
 
     Raises:
         ValueError: no images, unequal lengths, a class outside the counts, or few above many.
@@ -35,14 +35,14 @@ def shots(
     accuracy = per_class_accuracy(predicted, labels, len(counts))
     values = {"top1": (predicted == labels).mean(dtype=np.float64)}
     for name in GROUPS:
-        found = accuracy[group(counts, name, many=many, few=few) & ~np.isnan(accuracy)]
-        values[name] = found.mean() if found.size else empty
+        accuracies = accuracy[group(counts, name, many=many, few=few) & ~np.isnan(accuracy)]
+        values[name] = accuracies.mean() if accuracies.size else empty
     values["macro_F1"] = _macro_f1(predicted, labels, len(counts))
     return {name: float(100 * value) for name, value in values.items()}
 
 
 def group(counts, name: str, *, many: int = MANY, few: int = FEW) -> np.ndarray:
-    """Which classes are of many, medium or few shots, by their training images: [k] -> bool [k]."""
+    """Classes of the shot group "many", "medium" or "few", by their training images: [k] -> bool [k]."""
     counts = np.asarray(counts)
     return {
         "many": counts > many,
@@ -52,7 +52,7 @@ def group(counts, name: str, *, many: int = MANY, few: int = FEW) -> np.ndarray:
 
 
 def per_class_accuracy(predicted, labels, num_classes: int) -> np.ndarray:
-    """Share of each class's images that are predicted to be of it: two int [n] -> float64 [k] in [0, 1].
+    """Share of each class's images that are predicted correctly: two int [n] -> float64 [k] in [0, 1].
 
     NaN for a class without images.
 
@@ -67,9 +67,9 @@ def per_class_accuracy(predicted, labels, num_classes: int) -> np.ndarray:
 
 def _macro_f1(predicted, labels, num_classes):
     hits = np.bincount(labels[predicted == labels], minlength=num_classes)
-    named = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
-    seen = named > 0
-    return (2 * hits[seen] / named[seen].astype(np.float64)).mean()
+    occurrences = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
+    occurring = occurrences > 0
+    return (2 * hits[occurring] / occurrences[occurring].astype(np.float64)).mean()
 
 
 def _classes(predicted, labels, num_classes):

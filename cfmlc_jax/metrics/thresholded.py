@@ -1,16 +1,16 @@
-"""Precision, recall and F1 of decisions: per class (C…) and overall (O…)."""
+"""Precision, recall and F1 of predictions: per class (C…) and overall (O…)."""
 
 import numpy as np
 
 from cfmlc_jax.shapes import shaped
 
-# The reference's sweep. Rounded: 0.5 + 0.05·i leaves binary noise in a metric's name.
+# The reference's thresholds, rounded because 0.5 + 0.05·i has binary noise, which would show in metrics' names.
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
 @shaped("n k, n k")
 def thresholded(scores, labels, threshold) -> dict[str, float]:
-    """`precision_recall` of the predictions scores > threshold: two [n, k] -> dict.
+    """CP, CR, CF1, OP, OR, OF1 in percent of the predictions scores > threshold: two [n, k] -> dict.
 
     Args:
         scores: probabilities.
@@ -25,13 +25,13 @@ def thresholded(scores, labels, threshold) -> dict[str, float]:
 def precision_recall(predicted, labels) -> dict[str, float]:
     """CP, CR, CF1, OP, OR, OF1 in percent: two [n, k] -> dict.
 
-    CP and CR average the per-class ratios, a class that was never predicted left out of CP and a
-    class without positives left out of CR; OP and OR are ratios of summed counts; each F1 is of
-    those two means. A ratio of nothing to nothing is NaN.
+    CP and CR are means of per-class ratios; CP excludes classes that are never predicted, and CR
+    classes without positives. OP and OR are ratios of summed counts. CF1 and OF1 are the harmonic means of
+    these. A ratio 0/0 is NaN.
 
     Args:
-        predicted: True where the class is said to be present.
-        labels: 1 where it is.
+        predicted: True where the class is predicted.
+        labels: 1 where the class is present.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels) > 0
     hits = (predicted & labels).sum(axis=0, dtype=np.float64)

@@ -1,1 +1,1 @@
-"""Linen modules: layers, one file per backbone family, heads, and the classifier of views."""
+"""Flax modules: layers, backbones (one file per family), heads, generators, and the classifier of views."""

@@ -1,4 +1,4 @@
-"""Names to models: one visible table."""
+"""The tables of backbones and heads by name, and `create`, which builds a classifier from them."""
 
 import difflib
 import functools
@@ -22,9 +22,9 @@ class Backbone(NamedTuple):
 
     create: (dtype, norm) -> the module.
     stride: image sizes must be multiples of it.
-    torch: its names in PyTorch's checkpoints.
+    torch: names of its parameters in PyTorch checkpoints.
     frozen: parameters that Query2Label does not train, as in `Classifier.frozen`.
-    frozen_norms: in Query2Label the norms keep their running statistics, too.
+    frozen_norms: in Query2Label the running statistics of the norms are frozen too.
     """
 
     create: Callable[..., Any]
@@ -38,13 +38,13 @@ class Head(NamedTuple):
     """A head by name.
 
     create: (num_classes, attention, dtype, …) -> the module.
-    torch: its names in PyTorch's checkpoints; None where only the long-tailed reference's know it
-        (`torch_weights.long_tailed`).
+    torch: names of its parameters in PyTorch checkpoints; None for a head that only checkpoints of the
+        long-tailed reference have (`torch_weights.long_tailed`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
-    section: of a configuration's `model` with fields of this head; empty: it has none.
+    section: section of config.model with the fields of this head; empty if it has none.
     options: fields of that section that `create` takes.
-    has_mean: it has a mean feature, and so a counterfactual of its own.
-    second_stage: it goes on from the weights of another head (`classify.finetune`).
+    has_mean: the head has a mean feature, and so a counterfactual of its own.
+    second_stage: training starts from the weights of another head (`classify.finetune`).
     """
 
     create: Callable[..., Any]
@@ -57,12 +57,12 @@ class Head(NamedTuple):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The section with a point behind it, if there is one."""
+        """The section followed by a dot, if there is one."""
         return (f"{self.section}.",) if self.section else ()
 
 
 def _pooled(name: str, **fields: Any) -> Head:
-    """The head of a classifier of long tails."""
+    """A head for long-tailed data, by its name in `pooled.CLASSIFIERS`."""
 
     def create(num_classes, attention, *, dtype, **options):
         classifier = pooled.CLASSIFIERS[name]
@@ -72,7 +72,7 @@ def _pooled(name: str, **fields: Any) -> Head:
 
 
 def _cosine(name: str) -> Head:
-    """The head of a cosine classifier, which has a mean feature."""
+    """A head with a cosine classifier, which has a mean feature."""
     return _pooled(name, section="cosine", options=("num_heads", "tau", "gamma"), has_mean=True)
 
 
@@ -112,14 +112,14 @@ HEADS = {
     "dot_product": _pooled("dot_product", section="dot_product"),
     "lws": _pooled("lws", frozen=pooled.FROZEN, second_stage=True),
 }
-# Before a backbone's name: with the head "query2label".
+# Prefix of a backbone's name that stands for the head "query2label".
 QUERY2LABEL = "q2l_"
-# Of the computation.
+# Types of the computation.
 DTYPES = ("float32", "bfloat16")
 
 
 class Cosine(NamedTuple):
-    """Fields of a cosine head, see `pooled.CosineClassifier`; gamma is of "causal_norm"."""
+    """Fields of a cosine head (`pooled.CosineClassifier`); only "causal_norm" uses gamma."""
 
     num_heads: int = 2
     tau: float = 16.0
@@ -133,13 +133,13 @@ class MLDecoderFields(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What `create` reads of a configuration's section `model`, with its defaults.
+    """The fields of config.model that `create` reads, with their defaults.
 
     name: a backbone, or "q2l_" and a backbone.
-    head: a key of `HEADS`; "linear" behind "q2l_" stands for "query2label".
+    head: a key of `HEADS`; with the prefix "q2l_", "linear" stands for "query2label".
     frozen: further parameters that are not trained, as in `Classifier.frozen`.
-    norm_groups: of images with batch statistics of their own, as in `BatchNorm.groups`.
-    dtype: of the computation.
+    norm_groups: number of groups of images with separate batch statistics, as in `BatchNorm.groups`.
+    dtype: type of the computation.
     """
 
     name: str
@@ -152,11 +152,11 @@ class Model(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """What `create` reads of a configuration's section `patches`, with its defaults.
+    """The fields of config.patches that `create` reads, with their defaults.
 
-    branches: of what scores patches, a key of `torch_names.BRANCHES`.
+    branches: the branches that score patches, a key of `torch_names.BRANCHES`.
     source: "map": patches are the cells of a map; otherwise they are views.
-    map: the backbone's map whose cells they are.
+    map: name of the backbone's map whose cells are the patches.
     pooling: a key of `causal.patches.POOLINGS`.
     """
 
@@ -172,7 +172,7 @@ def names() -> list[str]:
 
 
 def parts(name: str) -> tuple[Backbone, tuple[str, ...]]:
-    """The backbone of a model name, and the heads it can have.
+    """The backbone of a model name, and the names of the heads that it can have.
 
     Raises:
         InputError: an unknown name.
@@ -188,7 +188,7 @@ def parts(name: str) -> tuple[Backbone, tuple[str, ...]]:
 
 
 def in_full(name: str, head: str) -> tuple[str, str]:
-    """A model's name and head, each saying whether it is a Query2Label if the other does."""
+    """A model's name and head made consistent: if either stands for Query2Label, both do in the result."""
     if name.startswith(QUERY2LABEL) and head == "linear":
         return name, "query2label"
     if head == "query2label" and name in BACKBONES:
@@ -200,19 +200,19 @@ def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -
     """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
 
     Args:
-        model: section of a configuration, or a `Model`.
+        model: section `model` of a configuration, or a `Model`.
         num_classes: k.
         image_size: side of the views, pixels.
-        patches: section of a configuration, or a `Patches`; None for one head, of wholes alone.
+        patches: section `patches` of a configuration, or a `Patches`; None: only the whole view is scored.
 
     Raises:
-        InputError: an unknown name, head or branches, an image size that the backbone cannot
-            halve, or fewer than one group of norms.
+        InputError: an unknown name, head or branches, an image size that the backbone's stride does not
+            divide, or fewer than one group of norms.
     """
     name, head_name = in_full(model.name, model.head)
     backbone, allowed = parts(name)
     if head_name not in allowed:
-        raise InputError(f"head {head_name!r} does not go with model {name!r}; it takes {', '.join(allowed)}")
+        raise InputError(f"model {name!r} has no head {head_name!r}; choose one of {', '.join(allowed)}")
     _check_image_size(name, backbone.stride, image_size)
     if model.norm_groups < 1:
         raise InputError(f"norm_groups {model.norm_groups} must be at least 1: 1 is one group of all images")
@@ -239,27 +239,27 @@ def create_model(
     head: str = "linear",
     dtype: Any = jnp.float32,
 ) -> Classifier:
-    """A `Classifier` of k classes by its name, all else at its default: see `create`.
+    """A `Classifier` of k classes by its name, with the defaults of `create`.
 
     Args:
         name: a backbone, or "q2l_" and a backbone.
         num_classes: k.
-        attention: branches of what scores patches, a key of `torch_names.BRANCHES`.
+        attention: the branches that score patches, a key of `torch_names.BRANCHES`.
         image_size: side of the views, pixels.
         head: a key of `HEADS`.
-        dtype: of the computation.
+        dtype: type of the computation.
     """
     patches = None if attention == "none" else Patches(attention)
     return create(Model(name, head, dtype=dtype), num_classes, image_size, patches)
 
 
 def normalised(classifier: Classifier, name: str) -> Classifier:
-    """The classifier with its pixels standardised by a key of `normalise.NORMALISATIONS`; empty: in [0, 1]."""
+    """The classifier with pixels standardised by a key of `normalise.NORMALISATIONS`; empty: pixels in [0, 1]."""
     return classifier.clone(normalisation=NORMALISATIONS[name]) if name else classifier
 
 
 def _branches(patches, num_classes, dtype):
-    """Branches of the head, and what scores the cells of a map, if those are the patches."""
+    """Branches of the head, and the module that scores the cells of a map if those are the patches, else None."""
     if patches is None:
         return "none", None
     if patches.branches not in BRANCHES:

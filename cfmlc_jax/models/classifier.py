@@ -13,17 +13,17 @@ from cfmlc_jax.models.layers.normalise import Normalisation, standardise
 
 @flax.struct.dataclass
 class Outputs:
-    """What the classifier says of every view.
+    """Outputs of the classifier for every view.
 
-    whole: [b, v, k] logits meant for the whole image.
-    attention: [b, v, k] how much a patch resembles each class, or None with `attention="none"`.
-    score: [b, v, k] a patch's evidence for each class, or None.
-    cells: None, or attention and score of the p cells of each view's map, two [b, v, p, k].
-    features: the backbone's intermediate maps and "pooled", each [b, v, …], of the first views
-        where views have several sizes.
-    counterfactual: [b, v, k] what `whole` owes to the mean feature of training, of the first views
-        likewise; None for heads without one.
-    cosine: [b, v] of the features with the mean feature; None likewise.
+    whole: [b, v, k] logits for use on whole images.
+    attention: [b, v, k] how much a patch resembles each class; None with `attention="none"`.
+    score: [b, v, k] a patch's evidence for each class; None with `attention="none"`.
+    cells: attention and score of the p cells of each view's map, two [b, v, p, k]; None without such cells.
+    features: the backbone's intermediate maps and "pooled", each [b, v, …]; if views have several sizes,
+        of the first array of views only.
+    counterfactual: [b, v, k] the part of `whole` that lies along the mean feature of training, of the first
+        array likewise; None for heads without a mean feature.
+    cosine: [b, v] cosine between features and mean feature; None likewise.
     """
 
     whole: Any
@@ -36,19 +36,19 @@ class Outputs:
 
 
 class Classifier(nn.Module):
-    """Outputs for views [b, v, h, w, 3] in [0, 1], or for several such arrays of views of other sizes.
+    """Views [b, v, h, w, 3] in [0, 1], or several such arrays of views of different sizes -> `Outputs`.
 
-    The backbone is mapped over images, with the views of one image as its batch: mapped over
-    views, a mesh would gather every image on every device. Batch statistics are joint over both;
-    views of another size have their own, and move the running ones once more.
+    The backbone is mapped over images, with the views of one image as its batch. If it were mapped over
+    views, a mesh would gather every image on every device. Batch statistics are computed over images and
+    views together; each array of another size has its own, and updates the running statistics once more.
 
     Attributes:
-        backbone: images [b, h, w, 3] -> features: maps of its stages, "map", the last, [b, h, w, d],
+        backbone: images [b, h, w, 3] -> features: maps of its stages, the last map as "map" [b, h, w, d],
             and "pooled" [b, d].
         head: features, each [b, v, …] -> `output.HeadOutput`.
         cells: features -> (attention, score) of a map's cells, or None.
-        frozen: regular expressions of parameters, as "backbone/conv1/kernel", that are not trained.
-        normalisation: mean and deviation that the backbone's pixels are standardised by; None: they are not.
+        frozen: regular expressions of the parameters that are not trained, such as "backbone/conv1/kernel".
+        normalisation: mean and deviation by which pixels are standardised before the backbone; None: they are not.
     """
 
     backbone: nn.Module
@@ -58,11 +58,11 @@ class Classifier(nn.Module):
     normalisation: Normalisation | None = None
 
     def __call__(self, views: Any, *, train: bool) -> Outputs:
-        """Run backbone and head on all views; v counts those of all arrays, in their order.
+        """Run backbone and head on all views; v counts the views of all arrays, in their order.
 
         Args:
-            views: the first of each image is the whole one.
-            train: whether statistics move.
+            views: the first view of each image is the whole image.
+            train: whether running statistics are updated.
         """
         if not isinstance(views, Sequence):
             views = [views]

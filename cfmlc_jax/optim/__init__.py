@@ -1,1 +1,1 @@
-"""Optimisation: the one-cycle schedule, weight averaging, and how they are put together."""
+"""Optimisers, learning-rate schedules, weight averaging and frozen parameters."""

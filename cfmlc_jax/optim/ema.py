@@ -1,12 +1,12 @@
-"""Exponential moving average of everything a model evaluates with."""
+"""Exponential moving average (EMA) of all variables that evaluation uses."""
 
 import jax
 
 
 def update(average, current, decay: float):
-    """decay·average + (1 − decay)·current, leaf by leaf.
+    """The next average, decay·average + (1 − decay)·current: two trees -> a tree.
 
-    The caller averages parameters *and* batch statistics, as the reference does; there is no
+    The caller averages parameters *and* batch statistics, as the reference does. There is no
     warm-up, so the first averages are mostly the initial weights.
     """
     return jax.tree.map(lambda a, c: decay * a + (1 - decay) * c, average, current)

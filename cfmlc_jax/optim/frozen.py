@@ -1,4 +1,4 @@
-"""Parameters that are not trained, by regular expressions of whole paths as "backbone/conv1/kernel"."""
+"""Frozen parameters, chosen by regular expressions that match whole paths, such as "backbone/conv1/kernel"."""
 
 import re
 from collections.abc import Sequence
@@ -9,35 +9,36 @@ import jax
 from cfmlc_jax.errors import InputError
 
 
-def trainable(params, frozen: Sequence[str]) -> Any:
-    """Whether each parameter is trained: a tree of booleans like `params`.
+def trainable_mask(params, frozen: Sequence[str]) -> Any:
+    """Mask of the trained parameters: a tree of booleans like `params`.
 
     Raises:
-        InputError: an expression that no parameter matches.
+        InputError: no parameter matches one of the expressions.
     """
     paths = [_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in frozen:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise InputError(
-                f"no parameter matches {pattern!r}, which is to be frozen; they are called such as {paths[0]!r}"
+                f"no parameter matches {pattern!r}; frozen parameters are given as regular expressions of whole "
+                f"paths such as {paths[0]!r}"
             )
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: not any(re.fullmatch(pattern, _path(keys)) for pattern in frozen), params
     )
 
 
-def hold(params, frozen: Sequence[str]) -> Any:
-    """The same parameters, of which the frozen ones have no gradient.
+def stop_frozen_gradients(params, frozen: Sequence[str]) -> Any:
+    """The same parameters, with the gradients of the frozen ones stopped.
 
-    Nor has the backward pass any work for layers before the first that is trained.
+    The backward pass then also skips the layers before the first trained one.
 
     Raises:
-        InputError: as `trainable`.
+        InputError: as `trainable_mask`.
     """
     return jax.tree.map(
         lambda leaf, trained: leaf if trained else jax.lax.stop_gradient(leaf),
         params,
-        trainable(params, frozen),
+        trainable_mask(params, frozen),
     )
 
 

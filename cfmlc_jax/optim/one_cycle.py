@@ -1,7 +1,7 @@
-"""PyTorch's one-cycle schedule (OneCycleLR, cosine, two phases), learning rate and momentum.
+"""PyTorch's one-cycle schedule (OneCycleLR, cosine, two phases) for learning rate and momentum.
 
-optax's schedule of that name has other end points (up to 9 % of the peak apart) and leaves the
-momentum alone, whereas PyTorch's moves beta1 against the learning rate by default.
+optax's schedule of that name differs by up to 9 % of the peak and does not change the momentum,
+whereas PyTorch's moves beta1 in the opposite direction to the learning rate by default.
 """
 
 from collections.abc import Callable
@@ -10,21 +10,24 @@ import jax.numpy as jnp
 
 
 def one_cycle(start, peak, end, *, total_steps: int, pct_start: float) -> Callable:
-    """Schedule from a step to a value: start -> peak -> end on two half cosines.
+    """Schedule start -> peak -> end along two half cosines, a function from step to value.
 
-    The peak is at step ``pct_start·total_steps − 1``, the end at step ``total_steps − 1``; later
-    steps stay there (PyTorch refuses them).
+    The peak is at step ``pct_start·total_steps − 1``, the end at step ``total_steps − 1``. Later
+    steps keep the end value (PyTorch raises an error there).
 
     Raises:
         ValueError: fewer than 1 step, or a pct_start outside [0, 1].
     """
     if total_steps < 1 or not 0 <= pct_start <= 1:
-        raise ValueError(f"one_cycle over {total_steps} steps with pct_start {pct_start}")
+        raise ValueError(
+            f"one_cycle over {total_steps} steps with pct_start {pct_start}; "
+            "there must be at least 1 step, and pct_start must be in [0, 1]"
+        )
     peak_step, last_step = pct_start * total_steps - 1, total_steps - 1
 
     def schedule(step):
         step = jnp.minimum(jnp.asarray(step, jnp.result_type(float)), last_step)
-        # Phases of no length have no step of their own, but both branches are evaluated.
+        # A phase of length 0 contains no step, but `where` evaluates both branches.
         before_peak = (peak_step - step) / peak_step if peak_step > 0 else jnp.zeros_like(step)
         before_end = (
             (last_step - step) / (last_step - peak_step) if last_step > peak_step else jnp.zeros_like(step)
@@ -46,10 +49,10 @@ def beta1(*, total_steps, pct_start=0.2, base=0.85, maximum=0.95) -> Callable:
 
 
 def _anneal(start, end, remaining):
-    """Half cosine from start (remaining 1) to end (remaining 0).
+    """Value on the half cosine from start (remaining 1) to end (remaining 0).
 
-    Written as start·sin² + end·cos² of half the angle, which is the usual (1 + cos)/2 without its
-    cancellation: learning rates of 4e-6 of the peak stay exact in float32.
+    Computed as start·sin² + end·cos² of half the angle: equal to the usual (1 + cos)/2 but without
+    cancellation, so that learning rates of 4e-6 of the peak stay exact in float32.
     """
     angle = jnp.pi / 2 * remaining
     return start * jnp.sin(angle) ** 2 + end * jnp.cos(angle) ** 2

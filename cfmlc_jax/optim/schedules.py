@@ -1,10 +1,10 @@
-"""Learning rates by epoch, exactly as PyTorch's schedulers give them, and the rates of moving averages.
+"""Learning rates by epoch, equal to those of PyTorch's schedulers, and the momentum of the mean feature.
 
 A table is float64 [epochs]: element e is the value used throughout epoch e, counted from 0. The
-reference of long-tailed training (Tang et al., NeurIPS 2020) steps its scheduler when an epoch
-*begins*, so epoch e uses the scheduler's index e + 1 and index 0 is never used: the warm-up begins
-one notch up, milestone m applies from epoch m − 1, and the last epoch of a cosine has the final
-rate. `per_step` makes an optax schedule of a table.
+reference of long-tailed training (Tang et al., NeurIPS 2020) steps its scheduler at the *start* of an
+epoch, so epoch e uses the scheduler's index e + 1, and index 0 is never used: the warm-up starts one
+index later, milestone m applies from epoch m − 1, and the last epoch of a cosine has the final
+rate. `per_step` turns a table into an optax schedule.
 """
 
 import bisect
@@ -27,19 +27,19 @@ def warmup_multistep(
     """Learning rates that rise linearly and are multiplied by `factor` at milestones: float64 [epochs].
 
     Args:
-        peak: the rate after the warm-up.
+        peak: learning rate after the warm-up.
         epochs: length of the table.
-        milestones: scheduler indices (epochs counted from 1) of the drops, ascending.
-        factor: of every drop.
-        warmup_epochs: length of the rise; 0: none.
-        warmup_factor: share of the peak where the rise starts, at index 0.
+        milestones: scheduler indices (epochs counted from 1) of the drops, in ascending order.
+        factor: factor of every drop.
+        warmup_epochs: length of the warm-up; 0: none.
+        warmup_factor: share of the peak at which the warm-up starts, at index 0.
 
     Raises:
-        ValueError: no epochs, or milestones that do not ascend.
+        ValueError: no epochs, or milestones that are not in ascending order.
     """
     _check(epochs)
     if list(milestones) != sorted(milestones):
-        raise ValueError(f"milestones {tuple(milestones)} do not ascend")
+        raise ValueError(f"milestones {tuple(milestones)} must be in ascending order")
 
     def at(index):
         share = 1.0
@@ -52,9 +52,9 @@ def warmup_multistep(
 
 
 def recursive_cosine(peak: float, *, epochs: int, end: float = 0.0) -> np.ndarray:
-    """Learning rates on half a cosine from the peak to `end`, which the last epoch has: float64 [epochs].
+    """Learning rates along half a cosine from the peak to `end`, reached in the last epoch: float64 [epochs].
 
-    By PyTorch's recursion from each rate to the next, whose rounding differs from the closed form's
+    Computed by PyTorch's recursion from each rate to the next, which differs from the closed form
     by about 1e-12 of the rate.
 
     Raises:
@@ -70,16 +70,16 @@ def recursive_cosine(peak: float, *, epochs: int, end: float = 0.0) -> np.ndarra
 
 
 def moving_average_rates(learning_rates) -> np.ndarray:
-    """mu of the mean feature by epoch, 1 − 0.1·min(50·rate, 1): learning rates [epochs] -> [epochs].
+    """Momentum mu of the mean feature by epoch, 1 − 0.1·min(50·rate, 1): learning rates [epochs] -> [epochs].
 
-    0.9 while the rate is at least 0.02, then towards 1 as the rate goes to 0: the feature's past is
-    forgotten more slowly. The reference does so on all data but CIFAR, where mu is 0.9 throughout.
+    mu is 0.9 while the learning rate is at least 0.02 and approaches 1 as the rate approaches 0, so that old
+    features are forgotten more slowly. The reference does this on all data but CIFAR, where mu is always 0.9.
     """
     return 1 - (1 - 0.9) * np.minimum(np.asarray(learning_rates, np.float64) * 50, 1)
 
 
 def per_step(table, steps_per_epoch: int) -> Callable:
-    """An optax schedule: step -> the table's value in its epoch; the last one stays.
+    """An optax schedule: step -> the table's value in that step's epoch; later steps keep the last value.
 
     Raises:
         ValueError: no epochs, or fewer than 1 step in an epoch.
@@ -87,7 +87,7 @@ def per_step(table, steps_per_epoch: int) -> Callable:
     values = np.asarray(table, np.float64)
     _check(len(values))
     if steps_per_epoch < 1:
-        raise ValueError(f"{steps_per_epoch} steps per epoch")
+        raise ValueError(f"{steps_per_epoch} steps per epoch; there must be at least 1")
 
     def schedule(step):
         epoch = jnp.minimum(jnp.asarray(step) // steps_per_epoch, len(values) - 1)
@@ -98,4 +98,4 @@ def per_step(table, steps_per_epoch: int) -> Callable:
 
 def _check(epochs):
     if epochs < 1:
-        raise ValueError(f"a schedule over {epochs} epochs")
+        raise ValueError(f"a schedule over {epochs} epochs; there must be at least 1")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from cfmlc_jax.causal.views import Cell
+from cfmlc_jax.causal.views import Box
 from cfmlc_jax.errors import printable
 from cfmlc_jax.results.pivots import FADED, pivot_of, weight_text
 
@@ -43,7 +43,7 @@ def draw(
     title: str,
     notes: tuple[str, str],
     classes: Sequence[ClassView],
-    cells: Sequence[Cell],
+    cells: Sequence[Box],
     size: int,
 ) -> Image.Image:
     """The photo with a panel for each class to its right: RGB.

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = _parser().parse_args(arguments)
         if flags.out.exists():
-            raise InputError(f"{flags.out} is there already; remove it, or give another place")
+            raise InputError(f"{flags.out} exists already; remove it, or choose another path")
         if flags.to_torch:
             to_torch(flags)
         else:

@@ -168,7 +168,7 @@ def statistics(name: str, arch: Architecture) -> str:
     of_imagenet = arch.head in ("", "linear") and arch.num_classes in (0, *_IMAGENET)
     if not of_imagenet or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
         return ""
-    return catalogue.parts(name)[0].torch.statistics
+    return catalogue.parts(name)[0].torch.normalisation
 
 
 def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:

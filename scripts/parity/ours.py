@@ -94,7 +94,7 @@ def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
             total_steps=recipe.EPOCHS * recipe.STEPS_PER_EPOCH,
             pct_start=recipe.PCT_START,
             weight_decay=recipe.WEIGHT_DECAY,
-            trainable=functools.partial(frozen.trainable, frozen=model.frozen),
+            trainable_mask=functools.partial(frozen.trainable_mask, frozen=model.frozen),
         )
     )
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (meshes.DATA, meshes.FSDP))

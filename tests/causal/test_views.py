@@ -8,14 +8,14 @@ from cfmlc_jax.causal import views
 
 
 def test_cells_run_column_by_column():
-    assert views.cells(8, 2) == [(0, 0, 4, 4), (0, 4, 4, 8), (4, 0, 8, 4), (4, 4, 8, 8)]
+    assert views.patch_boxes(8, 2) == [(0, 0, 4, 4), (0, 4, 4, 8), (4, 0, 8, 4), (4, 4, 8, 8)]
 
 
 @pytest.mark.parametrize(
     ("size", "grid", "overlap"), [(112, 3, 0.0), (448, 4, 0.0), (64, 2, 0.5), (96, 3, 0.25)]
 )
 def test_cells_are_equal_squares_inside_the_image(size, grid, overlap):
-    boxes = views.cells(size, grid, overlap)
+    boxes = views.patch_boxes(size, grid, overlap)
     assert len(boxes) == grid**2
     assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes}) == 1
     assert all(x1 - x0 == y1 - y0 for x0, y0, x1, y1 in boxes)
@@ -23,14 +23,14 @@ def test_cells_are_equal_squares_inside_the_image(size, grid, overlap):
 
 
 def test_overlap_is_the_shared_fraction_and_reaches_the_edges():
-    first, second = views.cells(96, 2, 0.5)[:2]
+    first, second = views.patch_boxes(96, 2, 0.5)[:2]
     assert (first[1], first[3], second[1], second[3]) == (0, 64, 32, 96)
 
 
 @pytest.mark.parametrize(("size", "grid", "overlap"), [(8, 1, 0), (8, 2, 1.0), (8, 2, -0.1), (3, 4, 0)])
 def test_cells_that_cannot_be(size, grid, overlap):
     with pytest.raises(ValueError, match=r"grid|overlap"):
-        views.cells(size, grid, overlap)
+        views.patch_boxes(size, grid, overlap)
 
 
 def test_split_at_native_size_is_the_crop(rng):
@@ -56,29 +56,29 @@ def test_removed_patches_change_only_their_own_pixels(rng):
     images = jnp.asarray(rng.random((2, 8, 8, 3)), jnp.float32)
     removed = views.remove_patches(images, jnp.zeros((1, 8, 8, 3)), 2)
     assert removed.shape == (2, 4, 8, 8, 3)
-    for p, (x0, y0, x1, y1) in enumerate(views.cells(8, 2)):
+    for p, (x0, y0, x1, y1) in enumerate(views.patch_boxes(8, 2)):
         by_hand = images.at[:, y0:y1, x0:x1].set(0)
         np.testing.assert_array_equal(removed[:, p], by_hand)
 
 
 def test_several_grids_follow_each_other():
-    assert views.cells(12, (2, 3)) == views.cells(12, 2) + views.cells(12, 3)
-    assert views.cells(12, (3,), 0.25) == views.cells(12, 3, 0.25)
+    assert views.patch_boxes(12, (2, 3)) == views.patch_boxes(12, 2) + views.patch_boxes(12, 3)
+    assert views.patch_boxes(12, (3,), 0.25) == views.patch_boxes(12, 3, 0.25)
 
 
 def test_no_grid_at_all():
     with pytest.raises(ValueError, match="no grid"):
-        views.cells(8, ())
+        views.patch_boxes(8, ())
 
 
 @pytest.mark.parametrize("grid", [2, (2,), (2, 3), (4, 2)])
 def test_position_leads_back_to_the_cell(grid):
-    for patch, (left, top, right, _) in enumerate(views.cells(24, grid)):
+    for patch, (left, top, right, _) in enumerate(views.patch_boxes(24, grid)):
         along, column, row = views.position(patch, grid)
         side = 24 // along
         assert (left, top, right - left) == (column * side, row * side, side)
     with pytest.raises(ValueError, match="no patch"):
-        views.position(len(views.cells(24, grid)), grid)
+        views.position(len(views.patch_boxes(24, grid)), grid)
 
 
 def test_split_of_several_grids_brings_all_patches_to_one_size(rng):
@@ -119,7 +119,7 @@ def test_a_removed_patch_is_in_no_other(grid, overlap, rng):
     images = jnp.asarray(rng.random((2, size, size, 3)), jnp.float32)
     null = jnp.full((1, size, size, 3), 0.5)
     null_patches = views.split(null, grid, overlap=overlap, size=size)
-    boxes = views.cells(size, grid, overlap)
+    boxes = views.patch_boxes(size, grid, overlap)
     for patch, (x0, y0, x1, y1) in enumerate(boxes):
         other = images.at[:, y0:y1, x0:x1].set(jnp.asarray(rng.random((2, y1 - y0, x1 - x0, 3)), jnp.float32))
         before = views.split(images, grid, overlap=overlap, size=size)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.classify import build, evaluate
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.sources.scenes import Scenes
@@ -144,7 +144,7 @@ def test_localisation(average, scores):
         boxes.images,
         np.full((IMAGES, 2), source.size),
         size=32,
-        cells=cells(32, 2),
+        patch_boxes=patch_boxes(32, 2),
     )
     rates = localization.rates(pairs)
     of = average["localization"]

@@ -78,7 +78,7 @@ def test_boxes_that_cannot_be_used_do_not_reach_localisation(tmp_path):
         boxes.images,
         boxes.sizes,
         size=64,
-        cells=[(0, 0, 32, 32), (32, 32, 64, 64)],
+        patch_boxes=[(0, 0, 32, 32), (32, 32, 64, 64)],
     )
     assert pairs.hit.tolist() == [True]
     # The annotations lack the image size, so that a box outside the image is only found here.

@@ -348,8 +348,10 @@ TINY_TRESNET = tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) 
 def frozen_step(backbone, patterns, size=SIZE):
     """Training with the optimiser of the recipe, on one device."""
     model = Classifier(backbone, linear.LinearHead(CLASSES, "cross"), frozen=patterns)
-    trainable = functools.partial(frozen.trainable, frozen=patterns)
-    optimizer = optim.adamw_one_cycle(max_lr=0.1, total_steps=10, weight_decay=0.1, trainable=trainable)
+    trainable_mask = functools.partial(frozen.trainable_mask, frozen=patterns)
+    optimizer = optim.adamw_one_cycle(
+        max_lr=0.1, total_steps=10, weight_decay=0.1, trainable_mask=trainable_mask
+    )
     shape = (1, 5, size, size, 3)
     return Training(model, shape, objective(), optimizer, mesh=mesh_of(1), ema_decay=0.75).start()
 
@@ -366,7 +368,7 @@ def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, sta
     for _ in range(2):
         run.update(batch_of(rng))
     after = host(run.variables)
-    trained = frozen.trainable(before["params"], patterns)
+    trained = frozen.trainable_mask(before["params"], patterns)
     assert len(set(jax.tree.leaves(trained))) == 2
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["params"], after["params"])
     assert moved == trained

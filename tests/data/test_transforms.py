@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.data.views import decode as decoding
 from cfmlc_jax.data.views import formats, patches
 from cfmlc_jax.data.views.decode import decode
@@ -87,8 +87,8 @@ def test_patches_are_cut_from_the_golden_bicubic_copy(source):
     base = source.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     assert digest(base) == EXPECTED["bicubic"]
     patches = split_views(source, SIZE, 4, 0.25)[1:]
-    for patch, cell in zip(patches, cells(SIZE, 4, 0.25), strict=True):
-        assert digest(patch) == digest(base.crop(cell).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    for patch, box in zip(patches, patch_boxes(SIZE, 4, 0.25), strict=True):
+        assert digest(patch) == digest(base.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def test_no_grid_gives_the_whole_view_only(source):

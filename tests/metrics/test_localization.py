@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.causal import patches
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.metrics import localization
 
@@ -23,7 +23,7 @@ def localize(pivot, boxes, box_classes, sizes, **options):
 
 def one_image(pivot, *boxes, width=100, height=100, **options):
     """Pairs of one image with boxes of class 0."""
-    options = {"size": 64, "cells": cells(64, 2)} | options
+    options = {"size": 64, "patch_boxes": patch_boxes(64, 2)} | options
     return localize(
         np.array([[pivot]]), [np.array(boxes, float)], [[0] * len(boxes)], [(width, height)], **options
     )
@@ -82,7 +82,7 @@ def test_equal_parts_all_count():
 
 def test_an_object_inside_the_overlap_is_held_by_several_patches():
     # Two patches of side 2/3 overlap in the middle third.
-    found = one_image(TOP_RIGHT, (45, 10, 55, 20), size=90, cells=cells(90, 2, 0.5))
+    found = one_image(TOP_RIGHT, (45, 10, 55, 20), size=90, patch_boxes=patch_boxes(90, 2, 0.5))
     np.testing.assert_allclose([found.chance_hit[0], found.share[0], found.chance_share[0]], [0.5, 1, 0.5])
 
 
@@ -97,7 +97,7 @@ def test_any_box_of_the_class_is_good():
 
 def test_what_the_division_leaves_over_belongs_to_no_patch():
     # 7 // 2 = 3: the last of seven columns is in no patch.
-    found = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7, cells=cells(7, 2))
+    found = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7, patch_boxes=patch_boxes(7, 2))
     assert not found.hit[0]
     assert found.chance_hit == found.best_hit == found.best_share == [0]
 
@@ -109,7 +109,9 @@ def test_classes_and_images_are_kept_apart():
         np.zeros((0, 4)),
         np.array([[80, 10, 90, 20], [80, 10, 80, 20]]),  # the second has no area
     ]
-    found = localize(pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, cells=cells(64, 2))
+    found = localize(
+        pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, patch_boxes=patch_boxes(64, 2)
+    )
     assert found.image.tolist() == [0, 0, 2]
     assert found.label.tolist() == [0, 1, 1]
     assert found.hit.tolist() == [True, True, False]
@@ -137,7 +139,7 @@ def test_sizes_in_pixels_and_relative():
             [[0]] * 4,
             [(width, height)] * 4,
             size=64,
-            cells=cells(64, 2),
+            patch_boxes=patch_boxes(64, 2),
         )
         groups = localization.by_size(found, relative=relative)
         assert [(name, r.pairs) for name, r in groups.items()] == [("small", 1), ("medium", 2), ("large", 1)]
@@ -156,7 +158,7 @@ def test_objects_that_span_patches():
 @pytest.mark.parametrize(("grid", "overlap"), [(2, 0.0), (3, 0.0), (3, 0.4)])
 def test_chance_is_the_mean_over_all_pivots_and_best_the_maximum(grid, overlap):
     boxes, classes = scenes(40)
-    options = {"size": 64, "cells": cells(64, grid, overlap)}
+    options = {"size": 64, "patch_boxes": patch_boxes(64, grid, overlap)}
     every = [
         localize(np.full((40, 10), p), boxes, classes, [(64, 64)] * 40, **options) for p in range(grid**2)
     ]
@@ -176,7 +178,7 @@ def test_attention_that_sees_the_object_is_always_right():
         "box_classes": classes,
         "sizes": [(64, 64)] * 40,
         "size": 64,
-        "cells": cells(64, 2),
+        "patch_boxes": patch_boxes(64, 2),
     }
     rng = np.random.default_rng(0)
     held = [localize(np.full((40, 10), p), **options) for p in range(4)]
@@ -194,14 +196,14 @@ def test_the_order_of_images_and_boxes_does_not_matter(rng):
     boxes, classes = scenes(30)
     pivot = rng.integers(0, 4, (30, 10))
     order = rng.permutation(30)
-    plain = localize(pivot, boxes, classes, [(64, 64)] * 30, size=64, cells=cells(64, 2))
+    plain = localize(pivot, boxes, classes, [(64, 64)] * 30, size=64, patch_boxes=patch_boxes(64, 2))
     moved = localize(
         pivot[order],
         [boxes[i][::-1] for i in order],
         [classes[i][::-1] for i in order],
         [(64, 64)] * 30,
         size=64,
-        cells=cells(64, 2),
+        patch_boxes=patch_boxes(64, 2),
     )
     for one, other in zip(localization.by_class(plain, 10), localization.by_class(moved, 10), strict=True):
         assert dataclasses.astuple(other) == pytest.approx(dataclasses.astuple(one))
@@ -209,7 +211,12 @@ def test_the_order_of_images_and_boxes_does_not_matter(rng):
 
 def test_no_boxes_at_all():
     found = localize(
-        np.zeros((2, 3), int), [np.zeros((0, 4))] * 2, [[]] * 2, [(9, 9)] * 2, size=64, cells=cells(64, 2)
+        np.zeros((2, 3), int),
+        [np.zeros((0, 4))] * 2,
+        [[]] * 2,
+        [(9, 9)] * 2,
+        size=64,
+        patch_boxes=patch_boxes(64, 2),
     )
     assert found.images_without_boxes == 2
     overall = localization.rates(found)
@@ -224,7 +231,7 @@ GOOD = {
     "images": [0],
     "sizes": [(10, 10)],
     "size": 64,
-    "cells": cells(64, 2),
+    "patch_boxes": patch_boxes(64, 2),
 }
 
 
@@ -234,13 +241,13 @@ GOOD = {
         ({"pivot": np.zeros((1, 2))}, "must be int"),
         ({"pivot": np.zeros(2, int)}, "must be int"),
         ({"pivot": np.full((1, 2), 4)}, "from 4 to 4 are not all of 4 patches"),
-        ({"corners": np.zeros((0, 4))}, "do not belong together"),
-        ({"images": []}, "do not belong together"),
-        ({"images": [1]}, "boxes of images 1 to 1, pivots of 1 images"),
-        ({"sizes": [(10, 10)] * 2}, "do not belong together"),
+        ({"corners": np.zeros((0, 4))}, "do not match"),
+        ({"images": []}, "do not match"),
+        ({"images": [1]}, "boxes belong to images 1 to 1, but there are pivots of 1 images"),
+        ({"sizes": [(10, 10)] * 2}, "do not match"),
         ({"sizes": [(10, 0)]}, "image 0 has no pixels"),
-        ({"classes": [1, 1]}, r"boxes \(1, 4\) of classes \(2,\)"),
-        ({"classes": [2]}, "boxes of classes 2 to 2, pivots of 2 classes"),
+        ({"classes": [1, 1]}, r"boxes \(1, 4\), classes \(2,\)"),
+        ({"classes": [2]}, "boxes belong to classes 2 to 2, but there are pivots of 2 classes"),
         ({"corners": [[5.0, 0, 0, 5]]}, "image 0: box .* is not left, top, right, bottom"),
         ({"corners": [[np.nan, 0, 0, 5]]}, "is not left, top, right, bottom"),
     ],
@@ -253,7 +260,7 @@ def test_inputs_that_cannot_be(changes, match):
 
 def test_a_picture_without_a_box_needs_no_size():
     found = localize(np.zeros((2, 2), int), [np.zeros((0, 4)), [[0, 0, 5, 5]]], [[], [1]], [(0, 0), (10, 10)],
-                     size=64, cells=cells(64, 2))  # fmt: skip
+                     size=64, patch_boxes=patch_boxes(64, 2))  # fmt: skip
     assert found.image.tolist() == [1]
 
 

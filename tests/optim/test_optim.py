@@ -69,24 +69,24 @@ PARAMS = {
 
 
 def test_whole_paths_are_frozen():
-    trained = frozen.trainable(PARAMS, (r"backbone/(conv1|layer1_\d+)/.*", "head/b"))
+    trained = frozen.trainable_mask(PARAMS, (r"backbone/(conv1|layer1_\d+)/.*", "head/b"))
     assert trained == {"backbone": {"conv1": {"kernel": False}, "bn1": {"scale": True}}, "head": {"b": False}}
 
 
 def test_nothing_is_frozen_by_nothing():
-    assert all(jax.tree.leaves(frozen.trainable(PARAMS, ())))
+    assert all(jax.tree.leaves(frozen.trainable_mask(PARAMS, ())))
 
 
 def test_a_pattern_without_a_parameter():
-    with pytest.raises(
-        InputError, match=r"no parameter matches 'conv1', which is to be frozen; .* 'backbone/"
-    ):
-        frozen.trainable(PARAMS, ("head/b", "conv1"))
+    with pytest.raises(InputError, match=r"no parameter matches 'conv1'; .* such as 'backbone/"):
+        frozen.trainable_mask(PARAMS, ("head/b", "conv1"))
 
 
 def test_held_parameters_have_no_gradient():
     def loss(params):
-        return sum((leaf**2).sum() for leaf in jax.tree.leaves(frozen.hold(params, ("head/.*",))))
+        return sum(
+            (leaf**2).sum() for leaf in jax.tree.leaves(frozen.stop_frozen_gradients(params, ("head/.*",)))
+        )
 
     gradient = jax.grad(loss)(PARAMS)
     assert loss(PARAMS) == 6
@@ -95,8 +95,10 @@ def test_held_parameters_have_no_gradient():
 
 
 def test_frozen_parameters_do_not_decay():
-    trainable = functools.partial(frozen.trainable, frozen=("head/b",))
-    optimizer = build.adamw_one_cycle(max_lr=1.0, total_steps=10, weight_decay=0.5, trainable=trainable)
+    trainable_mask = functools.partial(frozen.trainable_mask, frozen=("head/b",))
+    optimizer = build.adamw_one_cycle(
+        max_lr=1.0, total_steps=10, weight_decay=0.5, trainable_mask=trainable_mask
+    )
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
     np.testing.assert_array_equal(updates["head"]["b"], [0])
     np.testing.assert_allclose(updates["backbone"]["bn1"]["scale"], -0.5 * 0.04, rtol=1e-5)

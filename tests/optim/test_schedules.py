@@ -46,7 +46,7 @@ def test_schedule_of_steps():
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="over 0 epochs"):
         schedules.recursive_cosine(0.1, epochs=0)
-    with pytest.raises(ValueError, match=r"\(5, 3\) do not ascend"):
+    with pytest.raises(ValueError, match=r"\(5, 3\) must be in ascending order"):
         schedules.warmup_multistep(0.1, epochs=9, milestones=(5, 3), factor=0.1)
     with pytest.raises(ValueError, match="0 steps per epoch"):
         schedules.per_step([0.1], 0)
@@ -74,8 +74,8 @@ def test_sgd_is_pytorchs():
 
 def test_sgd_leaves_what_is_not_trained():
     params = {"kernel": jnp.ones(2), "scales": jnp.ones(2)}
-    trainable = lambda tree: {name: name == "scales" for name in tree}  # noqa: E731
-    optimizer = build.sgd(learning_rate=0.5, weight_decay=0.1, trainable=trainable)
+    trainable_mask = lambda tree: {name: name == "scales" for name in tree}  # noqa: E731
+    optimizer = build.sgd(learning_rate=0.5, weight_decay=0.1, trainable_mask=trainable_mask)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_array_equal(updates["kernel"], [0, 0])
     np.testing.assert_allclose(updates["scales"], [-0.05, -0.05], rtol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.classify import examples
 from cfmlc_jax.predict import overlay
 from cfmlc_jax.results import pivots
@@ -13,7 +13,7 @@ from cfmlc_jax.results import pivots
 def drawn(weights, grid=2):
     shown = overlay.ClassView("cat", 0.75, weights, 0.5)
     photo = examples.scaled(Image.new("RGB", (64, 64), (120, 90, 60)))
-    picture = overlay.draw(photo, "a.jpg", ("", ""), [shown], cells(64, grid), 64)
+    picture = overlay.draw(photo, "a.jpg", ("", ""), [shown], patch_boxes(64, grid), 64)
     # The class's panel without its heading and its facts.
     left = overlay.MARGIN + examples.SIDE + overlay.GAP
     top = overlay.MARGIN + overlay.HEADER

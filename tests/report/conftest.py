@@ -11,7 +11,7 @@ from PIL import Image
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.causal.views import cells
+from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.results import evidence, multi_label, scores
 from cfmlc_jax.results.evidence import Evidence, Example, ExampleClass, Training
@@ -116,7 +116,7 @@ def _split(rng, folder, split, config, names, pairs):
             images,
             np.full((IMAGES, 2), 64),
             size=64,
-            cells=cells(64, 2),
+            patch_boxes=patch_boxes(64, 2),
         )
         located = multi_label.localized(where, names, relative=True)
     return MultiLabelResults({"weights": plain, "average": plain}, Findings(intervals, context, located))

@@ -219,7 +219,7 @@ def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path,
         (["names.pth", "new", "--classes=scenes"], "--classes=scenes calls class 0 'digit 0', names.pth calls it 'digit 1', and class 1 'digit 0': the order differs; leave --classes out to take the file's"),
         (["x.pth", "new", "--model=resnet81"], "model 'resnet81' is not one of"),
         (["x.pth", "new", "--model=resnet50"], "; they are those of resnet_small: leave --model out"),
-        (["x.pth", "old", "--model=resnet_small"], "old is there already; remove it, or give another place"),
+        (["x.pth", "old", "--model=resnet_small"], "old exists already; remove it, or choose another path"),
         (["x.pth", "new", "--model=resnet_small", "--classes=coco"], "--classes=coco names 80 classes, the weights have 10"),
         (["x.pth", "new", "--model=resnet_small", "--classes=no.txt"], "no.txt: No such file or directory"),
         (["x.pth", "new", "--model=resnet_small", "--image_size=50"], "50 is not divisible by 16"),
@@ -380,7 +380,8 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, t
     code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
     assert code == 1
     assert (
-        "mine is a backbone without a head, which scores nothing; train one on it: --config.init_from=" in err
+        "mine is a backbone without a head, which cannot score images; train a head on it: --config.init_from="
+        in err
     )
     assert len(err.splitlines()) == 1
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax.causal.views import Grid, cells
+from cfmlc_jax.causal.views import Grid, patch_boxes
 from cfmlc_jax.data.sources import Record
 from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.randaugment import augment
@@ -24,18 +24,18 @@ def split_views(image: Image.Image, size: int, grid: Grid | None, overlap: float
     """The whole view and then the patches, each RGB [size, size]; no grid, no patches.
 
     Whole: bilinear, antialiased, whatever the aspect. Patches: the image is made size x size with a
-    *bicubic* filter, cut along `causal.views.cells` (columns outside, rows inside), and each cell
+    *bicubic* filter, cut along `causal.views.patch_boxes` (columns outside, rows inside), and each patch
     is brought back to size x size, bilinear. Every view is its own image: the reference's resize
     hands back its argument where nothing is to be resized, so that its in-place cutout of the
     whole view showed in all patches.
 
     Raises:
-        ValueError: a grid that `cells` refuses.
+        ValueError: a grid that `patch_boxes` refuses.
     """
     views = [to_square(image, size, Image.Resampling.BILINEAR)]
     if grid is not None:
         base = to_square(image, size, Image.Resampling.BICUBIC)
-        views += [_enlarge(base.crop(cell), size) for cell in cells(size, grid, overlap)]
+        views += [_enlarge(base.crop(box), size) for box in patch_boxes(size, grid, overlap)]
     return views
 
 
@@ -125,12 +125,12 @@ class ToViews:
         if self.size < 1:
             raise ValueError(f"size {self.size} has no pixels")
         if self.grid is not None:
-            cells(self.size, self.grid, self.overlap)
+            patch_boxes(self.size, self.grid, self.overlap)
 
     @property
     def num_views(self) -> int:
         """v: the whole and its patches."""
-        return 1 + (0 if self.grid is None else len(cells(self.size, self.grid, self.overlap)))
+        return 1 + (0 if self.grid is None else len(patch_boxes(self.size, self.grid, self.overlap)))
 
     def cut(self, image: Image.Image) -> list[Image.Image]:
         """The whole view and its patches, each RGB [size, size], without augmentation."""

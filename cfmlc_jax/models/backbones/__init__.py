@@ -1,1 +1,1 @@
-"""Backbones: images to maps and pooled features."""
+"""Backbones: images -> feature maps and pooled features."""

@@ -1,4 +1,4 @@
-"""The small classifier of digits, 32 px, that counterfactual images are tried on (Sauer & Geiger, ICLR 2021)."""
+"""The small classifier of 32 px digits that is trained on counterfactual images (Sauer & Geiger, ICLR 2021)."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class MnistCNN(nn.Module):
     """Logits of images: [b, 32, 32, 3] in [−1, 1] -> [b, k], float32.
 
     Attributes:
-        dtype: of the computation; parameters and statistics are float32.
+        dtype: type of the computation; parameters and statistics are float32.
     """
 
     num_classes: int = 10
@@ -26,13 +26,13 @@ class MnistCNN(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        # The network begins with a norm of pixels.
+        # The first layer is a batch norm of the pixels.
         x = BatchNorm(dtype=self.dtype, mapped=False, name="bn")(images, train=train)
         x = max_pool(jax.nn.relu(self._conv(32, 5, 1, "conv1")(x)))
         x = jax.nn.relu(self._conv(32, 3, 1, "conv2")(x))
         x = jax.nn.relu(self._conv(64, 3, 2, "conv3")(x))
         x = jax.nn.relu(self._conv(64, 3, 1, "conv4")(x))
-        # The reference pools 7×7, to which the last row and column of 8×8 are lost.
+        # The reference pools 7×7 pixels and so drops the last row and column of 8×8.
         x = x[:, :7, :7].mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
         return Linear(self.num_classes, name="classifier")(x)
 
@@ -42,7 +42,7 @@ class MnistCNN(nn.Module):
         )
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return (jnp.zeros((1, 32, 32, 3)),)
 
 

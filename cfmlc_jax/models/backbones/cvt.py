@@ -1,8 +1,8 @@
 """Convolutional vision transformers with the official arithmetic (Wu et al., ICCV 2021).
 
-Queries, keys and values come from the map by depthwise convolutions; those of keys and values halve
-it. No positions are added: the convolutions' borders tell them. As Query2Label uses it: the class
-token of the last stage takes part in its attention, and only the map goes on.
+Queries, keys and values are computed from the map by depthwise convolutions; those for keys and values
+halve it. There are no position embeddings, because the zero padding of the convolutions carries positions. As
+in Query2Label, the class token of the last stage takes part in attention, but only the map is returned.
 """
 
 import functools
@@ -22,15 +22,15 @@ from cfmlc_jax.models.torch_names import TorchNames
 
 
 def quick_gelu(x):
-    """x·sigmoid(1.702·x), near the Gaussian error linear unit: [...] -> [...]."""
+    """x·sigmoid(1.702·x), an approximation of GELU: [...] -> [...]."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 class DepthwiseConv(nn.Module):
-    """3×3 convolution of each channel by itself: [b, h, w, c] -> [b, ⌈h/stride⌉, ⌈w/stride⌉, c].
+    """3×3 convolution of each channel separately: [b, h, w, c] -> [b, ⌈h/stride⌉, ⌈w/stride⌉, c].
 
-    The sum of nine shifted maps: as a convolution XLA takes many times as long on CPU. It is summed
-    in at least float32, as a convolution would be.
+    Computed as the sum of nine shifted maps, because XLA's convolution takes many times as long on CPU. The
+    sum is at least float32, as in a convolution.
     """
 
     stride: int
@@ -66,9 +66,9 @@ class Attention(nn.Module):
     """Attention of tokens to a map of half the size: [b, n, d] -> [b, n, d].
 
     Attributes:
-        heads: that d is split into.
-        dtype: of the computation; the softmax is at least float32.
-        norm: `BatchNorm` with all but its name.
+        heads: number of heads into which d is split.
+        dtype: type of the computation; the softmax is at least float32.
+        norm: `BatchNorm` with its options, except its name.
     """
 
     heads: int
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     def __call__(self, x, grid: tuple[int, int], *, train: bool):
         b, n, d = x.shape
         h, w = grid
-        # The class token, if there is one, comes first and passes by the convolutions.
+        # The class token, if there is one, comes first and skips the convolutions.
         class_token, pixels = x[:, : n - h * w], x[:, n - h * w :].reshape(b, h, w, d)
 
         def projected(name, stride):
@@ -90,7 +90,7 @@ class Attention(nn.Module):
 
         q, k, v = projected("q", 1), projected("k", 2), projected("v", 2)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        # n, m: queries and keys; a: heads. Scaled by the full width, not by a head's: the weights are so.
+        # n, m: queries and keys; a: heads. Scaled by the full width d, not a head's, as in the published weights.
         logits = jnp.einsum("bnad,bmad->banm", q, k, preferred_element_type=wide) * d**-0.5
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("banm,bmad->bnad", weights, v).reshape(b, n, d)
@@ -116,12 +116,12 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Overlapping patches as tokens, and blocks of them: [b, h, w, c] -> [b, h/stride, w/stride, width].
+    """Embedding of overlapping patches, then blocks: [b, h, w, c] -> [b, h/stride, w/stride, width].
 
     Attributes:
         kernel, stride, padding: of the convolution that embeds patches.
-        drop_path: of the last block in training; it grows evenly from 0 at the first.
-        class_token: a learned token beside those of the map; it is dropped at the end.
+        drop_path: stochastic depth of the last block in training; it grows linearly from 0 at the first block.
+        class_token: whether a learned token is added to those of the map; it is dropped at the end.
     """
 
     width: int
@@ -152,15 +152,15 @@ class Stage(nn.Module):
 
 
 class CvT(nn.Module):
-    """Features of images [b, h, w, 3]: maps of all stages, "map" [b, h/16, w/16, d], the last one normed,
+    """Features of images [b, h, w, 3]: maps of all stages, the last one normalised as "map" [b, h/16, w/16, d],
     and "pooled" [b, d], at least float32.
 
     Attributes:
         widths, depths, heads: of each stage. The first stage's map has a quarter of the image's
-            side, each later one half of that before.
-        drop_path: of the last stage's last block in training.
-        dtype: of the computation; parameters and statistics are float32.
-        norm: `BatchNorm` with all but its name.
+            side, each later map half the side of the one before.
+        drop_path: stochastic depth of the last stage's last block in training.
+        dtype: type of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with its options, except its name.
     """
 
     widths: tuple[int, ...]

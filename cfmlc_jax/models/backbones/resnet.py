@@ -1,8 +1,8 @@
 """Residual networks with torchvision's arithmetic (He et al., CVPR 2016; stride on the 3×3).
 
-With groups in the 3×3 they are ResNeXts (Xie et al., CVPR 2017).
+With groups in the 3×3 convolution they are ResNeXts (Xie et al., CVPR 2017).
 
-Stage and layer names follow torchvision's, so that converting weights is a table.
+Stages and layers are named after torchvision's, so that weights are converted by a table.
 """
 
 import functools
@@ -40,8 +40,8 @@ class Bottleneck(nn.Module):
     """1×1, 3×3 (strided), 1×1 and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, 4·planes].
 
     Attributes:
-        groups: of the 3×3.
-        group_width: channels of each group where planes are 64; they grow with the planes.
+        groups: groups of the 3×3 convolution.
+        group_width: channels per group at 64 planes; they grow in proportion to the planes.
     """
 
     planes: int
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(block, x, channels, train):
-    """The identity, or a strided 1×1 convolution and a norm where the shape changes."""
+    """The identity, or a strided 1×1 convolution and a norm if the shape changes."""
     if block.stride == 1 and x.shape[-1] == channels:
         return x
     x = Conv(channels, 1, block.stride, block.dtype, name="downsample_conv")(x)
@@ -72,17 +72,17 @@ def _shortcut(block, x, channels, train):
 
 
 class ResNet(nn.Module):
-    """Features of images [b, h, w, 3]: maps of all stages, the last as "map", "pooled" float32 [b, d].
+    """Features of images [b, h, w, 3]: maps of all stages, the last as "map", and "pooled" float32 [b, d].
 
     Attributes:
-        stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
+        stage_sizes: blocks in each stage; stages after the first halve the map and double the planes.
         block: BasicBlock or Bottleneck.
         width: planes of the first stage.
-        small_stem: for images of 64 px and the like: one 3×3 convolution on 4×4 pixels folded into
-            channels, to half the width, in place of the 7×7 at stride 2 and the maximum at stride
-            2; and the first stage halves the map too. A fraction of the work.
-        dtype: of the computation; parameters and statistics are float32.
-        norm: `BatchNorm` with all but its name.
+        small_stem: for small images such as 64 px. The stem is one 3×3 convolution to half the width on 4×4
+            pixels folded into channels, instead of a 7×7 convolution and a max pooling at stride 2; and the first
+            stage halves the map too. It takes a fraction of the work.
+        dtype: type of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with its options, except its name.
     """
 
     stage_sizes: tuple[int, ...]
@@ -138,5 +138,5 @@ TORCH = TorchNames(
     query2label="backbone.0.body",
     counts_batches=True,
 )
-# Query2Label trains neither stem, first stage nor any norm.
+# Query2Label trains neither the stem nor the first stage nor any norm.
 FROZEN = (r"backbone/(conv1|layer1_\d+)/.*", r"backbone/.*/(scale|bias)")

@@ -1,6 +1,6 @@
-"""The residual network for 32 px images of BBN, with its two branches (Zhou et al., CVPR 2020; He et al., section 4.2).
+"""BBN's residual network for 32 px images, with two branches (Zhou et al., CVPR 2020; He et al., section 4.2).
 
-Stage and layer names follow BBN's, so that converting weights is a table.
+Stages and layers are named after BBN's, so that weights are converted by a table.
 """
 
 import functools
@@ -16,7 +16,7 @@ from cfmlc_jax.models.layers.pooling import average_pool
 from cfmlc_jax.models.layers.residual import add_relu
 from cfmlc_jax.models.torch_names import TorchNames
 
-# PyTorch's kaiming_normal_: variance 2 / inputs of an output.
+# PyTorch's kaiming_normal_: variance 2 / (inputs per output).
 _kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _Conv = functools.partial(Conv, kernel_init=_kaiming_fan_in)
 
@@ -39,9 +39,9 @@ class Block(nn.Module):
 
 
 def padded_shortcut(x, planes: int, stride: int):
-    """Every stride-th pixel, between zero channels: [b, h, w, c] -> [b, h/stride, w/stride, planes].
+    """Every stride-th pixel, padded with zero channels: [b, h, w, c] -> [b, h/stride, w/stride, planes].
 
-    Option A of He et al. (section 4.1), with half of the zeros on each side as in BBN.
+    Option A of He et al. (section 4.1), with half of the zero channels on each side as in BBN.
     """
     zeros = planes - x.shape[-1]
     x = x[:, ::stride, ::stride]
@@ -49,16 +49,16 @@ def padded_shortcut(x, planes: int, stride: int):
 
 
 class TwoBranchResNet(nn.Module):
-    """Features of images [b, h, w, 3]: maps of all stages, both branches as "map", "pooled" float32 [b, d].
+    """Features of images [b, h, w, 3]: maps of all stages, both branches as "map", and "pooled" float32 [b, d].
 
-    Behind the last stage two blocks stand side by side, "cb_block" and "rb_block" (for BBN's
-    conventional and re-balanced learning); "map" has the channels of the first and then the second.
+    After the last stage there are two parallel blocks, "cb_block" and "rb_block" (for BBN's
+    conventional and re-balanced learning); "map" concatenates their channels in this order.
 
     Attributes:
-        stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
+        stage_sizes: blocks in each stage; stages after the first halve the map and double the planes.
         width: planes of the first stage.
-        dtype: of the computation; parameters and statistics are float32.
-        norm: `BatchNorm` with all but its name.
+        dtype: type of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with its options, except its name.
     """
 
     stage_sizes: tuple[int, ...]
@@ -86,7 +86,7 @@ class TwoBranchResNet(nn.Module):
         return Block(self.width * 2**stage, 2 if downsample else 1, self.dtype, self.norm, name=name)
 
 
-# 15 blocks, counted along one branch.
+# 15 blocks along one branch: 14 in the stages and the branch's own.
 ResNet32 = functools.partial(TwoBranchResNet, stage_sizes=(5, 5, 4))
 
 TORCH = TorchNames(
@@ -94,6 +94,6 @@ TORCH = TorchNames(
     stem="conv1.weight",
     head="fc",
     query2label="backbone.0.body",
-    statistics="cifar",
+    normalisation="cifar",
     counts_batches=True,
 )

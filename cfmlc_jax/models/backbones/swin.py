@@ -1,7 +1,7 @@
 """Swin transformers with Microsoft's arithmetic (Liu et al., ICCV 2021).
 
-Attention within square windows, that every other block shifts by half a window: the map is rolled,
-and where windows then join its far ends, pixels of different ends are kept apart by a mask.
+Attention works within square windows, which every other block shifts by half a window. To shift them the
+map is rolled; some windows then contain pixels from opposite ends of the map, and a mask keeps those apart.
 """
 
 import functools
@@ -24,19 +24,19 @@ from cfmlc_jax.models.torch_names import Dialect, TorchNames
 
 # Side of the patches that become tokens, pixels.
 _PATCH = 4
-# Added to the logits of pairs that a shifted window joins but the image does not.
+# Added to the logits of pairs of pixels that share a shifted window but come from opposite ends of the map.
 _APART = np.float32(-100.0)
 
 
 def partition(x, window: int):
-    """Windows of a map, row by row, their pixels as tokens: [b, h, w, d] -> [b, windows, window², d]."""
+    """Windows of a map, row by row, with their pixels as tokens: [b, h, w, d] -> [b, windows, window², d]."""
     b, h, w, d = x.shape
     x = x.reshape(b, h // window, window, w // window, window, d)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, window * window, d)
 
 
 def join(windows, shape: tuple[int, ...]):
-    """The map [b, h, w, d] of the given shape whose windows these are: the inverse of `partition`."""
+    """The map of a shape [b, h, w, d] from its windows, the inverse of `partition`: -> [b, h, w, d]."""
     b, h, w, d = shape
     side = math.isqrt(windows.shape[2])
     x = windows.reshape(b, h // side, w // side, side, side, d)
@@ -46,7 +46,7 @@ def join(windows, shape: tuple[int, ...]):
 def relative_position_index(window: int) -> np.ndarray:
     """Row of the bias table for every pair of a window's tokens: int64 [window², window²].
 
-    Row (dy + window − 1)·(2·window − 1) + dx + window − 1, where the query lies dy, dx beyond the key.
+    It is (dy + window − 1)·(2·window − 1) + dx + window − 1, where (dy, dx) is the query's position minus the key's.
     """
     y, x = np.divmod(np.arange(window * window), window)
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
@@ -54,9 +54,9 @@ def relative_position_index(window: int) -> np.ndarray:
 
 
 def shift_mask(h: int, w: int, window: int) -> np.ndarray:
-    """What to add to the logits in shifted windows, 0 or −100: float32 [windows, window², window²].
+    """Mask added to the logits in shifted windows, 0 or −100: float32 [windows, window², window²].
 
-    Rolled by half a window, the last window of a row or column holds pixels of both ends of the map.
+    After rolling by half a window, the last window of a row or column contains pixels from both ends of the map.
     """
     rows, columns = _ends(h, window), _ends(w, window)
     ends = partition((2 * rows[:, None] + columns[None, :])[None, :, :, None], window)[0, :, :, 0]
@@ -64,16 +64,16 @@ def shift_mask(h: int, w: int, window: int) -> np.ndarray:
 
 
 def _ends(size, window):
-    """1 for the positions of a rolled axis that come from its beginning, else 0."""
+    """1 for positions of a rolled axis that come from its beginning, else 0: int64 [size]."""
     return (np.arange(size) >= size - window // 2).astype(np.int64)
 
 
 class WindowAttention(nn.Module):
-    """Attention of tokens to those of their window: [b, windows, n, d] -> [b, windows, n, d].
+    """Attention among the tokens of each window: [b, windows, n, d] -> [b, windows, n, d].
 
     Attributes:
-        heads: that d is split into.
-        dtype: of the computation; the softmax is at least float32.
+        heads: number of heads into which d is split.
+        dtype: type of the computation; the softmax is at least float32.
     """
 
     heads: int
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
     Attributes:
         window: side of the windows, in tokens.
-        shifted: windows lie half a window lower and further right; not in a map of one window.
+        shifted: whether windows are shifted down and right by half a window; ignored for a map of one window.
     """
 
     heads: int
@@ -135,33 +135,33 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2×2 tokens as one: [b, h, w, d] -> [b, h/2, w/2, 2·d]."""
+    """2×2 tokens merged into one: [b, h, w, d] -> [b, h/2, w/2, 2·d]."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        # Down, then right; `space_to_depth` would go right first.
+        # Order of the four tokens: down, then right; `space_to_depth` goes right first.
         x = jnp.concatenate([x[:, dy::2, dx::2] for dx in (0, 1) for dy in (0, 1)], axis=-1)
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
         return ViTDense(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name="reduction")(x)
 
 
 class Swin(nn.Module):
-    """Features of images [b, h, w, 3]: maps of all stages, "map" [b, h/32, w/32, d], the last one normed,
+    """Features of images [b, h, w, 3]: maps of all stages, the last one normalised as "map" [b, h/32, w/32, d],
     and "pooled" [b, d], at least float32.
 
     Attributes:
-        width: features of the first stage; each later one doubles them, and halves the map.
-        heads: of each stage.
+        width: features of the first stage; each later stage doubles them and halves the map.
+        heads: attention heads of each stage.
         depths: blocks in each stage.
         window: side of the windows, in tokens of 4×4 pixels.
-        drop_path: of the last block in training; it grows evenly from 0 at the first.
-        dtype: of the computation; parameters are float32.
-        norm: for batch norms, of which there are none.
+        drop_path: stochastic depth of the last block in training; it grows linearly from 0 at the first block.
+        dtype: type of the computation; parameters are float32.
+        norm: ignored; there are no batch norms.
 
     Raises:
-        InputError: an image that windows do not tile at every stage.
+        InputError: windows do not tile the image at every stage.
     """
 
     width: int
@@ -202,8 +202,8 @@ def _check_size(size, window, stages):
     if size < unit or size % unit:
         below = max(unit, size // unit * unit)
         raise InputError(
-            f"image size {size} is not divisible by {unit}, as windows of {window} tokens need "
-            f"(swin); try {below} or {below + unit}"
+            f"image size {size} is not divisible by {unit}, as swin's windows of {window} tokens require; "
+            f"try {below} or {below + unit}"
         )
 
 
@@ -223,40 +223,40 @@ def derived(entries: Mapping[str, Any], image_size: int) -> dict[str, np.ndarray
         image_size: pixels; a map of a single window has no mask.
 
     Raises:
-        InputError: an image size that windows do not tile.
+        InputError: windows do not tile images of that size.
     """
-    found = {}
+    derived_entries = {}
     blocks = [(match, entries[match[0]]) for match in map(_TABLE.fullmatch, entries) if match]
     stages = len({match[2] for match, _ in blocks})
     for match, table in blocks:
         block, stage, i = match[1], int(match[2]), int(match[3])
         window = (math.isqrt(getattr(table, "shape", table)[0]) + 1) // 2
         _check_size(image_size, window, stages)
-        found[f"{block}attn.relative_position_index"] = relative_position_index(window)
+        derived_entries[f"{block}attn.relative_position_index"] = relative_position_index(window)
         side = image_size // (_PATCH * 2**stage)
         if i % 2 and side > window:
-            found[f"{block}attn_mask"] = shift_mask(side, side, window)
-    return found
+            derived_entries[f"{block}attn_mask"] = shift_mask(side, side, window)
+    return derived_entries
 
 
-# timm since 0.9 has what merges patches at the beginning of the next stage (read in timm 1.0.31).
+# timm since 0.9 has patch merging at the start of the next stage (checked with timm 1.0.31).
 _TIMM = Dialect(
     "timm",
     "layers.3.downsample.reduction.weight",
     (
-        (r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
+        (r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample."),
         (r"^head\.(?=weight|bias)", "head.fc."),
     ),
 )
-# torchvision numbers stages and what merges patches between them in one row (read in 0.29.1).
+# torchvision numbers stages and the patch mergings between them in one sequence (checked with 0.29.1).
 _TORCHVISION = Dialect(
     "torchvision",
     "features.0.0.weight",
     (
         (r"^patch_embed\.proj\.", "features.0.0."),
         (r"^patch_embed\.norm\.", "features.0.2."),
-        (r"^layers\.(\d+)\.blocks\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
-        (r"^layers\.(\d+)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 2}."),
+        (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
+        (r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 2}."),
         (r"\.mlp\.fc1\.", ".mlp.0."),
         (r"\.mlp\.fc2\.", ".mlp.3."),
     ),

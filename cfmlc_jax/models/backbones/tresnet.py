@@ -1,8 +1,8 @@
 """TResNet: residual networks without strided convolutions (Ridnik et al., WACV 2021, arXiv:2003.13630).
 
-The stem folds pixels into channels; a blur or an average is what halves a map; blocks gate their
+The stem folds pixels into channels. Maps are halved by a blur or an average. Blocks gate their
 channels by squeeze-and-excitation. The paper's in-place activated norms are plain norms here: they
-compute the same and differ in the memory they take.
+compute the same and only need more memory.
 """
 
 import functools
@@ -18,9 +18,9 @@ from cfmlc_jax.models.layers.pooling import average_pool, space_to_depth
 from cfmlc_jax.models.layers.residual import add_relu
 from cfmlc_jax.models.torch_names import Dialect, TorchNames
 
-# What the leaky ReLU multiplies values below zero by.
+# Slopes of the leaky ReLUs below zero.
 _STEM_SLOPE, _BLOCK_SLOPE = 1e-2, 1e-3
-# A branch starts as good as silent: its last in-place norm has weight 0, and |0| + 1e-5 is its scale.
+# Residual branches start near zero: their last in-place norm has weight 0, hence the scale |0| + 1e-5.
 _silent = nn.initializers.constant(1e-5)
 
 
@@ -28,9 +28,9 @@ class ConvNorm(nn.Module):
     """Convolution, batch norm, leaky ReLU and blur: [b, h, w, c] -> [b, h/stride, w/stride, features].
 
     Attributes:
-        stride: 1, or 2 by the blur.
-        slope: of the leaky ReLU below zero; None for a linear layer.
-        scale_init: of the norm.
+        stride: 1, or 2, which adds the blur.
+        slope: slope of the leaky ReLU below zero; None: no activation.
+        scale_init: initialiser of the norm's scale.
     """
 
     features: int
@@ -51,12 +51,12 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Every channel times a gate in (0, 1), made of all channels' means: [b, h, w, c] -> [b, h, w, c].
+    """Channels multiplied by gates in (0, 1), computed from all channels' means: [b, h, w, c] -> [b, h, w, c].
 
-    The gates are computed in at least float32: each scales a whole map (Hu et al., CVPR 2018).
+    The gates are computed in at least float32, because each scales a whole map (Hu et al., CVPR 2018).
 
     Attributes:
-        reduced: channels between the two layers that make the gates.
+        reduced: channels between the two layers that compute the gates.
     """
 
     reduced: int
@@ -74,7 +74,7 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, planes].
 
     Attributes:
-        gated: with squeeze-and-excitation, at the end of the branch.
+        gated: whether squeeze-and-excitation follows at the end of the branch.
     """
 
     planes: int
@@ -97,7 +97,7 @@ class Bottleneck(nn.Module):
     """1×1, 3×3 (blurred), 1×1 and a shortcut: [b, h, w, c] -> [b, h/stride, w/stride, 4·planes].
 
     Attributes:
-        gated: with squeeze-and-excitation, after the 3×3.
+        gated: whether squeeze-and-excitation follows the 3×3 convolution.
     """
 
     planes: int
@@ -118,23 +118,23 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(layer, x, channels, stride, train):
-    """The identity, or where the shape changes an average and a linear 1×1 layer."""
+    """The identity, or an average and a linear 1×1 layer if the shape changes."""
     if stride == 1 and x.shape[-1] == channels:
         return x
     name = _halving("downsample", stride)
-    return layer(channels, 1, slope=None, name=name)(mean_of_squares(x) if stride == 2 else x, train=train)
+    return layer(channels, 1, slope=None, name=name)(average_pool2(x) if stride == 2 else x, train=train)
 
 
 def _halving(name, stride):
-    """A layer's name says whether it halves the map: in PyTorch such a layer is nested otherwise."""
+    """A layer's name, marked if it halves the map, because PyTorch nests such layers differently."""
     return f"{name}_halving" if stride == 2 else name
 
 
 def blur(x):
     """Every second pixel of the map blurred by (1, 2, 1) ⊗ (1, 2, 1) / 16: [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, c].
 
-    Borders are reflected (Zhang, ICML 2019). By rows, then by columns, of strided slices: XLA:CPU's
-    depthwise convolution is many times slower. Sums are at least float32.
+    Borders are reflected (Zhang, ICML 2019). Computed along rows, then along columns, from strided slices:
+    XLA:CPU's depthwise convolution is many times slower. Sums are at least float32.
     """
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
@@ -148,12 +148,12 @@ def blur(x):
     return x.astype(dtype)
 
 
-def mean_of_squares(x):
-    """Mean of every 2×2 pixels, of those there are at the border: [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, c]."""
+def average_pool2(x):
+    """2×2 average at stride 2, at the border over the pixels that exist: [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, c]."""
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
     for axis in (1, 2):
-        if x.shape[axis] % 2:  # the mean of the last pixel and itself is what it is
+        if x.shape[axis] % 2:  # the last pixel is averaged with its own copy
             x = jnp.pad(x, _widths(axis, 0, 1), mode="edge")
         first, second = (jax.lax.slice_in_dim(x, start, None, stride=2, axis=axis) for start in (0, 1))
         x = (first + second) / 2
@@ -165,14 +165,14 @@ def _widths(axis, before, after):
 
 
 class TResNet(nn.Module):
-    """Features of images [b, h, w, 3]: maps of all stages, the last as "map", "pooled" float32 [b, d].
+    """Features of images [b, h, w, 3]: maps of all stages, the last as "map", and "pooled" float32 [b, d].
 
     Attributes:
-        stage_sizes: blocks in each stage; stages after the first halve the map, and double the planes.
+        stage_sizes: blocks in each stage; stages after the first halve the map and double the planes.
         blocks: BasicBlock or Bottleneck, for each stage.
         width: planes of the first stage.
-        dtype: of the computation; parameters and statistics are float32.
-        norm: `BatchNorm` with all but its name and the beginning of its scale.
+        dtype: type of the computation; parameters and statistics are float32.
+        norm: `BatchNorm` with its options, except its name and the initialiser of its scale.
     """
 
     stage_sizes: tuple[int, ...]
@@ -210,13 +210,13 @@ TResNetLv2 = functools.partial(TResNet, stage_sizes=(3, 4, 23, 3), blocks=(Bottl
 _BLOCK, _TORCH_BLOCK = r"layer(\d)_(\d+)", r"body.layer\1.\2"
 _LAYERS = (
     ("conv1", "body.conv1"),
-    (rf"{_BLOCK}\.(conv\d)_halving", rf"{_TORCH_BLOCK}.\3.0"),  # 1 is the blur
+    (rf"{_BLOCK}\.(conv\d)_halving", rf"{_TORCH_BLOCK}.\3.0"),  # number 1 is the blur
     (rf"{_BLOCK}\.(conv\d)", rf"{_TORCH_BLOCK}.\3"),
-    (rf"{_BLOCK}\.downsample_halving", rf"{_TORCH_BLOCK}.downsample.1"),  # 0 is the average
+    (rf"{_BLOCK}\.downsample_halving", rf"{_TORCH_BLOCK}.downsample.1"),  # number 0 is the average
     (rf"{_BLOCK}\.downsample", rf"{_TORCH_BLOCK}.downsample.0"),
 )
-# timm has the same modules, but its layers name their convolution and norm, and hold the blur
-# themselves (read in timm 1.0). Its norms are plain ones.
+# timm has the same modules, but its layers name their convolution and norm and contain the blur
+# (checked with timm 1.0). Its norms are plain ones.
 _TIMM = Dialect(
     "timm",
     "body.conv1.conv.weight",
@@ -235,8 +235,8 @@ TORCH = TorchNames(
     head="head.fc",
     query2label="backbone.0.body",
     dialects=(_TIMM,),
-    statistics="",
+    normalisation="",
     in_place_norms=True,
 )
-# Query2Label trains neither stem nor first stage; the running statistics of their norms do move.
+# Query2Label trains neither the stem nor the first stage; the running statistics of their norms are updated.
 FROZEN = (r"backbone/(conv1|layer1_\d+)/.*",)

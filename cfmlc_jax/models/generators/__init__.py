@@ -1,1 +1,1 @@
-"""Generators of images, their critics, and the networks that they are trained with."""
+"""Image generators, their critics, and the frozen networks used in their training."""

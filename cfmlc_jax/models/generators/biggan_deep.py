@@ -1,7 +1,7 @@
-"""BigGAN-deep, images of classes (Brock et al., ICLR 2019), as the published weights of 256 px have it.
+"""BigGAN-deep, a generator of images by class (Brock et al., ICLR 2019), in the form of the published 256 px weights.
 
-Its norms keep statistics for 51 truncations of the noise, which training, too, uses and leaves as they are.
-Names of layers follow those of the weights' PyTorch module, so that conversion is a table.
+Its norms store statistics for 51 truncations of the noise; training uses them too and does not update them.
+Layers are named after the PyTorch module of the published weights, so that weights are converted by a table.
 """
 
 import math
@@ -17,7 +17,7 @@ from cfmlc_jax.models.layers.linear import Dense
 from cfmlc_jax.models.layers.pooling import max_pool2, upsample_nearest
 from cfmlc_jax.models.torch_names import Table
 
-# Of norms and spectral norms, all of them.
+# Epsilon of all norms and spectral norms.
 EPSILON = 1e-4
 REVERSED, LINEAR = "reversed", "linear"
 _FIRST = 4
@@ -25,21 +25,21 @@ _COLOURS = 3
 
 
 class BigGANDeep(nn.Module):
-    """Images of noise and classes: [b, z], [b, k] -> features of every stage, "image" [b, h, w, 3] in [−1, 1] among them.
+    """Generator: noise [b, z], classes [b, k] -> features of every stage, with "image" [b, h, w, 3] in [−1, 1].
 
-    The noise is taken as it is; whoever draws it multiplies it by the truncation.
+    The generator does not scale the noise; the caller multiplies it by the truncation.
 
     Attributes:
         num_classes: k.
         noise_size: z.
         class_size: features of the class embedding.
-        width: channels that the layers' counts are multiples of.
-        layers: (upsamples, channels in, channels out) of every block, channels in multiples of the width.
-        attention: self-attention is before this block.
-        num_statistics: truncations from 0 to 1 that norms have statistics for.
+        width: unit of the channel counts in `layers`.
+        layers: (upsample, channels in, channels out) of every block, channels in multiples of the width.
+        attention: index of the block before which self-attention is inserted.
+        num_statistics: number of truncations from 0 to 1 for which norms store statistics.
         interpolation: of statistics between two of these truncations, `REVERSED` as in the reference
             (see `neighbours`) or `LINEAR`.
-        dtype: of the computation; parameters, statistics and norms' arithmetic are float32.
+        dtype: type of the computation; parameters, statistics and norms' arithmetic are float32.
     """
 
     num_classes: int = 1000
@@ -57,13 +57,13 @@ class BigGANDeep(nn.Module):
 
     @nn.compact
     def __call__(self, noise, classes, truncation: float = 1.0, *, train: bool) -> dict[str, Any]:
-        """Generate.
+        """Generate images, and return the features of every stage by name.
 
         Args:
             noise: [b, z].
-            classes: [b, k], one-hot; or several classes' shares.
-            truncation: which statistics the norms take, in (0, 1].
-            train: spectral norms take a step of the power iteration.
+            classes: [b, k], one-hot, or shares of several classes.
+            truncation: chooses the stored statistics of the norms, in (0, 1].
+            train: whether spectral norms take a step of the power iteration.
         """
         statistics = neighbours(truncation, self.num_statistics, self.interpolation)
         norm = {"statistics": statistics, "count": self.num_statistics, "dtype": self.dtype}
@@ -81,7 +81,7 @@ class BigGANDeep(nn.Module):
             block = Block(multiple * self.width, upsample, norm, self.dtype, name=name)
             x = features[name] = block(x, condition, train=train)
         x = jax.nn.relu(TruncationNorm(**norm, name="bn")(x))
-        # The weights have the width's channels, of which three are colours.
+        # The published weights have `width` output channels, of which the first three are colours.
         x = SpectralConv(self.width, 3, epsilon=EPSILON, dtype=self.dtype, name="conv_to_rgb")(x, train=train)
         return features | {"image": jnp.tanh(x[..., :_COLOURS])}
 
@@ -89,14 +89,14 @@ class BigGANDeep(nn.Module):
         return SpectralDense(features, use_bias=True, epsilon=EPSILON, dtype=self.dtype, name=name)
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return jnp.zeros((1, self.noise_size)), jnp.zeros((1, self.num_classes))
 
 
 class Block(nn.Module):
-    """Residual bottleneck, four conditional norms and convolutions: [b, h, w, c] -> [b, (2)h, (2)w, features].
+    """Residual bottleneck with four conditional norms and convolutions: [b, h, w, c] -> [b, (2)h, (2)w, features].
 
-    The shortcut has no weights: the first of the channels, if fewer come out than went in.
+    The shortcut has no weights: it keeps the first channels if the output has fewer than the input.
     """
 
     features: int
@@ -119,9 +119,9 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x and γ times what every pixel gathers of all pixels, these at half size: [b, h, w, c] -> [b, h, w, c].
+    """Self-attention, x + γ · attention of every pixel to the map at half size: [b, h, w, c] -> [b, h, w, c].
 
-    (Zhang et al., ICML 2019)
+    After Zhang et al., ICML 2019.
     """
 
     dtype: Any
@@ -158,7 +158,7 @@ class ConditionalNorm(nn.Module):
 
 
 class TruncationNorm(nn.Module):
-    """Batch norm by stored statistics of a truncation: [b, h, w, c] -> [b, h, w, c]."""
+    """Batch norm with the stored statistics of a truncation: [b, h, w, c] -> [b, h, w, c]."""
 
     statistics: tuple
     count: int
@@ -174,14 +174,14 @@ class TruncationNorm(nn.Module):
 
 
 def _statistics(module, c, statistics, count, dtype):
-    """Mean and variance [c] at the truncation that `neighbours` gave."""
+    """Mean and variance [c], interpolated with the result of `neighbours`."""
     means = module.variable("batch_stats", "means", jnp.zeros, (count, c)).value
     variances = module.variable("batch_stats", "vars", jnp.ones, (count, c)).value
     return tuple(sum(share * table[i] for i, share in statistics) for table in (means, variances))
 
 
 def _normalise(x, mean, var, scale, offset):
-    """x to mean 0 and variance 1, then scale and offset [b, c], in float32; the type of x comes out."""
+    """x normalised by mean and variance, then scaled and shifted by [b, c]: in float32, returned in the type of x."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     factor = scale.astype(wide) * jax.lax.rsqrt(var + EPSILON)[None]
     shift = offset.astype(wide) - mean[None] * factor
@@ -189,18 +189,18 @@ def _normalise(x, mean, var, scale, offset):
 
 
 def neighbours(truncation: float, count: int, interpolation: str) -> tuple[tuple[int, float], ...]:
-    """(index, share) of the stored statistics that make up those of a truncation; the shares add up to 1.
+    """(index, share) of the stored statistics that are interpolated for a truncation; the shares sum to 1.
 
-    With s = truncation · (count − 1), n its whole part and r the rest, `LINEAR` takes 1 − r of n and r
-    of n + 1. The reference swaps the two (`REVERSED`), so that statistics jump at every stored
-    truncation; and as it divides by the step in floating point, a few stored truncations have a rest
-    of some 1e−15 and get the next entry (.14, .28 and .56 of 51).
+    With s = truncation · (count − 1), n its integer part and r the remainder, `LINEAR` takes the share 1 − r
+    of entry n and r of entry n + 1. The reference swaps the two shares (`REVERSED`), so that statistics jump at
+    every stored truncation. As it divides by the step in floating point, a few stored truncations have a
+    remainder of about 1e−15 and get the next entry (.14, .28 and .56 of 51).
 
     Raises:
-        InputError: a truncation outside (0, 1], an unknown interpolation.
+        InputError: a truncation outside (0, 1], or an unknown interpolation.
     """
     if not 0 < truncation <= 1:
-        raise InputError(f"truncation {truncation} is not in (0, 1]")
+        raise InputError(f"truncation {truncation} is not in (0, 1]; 1 is no truncation")
     if interpolation not in (REVERSED, LINEAR):
         raise InputError(f"interpolation {interpolation!r} is not one of {REVERSED}, {LINEAR}")
     rest, whole = math.modf(truncation / (1 / (count - 1)))

@@ -1,4 +1,4 @@
-"""Critics of the digits' generator: scores of images given labels (Sauer & Geiger, ICLR 2021, appendix)."""
+"""Critics for the generator of digits: scores of images and their labels (Sauer & Geiger, ICLR 2021, appendix)."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ _standard = nn.initializers.normal(1.0)
 
 
 class LinearCritic(nn.Module):
-    """Scores by linear maps of all pixels and the label: [b, 32, 32, 3], [b] -> [b], at least float32.
+    """Scores by linear layers on all pixels and the label: [b, 32, 32, 3], [b] -> [b], at least float32.
 
-    Training draws from the random stream "dropout", unless `dropout` is 0.
+    Training uses the random stream "dropout", unless `dropout` is 0.
 
     Attributes:
-        num_classes: of labels, and features of their embedding.
+        num_classes: number of labels, and features of their embedding.
         ndf: features of the three hidden layers.
-        dropout: probability in the second and third.
-        dtype: of the computation.
+        dropout: probability of dropout in the second and third layer.
+        dtype: type of the computation.
     """
 
     num_classes: int = 10
@@ -38,7 +38,7 @@ class LinearCritic(nn.Module):
     def __call__(self, images, labels, *, train: bool):
         k = self.num_classes
         label = nn.Embed(k, k, embedding_init=_standard, name="label_embedding")(labels)
-        # Channel by channel, the order of PyTorch's images, so that its weights carry over.
+        # Channel by channel, the order of PyTorch's images, so that its weights can be used.
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         x = jnp.concatenate([pixels, label], axis=-1)
         x = jax.nn.leaky_relu(Dense(self.ndf, dtype=self.dtype, name="linear1")(x), _SLOPE)
@@ -49,16 +49,16 @@ class LinearCritic(nn.Module):
         return _scores(Dense(1, dtype=self.dtype, name="linear4")(x))
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return _example()
 
 
 class ConvCritic(nn.Module):
-    """Scores by convolutions, the label being a constant fourth channel: [b, 32, 32, 3], [b] -> [b], at least float32.
+    """Scores by convolutions, with the label as a constant fourth channel: [b, 32, 32, 3], [b] -> [b], at least float32.
 
     Attributes:
         ndf: features of the first convolution.
-        dtype: of the computation.
+        dtype: type of the computation.
     """
 
     num_classes: int = 10
@@ -76,7 +76,7 @@ class ConvCritic(nn.Module):
             norm = BatchNorm(scale_init=around_one(0.02), dtype=self.dtype, mapped=False, name=f"bn{i}")
             x = norm(x, train=train)
             x = jax.nn.leaky_relu(x, _SLOPE)
-        # The reference pools 3×3 at stride 3, to which the last rows and columns of 5×5 are lost.
+        # The reference pools 3×3 at stride 3 and so drops the last two rows and columns of 5×5.
         x = x[:, :3, :3].mean(axis=(1, 2), keepdims=True)
         return _scores(self._conv(1, 1, 1, name="conv5")(x)[:, 0, 0])
 
@@ -84,7 +84,7 @@ class ConvCritic(nn.Module):
         return Conv(features, kernel, stride, self.dtype, padding=0, kernel_init=_small, name=name)
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return _example()
 
 

@@ -1,7 +1,7 @@
-"""The counterfactual generator of ImageNet (Sauer & Geiger, ICLR 2021, arXiv:2101.06046, section 3.1).
+"""The counterfactual generator for ImageNet (Sauer & Geiger, ICLR 2021, arXiv:2101.06046, section 3.1).
 
-Three BigGANs are the mechanisms; a U²-Net makes a mask of the shape's image. A fourth BigGAN, which is
-not trained, gives the image that the composed one is to look like.
+Three BigGANs are the mechanisms; a U²-Net computes the mask from the shape's image. A fourth BigGAN, which is
+not trained, generates the target of the composed image.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from cfmlc_jax.models.torch_names import Table
 
 @flax.struct.dataclass
 class Composition:
-    """A batch of composed images and what they are composed of.
+    """A batch of composed images and their parts.
 
     image: [b, h, w, 3] in [−1, 1].
-    target: [b, h, w, 3], the frozen generator's image of the shape's class and noise.
-    mask: [b, h, w, 1], inside `mechanisms.MASK_RANGE`.
-    shape: [b, h, w, 3], the image that the mask is the saliency of.
+    target: [b, h, w, 3], the frozen generator's image for the class and noise of the shape.
+    mask: [b, h, w, 1], inside `mechanisms.MASK_RANGE`; the saliency of `shape`.
+    shape: [b, h, w, 3], the image of the shape mechanism.
     foreground, background: [b, h, w, 3].
-    background_saliency: [b, h, w, 1] in (0, 1), of the background's image.
+    background_saliency: [b, h, w, 1] in (0, 1), the saliency of `background`.
     """
 
     image: Any
@@ -37,11 +37,11 @@ class Composition:
 
 
 class ImageNetGenerator(nn.Module):
-    """Composed images of noise and classes: {mechanism: [b, z]}, {mechanism: [b, k]} -> `Composition` of b.
+    """Composed images from noise and classes: {mechanism: [b, z]}, {mechanism: [b, k]} -> `Composition` of b.
 
     Attributes:
-        generator: `BigGANDeep` with all its options; each mechanism is one, and the target.
-        saliency: `U2Net` with all its options.
+        generator: `BigGANDeep` with its options; used for each mechanism and for the target.
+        saliency: `U2Net` with its options.
     """
 
     generator: Any = biggan_deep.BigGANDeep
@@ -55,13 +55,13 @@ class ImageNetGenerator(nn.Module):
     def __call__(
         self, noise: Mapping, classes: Mapping, truncation: float = 1.0, *, train: bool
     ) -> Composition:
-        """Compose.
+        """Compose images.
 
         Args:
-            noise: {mechanism: [b, z]}; the reference gives all the same.
+            noise: {mechanism: [b, z]}; the reference gives all mechanisms the same noise.
             classes: {mechanism: [b, k]}, one-hot or shares.
-            truncation: as of `BigGANDeep`.
-            train: the mechanisms' spectral norms take a step; the target and the U²-Net are never trained.
+            truncation: as for `BigGANDeep`.
+            train: whether the mechanisms' spectral norms take a step; the target and the U²-Net are never trained.
         """
         images = {
             name: generator(noise[name], classes[name], truncation, train=train)["image"]
@@ -77,7 +77,7 @@ class ImageNetGenerator(nn.Module):
         return Composition(image, target, mask, shape, foreground, background, background_saliency)
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return tuple(mechanisms.same_for_all(x) for x in self.generator(parent=None).example())
 
 

@@ -1,7 +1,7 @@
-"""The counterfactual generator of digits, 32 px (Sauer & Geiger, ICLR 2021, arXiv:2101.06046, section 4.1 and appendix).
+"""The counterfactual generator of 32 px digits (Sauer & Geiger, ICLR 2021, arXiv:2101.06046, section 4.1 and appendix).
 
-Three small networks, each a mechanism of the image (`causal.mechanisms`): digits' shapes, digits'
-textures and backgrounds.
+It has three small networks, one for each mechanism of the image (`causal.mechanisms`): the digit's shape, the
+digit's texture, and the background.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from cfmlc_jax.models.layers.pooling import upsample_nearest
 from cfmlc_jax.models.torch_names import Table
 
 SIZE = 32
-# Where the linear maps end and convolutions begin.
+# Side of the map between the linear layer and the first convolution.
 _FIRST = 8
 _zeros = nn.initializers.zeros
 
 
 def around_one(deviation: float):
-    """Initialiser of norms' scales: normal around 1."""
+    """Initialiser of a norm's scale: normal with mean 1."""
 
     def normal(key, shape):
         return 1 + deviation * jax.random.normal(key, shape)
@@ -36,13 +36,13 @@ def around_one(deviation: float):
 
 @flax.struct.dataclass
 class Composition:
-    """A batch of composed images and what they are composed of.
+    """A batch of composed images and their parts.
 
     image: [b, h, w, 3] in [−1, 1].
     mask: [b, h, w, 1], inside `mechanisms.MASK_RANGE`.
-    foreground, background: [b, h, w, 3], as composed.
-    shape: [b, h, w, 1], the mask before it was clamped.
-    texture, scene: [b, h, w, 3], foreground and background before they were shuffled.
+    foreground, background: [b, h, w, 3], shuffled, as used in the composition.
+    shape: [b, h, w, 1], the mask before clamping.
+    texture, scene: [b, h, w, 3], foreground and background before shuffling.
     """
 
     image: Any
@@ -55,18 +55,18 @@ class Composition:
 
 
 class MnistGenerator(nn.Module):
-    """Composed images of labels and noise: {mechanism: [b]}, {mechanism: [b, latent]} -> `Composition` of b.
+    """Composed images from labels and noise: {mechanism: [b]}, {mechanism: [b, latent]} -> `Composition` of b.
 
-    For images without intervention all mechanisms get the same (`mechanisms.same_for_all`); for
-    counterfactual ones each has labels and noise of its own.
+    For images without intervention all mechanisms get the same inputs (`mechanisms.same_for_all`); for
+    counterfactual images each mechanism has its own labels and noise.
 
     Attributes:
-        num_classes: of labels, and features of their embedding.
-        latent: d of the noise, which is normal.
+        num_classes: number of labels, and features of their embedding.
+        latent: size of the normal noise.
         ngf: channels of the last block.
-        kernel_init: of all convolutions and linear maps; biases begin at 0.
-        scale_init: of batch norms.
-        dtype: of the computation; parameters and statistics are float32.
+        kernel_init: initialiser of all convolutions and linear layers; biases start at 0.
+        scale_init: initialiser of the batch norms' scales.
+        dtype: type of the computation; parameters and statistics are float32.
     """
 
     num_classes: int = 10
@@ -84,13 +84,13 @@ class MnistGenerator(nn.Module):
         self.shape, self.texture, self.background = ShapeNet(*parts), TextureNet(*parts), TextureNet(*parts)
 
     def __call__(self, labels: Mapping, noise: Mapping, offsets: Mapping, *, train: bool) -> Composition:
-        """Compose.
+        """Compose images.
 
         Args:
             labels: {mechanism: [b]}, integers.
             noise: {mechanism: [b, latent]}.
-            offsets: {"texture": [b, 2], "background": [b, 2]} of `mechanisms.shuffle`.
-            train: batch norms take the batch's statistics.
+            offsets: {"texture": [b, 2], "background": [b, 2]}, offsets for `mechanisms.shuffle`.
+            train: whether batch norms use the batch's statistics.
         """
         inputs = {
             name: jnp.concatenate([noise[name], self.label_embedding(labels[name])], axis=-1)
@@ -106,14 +106,14 @@ class MnistGenerator(nn.Module):
         return Composition(image, mask, foreground, background, shape, texture, scene)
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         labels, noise = jnp.zeros((1,), jnp.int32), jnp.zeros((1, self.latent))
         offsets = jnp.zeros((1, 2), jnp.int32)
         return tuple(mechanisms.same_for_all(x) for x in (labels, noise, offsets))
 
 
 class ShapeNet(nn.Module):
-    """Maps with mean 0 and variance 1 per image, the mask to be: [b, d] -> [b, 32, 32, 1]."""
+    """Shapes, before they are clamped to masks, with mean 0 and variance 1 per image: [b, d] -> [b, 32, 32, 1]."""
 
     ngf: int
     kernel_init: Any
@@ -129,7 +129,7 @@ class ShapeNet(nn.Module):
 
 
 class TextureNet(nn.Module):
-    """Images in [−1, 1]: [b, d] -> [b, 32, 32, 3]."""
+    """Textures, or backgrounds, in [−1, 1]: [b, d] -> [b, 32, 32, 3]."""
 
     ngf: int
     kernel_init: Any
@@ -174,7 +174,7 @@ def _norm(scale_init, dtype, name):
 
 
 def _first_map(x, c, kernel_init, dtype):
-    """Linear map to pixels, in the order of PyTorch's images (c, h, w): [b, d] -> [b, 8, 8, c]."""
+    """A map by a linear layer, whose outputs are in PyTorch's order (c, h, w): [b, d] -> [b, 8, 8, c]."""
     x = Dense(c * _FIRST**2, kernel_init=kernel_init, bias_init=_zeros, dtype=dtype, name="linear")(x)
     return x.reshape(-1, c, _FIRST, _FIRST).transpose(0, 2, 3, 1)
 

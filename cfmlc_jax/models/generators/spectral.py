@@ -1,7 +1,7 @@
-"""Layers whose kernels are divided by their largest singular value (Miyato et al., ICLR 2018).
+"""Layers with spectral norm: kernels are divided by their largest singular value (Miyato et al., ICLR 2018).
 
-The value is estimated by one step of the power iteration per forward in training; the vectors between
-the steps, u and v, are variables, and in evaluation they stay as they are.
+The value is estimated by one step of the power iteration per forward pass in training. The vectors u and v of
+the iteration are variables; evaluation does not change them.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class SpectralDense(nn.Module):
-    """Affine map by a normalised kernel: [b, d] -> [b, features]."""
+    """Affine map with a spectrally normalised kernel: [b, d] -> [b, features]."""
 
     features: int
     use_bias: bool = False
@@ -33,7 +33,7 @@ class SpectralDense(nn.Module):
 
 
 class SpectralConv(nn.Module):
-    """Convolution at stride 1 by a normalised kernel, size kept: [b, h, w, c] -> [b, h, w, features]."""
+    """Convolution at stride 1 with a spectrally normalised kernel: [b, h, w, c] -> [b, h, w, features]."""
 
     features: int
     kernel: int
@@ -45,7 +45,7 @@ class SpectralConv(nn.Module):
     def __call__(self, x, *, train: bool):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         raw = self.param("raw_kernel", uniform_fan_in, shape)
-        # Rows in PyTorch's order (channel, row, column), so that its v carries over.
+        # Rows in PyTorch's order (channel, row, column), so that its vector v can be used.
         matrix = raw.transpose(2, 0, 1, 3).reshape(-1, self.features)
         kernel = raw / _largest_singular_value(self, matrix, train)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1, self.kernel // 2)
@@ -53,7 +53,7 @@ class SpectralConv(nn.Module):
 
 
 def _largest_singular_value(layer, matrix, train):
-    """v·W·u of a matrix [c, d], with the layer's vectors v [c] and u [d]. Gradients go through W alone."""
+    """Estimate v·W·u for a matrix W [c, d], with the layer's vectors v [c] and u [d]; gradients flow through W only."""
 
     def unit_vector(size):
         return _unit(jax.random.normal(layer.make_rng("params"), (size,)), layer.epsilon)
@@ -69,7 +69,7 @@ def _largest_singular_value(layer, matrix, train):
 
 
 def _unit(x, epsilon):
-    """x by its length, or by epsilon if that is larger: [d] -> [d]."""
+    """x divided by its length, or by epsilon if that is larger: [d] -> [d]."""
     return x / jnp.maximum(jnp.linalg.norm(x), epsilon)
 
 

@@ -1,6 +1,6 @@
-"""U²-Net: how much every pixel belongs to the salient object (Qin et al., Pattern Recognition 2020).
+"""U²-Net: the saliency of every pixel (Qin et al., Pattern Recognition 2020).
 
-A U of eleven blocks each of which is a U itself. Names of layers follow those of the published weights.
+A U-Net of eleven blocks, each of which is a U-Net itself. Layers are named after those of the published weights.
 """
 
 import functools
@@ -19,9 +19,12 @@ from cfmlc_jax.models.torch_names import Table
 
 
 class Stage(NamedTuple):
-    """One block: `depth` convolutions on the way down, features between them and at its end.
+    """Options of one block.
 
-    dilated: convolutions see farther and farther instead of maps getting smaller.
+    depth: convolutions on the way down.
+    middle: features between the convolutions.
+    features: features of the block's output.
+    dilated: whether convolutions are dilated more and more instead of halving the maps.
     """
 
     depth: int
@@ -30,7 +33,7 @@ class Stage(NamedTuple):
     dilated: bool = False
 
 
-# The way down, and the way up without its first, deepest block, which is the end of the way down.
+# Blocks on the way down, and on the way up from the deepest one.
 ENCODER = (
     Stage(7, 32, 64), Stage(6, 32, 128), Stage(5, 64, 256), Stage(4, 128, 512),
     Stage(4, 256, 512, dilated=True), Stage(4, 256, 512, dilated=True),
@@ -41,13 +44,13 @@ DECODER = (
 
 
 class U2Net(nn.Module):
-    """Saliency of images: [b, h, w, 3] -> every block's maps, and "saliency" [b, h, w, 1] in (0, 1) among them.
+    """Saliency of images: [b, h, w, 3] -> every block's map by name, with "saliency" [b, h, w, 1] in (0, 1).
 
-    "saliency" fuses the maps of the six blocks on the way up ("side1" … "side6"), which are logits.
+    "saliency" fuses the logits of the six blocks on the way up, "side1" … "side6".
 
     Attributes:
-        encoder, decoder: the blocks, the decoder's in the order in which they are passed.
-        dtype: of the computation; parameters and statistics are float32.
+        encoder, decoder: the blocks in the order in which they are applied.
+        dtype: type of the computation; parameters and statistics are float32.
     """
 
     encoder: tuple[Stage, ...] = ENCODER
@@ -82,12 +85,12 @@ class U2Net(nn.Module):
         return Conv(1, kernel, dtype=self.dtype, use_bias=True, kernel_init=uniform_fan_in, name=name)
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return (jnp.zeros((1, 32, 32, 3)),)
 
 
 class Block(nn.Module):
-    """A U of convolutions around which a shortcut goes: [b, h, w, c] -> [b, h, w, features]."""
+    """A small U-Net with a shortcut around it: [b, h, w, c] -> [b, h, w, features]."""
 
     stage: Stage
     dtype: Any
@@ -140,7 +143,7 @@ class ConvNormReLU(nn.Module):
 
 
 def resize_bilinear(x, size):
-    """Linear interpolation with the corners kept in place: [b, h, w, c] -> [b, *size, c]."""
+    """Images resized by linear interpolation with aligned corners: [b, h, w, c] -> [b, *size, c]."""
     if x.shape[1:3] == tuple(size):
         return x
     rows, columns = (
@@ -152,7 +155,7 @@ def resize_bilinear(x, size):
 
 @functools.cache
 def _linear_weights(before, after):
-    """Share of every pixel before in every pixel after, along one side: float32 [after, before]."""
+    """Weight of every input pixel in every output pixel along one side: float32 [after, before]."""
     places = np.arange(after) * ((before - 1) / max(after - 1, 1))
     distance = np.abs(places[:, None] - np.arange(before)[None])
     return np.maximum(1 - distance, 0).astype(np.float32)

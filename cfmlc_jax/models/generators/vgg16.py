@@ -1,4 +1,4 @@
-"""Features of VGG-16 for perceptual losses (Simonyan & Zisserman, ICLR 2015), with torchvision's names."""
+"""Features of VGG-16 for perceptual losses (Simonyan & Zisserman, ICLR 2015)."""
 
 from typing import Any
 
@@ -10,19 +10,18 @@ from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.pooling import max_pool2
 from cfmlc_jax.models.torch_names import Table
 
-# Convolutions and features of the stages; a 2×2 maximum is between two of them.
+# Convolutions and features of each stage; between stages there is a 2×2 max pooling.
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
 
 
 class VGG16Features(nn.Module):
-    """Maps behind the first four stages: [b, h, w, 3] -> list of [b, h, w, 64], …, [b, h/8, w/8, 512].
+    """Maps after the first four stages: [b, h, w, 3] -> list of [b, h, w, 64], …, [b, h/8, w/8, 512].
 
     They are torchvision's layers 3, 8, 15 and 22, each the last before a pooling. Images are in
-    [−1, 1], without ImageNet's normalisation, as the reference takes them. What follows in VGG-16
-    is left out.
+    [−1, 1], without ImageNet's normalisation, as in the reference. The rest of VGG-16 is omitted.
 
     Attributes:
-        dtype: of the computation.
+        dtype: type of the computation.
     """
 
     dtype: Any = jnp.float32
@@ -41,7 +40,7 @@ class VGG16Features(nn.Module):
         return maps
 
     def example(self) -> tuple:
-        """Arguments of a batch of one, for shapes."""
+        """Arguments for a batch of one image, to infer shapes."""
         return (jnp.zeros((1, 32, 32, 3)),)
 
 

@@ -1,13 +1,13 @@
 """The box head of Tang et al. for LVIS: features of regions (RoIs) -> logits, effects, boxes.
 
-What a detector brings: RoI features [r, h, w, c] of one cascade stage (h = w = 7, c = 256 in the
-reference). What it gets: `BoxOutputs`. Each stage of a cascade has a `BoxHead` of its own, with its own
-weights and its own mean feature, which training moves by `mean_feature_after`. For inference:
+The detector supplies RoI features [r, h, w, c] of one cascade stage (h = w = 7, c = 256 in the
+reference) and receives `BoxOutputs`. Each stage of a cascade has its own `BoxHead`, with its own
+weights and its own mean feature, which training updates by `mean_feature_after`. For inference:
 
     stages = [background_exempt(out.factual, out.counterfactual, background=…) for out in outputs]
     scores = average_stages(stages)
 
-The reference has the head twice, for mmdetection 2.4 ("lvis1.0") and 1.1 ("lvis_old"): `VARIANTS`.
+The reference has two versions of the head (`VARIANTS`): for mmdetection 2.4 ("lvis1.0") and 1.1 ("lvis_old").
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,12 @@ COUNTED = ("foreground", "positive_labels")
 
 
 class Variant(NamedTuple):
-    """What differs between the reference's two heads.
+    """The differences between the reference's two heads.
 
-    background: "last" row of the logits or "first". Labels number the rows: with "last" classes are
-        0 … k − 1 and the background is k, with "first" it is 0 and classes are 1 … k.
-    epsilon: of the head.
+    background: whether the background is the "last" or the "first" column of the logits. Labels number the
+        columns: with "last" classes are 0 … k − 1 and the background is k; with "first" the background is 0
+        and classes are 1 … k.
+    epsilon: `BoxHead.epsilon`.
     """
 
     background: str
@@ -47,12 +48,12 @@ ALPHA = 1.5
 
 @flax.struct.dataclass
 class BoxOutputs:
-    """What a stage says of every region.
+    """Outputs of a stage for every region.
 
     factual: [r, k + 1] logits of the classes and the background; the loss is their cross-entropy.
-    counterfactual: [r, k + 1] logits of the mean feature's part of them.
+    counterfactual: [r, k + 1] the part of these logits that lies along the mean feature.
     deltas: [r, 4] shift and scale of the box, the same for all classes.
-    features: [r, d] after the shared layers.
+    features: [r, d] features after the shared layers.
     """
 
     factual: Any
@@ -62,24 +63,24 @@ class BoxOutputs:
 
 
 class BoxHead(nn.Module):
-    """Two shared layers, causal-norm classes and one box: RoI features [r, h, w, c] -> `BoxOutputs`.
+    """Two shared layers, a causal-norm classifier and one box: RoI features [r, h, w, c] -> `BoxOutputs`.
 
-    The mean feature ("batch_stats", "fc_cls/mean_feature") is only read here (`mean_feature_after`).
+    The mean feature ("batch_stats", "fc_cls/mean_feature") is only read here; `mean_feature_after` updates it.
 
-    Shared layers start Xavier-uniform, boxes normal with deviation 0.001, biases zero, as in
-    "lvis1.0".
+    As in "lvis1.0", shared layers are initialised Xavier-uniform, boxes normal with deviation 0.001, biases
+    zero.
 
     Attributes:
         num_classes: k, without the background.
         epsilon: added to every norm of the classifier.
         hidden: d, width of the shared layers.
         num_heads: K of the classifier.
-        tau: of the classifier.
-        gamma: of the classifier.
-        dtype: of the shared layers' computation; the rest is float32.
+        tau: tau of the classifier.
+        gamma: gamma of the classifier.
+        dtype: type in which the shared layers are computed; the rest is float32.
 
     Raises:
-        InputError: heads that do not divide `hidden`.
+        InputError: num_heads does not divide `hidden`.
     """
 
     num_classes: int
@@ -121,20 +122,20 @@ def mean_feature_after(
 ):
     """The mean feature after a training batch: [d], [r, d], int [r] -> float32 [d].
 
-    A batch in which no region counts leaves it as it is (the reference's becomes NaN for good).
+    If no region of the batch counts, the mean feature is unchanged (the reference's becomes NaN forever).
 
     Args:
         previous: the value before; zeros at the start.
         features: `BoxOutputs.features` of all regions.
-        labels: the row of each region's class, −1 for regions that are padding and count nowhere.
-        background: "first" or "last", as of the head.
-        rows: of the logits, k + 1.
-        counted: which regions count: "foreground", or "positive_labels", the reference's label > 0, which
-            with the background last takes the background in and leaves class 0 out.
+        labels: the column of each region's class; −1 for padding, which never counts.
+        background: "first" or "last", as for the head.
+        rows: number of logits per region, k + 1.
+        counted: which regions count: "foreground", or "positive_labels", the reference's label > 0. With the
+            background last, the latter includes the background and excludes class 0.
         momentum: share of the previous value that is kept.
 
     Raises:
-        ValueError: an unknown background or counted.
+        ValueError: an unknown `background` or `counted`.
     """
     if counted not in COUNTED:
         raise ValueError(f"counted {counted!r} is not one of {', '.join(COUNTED)}")
@@ -146,7 +147,7 @@ def mean_feature_after(
 
 
 def background_row(background: str, rows: int) -> int:
-    """Index of the background among the rows of the logits.
+    """Index of the background among the k + 1 logits of a region.
 
     Raises:
         ValueError: neither "first" nor "last".
@@ -157,11 +158,11 @@ def background_row(background: str, rows: int) -> int:
 
 
 def background_exempt(factual, counterfactual, *, alpha: float = ALPHA, background: str):
-    """Probabilities in which the effect reorders the classes only: two [r, k + 1] -> [r, k + 1].
+    """Probabilities in which the effect only reorders the classes: two [r, k + 1] -> [r, k + 1].
 
-    The background keeps its factual probability; the rest is shared out among the classes by a
-    softmax of their total direct effects. Rows sum to 1. (The reference divides a softmax over all rows
-    by its sum over the classes, with 1e-10 added to both, and so loses the sum of 1 where the
+    The background keeps its factual probability; the rest is divided among the classes by a
+    softmax of their total direct effects. Each region's probabilities sum to 1. (The reference divides a softmax
+    over all columns by its sum over the classes, with 1e-10 added to both; the sum is then below 1 if the
     background's effect is far above the others.)
 
     Raises:
@@ -172,8 +173,8 @@ def background_exempt(factual, counterfactual, *, alpha: float = ALPHA, backgrou
     plain = jax.nn.softmax(factual, axis=-1)
     effect = effects.total_direct_effect(factual, counterfactual, alpha)
     share = jax.nn.softmax(effect, axis=-1, where=is_class)
-    of_classes = jnp.where(is_class, plain, 0).sum(axis=-1, keepdims=True)
-    return jnp.where(is_class, of_classes * share, plain)
+    foreground = jnp.where(is_class, plain, 0).sum(axis=-1, keepdims=True)
+    return jnp.where(is_class, foreground * share, plain)
 
 
 def average_stages(stages: Sequence, *, second_softmax: bool = False):
@@ -181,9 +182,9 @@ def average_stages(stages: Sequence, *, second_softmax: bool = False):
 
     Args:
         stages: probabilities by stage (`background_exempt`).
-        second_softmax: take a softmax of the mean as if it were logits, as the reference's
-            post-processing does. The order within a region stays, but all scores shrink to about
-            1/(k + 2.7) … e/(k + 2.7), and its score thresholds (1e-5 and 0) are for these.
+        second_softmax: apply a softmax to the mean as if it were logits, as the reference's
+            post-processing does. The order within a region is unchanged, but all scores shrink to about
+            1/(k + 2.7) … e/(k + 2.7); the reference's score thresholds (1e-5 and 0) apply to these.
     """
     mean = sum(stages) / len(stages)
     return jax.nn.softmax(mean, axis=-1) if second_softmax else mean

@@ -1,4 +1,4 @@
-"""The linear head: a linear layer of pooled features for each branch."""
+"""The linear head: one linear layer on pooled features for each branch."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from cfmlc_jax.models.torch_names import HeadNames
 
 
 class LinearHead(nn.Module):
-    """A linear layer for each branch, on pooled features [b, v, d].
+    """Logits of each branch from pooled features: [b, v, d] -> `HeadOutput` of [b, v, k].
 
     Attributes:
         num_classes: k.
         attention: a key of `BRANCHES`.
-        dtype: of the computation; here it is always float32, see `Linear`.
+        dtype: ignored; the computation is float32, see `Linear`.
     """
 
     num_classes: int

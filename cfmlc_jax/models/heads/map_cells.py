@@ -1,4 +1,4 @@
-"""Attention and scores of the cells of a backbone's map, where cells are the patches."""
+"""Attention and scores of the cells of a backbone's map, for models whose patches are these cells."""
 
 from typing import Any
 
@@ -9,27 +9,27 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.linear import Linear
 from cfmlc_jax.models.torch_names import BRANCHES
 
-# Bias of the background at the start: a patch is then a twentieth each class's, or less of many.
+# Initial bias of the background: each class then has a share of about 1/20 of a patch, less with many classes.
 BACKGROUND = 3.0
 
 
 class MapCells(nn.Module):
-    """A linear layer for each branch, on the cells of a map: two [b, v, p, k], attention and score.
+    """Attention and score of each cell of a map, by one linear layer per branch: two [b, v, p, k].
 
-    The cells are the patches, numbered column by column, as patches cut from the image are. In an
-    early map a cell sees little more than its own part of the image, at the image's resolution; all
-    of them cost one forward pass.
+    The cells are the patches. They are numbered column by column, like patches cut from the image. In an
+    early map a cell sees little more than its own part of the image, at the image's resolution, and one
+    forward pass is enough for all of them.
 
     Attributes:
         num_classes: k.
         attention: "self" or "cross".
-        stage: which of the backbone's maps, [b, v, h, w, d].
-        background: score the background too, and give scores relative to it, as exclusive pooling
-            takes them (`causal.patches.shares`).
-        dtype: of the computation; here it is always float32, see `Linear`.
+        stage: name of the backbone's map, [b, v, h, w, d].
+        background: also score the background, and return scores relative to it, as exclusive pooling
+            needs them (`causal.patches.shares`).
+        dtype: ignored; the computation is float32, see `Linear`.
 
     Raises:
-        InputError: a backbone without that map.
+        InputError: the backbone has no such map.
     """
 
     num_classes: int
@@ -42,12 +42,14 @@ class MapCells(nn.Module):
     def __call__(self, features, *, train: bool):
         maps = [name for name, array in features.items() if array.ndim == 5]
         if self.stage not in maps:
-            raise InputError(f"patches.map {self.stage!r} is not a map of this backbone: {', '.join(maps)}")
+            raise InputError(
+                f"patches.map {self.stage!r} is not a map of this backbone; choose one of {', '.join(maps)}"
+            )
         b, v, h, w, d = features[self.stage].shape
         cells = features[self.stage].swapaxes(2, 3).reshape(b, v, w * h, d)
         logits = [Linear(self.num_classes, name=name)(cells) for name in BRANCHES[self.attention][1:]]
         if self.background:
-            # Most cells show nothing: were all scores equal at the start, every class would be found in some cell.
+            # Most cells show no object. If all scores were equal at the start, every class would be present.
             background = Linear(1, name="background")(cells) + BACKGROUND
             logits = [x - background for x in logits]
         return logits[0], logits[-1]

@@ -1,4 +1,4 @@
-"""ML-Decoder: a few fixed random queries ask a map of features, each for a group of classes.
+"""ML-Decoder: a few fixed random queries attend to a feature map, each for several classes.
 
 Ridnik et al., WACV 2023 (arXiv:2111.12933).
 """
@@ -24,16 +24,18 @@ _QUERIES = 100
 
 
 class MLDecoder(nn.Module):
-    """Logits of features["map"] [b, v, h, w, d], each [b, v, k], from a whole decoder for each branch.
+    """Logits of each branch from features["map"]: [b, v, h, w, d] -> `HeadOutput` of [b, v, k].
+
+    Each branch is a complete decoder.
 
     Attributes:
         num_classes: k.
         attention: a key of `torch_names.BRANCHES`.
-        dtype: of the decoders; softmax, norms' statistics and logits are at least float32.
-        queries: at most k are used; negative: 100.
+        dtype: type of the computation; softmax, norms' statistics and logits are at least float32.
+        queries: number of queries, of which at most k are used; a negative number stands for 100.
 
     Raises:
-        InputError: no queries.
+        InputError: `queries` is 0.
     """
 
     num_classes: int
@@ -57,8 +59,8 @@ class Branch(nn.Module):
 
     Attributes:
         num_classes: k.
-        queries: g; each speaks for ⌈k / g⌉ classes, the last for what remains.
-        dtype: of the computation.
+        queries: g; each scores ⌈k / g⌉ classes, the last one those that remain.
+        dtype: type of the computation.
     """
 
     num_classes: int
@@ -70,7 +72,7 @@ class Branch(nn.Module):
         memory = jax.nn.relu(Dense(_EMBEDDING, dtype=self.dtype, name="embed_standart")(tokens))
         query = self.param("query_embed", nn.initializers.normal(1.0), (self.queries, _EMBEDDING))
         query = query.astype(self.dtype).reshape(1, 1, self.queries, _EMBEDDING)
-        if train:  # only dropout tells the queries of one view from another's
+        if train:  # dropout makes the queries of views differ; without it all views share them
             query = jnp.broadcast_to(query, (*tokens.shape[:2], *query.shape[2:]))
         query = query + nn.Dropout(DROPOUT)(query, deterministic=not train)
         query = LayerNorm(dtype=self.dtype, name="norm1")(query)
@@ -78,10 +80,10 @@ class Branch(nn.Module):
         return self._logits_of_queries(decoder(query, memory, train=train))
 
     def _logits_of_queries(self, x):
-        """[b, v, g, d] -> [b, v, k], at least float32, as in `linear.Linear`."""
+        """Logits from decoded queries, at least float32, as in `linear.Linear`: [b, v, g, d] -> [b, v, k]."""
         each = -(-self.num_classes // self.queries)
         shape = (self.queries, _EMBEDDING, each)
-        # PyTorch's fans of such a shape: 768·each in, g·each out.
+        # PyTorch computes the fans of such a shape as 768·each (in) and g·each (out).
         xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", in_axis=1, out_axis=0)
         pooling = self.param("duplicate_pooling", xavier, shape)
         bias = self.param("duplicate_pooling_bias", nn.initializers.zeros, (self.num_classes,))
@@ -92,13 +94,13 @@ class Branch(nn.Module):
 
 
 def number_of_queries(queries: int, num_classes: int) -> int:
-    """How many of the queries asked for are used: at most one per class; 100 for a negative number.
+    """Number of queries that are used: at most one per class; a negative number stands for 100.
 
     Raises:
-        InputError: no queries.
+        InputError: `queries` is 0.
     """
     if queries == 0:
-        raise InputError("an ML-Decoder head of 0 queries has no logits; take 1 or more, or -1 for 100")
+        raise InputError("an ML-Decoder head with 0 queries has no logits; set 1 or more, or -1 for 100")
     return min(queries if queries > 0 else _QUERIES, num_classes)
 
 

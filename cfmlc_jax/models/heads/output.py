@@ -1,7 +1,7 @@
-"""What every head returns of a backbone's features.
+"""The output of every head, and the branches that produce it.
 
-What `attention` says is how many branches a head has: "none", one, for plain training; "self", a
-second that is both attention and score of the patches; "cross", one for each.
+`attention` decides how many branches a head has: "none", one branch, for plain training; "self", a
+second branch that is both attention and score of the patches; "cross", one branch for attention and one for score.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from cfmlc_jax.models.torch_names import BRANCHES
 class HeadOutput(NamedTuple):
     """Logits of every view.
 
-    whole: [b, v, k] logits meant for the whole image.
+    whole: [b, v, k] logits for use on whole images.
     attention: [b, v, k] how much a patch resembles each class, or None.
     score: [b, v, k] a patch's evidence for each class, or None.
-    counterfactual: [b, v, k] the mean feature's part of `whole`, or None.
-    cosine: [b, v] of the features with the mean feature, or None.
+    counterfactual: [b, v, k] the part of `whole` that lies along the mean feature, or None.
+    cosine: [b, v] cosine between features and mean feature, or None.
     """
 
     whole: Any
@@ -27,9 +27,9 @@ class HeadOutput(NamedTuple):
     cosine: Any = None
 
 
-def by_branch(attention: str, logits_of: Callable):
-    """`HeadOutput` from the logits [b, v, k] of each branch by its name."""
-    logits = [logits_of(name) for name in BRANCHES[attention]]
+def by_branch(attention: str, branch_logits: Callable):
+    """`HeadOutput` from a function that returns the logits [b, v, k] of a branch by its name."""
+    logits = [branch_logits(name) for name in BRANCHES[attention]]
     if attention == "none":
         return HeadOutput(logits[0])
     return HeadOutput(logits[0], logits[1], logits[-1])

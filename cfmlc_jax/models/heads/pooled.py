@@ -1,6 +1,7 @@
-"""Long-tailed heads: classifiers of pooled features, [..., d] -> `Logits` of k classes, and the head of one.
+"""Heads for long-tailed data: classifiers of pooled features, [..., d] -> `Logits` of k classes.
 
-All classifiers are called alike, `classifier(features)`, compute in float32 or wider, and are found by name in `CLASSIFIERS`. `PooledHead` takes one for wholes.
+All classifiers are called as `classifier(features)` and compute in float32 or wider; `CLASSIFIERS` lists them by
+name. `PooledHead` is a head that applies one of them to whole views.
 """
 
 import functools
@@ -24,13 +25,13 @@ NORMS = ("causal", "cosine", "capsule")
 
 @flax.struct.dataclass
 class Logits:
-    """What a classifier says of each image.
+    """Logits of a classifier for each image.
 
-    factual: [..., k] its ordinary logits, those that are trained.
-    counterfactual: [..., k] what it says of the mean feature alone (`mean_feature.logits`), so that
+    factual: [..., k] the ordinary logits, which the loss trains.
+    counterfactual: [..., k] logits of the projection on the mean feature (`mean_feature.logits`), so that
         `effects.total_direct_effect(factual, counterfactual, alpha)` is the prediction of Tang et
-        al. for any alpha; None where a classifier has no mean feature.
-    cosine: [...] of the features with the mean feature, averaged over heads; None likewise.
+        al. for any alpha; None for a classifier without mean feature.
+    cosine: [...] cosine between features and mean feature, averaged over heads; None likewise.
     """
 
     factual: Any
@@ -42,31 +43,31 @@ class CosineClassifier(nn.Module):
     """Multi-head cosine logits and their counterfactual: [..., d] -> `Logits` of [..., k].
 
     The reference's prediction, tau/K · Σ_j <x_j − alpha·cos_j·e_j, w_cj>, is the total direct effect
-    factual − alpha·counterfactual: alpha is chosen after training, and 0 leaves the factual logits.
+    factual − alpha·counterfactual. alpha is chosen after training, and 0 gives the factual logits.
 
-    The norm decides by what lengths products are divided:
+    `norm` chooses the lengths by which products are divided:
 
     - "causal": ‖x‖·(‖w‖ + gamma), the de-confounded classifier;
     - "cosine": ‖x‖·‖w‖;
-    - "capsule": (1 + ‖x‖)·‖w‖, long features count more (Liu et al., CVPR 2019). The reference
+    - "capsule": (1 + ‖x‖)·‖w‖, so that long features count more (Liu et al., CVPR 2019). The reference
       has this norm of features but no classifier that uses it.
 
     The mean feature, variable "mean_feature" of collection "batch_stats", float32 [d], is only read here:
-    training moves it after each step (`causal.mean_feature.moving_sum`), since the factual logits do not
-    depend on it. A zero feature, or a mean feature that has seen no training, has no direction to be removed: the projection is
-    zero and the effect is the factual prediction (the reference's is NaN).
+    training updates it after each step (`causal.mean_feature.moving_sum`), because the factual logits do not
+    depend on it. If the feature is zero, or the mean feature is zero before training, the projection is zero
+    and the effect equals the factual prediction (it is NaN in the reference).
 
     Attributes:
         num_classes: k.
         norm: one of `NORMS`.
-        num_heads: K, slices of the features that are normalised by themselves.
+        num_heads: K, the number of slices of the features that are normalised separately.
         tau: factor of the mean cosine.
         gamma: added to the norms of weights by "causal".
-        epsilon: added to every norm; the detector's heads have 1e-9.
+        epsilon: added to every norm; 1e-9 in the detector's heads.
 
     Raises:
-        InputError: heads that do not divide the features.
-        ValueError: another norm.
+        InputError: num_heads does not divide d.
+        ValueError: an unknown norm.
     """
 
     num_classes: int
@@ -117,11 +118,11 @@ class LinearClassifier(nn.Module):
 
 
 class ScaledClassifier(nn.Module):
-    """Learnable weight scaling, (Wx + b)·scales with only the scales trained: [..., d] -> `Logits`.
+    """Learnable weight scaling, (Wx + b)·scales where only the scales are trained: [..., d] -> `Logits`.
 
-    W and b are those of a first stage (Kang et al., "Decoupling", ICLR 2020) and get no gradient
-    here. An optimiser that decays weights must leave them out as well (`FROZEN`). A first stage without
-    a bias leaves b at zero; the reference's stays as it was drawn.
+    W and b come from a first stage of training (Kang et al., "Decoupling", ICLR 2020) and have no gradient
+    here. An optimiser with weight decay must skip them too (`FROZEN`). If the first stage has no bias, b stays
+    zero; in the reference it keeps its random initial value.
 
     Attributes:
         num_classes: k.
@@ -139,8 +140,8 @@ class ScaledClassifier(nn.Module):
         return Logits(plain * along_last(scales, plain))
 
 
-# What learnable weight scaling does not train: all but its scales. The backbone's batch statistics still
-# drift in training, as the reference's do.
+# Learnable weight scaling trains nothing but its scales. The backbone's batch statistics are still updated in
+# training, as in the reference.
 FROZEN = (r"backbone/.*", r"head/whole/(kernel|bias)")
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
@@ -153,14 +154,14 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 
 
 class PooledHead(nn.Module):
-    """A long-tailed classifier for wholes, linear layers for patches, on pooled features [b, v, d].
+    """A long-tailed classifier for whole views and linear layers for patches: pooled [b, v, d] -> `HeadOutput`.
 
     Attributes:
         num_classes: k.
         attention: a key of `BRANCHES`.
-        classifier: (k, name=…, **options) -> one of `CLASSIFIERS`.
-        options: further fields of it, as (name, value) pairs.
-        dtype: of the computation; here it is always float32.
+        classifier: (k, name=…, **options) -> a module; one of `CLASSIFIERS`.
+        options: further fields of the classifier, as (name, value) pairs.
+        dtype: ignored; the computation is float32.
     """
 
     num_classes: int
@@ -180,10 +181,10 @@ class PooledHead(nn.Module):
 
 
 def tau_norm(kernel, tau: float):
-    """Weights of a linear classifier with their lengths evened out, w / ‖w‖^tau: [d, k] -> [d, k].
+    """Tau-normalised weights of a linear classifier, w / ‖w‖^tau: [d, k] -> [d, k].
 
-    Tau 0 leaves them, 1 makes all of length 1 (Kang et al., "Decoupling", ICLR 2020). A class whose
-    weights are all zero keeps them.
+    Tau 0 leaves the weights unchanged, tau 1 gives all of them length 1 (Kang et al., "Decoupling", ICLR
+    2020). Weights of a class that are all zero stay zero.
     """
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     squared = (kernel * kernel).sum(axis=0, keepdims=True)

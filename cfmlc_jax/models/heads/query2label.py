@@ -1,7 +1,7 @@
-"""Query2Label: one learned query for each class asks a map of features (arXiv:2107.10834).
+"""Query2Label: one learned query per class attends to a feature map (arXiv:2107.10834).
 
-As the reference builds it: tokens as wide as the backbone's features (no projection), one encoder
-layer, two decoder layers whose queries do not see each other.
+Built as in the reference: tokens are as wide as the backbone's features (no projection), with one encoder
+layer, and two decoder layers without self-attention among the queries.
 """
 
 import re
@@ -25,15 +25,15 @@ _TEMPERATURE = 10000
 
 
 class Query2Label(nn.Module):
-    """Logits of features["map"] [b, v, h, w, d], each [b, v, k]: one linear map per class and branch.
+    """Logits of each branch from features["map"]: [b, v, h, w, d] -> `HeadOutput` of [b, v, k].
 
     Attributes:
         num_classes: k.
         attention: a key of `torch_names.BRANCHES`.
-        dtype: of the transformer; softmax, norms' statistics and logits are at least float32.
+        dtype: type of the transformer; softmax, norms' statistics and logits are at least float32.
 
     Raises:
-        InputError: a d that is no multiple of 4, for the attention's heads and the positions.
+        InputError: d is not a multiple of 4, as the attention's heads and the positions need.
     """
 
     num_classes: int
@@ -52,7 +52,7 @@ class Query2Label(nn.Module):
         )
         queries = self.param("query_embed", nn.initializers.normal(1.0), (self.num_classes, d))
         queries = queries.reshape(1, 1, self.num_classes, d)
-        # Nothing but their queries tells targets apart at first, in any view: b and v of 1 will do.
+        # Targets start as zeros and queries are the same for all views, so axes b and v of size 1 suffice.
         target = jnp.zeros(queries.shape, self.dtype)
         for i in range(2):
             layer = DecoderLayer(**fields, name=f"decoder_{i}")
@@ -62,9 +62,9 @@ class Query2Label(nn.Module):
 
 
 class GroupWiseLinear(nn.Module):
-    """A linear map to one logit for each class's own features: [b, v, k, d] -> [b, v, k].
+    """One logit per class by a separate linear map of that class's features: [b, v, k, d] -> [b, v, k].
 
-    At least float32, as in `linear.Linear`; starts as it does. Names and shapes are PyTorch's.
+    Computed in at least float32 and initialised as in `linear.Linear`. Names and shapes are PyTorch's.
     """
 
     @nn.compact
@@ -78,19 +78,19 @@ class GroupWiseLinear(nn.Module):
 
 
 def sine_positions(height: int, width: int, channels: int) -> np.ndarray:
-    """Sines and cosines of every pixel's place, float32 [h, w, c], as in DETR (arXiv:2005.12872).
+    """Sine and cosine positions of every pixel, as in DETR (arXiv:2005.12872): float32 [h, w, c].
 
-    The first half of the channels encodes the row, the second the column, in pairs of a sine and a
-    cosine whose wavelengths grow geometrically. Rows and columns count from 1 and are normalised to
+    The first half of the channels encodes the row, the second the column, as pairs of a sine and a
+    cosine with geometrically growing wavelengths. Rows and columns count from 1 and are scaled to
     angles of at most 2π.
 
     Raises:
-        InputError: channels that are no multiple of 4.
+        InputError: `channels` is not a multiple of 4.
     """
     if channels % 4:
         raise InputError(
-            f"Query2Label cannot read maps of {channels} features: they must be a multiple of 4; "
-            "take a backbone of another width"
+            f"Query2Label cannot read maps of {channels} features: their number must be a multiple of 4; "
+            "choose another backbone"
         )
     half = channels // 2
     wavelengths = _TEMPERATURE ** (2 * np.arange(half // 2) / half)
@@ -106,14 +106,14 @@ def sine_positions(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def _positions_entry(entries: Mapping[str, Any], image_size: int) -> dict[str, np.ndarray]:
-    """The positions, which PyTorch's checkpoints hold, [1, d, h, w] of one image size."""
+    """The entry of positions [1, d, h, w] for one image size, which PyTorch's checkpoints contain."""
     query = entries["query_embed.weight"]
     channels = int(getattr(query, "shape", query)[1])
     side = image_size // (_CVT_STRIDE if any(map(_OF_CVT.match, entries)) else _STRIDE)
     return {"backbone.1.pe": sine_positions(side, side, channels).transpose(2, 0, 1)[None].copy()}
 
 
-# How much smaller a map is than its image: the entries tell a CvT from all other backbones.
+# Stride from the image to the last map; a CvT, recognised by its entries, has another than all other backbones.
 _STRIDE, _CVT_STRIDE = 32, 16
 _OF_CVT = re.compile(r"backbone\.0\.stage\d\.")
 

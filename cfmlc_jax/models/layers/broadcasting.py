@@ -1,6 +1,6 @@
-"""Vectors of channels beside arrays of any rank: ranks are not promoted silently in this project."""
+"""Explicit broadcasting of channel vectors, because this project forbids silent rank promotion."""
 
 
 def along_last(vector, x):
-    """A [c] vector with the rank of x [..., c]."""
+    """The vector with the rank of x: [c], [..., c] -> [1, …, c]."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)

@@ -19,9 +19,9 @@ class Conv(nn.Module):
 
     Attributes:
         padding: zeros on each side; None: half the kernel, so that stride 1 keeps the size.
-        use_bias: with a bias, that starts as PyTorch's unless `bias_init` says otherwise.
-        groups: of channels and features; each group's features see its own channels only.
-        dilation: pixels from one tap of the kernel to the next.
+        use_bias: whether there is a bias; it is initialised as in PyTorch unless `bias_init` is set.
+        groups: number of groups of channels; the features of a group see only that group's channels.
+        dilation: distance in pixels between taps of the kernel.
     """
 
     features: int
@@ -49,11 +49,11 @@ class Conv(nn.Module):
 
 
 def convolve(x, kernel, stride: int, padding: int, groups: int = 1, dilation: int = 1):
-    """`Conv` without its parameters: [b, h, w, c], [side, side, c / groups, d] -> [b, h/stride, w/stride, d].
+    """Convolution by a given kernel: [b, h, w, c], [side, side, c / groups, d] -> [b, h/stride, w/stride, d].
 
-    A 1×1 convolution is a matrix product, and so is one onto a map smaller than its kernel, of
-    windows: XLA's CPU convolution takes two to three times as long for the weight gradient of the
-    first and thirty times for the second (3×3 on 2×2 pixels). Other platforms convolve.
+    On CPUs two cases are computed as matrix products: 1×1 kernels, and maps smaller than the kernel (as a
+    product of windows). XLA's CPU convolution takes two to three times as long for the weight gradient of
+    the first and thirty times as long for the second (3×3 on 2×2 pixels). Other platforms convolve.
     """
     side = kernel.shape[0]
     height, width = ((pixels + 2 * padding - side) // stride + 1 for pixels in x.shape[-3:-1])

@@ -1,4 +1,4 @@
-"""The mapped axis that joins the images of a batch; `models.classifier` maps its backbone over it."""
+"""The name of the mapped axis over the images of a batch; `models.classifier` maps its backbone over it."""
 
 import jax
 
@@ -6,7 +6,7 @@ IMAGES = "images"
 
 
 def mapped_over_images() -> bool:
-    """Whether the layer that asks is being mapped over `IMAGES`."""
+    """Whether the calling layer is being mapped over `IMAGES`."""
     try:
         jax.lax.axis_size(IMAGES)
     except NameError:

@@ -14,8 +14,8 @@ from cfmlc_jax.models.layers.matrix_products import Rows, product
 class Linear(nn.Module):
     """Affine map with PyTorch's initialisation, in float32: [..., d] -> [..., features].
 
-    Weights and biases start uniform within ±1/√d. float32 whatever comes in: logits decide
-    rankings, and this is a vanishing share of the work.
+    Weights and biases are initialised uniformly within ±1/√d. The computation is float32 or wider because
+    logits decide rankings, and it is a negligible share of the work.
     """
 
     features: int
@@ -33,10 +33,10 @@ class Linear(nn.Module):
 class Dense(nn.Module):
     """Affine map computed in `dtype`: [..., d] -> [..., features].
 
-    For the inside of networks; logits take `Linear`.
+    For hidden layers; logits use `Linear`.
 
     Attributes:
-        bias_init: None: PyTorch's, uniform within ±1/√d.
+        bias_init: initialiser of the bias; None: PyTorch's, uniform within ±1/√d.
     """
 
     features: int
@@ -50,7 +50,7 @@ class Dense(nn.Module):
         d = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (d, self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        # Beside the map over images the leading axes stay as they are: the first may be sharded.
+        # Outside the map over images `product` would merge the leading axes, of which the first may be sharded.
         y = product(Rows(), x, kernel) if mapped_over_images() else x @ kernel
         if not self.use_bias:
             return y

@@ -1,18 +1,18 @@
-"""Products of arrays with a kernel that XLA's CPU compiler is slow at, written anew for CPUs alone.
+"""Products of arrays with a kernel, with a faster implementation for CPUs, where XLA is slow.
 
-`product` is y = x·kernel for the layers; what the dot means, a `Contraction` says. Both are linear,
-so <y, x·kernel> is a number linear in each of x, kernel and y, and every derivative of a product is
-the gradient of that number by one of the three: y by x and kernel, x by kernel and y, the kernel by
-x and y. One JAX primitive computes these three gradients, and differentiates into itself: forward
-and reverse mode work, to any order. How each is computed is chosen when a program is lowered, by the
-platform it is lowered for, which need not be the one that traces it.
+`product` is y = x·kernel for the layers; a `Contraction` defines the meaning of the dot. It is linear in x and
+in the kernel, so <y, x·kernel> is a number linear in each of x, kernel and y. Every derivative of a product is
+the gradient of that number with respect to one of the three, computed from the other two. One JAX primitive
+computes these three gradients, and its derivatives are the same primitive: forward and reverse mode work, to
+any order. The implementation is chosen when a program is lowered, for the platform it is lowered for, which
+need not be the platform that traces it.
 
-On CPUs all images' rows are one matrix. Two things matter there, by a fifth of a ResNet-101's training
-step and more:
+On CPUs the rows of all images form one matrix. This saves a fifth or more of a ResNet-101's training step, for
+two reasons:
 
 - JAX's own rule for the kernel's gradient multiplies the transposed gradient by x and transposes the
-  result; XLA:CPU then writes the transposed gradient to memory first, value by value.
-- Mapped over images, the kernel's gradient is by JAX's own rule a product per image and then their sum.
+  result; XLA:CPU then first writes the transposed gradient to memory, value by value.
+- JAX's own rule under a map over images computes the kernel's gradient as one product per image and sums them.
 """
 
 import functools
@@ -23,29 +23,29 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# What a product is made of, in the order in which two of them are the operands of the third's gradient.
+# The three arrays of a product, in the order in which any two are the operands of the gradient by the third.
 _PARTS = ("x", "kernel", "y")
 
 
 class Contraction(Protocol):
-    """What `product` means. Hashable: equal ones share compiled programs."""
+    """The meaning of x·kernel in `product`. Hashable: equal contractions share compiled programs."""
 
     def gather(self, x):
-        """The values that each place of y is of: x -> [..., n], so that y is gathered @ rows [n, d]."""
+        """The inputs of each place of y: x -> [..., n], so that y is gather(x) @ kernel as [n, d]."""
 
     def plain(self, x, kernel):
-        """x·kernel by JAX's own operations."""
+        """x·kernel computed by JAX's own operations."""
 
 
 class Rows(NamedTuple):
     """x @ kernel: [..., c], [c, d] -> [..., d]."""
 
     def gather(self, x):
-        """X itself."""
+        """Return x unchanged."""
         return x
 
     def plain(self, x, kernel):
-        """X @ kernel."""
+        """Return x @ kernel."""
         return x @ kernel
 
 
@@ -57,10 +57,10 @@ class Windows(NamedTuple):
     padding: int
 
     def gather(self, x):
-        """The pixels under the kernel at every place: -> [..., h/stride, w/stride, side²·c], row by row."""
+        """The pixels under the kernel at every place, row by row: -> [..., h/stride, w/stride, side²·c]."""
         padding = [(0, 0)] * (x.ndim - 3) + [(self.padding, self.padding)] * 2 + [(0, 0)]
         x = jnp.pad(x, padding)
-        # Of the corners of all windows, the last one's is the last.
+        # Length of the range of the windows' upper left corners, along each axis.
         height, width = ((pixels - self.side) // self.stride * self.stride + 1 for pixels in x.shape[-3:-1])
         corners = [(i, j) for i in range(self.side) for j in range(self.side)]
         shifted = [x[..., i : i + height : self.stride, j : j + width : self.stride, :] for i, j in corners]
@@ -79,7 +79,7 @@ class Windows(NamedTuple):
 
 
 def product(contraction: Contraction, x, kernel):
-    """The contraction of x and a kernel of the same type; differentiable in both modes, to any order."""
+    """x·kernel, of arrays of the same type; differentiable in both modes, to any order."""
     y = jax.eval_shape(contraction.plain, x, kernel)
     return _bind(contraction, "y", y.shape, {"x": x, "kernel": kernel})
 
@@ -88,7 +88,7 @@ _gradient_p = Primitive("matrix_product")
 
 
 def _bind(contraction, part, shape, operands):
-    """The gradient by one part, of this shape, from the other two by name."""
+    """The gradient with respect to one part, of this shape, from the other two, given by name."""
     first, second = (operands[name] for name in _others(part))
     return _gradient_p.bind(first, second, contraction=contraction, part=part, shape=tuple(shape))
 
@@ -98,7 +98,7 @@ def _others(part):
 
 
 def _on_cpus(*operands, contraction, part, shape):
-    """The gradient by one part as one product of matrices."""
+    """The gradient with respect to one part, as one product of matrices."""
     arrays = dict(zip(_others(part), operands))
     if part == "kernel":
         gathered = contraction.gather(arrays["x"])
@@ -117,7 +117,7 @@ def _on_cpus(*operands, contraction, part, shape):
 
 
 def _elsewhere(*operands, contraction, part, shape):
-    """The gradient by one part by JAX's own operations."""
+    """The gradient with respect to one part, by JAX's own operations."""
     arrays = dict(zip(_others(part), operands))
     if part == "y":
         return contraction.plain(**arrays)
@@ -126,7 +126,7 @@ def _elsewhere(*operands, contraction, part, shape):
 
 
 def _transposed(linear, shape, y):
-    """The transpose of a linear map from arrays of this shape, at y."""
+    """The transpose of a linear map, applied to y; the map takes arrays of this shape."""
     (result,) = jax.linear_transpose(linear, jax.ShapeDtypeStruct(shape, y.dtype))(y)
     return result
 
@@ -138,7 +138,7 @@ mlir.register_lowering(_gradient_p, mlir.lower_fun(_on_cpus, multiple_results=Fa
 @_gradient_p.def_abstract_eval
 def _abstract(first, second, *, contraction, part, shape):
     if first.dtype != second.dtype:
-        raise TypeError(f"a product of {first.dtype} and {second.dtype}; both must be of one type")
+        raise TypeError(f"a product of {first.dtype} and {second.dtype}; both must have the same type")
     return jax.core.ShapedArray(shape, first.dtype)
 
 
@@ -149,12 +149,12 @@ def _compiled(*operands, contraction, part, shape):
 
 @_gradient_p.def_impl
 def _outside_of_programs(*operands, **params):
-    with jax.disable_jit(False):  # with jit disabled it would call itself
+    with jax.disable_jit(False):  # with jit disabled this function would call itself
         return _compiled(*operands, **params)
 
 
 def _transpose(place, cotangent, *operands, contraction, part, shape):
-    """The operand at this place: its gradient, from the other and the cotangent of the result."""
+    """The gradient of the operand at this place, from the other operand and the cotangent of the result."""
     names = _others(part)
     known = {names[1 - place]: operands[1 - place], part: cotangent}
     return _bind(contraction, names[place], operands[place].aval.shape, known)
@@ -164,7 +164,7 @@ ad.defbilinear(_gradient_p, functools.partial(_transpose, 0), functools.partial(
 
 
 def _map(operands, axes, *, contraction, part, shape):
-    """Mapped, x and y have one more leading axis. What the map gives each a kernel of is many products."""
+    """Batching rule: x and y get one more leading axis; a mapped kernel gives a separate product per element."""
     mapped = dict(zip(_others(part), axes))
     if part == "kernel" or mapped["kernel"] is not None:
         gradient = functools.partial(_on_cpus, contraction=contraction, part=part, shape=shape)

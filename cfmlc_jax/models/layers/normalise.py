@@ -1,4 +1,4 @@
-"""Mean and deviation by which single-label recipes standardise pixels; multi-label recipes do not."""
+"""Standardisation of pixels by mean and deviation, which single-label recipes use and multi-label recipes do not."""
 
 from typing import Any, NamedTuple
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Normalisation(NamedTuple):
-    """Mean and deviation of red, green and blue, of pixels in [0, 1]."""
+    """Mean and standard deviation of red, green and blue, for pixels in [0, 1]."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
 
 
-# As the reference has them (Tang et al., NeurIPS 2020): CIFAR's also for CIFAR-100.
+# The reference's values (Tang et al., NeurIPS 2020), which uses CIFAR's for CIFAR-100 too.
 CIFAR = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INATURALIST = Normalisation((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
@@ -20,7 +20,7 @@ NORMALISATIONS = {"cifar": CIFAR, "imagenet": IMAGENET, "inaturalist": INATURALI
 
 
 def standardise(pixels: Any, normalisation: Normalisation) -> Any:
-    """(pixels − mean) / deviation of each colour: floats [..., 3] in [0, 1] -> [..., 3] of their type."""
+    """(pixels − mean) / deviation for each colour: floats [..., 3] in [0, 1] -> [..., 3] of the same type."""
     mean, deviation = (
         np.asarray(colours, pixels.dtype).reshape((1,) * (pixels.ndim - 1) + (3,))
         for colours in normalisation

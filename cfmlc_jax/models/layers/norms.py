@@ -1,4 +1,4 @@
-"""Norms of channels and features with PyTorch's arithmetic."""
+"""Batch, layer and instance norms with PyTorch's arithmetic."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from cfmlc_jax.models.layers.images import IMAGES
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over images, views and pixels, as PyTorch counts: [b, h, w, c] -> [b, h, w, c].
+    """Batch norm over images, views and pixels, as in PyTorch: [b, h, w, c] -> [b, h, w, c].
 
-    Statistics are float32 and joint over the mapped axis `IMAGES`; the running variance is the
-    unbiased one (Flax's own layer keeps the biased). Must be mapped over `IMAGES` to train, unless
-    `mapped` is off.
+    Statistics are float32 and computed over the mapped axis `IMAGES` too. The running variance is the
+    unbiased one (Flax's own layer keeps the biased one). To train, the layer must be mapped over `IMAGES`,
+    unless `mapped` is False.
 
     Attributes:
-        mapped: x is one image's views. Off: x is the whole batch of images, and has one group.
-        frozen: training, too, uses the running statistics and leaves them as they are.
-        groups: of consecutive images, each with statistics of its own, as the GPUs of a PyTorch run
-            without synchronised norms. The running ones follow the first group, as there the
+        mapped: x has the views of one image. False: x is the whole batch of images, with one group.
+        frozen: training also uses the running statistics and does not update them.
+        groups: number of groups of consecutive images with separate statistics, like the GPUs of a PyTorch
+            run without synchronised norms. The running statistics follow the first group, because there the
             first process saves its own.
 
     Raises:
-        InputError: images that the groups do not divide.
+        InputError: the number of images is not divisible by `groups`.
     """
 
-    momentum: float = 0.1  # share of the new batch in the running statistics, PyTorch's sense
+    momentum: float = 0.1  # share of the new batch in the running statistics, as in PyTorch
     epsilon: float = 1e-5
     scale_init: Any = nn.initializers.ones
     dtype: Any = jnp.float32
@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
 
 
 def _own_statistics(x):
-    """As `_batch_statistics`, of x alone."""
+    """As `_batch_statistics`, for x alone, without a mapped axis."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axis=axes)
@@ -69,27 +69,28 @@ def _own_statistics(x):
 
 
 def _batch_statistics(x, groups):
-    """Mean and biased variance per channel, each of this image's group and of the first, and a group's size."""
+    """Mean and biased variance per channel, each for this image's group and for the first, and a group's size."""
     images = jax.lax.axis_size(IMAGES)
     if images % groups:
         raise InputError(
-            f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups)"
+            f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups); "
+            "change either"
         )
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = _group_means(wide.mean(axis=axes), groups)
-    # In two passes: the mean of squares loses the digits of a variance far below the mean's square.
+    # In two passes: E[x²] − E[x]² loses the digits of a variance far below the squared mean.
     var = _group_means(jnp.square(wide - along_last(mean[0], x)).mean(axis=axes), groups)
     return mean, var, x.size // x.shape[-1] * (images // groups)
 
 
 def _group_means(value, groups):
-    """Means of every image's [c] values, over the images of this one's group and over those of the first."""
+    """Means of the images' values, over this image's group and over the first group: [c] -> two [c]."""
     if groups == 1:
         joint = jax.lax.pmean(value, IMAGES)
         return joint, joint
-    # All images' values on every device, a few kilobytes: collectives among some of the images
-    # (axis_index_groups) are not defined under a map, and groups need not end where devices do.
+    # Gather all images' values on every device, a few kilobytes. Collectives within groups of images
+    # (axis_index_groups) are not defined under a map, and a group may span devices.
     every = jax.lax.all_gather(value, IMAGES)
     means = every.reshape(groups, -1, *value.shape).mean(axis=1)
     own = jax.lax.axis_index(IMAGES) * groups // every.shape[0]
@@ -97,7 +98,7 @@ def _group_means(value, groups):
 
 
 class LayerNorm(nn.Module):
-    """Each position's features to mean 0 and variance 1, then scale and bias: [..., d] -> [..., d].
+    """Each position's features normalised to mean 0 and variance 1, then scaled: [..., d] -> [..., d].
 
     Statistics are at least float32; the result has the type `dtype`.
     """
@@ -118,9 +119,9 @@ class LayerNorm(nn.Module):
 
 
 def instance_norm(x, epsilon: float = 1e-5):
-    """Each image's channels to mean 0 and variance 1 over its pixels: [b, h, w, c] -> [b, h, w, c].
+    """Each image's channels normalised to mean 0 and variance 1 over its pixels: [b, h, w, c] -> [b, h, w, c].
 
-    Statistics are at least float32, the result has the type of x.
+    Statistics are at least float32; the result has the type of x.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - wide.mean(axis=(1, 2), keepdims=True)

@@ -1,4 +1,4 @@
-"""Maps of other sizes: pooled, folded into channels, enlarged."""
+"""Changes of a map's size: pooling, folding pixels into channels, upsampling."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def max_pool(x):
     """3×3 maximum at stride 2 with one pixel of padding: [b, h, w, c] -> [b, h/2, w/2, c].
 
-    By rows, then by columns, of strided slices: the gradient of XLA's windowed maximum is several
-    times slower on CPU.
+    Computed along rows, then along columns, from strided slices: the gradient of XLA's windowed maximum is
+    several times slower on CPU.
     """
     for axis in (1, 2):
         size = x.shape[axis]
@@ -24,7 +24,7 @@ def max_pool(x):
 
 
 def max_pool2(x, *, ceil: bool = False):
-    """2×2 maximum at stride 2: [b, h, w, c] -> [b, h/2, w/2, c], halves rounded down, or up with `ceil`."""
+    """2×2 maximum at stride 2: [b, h, w, c] -> [b, h/2, w/2, c]; h/2 and w/2 are rounded down, or up with `ceil`."""
     b, h, w, c = x.shape
     if ceil:
         x = jnp.pad(x, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)], constant_values=-jnp.inf)
@@ -36,15 +36,15 @@ def max_pool2(x, *, ceil: bool = False):
 def average_pool(x):
     """Mean over the pixels, at least float32: [b, h, w, c] -> [b, c].
 
-    In half precision the mean of 14² values would cost a digit of every logit.
+    In half precision the mean of 14² values would lose a digit of every logit.
     """
     return x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def space_to_depth(x, block: int):
-    """Pixels of block × block squares as channels: [b, h, w, c] -> [b, h/block, w/block, block²·c].
+    """Squares of block × block pixels folded into channels: [b, h, w, c] -> [b, h/block, w/block, block²·c].
 
-    Output channel (dy·block + dx)·c + channel, as in TResNet.
+    The output channel is (dy·block + dx)·c + channel, as in TResNet.
     """
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c)
@@ -52,6 +52,6 @@ def space_to_depth(x, block: int):
 
 
 def upsample_nearest(x):
-    """Every pixel four times: [b, h, w, c] -> [b, 2h, 2w, c]."""
+    """Every pixel repeated 2×2 times: [b, h, w, c] -> [b, 2h, 2w, c]."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

@@ -1,4 +1,4 @@
-"""How a residual branch joins what it started from."""
+"""The end of residual blocks: the sum with the shortcut, and stochastic depth."""
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 def add_relu(x, y):
     """max(x + y, 0), the end of a residual block: two [...] -> [...].
 
-    The same numbers, written so that a sum comes last: XLA:CPU computes a maximum anew wherever it
-    is used, and with it the whole chain of blocks before it, but keeps a sum that is used twice.
-    Compilers for other platforms fuse either form into one loop, so all take this one.
+    It is written as max(x, −y) + y, with the sum last: XLA:CPU recomputes a maximum wherever it
+    is used, and with it the whole chain of blocks before it, but stores a sum that is used twice.
+    Compilers for other platforms fuse either form into one loop, so that this form serves all.
     """
     return jnp.maximum(x, -y) + y
 
@@ -24,9 +24,9 @@ def _add_relu_jvp(primals, tangents):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training a view's branch is 0 with probability `rate`, or 1/(1 − rate) times itself.
+    """Stochastic depth: in training a view's branch is 0 with probability `rate`, else scaled by 1/(1 − rate).
 
-    [b, …] -> [b, …]. Draws from the random stream "dropout". (Huang et al., ECCV 2016)
+    [b, …] -> [b, …]. Uses the random stream "dropout" (Huang et al., ECCV 2016).
     """
 
     rate: float

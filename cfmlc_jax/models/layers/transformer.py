@@ -1,7 +1,7 @@
 """Transformer layers with PyTorch's arithmetic, post-norm (Vaswani et al., NeurIPS 2017).
 
-Tokens have leading axes [b, v], which are never merged: b is split over devices. Modules are named
-as in PyTorch, so that converting weights is a table of the layers alone.
+Tokens have leading axes [b, v], which are never merged, because b is split over devices. Modules are named
+as in PyTorch, so that the table for converting weights only needs the names of the layers.
 """
 
 import functools
@@ -21,13 +21,13 @@ DROPOUT = 0.1
 class Attention(nn.Module):
     """Multi-head attention: queries [b, v, q, d], keys and values [b, v, n, d] -> [b, v, q, d].
 
-    Queries that are the same for all views may have b and v of 1. The softmax is at least float32.
+    Queries that are the same for all views may have axes b and v of size 1. The softmax is at least float32.
 
     Attributes:
-        heads: must divide d.
-        dtype: of the computation.
-        kernel_init: of the output's kernel; the projections of the input are always Xavier uniform,
-            over all three at once.
+        heads: number of heads; must divide d.
+        dtype: type of the computation.
+        kernel_init: initialiser of the output's kernel; the input projections are always Xavier uniform,
+            over all three together.
     """
 
     heads: int
@@ -62,10 +62,10 @@ class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward network: tokens [b, v, n, d] -> [b, v, n, d].
 
     Attributes:
-        heads: of the attention; must divide d.
+        heads: number of attention heads; must divide d.
         feed_forward: hidden features of the feed-forward network.
-        dtype: of the computation; statistics of norms are at least float32.
-        kernel_init: of all kernels but the attention's projections.
+        dtype: type of the computation; statistics of norms are at least float32.
+        kernel_init: initialiser of all kernels except the attention's input projections.
     """
 
     heads: int
@@ -75,7 +75,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, position, train: bool):
-        """Positions [1, 1, n, d] are added to queries and keys, not to values."""
+        """Encode tokens; positions [1, 1, n, d] are added to queries and keys, not to values."""
         attention = Attention(self.heads, self.dtype, self.kernel_init, name="self_attn")
         x = x.astype(self.dtype)
         place = x + position.astype(self.dtype)
@@ -86,9 +86,9 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention of targets to a memory and a feed-forward network; targets see nothing of each other.
+    """Attention of targets to a memory and a feed-forward network: [b, v, q, d], [b, v, n, d] -> [b, v, q, d].
 
-    Targets [b, v, q, d] and memory [b, v, n, d] -> [b, v, q, d]. Fields as in `EncoderLayer`.
+    There is no self-attention among the targets. Attributes as in `EncoderLayer`.
     """
 
     heads: int
@@ -98,7 +98,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, target, memory, *, query_position=0.0, position=0.0, train: bool):
-        """Positions, [1, 1, q, d] and [1, 1, n, d], are added to queries and keys, not to values."""
+        """Decode targets; positions, [1, 1, q, d] and [1, 1, n, d], are added to queries and keys, not to values."""
         attention = Attention(self.heads, self.dtype, self.kernel_init, name="multihead_attn")
         query = target + jnp.asarray(query_position, self.dtype)
         key = memory + jnp.asarray(position, self.dtype)
@@ -114,5 +114,5 @@ def _feed_forward(layer, x, train):
 
 
 def _dropout(x, train):
-    """Each value zero with probability `DROPOUT`, else scaled up; called inside a module."""
+    """Dropout with probability `DROPOUT`; must be called inside a module."""
     return nn.Dropout(DROPOUT)(x, deterministic=not train)

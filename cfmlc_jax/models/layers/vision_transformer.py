@@ -1,4 +1,4 @@
-"""What vision transformers are made of beside their attention: patches as tokens, and the MLP."""
+"""Parts of vision transformers other than attention: the patch embedding and the MLP."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from cfmlc_jax.models.layers.norms import LayerNorm
 
 
 class PatchEmbed(nn.Module):
-    """Patches as features, a strided convolution and a norm: [b, h, w, c] -> [b, h/stride, w/stride, features]."""
+    """Patch embedding by a strided convolution and a norm: [b, h, w, c] -> [b, h/stride, w/stride, features]."""
 
     features: int
     kernel: int
@@ -36,12 +36,12 @@ class PatchEmbed(nn.Module):
         return LayerNorm(dtype=self.dtype, name="norm")(x)
 
 
-# As vision transformers start: weights small, biases zero.
+# The initialisation of vision transformers: small weights, zero biases.
 ViTDense = functools.partial(Dense, kernel_init=nn.initializers.normal(0.02), bias_init=nn.initializers.zeros)
 
 
 class Mlp(nn.Module):
-    """Two dense layers of every position, four times as wide between: [..., d] -> [..., d]."""
+    """Two dense layers at every position, with 4·d features between: [..., d] -> [..., d]."""
 
     activation: Any
     dtype: Any = jnp.float32

@@ -30,13 +30,13 @@ def test_blur_of_half_precision_is_rounded_once(rng):
     np.testing.assert_array_equal(blurred, tresnet.blur(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
-def test_mean_of_squares_counts_only_pixels_that_are_there():
+def test_average_pool2_counts_only_pixels_that_are_there():
     x = jnp.arange(1.0, 16).reshape(1, 3, 5, 1)
     expected = [[(1 + 2 + 6 + 7) / 4, (3 + 4 + 8 + 9) / 4, (5 + 10) / 2], [(11 + 12) / 2, (13 + 14) / 2, 15]]
-    np.testing.assert_allclose(tresnet.mean_of_squares(x)[0, ..., 0], expected, rtol=1e-6)
-    even = tresnet.mean_of_squares(x[:, :2, :4])
+    np.testing.assert_allclose(tresnet.average_pool2(x)[0, ..., 0], expected, rtol=1e-6)
+    even = tresnet.average_pool2(x[:, :2, :4])
     np.testing.assert_allclose(even[0, ..., 0], [expected[0][:2]], rtol=1e-6)
-    check_grads(tresnet.mean_of_squares, (x,), order=1, modes=("rev",), atol=1e-2, rtol=1e-2)
+    check_grads(tresnet.average_pool2, (x,), order=1, modes=("rev",), atol=1e-2, rtol=1e-2)
 
 
 def test_gates_are_made_of_all_channels_means():

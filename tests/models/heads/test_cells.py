@@ -28,7 +28,7 @@ def test_cells_are_numbered_as_patches_are(rng):
     variables = module.init(jax.random.key(0), {"layer1": cells_map}, train=False)
     attention, score = module.apply(variables, {"layer1": cells_map}, train=False)
     assert attention.shape == score.shape == (2, 1, grid**2, 4)
-    for p, (x, y, _, _) in enumerate(causal_views.cells(grid, grid)):
+    for p, (x, y, _, _) in enumerate(causal_views.patch_boxes(grid, grid)):
         for logits, name in ((attention, "attention"), (score, "score")):
             weights = variables["params"][name]
             by_hand = cells_map[:, 0, y, x] @ weights["kernel"] + weights["bias"][None]
@@ -71,7 +71,7 @@ def test_a_classifier_of_cells(images):
     [
         (
             {"source": "map", "map": "layer7"},
-            "patches.map 'layer7' is not a map of this backbone: layer1, layer2, map, stem",
+            "patches.map 'layer7' is not a map of this backbone; choose one of layer1, layer2, map, stem",
         ),
         ({"source": "map", "map": "pooled"}, "patches.map 'pooled' is not a map"),
         ({"source": "map", "branches": "none"}, "need branches 'self' or 'cross', not 'none'"),

@@ -74,7 +74,7 @@ def test_number_of_queries(asked, classes, queries):
 
 
 def test_no_queries():
-    with pytest.raises(InputError, match="0 queries has no logits; take 1 or more"):
+    with pytest.raises(InputError, match="0 queries has no logits; set 1 or more"):
         ml_decoder.number_of_queries(0, 20)
 
 
@@ -121,7 +121,7 @@ def test_weights_to_torch_and_back(attention, branches):
     back = mlc_pat.from_torch("resnet_small", state_dict)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
 
-    trained = frozen.trainable(variables["params"], model.frozen)
+    trained = frozen.trainable_mask(variables["params"], model.frozen)
     for name, branch in trained["head"].items():
         assert not branch.pop("query_embed"), name
     assert jax.tree.all(trained)

@@ -173,7 +173,7 @@ def test_gradient_by_differences(rng):
 
 @pytest.mark.parametrize("num_heads", [0, 4])
 def test_heads_that_do_not_divide_the_features(num_heads):
-    with pytest.raises(InputError, match=f"6 features cannot be cut into {num_heads} heads"):
+    with pytest.raises(InputError, match=f"6 features cannot be split into {num_heads} heads"):
         classifiers.CosineClassifier(K, num_heads=num_heads).init(jax.random.key(0), jnp.ones((1, D)))
 
 

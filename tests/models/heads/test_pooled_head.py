@@ -71,7 +71,7 @@ def test_options_arrive():
     assert dict(model.head.options) == {"num_heads": 4, "tau": 8.0, "gamma": 0.5}
     assert model.frozen == ("backbone/.*",)
     assert create(head="lws").frozen == (r"backbone/.*", r"head/whole/(kernel|bias)")
-    with pytest.raises(InputError, match="128 features cannot be cut into 3 heads of equal size"):
+    with pytest.raises(InputError, match="128 features cannot be split into 3 heads of equal size"):
         jax.eval_shape(
             functools.partial(create(head="cosine", cosine=catalogue.Cosine(3)).init, train=False),
             jax.random.key(0),
