@@ -7,7 +7,7 @@
     scripts/run.sh --config=configs/longtail_digits.py:lws             after plain: scales of its weights
 
 A small residual network trained from scratch; all variants have the same data and schedule. The
-accuracies of three seeds are in the README. "tau" trains what "plain" does; with
+accuracies of three seeds are in docs/long_tails.md. "tau" trains what "plain" does; with
 --mode=evaluate --checkpoint=runs/longtail_digits_plain it takes that.
 """
 

@@ -38,8 +38,8 @@ COMMAND = re.compile(
     r"(?<![\w./-])(?P<python>python )?(?P<program>-m (?:cfmlc_jax|scripts)(?:\.\w+)+|scripts/\w+\.(?:py|sh))(?P<rest>[^`\n]*)"
 )
 # Where the words of a command end: columns of remarks, remarks, the end of a string or of a sentence, and
-# what a message adds only sometimes.
-END = re.compile(r"""  | #|[;)"\\]|,(?=\s|$)|\.(?=\s|$)| \(|\{f""")
+# what a message adds only sometimes; but not inside single quotes.
+END = re.compile(r"""'[^'\n]*'|(?P<end>  | #|[;)"\\]|,(?=\s|$)|\.(?=\s|$)| \(|\{f|$)""")
 # Of the shell scripts the one that the others read.
 SOURCED = "scripts/setup.sh"
 # What stands for a value of the user's own.
@@ -51,7 +51,8 @@ def commands():
     found = {}
     for path in TEXTS:
         for match in COMMAND.finditer(path.read_text(encoding="utf-8")):
-            rest = END.split(match["rest"], maxsplit=1)[0]
+            ends = (each.start() for each in END.finditer(match["rest"]) if each["end"] is not None)
+            rest = match["rest"][: next(ends)]
             words = _words(rest) if rest.startswith(" ") else []
             # Other scripts without an interpreter are only spoken of.
             if match["python"] or match["program"].endswith(".sh"):

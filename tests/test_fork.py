@@ -1,4 +1,6 @@
-"""README's recipes for a fork: what a line in a registry is enough for, and that lists of names agree."""
+"""The recipes of docs/fork.md: what a line in a registry is enough for, and that lists of names agree."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import losses
 from cfmlc_jax.causal import patches
 from cfmlc_jax.classify import build, pat
-from cfmlc_jax.classify.patching import HostViews
+from cfmlc_jax.classify.patching import HostViews, Whole
 from cfmlc_jax.config import classifier
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
@@ -58,6 +60,45 @@ def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch)
     monkeypatch.setitem(patches.POOLINGS, "mean", patches.POOLINGS["pivot"])
     with pytest.raises(InputError, match="'men' is not one of pivot, exclusive, mean; did you mean 'mean'"):
         configs.validate(small(pooling="men"))
+
+
+class Middle(Whole):
+    """One patch: the middle of the whole view, enlarged."""
+
+    def inputs(self, images):
+        whole = images[:, 0]
+        edge = whole.shape[1] // 4
+        middle = jax.image.resize(whole[:, edge:-edge, edge:-edge], whole.shape, "bilinear")
+        return jnp.stack([whole, middle], axis=1)
+
+    def evidence(self, outputs):
+        return outputs.attention[:, 1:], outputs.score[:, 1:]
+
+    def boxes(self, size):
+        return [(size // 4, size // 4, size - size // 4, size - size // 4)]
+
+    def null_inputs(self, blank):
+        return self.inputs(blank[:, None])
+
+
+def test_a_new_source_of_patches_is_a_class_its_name_and_its_making(monkeypatch, rng):
+    monkeypatch.setattr(classifier, "PATCH_SOURCES", (*classifier.PATCH_SOURCES, "middle"))
+    monkeypatch.setattr(build, "_patching", lambda config, model, used: Middle(tuple(config.patches.grids)))
+    config = small(source="middle")
+    config.effect.kinds = ("whole",)
+    parts = build.create(configs.validate(config), 3)
+    assert parts.boxes() == [(8, 8, 24, 24)]
+    patching, images = parts.patching["evaluate"], jnp.asarray(rng.random((2, 1, 32, 32, 3)), jnp.float32)
+    variables = parts.model.init(jax.random.key(0), patching.inputs(images), train=False)
+    apply = jax.jit(functools.partial(parts.model.apply, variables, train=False))
+    outputs, null = apply(patching.inputs(images)), jnp.zeros((1, 32, 32, 3))
+    logits = pat.predict(outputs, patching, parts.pooling)
+    np.testing.assert_allclose(logits["patch"], outputs.score[:, 1], rtol=1e-6)
+    counterfactual = pat.counterfactuals(
+        apply, images, outputs, null, ("whole",), patching=patching, pooling=parts.pooling
+    )
+    black = pat.predict(apply(patching.inputs(null[:, None])), patching, parts.pooling)
+    np.testing.assert_allclose(counterfactual["whole"], black["combined"], rtol=1e-5)
 
 
 def test_every_method_has_its_implementation():

@@ -76,7 +76,7 @@ class Predictor:
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction = prediction
-        own = "whole" if configs.patch_map(config) else "pivot"
+        own = "pivot" if parts.patching["evaluate"].removable else "whole"
         self._counterfactual = prediction.counterfactual or (own if with_effect else None)
         kinds = () if self._counterfactual is None else (self._counterfactual,)
         self._score = scoring.score_step(config, parts, kinds)

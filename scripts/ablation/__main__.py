@@ -176,6 +176,9 @@ def _knob(own, fields):
     config = _with(configs.from_json(configs.to_json(own)), fields)
     if configs.to_json(config) == configs.to_json(own):
         raise InputError("that is how it is")
+    idle = [name for name in configs.unused(config) if name in fields]
+    if idle:
+        raise InputError(f"config.{idle[0]} is of no use to method {config.method!r}")
     return config
 
 

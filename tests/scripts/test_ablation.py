@@ -134,7 +134,7 @@ def test_knobs_by_method(monkeypatch):
     assert knob("whole", "grid 4").method == "pat_i"
     assert knob("whole", "attention none").method == "pat_i"
     assert knob("whole", "null blur").method == "whole"
-    with pytest.raises(InputError, match="has one head"):
+    with pytest.raises(InputError, match=r"patches.branches is of no use to method .whole."):
         knob("whole", "attention self")
     assert knob("pat_t", "grid 4").method == "pat_t"
     with pytest.raises(InputError, match="cells of a map"):

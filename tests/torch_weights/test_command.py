@@ -186,7 +186,7 @@ def test_fine_tuning(run, torch_files, tmp_path, rng):
     ]  # fmt: skip
     code, out, err = run(main.main, *arguments)
     assert code == 0, err
-    assert "mine: backbone and head (resnet_small, attention cross, 10 classes)" in out
+    assert "mine: backbone and head (resnet_small, branches cross, 10 classes)" in out
     tuned = checkpoints.find(tmp_path / "tuned")
     params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
     wanted = mlc_pat.from_torch("resnet_small", average)["params"]
@@ -372,7 +372,7 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, t
         "--config.data.test_splits=('test_iid',)",
     )  # fmt: skip
     assert code == 0, err
-    assert "its backbone; the head is fresh (resnet_small, attention none, 0 classes -> " in out
+    assert "its backbone; the head is fresh (resnet_small, branches none, 0 classes -> " in out
     tuned = checkpoints.find(tmp_path / "tuned")
     params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
     wanted = mlc_pat.from_torch("resnet_small", weights)["params"]["backbone"]

@@ -76,8 +76,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoint, kind):
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_variables_are_those_of_the_modules(checkpoint, kind):
     variables = long_tailed.from_torch(NAME, checkpoint(kind))
-    init = functools.partial(CLASSIFIERS[kind][1].init, train=False)
-    expected = jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, D)))
+    expected = jax.eval_shape(CLASSIFIERS[kind][1].init, jax.random.key(0), jnp.zeros((2, D)))
     head = {name: of["head"]["whole"] for name, of in variables.items() if "head" in of}
     assert jax.tree.map(np.shape, head) == jax.tree.map(np.shape, dict(expected))
 
