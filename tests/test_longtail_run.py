@@ -216,7 +216,7 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
     [
         (None, ["--config.data.longtail.ratio=0.0"], ["data.longtail.ratio is 0.0", "at most 1"]),
         (None, ["--config.data.longtail.ratio=2.0"], ["data.longtail.ratio is 2.0"]),
-        (None, ["--config.data.longtail.ratio=0.01"], ["class 7 is left without a training image", "0.042"]),
+        (None, ["--config.data.longtail.ratio=0.01"], ["class 7 has no training image", "0.042"]),
         (None, ["--config.effect.alphas=(-0.5,)"], ["effect.alphas has -0.5", "at least 0"]),
         (None, ["--config.model.cosine.num_heads=3"], ["128 features cannot be split into 3 heads"]),
         (None, ["--config.model.cosine.tau=0.0"], ["model.cosine.tau is 0.0; it must be above 0"]),

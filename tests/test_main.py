@@ -298,7 +298,7 @@ def test_data_that_cannot_be_used(command, own_images, kind, words):
 def test_train_then_evaluate_again(command, tmp_path):
     code, out, err = command(TINY)
     assert code == 0, err
-    assert "positives a class" in out
+    assert "positives per class" in out
     assert "ETA" in err
     run = tmp_path / "runs" / "tiny"
     assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report"}

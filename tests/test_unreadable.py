@@ -48,8 +48,8 @@ def test_a_run_names_and_leaves_out_what_cannot_be_read(command, photos):
             len([line for line in named if line.startswith(f"{split}: skipped: {photos / name}.jpg: ")]) == 1
         )
     assert len(named) == 3
-    assert lines.count("train: 1 of 16 images cannot be read and are left out") == 2  # after each epoch
-    assert "val: 2 of 16 images cannot be read and are left out" in out
+    assert lines.count("train: 1 of 16 images cannot be read and are skipped") == 2  # after each epoch
+    assert "val: 2 of 16 images cannot be read and are skipped" in out
     assert "val: 14 images scored, each once" in out
     with np.load("run/report/scores_val_average.npz") as scores:
         assert len(scores["combined"]) == 14
@@ -84,11 +84,11 @@ def test_each_image_is_named_once():
     first = unreadable.report()
     assert len(first) == 2
     assert first[0].startswith("skipped: x.jpg: the file is empty")
-    assert first[1] == "1 of 2 images cannot be read and are left out"
+    assert first[1] == "1 of 2 images cannot be read and are skipped"
     unreadable.add(np.array([1, 2], np.int32))
     assert [line.partition(":")[0] for line in unreadable.report()] == [
         "skipped",
-        "2 of 2 images cannot be read and are left out",
+        "2 of 2 images cannot be read and are skipped",
     ]
 
 

@@ -49,7 +49,7 @@ def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
 
 def fractions(boxes: Boxes, image: int, label: int) -> list[list[float]]:
     """The m boxes of a class in an image, as fractions of its sides: [m][4]."""
-    corners, classes = boxes.of(image)
+    corners, classes = boxes.of_image(image)
     own = corners[classes == label].astype(np.float64)
     return (own / np.tile(boxes.sizes[image], 2)).clip(0, 1).tolist()
 

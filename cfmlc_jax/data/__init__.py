@@ -1,1 +1,1 @@
-"""Data: sources (files on disk), transforms (records to views), pipeline (views to batches)."""
+"""Data: sources (files on disk -> records), views (records -> views), pipeline (views -> batches)."""

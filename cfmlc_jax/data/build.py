@@ -1,4 +1,4 @@
-"""Names to sources: one visible table, and where their files are."""
+"""The table of sources by name, and the folders of their files."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def data_root(name: str, root: str) -> Path:
     """The data set's folder: `root` if set, else $CFMLC_DATA/<name>, else data/<name>.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the folder does not exist.
     """
     path = place(name, root)
     if not path.is_dir():
@@ -36,7 +36,7 @@ def data_root(name: str, root: str) -> Path:
 
 
 def place(name: str, root: str = "") -> Path:
-    """Where a data set's folder is to be: see `data_root`."""
+    """The path of a data set's folder, as in `data_root`, whether or not it exists."""
     path = Path(root) if root else Path(os.environ.get(ROOT_VARIABLE, "data")) / name
     return path.expanduser()
 
@@ -45,7 +45,7 @@ class Opening(NamedTuple):
     """How a data set is opened.
 
     open: (config.data, split) -> the source.
-    fields: of config.data that it reads beside the common ones; sections with a point behind them.
+    fields: fields of config.data that it reads besides the common ones; sections end with a dot.
     """
 
     open: Callable[[Any, str], Source]
@@ -53,7 +53,7 @@ class Opening(NamedTuple):
 
 
 def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
-    """Opens a source whose folder must be there: (folder, split) -> the source."""
+    """The `Opening.open` of a source class whose folder must exist: (config.data, split) -> the source."""
     return lambda data, split: kind(data_root(data.source, data.root), split)
 
 
@@ -72,7 +72,7 @@ def _scenes(data, split):
     return Scenes(split, num_scenes=num_scenes, **bias)
 
 
-# The next two say themselves what to put where.
+# These two sources need no existing folder here: their own errors say which files belong where.
 def _cifar(data, split):
     return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
 
@@ -113,9 +113,9 @@ SOURCES = {
 
 
 def source(data, split: str) -> Source:
-    """The source that config.data names, one split of it.
+    """One split of the source named by config.data.
 
     Raises:
-        InputError: what the source cannot read, see each.
+        InputError: the source cannot be read; see each source.
     """
     return SOURCES[data.source].open(data, split)

@@ -1,11 +1,11 @@
-"""Names of classes where no data set is at hand: of the well-known ones, or from a file."""
+"""Class names without a data set: those of well-known data sets, or from a file."""
 
 from pathlib import Path
 
 from cfmlc_jax.data.sources import fields, files, scenes, voc
 from cfmlc_jax.data.sources.visual_genome import read_vocabulary
 
-# In the order of `categories` in the annotations of MS-COCO 2014.
+# In the order of `categories` in the annotation files of MS-COCO 2014.
 COCO = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog"),
@@ -25,16 +25,16 @@ def class_names(place: str) -> tuple[str, ...]:
     """Class names [k] in label order.
 
     Args:
-        place: a key of `KNOWN`; a text file with one class a line; or the vocabulary of VG-256, a
-            file that ends with .json.
+        place: a key of `KNOWN`; a text file with one class per line; or the vocabulary of VG-256, a
+            file whose name ends with .json.
 
     Raises:
-        InputError: no such file, no class in it, or one twice.
+        InputError: the file does not exist, has no class, or has a class twice.
     """
     if place in KNOWN:
         return KNOWN[place]
     path = Path(place).expanduser()
     if path.suffix == ".json":
         return read_vocabulary(path)[0]
-    way_out = f"name one of {', '.join(KNOWN)}, or a file with one class a line"
+    way_out = f"name one of {', '.join(KNOWN)}, or a file with one class per line"
     return fields.class_names(files.read_class_list(path, way_out), str(path))

@@ -1,4 +1,4 @@
-"""Whether data are still those that a checkpoint was trained on."""
+"""Checks whether the data are still those that a checkpoint was trained on."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 
 from cfmlc_jax.data.sources import Source
 
-# At most so many class names of each kind in an error's one line.
+# Greatest number of class names of each kind in an error message.
 _LISTED = 5
 
 
 def identity(source: Source) -> dict[str, Any]:
-    """ "images", their number, and digests of their "ids" and "labels" in order: JSON types, the same on every machine.
+    """Number of "images" and digests of their "ids" and "labels" in order: a dict of JSON types.
 
-    Reads no image; where the files are has no share in it.
+    It reads no image, does not depend on where the files are, and is the same on every machine.
     """
     return {
         "images": len(source),
@@ -25,7 +25,7 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def changed_classes(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """What differs between two lists of class names, in words; empty if they are equal."""
+    """Descriptions of the differences between two lists of class names; empty if they are equal."""
     if list(old) == list(new):
         return []
     added = [name for name in new if name not in set(old)]
@@ -43,12 +43,12 @@ def changed_classes(old: Sequence[str], new: Sequence[str]) -> list[str]:
 def changed_images(
     old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]], *, same_classes: bool
 ) -> list[str]:
-    """What differs between the `identity`s of splits, in words; splits that are not in both are left out.
+    """Descriptions of the differences between the `identity`s of splits; only splits in both are compared.
 
     Args:
-        old: by split.
+        old: `identity` by split.
         new: likewise.
-        same_classes: otherwise labels differ anyhow.
+        same_classes: whether classes are equal; if not, labels differ in any case and are not compared.
     """
     changes = []
     for split in old.keys() & new.keys():

@@ -1,4 +1,4 @@
-"""Batches of views from a source, the same for any number of threads, workers and processes."""
+"""Batches of views from a source, identical for any number of threads, workers and processes."""
 
 import dataclasses
 import errno
@@ -19,20 +19,20 @@ from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError, RunError
 
-# More unreadable images one after another are no damage of a few files: a disk is not mounted, say.
+# So many consecutive unreadable images are not a few damaged files but a disk that is not mounted, for example.
 MOST_IN_A_ROW = 100
 SHARED_MEMORY = "/dev/shm"
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a process reads.
+    """How a process reads images.
 
-    process: its place among the processes.
-    processes: how many there are.
-    threads: that read, in each worker.
-    workers: processes that read for this one; 0: it reads itself.
-    skip: an image that cannot be read is left out, instead of being an error.
+    process: index of this process.
+    processes: number of processes.
+    threads: reading threads in each worker.
+    workers: worker processes that read for this process; 0: it reads itself.
+    skip: whether unreadable images are skipped; otherwise they are errors.
     """
 
     process: int = 0
@@ -44,11 +44,11 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """What can be gone through again and again: batches as dicts of arrays.
+    """An iterable of batches, dicts of arrays, that can be iterated any number of times.
 
     Raises:
-        InputError: an image that cannot be read, while going through them.
-        RunError: a worker process died, or there is no room between it and this process.
+        InputError: during iteration, an image cannot be read.
+        RunError: during iteration, a worker process died, or the shared memory for its images is full.
     """
 
     dataset: grain.IterDataset
@@ -62,10 +62,10 @@ class Batches:
             batches = iter(self.dataset)
             yield from batches
         except OSError as error:
-            # Images are read as `InputError`s: what is left is the traffic with workers.
+            # Errors of images are `InputError`s, so this one comes from the communication with workers.
             if not self.workers:
                 raise
-            raise _no_passage(error, self.workers) from error
+            raise _transfer_error(error, self.workers) from error
         except RuntimeError as error:
             code = _exit_code(error)
             if code is None:
@@ -89,25 +89,25 @@ def train_batches(
 ) -> Batches:
     """Shuffled batches {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]} of all epochs.
 
-    b is this process's share of `batch_size`, consecutive images. Every epoch has another order and
-    drops what does not fill its last batch, as the reference drops it; every record has a random
-    generator of its own. So a batch is a function of seed and step alone, whoever reads it, and a
-    run that goes on at `start_step` gets exactly the batches that remain.
+    b is this process's share of `batch_size`, consecutive images. Every epoch has a different order and
+    drops an incomplete last batch, as in the reference; every record has its own random
+    generator. So a batch is a function of seed and step alone, whichever process reads it, and a
+    run that resumes at `start_step` gets exactly the remaining batches.
 
-    With `reading.skip` an image that cannot be read is replaced by the next in the source's order that
-    can, with that one's labels: again a function of seed, step and files alone. Batches have "replaced"
-    then, int32 [b], the position in the source of what could not be read, else −1.
+    With `reading.skip` an unreadable image is replaced by the next readable one in the source's order, with
+    that image's labels: a batch is then a function of seed, step and files. Batches also have "replaced",
+    int32 [b], the position in the source of each image that was replaced, else −1.
 
     Args:
-        source: what to train on.
+        source: the training data.
         to_views: the transform of records.
-        batch_size: images, over all processes.
-        epochs: how often to go through the source.
-        seed: of order and augmentation.
-        reading: this process's place.
-        reshuffle: False: all epochs have the order of the first, as the reference's, whose sampler
-            is never told the epoch; augmentations still differ.
-        start_step: batches to leave out.
+        batch_size: images per batch, over all processes.
+        epochs: number of passes through the source.
+        seed: seed of order and augmentation.
+        reading: how this process reads.
+        reshuffle: False: all epochs have the order of the first, as in the reference, whose sampler
+            does not receive the epoch; augmentations still differ.
+        start_step: number of batches to skip.
     """
     steps = len(source) // batch_size
     order = grain.MapDataset.source(_Positions(source)).seed(seed).shuffle()[: steps * batch_size]
@@ -120,10 +120,10 @@ def train_batches(
 
 
 def evaluation_batches(source: Source, to_views: Transform, *, batch_size: int, reading: Reading) -> Batches:
-    """All records once, in order: {"views", "labels", "index": int32 [b], position in the source}.
+    """All records once, in order: batches {"views", "labels", "index": int32 [b], the position in the source}.
 
-    The last batch is filled up with blank records of index −1, so that every process has the same
-    number of batches of one shape. With `reading.skip` an image that cannot be read is such a blank.
+    The last batch is padded with blank records of index −1, so that every process has the same
+    number of batches of the same shape. With `reading.skip` an unreadable image becomes such a blank too.
     """
     padded = -(-len(source) // batch_size) * batch_size
     positions = grain.MapDataset.range(padded)[reading.process :: reading.processes]
@@ -133,16 +133,16 @@ def evaluation_batches(source: Source, to_views: Transform, *, batch_size: int, 
 
 
 def why_unreadable(source: Source, to_views: Transform, position: int) -> str:
-    """The line on an image that could not be read, by reading it once more."""
+    """The error message of an image that could not be read, found by reading it again."""
     try:
         to_views(source[position], np.random.default_rng(0))
     except InputError as error:
         return str(error)
-    return f"{source.ids[position]}: could not be read at first; look at the disk"
+    return f"{source.ids[position]}: could not be read at first, but can be read now; check the disk"
 
 
 def _read(records, reading):
-    # Single records are read ahead, not whole batches: 16 of a batch of 128 at 448 px are 50 MB.
+    # Prefetch single records, not whole batches: 16 records of five views at 448 px take 50 MB.
     options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads)
     dataset = records.to_iter_dataset(options)
     if reading.workers:
@@ -154,7 +154,7 @@ def _read(records, reading):
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Let a worker process end when the run is killed; it would wait for ever."""
+    """Let a worker process end when the run is killed; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -166,9 +166,10 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def _start_tracker():
-    """Start Python's tracker of shared memory before a worker does: it would leave SIGINT unblocked there.
+    """Start Python's tracker of shared memory here, because starting it in a worker would unblock SIGINT there.
 
-    Workers inherit from this thread that a terminal's Ctrl-C is not theirs (`cli.end_at_interrupt`).
+    Workers inherit this thread's blocked SIGINT, so that a terminal's Ctrl-C does not reach them
+    (`cli.end_at_interrupt`).
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     resource_tracker.ensure_running()
@@ -176,42 +177,42 @@ def _start_tracker():
 
 
 def _exit_code(error):
-    """Of a worker that died, from Grain's words; None for other errors."""
-    _, found, after = str(error).partition("terminated unexpectedly with exit code ")
-    return int(after.partition(".")[0]) if found else None
+    """Exit code of a worker that died, from Grain's message; None for other errors."""
+    _, separator, after = str(error).partition("terminated unexpectedly with exit code ")
+    return int(after.partition(".")[0]) if separator else None
 
 
 def _death(code, workers):
-    if code == -signal.SIGBUS:  # Linux lets a full shared memory be found out on writing
-        return _no_room("bus error", workers)
+    if code == -signal.SIGBUS:  # how Linux reports full shared memory, when it is written to
+        return _full_shared_memory("bus error", workers)
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    reason = "; the machine is out of memory, most likely" if code == -signal.SIGKILL else ""
+    reason = "; most likely the machine is out of memory" if code == -signal.SIGKILL else ""
     return RunError(
         f"a worker process that reads images died ({how}{reason}); the last checkpoint is intact; lower "
         f"config.data.workers ({workers}) or config.data.threads, or set data.workers to 0"
     )
 
 
-def _no_passage(error, workers):
+def _transfer_error(error, workers):
     reason = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
-        return _no_room(reason, workers)
+        return _full_shared_memory(reason, workers)
     return RunError(
-        f"images cannot be handed over by the {workers} workers ({reason}); the last checkpoint is intact; "
+        f"the {workers} workers cannot pass on their images ({reason}); the last checkpoint is intact; "
         "lower config.data.workers, or set it to 0"
     )
 
 
-def _no_room(reason, workers):
+def _full_shared_memory(reason, workers):
     size = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if os.path.isdir(SHARED_MEMORY) else 0
     return RunError(
-        f"{SHARED_MEMORY} ({size:.0f} MB), through which the {workers} workers hand over images, is full "
+        f"{SHARED_MEMORY} ({size:.0f} MB), through which the {workers} workers pass on images, is full "
         f"({reason}); the last checkpoint is intact; start the container with --shm-size=8g, or set config.data.workers=0"
     )
 
 
 class _Positions:
-    """The positions 0 … n − 1 of a source in its place: what reads the records may go on to another one."""
+    """The positions 0 … n − 1 of a source, so that `_TrainRecord` can read another position if one is unreadable."""
 
     def __init__(self, source: Source):
         self._length, self._name = len(source), repr(source)
@@ -228,7 +229,7 @@ class _Positions:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainRecord:
-    """A record's views and labels, augmented with the generator that Grain derives for it."""
+    """Reads a record's views and labels, augmented with the generator that Grain derives for it."""
 
     source: Source
     to_views: Transform
@@ -236,11 +237,11 @@ class _TrainRecord:
 
     def __call__(self, position: int, generator: np.random.Generator) -> dict[str, Any]:
         example, read = self._readable(position, generator)
-        found = {"views": example["views"], "labels": example["labels"]}
-        return found | {"replaced": np.int32(-1 if read else position)} if self.skip else found
+        record = {"views": example["views"], "labels": example["labels"]}
+        return record | {"replaced": np.int32(-1 if read else position)} if self.skip else record
 
     def _readable(self, position, generator):
-        """The example, and whether it is the one at this position."""
+        """The first readable example from this position on, and whether it is the one at this position."""
         first = None
         for step in range(MOST_IN_A_ROW):
             try:
@@ -250,15 +251,15 @@ class _TrainRecord:
                 first = first or error
                 if not self.skip:
                     raise
-        raise InputError(f"{MOST_IN_A_ROW} images in a row cannot be read, the first: {first}")
+        raise InputError(f"{MOST_IN_A_ROW} consecutive images cannot be read; the first: {first}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Share:
-    """A place among one process's records -> the record, of those of all processes.
+    """Maps an index among one process's records to the record among those of all processes.
 
-    Shares are consecutive parts of a batch, so that the batch on the devices has the same order,
-    and its groups of images the same members, for any number of processes.
+    Each process reads a consecutive part of a batch. The global batch therefore has the same order,
+    and its norm groups the same images, for any number of processes.
     """
 
     records: grain.MapDataset
@@ -273,7 +274,7 @@ class _Share:
 
 @dataclasses.dataclass(frozen=True)
 class _EvaluationRecord:
-    """Views, labels and position of a record; blank with position −1 beyond the source's end."""
+    """Reads views, labels and position of a record; beyond the source's end, a blank with position −1."""
 
     source: Source
     to_views: Transform

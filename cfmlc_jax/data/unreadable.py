@@ -1,4 +1,4 @@
-"""Images that cannot be read and are left out (`data.on_error` "skip"): each named once."""
+"""Report of the images that cannot be read and are skipped (`data.on_error` "skip")."""
 
 import jax
 import numpy as np
@@ -10,33 +10,33 @@ from cfmlc_jax.data.views.patches import Transform
 
 
 class Unreadable:
-    """The images of a split that could not be read and were left out (`data.on_error` "skip"), each named once.
+    """The images of a split that could not be read and were skipped (`data.on_error` "skip").
 
     Args:
         source: the split.
-        to_views: its transform, which they failed in.
+        to_views: its transform, which is run again for the error messages.
     """
 
     def __init__(self, source: Source, to_views: Transform):
         self._source, self._to_views = source, to_views
-        self._found = np.zeros(len(source), bool)
-        self._named: set[str] = set()
+        self._unreadable = np.zeros(len(source), bool)
+        self._reported: set[str] = set()
 
     def add(self, positions: np.ndarray) -> None:
-        """Note positions in the source; −1 is none."""
-        self._found[positions[positions >= 0]] = True
+        """Record unreadable positions in the source; −1 is ignored."""
+        self._unreadable[positions[positions >= 0]] = True
 
     def report(self) -> list[str]:
-        """A line for each image that was not named before, and one with their number; all processes call it together."""
+        """A line for each image that was not reported before, and one with their number; all processes must call it."""
         if jax.process_count() > 1:
-            self._found = multihost_utils.process_allgather(self._found).any(axis=0)
-        # An image may have several positions, where classes are balanced.
-        images = {self._source.ids[position]: int(position) for position in np.flatnonzero(self._found)}
+            self._unreadable = multihost_utils.process_allgather(self._unreadable).any(axis=0)
+        # In a balanced source an image may have several positions.
+        images = {self._source.ids[position]: int(position) for position in np.flatnonzero(self._unreadable)}
         lines = [
             f"skipped: {why_unreadable(self._source, self._to_views, position)}"
             for name, position in images.items()
-            if name not in self._named
+            if name not in self._reported
         ]
-        self._named |= images.keys()
-        count = f"{len(images)} of {len(set(self._source.ids))} images cannot be read and are left out"
+        self._reported |= images.keys()
+        count = f"{len(images)} of {len(set(self._source.ids))} images cannot be read and are skipped"
         return [*lines, count] if images else []

@@ -121,7 +121,7 @@ def test_boxes_of_selected_records():
     every, kept = scenes.boxes(), Selected(scenes, [4, 0, 0]).boxes()
     assert isinstance(kept, Boxes)
     for position, scene in enumerate([4, 0, 0]):
-        for one, other in zip(kept.of(position), every.of(scene), strict=True):
+        for one, other in zip(kept.of_image(position), every.of_image(scene), strict=True):
             np.testing.assert_array_equal(one, other)
     assert kept.sizes.tolist() == [[64, 64]] * 3
     assert boxes_of(Selected(object_source(), [0]), threads=1, exif=False) is None

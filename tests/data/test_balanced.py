@@ -36,5 +36,7 @@ def test_several_labels_are_refused():
     digits, scenes = LongTailedDigits("val", num_test=2), Scenes("val", num_scenes=20)
     checks.require_one_label("val", digits, "focal")
     several = int((scenes.labels.sum(axis=1) != 1).sum())
-    with pytest.raises(InputError, match=rf"val: {several} of 20 images have not exactly one label.*'focal'"):
+    with pytest.raises(
+        InputError, match=rf"val: {several} of 20 images do not have exactly one label.*'focal'"
+    ):
         checks.require_one_label("val", scenes, "focal")

@@ -240,7 +240,7 @@ def test_a_split_that_is_not_there(fake, tmp_path):
 
 def test_a_class_without_images_is_named(fake, tmp_path):
     put(fake, tmp_path, "python", packed=False)
-    with pytest.raises(InputError, match=r"class \d+ is left without a training image"):
+    with pytest.raises(InputError, match=r"class \d+ has no training image"):
         CifarLT(fake.name, tmp_path, "train", ratio=0.01)
 
 

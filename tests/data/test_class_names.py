@@ -29,7 +29,7 @@ def test_from_a_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "name one of coco, voc2007, scenes, or a file with one class a line"),
+        (None, "name one of coco, voc2007, scenes, or a file with one class per line"),
         ("\n \n", "no class in it"),
         ("cat\ndog\ncat\n", "class 'cat' is listed twice"),
         ("caf\u00e9\ncafe\u0301\n", "class 'caf\u00e9' is listed twice"),

@@ -70,7 +70,7 @@ def test_a_record_has_the_files_bytes_and_boxes_as_corners(write, document):
     assert record["image"] == (root / "train2014" / file_name(9)).read_bytes()
     assert Image.open(io.BytesIO(record["image"])).size == (64, 48)
     assert record["where"] == str(root / "train2014" / file_name(9))
-    corners, classes = Coco(root, "train").boxes().of(2)
+    corners, classes = Coco(root, "train").boxes().of_image(2)
     np.testing.assert_array_equal(corners, [[10.5, 20, 40.5, 60], [1, 2, 4, 6], [1, 2, 4, 6]])
     np.testing.assert_array_equal(classes, [1, 2, 1])
     assert (corners.dtype, classes.dtype) == (np.float32, np.int32)
@@ -151,8 +151,8 @@ def change(document, **entries):
             {"images": [{"id": 9, "file_name": "000000000009.jpg"}]},
             "000000000009.jpg is of 2017, wanted train2014",
         ),
-        ({"images": [{"id": 9, "file_name": file_name(9, "val")}]}, "is of val2014, wanted train2014"),
-        ({"images": [{"id": 9}]}, "entry 0 of 'images' lacks 'file_name'"),
+        ({"images": [{"id": 9, "file_name": file_name(9, "val")}]}, "belongs to val2014, wanted train2014"),
+        ({"images": [{"id": 9}]}, "entry 0 of 'images' has no 'file_name'"),
         ({"images": None}, "no list 'images'"),
         ({"annotations": [annotation(9, 99)]}, "annotation 0 has the unknown category id 99"),
         ({"annotations": [annotation(9, 1), annotation(8, 1)]}, "annotation 1 has the unknown image id 8"),
@@ -167,7 +167,7 @@ def change(document, **entries):
             "entry 0 of 'categories': class name None; give every class",
         ),
         ({"categories": [{"id": 1, "name": "a\nb"}]}, r"entry 0 of 'categories': class name 'a\\nb'"),
-        ({"categories": [{"id": 1}]}, "entry 0 of 'categories' lacks 'name'"),
+        ({"categories": [{"id": 1}]}, "entry 0 of 'categories' has no 'name'"),
         (
             {"categories": [{"id": [1], "name": "dog"}]},
             r"entry 0 of 'categories' has the id \[1\]; write a whole",
@@ -197,9 +197,9 @@ def change(document, **entries):
                     for key, name in ((9, "a.jpg"), (100, "x/../a.jpg"), (25, "b.jpg"))
                 ]
             },
-            "the images 100 and 9 are one file, train2014/a.jpg",
+            "the images 100 and 9 are the same file, train2014/a.jpg",
         ),
-        ({"annotations": [{"image_id": 9}]}, "annotation 0 lacks 'category_id'"),
+        ({"annotations": [{"image_id": 9}]}, "annotation 0 has no 'category_id'"),
         ({"annotations": [annotation(None, 1)]}, "annotation 0 has the image_id None"),
         ({"annotations": [7]}, "entry 0 of 'annotations' is 7, not an object"),
     ],
@@ -223,7 +223,7 @@ def test_images_of_another_year_are_recognised(write, document, tmp_path):
 def test_annotations_of_another_year_alone(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
-    with pytest.raises(InputError, match="holds COCO 2017, wanted 2014"):
+    with pytest.raises(InputError, match="contains COCO 2017, wanted 2014"):
         Coco(tmp_path, "train")
 
 
@@ -247,10 +247,10 @@ def test_unknown_split(tmp_path):
         ([1, 2, 3, True], "is not 4 numbers"),
         ({"x": 1}, "is not 4 numbers"),
         ("1 2 3 4", "is not 4 numbers"),
-        ([1, 2, 3, 10**400], "is outside of any picture"),
-        ([1, 2, 1e39, 4], "is outside of any picture"),
-        ([70, 2, 3, 4], "is outside of its picture of 64 x 48"),
-        ([-9, 2, 3, 4], "is outside of its picture of 64 x 48"),
+        ([1, 2, 3, 10**400], "is outside any image"),
+        ([1, 2, 1e39, 4], "is outside any image"),
+        ([70, 2, 3, 4], "is outside its image of 64 x 48"),
+        ([-9, 2, 3, 4], "is outside its image of 64 x 48"),
     ],
 )
 def test_a_box_that_cannot_be_used_is_left_out_and_named(write, document, box, reason):
@@ -263,8 +263,8 @@ def test_a_box_that_cannot_be_used_is_left_out_and_named(write, document, box, r
     source = Coco(write(document), "train")
     assert source.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
     boxes = source.boxes()
-    assert boxes.of(2)[1].tolist() == [1, 1]
-    assert boxes.of(1)[0].shape == (0, 4)
+    assert boxes.of_image(2)[1].tolist() == [1, 1]
+    assert boxes.of_image(1)[0].shape == (0, 4)
     assert boxes.sizes.tolist() == [[64, 48]] * 3
     assert boxes.left_out == source.left_out
     assert source.left_out.startswith("boxes left out of localisation: 2, first ")
@@ -280,7 +280,7 @@ def test_boxes_at_the_border_and_empty_ones_are_no_mistake(write, document):
     ]
     document["images"][0] |= {"width": 64, "height": 48}
     source = Coco(write(document), "train")
-    assert len(source.boxes().of(0)[0]) == 3
+    assert len(source.boxes().of_image(0)[0]) == 3
     assert source.left_out == ""
 
 

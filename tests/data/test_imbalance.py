@@ -43,9 +43,9 @@ def test_ranks_may_be_drawn():
         ((100, 10, "step", float("nan")), r"ratio nan is not in \(0, 1\]"),
         (
             (100, 3, "exponential", 0.009),
-            r"class 2 is left without a training image \(1 of 3 are\): ratio 0.009 of 100 images is below 1; give at least 0.01$",
+            r"class 2 has no training image \(1 of 3 classes have none\): ratio 0.009 of 100 images is below 1; give a ratio of at least 0.01$",
         ),
-        ((10, 4, "step", 0.05), r"class 2 is left without a training image \(2 of 4 are\)"),
+        ((10, 4, "step", 0.05), r"class 2 has no training image \(2 of 4 classes have none\)"),
     ],
 )
 def test_tails_that_cannot_be(arguments, message):
@@ -75,7 +75,7 @@ def test_a_draw_is_its_seeds_and_not_the_first_images(rng):
 
 
 def test_a_draw_of_more_than_there_is():
-    with pytest.raises(InputError, match="class 1 has 2 images, 3 are wanted"):
+    with pytest.raises(InputError, match="class 1 has 2 images, wanted 3"):
         draw(np.array([0, 1, 1]), np.array([1, 3]), 0)
 
 

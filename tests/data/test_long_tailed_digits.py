@@ -103,9 +103,9 @@ def test_seeds_and_ranks(train):
     [
         ({"split": "trian"}, "split 'trian' does not exist; use one of train, val, test"),
         ({"ratio": 0.0}, r"ratio 0.0 is not in \(0, 1\]"),
-        ({"ratio": 0.0005}, "class 9 is left without a training image"),
-        ({"most": 0}, "most 0 is no number of images"),
-        ({"num_test": 0}, "num_test 0 is no number of images"),
+        ({"ratio": 0.0005}, "class 9 has no training image"),
+        ({"most": 0}, "most 0 is not a number of images"),
+        ({"num_test": 0}, "num_test 0 is not a number of images"),
         ({"size": 8}, "size 8 is out of range; give 16 to 256 pixels"),
     ],
 )

@@ -194,7 +194,7 @@ def test_evaluation_leaves_out_what_it_skips(source):
 
 def test_a_disk_that_is_gone_is_an_error_all_the_same(source, monkeypatch):
     monkeypatch.setattr(pipeline, "MOST_IN_A_ROW", 5)
-    with pytest.raises(InputError, match=r"^5 images in a row cannot be read, the first: \d+.jpg"):
+    with pytest.raises(InputError, match=r"^5 consecutive images cannot be read; the first: \d+.jpg"):
         batches(WithDamage(source, range(22)), Reading(skip=True))
     assert why_unreadable(WithDamage(source, [4]), AUGMENTED, 4).startswith("4.jpg: ")
     assert "4" in why_unreadable(source, AUGMENTED, 4)  # read at another try

@@ -55,7 +55,7 @@ def test_source_contract(split):
         assert record["image"].dtype == np.uint8
         assert record["id"] == source.ids[index] == f"{split}-{index:06d}"
         np.testing.assert_array_equal(record["labels"], source.labels[index])
-        assert sorted(boxes.of(index)[1]) == list(np.flatnonzero(source.labels[index]))
+        assert sorted(boxes.of_image(index)[1]) == list(np.flatnonzero(source.labels[index]))
         assert str(index) in record["where"]
         assert split in record["where"]
         np.testing.assert_array_equal(record["image"], source.render(index))
@@ -73,7 +73,7 @@ def test_boxes_are_tight_on_masks_at_every_size():
         source = Scenes("train", size=size, num_scenes=len(SOME))
         boxes = source.boxes()
         for index in SOME:
-            corners, _ = boxes.of(index)
+            corners, _ = boxes.of_image(index)
             for mask, (left, top, right, bottom) in zip(source.masks(index), corners, strict=True):
                 rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
                 assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == (left, top, right, bottom)
@@ -134,7 +134,7 @@ def test_removal_of_an_object_that_is_not_there(train):
     count = len(train.objects(3))
     for number in (count, -1):
         with pytest.raises(
-            InputError, match=rf"^train-000003 has {count} objects and none is number {number}; give 0 to"
+            InputError, match=rf"^train-000003 has {count} objects, so there is no object {number}; give 0 to"
         ):
             train.render(3, without=number)
 

@@ -37,8 +37,8 @@ def test_summary_names_the_rarest_and_the_commonest_class():
     labels = [[1, 0, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0]]
     text = summary("train", fake(["d", "a", "c", "b"], labels))
     assert text.splitlines() == [
-        "train: 4 images, 3 classes, 1.75 labels an image",
-        "  positives a class: min 1 (dog), median 2, max 4 (cat)",
+        "train: 4 images, 3 classes, 1.75 labels per image",
+        "  positives per class: min 1 (dog), median 2, max 4 (cat)",
         "  first ids: d, a, c",
     ]
 

@@ -80,7 +80,7 @@ def test_pickles_and_repr_has_no_path(write, tmp_path):
     [
         (
             "a.jpg,dog\nsub/b.jpg;cat\n",
-            r"train\.csv line 2: 'sub/b\.jpg;cat' has no label field; put a comma behind",
+            r"train\.csv line 2: 'sub/b\.jpg;cat' has no label field; put a comma after",
         ),
         ("a.jpg,dog\n..\\b.jpg,dog\n", r"train\.csv line 2: path '\.\.\\\\b\.jpg'; .* and inside it"),
         ("a.jpg,dog\nc:/b.jpg,dog\n", r"train\.csv line 2: path 'c:/b\.jpg'"),
@@ -106,7 +106,7 @@ def test_pickles_and_repr_has_no_path(write, tmp_path):
         ("nowhere/a.jpg,dog\n", r"train\.csv line 1: no image 'nowhere/a\.jpg'"),
         ("sub,dog\n", r"train\.csv line 1: no image 'sub'"),
         ("file,labels\n", r"train\.csv: no image in it; write one line per image"),
-        ("a.jpg,\n", r"train\.csv in .*: no class at all"),
+        ("a.jpg,\n", r"train\.csv in .*: no classes"),
     ],
 )
 def test_a_bad_table_is_placed(write, text, message):

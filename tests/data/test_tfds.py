@@ -151,7 +151,7 @@ def test_an_id_may_be_a_number(root):
 
 @pytest.mark.parametrize("value", [None, "dog", [[0], [1, 2]], [None], {"label": 1}, b"dog"])
 def test_labels_that_are_no_numbers_of_classes(value):
-    with pytest.raises(InputError, match=r"record 4: the labels .* are not numbers of classes"):
+    with pytest.raises(InputError, match=r"record 4: the labels .* are not class numbers"):
         tfds_source._classes(value, "tiny train record 4", 3)
 
 
@@ -180,7 +180,7 @@ def test_tensorflow_stays_out(root):
         ),
         ({"name": "voc/2007"}, r"voc/2007 is not in .*; prepare it: tfds build voc/2007"),
         ({"name": "voc/1066"}, r"TFDS cannot open 'voc/1066'"),
-        ({"train_split": "training"}, r"Unknown split 'training'.*name a split that has records"),
+        ({"train_split": "training"}, r"Unknown split 'training'.*choose a split that has records"),
         ({"image_key": "photo"}, "has no feature 'photo'; it has image, image/filename, label, labels"),
         ({"labels_key": "objects/name"}, "has no feature 'objects/name'"),
         ({"labels_key": "labels/name"}, "has no feature 'labels/name'"),
@@ -189,12 +189,12 @@ def test_tensorflow_stays_out(root):
         ({"id_key": "name"}, "has no feature 'name'"),
         (
             {"id_key": "label"},
-            r"train record \d has the label '\d' of record \d; name a feature that is unique",
+            r"train record \d has the same label '\d' as record \d; set id_key to a unique feature",
         ),
-        ({"id_key": "raw"}, r"train record 0: the raw b'\\xff' is no id; name a feature of text"),
+        ({"id_key": "raw"}, r"train record 0: the raw b'\\xff' is no id; set id_key to a feature of text"),
         ({"id_key": "labels"}, r"train record \d: the labels .* is no id"),
         ({"id_key": "nested"}, "train record 0: the nested .* is no id"),
-        ({"train_split": "train[:0]"}, r"name a split that has records, got 'train\[:0\]'"),
+        ({"train_split": "train[:0]"}, r"choose a split that has records, not 'train\[:0\]'"),
         ({"train_split": "unlabelled"}, "unlabelled record 0: label -1 is none of the 3 classes"),
     ],
 )

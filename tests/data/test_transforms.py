@@ -323,7 +323,7 @@ def test_truncated(rng, kind, part):
     data = encoded(Image.fromarray(noise(rng, 64, 64, 3)), kind)
     message = refusal(data[: int(len(data) * part)])
     assert "cannot be decoded" in message or "not an image" in message
-    assert "leave it out of the data set" in message
+    assert "remove it from the data set" in message
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,14 @@ def test_a_record_has_labels_boxes_and_the_bytes_from_either_folder(ten, vocabul
     source = VisualGenome(ten, "train", vocabulary)
     record = source[0]
     np.testing.assert_array_equal(record["labels"], [1, 0, 1])
-    corners, classes = source.boxes().of(0)
+    corners, classes = source.boxes().of_image(0)
     np.testing.assert_array_equal(corners, [[-1, 0, 9, 20], [5, 6, 12, 14]])
     np.testing.assert_array_equal(classes, [2, 0])
     assert not source.boxes().sizes.any()  # the file does not have them
     assert record["image"] == b"1"
     assert record["where"] == str(ten / "VG_100K_2" / "1.jpg")
     assert source[1]["where"] == str(ten / "VG_100K" / "2.jpg")
-    np.testing.assert_array_equal(source.boxes().of(1)[0], [[1, 2, 4, 6]])
+    np.testing.assert_array_equal(source.boxes().of_image(1)[0], [[1, 2, 4, 6]])
 
 
 def test_all_images_may_be_in_one_folder(ten, vocabulary):
@@ -157,13 +157,13 @@ def test_too_few_images_to_split(write, vocabulary):
     ("document", "message"),
     [
         (7, "not a list of images"),
-        ([{"objects": []}], "image 0 of the list lacks a usable 'image_id'"),
+        ([{"objects": []}], "image 0 of the list has no usable 'image_id'"),
         ([3], "image 0 of the list is not an object"),
-        ([{"image_id": 3}], "image 0 of the list lacks a usable 'objects'"),
-        ([{"image_id": 3, "objects": 5}], "image 0 of the list lacks a usable 'objects'"),
-        ([{"image_id": 3, "objects": [5]}], "image 0 of the list lacks a usable 'objects'"),
-        ([{"image_id": 3.5, "objects": []}], "image 0 of the list lacks a usable 'image_id'"),
-        ([{"image_id": True, "objects": []}], "image 0 of the list lacks a usable 'image_id'"),
+        ([{"image_id": 3}], "image 0 of the list has no usable 'objects'"),
+        ([{"image_id": 3, "objects": 5}], "image 0 of the list has no usable 'objects'"),
+        ([{"image_id": 3, "objects": [5]}], "image 0 of the list has no usable 'objects'"),
+        ([{"image_id": 3.5, "objects": []}], "image 0 of the list has no usable 'image_id'"),
+        ([{"image_id": True, "objects": []}], "image 0 of the list has no usable 'image_id'"),
         (
             [{"image_id": 3, "objects": []}, {"image_id": "3", "objects": [thing("zebra")]}],
             "image 3 is listed twice, with other objects",
@@ -186,7 +186,7 @@ def test_a_box_that_cannot_be_used_is_left_out_and_named(write, vocabulary, box)
     source = VisualGenome(write(objects), "train", vocabulary)
     last = source[source.ids.index("8")]
     assert last["labels"].tolist() == [1, 1, 0]
-    assert source.boxes().of(source.ids.index("8"))[1].tolist() == [1]
+    assert source.boxes().of_image(source.ids.index("8"))[1].tolist() == [1]
     assert source.left_out.startswith("boxes left out of localisation: 1, first ")
     assert "objects.json: object 5: the box (" in source.left_out
     assert VisualGenome(write(objects), "val", vocabulary).left_out == ""

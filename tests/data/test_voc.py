@@ -86,7 +86,7 @@ def test_root_may_be_any_of_three_folders(devkit, tmp_path, place):
 
 def test_boxes_count_pixels_from_zero_and_leave_difficult_out(boxes, tmp_path):
     source = Voc(tmp_path, "train")
-    easy, two = source.boxes().of(0), source.boxes().of(1)
+    easy, two = source.boxes().of_image(0), source.boxes().of_image(1)
     np.testing.assert_array_equal(easy[0], [[0, 0, 2, 2]])
     np.testing.assert_array_equal(easy[1], [PERSON])
     np.testing.assert_array_equal(two[0], [[47, 239, 195, 371], [7, 11, 352, 498]])
@@ -118,7 +118,7 @@ def test_no_boxes_without_annotations(devkit, tmp_path):
 
 def test_pickles_and_repr_has_no_path(boxes, tmp_path):
     source = pickle.loads(pickle.dumps(Voc(tmp_path, "train")))
-    assert source.boxes().of(1)[0].shape == (2, 4)
+    assert source.boxes().of_image(1)[0].shape == (2, 4)
     assert str(tmp_path) not in repr(source)
 
 
@@ -126,7 +126,7 @@ def test_an_image_without_boxes_file(boxes, tmp_path):
     (boxes / "000005.xml").unlink()
     source = Voc(tmp_path, "train")
     found = source.boxes()
-    assert [len(found.of(i)[0]) for i in (0, 1)] == [0, 2]
+    assert [len(found.of_image(i)[0]) for i in (0, 1)] == [0, 2]
     assert (
         found.left_out
         == f"boxes left out of localisation: 1, first {boxes}/000005.xml: No such file or directory"
@@ -185,11 +185,11 @@ def test_a_split_without_classes(devkit, tmp_path):
         (instance("dog", 9, 1, 2, 2), "object 0: the box [8.0, 0.0, -6.0, 2.0] has a negative side"),
         (
             instance("dog", 1, 1, 2, "9e9"),
-            "object 0: the box [0.0, 0.0, 2.0, 9000000000.0] is outside of any picture",
+            "object 0: the box [0.0, 0.0, 2.0, 9000000000.0] is outside any image",
         ),
         (
             "<size><width>50</width><height>40</height></size>" + instance("dog", 60, 1, 70, 9),
-            "object 0: the box [59.0, 0.0, 11.0, 9.0] is outside of its picture of 50 x 40",
+            "object 0: the box [59.0, 0.0, 11.0, 9.0] is outside its image of 50 x 40",
         ),
     ],
 )
@@ -217,6 +217,6 @@ def test_an_image_that_is_listed_twice(devkit, tmp_path):
         Voc(tmp_path, "train")
     path.write_text("000012 1\n./000012 1\n")
     with pytest.raises(
-        InputError, match=r"the images \./000012 and 000012 are one file, JPEGImages/000012\.jpg"
+        InputError, match=r"the images \./000012 and 000012 are the same file, JPEGImages/000012\.jpg"
     ):
         Voc(tmp_path, "train")

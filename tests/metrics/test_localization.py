@@ -31,7 +31,7 @@ def one_image(pivot, *boxes, width=100, height=100, **options):
 
 def scenes(count):
     boxes = Scenes("train", num_scenes=count).boxes()
-    return tuple(zip(*(boxes.of(i) for i in range(count)), strict=True))
+    return tuple(zip(*(boxes.of_image(i) for i in range(count)), strict=True))
 
 
 def test_hand_values():

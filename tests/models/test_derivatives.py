@@ -117,7 +117,7 @@ def test_heads(name):
     elif name == "ml_decoder":
         head = ml_decoder.MLDecoder(3, "none", queries=2)
     else:
-        head = catalogue.HEADS[name].create(3, "none")
+        head = catalogue.HEADS[name].create(3, "none", dtype=jnp.float32)
     assert_derivatives(head, {"map": x, "pooled": x.mean(axis=(2, 3))})
 
 

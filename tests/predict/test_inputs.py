@@ -63,9 +63,7 @@ def test_variants_of_kinds():
 )
 def test_kinds_that_are_not_read(head, kind):
     assert formats.kind_of(head) == kind
-    assert formats.refusal("a.jpg", head).startswith(
-        f"an image of a kind that is not read, {kind} (JPEG, PNG"
-    )
+    assert formats.refusal("a.jpg", head).startswith(f"an image of an unsupported kind, {kind} (JPEG, PNG")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +214,7 @@ def test_a_data_set_of_a_kind_that_is_not_read_is_refused_when_it_is_opened(tmp_
     assert len(Table(tmp_path, "train")) == 2
     (tmp_path / "b.HEIC").write_bytes(HEIC)
     with pytest.raises(
-        InputError, match=r"b\.HEIC: an image of a kind that is not read, HEIF .*; convert it to JPEG"
+        InputError, match=r"b\.HEIC: an image of an unsupported kind, HEIF .*; convert it to JPEG"
     ):
         Table(tmp_path, "train")
     # Pillow would read its thumbnail.

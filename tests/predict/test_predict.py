@@ -314,7 +314,7 @@ def test_an_image_on_stdin(command, checkpoint, photos):
         (lambda: JPEG[:200], "skipped: stdin: the image cannot be decoded"),
         (
             lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-            "skipped: stdin: an image of a kind that is not read, HEIF",
+            "skipped: stdin: an image of an unsupported kind, HEIF",
         ),
         (lambda: png_of_size(100_000, 100_000), "scale the image down"),
     ],
@@ -345,7 +345,7 @@ def test_pictures_of_kinds_that_are_not_read(command, checkpoint, photos):
     )
     assert code == 1
     assert [line["file"] for line in lines_of(out)] == [str(photos / "x.HEIC")]
-    assert "z.dng: an image of a kind that is not read, .dng (JPEG," in err
+    assert "z.dng: an image of an unsupported kind, .dng (JPEG," in err
 
 
 @pytest.mark.skipif("AVIF" not in formats.FORMATS, reason="Pillow without AVIF")
@@ -496,12 +496,12 @@ BROKEN = {
     b"page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "that are not an image"),
     b"drawing.png": (
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        "an image of a kind that is not read, SVG",
+        "an image of an unsupported kind, SVG",
     ),
-    b"of_a_phone.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an image of a kind that is not read, HEIF"),
+    b"of_a_phone.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an image of an unsupported kind, HEIF"),
     b"thumbnail_of.dng.tif.cr2.jpg": (
         b"II*\0\x10\0\0\0CR\2\0",
-        "an image of a kind that is not read, camera raw",
+        "an image of an unsupported kind, camera raw",
     ),
     b"paper.jpg": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "that are not an image"),
     b"noise.jpg": (np.random.default_rng(0).bytes(3000), "that are not an image"),

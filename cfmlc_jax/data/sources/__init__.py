@@ -1,4 +1,4 @@
-"""Random-access sources of labelled images, one file per data set, and what they share."""
+"""Random-access sources of labelled images, one file per data set, and their common interface."""
 
 from typing import Any, Protocol, TypedDict
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 class Record(TypedDict, total=False):
-    """One image and what is known of it.
+    """One image with its labels.
 
     image: the file's bytes, or decoded uint8 [h, w, 3].
     labels: uint8 [k], 1 where the class is present.
     id: unique within the data set, the same on every machine.
-    where: what to name in an error about this image (a path, say).
+    where: how error messages name the image, for example its path.
     """
 
     image: Any
@@ -21,13 +21,14 @@ class Record(TypedDict, total=False):
 
 
 class Source(Protocol):
-    """A data set's split: `len(source)` records by index, readable from several processes.
+    """A split of a data set: `len(source)` records by index, readable from several processes.
 
     class_names: the k classes, in label order.
-    labels: uint8 [n, k] of the whole split, without reading an image.
+    labels: uint8 [n, k] of the whole split, known without reading an image.
     ids: the n records' ids.
-    A source's `repr` is stable: no address, no absolute path (checkpoints compare it).
-    One whose data set has boxes gives them too (`boxes.Boxed`).
+
+    The `repr` of a source is stable, without memory addresses and absolute paths, because checkpoints compare it.
+    Sources with boxes also implement `boxes.Boxed`.
     """
 
     class_names: tuple[str, ...]

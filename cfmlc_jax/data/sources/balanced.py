@@ -1,4 +1,4 @@
-"""A training split in which every class comes as often as the commonest."""
+"""A training split oversampled so that every class is as frequent as the most common one."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from cfmlc_jax.errors import InputError
 
 
 class Balanced:
-    """Each class's images again and again, as many as the commonest class has: k times that many records.
+    """Each class's images repeated until they are as many as the most common class has.
 
-    For images of one label; the second stage of learnable weight scaling is trained so, as in the
-    reference (whose sampler draws the classes' images at random).
+    For single-label images. The second stage of learnable weight scaling is trained on such a split, as in the
+    reference (whose sampler draws the images of a class at random).
 
     Args:
-        source: with one label an image.
+        source: a single-label source.
 
     Raises:
-        InputError: a class without an image.
+        InputError: a class has no image.
     """
 
     def __init__(self, source: Source):

@@ -1,6 +1,6 @@
-"""Boxes of many images in a few flat arrays: small to pickle, quick to look up.
+"""Boxes of many images in a few flat arrays, which are small to pickle and quick to look up.
 
-Boxes serve localisation alone, so that one that cannot be used ends no run: it is left out and reported.
+Boxes are used for localisation only. An unusable box is therefore no error: it is excluded and reported.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources.fields import shown
 
-# Pixels; no picture reaches farther, and float32 still tells neighbours apart.
+# Greatest coordinate, pixels; no image is larger, and float32 still represents every pixel up to it.
 FARTHEST = 2**24
 
 Size = tuple[float, float]
@@ -25,8 +25,8 @@ class Boxes:
     corners: float32 [m, 4], left, top, right, bottom in pixels of the image as stored.
     classes: int32 [m].
     images: int64 [m], the image of each box, ascending.
-    sizes: int64 [n, 2], width and height of each image as stored; 0 where only its file says.
-    left_out: one line about boxes that cannot be used; "" if there are none.
+    sizes: int64 [n, 2], width and height of each image as stored; 0 if only the image file has them.
+    left_out: one line about unusable boxes, which are excluded; "" if there are none.
     """
 
     corners: np.ndarray
@@ -35,13 +35,13 @@ class Boxes:
     sizes: np.ndarray
     left_out: str = ""
 
-    def of(self, image: int) -> tuple[np.ndarray, np.ndarray]:
+    def of_image(self, image: int) -> tuple[np.ndarray, np.ndarray]:
         """Corners [m, 4] and classes [m] of one image."""
         own = slice(*np.searchsorted(self.images, [image, image + 1]))
         return self.corners[own], self.classes[own]
 
     def at(self, positions) -> "Boxes":
-        """The boxes of the images at some positions [n], which are images 0 … n − 1 of the result."""
+        """The boxes of the images at given positions [n], which become images 0 … n − 1."""
         positions = np.asarray(positions, np.int64)
         starts, stops = np.searchsorted(self.images, positions), np.searchsorted(self.images, positions + 1)
         rows = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
@@ -61,18 +61,18 @@ class Boxed(Protocol):
     """A source that may have boxes."""
 
     def boxes(self) -> Boxes | None:
-        """The boxes of its images, read now; None if its data set has none."""
+        """The boxes of its images, possibly read from files now; None if the data set has none."""
 
 
 class LeftOut:
-    """How many boxes are left out, and what is wrong with the first."""
+    """The number of excluded boxes, and the reason for the first."""
 
     def __init__(self):
         self.count = 0
         self.first = ""
 
     def add(self, where: str, reason: str) -> None:
-        """Count one."""
+        """Count one excluded box."""
         if not self.count:
             self.first = f"{where}: {reason}"
         self.count += 1
@@ -82,13 +82,13 @@ class LeftOut:
 
 
 def reason_against(box: Any, size: Size | None = None) -> str:
-    """What is wrong with a box [left, top, width, height], "" if nothing.
+    """Why a box [left, top, width, height] cannot be used; "" if it can.
 
-    A box may reach beyond its picture, and may be empty.
+    A box may reach beyond its image, and may be empty.
 
     Args:
-        box: as annotated, in pixels.
-        size: width and height of its picture, where they are known.
+        box: the annotated box, in pixels.
+        size: width and height of its image, if known.
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_number, box)):
         return f"the box {shown(box)} is not 4 numbers"
@@ -96,14 +96,14 @@ def reason_against(box: Any, size: Size | None = None) -> str:
     if width < 0 or height < 0:
         return f"the box {shown(box)} has a negative side"
     if any(abs(side) > FARTHEST for side in box):
-        return f"the box {shown(box)} is outside of any picture"
+        return f"the box {shown(box)} is outside any image"
     if size and (left >= size[0] or top >= size[1] or left + width < 0 or top + height < 0):
-        return f"the box {shown(box)} is outside of its picture of {size[0]:g} x {size[1]:g}"
+        return f"the box {shown(box)} is outside its image of {size[0]:g} x {size[1]:g}"
     return ""
 
 
 def size_of(width: Any, height: Any) -> Size | None:
-    """A picture's width and height, if they can be sizes of a picture."""
+    """An image's (width, height) if both are usable numbers, else None."""
     return (
         (width, height)
         if all(_is_number(side) and 0 < side <= FARTHEST for side in (width, height))
@@ -118,13 +118,13 @@ def _is_number(value: Any) -> bool:
 
 
 def from_annotations(owners, boxes, classes, sizes: Sequence[Size | None], left_out: str = "") -> Boxes:
-    """Boxes of n images from m annotations in any order.
+    """Boxes of n images, from m annotations in any order.
 
     Args:
         owners: [m], the image of each box.
         boxes: [m, 4], left, top, width, height in pixels, as COCO and Visual Genome write them.
         classes: [m].
-        sizes: width and height of each of the n images, where annotations have them.
+        sizes: width and height of each of the n images; None if annotations lack them.
         left_out: see `Boxes`.
     """
     owners = np.asarray(owners, np.int64)

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as they are given out: python or binary form, packed or unpacked.
+"""The official files of CIFAR-10 and CIFAR-100: python or binary form, packed or unpacked.
 
-What is read is the official file to the byte, or an error; the pickles of the python form run no code.
+A file that is not the official one, byte for byte, is an error. The pickles of the python form run no code.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ URL = "https://www.cs.toronto.edu/~kriz/"
 
 
 class File(NamedTuple):
-    """A file and what is known of its bytes: MD5 ("": not published) and size (0: not needed)."""
+    """A file with its MD5 ("": not published) and size in bytes (0: not needed)."""
 
     name: str
     md5: str = ""
@@ -29,7 +29,7 @@ class File(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form in which a data set is given out: `archive` (tar.gz) unpacks to `folder` with all other files."""
+    """A form in which a data set is distributed: `archive` (tar.gz) unpacks to `folder` with all other files."""
 
     archive: File
     folder: str
@@ -39,10 +39,10 @@ class Form(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """A data set of `num_train` training images, as many of each of its k classes.
+    """A data set of `num_train` training images, equally many of each of its k classes.
 
-    labels, names: keys of the python form's pickles.
-    label_bytes: before the pixels of a binary record; the last is the class.
+    labels, names: keys of labels and class names in the python form's pickles.
+    label_bytes: number of label bytes before the pixels of a binary record; the last one is the class.
     """
 
     title: str
@@ -55,7 +55,7 @@ class DataSet(NamedTuple):
     binary: Form
 
 
-# MD5 of archives: the data sets' page (URL + cifar.html); of the python form's files: torchvision.
+# MD5 of archives from the data sets' page (URL + cifar.html), of the python form's files from torchvision.
 DATA_SETS = {
     "cifar10_lt": DataSet(
         title="CIFAR-10",
@@ -91,7 +91,7 @@ DATA_SETS = {
         num_train=50_000,
         labels=b"fine_labels",
         names=b"fine_label_names",
-        label_bytes=2,  # of the superclass, of the class
+        label_bytes=2,  # the superclass, then the class
         python=Form(
             archive=File("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
             folder="cifar-100-python",
@@ -111,7 +111,7 @@ DATA_SETS = {
 
 
 class Images(NamedTuple):
-    """uint8 pixels [n, 32, 32, 3], class of each image int64 [n], and the k class names."""
+    """Pixels uint8 [n, 32, 32, 3], class of each image int64 [n], and the k class names."""
 
     pixels: np.ndarray
     classes: np.ndarray
@@ -123,13 +123,13 @@ def read(data_set: DataSet, root: Path, *, train: bool) -> Images:
 
     Args:
         data_set: one of `DATA_SETS`.
-        root: has the folder of a form, or its archive, or is that folder; the python form and what
-            is unpacked come first.
-        train: which images.
+        root: the folder of a form, or a folder that contains it or its archive. Unpacked files are preferred
+            to archives, and the python form to the binary one.
+        train: True for the training images, False for the test images.
 
     Raises:
-        InputError: nothing there (with what to download), or a file that is missing, damaged or not
-            the official one.
+        InputError: no data set there (the message says what to download), or a file that is missing, damaged
+            or not the official one.
     """
     form, contents = _contents(data_set, root, train)
     way_out = _way_out(form, root)
@@ -153,7 +153,7 @@ def read(data_set: DataSet, root: Path, *, train: bool) -> Images:
 
 
 def _contents(data_set, root, train) -> tuple[Form, Mapping[str, bytes]]:
-    """The form that is there, and the bytes of its files by name."""
+    """The form that exists under the root, and the bytes of its files by name."""
     forms = (data_set.python, data_set.binary)
     for form in forms:
         folder = root if (root / form.names.name).is_file() else root / form.folder
@@ -209,9 +209,9 @@ def _require_official(path, file, data, way_out):
     if file.size and len(data) != file.size:
         raise InputError(f"{path}: {len(data):,} bytes, wanted {file.size:,}; {way_out}")
     if file.md5:
-        found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if found != file.md5:
-            raise InputError(f"{path}: MD5 {found}, wanted {file.md5}; {way_out}")
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if md5 != file.md5:
+            raise InputError(f"{path}: MD5 {md5}, wanted {file.md5}; {way_out}")
 
 
 def _records(data, data_set):
@@ -230,7 +230,7 @@ def _unpickle(data):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Arrays and plain values; the data sets' files, of 2009, have nothing else."""
+    """Loads arrays and plain values only; the data sets' files, of 2009, have nothing else."""
 
     def find_class(self, module, name):
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:

@@ -1,4 +1,4 @@
-"""Long-tailed CIFAR-10 and CIFAR-100: the official files, fewer and fewer images from class to class."""
+"""Long-tailed CIFAR-10 and CIFAR-100: subsets of the official files with fewer images for rarer classes."""
 
 from pathlib import Path
 
@@ -13,26 +13,27 @@ SPLITS = ("train", "val", "test")
 
 
 class CifarLT:
-    """A split of CIFAR-LT: uint8 [32, 32, 3] with one label of k, in the order of the files.
+    """A single-label split of CIFAR-LT with k classes: images uint8 [32, 32, 3] in the order of the files.
 
-    "train" is a part of the 50,000 training images, drawn by `seed`; "val" and "test" are both the
-    whole test split of 10,000, as in the reference (Tang et al., NeurIPS 2020). Which images the
-    reference's runs had is not known: it drew them without a seed. An id is the split's name and
-    the image's place in it.
+    "train" is a subset of the 50,000 training images, drawn by `seed`; "val" and "test" are both the
+    complete test split of 10,000, as in the reference (Tang et al., NeurIPS 2020). The images of the
+    reference's runs are not known, because it drew them without a seed. An id is the split's name and
+    the image's index in it.
 
-    class_counts: training images of each class, int64 [k], whatever the split (`imbalance.class_counts`).
+    class_counts: training images of each class, int64 [k], for every split (`imbalance.class_counts`).
 
     Args:
         name: "cifar10_lt" or "cifar100_lt".
         root: see `cifar_files.read`.
         split: one of `SPLITS`.
-        kind: of the imbalance, one of `imbalance.KINDS`.
-        ratio: images of the rarest class by those of the commonest, in (0, 1].
-        seed: of the images that are kept, and of the ranks.
-        shuffle_classes: the seed draws which classes are rare; False: the last ones are, as in the reference.
+        kind: kind of imbalance, one of `imbalance.KINDS`.
+        ratio: number of images of the rarest class divided by that of the most common, in (0, 1].
+        seed: seed of the subset, and of the ranks of classes.
+        shuffle_classes: whether the seed decides which classes are rare; False: the last classes are rare, as
+            in the reference.
 
     Raises:
-        InputError: see `cifar_files.read` and `imbalance.class_counts`; another split.
+        InputError: as `cifar_files.read` and `imbalance.class_counts`; or an unknown split.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MS-COCO 2014 in its official layout: 80 classes, 82,081 images to train on, 40,137 to validate on."""
+"""MS-COCO 2014 in its official layout: 80 classes, 82,081 training images, 40,137 validation images."""
 
 import re
 from pathlib import Path
@@ -12,23 +12,23 @@ from cfmlc_jax.errors import InputError
 YEAR = "2014"
 WAY_OUT = "get train2014.zip, val2014.zip and annotations_trainval2014.zip and unpack them in one folder"
 
-# Images of 2014 carry split and year in their names, those of 2017 are bare numbers.
+# Names of 2014 images contain split and year; names of 2017 images are plain numbers.
 _OFFICIAL_NAME = re.compile(r"(?:COCO_([a-z]+)(\d{4})_)?\d{12}\.[A-Za-z]+")
 
 
 class Image(NamedTuple):
-    """An entry of `images`: where its file is, from the root, and its size in pixels, if that is known."""
+    """An entry of `images`: its file relative to the root, and its size in pixels, if known."""
 
     file: str
     size: tuple[float, float] | None
 
 
 class Annotations(NamedTuple):
-    """All annotations.
+    """All annotations, as lists of equal length.
 
-    owners, columns: of each, the id of its image and the column of its class.
-    boxes: [left, top, width, height] of each, None where there is none or none that can be used.
-    left_out: what is wrong with boxes that cannot be used.
+    owners, columns: id of each annotation's image, and column of its class.
+    boxes: [left, top, width, height] of each; None for a missing or unusable box.
+    left_out: the unusable boxes.
     """
 
     owners: list[str]
@@ -40,21 +40,21 @@ class Annotations(NamedTuple):
 class Coco(files.FileSource):
     """A split of COCO 2014: `root/train2014`, `root/val2014`, `root/annotations/instances_*2014.json`.
 
-    As in the reference (MLC-PAT): an image counts if it has an instance annotation, crowds
-    included; images are sorted by id *as a string*; classes are in the order of the file's
-    categories. An image's boxes are all its annotations', crowds included.
+    As in the reference (MLC-PAT): images without an instance annotation are excluded, and crowds
+    count as instances; images are sorted by id *as a string*; classes are in the order of the file's
+    categories. An image's boxes are those of all its annotations, crowds included.
 
-    Labels are all that is asked for: ids may be numbers or text, and boxes may be missing. One that
-    cannot be used is left out and reported (`boxes().left_out`).
+    Only labels are required: ids may be numbers or text, and boxes may be missing. An unusable box
+    is excluded and reported (`boxes().left_out`).
 
     Args:
-        root: the folder above.
+        root: the folder that contains these.
         split: "train" (train2014) or "val" (val2014).
 
     Raises:
         InputError: missing or broken files, annotations of another year or split, annotations of
-            unknown images or categories, an id or a file of two images, missing images, no image
-            at all.
+            unknown images or categories, two images with the same id or file, missing images, or no
+            image.
     """
 
     def __init__(self, root: str | Path, split: str):
@@ -66,19 +66,19 @@ class Coco(files.FileSource):
         _require_year(path, document)
         images = _images(path, document, folder)
         column_of, class_names = _categories(path, document)
-        found = _annotations(path, document, images, column_of)
+        annotations = _annotations(path, document, images, column_of)
 
-        ids = sorted(set(found.owners))
+        ids = sorted(set(annotations.owners))
         if not ids:
             raise InputError(f"{path}: no image has an annotation; {WAY_OUT}")
         wanted = [images[key].file for key in ids]
         files.require_own_files(ids, wanted, str(path))
         row_of = {key: row for row, key in enumerate(ids)}
-        rows = np.array([row_of[key] for key in found.owners])
-        columns = np.array(found.columns)
+        rows = np.array([row_of[key] for key in annotations.owners])
+        columns = np.array(annotations.columns)
         labels = np.zeros((len(ids), len(class_names)), np.uint8)
         labels[rows, columns] = 1
-        usable = [number for number, box in enumerate(found.boxes) if box is not None]
+        usable = [number for number, box in enumerate(annotations.boxes) if box is not None]
         super().__init__(
             root=root,
             split=split,
@@ -88,10 +88,10 @@ class Coco(files.FileSource):
             class_names=class_names,
             boxes=boxes.from_annotations(
                 rows[usable],
-                [found.boxes[number] for number in usable],
+                [annotations.boxes[number] for number in usable],
                 columns[usable],
                 [images[key].size for key in ids],
-                str(found.left_out),
+                str(annotations.left_out),
             ),
         )
 
@@ -101,15 +101,15 @@ def _annotation_file(root: Path, split: str) -> Path:
     if not path.is_file():
         others = sorted(other.stem[-4:] for other in path.parent.glob(f"instances_{split}20??.json"))
         if others:
-            raise InputError(f"{path.parent} holds COCO {', '.join(others)}, wanted {YEAR}; {WAY_OUT}")
+            raise InputError(f"{path.parent} contains COCO {', '.join(others)}, wanted {YEAR}; {WAY_OUT}")
     return path
 
 
 def _rows(path: Path, document: Any, table: str) -> list[dict]:
-    """One of the document's lists of objects."""
+    """One of the document's lists of objects, by its name."""
     rows = document.get(table) if isinstance(document, dict) else None
     if not isinstance(rows, list):
-        raise InputError(f"{path}: no list '{table}', so not an instances file of COCO; {WAY_OUT}")
+        raise InputError(f"{path}: no list '{table}', so this is no instances file of COCO; {WAY_OUT}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(f"{path}: entry {number} of '{table}' is {fields.shown(row)}, not an object")
@@ -117,7 +117,7 @@ def _rows(path: Path, document: Any, table: str) -> list[dict]:
 
 
 def _key(where: str, row: dict, field: str) -> str:
-    """An id of a row."""
+    """An id in a field of a row, as text."""
     _require_field(where, row, field)
     key = fields.as_key(row[field])
     if key is None:
@@ -127,7 +127,7 @@ def _key(where: str, row: dict, field: str) -> str:
 
 def _require_field(where: str, row: dict, field: str) -> None:
     if field not in row:
-        raise InputError(f"{where} lacks '{field}'; {WAY_OUT}")
+        raise InputError(f"{where} has no '{field}'; {WAY_OUT}")
 
 
 def _require_year(path: Path, document: Any) -> None:
@@ -138,7 +138,7 @@ def _require_year(path: Path, document: Any) -> None:
 
 
 def _belongs_to(file_name: str) -> str | None:
-    """The folder that an official name belongs to, say "val2014"; "2017" for a bare number; None otherwise."""
+    """The folder of an official file name, such as "val2014"; "2017" for a plain number; None for other names."""
     match = _OFFICIAL_NAME.fullmatch(file_name)
     if match is None:
         return None
@@ -147,7 +147,7 @@ def _belongs_to(file_name: str) -> str | None:
 
 
 def _images(path: Path, document: Any, folder: str) -> dict[str, Image]:
-    """Id -> image. An entry that is repeated counts once."""
+    """Id -> image; a repeated entry counts once."""
     images: dict[str, Image] = {}
     for number, row in enumerate(_rows(path, document, "images")):
         where = f"{path}: entry {number} of 'images'"
@@ -158,11 +158,13 @@ def _images(path: Path, document: Any, folder: str) -> dict[str, Image]:
         first = images.setdefault(key, image)
         if first.file != file:
             raise InputError(
-                f"{where} gives {file} the id {key}, which {first.file} has already; give every image an id of its own"
+                f"{where} gives {file} the id {key}, which {first.file} has already; give every image its own id"
             )
         name = file.rpartition("/")[2]
         if _belongs_to(name) not in (None, folder):
-            raise InputError(f"{path}: image {name} is of {_belongs_to(name)}, wanted {folder}; {WAY_OUT}")
+            raise InputError(
+                f"{path}: image {name} belongs to {_belongs_to(name)}, wanted {folder}; {WAY_OUT}"
+            )
     return images
 
 
@@ -185,7 +187,7 @@ def _categories(path: Path, document: Any) -> tuple[dict[str, int], tuple[str, .
 def _annotations(
     path: Path, document: Any, images: dict[str, Image], column_of: dict[str, int]
 ) -> Annotations:
-    found = Annotations([], [], [], boxes.LeftOut())
+    annotations = Annotations([], [], [], boxes.LeftOut())
     for number, row in enumerate(_rows(path, document, "annotations")):
         where = f"{path}: annotation {number}"
         category, image = _key(where, row, "category_id"), _key(where, row, "image_id")
@@ -193,28 +195,28 @@ def _annotations(
             raise InputError(f"{where} has the unknown category id {row['category_id']!r}; {WAY_OUT}")
         if image not in images:
             raise InputError(f"{where} has the unknown image id {row['image_id']!r}; {WAY_OUT}")
-        # What tools write where an annotation is of the image as a whole.
+        # Tools write an empty box if an annotation describes the whole image.
         box = row.get("bbox") or None
         reason = "" if box is None else boxes.reason_against(box, images[image].size)
         if reason:
-            found.left_out.add(f"{where} (id {fields.shown(row.get('id'))})", reason)
-        found.columns.append(column_of[category])
-        found.owners.append(image)
-        found.boxes.append(None if reason else box)
-    return found
+            annotations.left_out.add(f"{where} (id {fields.shown(row.get('id'))})", reason)
+        annotations.columns.append(column_of[category])
+        annotations.owners.append(image)
+        annotations.boxes.append(None if reason else box)
+    return annotations
 
 
 def _paths(root: Path, folder: str, wanted: list[str]) -> list[str]:
-    """The images as the disk spells them, from the root."""
-    found = files.find_files(root, wanted)
-    if not found:
+    """Paths of the images relative to the root, spelled as on disk."""
+    on_disk = files.find_files(root, wanted)
+    if not on_disk:
         present = files.names_in(root / folder, WAY_OUT)
         if present:
             first = min(present)
-            of = f" (of {_belongs_to(first)})" if _belongs_to(first) else ""
+            belongs = f" (of {_belongs_to(first)})" if _belongs_to(first) else ""
             raise InputError(
-                f"{root / folder} holds none of the images, but {first}{of}; "
+                f"{root / folder} contains none of the images, but {first}{belongs}; "
                 f"wanted {wanted[0].removeprefix(f'{folder}/')}; {WAY_OUT}"
             )
-    files.require_files(wanted, found, root, WAY_OUT)
-    return [found[file] for file in wanted]
+    files.require_files(wanted, on_disk, root, WAY_OUT)
+    return [on_disk[file] for file in wanted]

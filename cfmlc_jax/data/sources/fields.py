@@ -1,4 +1,4 @@
-"""What annotations may hold in a field: text, ids, class names, paths. Each has one spelling, whoever wrote it."""
+"""Values in annotation files: text, ids, class names, paths, each normalised to one spelling."""
 
 import posixpath
 import re
@@ -8,24 +8,24 @@ from typing import Any
 
 from cfmlc_jax.errors import InputError
 
-# Control characters, halves of surrogate pairs and line ends: none can be part of a name or a table.
+# Unicode categories of control characters, surrogates and line separators, which names must not contain.
 _NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def shown(value: Any) -> str:
-    """A value for a message, on one line and not too long."""
-    text = repr(value).replace("\n", " ")  # arrays
+    """A value for an error message, on one line of at most 100 characters."""
+    text = repr(value).replace("\n", " ")  # arrays have several lines
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def composed(text: str) -> str:
-    """Text with its accents composed (NFC): names that look equal are equal."""
+    """Text with composed accents (NFC), so that names that look equal are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def as_text(value: Any) -> str | None:
-    """Text, composed; None if it is not one line of text."""
+    """The value as composed text; None if it is not one line of text."""
     if not isinstance(value, str):
         return None
     if not value.isprintable() and any(unicodedata.category(character) in _NOT_TEXT for character in value):
@@ -34,7 +34,7 @@ def as_text(value: Any) -> str | None:
 
 
 def as_key(value: Any) -> str | None:
-    """An id as text: 7, 7.0 and "7" are one; None if it is neither text nor a whole number."""
+    """An id as text, so that 7, 7.0 and "7" are equal; None if it is neither text nor a whole number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -43,10 +43,10 @@ def as_key(value: Any) -> str | None:
 
 
 def as_class_name(value: Any, where: str) -> str:
-    """A class name, composed and without blanks around it; a number is the name that its digits are.
+    """A class name, composed and stripped of blanks; a whole number is turned into its digits.
 
     Raises:
-        InputError: neither a whole number nor a line of text.
+        InputError: the value is neither a whole number nor one line of text.
     """
     is_number = isinstance(value, int) and not isinstance(value, bool)
     name = (as_text(str(value) if is_number else value) or "").strip()
@@ -56,49 +56,49 @@ def as_class_name(value: Any, where: str) -> str:
 
 
 def class_names(values: Iterable[Any], where: str) -> tuple[str, ...]:
-    """Class names [k] as `as_class_name` gives them.
+    """Class names [k], each normalised by `as_class_name`.
 
     Raises:
-        InputError: no class, one twice, or one that is no name.
+        InputError: there is no class, a class twice, or a value that is no class name.
     """
     names = tuple(as_class_name(value, where) for value in values)
     if not names:
-        raise InputError(f"{where}: no class in it; name the classes, one a line")
+        raise InputError(f"{where}: no class in it; name the classes, one per line")
     require_distinct(names, where)
     return names
 
 
 def require_distinct(names: Sequence[str], where: str) -> None:
-    """Nothing, if no class is listed twice.
+    """Raise if a class is listed twice.
 
     Raises:
-        InputError: with the first that is.
+        InputError: a class is; the message names the first.
     """
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in earlier:
             raise InputError(f"{where}: class {name!r} is listed twice; list it once")
-        seen.add(name)
+        earlier.add(name)
 
 
 def relative_path(written: Any, where: str, folder: str = "") -> str:
-    """A path from the root as everyone writes it: ".\\sub\\a.jpg" in "train2014" -> "train2014/sub/a.jpg".
+    """A path relative to the root in one spelling: ".\\sub\\a.jpg" in "train2014" -> "train2014/sub/a.jpg".
 
-    One spelling for one file: slashes, neither "." nor "..", accents composed (NFC).
+    The result has slashes, neither "." nor "..", and composed accents (NFC).
 
     Args:
-        written: relative to `folder`, with slashes or with the backslashes of Windows.
-        where: what an error begins with.
-        folder: relative to the root.
+        written: the path as annotated, relative to `folder`, with slashes or with Windows backslashes.
+        where: beginning of the error message.
+        folder: a folder relative to the root.
 
     Raises:
-        InputError: not text, absolute, or leading out of the root.
+        InputError: the path is not text, is absolute, or leads out of the root.
     """
     text = as_text(written)
     path = (text or "").replace("\\", "/")
     normal = posixpath.normpath(posixpath.join(folder, path))
     if not path or path.startswith("/") or _WINDOWS_DRIVE.match(path) or normal.split("/")[0] == "..":
         raise InputError(
-            f"{where}: path {shown(written)}; write it relative to the folder of the data, and inside it"
+            f"{where}: path {shown(written)}; write a path relative to the folder of the data and inside it"
         )
     return normal

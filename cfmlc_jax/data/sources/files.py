@@ -1,4 +1,4 @@
-"""Sources whose images are files in folders: the records, what annotations name, and what is on disk."""
+"""Sources whose images are files in folders: their records, and how annotated names are found on disk."""
 
 import json
 import os
@@ -17,23 +17,23 @@ from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import InputError
 
-_RIGHTS = "give the rights to list it"
+_RIGHTS = "grant permission to list it"
 
 
 class FileSource:
-    """A split whose annotations are in memory and whose images are read when asked for: a `Source`.
+    """A `Source` with annotations in memory; each image is read when its record is requested.
 
     Args:
-        root: the folder that the paths start from.
+        root: the folder to which paths are relative.
         split: "train" or "val".
         paths: the n image files, relative to root.
         ids: the n records' ids.
         labels: uint8 [n, k].
         class_names: the k classes.
-        boxes: the boxes of the n images, where the data set has them.
+        boxes: the boxes of the n images, if the data set has boxes.
 
     Raises:
-        InputError: an image of a kind that is not read, such as .heic.
+        InputError: an image of an unsupported kind, such as .heic.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FileSource:
 
     @property
     def left_out(self) -> str:
-        """A line about boxes in memory that cannot be used; "" if there are none."""
+        """A line about unusable boxes among those in memory; "" if there are none."""
         return "" if self._boxes is None else self._boxes.left_out
 
     def __repr__(self) -> str:
@@ -79,9 +79,9 @@ class FileSource:
         )
 
     def pictures(self) -> list[str]:
-        """The n image files with links followed: one name for a picture, whatever its records are called."""
+        """The n image files with links resolved, so that the same image has the same name in every source."""
         folders: dict[str, tuple[str, set[str]]] = {}
-        found = []
+        resolved = []
         for path in self._paths:
             folder, name = posixpath.split(path)
             if folder not in folders:
@@ -89,8 +89,8 @@ class FileSource:
                 folders[folder] = os.path.realpath(place), _links(place)
             place, links = folders[folder]
             file = os.path.join(place, name)
-            found.append(os.path.realpath(file) if name in links else file)
-        return found
+            resolved.append(os.path.realpath(file) if name in links else file)
+        return resolved
 
 
 def _links(folder: str) -> set[str]:
@@ -99,16 +99,16 @@ def _links(folder: str) -> set[str]:
 
 
 def _trusted(boxes: Boxes, paths: list[str]) -> Boxes:
-    """The boxes, with sizes of TIFF files unknown: these may be turned, as only the file says."""
-    turning = [path.lower().endswith((".tif", ".tiff")) for path in paths]
-    return replace(boxes, sizes=np.where(np.array(turning)[:, None], 0, boxes.sizes))
+    """The boxes with unknown sizes (0) for TIFF images, because these may be turned by their metadata."""
+    is_tiff = [path.lower().endswith((".tif", ".tiff")) for path in paths]
+    return replace(boxes, sizes=np.where(np.array(is_tiff)[:, None], 0, boxes.sizes))
 
 
 def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarray) -> str:
-    """Eight hex digits of the classes, ids and labels, for a source's `repr`.
+    """A checksum of classes, ids and labels, eight hex digits, for a source's `repr`.
 
-    A checkpoint must not resume on other annotations of the same size; paths differ between
-    machines, so they stay out.
+    A checkpoint must not resume on other annotations of the same size. Paths are not included, because
+    they differ between machines.
     """
     names = "\n".join([*class_names, *ids])
     return f"{zlib.crc32(np.ascontiguousarray(labels).tobytes(), zlib.crc32(names.encode())):08x}"
@@ -134,10 +134,10 @@ def _require_read(root, paths):
 
 
 def require_split(split: str) -> None:
-    """Nothing, if the split is one that every source has.
+    """Raise unless the split is "train" or "val".
 
     Raises:
-        InputError: a split other than "train" and "val".
+        InputError: it is another split.
     """
     if split not in ("train", "val"):
         raise InputError(f"split {split!r} does not exist; use 'train' or 'val'")
@@ -147,7 +147,7 @@ def read_text(path: Path, way_out: str) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        InputError: no such file (the message ends with `way_out`), or bytes that are not UTF-8.
+        InputError: the file does not exist (the message ends with `way_out`) or is not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -164,10 +164,10 @@ def read_json(
     object_hook: Callable[[dict], Any] | None = None,
     object_pairs_hook: Callable[[list], Any] | None = None,
 ) -> Any:
-    """The document of a JSON file; a hook may change each object while it is parsed.
+    """The content of a JSON file; a hook may change each object while it is parsed.
 
     Raises:
-        InputError: no such file, not UTF-8, or broken JSON, with line and column.
+        InputError: the file does not exist, is not UTF-8, or has broken JSON (with line and column).
     """
     text = read_text(path, way_out)
     try:
@@ -178,44 +178,44 @@ def read_json(
         ) from error
     except InputError:
         raise
-    # A number of more than 4300 digits, or thousands of brackets inside each other.
+    # A number of more than 4300 digits, or thousands of nested brackets.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); {way_out}") from error
 
 
 def read_class_list(path: Path, way_out: str) -> list[str]:
-    """The lines of a list of classes, as `fields.as_class_name` gives them, empty ones left out.
+    """The lines of a list of classes, normalised by `fields.as_class_name`, without empty lines.
 
     Raises:
-        InputError: no such file, not UTF-8, or a line that is no name.
+        InputError: the file does not exist, is not UTF-8, or has a line that is no class name.
     """
     lines = read_text(path, way_out).splitlines()
     return [fields.as_class_name(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def find_files(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Those of the paths that are files under the root, and how the disk spells them.
+    """Path -> its spelling on disk, for those of the paths that exist as files under the root.
 
-    Accents may be decomposed on the disk, as macOS writes them. Each folder is listed once: a stat
+    Accents may be decomposed on disk, as macOS writes them. Each folder is listed once, because a stat
     for each of 80,000 images takes minutes on a network disk.
 
     Args:
-        root: the folder that the paths start from.
-        paths: as `fields.relative_path` gives them.
+        root: the folder to which the paths are relative.
+        paths: paths normalised by `fields.relative_path`.
     """
     listings: dict[str, dict[str, str]] = {}
-    found = {}
+    on_disk = {}
     for path in paths:
         folder, name = posixpath.split(path)
         if folder not in listings:
             listings[folder] = _listing(root, folder)
         if name in listings[folder]:
-            found[path] = listings[folder][name]
-    return found
+            on_disk[path] = listings[folder][name]
+    return on_disk
 
 
 def _listing(root: Path, folder: str) -> dict[str, str]:
-    """Composed names of a folder's files -> their paths from the root; none if there is no such folder."""
+    """Composed names of a folder's files -> their paths relative to the root; empty without such a folder."""
     place = _spelled(root, folder)
     if place is None:
         return {}
@@ -224,7 +224,7 @@ def _listing(root: Path, folder: str) -> dict[str, str]:
 
 
 def _spelled(root: Path, folder: str) -> str | None:
-    """A folder's path as the disk spells it; None if there is none."""
+    """A folder's path as spelled on disk; None if the folder does not exist."""
     if os.path.isdir(root / folder):
         return folder
     place = ""
@@ -237,31 +237,33 @@ def _spelled(root: Path, folder: str) -> str | None:
 
 
 def _composed(names: set[str]) -> dict[str, str]:
-    """Composed form -> name; of two names with one such form, the one that is composed."""
+    """Composed form -> name; if two names have the same form, the composed name is kept."""
     ordered = sorted(names, key=lambda name: (unicodedata.is_normalized("NFC", name), name))
     return {fields.composed(name): name for name in ordered}
 
 
 def require_own_files(ids: Iterable[str], paths: Iterable[str], where: str) -> None:
-    """Nothing, if every image has a file of its own.
+    """Raise unless every image has its own file.
 
     Raises:
-        InputError: with the first two ids that share one.
+        InputError: two images share a file; the message has their ids.
     """
     owners: dict[str, str] = {}
     for key, path in zip(ids, paths):
         first = owners.setdefault(path, key)
         if first != key:
-            raise InputError(f"{where}: the images {first} and {key} are one file, {path}; give it one id")
+            raise InputError(
+                f"{where}: the images {first} and {key} are the same file, {path}; give it one id"
+            )
 
 
 def names_in(
     folder: Path, way_out: str, kind: Callable[[os.DirEntry], bool] = os.DirEntry.is_file
 ) -> set[str]:
-    """The names of the files in a folder, or of another kind of entries.
+    """The names of a folder's files, or of its entries of another kind.
 
     Raises:
-        InputError: there is no such folder (the message ends with `way_out`).
+        InputError: the folder does not exist (the message ends with `way_out`).
     """
     try:
         with os.scandir(folder) as entries:
@@ -271,10 +273,10 @@ def names_in(
 
 
 def require_files(wanted: Iterable[str], present: Collection[str], place: Path, way_out: str) -> None:
-    """Nothing, if every wanted name is present.
+    """Raise unless every wanted name is present.
 
     Raises:
-        InputError: with how many are missing, the first three of them, and `way_out`.
+        InputError: names are missing; the message has their number, the first three, and `way_out`.
     """
     wanted = list(wanted)
     missing = sorted(set(wanted).difference(present))

@@ -1,4 +1,4 @@
-"""Long tails: how many training images each class keeps, and which."""
+"""Long-tailed subsets: how many training images each class keeps, and which ones."""
 
 import numpy as np
 
@@ -10,27 +10,29 @@ KINDS = ("exponential", "step")
 def class_counts(
     most: int, num_classes: int, kind: str, ratio: float, *, order_seed: int | None = None
 ) -> np.ndarray:
-    """Training images of every class, int64 [k].
+    """Number of training images of every class: int64 [k].
 
-    By rank r, from the commonest class to the rarest, ⌊most · ratio^(r / (k − 1))⌋ ("exponential") or
-    `most` in the first half and ⌊most · ratio⌋ in the second ("step"), as in the reference (Tang et
-    al., NeurIPS 2020, whose CIFAR splits are those of Cui et al., CVPR 2019).
+    The class of rank r, from the most common to the rarest, has ⌊most · ratio^(r / (k − 1))⌋ images
+    ("exponential"), or `most` in the first half of the ranks and ⌊most · ratio⌋ in the second ("step"), as in
+    the reference (Tang et al., NeurIPS 2020, whose CIFAR splits are those of Cui et al., CVPR 2019).
 
     Args:
-        most: images of the commonest class.
+        most: images of the most common class.
         num_classes: k, at least 2.
         kind: one of `KINDS`.
-        ratio: images of the rarest class by those of the commonest, in (0, 1].
-        order_seed: draws the ranks; None: a class's rank is its index, as in the reference.
+        ratio: number of images of the rarest class divided by that of the most common, in (0, 1].
+        order_seed: seed of the ranks; None: a class's rank is its index, as in the reference.
 
     Raises:
-        InputError: another kind or ratio; a class left without an image, named.
+        InputError: an unknown kind, a ratio outside (0, 1], or a class without an image (which is named).
     """
     if kind not in KINDS:
         raise InputError(f"imbalance {kind!r} is not one of {', '.join(KINDS)}")
     if not 0 < ratio <= 1:
-        raise InputError(f"ratio {ratio} is not in (0, 1]; give the rarest class's images by the commonest's")
-    # Python's floats, one by one: the reference's powers, whose last digit decides where they are whole.
+        raise InputError(
+            f"ratio {ratio} is not in (0, 1]; give the images of the rarest class divided by those of the most common"
+        )
+    # Computed with Python floats like the reference's, because the last digit matters if a power is a whole number.
     if kind == "exponential":
         by_rank = [int(most * ratio ** (rank / (num_classes - 1))) for rank in range(num_classes)]
     else:
@@ -39,8 +41,8 @@ def class_counts(
     if not counts.all():
         empty = np.flatnonzero(counts == 0)
         raise InputError(
-            f"class {empty[0]} is left without a training image ({len(empty)} of {num_classes} are): ratio {ratio} "
-            f"of {most} images is below 1; give at least {1 / most:.2g}"
+            f"class {empty[0]} has no training image ({len(empty)} of {num_classes} classes have none): ratio {ratio} "
+            f"of {most} images is below 1; give a ratio of at least {1 / most:.2g}"
         )
     return counts
 
@@ -52,19 +54,19 @@ def _ranks(num_classes, seed):
 
 
 def draw(classes: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Positions of counts[c] random images of each class c, ascending: [n] classes, [k] -> int64 [sum of counts].
+    """Positions of counts[c] random images of each class c, ascending: [n], [k] -> int64 [sum of counts].
 
-    With one seed, fewer images of a class are a part of more of them.
+    With the same seed, a smaller subset of a class is part of a larger one.
 
     Raises:
-        InputError: a class that has fewer images than that.
+        InputError: a class has fewer images than its count.
     """
     kept = []
     for number, count in enumerate(counts):
         own = np.flatnonzero(classes == number)
         if len(own) < count:
             raise InputError(
-                f"class {number} has {len(own)} images, {count} are wanted; give a smaller imbalance"
+                f"class {number} has {len(own)} images, wanted {count}; choose a smaller imbalance"
             )
         order = np.argsort(_generator(seed, number).random(len(own)), kind="stable")
         kept.append(own[order[:count]])
@@ -72,12 +74,12 @@ def draw(classes: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _generator(seed, stream):
-    """PCG64 by name: NumPy reserves the right to change what `default_rng` returns."""
+    """A PCG64 generator, named explicitly because NumPy may change what `default_rng` returns."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))))
 
 
 def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels uint8 [n, k] of one class an image: [n] -> [n, k]."""
+    """One-hot labels of single-label images: classes [n] -> uint8 [n, k]."""
     labels = np.zeros((len(classes), num_classes), np.uint8)
     labels[np.arange(len(classes)), classes] = 1
     return labels

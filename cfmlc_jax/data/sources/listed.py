@@ -1,4 +1,4 @@
-"""Lines of a list of images: each image once, and all of them on disk."""
+"""Lines of a list of images, and checks that images are listed once and exist on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from cfmlc_jax.errors import InputError
 class Row(NamedTuple):
     """A line of a list.
 
-    line: its number, from 1.
-    written: the image's path as the line has it.
-    file: that path as `fields.relative_path` gives it; the record's id.
-    labels: what the line says of the image.
+    line: number of the line, from 1.
+    written: the image's path as written in the line.
+    file: that path normalised by `fields.relative_path`; the record's id.
+    labels: the image's labels from the line.
     """
 
     line: int
@@ -24,10 +24,10 @@ class Row(NamedTuple):
 
 
 def require_unique(path: Path, rows: Sequence[Row], way_out: str) -> None:
-    """Nothing, if every image has one line.
+    """Raise if an image is listed twice.
 
     Raises:
-        InputError: with the first line whose image an earlier line has.
+        InputError: an image is; the message names the first such line.
     """
     lines: dict[str, int] = {}
     for row in rows:
@@ -36,17 +36,17 @@ def require_unique(path: Path, rows: Sequence[Row], way_out: str) -> None:
             raise InputError(f"{path} line {row.line}: {row.written!r} is already in line {first}; {way_out}")
 
 
-def paths_of(path: Path, rows: Sequence[Row], way_out: str) -> list[str]:
-    """The rows' images as the disk spells them, relative to the list's folder.
+def image_paths(path: Path, rows: Sequence[Row], way_out: str) -> list[str]:
+    """Paths of the rows' images relative to the list's folder, spelled as on disk.
 
     Raises:
-        InputError: with the first line whose image is missing, and how many more are.
+        InputError: images are missing; the message names the first line and the number of the others.
     """
-    found = files.find_files(path.parent, (row.file for row in rows))
-    missing = [row for row in rows if row.file not in found]
+    on_disk = files.find_files(path.parent, (row.file for row in rows))
+    missing = [row for row in rows if row.file not in on_disk]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(
             f"{path} line {missing[0].line}: no image {missing[0].written!r} in {path.parent}{more}; {way_out}"
         )
-    return [found[row.file] for row in rows]
+    return [on_disk[row.file] for row in rows]

@@ -1,4 +1,4 @@
-"""Long-tailed digits from the embedded data: one digit an image, hundreds of some and a handful of others."""
+"""Long-tailed digits from the embedded data: one digit per image, with many images of some digits and few of others."""
 
 from typing import Any
 
@@ -9,39 +9,40 @@ from cfmlc_jax.data.sources import Record, imbalance
 from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Box, Scenes
 from cfmlc_jax.errors import InputError
 
-# Splits -> those of the scenes, whose handwritings and photo regions they have.
+# Split -> the split of the scenes with the same handwritings and photo regions.
 SPLITS = {"train": "train", "val": "val", "test": "test_balanced"}
 MOST = 1000
 WINDOW_STREAM = 2
 
 
 class LongTailedDigits:
-    """Grey digits on photo textures: uint8 [size, size, 3], three equal channels, with one label of 10.
+    """Grey digits on photo textures, single-label with 10 classes: uint8 [size, size, 3], three equal channels.
 
-    Each image is a window, half as wide, on the digit of a scene with one (`scenes.Scenes`: a
-    handwriting of random size and brightness on part of a photo). The digit is whole and within 1/16
-    of the side of the middle, where the scene has room. In "train" digits are as rare as the imbalance has
-    it; "val" and "test", of other handwritings and "test" of other photo regions, have equally many
-    of each. With one seed, fewer images of a digit are a part of more.
+    Each image is cut from a scene with one digit (`scenes.Scenes`: a handwriting of random size and brightness
+    on part of a photo), around the digit and half as wide as the scene. The digit is complete, and within 1/16
+    of the side from the centre if the scene has room. In "train" the numbers of images follow the imbalance.
+    "val" and "test" have equally many images of each digit and use other handwritings; "test" also uses
+    other photo regions. With the same seed, a smaller subset of a digit is part of a larger one.
 
-    Of a common digit the 350 training handwritings come back with other looks. By default there are
-    1000, 599, 359, 215, 129, 77, 46, 27, 16 and 10 images: of 0 to 4 many, of 5 to 7 medium, of 8 and
-    9 few, by the reference's limits of 100 and 20.
+    Images of a common digit reuse the 350 training handwritings with other sizes, colours and backgrounds. By
+    default there are 1000, 599, 359, 215, 129, 77, 46, 27, 16 and 10 images. By the reference's limits of 100
+    and 20, digits 0 to 4 are many-shot, 5 to 7 medium-shot, 8 and 9 few-shot.
 
-    class_counts: training images of each digit, int64 [10], whatever the split.
+    class_counts: training images of each digit, int64 [10], for every split.
 
     Args:
         split: train, val or test.
-        kind: of the imbalance, one of `imbalance.KINDS`.
-        ratio: images of the rarest digit by those of the commonest, in (0, 1].
-        most: training images of the commonest digit.
+        kind: kind of imbalance, one of `imbalance.KINDS`.
+        ratio: number of images of the rarest digit divided by that of the most common, in (0, 1].
+        most: training images of the most common digit.
         num_test: images of each digit in val and in test.
         size: side of the image, pixels, 16 to 256; digits are 9/16 to 13/16 of it.
-        seed: at least 0; of the images, and of the ranks.
-        shuffle_classes: the seed draws which digits are rare; False: 0 is the commonest, 9 the rarest.
+        seed: seed of the images and of the ranks, at least 0.
+        shuffle_classes: whether the seed decides which digits are rare; False: 0 is the most common, 9 the
+            rarest.
 
     Raises:
-        InputError: another split, or a number out of range (`imbalance.class_counts`, `scenes.Scenes`).
+        InputError: an unknown split, or a number out of range (`imbalance.class_counts`, `scenes.Scenes`).
     """
 
     class_names = CLASS_NAMES
@@ -62,7 +63,9 @@ class LongTailedDigits:
             raise InputError(f"split {split!r} does not exist; use one of {', '.join(SPLITS)}")
         for name, value in (("most", most), ("num_test", num_test)):
             if value < 1:
-                raise InputError(f"long-tailed digits: {name} {value} is no number of images; give 1 or more")
+                raise InputError(
+                    f"long-tailed digits: {name} {value} is not a number of images; give 1 or more"
+                )
         if not 16 <= size <= 256:
             raise InputError(f"long-tailed digits: size {size} is out of range; give 16 to 256 pixels")
         self.class_counts = imbalance.class_counts(
@@ -95,7 +98,7 @@ class LongTailedDigits:
         )
 
     def _corner(self, index: int, box: Box) -> tuple[int, int]:
-        """Left and top of a window in the scene that holds the box."""
+        """Left and top of a window in the scene that contains the box."""
         stream = (list(SPLITS).index(self._split), WINDOW_STREAM, int(self._kept[index]))
         seed = np.random.SeedSequence(self._seed, spawn_key=stream)
         draws = np.random.Generator(np.random.PCG64(seed)).random(2).tolist()
@@ -107,7 +110,7 @@ class LongTailedDigits:
 
 
 def _scenes_with(counts: np.ndarray, **fields: Any) -> tuple[Scenes, np.ndarray]:
-    """Scenes of one digit, enough for the counts, and the places of the first counts[c] of each digit."""
+    """Scenes with one digit each, enough for the counts, and the indices of the first counts[c] of each digit c."""
     num_scenes = 10 * int(counts.max())
     while True:
         scenes = Scenes(num_scenes=num_scenes, min_digits=1, max_digits=1, bias=0.0, **fields)

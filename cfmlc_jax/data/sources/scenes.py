@@ -1,13 +1,13 @@
 """Digit scenes: real handwritten digits on photo textures, with exact counterfactuals.
 
-A scene holds one to four different digits. Digits come in partners (0-1, 2-3, 4-5, 6-7, 8-9) and
-the `bias` says how often partners appear together, so that a classifier can lean on context and
-the test splits can show that it did. Every digit can be taken out of its scene with all else
-equal, which real photos do not allow.
+A scene contains one to four different digits. Digits form pairs of partners (0-1, 2-3, 4-5, 6-7, 8-9), and
+`bias` controls how often partners appear together. A classifier can therefore learn to rely on context, and
+the test splits show whether it does. Every digit can be removed from its scene with everything else unchanged,
+which is impossible with real photos.
 
-Pixels and labels are functions of the arguments and the index alone, the same on every machine:
-integer arithmetic on uniform draws, no transcendental functions, no sums of floats. (Below 64
-pixels, digits shrink by more than Pillow 11 and 13 agree on.)
+Pixels and labels are functions of the arguments and the index alone, and the same on every machine:
+they use integer arithmetic on uniform draws, no transcendental functions and no sums of floats. (Below 64
+pixels digits are shrunk so much that Pillow 11 and 13 round differently.)
 """
 
 import functools
@@ -26,21 +26,21 @@ from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.errors import InputError
 
 CLASS_NAMES = tuple(f"digit {digit}" for digit in range(10))
-# Number of scenes by default; a split's position here selects its random stream.
+# Split -> default number of scenes; a split's position here selects its random stream.
 SPLITS = {"train": 6000, "test_iid": 1000, "test_balanced": 1000, "test_conflict": 1000, "val": 1000}
 BIASED = ("train", "val", "test_iid")
-# Which of the 500 handwritings of each digit a split draws from.
+# The part of the 500 handwritings of each digit that a split uses.
 HANDWRITINGS = {"train": slice(0, 350), "val": slice(350, 400), "test": slice(400, 500)}
-TEXTURE_SIZE = 64  # scene size, pixels, at which a texture's pixel is a scene's pixel
-MAX_DIGITS = 5  # a scene of test_conflict holds one of each of the five pairs at most
+TEXTURE_SIZE = 64  # size of a scene, pixels, at which textures are used unscaled
+MAX_DIGITS = 5  # a scene of test_conflict contains at most one digit of each of the five pairs
 LABEL_STREAM, LOOK_STREAM = 0, 1
 
 BACKGROUND_DRAWS = 9
 PLACES = 48  # positions tried for a digit until one is free
-COLOURS = 12  # colours tried for a digit until one stands out
+COLOURS = 12  # colours tried for a digit until one has enough contrast
 OBJECT_DRAWS = 2 + 2 * PLACES + 3 * COLOURS
-CONTRAST = 80  # luma levels of 255 between a digit and what lies behind it
-FAINTEST = 48  # ink of 255 that an edge of a digit's box must show
+CONTRAST = 80  # least difference in luma, of 255, between a digit and its background
+FAINTEST = 48  # least ink, of 255, at the edges of a digit's box
 VISIBLE = [255 if ink >= FAINTEST else 0 for ink in range(256)]
 
 Box = tuple[int, int, int, int]
@@ -50,8 +50,8 @@ Box = tuple[int, int, int, int]
 class SceneObject:
     """A digit in a scene.
 
-    digit: its class.
-    instance: which handwriting, a row of assets/digits.npz.
+    digit: class of the digit.
+    instance: its handwriting, a row of assets/digits.npz.
     box: left, top, right, bottom of its mask, pixels, right and bottom exclusive.
     colour: red, green, blue of full ink, 0 to 255.
     """
@@ -69,13 +69,13 @@ class _Layer:
 
 
 class Scenes:
-    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10]; boxes and masks of its digits.
+    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10], and boxes and masks of the digits.
 
-    How digits are drawn: a number from `min_digits` to `max_digits` is drawn uniformly; then, until
-    the scene has that many, a digit is drawn uniformly among the absent ones, and its partner joins
-    it with probability `bias` if it is absent and the scene has fewer than `max_digits`. A digit
-    appears at most once. At bias 0 the set is therefore uniform among the sets of its size:
-    partners share a scene exactly as often as any two digits do.
+    The digits of a scene are drawn as follows. First a number from `min_digits` to `max_digits` is drawn
+    uniformly. Then, until the scene has that many digits, a digit is drawn uniformly among the absent ones, and
+    its partner joins with probability `bias`, if it is absent and the scene has fewer than `max_digits`. A digit
+    appears at most once. At bias 0 all sets of the same size are therefore equally likely:
+    partners share a scene exactly as often as any two digits.
 
     ============= ====== ============= =========== ================== ====================
     split         bias   handwritings  rate of a   P(partner | digit) ratio to rate
@@ -88,26 +88,25 @@ class Scenes:
     test_conflict none   test          .250        0                  0
     ============= ====== ============= =========== ================== ====================
 
-    (Exact, for 1 to 4 digits. The .941 is above the bias because an absent partner may still be
-    drawn by itself.)
-    The .889 rather than 1 comes from the limit on the number of digits: what is present leaves less
-    room. In test_conflict a drawn digit keeps its partner out, so partners never share a scene.
+    (These values are exact for 1 to 4 digits. .941 is above the bias because an absent partner can still be
+    drawn by itself. .889 is below 1 because the number of digits is limited: a present digit leaves less room
+    for others.) In test_conflict a drawn digit excludes its partner, so partners never share a scene.
 
-    Of the 500 handwritings of each digit, training scenes use 350, val 50 and the test splits 100;
-    of each photo, train and val use the left three fifths and the test splits the rest.
+    Of the 500 handwritings of each digit, training scenes use 350, val 50 and the test splits 100.
+    Of each photo, train and val use the left three fifths and the test splits the rest.
 
     Args:
         split: train, val, test_iid, test_balanced or test_conflict.
-        bias: probability in [0, 1] that a partner joins; read by train, val and test_iid only.
+        bias: probability in [0, 1] that a partner joins; used by train, val and test_iid only.
         size: side of the image, pixels, 32 to 512; digits are 9/32 to 13/32 of it.
-        num_scenes: length; default 6000 for train, 1000 for another split. Scene i is the same for
-            every length.
-        seed: at least 0; other seeds give other scenes of the same handwritings and photos.
-        min_digits: least digits in a scene, at least 1.
-        max_digits: most digits in a scene, at most 5.
+        num_scenes: number of scenes; default 6000 for train, 1000 for other splits. Scene i is the same for
+            every number.
+        seed: at least 0; other seeds give other scenes with the same handwritings and photos.
+        min_digits: least number of digits in a scene, at least 1.
+        max_digits: greatest number of digits in a scene, at most 5.
 
     Raises:
-        InputError: a split that does not exist or a number outside the range above.
+        InputError: a split that does not exist, or a number outside these ranges.
     """
 
     class_names = CLASS_NAMES
@@ -164,18 +163,18 @@ class Scenes:
         )
 
     def boxes(self) -> Boxes:
-        """The boxes of all objects, of each scene in the order of `objects`."""
+        """The boxes of all objects, scene by scene in the order of `objects`."""
         scenes = [self.objects(index) for index in range(self.num_scenes)]
-        every = [item for scene in scenes for item in scene]
+        objects = [item for scene in scenes for item in scene]
         return Boxes(
-            corners=np.array([item.box for item in every], np.float32).reshape(-1, 4),
-            classes=np.array([item.digit for item in every], np.int32),
+            corners=np.array([item.box for item in objects], np.float32).reshape(-1, 4),
+            classes=np.array([item.digit for item in objects], np.int32),
             images=np.repeat(np.arange(self.num_scenes), [len(scene) for scene in scenes]),
             sizes=np.full((self.num_scenes, 2), self.size, np.int64),
         )
 
     def objects(self, index: int) -> list[SceneObject]:
-        """The scene's n digits, in the order in which they are painted and boxed."""
+        """The scene's n digits, in the order in which they are painted."""
         return [layer.info for layer in self._scene(self._position(index))[1]]
 
     def painted(self, index: int) -> tuple[np.ndarray, list[SceneObject]]:
@@ -186,31 +185,31 @@ class Scenes:
     def render(self, index: int, without: int | None = None) -> np.ndarray:
         """The scene as uint8 [size, size, 3], or its counterfactual without one object.
 
-        Outside the removed object's mask the two are equal pixel by pixel, and what the object had
-        covered is what would have been there: nothing else was drawn again.
+        Outside the removed object's mask the two are equal pixel by pixel. Inside, the counterfactual shows what
+        the object covered. Nothing else is drawn again.
 
         Args:
-            index: which scene.
-            without: which of `objects(index)` to leave out; None paints all.
+            index: index of the scene.
+            without: index in `objects(index)` of the object to leave out; None paints all.
 
         Raises:
-            InputError: no such object.
+            InputError: the object does not exist.
         """
         index = self._position(index)
         background, layers = self._scene(index)
         if without is not None:
             if not 0 <= without < len(layers):
                 raise InputError(
-                    f"{self.ids[index]} has {len(layers)} objects and none is number {without}; "
+                    f"{self.ids[index]} has {len(layers)} objects, so there is no object {without}; "
                     f"give 0 to {len(layers) - 1}, or None"
                 )
             del layers[without]
         return _paint(background, layers)
 
     def masks(self, index: int) -> np.ndarray:
-        """Which pixels each object's ink touches, covered by another or not: bool [n, size, size].
+        """Pixels that each object's ink touches, even if another object covers them: bool [n, size, size].
 
-        The faintest edge counts: these are all the pixels that the object can have changed.
+        The faintest edges count, so these are all the pixels that the object can have changed.
         """
         layers = self._scene(self._position(index))[1]
         masks = np.zeros((len(layers), self.size, self.size), bool)
@@ -220,19 +219,18 @@ class Scenes:
         return masks
 
     def _position(self, index: int) -> int:
-        """A negative index counts from the end; IndexError beyond either end, as a list has it."""
+        """The index from 0; a negative one counts from the end. Raises IndexError like a list."""
         return range(self.num_scenes)[operator.index(index)]
 
     def _generator(self, *stream: int) -> np.random.Generator:
-        """PCG64 by name: NumPy reserves the right to change what `default_rng` returns."""
+        """A PCG64 generator, named explicitly because NumPy may change what `default_rng` returns."""
         key = (list(SPLITS).index(self.split), *stream)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
 
     def _scene(self, index: int) -> tuple[np.ndarray, list[_Layer]]:
-        """A background and what to paint on it.
+        """A background and the layers to paint on it.
 
-        All draws are made, in fixed places, before anything is decided, so that no decision moves
-        another's random numbers.
+        All random numbers are drawn first, in fixed places, so that no decision shifts the numbers of another.
         """
         random = self._generator(LOOK_STREAM, index)
         setting = random.random(BACKGROUND_DRAWS).tolist()
@@ -254,10 +252,10 @@ def draw_digits(uniforms: np.ndarray, *, min_digits: int, bias: float, exclusive
     """Digits of n scenes in the order drawn, -1 after the last: uniforms [n, 1 + 2·m] -> int8 [n, m].
 
     Args:
-        uniforms: in [0, 1); a scene's number of digits, then a digit and its partner m times.
-        min_digits: least digits, 1 to m.
+        uniforms: in [0, 1); for each scene its number of digits, then m times a digit and its partner.
+        min_digits: least number of digits, 1 to m.
         bias: probability that a drawn digit's absent partner joins while there is room.
-        exclusive: a digit keeps its partner out instead.
+        exclusive: a digit excludes its partner instead.
     """
     scenes, most = len(uniforms), uniforms.shape[1] // 2
     wanted = min_digits + (uniforms[:, 0] * (most - min_digits + 1)).astype(int)
@@ -283,20 +281,20 @@ def draw_digits(uniforms: np.ndarray, *, min_digits: int, bias: float, exclusive
 
 
 def _pick_free(free: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """One of each row's true columns, all equally likely: bool [n, k], [n] -> [n]."""
+    """A random True column of each row, all equally likely: bool [n, k], uniforms [n] -> [n]."""
     rank = (uniform * free.sum(axis=1)).astype(int)
     return (free.cumsum(axis=1) > rank[:, None]).argmax(axis=1)
 
 
 def _background(textures: tuple[np.ndarray, ...], size: int, draws: list[float]) -> np.ndarray:
-    """A flipped crop of a photo with less contrast, another brightness and a tint: uint8 [size, size, 3]."""
+    """A background: a flipped crop of a photo with less contrast, other brightness and a tint, uint8 [size, size, 3]."""
     photo, x, y, flip, contrast, brightness, *tint = draws
     texture = textures[int(photo * len(textures))]
     top = int(y * (texture.shape[0] - size + 1))
     left = int(x * (texture.shape[1] - size + 1))
     crop = texture[top : top + size, left : left + size]
-    # (value - 128) · gain + level, all times the channel's tint. Fixed point with 64 = 1 and whole
-    # rows of interleaved channels keep it within int16, which is several times faster.
+    # ((value - 128) · gain + level) · tint of the channel. Fixed point with 64 = 1, on complete rows of
+    # interleaved channels, fits into int16, which is several times faster.
     gain = 28 + int(contrast * 25)
     level = 88 + int(brightness * 81)
     tints = [48 + int(channel * 21) for channel in tint]
@@ -307,13 +305,13 @@ def _background(textures: tuple[np.ndarray, ...], size: int, draws: list[float])
 
 
 def _pick_instance(part: str, digit: int, draw: float) -> int:
-    """One of the part's handwritings of a digit, as a row of the assets."""
+    """A random handwriting of a digit in a part of the data, as a row of the assets."""
     rows = _instances(part)[digit]
     return rows[int(draw * len(rows))]
 
 
 def _handwriting(instance: int, size: int, draw: float) -> Image.Image:
-    """The ink of a handwriting at a drawn size: a grey image, 0 where none and 255 where full."""
+    """The ink of a handwriting at a random size: a grey image, 0 for no ink and 255 for full ink."""
     ink = _ink(instance)
     long, least, most = max(ink.size), size * 9 // 32, size * 13 // 32
     side = least + int(draw * (most - least + 1))
@@ -322,7 +320,7 @@ def _handwriting(instance: int, size: int, draw: float) -> Image.Image:
 
 
 def _place(shape: tuple[int, int], size: int, draws: list[float], taken: list[Box]) -> Box:
-    """The first box drawn that overlaps no box taken, or else the one that overlaps least."""
+    """The first drawn box that overlaps no box in `taken`, or else the one with the least overlap."""
     width, height = shape
     least = math.inf
     for x, y in zip(draws[::2], draws[1::2], strict=True):
@@ -343,10 +341,10 @@ def _shared_area(a: Box, b: Box) -> int:
 
 
 def _stand_out(background: np.ndarray, box: Box, draws: list[float]) -> tuple[int, int, int]:
-    """The first colour drawn that differs enough from the background in the box, or else the best.
+    """The first drawn colour that differs enough from the background in the box, or else the best one.
 
-    Compared with the background alone: another object behind must not matter, or removing that
-    object would recolour this one.
+    It is compared with the background only. If objects behind it counted, removing one of them
+    would change this object's colour.
     """
     left, top, right, bottom = box
     area = (right - left) * (bottom - top)
@@ -378,14 +376,14 @@ def _paint(background: np.ndarray, layers: list[_Layer]) -> np.ndarray:
 
 @functools.cache
 def _ink(instance: int) -> Image.Image:
-    """One handwriting cut to the edges of its visible ink, so that a resized copy fills its box."""
+    """One handwriting cropped to its visible ink, so that a resized copy fills its box."""
     image = Image.fromarray(_digit_images()[0][instance])
     return image.crop(image.point(VISIBLE).getbbox())
 
 
 @functools.cache
 def _instances(part: str) -> list[list[int]]:
-    """The part's handwritings of each digit, as rows of the assets: 10 lists."""
+    """The handwritings of each digit in a part of the data, as rows of the assets: 10 lists."""
     labels = _digit_images()[1]
     return [np.flatnonzero(labels == digit)[HANDWRITINGS[part]].tolist() for digit in range(10)]
 
@@ -399,9 +397,9 @@ def _digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _textures(part: str, size: int) -> tuple[np.ndarray, ...]:
-    """The part's photos by name and then their mirror images, at the scene's scale: uint8 [h, w, 3] each.
+    """The photos of a part of the data by name, then their mirror images, at the scene's scale: uint8 [h, w, 3] each.
 
-    Mirrored once here because flipping interleaved channels costs half of a background.
+    They are mirrored once here, because flipping interleaved channels takes half the time of a background.
     """
     region = "test" if part == "test" else "train"
     with _asset("textures.npz") as file, np.load(file) as arrays:
@@ -411,7 +409,7 @@ def _textures(part: str, size: int) -> tuple[np.ndarray, ...]:
 
 
 def _scale(photo: np.ndarray, size: int) -> np.ndarray:
-    """A photo [h, w] or [h, w, 3] in colour, `size / TEXTURE_SIZE` times as large."""
+    """A photo scaled by `size / TEXTURE_SIZE`, in colour: [h, w] or [h, w, 3] -> [h', w', 3]."""
     height, width = (side * size // TEXTURE_SIZE for side in photo.shape[:2])
     image = Image.fromarray(photo).convert("RGB")
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

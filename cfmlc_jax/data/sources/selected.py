@@ -1,4 +1,4 @@
-"""Some of a source's records."""
+"""A subset of a source's records."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from cfmlc_jax.data.sources.boxes import Boxed, Boxes
 
 
 class Selected:
-    """The records at some positions of a source, in the order of these.
+    """The records of a source at given positions, in the order of the positions.
 
     Args:
-        source: what they are taken from.
-        positions: of the records.
+        source: the source.
+        positions: positions of the records in the source.
     """
 
     def __init__(self, source: Source, positions: Sequence[int] | np.ndarray):
@@ -30,8 +30,8 @@ class Selected:
 
     def boxes(self) -> Boxes | None:
         """The boxes of these records; None if the source has none."""
-        every = self._source.boxes() if isinstance(self._source, Boxed) else None
-        return None if every is None else every.at(self._positions)
+        boxes = self._source.boxes() if isinstance(self._source, Boxed) else None
+        return None if boxes is None else boxes.at(self._positions)
 
     def __repr__(self) -> str:
         return f"Selected({len(self)} of {self._source!r})"

@@ -1,4 +1,4 @@
-"""Your own images: one CSV file per split, `file,label;label`."""
+"""Your own images: one CSV file per split, with lines `file,label;label`."""
 
 import csv
 import difflib
@@ -13,25 +13,24 @@ from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
 
 WAY_OUT = "write one line per image: file,label;label (UTF-8, paths relative to the table's folder)"
-# In the order in which they are tried.
+# Separators between path and labels, in the order in which they are tried.
 SEPARATORS = (",", "\t", ";")
 _HEADERS = (["file", "labels"], ["file", "label"])
 
 
 class Table(files.FileSource):
-    """A split from `root/train.csv` or `root/val.csv`; records in the order of the lines.
+    """A split from `root/train.csv` or `root/val.csv`, with records in the order of the lines.
 
-    A line is `file,label;label`: a path relative to root and the image's classes, none of them
-    for an image without any (`file,`). Fields may be quoted, a first line `file,labels` is a
-    header, empty lines are skipped, and blanks around a label do not count. An id is the path
-    (`fields.relative_path`).
+    A line is `file,label;label`: a path relative to root, and the image's classes. An image without
+    classes has an empty second field (`file,`). Fields may be quoted. A first line `file,labels` is a
+    header. Empty lines and blanks around a label are ignored. An id is the path (`fields.relative_path`).
 
-    Where not every line has a comma but every line has a tab, or else a semicolon, that separates
-    the fields (`file;label`, `file;"label;label"`), and further fields are labels too
-    (`file;label;label`), empty ones at the end none. Spreadsheets write such tables.
+    If not every line has a comma but every line has a tab, or else a semicolon, that separates
+    the fields (`file;label`, `file;"label;label"`). Further fields are labels too
+    (`file;label;label`), and empty fields at the end are ignored. Spreadsheets write such tables.
 
-    The classes are `classes` if given, else the lines of `root/classes.txt` if there is such a
-    file, else the labels of `train.csv`, sorted: for both splits, so that their columns agree.
+    The classes are `classes` if given, else the lines of `root/classes.txt` if that file exists,
+    else the sorted labels of `train.csv`. They are the same for both splits, so that columns agree.
 
     Args:
         root: the folder of the tables.
@@ -39,8 +38,8 @@ class Table(files.FileSource):
         classes: the class names in label order.
 
     Raises:
-        InputError: with table and line: a line of another form, a label outside the classes, an
-            image that is missing or listed twice; also an empty table, or classes listed twice.
+        InputError: a line of another form, a label outside the classes, an image that is missing or
+            listed twice (with table and line); an empty table, or a class listed twice.
     """
 
     def __init__(self, root: str | Path, split: str, *, classes: Sequence[str] | None = None):
@@ -56,7 +55,7 @@ class Table(files.FileSource):
         super().__init__(
             root=root,
             split=split,
-            paths=listed.paths_of(path, rows, "add the file or drop the line"),
+            paths=listed.image_paths(path, rows, "add the file or remove the line"),
             ids=[row.file for row in rows],
             labels=labels,
             class_names=class_names,
@@ -64,10 +63,10 @@ class Table(files.FileSource):
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a table, header and empty lines left out.
+    """The rows of a table, without header and empty lines.
 
     Raises:
-        InputError: no such file, not UTF-8, or a line that is not two fields; with the line.
+        InputError: the file does not exist, is not UTF-8, or has a line without two fields (with the line).
     """
     text = files.read_text(path, WAY_OUT)
     separator = _separator(text)
@@ -88,7 +87,7 @@ def _reader(text, separator):
 
 
 def _separator(text: str) -> str:
-    """The first of `SEPARATORS` that is in every line, outside of quotes; the comma if none is."""
+    """The first of `SEPARATORS` that every line contains outside quotes; the comma if there is none."""
     for separator in SEPARATORS:
         try:
             if all(len(cells) != 1 for cells in _reader(text, separator)):
@@ -101,13 +100,11 @@ def _separator(text: str) -> str:
 def _row(where: str, line: int, cells: list[str], separator: str) -> Row:
     if len(cells) == 1:
         is_other = any(other in cells[0] for other in SEPARATORS)
-        way_out = (
-            "put a comma behind the path" if is_other else "end the line with a comma if it has no class"
-        )
+        way_out = "put a comma after the path" if is_other else "end the line with a comma if it has no class"
         raise InputError(f"{where}: {cells[0]!r} has no label field; {way_out}")
     if len(cells) > 2 and separator == ",":
         raise InputError(
-            f"{where}: {len(cells)} fields, wanted 2; separate labels by ';', quote a path that has a comma"
+            f"{where}: {len(cells)} fields, wanted 2; separate labels by ';', and quote a path that has a comma"
         )
     written, *rest = cells
     field = ";".join(rest)
@@ -121,16 +118,16 @@ def _row(where: str, line: int, cells: list[str], separator: str) -> Row:
 
 
 def _classes(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
-    """Class names [k], and what to call the place that they come from."""
+    """Class names [k], and the name of their origin for messages."""
     if classes is not None:
         names, origin = list(classes), "the given classes"
     elif (root / "classes.txt").is_file():
-        names, origin = files.read_class_list(root / "classes.txt", "write one class a line"), "classes.txt"
+        names, origin = files.read_class_list(root / "classes.txt", "write one class per line"), "classes.txt"
     else:
         rows = read_table(root / "train.csv")
         names, origin = sorted({label for row in rows for label in row.labels}), "train.csv"
     if not names:
-        raise InputError(f"{origin} in {root}: no class at all; label the images or name the classes")
+        raise InputError(f"{origin} in {root}: no classes; label the images or list the classes")
     return fields.class_names(names, f"{origin} in {root}"), origin
 
 

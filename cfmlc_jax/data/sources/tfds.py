@@ -11,31 +11,31 @@ from cfmlc_jax.errors import InputError
 
 
 class Tfds:
-    """A split of a data set that TFDS prepared in a random-access format: a `Source`.
+    """A `Source` for a split of a data set that TFDS prepared in a random-access format.
 
-    Images come as the bytes of their files, so that all sources are decoded alike. The labels of
-    the whole split are read once, at construction, which reads every record. Nothing is dropped:
-    images without a class stay. No boxes.
+    Images are the bytes of their files, so that all sources are decoded in the same way. The labels of
+    the whole split are read once, at construction, which reads every record. Images without a class are
+    kept. There are no boxes.
 
-    A key is the name of a feature, or names joined by "/" for a feature inside another, such as
-    "objects/label". VOC's published protocol leaves difficult instances out:
+    A key is the name of a feature, or names joined by "/" for a nested feature, such as
+    "objects/label". VOC's published protocol excludes difficult instances:
     `labels_key="labels_no_difficult"`.
 
     Args:
         root: the TFDS data directory.
         split: "train" or "val".
-        name: the data set, with config and version as TFDS writes them, say "voc/2007".
-        image_key: an image feature.
-        labels_key: a class label, or a sequence of them.
-        id_key: a feature of text or whole numbers that is unique in the data set; without it an id is
+        name: the data set, with config and version as TFDS writes them, for example "voc/2007".
+        image_key: key of an image feature.
+        labels_key: key of a class label, or of a sequence of class labels.
+        id_key: key of a feature of text or whole numbers that is unique in the data set; without it an id is
             the TFDS split and the record's number.
-        train_split: what TFDS calls "train", say "train+validation" or "train[:80%]".
-        val_split: what TFDS calls "val".
+        train_split: the TFDS split for "train", for example "train+validation" or "train[:80%]".
+        val_split: the TFDS split for "val".
 
     Raises:
         InputError: TFDS is not installed, or has no such data set, split or feature; the data set
-            is not prepared, or in a sequential format; an unlabelled record; an id that is none or
-            is another record's.
+            is not prepared, or is in a sequential format; a record without label; an id that is invalid or
+            not unique.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Tfds:
         self._has_ids = id_key is not None
         self._records = _records(tfds, builder, name, self._split, image_key)
         self.class_names = _class_names(tfds, _feature(name, features, labels_key), name, labels_key)
-        # Name of a file, records left out at its beginning, records read.
+        # Name of a file, number of records skipped at its beginning, number of records read.
         self._shards = [
             (os.path.basename(part.filename), part.skip, part.take)
             for part in builder.info.splits[self._split].file_instructions
@@ -88,7 +88,7 @@ class Tfds:
         )
 
     def pictures(self) -> list[str]:
-        """What identifies each picture in every split: its id if there is a key for it, else its place in a file."""
+        """A name of each image that is the same in all splits: its id if `id_key` is set, else its place in a file."""
         if self._has_ids:
             return self.ids
         return [f"{name}/{skip + i}" for name, skip, take in self._shards for i in range(take)]
@@ -103,28 +103,28 @@ class Tfds:
             first = ids.setdefault(key, index)
             if first != index:
                 raise InputError(
-                    f"{where} has the {id_key} {key!r} of record {first}; name a feature that is unique"
+                    f"{where} has the same {id_key} {key!r} as record {first}; set id_key to a unique feature"
                 )
         return labels, list(ids)
 
 
 def _classes(value: Any, where: str, num_classes: int) -> np.ndarray:
-    """Columns of a record's labels."""
+    """Classes of a record, int64 [number of labels]."""
     try:
         present = np.atleast_1d(np.asarray(value, np.int64))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{where}: the labels {fields.shown(value)} are not numbers of classes; name the labels' feature"
+            f"{where}: the labels {fields.shown(value)} are not class numbers; set labels_key to the labels' feature"
         ) from error
     if np.any((present < 0) | (present >= num_classes)):
         raise InputError(
-            f"{where}: label {present.min()} is none of the {num_classes} classes; name a split that has labels"
+            f"{where}: label {present.min()} is none of the {num_classes} classes; choose a split that has labels"
         )
     return present.reshape(-1)
 
 
 def _key(value: Any, where: str, id_key: str) -> str:
-    """A record's id."""
+    """A record's id, as text."""
     try:
         plain = value.item() if isinstance(value, np.generic | np.ndarray) else value
         key = fields.as_key(plain.decode() if isinstance(plain, bytes) else plain)
@@ -132,7 +132,7 @@ def _key(value: Any, where: str, id_key: str) -> str:
         key = None
     if key is None:
         raise InputError(
-            f"{where}: the {id_key} {fields.shown(value)} is no id; name a feature of text or whole numbers"
+            f"{where}: the {id_key} {fields.shown(value)} is no id; set id_key to a feature of text or whole numbers"
         )
     return key
 
@@ -148,7 +148,7 @@ def _import_tfds() -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    # TFDS lists all of its data sets after it.
+    # The lines after the first list all data sets of TFDS.
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
@@ -160,12 +160,12 @@ def _builder(tfds: Any, root: Path, name: str) -> Any:
         raise InputError(f"TFDS cannot open {name!r} in {root} ({_first_line(error)}); {prepare}") from error
     if not builder.data_path.exists():
         raise InputError(f"{name} is not in {root}; {prepare}")
-    # From its files alone: a worker process need not know the class that prepared the data.
+    # Built from its files alone, so that worker processes need not know the class that prepared the data.
     return tfds.builder_from_directory(builder.data_path)
 
 
 def _records(tfds: Any, builder: Any, name: str, split: str, image_key: str) -> Any:
-    # Bytes, not pixels: TFDS decodes with whatever library it finds, and pixels would depend on it.
+    # Bytes, not pixels: TFDS decodes with any library that it finds, and pixels would depend on it.
     decoders: Any = tfds.decode.SkipDecoding()
     for key in reversed(_path(builder.info.features, image_key)):
         decoders = {key: decoders}
@@ -178,12 +178,12 @@ def _records(tfds: Any, builder: Any, name: str, split: str, image_key: str) -> 
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{name}: {_first_line(error)}; name a split that has records, got {split!r}"
+            f"{name}: {_first_line(error)}; choose a split that has records, not {split!r}"
         ) from error
 
 
 def _path(tree: Any, key: str) -> list[str]:
-    """The names that lead to a key: "objects/label" is two, but "image/filename" may be one feature."""
+    """The nested names of a key: "objects/label" is two names, but "image/filename" may be one feature."""
     if not _has_names(tree) or key in tree:
         return [key]
     head, _, rest = key.partition("/")
@@ -191,12 +191,12 @@ def _path(tree: Any, key: str) -> list[str]:
 
 
 def _has_names(tree: Any) -> bool:
-    # TFDS's own dictionary of features is no Mapping.
+    # TFDS's own dictionary of features is not a Mapping.
     return hasattr(tree, "keys")
 
 
 def _inner(feature: Any) -> Any:
-    """The feature inside a sequence; any other feature itself."""
+    """The feature inside a sequence; any other feature is returned unchanged."""
     return getattr(feature, "feature", feature)
 
 
@@ -219,7 +219,7 @@ def _value(record: Any, key: str) -> Any:
 def _require_image(tfds: Any, feature: Any, name: str, key: str) -> None:
     if not isinstance(feature, tfds.features.Image):
         raise InputError(
-            f"{name}: feature {key!r} is {type(feature).__name__}, wanted Image; name the image's feature"
+            f"{name}: feature {key!r} is {type(feature).__name__}, wanted Image; set image_key to the image's feature"
         )
 
 
@@ -227,6 +227,6 @@ def _class_names(tfds: Any, feature: Any, name: str, key: str) -> tuple[str, ...
     label = _inner(feature)
     if not isinstance(label, tfds.features.ClassLabel):
         raise InputError(
-            f"{name}: feature {key!r} is {type(label).__name__}, wanted ClassLabel; name the labels' feature"
+            f"{name}: feature {key!r} is {type(label).__name__}, wanted ClassLabel; set labels_key to the labels' feature"
         )
     return fields.class_names(label.names, f"{name}: feature {key!r}")

@@ -15,7 +15,7 @@ FOLDERS = ("VG_100K", "VG_100K_2")
 VAL_FRACTION = 0.3
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
-# The colours, sizes and materials that the reference (MLC-PAT) strips from an object's name.
+# Adjectives of colour, size and material that the reference (MLC-PAT) removes from an object's name.
 ADJECTIVES = {
     *(
         "black",
@@ -35,8 +35,8 @@ ADJECTIVES = {
 }
 
 
-class Thing(NamedTuple):
-    """An object that has a category: its column, and (left, top, width, height), or why it has no box."""
+class CategoryObject(NamedTuple):
+    """An object with a category: its column, and its box (left, top, width, height), or why it has no box."""
 
     column: int
     box: tuple | str
@@ -66,21 +66,21 @@ class VisualGenome(files.FileSource):
         root = Path(root).expanduser()
         class_names, class_of = read_vocabulary(Path(vocabulary).expanduser())
         path = root / "objects.json"
-        numbers, found = _images(path, class_of)
+        numbers, image_objects = _images(path, class_of)
         rows = split_rows(len(numbers), split)
         if not len(rows):
             raise InputError(
                 f"{path}: {len(numbers)} images have a category, too few for a {split} split; {WAY_OUT}"
             )
 
-        things = [(row, thing) for row, number in enumerate(rows) for thing in found[number]]
+        objects = [(row, entry) for row, number in enumerate(rows) for entry in image_objects[number]]
         labels = np.zeros((len(rows), len(class_names)), np.uint8)
-        labels[[row for row, _ in things], [thing.column for _, thing in things]] = 1
-        usable = [(row, thing) for row, thing in things if not isinstance(thing.box, str)]
+        labels[[row for row, _ in objects], [entry.column for _, entry in objects]] = 1
+        usable = [(row, entry) for row, entry in objects if not isinstance(entry.box, str)]
         left_out = boxes.LeftOut()
-        for _, thing in things:
-            if isinstance(thing.box, str):
-                left_out.add(str(path), thing.box)
+        for _, entry in objects:
+            if isinstance(entry.box, str):
+                left_out.add(str(path), entry.box)
         super().__init__(
             root=root,
             split=split,
@@ -90,8 +90,8 @@ class VisualGenome(files.FileSource):
             class_names=class_names,
             boxes=boxes.from_annotations(
                 [row for row, _ in usable],
-                [thing.box for _, thing in usable],
-                [thing.column for _, thing in usable],
+                [entry.box for _, entry in usable],
+                [entry.column for _, entry in usable],
                 [None] * len(rows),
                 str(left_out),
             ),
@@ -99,14 +99,14 @@ class VisualGenome(files.FileSource):
 
 
 def read_vocabulary(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Category names [k], and the category of every object name.
+    """Category names [k], and the category's index of every object name.
 
-    A name in two categories belongs to the later one, as in the reference (VG-256 has two such names).
+    An object name in two categories belongs to the later one, as in the reference (VG-256 has two such names).
 
     Raises:
-        InputError: no such file, broken JSON, or not an object of lists of names.
+        InputError: the file does not exist, has broken JSON, or is not an object of lists of names.
     """
-    # As pairs: of a category that is written twice, an object would keep the last alone.
+    # Read as pairs, because a dict would hide that a category is listed twice.
     document = files.read_json(
         path, "give the vocabulary: JSON, category -> list of object names", object_pairs_hook=tuple
     )
@@ -123,10 +123,10 @@ def read_vocabulary(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
 
 
 def object_name(annotated: str) -> str:
-    """The name to look up in the vocabulary: "Small brown dog." -> "dog", but "hot dog" -> "hot dog".
+    """The name that is looked up in the vocabulary: "Small brown dog." -> "dog", but "hot dog" -> "hot dog".
 
-    Lower case, without one final full stop; if every word before the last is one of the
-    `ADJECTIVES`, only the last word.
+    It is in lower case without a final full stop. If all words before the last are `ADJECTIVES`, only the
+    last word is kept.
     """
     name = annotated.lower().strip()
     if name.endswith("."):
@@ -136,45 +136,45 @@ def object_name(annotated: str) -> str:
 
 
 def split_rows(images: int, split: str) -> np.ndarray:
-    """Rows [n] of a split among the images sorted by number, ascending; the same on every machine."""
+    """Indices [n] of a split's images among all images sorted by number, ascending; the same on every machine."""
     val = int(np.round(VAL_FRACTION * images))
     order = np.random.RandomState(1).permutation(images)
     return np.sort(order[: images - val] if split == "train" else order[images - val :])
 
 
-def _images(path: Path, class_of: dict[str, int]) -> tuple[list[int], list[list[Thing]]]:
-    """Numbers [n], ascending, of the images with a category, and their objects that have one."""
+def _images(path: Path, class_of: dict[str, int]) -> tuple[list[int], list[list[CategoryObject]]]:
+    """Numbers [n], ascending, of the images that have objects with a category, and these objects."""
     document = files.read_json(path, WAY_OUT, object_hook=_shrink(path, class_of))
     if not isinstance(document, list):
         raise InputError(f"{path}: not a list of images; {WAY_OUT}")
-    objects_of: dict[int, list[Thing]] = {}
+    objects_of: dict[int, list[CategoryObject]] = {}
     for place, image in enumerate(document):
         number, objects = _image(f"{path}: image {place} of the list", image)
         if objects_of.setdefault(number, objects) != objects:
             raise InputError(f"{path}: image {number} is listed twice, with other objects; {WAY_OUT}")
-    numbers = sorted(number for number, found in objects_of.items() if found)
+    numbers = sorted(number for number, objects in objects_of.items() if objects)
     return numbers, [objects_of[number] for number in numbers]
 
 
-def _image(where: str, image: Any) -> tuple[int, list[Thing]]:
-    """An image's number, and its objects that have a category."""
+def _image(where: str, image: Any) -> tuple[int, list[CategoryObject]]:
+    """An image's number, and its objects with a category."""
     if not isinstance(image, dict):
         raise InputError(f"{where} is not an object with 'image_id' and 'objects'; {WAY_OUT}")
     key = fields.as_key(image.get("image_id")) or ""
     if not _NUMBER.fullmatch(key):
-        raise InputError(f"{where} lacks a usable 'image_id'; {WAY_OUT}")
+        raise InputError(f"{where} has no usable 'image_id'; {WAY_OUT}")
     objects = image.get("objects")
     if not isinstance(objects, list) or not all(
-        found is None or isinstance(found, Thing) for found in objects
+        entry is None or isinstance(entry, CategoryObject) for entry in objects
     ):
-        raise InputError(f"{where} lacks a usable 'objects', a list of objects; {WAY_OUT}")
-    return int(key), [found for found in objects if found is not None]
+        raise InputError(f"{where} has no usable 'objects', a list of objects; {WAY_OUT}")
+    return int(key), [entry for entry in objects if entry is not None]
 
 
 def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
-    """A parser's hook that leaves of each object its class and box, or None without a class.
+    """A hook of the JSON parser that reduces each object to its class and box, or to None without a class.
 
-    The file has millions of objects: as dicts they fill gigabytes.
+    The file has millions of objects, which would fill gigabytes as dicts.
     """
 
     def shrink(entry: dict) -> Any:
@@ -190,7 +190,8 @@ def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
             return None
         box = tuple(entry.get(side) for side in "xywh")
         reason = boxes.reason_against(box)
-        return Thing(column, f"object {fields.shown(entry.get('object_id'))}: {reason}" if reason else box)
+        object_id = fields.shown(entry.get("object_id"))
+        return CategoryObject(column, f"object {object_id}: {reason}" if reason else box)
 
     return shrink
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2007 in its official layout: 20 classes, trainval to train on, test to validate on."""
+"""PASCAL VOC 2007 in its official layout: 20 classes, trainval for training, test for validation."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +31,14 @@ _LISTS = {"train": "trainval", "val": "test"}
 class Voc(files.FileSource):
     """A split of VOC 2007: trainval as "train", test as "val".
 
-    As in the reference (MLC-PAT): a class is present where `ImageSets/Main/<class>_<list>.txt`
-    says 1; 0 (only difficult instances) and -1 are absent; images without a class are dropped.
-    With a folder `Annotations` there are boxes of the instances that are not difficult, so that boxes
-    and labels agree. Their files are read by `boxes` alone, for training needs none; files and boxes
-    that cannot be used are left out and reported (`boxes().left_out`).
+    As in the reference (MLC-PAT): a class is present if `ImageSets/Main/<class>_<list>.txt`
+    has 1; with 0 (only difficult instances) and -1 it is absent; images without a class are excluded.
+    If there is a folder `Annotations`, the boxes are those of instances that are not difficult, so that boxes
+    and labels agree. Only `boxes` reads its files, because training needs no boxes. Unusable files and boxes
+    are excluded and reported (`boxes().left_out`).
 
     Args:
-        root: the folder that holds `VOCdevkit`, or `VOCdevkit` itself, or `VOC2007` itself: the
+        root: the folder that contains `VOCdevkit`, or `VOCdevkit` itself, or `VOC2007` itself: the
             first of `root/VOCdevkit/VOC2007`, `root/VOC2007`, `root` that has `ImageSets/Main`.
         split: "train" or "val".
 
@@ -58,19 +58,19 @@ class Voc(files.FileSource):
             labels[row, present[key]] = 1
         names = [fields.relative_path(f"{key}.jpg", f"{root}: image {key}", "JPEGImages") for key in ids]
         files.require_own_files(ids, names, str(root))
-        found = files.find_files(root, names)
-        files.require_files(names, found, root, WAY_OUT)
+        on_disk = files.find_files(root, names)
+        files.require_files(names, on_disk, root, WAY_OUT)
         super().__init__(
             root=root,
             split=split,
-            paths=[found[name] for name in names],
+            paths=[on_disk[name] for name in names],
             ids=ids,
             labels=labels,
             class_names=CLASS_NAMES,
         )
 
     def boxes(self) -> boxes.Boxes | None:
-        """The boxes of its images, read from a file of each; None without a folder `Annotations`."""
+        """The boxes of its images, read from one file per image; None without a folder `Annotations`."""
         annotations, left_out = Path(self._root) / "Annotations", boxes.LeftOut()
         if not annotations.is_dir():
             return None
@@ -85,7 +85,7 @@ class Voc(files.FileSource):
 
 
 def find_root(root: Path) -> Path:
-    """The folder `VOC2007` in, or at, a folder that a user named (rule: see `Voc`).
+    """The folder `VOC2007` for a root that the user gave (see `Voc`).
 
     Raises:
         InputError: it is in none of the three places.
@@ -97,17 +97,17 @@ def find_root(root: Path) -> Path:
 
 
 def _present_classes(root: Path, image_list: str) -> dict[str, list[int]]:
-    """Image number -> classes that are present and not only as difficult instances."""
+    """Image number -> classes that are present with an instance that is not difficult."""
     present: dict[str, list[int]] = {}
     for column, name in enumerate(CLASS_NAMES):
         path = root / "ImageSets" / "Main" / f"{name}_{image_list}.txt"
         lines: dict[str, tuple[int, str]] = {}
         for number, line in enumerate(files.read_text(path, WAY_OUT).splitlines(), 1):
             key, value = _row(path, number, line)
-            first, said = lines.setdefault(key, (number, value))
-            if said != value:
+            first_line, first_value = lines.setdefault(key, (number, value))
+            if first_value != value:
                 raise InputError(
-                    f"{path} line {number}: {key} is {value}, but {said} in line {first}; keep one of them"
+                    f"{path} line {number}: {key} is {value}, but {first_value} in line {first_line}; keep one of them"
                 )
         for key, (_, value) in lines.items():
             if value == "1":
@@ -124,10 +124,10 @@ def _row(path: Path, number: int, line: str) -> tuple[str, str]:
 
 
 class Annotated(NamedTuple):
-    """What a file of annotations says of its image.
+    """Annotations of an image.
 
-    instances: class and box [left, top, width, height] of those that are not difficult.
-    size: width and height, if they are known.
+    instances: class and box [left, top, width, height] of each instance that is not difficult.
+    size: width and height of the image, if known.
     """
 
     instances: list[tuple[int, list[float]]]
@@ -137,19 +137,19 @@ class Annotated(NamedTuple):
 def read_boxes(path: Path, left_out: boxes.LeftOut) -> Annotated:
     """The instances of a VOC file that are not difficult, and the size of its image.
 
-    VOC counts pixels from 1 and its right and bottom pixels belong to the box; ours count from 0
-    and end before the last.
+    VOC counts pixels from 1, and its right and bottom pixels belong to the box. Our boxes count from 0, and
+    their right and bottom are exclusive.
 
     Args:
         path: the file.
-        left_out: takes what cannot be read.
+        left_out: receives files and boxes that cannot be used.
     """
     try:
         document = ElementTree.fromstring(path.read_bytes())
     except OSError as error:
         left_out.add(str(path), str(error.strerror))
         return Annotated([], None)
-    # Python's parser of XML raises the others over encodings.
+    # Python's XML parser raises LookupError and ValueError for unknown encodings.
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         left_out.add(str(path), f"broken XML ({' '.join(str(error).split())})")
         return Annotated([], None)
@@ -170,7 +170,7 @@ def read_boxes(path: Path, left_out: boxes.LeftOut) -> Annotated:
 
 
 def _box(instance: ElementTree.Element) -> list:
-    """[left, top, width, height]; what is written there, where that is no number."""
+    """[left, top, width, height]; or the four texts as written if one of them is no number."""
     written = [instance.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
     sides = [number for number in map(_number, written) if number is not None]
     if len(sides) < 4:

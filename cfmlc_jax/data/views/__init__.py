@@ -1,1 +1,1 @@
-"""From the bytes of an image to views."""
+"""Decoding of images, and transforms from a record to its views."""

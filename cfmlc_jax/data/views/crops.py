@@ -1,7 +1,7 @@
-"""From a record to one view, as single-label classifiers are trained: crops, flips and colours.
+"""Transforms from a record to one view for single-label classifiers: crops, flips and colour jitter.
 
 The reference's transforms (Tang et al., NeurIPS 2020), which are torchvision's: Pillow and uint8, one
-generator for every record. Both kinds are called as `patches.ToViews` is.
+generator per record. Both are called like `patches.ToViews`.
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.resample import to_square
 from cfmlc_jax.errors import InputError
 
-# Of `random_box`: share of the picture's area, and width by height.
+# Ranges of `random_box`: share of the image's area, and width divided by height.
 AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
 _TRIES = 10
-# Of `middle`: longer side by shorter; what is longer is cut before it is scaled.
+# Greatest ratio of the longer side to the shorter in `middle`; longer images are cut before they are scaled.
 _MAX_ASPECT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class PaddedCrop:
-    """A small picture as it is; in training a crop of it between black margins, and its mirror image.
+    """A small image unchanged; in training padded with black margins, randomly cropped and flipped.
 
     For CIFAR: 32 px, margins of 4.
 
-    size: side of the pictures and of the view, pixels.
+    size: side of the images and of the view, pixels.
     padding: margin on each side, pixels.
-    flip: mirrored with probability ½ (not for digits, which it changes).
-    augment: training.
-    exif: turn pictures upright by their EXIF orientation.
+    flip: whether images are mirrored with probability ½ (not for digits, which this would change).
+    augment: True in training.
+    exif: turn images upright by their EXIF orientation.
     """
 
     size: int = 32
@@ -40,30 +40,30 @@ class PaddedCrop:
     flip: bool = True
     augment: bool = False
     exif: bool = False
-    # As of `ToViews`.
+    # As in `ToViews`.
     grid = None
     num_views = 1
 
     def cut(self, image: Image.Image) -> list[Image.Image]:
-        """The picture as the one view, RGB [size, size]; one of another size is squeezed to it."""
+        """The image as the only view, RGB [size, size]; an image of another size is squeezed."""
         return [to_square(image, self.size, Image.Resampling.BILINEAR)]
 
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
         """{"views": uint8 [1, size, size, 3], "labels": float32 [k], "id": str} of one record.
 
         Args:
-            record: as its source gives it.
-            generator: the record's own; read only to augment.
+            record: a source's record.
+            generator: the record's random generator; used only for augmentation.
 
         Raises:
-            InputError: an image that `decode` refuses, or of another size.
+            InputError: `decode` refuses the image, or the image has another size.
             TypeError: augmentation without a generator.
         """
         image = _decoded(self, record, generator)
         if image.size != (self.size, self.size):
             raise InputError(
                 f"{_where(record)}: {image.width} x {image.height} pixels, wanted {self.size} x {self.size}; "
-                "set config.views.image_size to the data's, or crop by area"
+                "set config.views.image_size to the data's, or config.views.transform to 'area_crop'"
             )
         if generator is not None and self.augment:
             left, top = generator.integers(0, 2 * self.padding + 1, 2).tolist()
@@ -74,17 +74,17 @@ class PaddedCrop:
 
 @dataclasses.dataclass(frozen=True)
 class AreaCrop:
-    """The middle of a photo; in training a random part of it, mirrored or not, its colours changed.
+    """The centre crop of a photo; in training a random crop, flipped at random and with jittered colours.
 
-    For ImageNet-LT and Places-LT: 224 px. In evaluation the shorter side becomes 8/7 of the size
-    (256) and the middle is cut out. In training `random_box`, then a mirror image with probability ½, then
-    brightness, contrast and saturation, in random order, each times 1 ± `jitter`.
+    For ImageNet-LT and Places-LT: 224 px. In evaluation the shorter side is scaled to 8/7 of the size
+    (256) and the centre is cropped. In training `random_box` is cropped and mirrored with probability ½; then
+    brightness, contrast and saturation are changed, in random order, each by a factor in 1 ± `jitter`.
 
     size: side of the view, pixels.
-    flip: mirrored with probability ½.
-    jitter: the reference has none for iNaturalist.
-    augment: training.
-    exif: turn pictures upright by their EXIF orientation.
+    flip: whether images are mirrored with probability ½.
+    jitter: strength of the colour changes; 0: none, as in the reference for iNaturalist.
+    augment: True in training.
+    exif: turn images upright by their EXIF orientation.
     """
 
     size: int = 224
@@ -92,16 +92,16 @@ class AreaCrop:
     jitter: float = 0.4
     augment: bool = False
     exif: bool = False
-    # As of `ToViews`.
+    # As in `ToViews`.
     grid = None
     num_views = 1
 
     def cut(self, image: Image.Image) -> list[Image.Image]:
-        """The middle of the picture as the one view, RGB [size, size]."""
+        """The centre crop of the image as the only view, RGB [size, size]."""
         return [middle(image, self.size)]
 
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict:
-        """As `PaddedCrop`; pictures may have any size."""
+        """As `PaddedCrop.__call__`; images may have any size."""
         image = _decoded(self, record, generator)
         if generator is not None and self.augment:
             box = random_box(image.width, image.height, generator)
@@ -114,10 +114,10 @@ class AreaCrop:
 
 
 def random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random part of a picture, pixels, as torchvision's RandomResizedCrop.
+    """Left, top, right, bottom of a random crop, pixels, as in torchvision's RandomResizedCrop.
 
-    Its area is uniform among `AREAS` of the picture's, its aspect log-uniform among `ASPECTS`. What
-    does not fit is drawn again, ten times at most; then it is the middle, as wide or as high as the aspects allow.
+    Its share of the image's area is uniform in `AREAS`, its aspect log-uniform in `ASPECTS`. If it does not fit
+    it is drawn again, at most ten times; then it is a centre crop, as wide or as high as the aspects allow.
     """
     for _ in range(_TRIES):
         area = width * height * generator.uniform(*AREAS)
@@ -133,14 +133,14 @@ def random_box(width: int, height: int, generator: np.random.Generator) -> tuple
 
 
 def random_flip(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """The picture, or, with probability ½, its mirror image."""
+    """The image, or, with probability ½, its mirror image."""
     return ImageOps.mirror(image) if generator.random() < 0.5 else image
 
 
 def jitter_colours(image: Image.Image, strength: float, generator: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation in random order, each times a factor uniform in 1 ± strength.
+    """The image with brightness, contrast and saturation changed in random order, by factors in 1 ± strength.
 
-    As torchvision's ColorJitter without hue; a strength of 0 draws nothing.
+    As torchvision's ColorJitter without hue. A strength of 0 uses no random numbers.
     """
     if not strength:
         return image
@@ -152,10 +152,10 @@ def jitter_colours(image: Image.Image, strength: float, generator: np.random.Gen
 
 
 def middle(image: Image.Image, size: int) -> Image.Image:
-    """The picture with its shorter side 8/7 of the size, and of it the middle: RGB [size, size].
+    """The centre crop of an image scaled so that its shorter side is 8/7 of the size: RGB [size, size].
 
-    Of a picture longer than 16 of its shorter sides the ends are cut off first: memory has a bound, and
-    only the middle's place is rounded anew.
+    If the longer side is more than 16 times the shorter, the ends are cut off first. This limits memory; only the
+    position of the centre may be rounded differently.
     """
     image = _without_ends(image)
     shorter = size * 8 // 7
@@ -171,7 +171,7 @@ def middle(image: Image.Image, size: int) -> Image.Image:
 
 def _without_ends(image):
     width, height = image.size
-    # As much at both ends, so that the middle stays where it is.
+    # The same at both ends, so that the centre stays in place.
     left = max(0, (width - _MAX_ASPECT * height) // 2)
     top = max(0, (height - _MAX_ASPECT * width) // 2)
     return image.crop((left, top, width - left, height - top)) if left or top else image

@@ -1,4 +1,4 @@
-"""The bytes of an image to RGB pixels, upright where asked for. Host side, Pillow and uint8 throughout."""
+"""Decoding of image files to RGB pixels, optionally turned upright. On the host, with Pillow and uint8."""
 
 import io
 import struct
@@ -10,9 +10,9 @@ from PIL import Image
 from cfmlc_jax.data.views import formats, metadata
 from cfmlc_jax.errors import InputError
 
-# More is taken for a decompression bomb. Pillow's own default limit, from where it only warns.
+# Images with more pixels are refused as decompression bombs. At this limit, its default, Pillow only warns.
 MAX_PIXELS = 89_478_485
-# By EXIF orientation; 1 is upright.
+# EXIF orientation -> how to turn the image; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,7 +22,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's readers raise on damaged files, by experiment; they have no common base class.
+# Exceptions that Pillow's readers raise on damaged files, found by experiment; they have no common base class.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -40,21 +40,21 @@ _DAMAGED = (
 
 
 def decode(image: bytes | np.ndarray | Image.Image, where: str, *, exif: bool = False) -> Image.Image:
-    """The picture as a Pillow image of mode RGB, uint8 [h, w, 3], at its stored size.
+    """The image as a Pillow image of mode RGB, uint8 [h, w, 3], at its stored size.
 
-    Grey, palette, CMYK and 16-bit pictures are converted (16 bits are scaled, not clipped);
-    transparency is composited on white. Of several frames the first is read.
+    Grey, palette, CMYK and 16-bit images are converted (16 bits are scaled, not clipped), and
+    transparent pixels are blended with white. Of several frames the first is read.
 
     Args:
         image: a file's bytes in one of `formats.FORMATS`, or decoded pixels uint8 [h, w], [h, w, 1], [h, w, 3]
             or [h, w, 4] (red, green, blue, alpha), or a Pillow image.
-        where: what an error names, such as the file's path.
-        exif: turn the picture upright by its EXIF orientation; TIFF files are always turned, as Pillow does and so
-            the reference. Boxes do not turn with it.
+        where: how error messages name the image, for example its path.
+        exif: turn the image upright by its EXIF orientation. TIFF files are always turned, as Pillow and hence
+            the reference do. Boxes are not turned.
 
     Raises:
-        InputError: empty, truncated or damaged bytes, not an image, more than `MAX_PIXELS`, or
-            pixels of a kind that has no meaning in 8 bits.
+        InputError: the bytes are empty, truncated, damaged or not an image; there are more than `MAX_PIXELS`;
+            or pixel values have no meaning in 8 bits.
     """
     if isinstance(image, np.ndarray):
         return _to_rgb(_from_array(image, where), where)
@@ -72,21 +72,21 @@ def decode(image: bytes | np.ndarray | Image.Image, where: str, *, exif: bool = 
 
 
 def header(data: bytes, where: str, *, exif: bool) -> tuple[Image.Image, int]:
-    """A file's picture, its pixels not decoded yet, and by which EXIF orientation it is to be turned then.
+    """A file's image without decoded pixels, and the EXIF orientation by which it must be turned.
 
-    Only the orientation is read of the file's metadata, and nothing else in it matters.
+    Of the file's metadata only the orientation is read.
 
     Args:
-        data: the file.
-        where: what an error names.
-        exif: as of `decode`; False: nothing but TIFF files has to be turned.
+        data: the file's bytes.
+        where: how error messages name the image.
+        exif: as for `decode`; False: only TIFF files are turned.
 
     Raises:
         InputError: as `decode`.
     """
     if not len(data):
         raise InputError(
-            f"{where}: the file is empty (0 bytes); fetch it again or leave it out of the data set"
+            f"{where}: the file is empty (0 bytes); download it again or remove it from the data set"
         )
     stripped = metadata.strip(data)
     try:
@@ -97,7 +97,7 @@ def header(data: bytes, where: str, *, exif: bool) -> tuple[Image.Image, int]:
         raise InputError(f"{where}: {_reason(error)}; scale the image down to {MAX_PIXELS} pixels") from error
     except _DAMAGED as error:
         raise _damaged(data, where, error) from error
-    # Before the pixels are decoded, and so before their memory is taken.
+    # Checked before pixels are decoded and their memory is allocated.
     _check_area(*picture.size, where)
     if not (exif or picture.format == "TIFF"):
         return picture, metadata.UPRIGHT
@@ -105,19 +105,19 @@ def header(data: bytes, where: str, *, exif: bool) -> tuple[Image.Image, int]:
 
 
 def _orientation(picture, exif=b"", xmp=b""):
-    return metadata.orientation(exif or _left_in(picture, "exif"), xmp or _left_in(picture, "xmp"))
+    return metadata.orientation(exif or _metadata(picture, "exif"), xmp or _metadata(picture, "xmp"))
 
 
-def _left_in(picture, key):
-    """Metadata that stayed in the file, which Pillow finds without looking into it."""
-    found = picture.info.get(key)
-    return found if isinstance(found, bytes) else b""
+def _metadata(picture, key):
+    """Metadata that `metadata.strip` left in the file, as bytes that Pillow has not parsed; empty without any."""
+    value = picture.info.get(key)
+    return value if isinstance(value, bytes) else b""
 
 
 def _not_an_image(data):
     return formats.refusal("", data[: formats.HEAD_BYTES]) or (
-        f"{len(data)} bytes that are not an image ({', '.join(formats.FORMATS)} are read); "
-        "convert the file or leave it out of the data set"
+        f"{len(data)} bytes that are not an image ({', '.join(formats.FORMATS)} are supported); "
+        "convert the file or remove it from the data set"
     )
 
 
@@ -137,7 +137,7 @@ def _damaged(image, where, error):
     size = f"; the file has {len(image)} bytes" if isinstance(image, bytes) else ""
     return InputError(
         f"{where}: the image cannot be decoded ({_reason(error)}{size}); "
-        "fetch it again or leave it out of the data set"
+        "download it again or remove it from the data set"
     )
 
 
@@ -158,16 +158,16 @@ def _to_rgb(picture, where):
         picture = _to_eight_bits(picture, where)
     if picture.has_transparency_data:
         return _on_white(picture)
-    # `convert` copies even what is RGB already.
+    # `convert` would copy even an RGB image.
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _to_eight_bits(picture, where):
-    """Grey of mode L from 16-bit integers (0 to 65535) or floats (0 to 1)."""
+    """A grey image of mode L, from 16-bit integers (0 to 65535) or floats (0 to 1)."""
     samples = np.asarray(picture)
     top = 1.0 if picture.mode == "F" else 65535.0
     low, high = samples.min(), samples.max()
-    if not (low >= 0 and high <= top):  # also when they are NaN
+    if not (low >= 0 and high <= top):  # also True for NaN
         raise InputError(
             f"{where}: grey values from {low} to {high} (mode {picture.mode}) are outside 0 to {top:g}; "
             "save the image with 8 or 16 bits"
@@ -180,7 +180,7 @@ def _to_eight_bits(picture, where):
 
 
 def _on_white(picture):
-    if picture.mode == "La":  # premultiplied; Pillow knows only this one way out of it
+    if picture.mode == "La":  # premultiplied alpha, which Pillow converts to LA only
         picture = picture.convert("LA")
     picture = picture.convert("RGBA")
     canvas = Image.new("RGB", picture.size, (255, 255, 255))

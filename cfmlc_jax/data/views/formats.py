@@ -1,21 +1,21 @@
-"""Kinds of image files: which are read, and how they are told by their first bytes and by their names."""
+"""Kinds of image files: which are supported, and how to recognise them by their first bytes and their names."""
 
 import re
 
 from PIL import features
 
-# From version 11.3 on, and where it was built with libavif; an older one warns of a feature that it does not know.
+# Pillow reads AVIF since version 11.3, if built with libavif; an older version warns about the unknown feature.
 _AVIF = "avif" in features.modules and features.check("avif")
-# By Pillow's names. Not all that it knows: its EPS reader, for one, hands the file to an external program.
+# Supported formats by Pillow's names. Others are excluded: its EPS reader, for example, runs an external program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", *(["AVIF"] if _AVIF else []))
 
 _AVIF_SUFFIXES = (".avif", ".avifs")
-# What counts as an image in a folder.
+# Suffixes of the files in a folder that count as images.
 SUFFIXES = (
     ".apng", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
     ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp", *(_AVIF_SUFFIXES if _AVIF else ()),
 )  # fmt: skip
-# Pictures, too, but none that are read: what cameras and drawing programs keep for themselves, and newer formats.
+# Suffixes of images that are not supported: formats of cameras and drawing programs, and newer formats.
 UNREAD_SUFFIXES = (
     ".3fr", ".ai", ".arw", ".cr2", ".cr3", ".crw", ".cur", ".dcm", ".dcr", ".dds", ".djvu", ".dng", ".emf", ".eps",
     ".erf", ".exr", ".fff", ".fits", ".hdp", ".hdr", ".heic", ".heics", ".heif", ".heifs", ".hif", ".icns", ".ico",
@@ -24,14 +24,14 @@ UNREAD_SUFFIXES = (
     ".wdp", ".wmf", ".x3f", ".xcf", *(() if _AVIF else _AVIF_SUFFIXES),
 )  # fmt: skip
 
-# More than the longest signature.
+# Longer than the longest signature.
 HEAD_BYTES = 512
 _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF.{4}WEBP",
     "GIF": rb"GIF8[79]a",
-    # Paths may begin with these letters, but have no zero bytes, or digits in lines of their own.
+    # Paths may begin with these letters too, but contain no zero bytes and no lines of digits.
     "BMP": rb"BM.{4}\0{4}",
     "PPM": rb"P[1-6](\s|#[^\n]*\n)+\d+(\s|#[^\n]*\n)+\d+\s",
     "camera raw": rb"II\*\0.{4}CR|IIRO|IIRS|IIU\0|MMOR|FUJIFILMCCD-RAW|.{4}ftypcrx",
@@ -48,21 +48,19 @@ _KINDS = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGN
 
 
 def kind_of(head: bytes) -> str | None:
-    """The kind of image that a file's first `HEAD_BYTES` begin, read or not; None if none that is known."""
+    """The kind of image that begins with these `HEAD_BYTES`, supported or not; None if it is not known."""
     return next((kind for kind, signature in _KINDS if signature.match(head)), None)
 
 
 def refusal(name: str, head: bytes) -> str | None:
-    """Why a file of this name and these first `HEAD_BYTES` is an image that is not read; None if it may be read.
+    """Why an image file with this name and these first `HEAD_BYTES` is not supported; None if it may be read.
 
-    A file is judged by its content, whatever it is called. But camera raw files begin as TIFF files do, and
-    Pillow would take the thumbnail in them for the picture.
+    The content decides, not the name. An exception are camera raw files: they begin like TIFF files, and
+    Pillow would read the thumbnail in them instead of the image.
     """
     kind = kind_of(head)
     if name.lower().endswith(UNREAD_SUFFIXES) and kind in (None, "TIFF"):
         kind = name[name.rindex(".") :]
     if kind is None or kind in FORMATS:
         return None
-    return (
-        f"an image of a kind that is not read, {kind} ({', '.join(FORMATS)} are); convert it to JPEG or PNG"
-    )
+    return f"an image of an unsupported kind, {kind} ({', '.join(FORMATS)} are supported); convert it to JPEG or PNG"

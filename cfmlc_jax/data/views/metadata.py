@@ -1,8 +1,8 @@
-"""What image files hold beside their pixels: left out before they are decoded, but for the orientation.
+"""Metadata of image files: removed before decoding, except for the orientation, which is read.
 
-Pillow looks into all of it when it opens a file: a tag of an unexpected type, or some megabytes of
-text, then make a sound photo unreadable. What is odd here is passed over; damage to what pixels need is
-left in for the decoder to find.
+Pillow parses all metadata when it opens a file. A tag of an unexpected type, or some megabytes of text, then
+make an intact photo unreadable. Unusual metadata are ignored here; damage to the data that pixels need is left
+for the decoder to report.
 """
 
 import functools
@@ -11,19 +11,20 @@ import zlib
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-# The EXIF tag, its types with their bytes, and its value for pictures stored as they are seen.
+# The EXIF tag of the orientation, its types with their sizes in bytes, and its value for upright images.
 _ORIENTATION, _SIZES, UPRIGHT = 0x0112, {3: 2, 4: 4}, 1
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-# Of compressed text, which may grow a thousandfold; EXIF has at most 64 KiB in JPEG, and twice that in hexadecimal digits.
+# Limit of decompressed text, which may be a thousand times as long as the compressed one. EXIF has at most 64 KiB in
+# JPEG, and twice that as hexadecimal digits.
 _MAX_TEXT = 2**20
-# Tags of a TIFF directory that say how pixels are stored, in decoders' words: size, bits, compression,
-# strips, planes, fax options, predictor, palette, tiles, inks, samples, JPEG tables, YCbCr, LERC.
+# Tags of a TIFF directory that describe how pixels are stored: size, bits, compression, strips, planes, fax
+# options, predictor, palette, tiles, inks, samples, JPEG tables, YCbCr, LERC.
 _PIXEL_TAGS = frozenset([
     *range(254, 267), 273, *range(277, 282), 284, 292, 293, 317, 320, *range(322, 326), *range(332, 337),
     *range(338, 342), 347, *range(512, 522), *range(529, 533), 50674,
 ])  # fmt: skip
 _ORDERS: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
-# By the number behind these letters: 42 in TIFF, 43 in BigTIFF.
+# Widths by the number after the byte order: 42 in TIFF, 43 in BigTIFF.
 _WIDTHS = {b"\0\x2a": (2, 12, 4), b"\0\x2b": (8, 20, 8)}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RAW_PROFILE, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
@@ -31,10 +32,10 @@ _JPEG_EXIF, _JPEG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 class Stripped(NamedTuple):
-    """An image file without what pixels do not need.
+    """An image file without its metadata.
 
-    data: the file, which decodes to the same pixels.
-    exif: its EXIF, empty if it has none; left in the files of other kinds than JPEG, PNG and TIFF.
+    data: the file without metadata, which decodes to the same pixels.
+    exif: its EXIF, empty if it has none; in files other than JPEG, PNG and TIFF it stays in `data`.
     xmp: its XMP, likewise.
     """
 
@@ -44,7 +45,7 @@ class Stripped(NamedTuple):
 
 
 def strip(data: bytes) -> Stripped:
-    """The file of any kind without its metadata; unchanged if it is damaged, or of a kind where they do no harm."""
+    """The file without its metadata; unchanged if it is damaged, or if metadata do no harm in its kind of file."""
     if data.startswith(b"\xff\xd8"):
         return _strip_jpeg(data)
     if data.startswith(_PNG):
@@ -57,9 +58,9 @@ def strip(data: bytes) -> Stripped:
 
 
 def orientation(exif: bytes, xmp: bytes) -> int:
-    """How a picture is stored, 1 (`UPRIGHT`) to 8 in EXIF's numbers; upright if nothing sound says otherwise.
+    """The orientation of an image, 1 (`UPRIGHT`) to 8 as in EXIF; upright if the metadata have no valid one.
 
-    EXIF has the first word, XMP the second.
+    EXIF takes precedence over XMP.
     """
     value = _exif_orientation(exif)
     if value is None:
@@ -81,12 +82,12 @@ def _exif_orientation(exif):
 
 
 class _Directory(NamedTuple):
-    """The first directory of a TIFF file, which EXIF is, too.
+    """The first directory of a TIFF file; EXIF has the same format.
 
-    order: of the bytes in a number.
-    start: its place in the file.
-    widths: bytes of the number of entries, an entry, an offset.
-    entries: as many as are whole.
+    order: byte order of numbers.
+    start: position of the directory in the file.
+    widths: bytes of the count of entries, of an entry, and of an offset.
+    entries: the complete entries.
     """
 
     order: Literal["little", "big"]
@@ -122,7 +123,7 @@ def _strip_tiff(data):
         return Stripped(data)
     counter, _, offset = directory.widths
     kept = [entry for entry in directory.entries if directory.number(entry[:2]) in _PIXEL_TAGS]
-    # Shorter or as long, so that no other byte of the file moves; and no directory comes after it.
+    # Not longer than before, so that no other byte of the file moves; the zeros say that no directory follows.
     new = len(kept).to_bytes(counter, directory.order) + b"".join(kept) + bytes(offset)
     start = directory.start
     return Stripped(data[:start] + new + data[start + len(new) :], exif=data)
@@ -134,11 +135,11 @@ def _strip_jpeg(data):
     done = 0
     for marker, start, end in _segments(data):
         body = view[start + 4 : end]
-        # Colours depend on APP0 (JFIF) and APP14 (Adobe).
+        # Keep APP0 (JFIF) and APP14 (Adobe), on which colours depend.
         if marker != 0xFE and (not 0xE1 <= marker <= 0xEF or marker == 0xEE):
             continue
         if marker == 0xE1 and body[: len(_JPEG_EXIF)] == _JPEG_EXIF:
-            exif += body[len(_JPEG_EXIF) :]  # one that was too long for a segment
+            exif += body[len(_JPEG_EXIF) :]  # EXIF that is too long for one segment continues in the next
         elif marker == 0xE1 and body[: len(_JPEG_XMP)] == _JPEG_XMP:
             xmp = bytes(body[len(_JPEG_XMP) :])
         kept.append(view[done:start])
@@ -147,11 +148,11 @@ def _strip_jpeg(data):
 
 
 def _segments(data) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of the segments in front of a JPEG file's pixels, as far as they are sound."""
+    """Marker, start and end of the segments before a JPEG file's pixels, up to the first damaged one."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # a byte to fill up
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -163,7 +164,7 @@ def _segments(data) -> Iterator[tuple[int, int, int]]:
 
 
 def _strip_png(data):
-    """Less all ancillary chunks but transparency, and so less the frames of an animation but the first."""
+    """The PNG file without ancillary chunks except transparency, and hence without frames after the first."""
     view = memoryview(data)
     kept, exif, xmp = [view[: len(_PNG)]], b"", b""
     at = len(_PNG)
@@ -192,7 +193,7 @@ def _text(kind, body):
     if kind == b"zTXt":
         return _inflated(text[1:])
     if kind == b"iTXt":
-        # Two bytes on compression, then language and translated keyword.
+        # Two bytes about compression, then language and translated keyword.
         compressed = text[:1] == b"\1"
         text = text[2:].split(b"\0", 2)[-1]
         return _inflated(text) if compressed else text
@@ -207,7 +208,7 @@ def _inflated(data):
 
 
 def _raw_profile(text):
-    """The bytes that ImageMagick writes as hexadecimal digits, behind three lines: none, a name, a length."""
+    """The bytes that ImageMagick writes as hexadecimal digits after three lines: empty, a name, a length."""
     try:
         return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
     except ValueError:
@@ -215,7 +216,7 @@ def _raw_profile(text):
 
 
 def _without_exif_items(data):
-    """An AVIF file whose EXIF has a name that no reader knows; pictures are turned by properties of their own."""
+    """The AVIF file with its EXIF item renamed so that readers ignore it; AVIF stores rotation as image properties."""
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
             for inner, first, last in _boxes(data, start + 4, end):
@@ -225,7 +226,7 @@ def _without_exif_items(data):
 
 
 def _boxes(data, at, end) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the content of the boxes in a part of an ISO file, as far as they are sound."""
+    """Kind, and start and end of the content, of the boxes in a part of an ISO media file, up to a damaged one."""
     while at + 8 <= end:
         size, head = int.from_bytes(data[at : at + 4]), 8
         if size == 1:

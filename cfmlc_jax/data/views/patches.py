@@ -1,7 +1,7 @@
-"""From a record to views: the whole picture and its patches, augmented. Host side, Pillow and uint8 throughout.
+"""Transform from a record to views: the whole image and its patches, augmented. On the host, with Pillow and uint8.
 
-Pixels are those of the reference bit for bit (REFERENCE: MLC-PAT's TransformPatch); what is left
-out has no effect downstream: it shuffles the patches, and they are combined symmetrically.
+Pixels are bit-identical to the reference's (REFERENCE: MLC-PAT's TransformPatch). One step is left
+out because it has no effect: the reference shuffles the patches, but they are combined symmetrically.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.randaugment import augment
 from cfmlc_jax.data.views.resample import double, to_square
 
-# The box of `cutout` has this fraction of a training view's side.
+# Side of the box of `cutout` as a fraction of a training view's side.
 CUTOUT = 0.5
 
 
 def split_views(image: Image.Image, size: int, grid: Grid | None, overlap: float = 0.0) -> list[Image.Image]:
-    """The whole view and then the patches, each RGB [size, size]; no grid, no patches.
+    """The whole view followed by the patches, each RGB [size, size]; without a grid there are no patches.
 
-    Whole: bilinear, antialiased, whatever the aspect. Patches: the image is made size x size with a
-    *bicubic* filter, cut along `causal.views.patch_boxes` (columns outside, rows inside), and each patch
-    is brought back to size x size, bilinear. Every view is its own image: the reference's resize
-    hands back its argument where nothing is to be resized, so that its in-place cutout of the
-    whole view showed in all patches.
+    The whole view is squeezed to size x size with an antialiased bilinear filter. For the patches, the image is
+    resized to size x size with a *bicubic* filter and cut along `causal.views.patch_boxes` (columns outside, rows
+    inside), and each patch is enlarged to size x size with a bilinear filter. Every view is a separate image: the
+    reference's resize returns its argument if the size is right already, so that its in-place cutout of
+    the whole view appeared in all patches.
 
     Raises:
-        ValueError: a grid that `patch_boxes` refuses.
+        ValueError: `patch_boxes` refuses the grid.
     """
     views = [to_square(image, size, Image.Resampling.BILINEAR)]
     if grid is not None:
@@ -40,13 +40,13 @@ def split_views(image: Image.Image, size: int, grid: Grid | None, overlap: float
 
 
 def _enlarge(patch, size):
-    if patch.width * 2 == size:  # a 2 x 2 grid: the same pixels, sooner
+    if patch.width * 2 == size:  # a 2 x 2 grid: the same pixels, computed faster
         return double(patch)
     return patch.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def cutout(view: Image.Image, fraction: float, generator: np.random.Generator) -> Image.Image:
-    """The view with a box covered in one colour, centre and colour uniform: RGB [h, w] -> RGB [h, w]."""
+    """The view with a box of random centre covered by a random colour: RGB [h, w] -> RGB [h, w]."""
     centre = generator.integers(0, (view.height, view.width))
     colour = generator.integers(0, 256, 3)
     return cover(view, (int(centre[0]), int(centre[1])), tuple(colour.tolist()), fraction)
@@ -55,17 +55,17 @@ def cutout(view: Image.Image, fraction: float, generator: np.random.Generator) -
 def cover(
     view: Image.Image, centre: tuple[int, int], colour: tuple[int, int, int], fraction: float
 ) -> Image.Image:
-    """A copy of the view with a box of a fraction of its sides in one colour: RGB [h, w] -> RGB [h, w].
+    """A copy of the view with a box covered by one colour: RGB [h, w] -> RGB [h, w].
 
-    The box has ``2 * (int(fraction * side + 0.5) // 2) + 1`` pixels (its far edge is painted), less
-    what lies outside. x is measured against the height and y against the width, as in the
-    reference: the same for our square views, and bit for bit also for others.
+    The box has ``2 * (int(fraction * side + 0.5) // 2) + 1`` pixels per side (its far edge is painted), minus
+    the part outside. x is limited by the height and y by the width, as in the reference; for our square views
+    there is no difference.
 
     Args:
         view: uint8 RGB.
         centre: (x, y) pixels.
         colour: (red, green, blue), 0 to 255.
-        fraction: of the view's sides, 0 to 1.
+        fraction: side of the box as a fraction of the view's side, 0 to 1.
     """
     left, right = _span(centre[0], view.height, fraction)
     top, bottom = _span(centre[1], view.width, fraction)
@@ -80,7 +80,7 @@ def _span(centre, side, fraction):
 
 
 class Transform(Protocol):
-    """From a record to views: `ToViews`, `crops.PaddedCrop` or `crops.AreaCrop`."""
+    """The interface of transforms from a record to views: `ToViews`, `crops.PaddedCrop`, `crops.AreaCrop`."""
 
     @property
     def size(self) -> int:
@@ -88,14 +88,14 @@ class Transform(Protocol):
 
     @property
     def grid(self) -> Grid | None:
-        """Patches along one side, or several such; None for the whole view only."""
+        """Number of patches along one side, or several numbers; None for the whole view only."""
 
     @property
     def num_views(self) -> int:
-        """v."""
+        """v, the number of views."""
 
     def cut(self, image: Image.Image) -> list[Image.Image]:
-        """The views of a picture of any size as evaluation sees it: v of RGB [size, size]."""
+        """The views of an image of any size as in evaluation, without augmentation: v of RGB [size, size]."""
 
     def __call__(self, record: Record, generator: np.random.Generator | None = None) -> dict[str, Any]:
         """{"views": uint8 [v, size, size, 3], "labels": float32 [k], "id": str} of one record."""
@@ -103,16 +103,16 @@ class Transform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ToViews:
-    """A record's views and labels, ready to be batched.
+    """The transform of a record to the whole view and its patches.
 
     size: side of a view, pixels.
-    grid: patches along one side, or several such; None for the whole view only.
-    overlap: shared fraction of neighbouring patches' sides, [0, 1).
+    grid: number of patches along one side, or several numbers; None for the whole view only.
+    overlap: fraction of a patch's side that neighbours share, [0, 1).
     augment: cutout and RandAugment on every view separately (training).
-    exif: turn pictures upright by their EXIF orientation.
+    exif: turn images upright by their EXIF orientation.
 
     Raises:
-        ValueError: a size or grid without pixels, from the constructor.
+        ValueError: from the constructor, if the size or the patches have no pixels.
     """
 
     size: int
@@ -140,11 +140,11 @@ class ToViews:
         """{"views": uint8 [v, size, size, 3], "labels": float32 [k], "id": str} of one record.
 
         Args:
-            record: as its source gives it.
-            generator: the record's own; read only to augment.
+            record: a source's record.
+            generator: the record's random generator; used only for augmentation.
 
         Raises:
-            InputError: an image that `decode` refuses.
+            InputError: `decode` refuses the image.
             TypeError: augmentation without a generator.
         """
         if self.augment and generator is None:

@@ -1,7 +1,7 @@
-"""RandAugment as the reference uses it: two of fifteen operations, each done or left by a coin.
+"""RandAugment as in the reference: two of fifteen operations, each applied with probability ½.
 
-Numbers as in the PyPI package ``randaugment`` 1.0.2 (not those of torchvision's class of that
-name). Chance is drawn in one place, `sample`; everything else is a pure function of a uint8 RGB
+The numbers are those of the PyPI package ``randaugment`` 1.0.2 (not of torchvision's class of that
+name). Random numbers are drawn only in `sample`; everything else is a pure function of a uint8 RGB
 Pillow image.
 """
 
@@ -18,10 +18,10 @@ _CUTOUT_COLOUR = (125, 122, 113)
 
 
 class Draw(NamedTuple):
-    """What chance adds to an operation; each operation reads what it needs.
+    """Random parameters of an operation; each operation uses those that it needs.
 
     sign: +1 or -1 (shears, translations, colour, contrast, sharpness, brightness).
-    x, y: a point of the unit square, [0, 1) each (cutout).
+    x, y: a point in the unit square, [0, 1) each (cutout).
     """
 
     sign: int = 1
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One operation of a pair: its name in `OPS`, its level, its draw, and whether it is done."""
+    """One operation of a pair: its name in `OPS`, its level, its draw, and whether it is applied."""
 
     name: str
     level: int
@@ -43,7 +43,7 @@ def _invert(view, magnitude, draw):
 
 
 def _cutout(view, magnitude, draw):
-    # Unlike the views' own cutout this box stops short of its far edge.
+    # Unlike in `patches.cutout`, the far edge of this box is not painted.
     x, y, half = int(draw.x * view.width), int(draw.y * view.height), int(magnitude) // 2
     covered = view.copy()
     box = (max(x - half, 0), max(y - half, 0), min(x + half, view.width), min(y + half, view.height))
@@ -84,8 +84,8 @@ def _affine(view, matrix, resample):
 
 
 def _rotate(view, magnitude, draw):
-    # Always counter-clockwise, as in the reference. Its detour over RGBA and a grey composite is,
-    # for nearest pixels, the same as a grey fill, at twice the time.
+    # Always counter-clockwise, as in the reference. The reference rotates in RGBA and blends with grey, which
+    # gives the same pixels as a grey fill (resampling is nearest) in twice the time.
     return view.rotate(magnitude, fillcolor=_GREY)
 
 
@@ -102,7 +102,7 @@ def _color(view, magnitude, draw):
 
 
 def _solarize(view, magnitude, draw):
-    # The threshold keeps its fraction: a pixel is compared with, say, 113.8.
+    # The threshold is not rounded: pixels are compared with 113.8, for example.
     return ImageOps.solarize(view, magnitude)
 
 
@@ -110,7 +110,7 @@ def _brightness(view, magnitude, draw):
     return ImageEnhance.Brightness(view).enhance(1 + magnitude * draw.sign)
 
 
-# (view, magnitude, draw) -> a new view of the same size; the argument is left as it was.
+# (view, magnitude, draw) -> a new view of the same size; the argument is not changed.
 OPS: dict[str, Callable[[Image.Image, float, Draw], Image.Image]] = {
     "Invert": _invert,
     "Cutout": _cutout,
@@ -135,9 +135,9 @@ def _by_level(first, last):
     return np.linspace(first, last, LEVELS.stop)
 
 
-# Magnitude of each level, 0 to 9; operations that are not here have none. Units: cutout pixels,
-# shears pixels per pixel, translations fractions of the side, rotation degrees, posterize bits,
-# solarize pixel values, the others distance of the enhancement factor from 1.
+# Magnitude of each level, 0 to 9; operations that are not listed have none. Units: pixels (cutout),
+# pixels per pixel (shears), fractions of the side (translations), degrees (rotation), bits (posterize),
+# pixel values (solarize), and distance of the enhancement factor from 1 (all others).
 MAGNITUDES: dict[str, np.ndarray] = {
     "Cutout": _by_level(0, 20).round(),
     "Sharpness": _by_level(0, 0.9),
@@ -161,7 +161,7 @@ def apply(view: Image.Image, name: str, level: int, draw: Draw) -> Image.Image:
         view: uint8 RGB.
         name: a key of `OPS`.
         level: one of `LEVELS`.
-        draw: the operation's chance.
+        draw: random parameters of the operation.
 
     Raises:
         ValueError: an unknown name or level.
@@ -175,10 +175,10 @@ def apply(view: Image.Image, name: str, level: int, draw: Draw) -> Image.Image:
 
 
 def sample(generator: np.random.Generator) -> tuple[Step, Step]:
-    """A pair of steps: operations and levels uniform, with replacement, each applied at even odds.
+    """A random pair of steps: operations and levels uniform, with replacement, each applied with probability ½.
 
-    Takes the same amount of chance whatever comes out, so that what one view draws does not move
-    what the next one draws.
+    It always draws the same number of random numbers, so that the result for one view does not shift
+    the numbers of the next view.
     """
     first, second = generator.random((2, 6))
     return _step(*first), _step(*second)
@@ -194,7 +194,7 @@ def _step(name, level, coin, sign, x, y):
 
 
 def augment(view: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """The view after a drawn pair: RGB [h, w] -> RGB [h, w]; the same object if neither is applied."""
+    """The view after a random pair of steps: RGB [h, w] -> RGB [h, w]; the same object if neither is applied."""
     for step in sample(generator):
         if step.applied:
             view = apply(view, step.name, step.level, step.draw)

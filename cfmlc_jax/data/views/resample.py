@@ -1,19 +1,20 @@
-"""Pillow's resize in bounded memory, and its bilinear doubling in fewer instructions."""
+"""Pillow's resize with bounded memory, and a faster version of its bilinear doubling."""
 
 import numpy as np
 from PIL import Image
 
-# Rows worked on at a time, so that the temporaries of one step stay in the processor's cache.
+# Rows processed at a time, so that temporary arrays stay in the processor's cache.
 _ROWS = 32
-# Pixels between the two directions of a resize, of four bytes each.
+# Greatest number of pixels, of four bytes each, between the two passes of a resize.
 _MAX_BETWEEN = 2**24
 
 
 def to_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
-    """The RGB image [h, w] at [size, size], whatever its aspect, bit for bit as ``resize``; but for towers.
+    """The image squeezed to a square, bit-identical to ``resize`` except for very high images: RGB -> RGB [size, size].
 
-    Before version 13 Pillow resizes across rows first: of a picture some pixels wide and 100,000 high
-    that takes gigabytes. The other order takes next to nothing, and may round a value up instead of down.
+    Before version 13 Pillow resizes rows first, which takes gigabytes for an image a few pixels wide and
+    100,000 high. Such images are resized along columns first, which needs little memory but may round a value
+    up instead of down.
     """
     if image.width < size and size * image.height > _MAX_BETWEEN:
         image = image.resize((image.width, size), filter)
@@ -21,14 +22,14 @@ def to_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.
 
 
 def double(image: Image.Image) -> Image.Image:
-    """The RGB image [h, w] at twice its size [2h, 2w], bit for bit as ``resize(..., BILINEAR)``.
+    """The image at twice its size, bit-identical to ``resize(..., BILINEAR)``: RGB [h, w] -> RGB [2h, 2w].
 
-    Enlarging by two, the triangle filter has only the weights 3/4 and 1/4, and one pixel alone at
-    the rim. Pillow computes them as fixed-point products per pixel; bytes can do it in a handful
-    of vector operations. Like Pillow it works across rows first and rounds after each direction.
+    When doubling, the triangle filter has only the weights 3/4 and 1/4, and copies pixels at the border.
+    Pillow computes fixed-point products per pixel; a few vector operations on bytes give the same. Like
+    Pillow, this processes rows first and rounds after each direction.
     """
     width, height = image.size
-    # Four bytes a pixel, as Pillow holds RGB: the way in and out is a plain copy.
+    # Four bytes per pixel, Pillow's own layout of RGB, so that conversions are plain copies.
     pixels = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(height, 4 * width)
     wide = np.empty((height, width, 2), np.uint32)
     wide[:, 0, 0] = pixels[:, :4].view(np.uint32)[:, 0]
@@ -47,10 +48,10 @@ def double(image: Image.Image) -> Image.Image:
 
 
 def _between(first, second, near_first, near_second):
-    """Writes the two samples between neighbours: (3 first + second + 2) // 4 and its mirror image.
+    """Write the two samples between neighbours, (3 first + second + 2) // 4 and its mirror image.
 
-    All are uint8 [rows, bytes]. Two halvings never leave eight bits: the mean rounded down is
-    ``low = (a & b) + ((a ^ b) >> 1)``, and the mean of that and the nearer neighbour, rounded up,
+    All arrays are uint8 [rows, bytes]. Two means suffice, and neither exceeds eight bits: the mean rounded
+    down is ``low = (a & b) + ((a ^ b) >> 1)``, and the mean of that and the nearer neighbour, rounded up,
     is ``(low | a) - ((low ^ a) >> 1)``.
     """
     for start in range(0, len(first), _ROWS):

@@ -1,4 +1,4 @@
-"""Names to transforms, from a record to its views: one visible table."""
+"""The table of transforms (from a record to its views) by name."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from cfmlc_jax.data.views.patches import ToViews, Transform
 class Entry(NamedTuple):
     """A transform by name.
 
-    create: (size, augment, exif, and the fields of the section of its name) -> the transform.
-    cuts_patches: it also takes `grid` and `overlap`; others are for whole images alone.
+    create: (size, augment, exif, and the fields of config.views's section of this name) -> the transform.
+    cuts_patches: whether it also takes `grid` and `overlap`; other transforms give the whole view only.
     """
 
     create: Callable[..., Transform]
@@ -29,15 +29,15 @@ TRANSFORMS = {
 def create(
     views: Any, *, training: bool, exif: bool, grid: Grid | None = None, overlap: float = 0.0
 ) -> Transform:
-    """The transform that config.views names.
+    """The transform named by config.views.
 
     Args:
-        views: section of a configuration: `image_size`, `transform`, and a section of options for each
-            transform that has some.
-        training: whether views are augmented, unless the options say otherwise.
-        exif: turn pictures upright by their EXIF orientation.
-        grid: of patches beside the whole view, for a transform that cuts them.
-        overlap: of patches.
+        views: section `views` of a configuration: `image_size`, `transform`, and a section of options for each
+            transform that has options.
+        training: whether views are augmented, unless the options disable it.
+        exif: turn images upright by their EXIF orientation.
+        grid: patches along one side, for a transform that cuts patches; None: no patches.
+        overlap: overlap of patches.
     """
     entry = TRANSFORMS[views.transform]
     options = {"augment": True} | dict(views.get(views.transform, {}))

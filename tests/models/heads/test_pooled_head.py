@@ -53,7 +53,7 @@ def test_counterfactual_and_cosine_are_those_of_the_pooled_features(views):
 
 
 def test_pixels_are_standardised_inside(views):
-    plain, standard = classifier(), classifier(statistics=CIFAR)
+    plain, standard = classifier(), classifier(normalisation=CIFAR)
     variables = initial(plain)
     apply = functools.partial(plain.apply, variables, train=False)
     expected = apply(standardise(views, CIFAR)).whole

@@ -88,7 +88,7 @@ def test_positions_by_hand():
 
 
 def test_features_that_do_not_divide():
-    with pytest.raises(InputError, match="maps of 18 features: they must be a multiple of 4"):
+    with pytest.raises(InputError, match="maps of 18 features: their number must be a multiple of 4"):
         Query2Label(K, "none").init(jax.random.key(0), {"map": jnp.zeros((1, 1, 2, 2, 18))}, train=False)
 
 
