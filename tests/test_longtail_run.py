@@ -81,7 +81,11 @@ def test_a_run_has_accuracies_effects_and_a_report(trained):
     assert of["rule_of_thumb"]["alpha"] == pytest.approx(1 / of["rule_of_thumb"]["mean_cosine"], rel=1e-3)
     assert of["rule_of_thumb"]["alpha"] > 1
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
-    for words in ("Accuracy and strength against the mean feature", "Accuracy by class on test", "few shots"):
+    for words in (
+        "Accuracy by strength of the effect against the mean feature",
+        "Accuracy by class on test",
+        "few shots",
+    ):
         assert words in page
     for words in ("Context", "Precision, recall", "Where it looks"):
         assert words not in page

@@ -181,7 +181,7 @@ def test_tables_have_context_and_pivots(workdir, average):
     printed, text = (workdir / "printed").read_text(), (workdir / "report" / "results.md").read_text()
     value, low, high = average["context"]["predictions"]["combined"]["context_auc"]
     hit = average["localization"]["all"]["hit"]
-    for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", "context of the 20 strongest pairs", f"{hit:.2f}"):
+    for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", " strongest pairs", f"{hit:.2f}"):
         assert words in printed
         assert words in text
 
@@ -200,7 +200,7 @@ def test_without_patches_and_training_labels(tmp_path):
     assert results[SPLIT]["average"]["localization"] is None
     assert "pivot" not in printed
     text = page.write(tmp_path).read_text(encoding="utf-8")
-    assert "Left out, for there is no training split." in text
+    assert "Not available: there is no training split." in text
     assert "This method has no patches" in text
 
 
