@@ -15,12 +15,12 @@ from cfmlc_jax.errors import InputError
 # Joins the others, and then does what its last argument says.
 PROGRAM = """
 import os, signal, sys, time
-from cfmlc_jax import command, processes
+from cfmlc_jax import cli, processes
 from cfmlc_jax.errors import InputError
 
 processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
 address, number, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-command.end_at_interrupt("interrupted")
+cli.end_at_interrupt("interrupted")
 members = processes.join(address, 2, number)
 print("joined", flush=True)
 try:
@@ -34,8 +34,8 @@ try:
     members.leave()
 except InputError as error:
     members.fail(error)
-    command.end(1)
-command.end(0)
+    cli.end(1)
+cli.end(0)
 """
 
 

@@ -111,23 +111,23 @@ def run(
     fsdp=1,
     asked=0,
     patience=None,
+    log_every=3,
     say=lambda _: None,
+    **surroundings,
 ):
-    """A run, not begun."""
+    """A run, not begun; `surroundings` are further fields of `Surroundings`."""
     schedule = Schedule(
         seed=3,
         epochs=EPOCHS,
         steps_per_epoch=PER_EPOCH,
         batch_size=BATCH,
-        log_every=3,
+        log_every=log_every,
         checkpoint_every=5,
         patience=patience,
     )
     workdir.mkdir(exist_ok=True)
-    surroundings = Surroundings(meta={"class_names": ["y"]}, say=say, preemption=Asked(asked))
-    return Run(
-        system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), surroundings
-    )
+    outside = Surroundings(meta={"class_names": ["y"]}, say=say, preemption=Asked(asked), **surroundings)
+    return Run(system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), outside)
 
 
 def fitted(*args, **options):
