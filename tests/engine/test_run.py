@@ -15,12 +15,12 @@ import pytest
 import toys
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import hooks, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import Update
-from cfmlc_jax.errors import RunError
+from cfmlc_jax.errors import InputError, RunError
 
 STEPS = toys.EPOCHS * toys.PER_EPOCH
 
@@ -63,6 +63,7 @@ def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
     with pytest.raises(hooks.Preempted, match="asked to end; saved step 6 of 12"):
         run.fit()
     run.close()
+    assert run.checkpoints.latest_step() == 6
     toys.fitted(toys.Duel(), tmp_path / "ended")
     toys.fitted(toys.Duel(), tmp_path / "whole")
     arrays, metrics = stored(tmp_path / "ended")
@@ -148,6 +149,11 @@ def test_every_step_has_its_own_key():
     assert len(set(draws)) == 3
 
 
+def test_initial_values_are_those_of_the_seed():
+    _, state, _ = wide_step(1, 1, toys.Line())
+    assert_same(state.learned, toys.Line().init(jax.random.key(3)))
+
+
 def test_items_and_back():
     _, state, _ = wide_step(1, 1, toys.Line())
     model, training = to_items(state, toys.Line())
@@ -163,6 +169,12 @@ def test_values_are_means_since_the_last_log(tmp_path):
     assert [line["step"] for line in metrics] == [3, 4, 6, 8, 9, 12, 12]
     assert [line.get("epoch") for line in metrics] == [None, 1, None, 2, None, None, 3]
     assert [line["train/updates"] for line in metrics if "epoch" not in line] == [3, 6, 9, 12]
+
+
+def test_at_least_one_log_an_epoch(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "run", log_every=50)
+    _, metrics = stored(tmp_path / "run")
+    assert [line["step"] for line in metrics if "epoch" not in line] == [4, 8, 12]
 
 
 class Scripted(toys.Line):
@@ -249,9 +261,77 @@ def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path):
     assert run.last_saved() == "checkpoint 5 is intact"
 
 
-def test_other_processes_log_nothing(tmp_path, monkeypatch):
-    run = toys.run(toys.Line(), tmp_path / "run")
+def interrupted(workdir, **options):
+    """A run that is asked to end after step 6."""
+    made = toys.run(toys.Line(), workdir, asked=7, **options)
+    made.resume()
+    with pytest.raises(hooks.Preempted):
+        made.fit()
+    made.close()
+
+
+def test_only_a_new_run_has_a_start_and_writes_its_settings(tmp_path, monkeypatch):
+    starts, settings = [], []
+    monkeypatch.setattr(writers.MultiWriter, "write_hparams", lambda self, hparams: settings.append(hparams))
+
+    def start(state):
+        starts.append(int(state.step))
+        return state.replace(learned=state.learned | {"updates": state.learned["updates"] + 100})
+
+    options = {"start": start, "hparams": {"seed": 3}}
+    interrupted(tmp_path / "run", **options)
+    toys.fitted(toys.Line(), tmp_path / "run", **options)
+    assert starts == [0]
+    assert settings == [{"seed": 3}]
+    assert int(stored(tmp_path / "run")[0][1]["updates"]) == 100 + STEPS
+
+
+def test_a_checkpoint_of_other_data_is_refused_and_stays(tmp_path):
+    interrupted(tmp_path / "run")
+    asked = []
+
+    def require_same(path, meta):
+        asked.append((path.name, meta["class_names"]))
+        raise InputError("other data")
+
+    made = toys.run(toys.Line(), tmp_path / "run", require_same=require_same)
+    with pytest.raises(InputError, match="other data"):
+        made.resume()
+    made.close()
+    assert asked == [("6", ["y"])]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"4", "5", "6"}
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_the_same(tmp_path):
+    interrupted(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "6" / "training" / "manifest.ocdbt").write_bytes(b"broken")
+    lines = []
+    toys.fitted(toys.Line(), tmp_path / "run", print_line=lines.append)
+    toys.fitted(toys.Line(), tmp_path / "whole")
+    assert "checkpoint 6 is damaged" in lines[0]
+    assert lines[1:] == ["resuming at step 5 of 12"]
+    (arrays, metrics), (expected, expected_metrics) = stored(tmp_path / "run"), stored(tmp_path / "whole")
+    assert_same(arrays, expected)
+    assert metrics == expected_metrics
+
+
+def test_notes_are_shown_after_every_epoch(tmp_path, capsys):
+    toys.fitted(toys.Line(), tmp_path / "run", notes=lambda: ["two images cannot be read"])
+    lines = capsys.readouterr().err.splitlines()
+    shown = [i for i, line in enumerate(lines) if line == "two images cannot be read"]
+    assert [lines[i + 1].partition(":")[0] for i in shown] == ["epoch 1", "epoch 2", "epoch 3"]
+
+
+def test_other_processes_log_and_show_nothing(tmp_path, monkeypatch, capsys):
+    def before(step):
+        if step == 3:
+            raise RunError("enough")  # before the first checkpoint, which is all processes' work
+
+    made = toys.run(toys.Line(), tmp_path / "run", before=before)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    run.resume()
-    run.close()
+    made.resume()
+    with pytest.raises(RunError, match="enough"):
+        made.fit()
+    made.close()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+    assert capsys.readouterr().err == ""

@@ -111,21 +111,27 @@ def run(
     fsdp=1,
     asked=0,
     patience=None,
+    log_every=3,
     print_line=lambda _: None,
+    **options,
 ):
-    """A run that has not started."""
+    """A run that has not started; `options` are further fields of `RunOptions`."""
     schedule = Schedule(
         seed=3,
         epochs=EPOCHS,
         steps_per_epoch=PER_EPOCH,
         batch_size=BATCH,
-        log_every=3,
+        log_every=log_every,
         checkpoint_every=5,
         patience=patience,
     )
     workdir.mkdir(exist_ok=True)
-    options = RunOptions(meta={"class_names": ["y"]}, print_line=print_line, preemption=Asked(asked))
-    return Run(system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), options)
+    run_options = RunOptions(
+        meta={"class_names": ["y"]}, print_line=print_line, preemption=Asked(asked), **options
+    )
+    return Run(
+        system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), run_options
+    )
 
 
 def fitted(*args, **options):

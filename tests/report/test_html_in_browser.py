@@ -12,7 +12,7 @@ from PIL import Image
 from cfmlc_jax.report import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next((found for page_state in map(shutil.which, BROWSERS) if path), None)
+BROWSER = next((path for path in map(shutil.which, BROWSERS) if path), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed")
 
 WIDTHS = (1280, 390)
