@@ -99,7 +99,8 @@ def evaluated(monkeypatch):
     calls = []
 
     def full_evaluation(config, classifier, sources, training, output):
-        calls.append((classifier, output))
+        locked = output.folder is not None and (output.folder / lock.FILE).exists()
+        calls.append((classifier, output, locked))
 
     monkeypatch.setattr(evaluate, "full_evaluation", full_evaluation)
     return calls
@@ -138,7 +139,7 @@ def test_the_first_writes_the_evaluation_of_a_checkpoint(tmp_path, monkeypatch, 
     if process:
         second()
     evaluate.evaluate_checkpoint(tmp_path / "7", None, tmp_path / "report", print)
-    ((_, output),) = evaluated
+    ((_, output, _),) = evaluated
     assert output.folder == (None if process else tmp_path / "report")
 
 
@@ -160,12 +161,13 @@ def test_the_first_writes_the_evaluation_after_training(
     (tmp_path / "report").mkdir()
     if process:
         second()
-    said = []
+    lines = []
     sources = {"train": Data(), "test": Data()}
-    train._evaluate_in_full(config, tmp_path, run, training, sources, said.append, preemption=None)
-    ((classifier, output),) = evaluated
+    output = evaluate.Output.of_this_process(tmp_path / "report", lines.append, lambda: None)
+    train._evaluate_in_full(config, run, training, sources, output)
+    ((classifier, output, locked),) = evaluated
     assert output.folder == (None if process else tmp_path / "report")
     assert (classifier.checkpoint, classifier.model) == (step, {"from": step})
-    assert said[0].startswith(f"training is done; evaluating {step}, the {which} step")
+    assert lines[0].startswith(f"training is done; evaluating {step}, the {which} step")
     # Another evaluation in the folder would be waited for, by the first alone.
-    assert (tmp_path / "report" / lock.FILE).exists() == (not process)
+    assert locked == (not process)

@@ -72,6 +72,13 @@ class Output:
     print_line: Callable[[str], None]
     poll: Callable[[], None] = lambda: None
 
+    @classmethod
+    def of_this_process(
+        cls, folder: Path, print_line: Callable[[str], None], poll: Callable[[], None]
+    ) -> "Output":
+        """The output of one of several processes: only the first writes files."""
+        return cls(folder if jax.process_index() == 0 else None, print_line, poll)
+
 
 def evaluate_checkpoint(
     path: Path, config, folder: Path, print_line: Callable[[str], None]
@@ -101,8 +108,8 @@ def evaluate_checkpoint(
         Classifier(opened.parts, opened.model, class_names, opened.path.name),
         sources,
         training,
-        Output(
-            folder if jax.process_index() == 0 else None,
+        Output.of_this_process(
+            folder,
             print_line,
             lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
         ),

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from clu import parameter_overview
 
@@ -49,8 +48,8 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
             with memory.needed_for("training", config, "train"):
                 run.resume()
                 run.fit()
-            output = Output(
-                workdir / "report" if jax.process_index() == 0 else None,
+            output = Output.of_this_process(
+                workdir / "report",
                 print_line,
                 lambda: preemption.raise_if_requested(
                     "training is done and saved, its evaluation comes next"

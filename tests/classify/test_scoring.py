@@ -19,12 +19,12 @@ MODEL = {"variables": jnp.float32(1), "average": jnp.float32(100), "mean_colour"
 
 @pytest.fixture(scope="module")
 def source():
-    return Scenes("test_iid", num_scenes=IMAGES, size=16)
+    return Scenes("test_iid", num_scenes=IMAGES, size=32)
 
 
 @pytest.fixture(scope="module")
 def parts():
-    transforms = {"evaluate": ToViews(size=16)}
+    transforms = {"evaluate": ToViews(size=32)}
     return SimpleNamespace(mesh=meshes.create(), reading=Reading(threads=1), transforms=transforms)
 
 

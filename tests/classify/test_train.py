@@ -55,23 +55,15 @@ def test_a_checkpoint_knows_its_configuration_classes_and_data():
     assert meta["class_names"] == list(TRAIN.class_names)
     assert meta["data"] == {"train": identity(TRAIN), "val": identity(VAL)}
     made._require_same_data("7", meta)
-    for split, words in (("train", "train has 12 images, not 24"), ("val", "val has 12 images, not 16")):
+    for split, words in (("train", "train has 24 images, not 12"), ("val", "val has 16 images, not 12")):
         other = {**meta, "data": meta["data"] | {split: identity(Scenes(split, num_scenes=12))}}
-        reversed_words = " ".join(words.split())
-        with pytest.raises(InputError, match=split):
+        with pytest.raises(InputError, match=words):
             made._require_same_data("7", other)
-        assert reversed_words
 
 
 def test_single_labels_are_counted():
-    class Digits(Scenes):
-        """Scenes of one digit each, as far as labels go."""
-
-        @property
-        def labels(self):
-            return np.eye(CLASSES, dtype=np.uint8)[np.arange(len(self)) % 3]
-
-    source = Digits("train", num_scenes=24)
+    source = Scenes("train", num_scenes=24)
+    source.labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(24) % 3]  # of one digit each
     meta = train._Training(configuration(**SINGLE), source, VAL)._meta()
     assert meta["class_counts"] == [8, 8, 8] + 7 * [0]
 

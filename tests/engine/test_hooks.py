@@ -37,7 +37,7 @@ def stops(patience, *epochs):
     ("epochs", "expected"),
     [
         (((5, 5), (4, 4), (3, 3)), [2, 3]),
-        # The average predicts: equal to its best it goes on, whatever the raw weights do.
+        # The average predicts: equal to its best, the run continues, whatever the raw weights do.
         (((5, 5), (4, 5), (4, 4)), [3]),
         (((5, 5), (5, 4), (6, 4)), [2]),
         # One of the two sets still improves.
@@ -62,4 +62,4 @@ def test_the_best_is_kept_where_a_run_never_stops():
 
 
 def test_values_are_means_of_their_steps():
-    assert hooks.host_values({"loss": 6.0, "steps": 4.0}) == {"loss": 1.5}
+    assert hooks.mean_values({"loss": 6.0, "steps": 4.0}) == {"loss": 1.5}

@@ -421,7 +421,7 @@ def damage(kind, workdir):
         ("results' parts", ["results.json is damaged", "'metrics'"]),
         ("results' numbers", ["results.json is damaged", "OF1 is 'high', not a number"]),
         ("evidence's classes", ["evidence.json is damaged", "class 5 of 5"]),
-        ("no split", ["results.json is damaged", "names no split"]),
+        ("no split", ["results.json is damaged", "it has no split"]),
         ("no evidence", ["evidence.json is missing", "--mode=evaluate"]),
         ("evidence", ["evidence.json is damaged", "'training'"]),
         ("no scores", ["scores_test_average.npz is missing", "evaluate again"]),

@@ -206,7 +206,7 @@ def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path,
     code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
     assert code == 1
     assert "test_iid has the classes 10 (digit 0, digit 1, digit 2, …)" in err
-    assert f"the checkpoint {tmp_path / 'mine'} 7; evaluate on data with the same classes" in err
+    assert f"checkpoint {tmp_path / 'mine'} has 7; evaluate on data with the same classes" in err
 
 
 @pytest.mark.parametrize(
