@@ -1,9 +1,9 @@
-"""The command: flags, start of the processes, dispatch.
+"""The main command: it parses the flags, starts the processes, and trains or evaluates.
 
     python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate]
 
-Exit codes: 0 done; 1 an error, told in one line; 130 interrupted;
-143 ended by SIGTERM, the state saved.
+Exit codes: 0 success; 1 an error, which is printed in one line; 130 interrupted; 143 ended by SIGTERM
+after the state was saved.
 """
 
 import ast
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # before the imports, which take seconds
     cli.end_at_interrupt("interrupted; the same command starts again, a training from its last checkpoint")
 
 import jax
@@ -38,7 +38,7 @@ from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.report import page
 
-_LONG = 300  # characters of an error of absl's, which repeats the value
+_LONG = 300  # the most characters of an error of absl: it repeats the value
 ENDED_BY_SIGTERM = 128 + 15
 
 
@@ -60,7 +60,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def main() -> int:
-    """Run the command line (sys.argv); the exit code."""
+    """The exit code of the command line (sys.argv)."""
     cli.tolerate_every_name()
     values = define_flags()
     if "--help" in sys.argv:
@@ -97,12 +97,12 @@ def main() -> int:
 
 
 def _parsed(values):
-    """The configuration, or what is wrong with it: of several processes all are to hear of it."""
+    """(configuration, None), or (None, the error): all processes must learn of the error."""
     try:
         config = parse(values, sys.argv)
     except InputError as error:
         return None, error
-    # Orbax and Grain report every save and every worker.
+    # Otherwise Orbax and Grain log every save and every worker.
     logging.getLogger("absl").setLevel(logging.ERROR)
     return config, None
 
@@ -113,7 +113,7 @@ def _train(values, config):
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
     build.require_model(config)
-    if not _has_checkpoints(workdir):  # a run that has begun may end as it began
+    if not _has_checkpoints(workdir):  # a run that has started may finish as it is
         configs.require_trainable(config)
         finetune.require_start(config)
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
@@ -136,14 +136,15 @@ def _train(values, config):
 def _evaluate(values, config):
     if values.checkpoint is None and values.workdir is None and config is None:
         raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
-    given = values.checkpoint is not None
-    path = checkpoints.find(files.place(values.checkpoint, "--checkpoint") if given else _workdir(values))
+    has_checkpoint = values.checkpoint is not None
+    place = files.place(values.checkpoint, "--checkpoint") if has_checkpoint else _workdir(values)
+    path = checkpoints.find(place)
     workdir = _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir")
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, _missing_folders(workdir))
         _make(workdir / "report")
         _say(f"evaluating {path}")
-        # A training in the workdir may go on: reading does it no harm. Only reports must not mix.
+        # Reading does not disturb a training in the same workdir. Only two reports must not mix.
         with _held(workdir / "report", "evaluating"):
             evaluate_checkpoint(path, config, workdir / "report", _say)
             undo.pop_all()
@@ -151,31 +152,31 @@ def _evaluate(values, config):
 
 
 def _held(folder, doing):
-    """The folder's lock, which the first of the run's processes holds for all."""
+    """The lock of a folder; the first process holds it for all."""
     return lock.held(folder, doing) if jax.process_index() == 0 else contextlib.nullcontext()
 
 
 def _report(workdir):
-    """Write the page and say where it is, the last line of all."""
+    """Write the report page, and print its path as the last line."""
     if jax.process_index() == 0:
         path = page.write(workdir)
         _say(f"\nresults in {workdir / 'report'}\nreport {path}")
 
 
 def parse(values: flags.FlagValues, arguments: list[str]):
-    """Parse the flags, in `arguments` behind the command's name; the configuration, checked, or None.
+    """The checked configuration, or None without --config, from `arguments`: the command's name and its flags.
 
     Raises:
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     try:
         positional = values(_without_jax_flags(arguments))
-    except Exception as error:  # the configuration file's code may raise anything
+    except Exception as error:  # the code of a configuration file may raise anything
         known = _flag_error(error, arguments)
         if known is None:
             raise
         raise known from error
-    flags.FLAGS.mark_as_parsed()  # Grain reads its own flags' defaults there
+    flags.FLAGS.mark_as_parsed()  # Grain reads the defaults of its own flags there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
     if not values["config"].present:
@@ -189,12 +190,12 @@ def parse(values: flags.FlagValues, arguments: list[str]):
 
 
 def _without_jax_flags(arguments):
-    """The arguments but JAX's own flags, --jax_platforms=cpu say, which take effect here.
+    """The arguments without the flags of JAX, such as --jax_platforms=cpu, which take effect here.
 
     Raises:
         flags.Error: a value of the wrong kind, or a flag that JAX does not have.
     """
-    if "jax_platforms" not in flags.FLAGS:  # a second call of JAX's would define them twice
+    if "jax_platforms" not in flags.FLAGS:  # a second call would define them twice
         jax.config.config_with_absl()
     own, rest, names = [], [], []
     remaining = iter(arguments)
@@ -216,7 +217,7 @@ def _without_jax_flags(arguments):
 
 
 def _loaded(values):
-    """What get_config() returned; a file that is not there is told only on access."""
+    """The value of get_config(). A missing file raises only when the value is accessed."""
     try:
         getattr(values.config, "seed", None)
     except (OSError, SyntaxError) as error:
@@ -225,19 +226,19 @@ def _loaded(values):
 
 
 def _unreadable(error):
-    # ml_collections tells of all the places it tried; the last, after the error's number, counts.
+    # ml_collections lists all places that it tried. The last one, after the error number, matters.
     reason = " ".join(str(error).split()).rpartition("] ")[2]
     return InputError(f"--config cannot be read: {reason}; {_available()}")
 
 
 def _flag_error(error, arguments):
-    """What to raise for an exception from the parsing of flags, which runs the configuration file; None: as it is."""
+    """The error to raise for an exception while flags were parsed, which runs the configuration file; None: the same."""
     inside = _in_config_file(error, arguments)
     if inside is not None:
         return inside
     if isinstance(error, flags.Error | RecursionError):
         text = str(error)
-        if "Error whilst parsing config file" in text:  # by the call of get_config() itself
+        if "Error whilst parsing config file" in text:  # get_config() itself raised
             text = f"--config cannot be used: {text.strip().splitlines()[-1]}"
         text = " ".join(text.split())
         return InputError(text if len(text) < _LONG else f"{text[:_LONG]}…")
@@ -249,7 +250,7 @@ def _flag_error(error, arguments):
 
 
 def _in_config_file(error, arguments):
-    """An `InputError` with the file's line for what its code raised; None for an exception of another place."""
+    """An `InputError` with the line of the configuration file that raised; None if the file did not raise."""
     pairs = [each.lstrip("-").partition("=") for each in arguments]
     named = [
         value or following
@@ -263,7 +264,7 @@ def _in_config_file(error, arguments):
             return InputError(
                 f"{frames[-1].filename}, line {frames[-1].lineno} ({frames[-1].line}): {_reason(error)}"
             )
-        error = error.__context__  # ml_collections and absl raise theirs in its place
+        error = error.__context__  # ml_collections and absl raise their own instead
     return None
 
 
@@ -292,7 +293,7 @@ def _unknown_field(error, arguments):
 
 
 def _literal(text):
-    """The value that a flag's text stands for; what is no literal is a string."""
+    """The value of a flag's text: a Python literal, or else a string."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -300,8 +301,8 @@ def _literal(text):
 
 
 def _available():
-    found = sorted(str(path) for path in Path("configs").glob("*.py"))
-    return f"give one of {', '.join(found)}" if found else "give --config=FILE.py with a get_config()"
+    paths = sorted(str(path) for path in Path("configs").glob("*.py"))
+    return f"give one of {', '.join(paths)}" if paths else "give --config=FILE.py with a get_config()"
 
 
 def _workdir(values):
@@ -316,17 +317,17 @@ def _workdir(values):
 
 
 def _run_of(checkpoint):
-    """The run that a checkpoint belongs to, or a place of its own for one that was moved."""
+    """The workdir of a checkpoint; for one that was moved, a new workdir."""
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent
     return Path("runs", checkpoint.name).absolute()
 
 
 def _claim(workdir, fields):
-    """Make the workdir this configuration's. A run that never got to a checkpoint has no claim to it.
+    """Write config.json, unless the workdir has checkpoints of another configuration.
 
     Raises:
-        InputError: it is another configuration's.
+        InputError: the checkpoints are of another configuration.
     """
     path = workdir / "config.json"
     if path.exists() and _has_checkpoints(workdir):
@@ -341,7 +342,7 @@ def _claim(workdir, fields):
 
 
 def _fields(path):
-    """The fields that a run's config.json holds."""
+    """The fields of a run's config.json."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -352,12 +353,12 @@ def _fields(path):
 
 
 def _has_checkpoints(workdir):
-    """Whether there are checkpoints, or some that could not be read and were set aside."""
+    """Whether the run has checkpoints, including damaged ones that were set aside."""
     return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
 
 
 def _missing_folders(workdir):
-    """Folders that a run makes and that are not there yet, the innermost first."""
+    """The folders that the run will create, the innermost first."""
     folders = (workdir / "report", workdir / "checkpoints", workdir, *workdir.parents)
     return [folder for folder in folders if not folder.exists()]
 
@@ -365,12 +366,12 @@ def _missing_folders(workdir):
 def _remove_empty(folders):
     if jax.process_index() == 0:
         for folder in folders:
-            with contextlib.suppress(OSError):  # something is in it, or it was never made
+            with contextlib.suppress(OSError):  # the folder is not empty, or was never created
                 folder.rmdir()
 
 
 def _remove_unless_begun(workdir, with_events):
-    """Take away a failed run's files if it has no checkpoint and no logged value: it only looks like one.
+    """Remove the files of a failed run that has neither a checkpoint nor a logged value.
 
     `with_events`: there were event files before it.
     """
@@ -385,7 +386,7 @@ def _remove_unless_begun(workdir, with_events):
 
 
 def _forget(workdir, missing, with_events):
-    """What is left to do where this process, which holds the lock, is interrupted."""
+    """Clean up when this process, which holds the lock, is interrupted."""
     _remove_unless_begun(workdir, with_events)
     if jax.process_index() == 0:
         (workdir / lock.FILE).unlink(missing_ok=True)
@@ -395,7 +396,7 @@ def _forget(workdir, missing, with_events):
 def _make(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A file without a name, where the system has such: several processes try at once.
+        # An unnamed file where the system has them, because several processes try at once.
         with tempfile.TemporaryFile(dir=folder, prefix=".writable"):
             pass
     except OSError as error:

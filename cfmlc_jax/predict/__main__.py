@@ -1,4 +1,4 @@
-"""Classes of images, by a checkpoint alone.
+"""The command that predicts the classes of images with a checkpoint.
 
     python -m cfmlc_jax.predict --checkpoint=runs/coco photos/ 'more/**/*.jpg'
     curl https://… | python -m cfmlc_jax.predict --checkpoint=runs/coco -
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # before the imports, which take seconds
     cli.end_at_interrupt("interrupted")
 
 import numpy as np
@@ -46,18 +46,18 @@ from cfmlc_jax.results.split import WEIGHTS
 
 NOBODY_READS = 128 + 13
 DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
-FEW_BATCHES = 2  # are not worth a progress line
+FEW_BATCHES = 2  # so few batches need no progress line
 SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line (sys.argv by default); the exit code."""
+    """The exit code of the command line, sys.argv by default."""
     cli.tolerate_every_name()
-    # Orbax reports every restore.
+    # Otherwise Orbax logs every restore.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of oddities in files that it reads all the same.
+            # Pillow warns about odd files, and reads them.
             warnings.filterwarnings("ignore", module="PIL")
             return _predict(_parse(arguments))
     except (InputError, RunError) as error:
@@ -129,7 +129,7 @@ def _parse(arguments):
 
 
 def _decide(flags, single_label):
-    """Fill in how many classes are listed, where the command does not say."""
+    """Set --top and --threshold to their defaults, which depend on the task."""
     if flags.threshold is None:
         if single_label and flags.top is None:
             flags.top = 1
@@ -158,7 +158,7 @@ def _number(text):
 
 
 def _predict(flags) -> int:
-    """Predict everything; 1 if an input could not be, else 0."""
+    """The exit code after all predictions: 1 if an input could not be read, else 0."""
     images = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
     processes.require_devices()
     predictor = Predictor(
@@ -187,7 +187,7 @@ def _predict(flags) -> int:
 
 
 def _batches(images, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
-    """Photos, as many as the predictor takes at once; those that cannot be read are reported and left out."""
+    """Batches of photos, of the predictor's size; unreadable photos are reported and left out."""
     keep = examples.scaled if with_copy else None
     batch = []
     for photo in photos.read(
@@ -210,7 +210,7 @@ def _batches(images, predictor, account, *, with_copy) -> Iterator[list[Photo]]:
 
 
 def _ranked(scores: ImageScores, top: int | None) -> list[int]:
-    """Classes, the most probable first."""
+    """The class indices, most probable first."""
     return np.argsort(-scores.logits, kind="stable")[:top].tolist()
 
 
@@ -256,7 +256,7 @@ class _Album:
         self._shown = min(examples.CLASSES, flags.top or examples.CLASSES)
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
-        # An image that is in the folder itself must not be replaced by an overlay.
+        # An overlay must not replace an image that is in the same folder.
         here = os.path.realpath(self._folder)
         inside = [os.path.split(path) for path in paths]
         taken = [name for folder, name in inside if os.path.realpath(folder) == here]
@@ -264,7 +264,7 @@ class _Album:
         self._caption = f"{flags.prediction}, {'averaged' if flags.weights == 'average' else 'last step'}"
 
     def add(self, photo: Photo, scores: ImageScores) -> str:
-        """Write a photo's overlay; its path."""
+        """The path of a photo's overlay, which is written."""
         cells = self._predictor.cells
         assert photo.copy is not None
         assert cells is not None
@@ -312,7 +312,7 @@ class _Account:
         self._total = len(images.paths) + sum(problem.inputs for problem in images.problems)
         self._batch_size = batch_size
         self._batches = -(-len(images.paths) // batch_size)
-        # Lines of predictions on a terminal show how far it is, and would mix with the report.
+        # On a terminal the printed predictions show the progress, and would mix with the report.
         self._reports = self._batches > FEW_BATCHES and (flags.output is not None or not sys.stdout.isatty())
         self._progress = Progress(self._batches, batch_size=batch_size)
         self._started = self._reported = time.perf_counter()
@@ -328,14 +328,14 @@ class _Account:
         self._batch += 1
         self._predicted += images
         if self._batch == 1:
-            # It was compiled for: its time says nothing of the others'.
+            # The first batch includes compilation: its time says nothing about the others.
             self._progress = Progress(self._batches, batch_size=self._batch_size, done=1)
         elif self._reports and time.perf_counter() - self._reported > SECONDS_BETWEEN_REPORTS:
             self._progress.report(self._batch, f"{self._predicted + self._skipped} of {self._total} images")
             self._reported = time.perf_counter()
 
     def close(self) -> int:
-        """Report how many there were; the exit code."""
+        """The exit code; the numbers of images are reported."""
         seconds = time.perf_counter() - self._started
         self._progress.note(f"{self._predicted} predicted, {self._skipped} skipped, {seconds:.1f} s")
         return 1 if self._skipped else 0
@@ -352,7 +352,7 @@ def _output(path: Path | None) -> Iterator[Callable[[str], object]]:
     try:
         if path is None:
             yield lambda text: print(text, end="", flush=True)
-        elif path.exists() and not path.is_file():  # a pipe or a device is not to be replaced
+        elif path.exists() and not path.is_file():  # a pipe or a device must not be replaced
             with path.open("w", encoding="utf-8") as file:
                 yield file.write
         else:
@@ -367,8 +367,8 @@ def _output(path: Path | None) -> Iterator[Callable[[str], object]]:
 
 
 def _drop_stdout():
-    """Let what is still buffered go nowhere: Python would complain at its end that it cannot write it."""
-    with contextlib.suppress(io.UnsupportedOperation):  # a stream of the caller's own
+    """Discard the buffered output: otherwise Python complains at exit that it cannot write it."""
+    with contextlib.suppress(io.UnsupportedOperation):  # the caller replaced the stream
         stdout = sys.stdout.fileno()
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
 

@@ -1,4 +1,4 @@
-"""Predictions as text: a table to read, CSV and JSON lines to read in.
+"""Predictions as text: a table for people, CSV and JSON lines for programs.
 
 Every format is a header and, image by image, its lines, so that a long run's are read as it goes.
 """
@@ -18,7 +18,7 @@ FILE_WIDTH = 100
 
 @dataclass(frozen=True)
 class Pivot:
-    """The patch that a class looks at most.
+    """The pivot patch of a class: the one with most of its evidence.
 
     grid: how many patches are along a side.
     column, row: in that grid, from 0, from the left and from the top.
@@ -57,17 +57,17 @@ class ImageLabels:
 
 
 class Format(Protocol):
-    """How predictions are written."""
+    """A text format of predictions."""
 
     def header(self) -> str:
-        """What comes before all predictions; may be empty."""
+        """The text before all predictions; may be empty."""
 
     def lines(self, image: ImageLabels) -> str:
         """One image's lines, each with its line break."""
 
 
 class Table:
-    """Aligned columns, a line for every listed class; a dash where there is none.
+    """A table of aligned columns, one line per listed class; a dash stands for no class.
 
     Args:
         files: all images, for the width of their column.
@@ -138,7 +138,7 @@ class Jsonl:
     """
 
     def header(self):
-        """Nothing."""
+        """An empty text: JSON lines have no header."""
         return ""
 
     def lines(self, image):
@@ -184,5 +184,5 @@ def _csv_line(fields):
 
 
 def _rounded(value):
-    """To what float32 holds: six digits or so."""
+    """The number to seven digits, about the precision of float32."""
     return float(f"{value:.7g}")

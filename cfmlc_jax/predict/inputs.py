@@ -1,4 +1,4 @@
-"""The image files that a command's arguments mean: files, folders, globs, and what stdin brings."""
+"""The image files of a command's arguments: files, folders, globs, and stdin."""
 
 import codecs
 import glob
@@ -10,21 +10,21 @@ from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict.photos import MAX_BYTES
 
-# The argument, and what the image on it is called.
+# The argument for stdin, and the name of an image on it.
 STDIN, STDIN_NAME = "-", "stdin"
 _LONGEST = 300  # characters of an argument that are shown
 _FIRST = 3  # problems or names that a message lists
 
 
 class Problem(NamedTuple):
-    """What is reported of inputs that are not predicted: a line, and how many they are."""
+    """A line about inputs that are not predicted, and their number."""
 
     line: str
     inputs: int = 1
 
 
 class Images(NamedTuple):
-    """The images that arguments mean.
+    """The images of the arguments.
 
     paths: files, each once, in the order of the arguments; `STDIN_NAME` for the image on stdin.
     contents: the bytes of that image, by its name.
@@ -37,7 +37,7 @@ class Images(NamedTuple):
 
 
 def find(arguments: Iterable[str], stdin: BinaryIO) -> Images:
-    """The files that arguments mean.
+    """The files of the arguments.
 
     A folder stands for the images in it and in its folders, by their suffix, hidden ones left out;
     a glob ("**" for folders) that the shell did not expand for what it matches; "-" for the image on
@@ -53,9 +53,9 @@ def find(arguments: Iterable[str], stdin: BinaryIO) -> Images:
 
     def add(argument):
         for path in _meant(argument, problems):
-            # By its place: "a.jpg", "./a.jpg" and "linked_folder/a.jpg" are one image.
+            # Images are compared by their real path: "a.jpg" and "./a.jpg" are one image.
             folder, name = os.path.split(path)
-            # What is called as stdin's image is a file here.
+            # A file has the name of the image on stdin.
             unmistakable = os.path.join(os.curdir, path) if path == STDIN_NAME else path
             paths.setdefault(os.path.join(os.path.realpath(folder), name), unmistakable)
 
@@ -86,11 +86,11 @@ def _all_of(stdin):
 
 
 def _listed(data, problems):
-    """The paths in a list; none, and a problem, if it is no list."""
+    """The paths in a list; no paths and a problem if the text is not a list."""
     data = data.removeprefix(codecs.BOM_UTF8)
     entries = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
     paths = [os.fsdecode(entry) for entry in entries if entry]
-    # Names may be any bytes; but most of those in a list exist.
+    # Names may be any bytes, but most names in a list of paths exist.
     if not _is_text(data) and 2 * sum(map(os.path.lexists, paths)) <= len(paths):
         problems.append(Problem(f"stdin: {len(data)} bytes that are neither an image nor a list of paths"))
         return []
@@ -117,7 +117,7 @@ def _meant(argument, problems):
         problems.append(Problem(f"nothing matches {_quoted(argument)}"))
     paths = []
     for match in matches:
-        # With "**" the folders among the matches have been gone through already.
+        # With "**" the files inside matching folders are matches too.
         if not os.path.isdir(match):
             paths.append(match)
         elif "**" not in argument:
@@ -126,7 +126,7 @@ def _meant(argument, problems):
 
 
 def _quoted(argument):
-    # A line on stdin may be anything.
+    # A line on stdin may have any bytes.
     return repr(argument) if len(argument) <= _LONGEST else f"{argument[:_LONGEST]!r}…"
 
 
@@ -141,7 +141,7 @@ def _images_in(folder, problems):
     before = len(problems)
     for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads round in a circle
+        if real in seen:  # a symbolic link to a folder above
             folders.clear()
             continue
         seen.add(real)

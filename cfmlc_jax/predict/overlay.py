@@ -1,4 +1,4 @@
-"""Pictures of where classes look: the photo, and beside it a copy for each of its top classes.
+"""Pictures of the patches' weights: the photo, and beside it a copy for each of its top classes.
 
 A class's copy fades where its patches weigh little; its pivot patch has a frame, if it has one.
 """
@@ -19,7 +19,7 @@ MARGIN, GAP = 20, 28
 HEADER, FOOTER = 62, 66
 TITLE, TEXT, SMALL = 28, 21, 18  # font sizes, pixels
 PAPER, INK, FAINT, RULE = (255, 255, 255), (24, 26, 32), (104, 110, 122), (226, 229, 235)
-# By rank; told apart with colour-blind eyes too (Okabe and Ito).
+# By rank; distinguishable for colour-blind readers (Okabe and Ito).
 ACCENTS = ((213, 94, 0), (0, 114, 178), (0, 138, 102))
 LONGEST_NAME = 200  # bytes of a file's stem; what is written temporarily has a longer name
 
@@ -78,7 +78,7 @@ def file_names(paths: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     for path in paths:
         stem = _cut(os.path.splitext(os.path.basename(path))[0])
         name, number = f"{stem}.png", 1
-        while name.lower() in taken:  # some file systems take capitals for small letters
+        while name.lower() in taken:  # some file systems do not distinguish capital letters
             number += 1
             name = f"{stem}-{number}.png"
         taken.add(name.lower())
@@ -94,7 +94,7 @@ def _cut(stem):
 
 def _photo_panel(photo, title, notes):
     panel, pen = _panel(photo)
-    # The end of a long file name says more.
+    # The end of a long file name is the informative part.
     _text(pen, (0, 10), title, TEXT, INK, room=panel.width, keep_end=True)
     for i, note in enumerate(notes):
         _text(pen, (0, panel.height - FOOTER + 10 + i * 28), note, TEXT, FAINT, room=panel.width)

@@ -1,4 +1,4 @@
-"""Image files that nobody labelled, read ahead in threads."""
+"""Unlabelled image files, read ahead in threads."""
 
 import collections
 import os
@@ -15,7 +15,7 @@ from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError
 
-# More is no photo, and would be read whole before its header is looked at.
+# A larger file is not a photo, and would be read whole before its header is parsed.
 MAX_BYTES = 2**30
 
 
@@ -44,7 +44,7 @@ def read(
     where: Callable[[str], str],
     keep: Callable[[Image.Image], Image.Image] | None,
 ) -> Iterator[Photo | InputError]:
-    """The photos in the order of their paths, or what is wrong with them.
+    """The photos in the order of their paths; an error in place of an unreadable one.
 
     Pictures are turned upright by their EXIF orientation.
 
@@ -86,7 +86,7 @@ def _read(path, content, to_views, where, keep):
 def _bytes_of(path, where):
     try:
         info = os.stat(path)
-        # To open a pipe would wait for its writer, and some devices never end.
+        # Opening a pipe waits for its writer, and some devices never end.
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"{where}: not a regular file; copy its content to one")
         if info.st_size > MAX_BYTES:
