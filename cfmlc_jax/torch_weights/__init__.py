@@ -1,1 +1,1 @@
-"""PyTorch's files, read and written."""
+"""Conversion of weights between PyTorch's files and our checkpoints."""

@@ -1,4 +1,4 @@
-"""Converts weights of PyTorch to a checkpoint of this package, and back.
+"""Converts PyTorch weights to a checkpoint of this package, and back.
 
     python -m cfmlc_jax.torch_weights model_best.pth.tar OUT --classes=coco
     python -m cfmlc_jax.main --mode=evaluate --checkpoint=OUT
@@ -6,18 +6,18 @@
 
     python -m cfmlc_jax.torch_weights runs/coco OUT.pth.tar --to_torch
 
-IN is a file of PyTorch or safetensors with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
-the long-tailed reference (Long-Tailed-Recognition.pytorch). What training wraps around the model
-(Lightning, DistributedDataParallel, torch.compile) is taken off, and a moving average is converted too.
-Model, classes, attention and head are recognised by the entries. Conversion is strict: unmatched
-entries are errors and are listed. A backbone without a head only starts new runs (--config.init_from).
+IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
+the long-tailed reference (Long-Tailed-Recognition.pytorch). Wrappers of training (Lightning,
+DistributedDataParallel, torch.compile) are removed, and a moving average is converted too.
+Model, classes, attention and head are recognised from the entries. Conversion is strict: unmatched
+entries are errors and are listed. A backbone without a head can only initialise new runs (--config.init_from).
 
-OUT is a new folder, read wherever a checkpoint is. With --to_torch, IN is a run or a checkpoint, and OUT
-a new file as MLC-PAT writes it, or, for the heads causal_norm, dot_product and lws, as the long-tailed
-reference does.
+OUT is a new folder, which can be used like any checkpoint. With --to_torch, IN is a run or a checkpoint, and OUT
+a new file in MLC-PAT's format, or, for the heads causal_norm, dot_product and lws, in the format of the
+long-tailed reference.
 
 Needs PyTorch, except to read safetensors: pip install 'cfmlc_jax[torch]'.
-Exit codes: 0 OUT is written; 1 an error, told in one line; 130 interrupted.
+Exit codes: 0 OUT is written; 1 an error, printed in one line; 130 interrupted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from typing import Any
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports that take seconds
-    cli.end_at_interrupt("interrupted; OUT is not there")
+    cli.end_at_interrupt("interrupted; OUT is not written")
 
 import jax
 import numpy as np
@@ -48,17 +48,17 @@ from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.torch_weights import files, long_tailed, mlc_pat
 
 PROGRAM = "python -m cfmlc_jax.torch_weights"
-# ImageNet's mean, in [0, 1]: stands in for the mean of the training images, which files of PyTorch do
-# not have. It is the null image of effect.null=mean and has no part in the plain prediction.
+# ImageNet's mean, in [0, 1], instead of the mean of the training images, which PyTorch files do not have. It is
+# the null image of effect.null=mean and does not affect the plain prediction.
 MEAN_COLOUR = (0.485, 0.456, 0.406)
-ALLOW = "--allow=REGEX names entries that may be missing or left over"
+ALLOW = "--allow=REGEX permits entries to be missing or left over"
 IN_PLACE_NORMS = {"auto": None, "yes": True, "no": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     cli.tolerate_every_name()
-    # Orbax reports every file.
+    # Orbax logs every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         flags = _parser().parse_args(arguments)
@@ -75,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def from_torch(flags: argparse.Namespace) -> None:
-    """Write the checkpoint OUT from the file IN; print what went where.
+    """Write the checkpoint OUT from the file IN, and print where each entry went.
 
     Raises:
-        InputError: a file, a name or an option that cannot be used.
+        InputError: a file, a name or an option cannot be used.
     """
     if flags.model:
-        catalogue.parts(flags.model)  # a misspelt name needs no file to be read
+        catalogue.parts(flags.model)  # reports a misspelt name before the file is read
     stored = files.load(flags.source)
     if long_tailed.is_checkpoint(stored):
         from_long_tailed(flags, stored)
@@ -99,7 +99,7 @@ def from_torch(flags: argparse.Namespace) -> None:
     print(aligned(lines))
     _write(flags.out, variables, averaged, config, names, arch.num_classes)
     print(f"\n{_summary(flags.model, weights, variables, arch)}")
-    print(f"averaged weights: {'the same, since the file has none' if average is None else 'of the file'}")
+    print(f"averaged weights: {'the same, since the file has none' if average is None else 'from the file'}")
     print(_names_line(flags, names, arch.num_classes, read))
     print(_pixels_line(flags, config))
     what = f"a checkpoint with method {config.method}" if arch.head else "a backbone, for --config.init_from"
@@ -107,14 +107,14 @@ def from_torch(flags: argparse.Namespace) -> None:
 
 
 def unwrapped(path: Path, read: files.Weights) -> files.Weights:
-    """The same without what wraps the model; what the file holds of both in one state_dict as two.
+    """The weights without wrappers around the model; a model and its average in one state_dict are separated.
 
     Raises:
-        InputError: several models in the file.
+        InputError: the file has several models.
     """
     with _naming(path):
-        weights, beside = mlc_pat.unwrapped(read.weights)
-        average = beside if read.average is None else mlc_pat.unwrapped(read.average)[0]
+        weights, inner_average = mlc_pat.unwrapped(read.weights)
+        average = inner_average if read.average is None else mlc_pat.unwrapped(read.average)[0]
     return read._replace(weights=weights, average=average)
 
 
@@ -127,7 +127,7 @@ def _recognised(flags, state_dict):
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors inside name the file."""
+    """Add the file's name to errors raised inside the block."""
     try:
         yield
     except InputError as error:
@@ -147,13 +147,15 @@ def _write(out, variables, average, config, names, num_classes):
 
 
 def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
-    """Write the checkpoint OUT from what a file IN of the long-tailed reference holds.
+    """Write the checkpoint OUT from the content of a file IN of the long-tailed reference.
 
     Raises:
-        InputError: a file, a name or an option that cannot be used.
+        InputError: a file, a name or an option cannot be used.
     """
     if flags.allow:
-        raise InputError("--allow does not go with a file of the long-tailed reference: all must be there")
+        raise InputError(
+            "--allow does not go with a file of the long-tailed reference, whose entries must all match; omit it"
+        )
     checkpoint = long_tailed.checkpoint_in(flags.source, stored)
     with _naming(flags.source):
         flags.model = flags.model or long_tailed.recognise(checkpoint)
@@ -167,21 +169,21 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(f"{flags.model} with head {head}: {parameters:,} parameters, {num_classes} classes")
     print(_names_line(flags, names, num_classes, None))
-    print(f"{flags.out}: a checkpoint of one label an image, image size {config.views.image_size}")
+    print(f"{flags.out}: a single-label checkpoint, image size {config.views.image_size}")
 
 
 def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
     """The configuration of a checkpoint of the long-tailed reference: --config's, or its recipe, with this model.
 
     Raises:
-        InputError: a configuration that cannot be read or is of several labels an image; an image size
-            that does not suit the model.
+        InputError: a configuration that cannot be read or is multi-label; an image size that does not suit
+            the model.
     """
     if flags.config:
         config = command.parse(command.define_flags(), [PROGRAM, f"--config={flags.config}"])
         if config.task != "single_label":
             raise InputError(
-                f"--config={flags.config} is of several labels an image, IN of one; give another"
+                f"--config={flags.config} is multi-label, but IN is single-label; give a single-label configuration"
             )
     else:
         config = recipes.long_tailed(recipes.OF_HEAD[head])
@@ -189,37 +191,39 @@ def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
         config.views.transform = "padded_crop" if small else "area_crop"
         config.views.image_size = 32 if small else 224
         config.data.normalise = "cifar" if small else "imagenet"
-    if flags.statistics != "auto":
-        config.data.normalise = "" if flags.statistics == "none" else flags.statistics
+    if flags.normalise != "auto":
+        config.data.normalise = "" if flags.normalise == "none" else flags.normalise
     fields = configs.to_json(config)
     fields["model"] |= {"name": flags.model, "head": head}
     fields["views"]["image_size"] = flags.image_size or config.views.image_size
     catalogue.create_model(
         flags.model, 2, image_size=fields["views"]["image_size"], head=head
-    )  # whether they suit each other
+    )  # raises if model, head and image size do not match
     return configs.from_json(fields)
 
 
 def to_torch(flags: argparse.Namespace) -> None:
-    """Write the file OUT from the checkpoint IN, weights and average.
+    """Write the file OUT, weights and average, from the checkpoint IN.
 
     Raises:
-        InputError: a checkpoint or an option that cannot be used.
+        InputError: a checkpoint or an option cannot be used.
     """
     for name in ("config", "classes", "allow"):
         if getattr(flags, name):
-            raise InputError(f"--{name} does not go with --to_torch: the checkpoint says it")
+            raise InputError(
+                f"--{name} does not go with --to_torch, which takes it from the checkpoint; omit it"
+            )
     if flags.out.suffix == ".safetensors":
-        raise InputError(f"{flags.out}: --to_torch writes files of PyTorch; end the name with .pth")
+        raise InputError(f"{flags.out}: --to_torch writes PyTorch files; give a name that ends with .pth")
     path = checkpoints.find(flags.source)
     config = configs.from_json(checkpoints.read_meta(path)["config"])
     name = config.model.name
     if flags.model not in (None, name):
-        raise InputError(f"--model={flags.model}, but the checkpoint {path} is of {name}; leave it out")
+        raise InputError(f"--model={flags.model}, but the model of checkpoint {path} is {name}; omit --model")
     model = checkpoints.read_part(path, checkpoints.model_shapes(path))
     if config.model.head in long_tailed.HEADS and configs.branches(config) == "none":
         long_tailed.write(flags.out, long_tailed.to_torch(name, model["average"]))
-        print(f"{flags.out}: averaged weights of {path} as a file of the long-tailed reference")
+        print(f"{flags.out}: averaged weights of {path} in the format of the long-tailed reference")
         return
     if catalogue.HEADS[config.model.head].has_mean:
         raise InputError(
@@ -244,8 +248,8 @@ def to_torch(flags: argparse.Namespace) -> None:
 def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:
     """The configuration of the checkpoint: --config's, or the default, with the model of the weights.
 
-    Weights with one head, or none, go with the methods that have one; of those, PAT-I unless --config
-    says otherwise. What was trained on ImageNet by a plain recipe has its pixels standardised.
+    Weights with attention branches get the method PAT-T. Weights with one head, or none, get PAT-I unless --config
+    has another method with one head. Weights from a plain ImageNet recipe get standardised pixels.
 
     Raises:
         InputError: a configuration that cannot be read, or an image size that does not suit the model.
@@ -253,12 +257,12 @@ def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:
     arguments = [PROGRAM, *([f"--config={flags.config}"] if flags.config else [])]
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
-    pixels = mlc_pat.statistics(flags.model, arch) if flags.statistics == "auto" else flags.statistics
+    normalise = mlc_pat.normalisation(flags.model, arch) if flags.normalise == "auto" else flags.normalise
     fields["model"] |= {"name": flags.model, "head": arch.head or catalogue.parts(flags.model)[1][0]}
-    if pixels:
-        fields["data"]["normalise"] = "" if pixels == "none" else pixels
-    if arch.groups:
-        fields["model"]["ml_decoder"]["queries"] = arch.groups
+    if normalise:
+        fields["data"]["normalise"] = "" if normalise == "none" else normalise
+    if arch.queries:
+        fields["model"]["ml_decoder"]["queries"] = arch.queries
     if arch.attention != "none":
         fields["method"] = "pat_t"
         fields["patches"]["branches"] = arch.attention
@@ -270,7 +274,7 @@ def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:
 
 
 def aligned(lines: Sequence[str]) -> str:
-    """Lines "left -> right" as two columns."""
+    """Lines "left -> right" aligned in two columns, as text."""
     pairs = [line.split(" -> ", 1) for line in lines]
     width = max(len(left) for left, _ in pairs)
     return "\n".join(f"{left:<{width}} -> {right}" for left, right in pairs)
@@ -280,7 +284,9 @@ def _converted(flags, state_dict, arch, kind, report):
     try:
         own = mlc_pat.architecture(flags.model, state_dict)
         if own != arch:
-            raise InputError(f"{tuple(own)} in place of the weights' {tuple(arch)} (classes, attention, …)")
+            raise InputError(
+                f"{tuple(own)} instead of the weights' {tuple(arch)} (classes, attention, head, queries)"
+            )
         return mlc_pat.from_torch(
             flags.model,
             state_dict,
@@ -293,19 +299,19 @@ def _converted(flags, state_dict, arch, kind, report):
 
 
 def _hint(flags, state_dict):
-    """The way out of an error of conversion: the model whose weights these are, or what to allow."""
+    """What to do about an error of conversion: the model whose weights these are, or the flag --allow."""
     try:
         other = mlc_pat.recognise(state_dict)
     except InputError:
         return f"; {ALLOW}"
-    return "" if other == flags.model else f"; they are those of {other}: leave --model out"
+    return "" if other == flags.model else f"; they are those of {other}: omit --model"
 
 
 def _class_names(flags, num_classes, read):
-    """The names by --classes, else the file's own; None where neither has them.
+    """The names from --classes, else the file's own; None if neither has any.
 
     Raises:
-        InputError: as many names as there are no classes; names that the file has at other places.
+        InputError: --classes has another number of classes, or another order than the file's names.
     """
     own = _own_names(read, num_classes)
     if not flags.classes:
@@ -313,39 +319,41 @@ def _class_names(flags, num_classes, read):
     names = class_names(flags.classes)
     if len(names) != num_classes:
         raise InputError(
-            f"--classes={flags.classes} names {len(names)} classes, the weights have {num_classes}"
+            f"--classes={flags.classes} names {len(names)} classes, but the weights have {num_classes}"
         )
     moved = [i for i, name in enumerate(names) if own and name != own[i] and name in own]
     if moved:
         i = moved[0]
         raise InputError(
             f"--classes={flags.classes} calls class {i} {names[i]!r}, {flags.source} calls it {own[i]!r}, and class "
-            f"{own.index(names[i])} {names[i]!r}: the order differs; leave --classes out to take the file's"
+            f"{own.index(names[i])} {names[i]!r}: the order differs; omit --classes to use the file's names"
         )
     return list(names)
 
 
 def _own_names(read, num_classes):
-    """The file's own class names, if they are as many as its classes."""
+    """The file's own class names if there is one for each class, else None."""
     names = read and read.class_names
     return names if names and len(names) == num_classes else None
 
 
 def _names_line(flags, names, num_classes, read):
-    """Where the names of the classes are from; a warning where the file says otherwise."""
+    """A line with the origin of the class names; also prints a warning if the file's names differ."""
     own = _own_names(read, num_classes)
     other = [i for i, name in enumerate(names or ()) if own and name != own[i]]
     if other:
         i = other[0]
-        _warn(f"{flags.source} calls {len(other)} classes otherwise: class {i} {own[i]!r}, not {names[i]!r}")
+        _warn(
+            f"{flags.source} has other names for {len(other)} classes: class {i} {own[i]!r}, not {names[i]!r}"
+        )
     elif read and read.unread:
-        _warn(f"{flags.source}: {read.unread}; no names are taken from it")
+        _warn(f"{flags.source}: {read.unread}; its class names are ignored")
     elif read and read.class_names and own is None:
-        _warn(f"{flags.source} names {len(read.class_names)} classes, and its weights have {num_classes}")
+        _warn(f"{flags.source} names {len(read.class_names)} classes, but its weights have {num_classes}")
     if not num_classes:
         return "class names: none, without a head"
     if flags.classes or not names:
-        return f"class names: {flags.classes or 'not known; evaluation takes those of its data'}"
+        return f"class names: {flags.classes or 'not known; evaluation uses those of its data'}"
     return f"class names: the file's ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
@@ -354,14 +362,14 @@ def _warn(text):
 
 
 def _pixels_line(flags, config):
-    """How pixels are fed, which a run that begins with the weights must do likewise."""
+    """A line about the normalisation of pixels, which a run initialised from the weights must share."""
     name = config.data.normalise
     if not name:
-        return "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"
-    line = f"pixels: standardised by {name}'s colours"
-    if flags.statistics == "auto":
-        line += ", as ImageNet's plain recipes do (--statistics=none: in [0, 1], as MLC-PAT's)"
-    return f"{line}; a run that begins with these weights does it by --config.data.normalise={name}"
+        return "pixels: in [0, 1] (--normalise=imagenet if training standardised them)"
+    line = f"pixels: standardised by {name}'s mean and deviation"
+    if flags.normalise == "auto":
+        line += ", as in ImageNet's plain recipes (--normalise=none: in [0, 1], as in MLC-PAT's)"
+    return f"{line}; for a run initialised from these weights set --config.data.normalise={name}"
 
 
 def _summary(name, state_dict, variables, arch):
@@ -385,12 +393,16 @@ def _parser():
     add = parser.add_argument
     add("source", metavar="IN", type=Path, help="a file of weights; with --to_torch a run or a checkpoint")
     add("out", metavar="OUT", type=Path, help="a new folder; with --to_torch a new file")
-    add("--model", help=f"default: recognised by the entries; else one of {', '.join(catalogue.names())}")
-    add("--config", metavar="FILE", help="stored with the checkpoint; default: the paper's recipe for COCO")
+    add("--model", help=f"one of {', '.join(catalogue.names())}; default: recognised from the entries")
+    add(
+        "--config",
+        metavar="FILE",
+        help="configuration to store with the checkpoint; default: the paper's recipe for COCO",
+    )
     add(
         "--classes",
         metavar="NAMES",
-        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class a line; default: the names in IN",
+        help=f"{', '.join(KNOWN)}, vg256.json, or a file with one class per line; default: the names in IN",
     )
     add(
         "--image_size",
@@ -404,22 +416,23 @@ def _parser():
         default=[],
         type=_pattern,
         metavar="REGEX",
-        help="entries that may be left over, or missing (they get initial values); may be given several times",
+        help="entries that may be left over, or missing (they get initial values); can be given several times",
     )
     add(
         "--in_place_norms",
         choices=IN_PLACE_NORMS,
         default="auto",
-        help="whether norm weights w act as |w| + 1e-5, as InPlaceABN's do; default auto: TResNets' do",
+        help="whether norm weights w act as |w| + 1e-5, as in InPlaceABN; default auto: yes for TResNets only",
     )
     add(
-        "--statistics",
+        "--normalise",
+        "--statistics",  # the flag's older name
         choices=("auto", "none", *NORMALISATIONS),
         default="auto",
-        help="colours that pixels are standardised by; default auto: imagenet for plain classifiers of ImageNet and "
-        "for backbones alone, else none",
+        help="mean and deviation that pixels are standardised by; default auto: imagenet for plain ImageNet classifiers "
+        "and for backbones alone, else none",
     )
-    add("--to_torch", action="store_true", help="convert a checkpoint to a file of PyTorch")
+    add("--to_torch", action="store_true", help="convert a checkpoint to a PyTorch file")
     return parser
 
 

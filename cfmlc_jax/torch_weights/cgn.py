@@ -1,7 +1,7 @@
-"""PyTorch weights of counterfactual generative networks to our variables and back. Strict.
+"""Strict conversion of weights of counterfactual generative networks, from PyTorch to our variables and back.
 
-The modules are those of `models.generators` and the digits' classifier; the names are tables beside
-them. What a module's file holds beyond the module (the end of VGG-16) is listed in `_KINDS`.
+The modules are those of `models.generators` and the digits' classifier; the tables of names are beside
+them. Entries of a file that a module does not need (the end of VGG-16) are listed in `_KINDS`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnis
 from cfmlc_jax.models.torch_names import Table
 from cfmlc_jax.torch_weights import strict
 
-# The networks by name, with the sizes that were published.
+# The networks by name, with their published sizes.
 MODULES: dict[str, nn.Module] = {
     "cgn_mnist": mnist.MnistGenerator(),
     "cgn_mnist_linear_critic": critics.LinearCritic(),
@@ -32,7 +32,12 @@ MODULES: dict[str, nn.Module] = {
 
 
 class _Kind(NamedTuple):
-    """table: dotted paths of ours -> PyTorch's. takes_train: the module is called with `train`. unused: keys not read."""
+    """How a kind of module is converted.
+
+    table: our dotted paths -> PyTorch's.
+    takes_train: whether the module is called with `train`.
+    unused: regular expression of keys that are not read.
+    """
 
     table: Table
     takes_train: bool = True
@@ -53,10 +58,10 @@ _KINDS: dict[type, _Kind] = {
 
 @functools.cache
 def entries(module: nn.Module) -> tuple[strict.Entry, ...]:
-    """All variables of a module, with their keys.
+    """All variables of a module with their PyTorch keys.
 
     Raises:
-        InputError: a module without a table of names.
+        InputError: the module has no table of names.
     """
     kind = _kind(module)
     init = functools.partial(module.init, train=False) if kind.takes_train else module.init
@@ -67,21 +72,22 @@ def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, An
     """Variables {"params", "batch_stats"} of a module, as float32 numpy arrays.
 
     Args:
-        module: with the options of the weights; one of `models.generators` or `cnn_mnist`.
+        module: a module of `models.generators` or `cnn_mnist`, with the sizes of the weights.
         state_dict: arrays or CPU tensors by key.
 
     Raises:
-        InputError: left over, missing or mis-shaped entries, listed; a module without a table of names.
+        InputError: left over, missing or mis-shaped entries, which are listed; or a module without a table of
+            names.
     """
     what = f"the weights of this {type(module).__name__}"
     return strict.to_variables(what, entries(module), state_dict, unused=_kind(module).unused)
 
 
 def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state_dict of a module's variables, the inverse of `from_torch`. Counters of batches are 0.
+    """The state_dict of a module's variables, the inverse of `from_torch`, with batch counters of 0.
 
     Raises:
-        InputError: variables of another module, listed; a module without a table of names.
+        InputError: variables of another module, which are listed; or a module without a table of names.
     """
     return strict.to_state_dict(f"the variables of this {type(module).__name__}", entries(module), variables)
 
@@ -89,5 +95,5 @@ def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nd
 def _kind(module):
     if type(module) not in _KINDS:
         known = ", ".join(kind.__name__ for kind in _KINDS)
-        raise InputError(f"{type(module).__name__} has no table of PyTorch's names; those that have: {known}")
+        raise InputError(f"{type(module).__name__} has no table of PyTorch's names; give one of {known}")
     return _KINDS[type(module)]

@@ -1,4 +1,7 @@
-"""Files of weights, PyTorch's and safetensors', to state_dicts of numpy arrays and back. Code inside a file is never run."""
+"""Reads weights from PyTorch and safetensors files as numpy arrays, and writes PyTorch files.
+
+Code inside a file is never run.
+"""
 
 import argparse
 import math
@@ -18,9 +21,9 @@ import safetensors
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.torch_weights import strict
 
-# Of a file in MLC-PAT's form; the latter is the moving average of the former.
+# Keys of a file in MLC-PAT's format: the weights, and their moving average.
 _WEIGHTS, _AVERAGE = "state_dict", "state_dict_ema"
-# Under what names training scripts keep weights, and their moving average; the first that is there counts.
+# Names under which training scripts store weights, and their moving average; the first that exists counts.
 _NAMES_OF_WEIGHTS = (
     *("current_model_state", _WEIGHTS, "model", "model_state_dict", "model_state", "net", "network"),
     *("params", "weights", "module"),
@@ -29,20 +32,20 @@ _NAMES_OF_AVERAGE = (
     *(_AVERAGE, "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "model_state_ema"),
     *("net_ema", "params_ema", "shadow"),
 )
-# Lightning's WeightAveraging keeps the average as "state_dict", and the weights under this name.
-_BESIDE_AVERAGE = "current_model_state"
-# Containers of containers: {"ema": {"module": {…}}}. Deeper ones are of no known script.
+# Lightning's WeightAveraging stores the average as "state_dict", and the weights under this name.
+_WEIGHTS_OF_AVERAGING = "current_model_state"
+# Greatest depth of nested containers such as {"ema": {"module": {…}}}; no known script nests deeper.
 _DEEPEST = 4
-# Under what names files hold the classes: lists in label order, and mappings from labels or to them.
+# Names under which files store the classes: lists in label order, and mappings from labels or to labels.
 _CLASS_NAMES = ("idx_to_class", "class_to_idx", "class_names", "classes", "label_names", "categories")
-_BESIDE_CLASS_NAMES = ("meta", "hyper_parameters")
-# What parallel training, compilation and its kin put before a module's own name, wherever that is.
+_CLASS_NAME_CONTAINERS = ("meta", "hyper_parameters")
+# Prefixes that parallel training, compilation and similar wrappers add before a module's name, anywhere in a key.
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Number of updates of PyTorch's AveragedModel, which stands among the weights it averages.
+# The number of updates of PyTorch's AveragedModel, an entry among the weights that it averages.
 _UPDATES = "n_averaged"
-_WAY_OUT = "save it anew in PyTorch: torch.save(model.state_dict(), FILE)"
+_WAY_OUT = "save it again in PyTorch: torch.save(model.state_dict(), FILE)"
 _OTHER_FILE = "give a file that the training wrote itself"
-# What PyTorch raises on a file that is cut, or is no file of PyTorch's at all.
+# Exceptions that PyTorch raises for a truncated file, or a file that is not PyTorch's.
 _DAMAGED = (
     AssertionError,
     AttributeError,
@@ -57,7 +60,7 @@ _DAMAGED = (
     struct.error,
 )
 _SAFETENSORS = ".safetensors"
-# The types of safetensors that numpy and ml_dtypes have, as safetensors names them.
+# The safetensors types that numpy and ml_dtypes support, by safetensors' names.
 _TYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
     **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "BOOL": np.bool_},
@@ -67,12 +70,12 @@ _TYPES = {
 
 
 class Weights(NamedTuple):
-    """What is read of a file of weights.
+    """The content of a file of weights.
 
     weights: arrays by key, half precision as float32.
-    average: their moving average, likewise; None where the file has none.
-    class_names: that the file gives its classes, in label order; None where it gives none.
-    unread: what stands where class names should be and is none, in words; "" if nothing does.
+    average: their moving average, likewise; None if the file has none.
+    class_names: the file's class names in label order; None if it has none.
+    unread: why the file's class names cannot be used; "" if they can, or if there are none.
     """
 
     weights: dict[str, np.ndarray]
@@ -82,54 +85,54 @@ class Weights(NamedTuple):
 
 
 def read_torch(path: Path) -> Weights:
-    """Weights, average and class names of a file of PyTorch or safetensors.
+    """Weights, average and class names from a PyTorch or safetensors file.
 
-    The file is a state_dict, or holds one under a name that training scripts use ("state_dict",
-    "model", …), and the moving average beside it ("state_dict_ema", "model_ema", …). The prefix
-    "module." of parallel training and what compilation adds to names are taken off. All else in
-    the file, such as an optimiser's state, is left there.
+    The file is a state_dict, or contains one under a name that training scripts use ("state_dict",
+    "model", …), and possibly a moving average ("state_dict_ema", "model_ema", …). The prefix
+    "module." of parallel training and the prefixes of compilation are removed. Everything else in
+    the file, such as an optimiser's state, is ignored.
 
     Raises:
-        InputError: no PyTorch, which files of safetensors do not need; a file that cannot be read, is
-            damaged, holds objects other than tensors and plain values, or no tensors.
+        InputError: PyTorch is missing (safetensors files do not need it); the file cannot be read, is
+            damaged, contains objects other than tensors and plain values, or contains no tensors.
     """
     path = Path(path)
     return weights_in(path, load(path))
 
 
 def weights_in(path: Path, stored: Any) -> Weights:
-    """As `read_torch`, of what `load` gave of the file.
+    """As `read_torch`, from the result of `load`.
 
     Raises:
-        InputError: no tensors, or other things among them.
+        InputError: there are no tensors, or other objects among them.
     """
     if not isinstance(stored, Mapping):
-        raise InputError(f"{path} holds a {type(stored).__name__}, not a state_dict; {_WAY_OUT}")
+        raise InputError(f"{path} contains a {type(stored).__name__}, not a state_dict; {_WAY_OUT}")
     weights = next((stored[name] for name in _NAMES_OF_WEIGHTS if _state_dict(stored.get(name))), None)
     average = next((stored[name] for name in _NAMES_OF_AVERAGE if _is_average(name, stored.get(name))), None)
-    if weights is not None and weights is stored.get(_BESIDE_AVERAGE):
+    if weights is not None and weights is stored.get(_WEIGHTS_OF_AVERAGING):
         average = stored.get(_WEIGHTS)
-    if weights is None:  # a state_dict by itself, or an average alone
+    if weights is None:  # the file is a state_dict itself, or has an average only
         weights, average = (stored, None) if average is None or _tensors(stored) else (average, average)
-    arrays_of = _arrays(path, weights)
+    raw = _arrays(path, weights)
     names, unread = _class_names(stored)
-    return Weights(arrays_of, None if average is None else _arrays(path, average), names, unread)
+    return Weights(raw, None if average is None else _arrays(path, average), names, unread)
 
 
 def write_torch(
     path: Path, state_dict: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Write a file in the form of MLC-PAT's model_best.pth.tar; whole or not there.
+    """Write a file in the format of MLC-PAT's model_best.pth.tar, atomically.
 
-    Its scripts read "state_dict_ema" and print "best_mAP", which is None here, as "epoch" is.
+    MLC-PAT's scripts read "state_dict_ema" and print "best_mAP", which is None here, like "epoch".
 
     Args:
-        path: of the file.
+        path: the file to write.
         state_dict: the weights, arrays by PyTorch's keys.
-        average: their moving average; None: the weights stand in for it.
+        average: their moving average; None: the weights are used for it.
 
     Raises:
-        InputError: no PyTorch, or a file that cannot be written.
+        InputError: PyTorch is missing, or the file cannot be written.
     """
     path = Path(path)
     torch = import_torch(f"to write {path}")
@@ -144,10 +147,10 @@ def write_torch(
 
 
 def import_torch(purpose: str) -> Any:
-    """PyTorch, which is an optional extra.
+    """The module torch, an optional dependency.
 
     Raises:
-        InputError: it is not installed; `purpose`, "to read FILE", says what needs it.
+        InputError: it is not installed; the message says why it is needed (`purpose`, such as "to read FILE").
     """
     try:
         import torch
@@ -157,15 +160,15 @@ def import_torch(purpose: str) -> Any:
 
 
 def tensors(torch: Any, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Tensors of arrays, by the same keys."""
+    """Arrays converted to tensors, by the same keys."""
     return {key: torch.from_numpy(np.array(array)) for key, array in state_dict.items()}
 
 
 def save(torch: Any, path: Path, contents: Mapping[str, Any]) -> None:
-    """Write a file of PyTorch's; whole or not there.
+    """Write a PyTorch file, atomically.
 
     Raises:
-        InputError: a file that cannot be written.
+        InputError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -175,18 +178,18 @@ def save(torch: Any, path: Path, contents: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); give another place") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another path") from error
 
 
 def load(path: Path) -> Any:
-    """What a file holds: of PyTorch's, with arrays and numbers of numpy's as `FromNumpy`; of safetensors, arrays by key.
+    """The content of a file: of PyTorch's, with numpy's arrays and numbers as `FromNumpy`; of safetensors, arrays by key.
 
     Raises:
-        InputError: no PyTorch for a file of its own; a file that cannot be read, is damaged, or holds code.
+        InputError: PyTorch is missing and needed; the file cannot be read, is damaged, or contains code.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file of weights; name the file in it")
+        raise InputError(f"{path} is a folder, not a file of weights; give the file in it")
     try:
         return _load_safetensors(path) if _is_safetensors(path) else _load_torch(path)
     except OSError as error:
@@ -194,7 +197,7 @@ def load(path: Path) -> Any:
 
 
 def _is_safetensors(path):
-    """By its content: the length of a header in JSON, and its brace. By its name, if it is nothing of PyTorch's."""
+    """Whether the file begins like safetensors (length and opening brace of a JSON header), or is named so."""
     beginning = b""
     if path.is_file():
         with path.open("rb") as file:
@@ -211,31 +214,32 @@ def _load_safetensors(path):
         reason = " ".join(str(error).split())
         size = path.stat().st_size
         raise InputError(
-            f"{path} ({size:,} bytes) is cut short, damaged or not of safetensors ({reason}); download or save it again"
+            f"{path} ({size:,} bytes) is truncated, damaged or not a safetensors file ({reason}); "
+            "download or save it again"
         ) from error
 
 
 def _safetensors(path):
-    """(key, array) of every tensor. The package's own numpy side knows no bfloat16."""
+    """(key, array) of every tensor; safetensors' own numpy functions do not support bfloat16."""
     for key, entry in safetensors.deserialize(path.read_bytes()):
         if entry["dtype"] not in _TYPES:
             raise InputError(
-                f"{path}: {key!r} has the type {entry['dtype']}, which is not read; save it as float32"
+                f"{path}: {key!r} has the type {entry['dtype']}, which is not supported; save it as float32"
             )
         yield key, np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _load_torch(path):
     torch = import_torch(f"to read {path}")
-    # A Namespace, which timm's and torchvision's training scripts save beside the weights, only holds values.
+    # timm's and torchvision's training scripts also save a Namespace, which only contains values.
     allowed = [(FromNumpy, name) for name in FromNumpy.NAMES]
     try:
         with (
             torch.serialization.safe_globals([*allowed, argparse.Namespace]),
             warnings.catch_warnings(),
-            path.open("rb") as file,  # a name that ends with .safetensors is read otherwise
+            path.open("rb") as file,  # torch.load treats a name that ends with .safetensors differently
         ):
-            # Said of files that are then refused, in one line that says why.
+            # Warnings about files that are refused afterwards with an explanation.
             warnings.filterwarnings(
                 "ignore", ".*(Detected pickle protocol|TorchScript archive|Validating sparse tensor)"
             )
@@ -245,9 +249,9 @@ def _load_torch(path):
 
 
 class FromNumpy:
-    """An array, number or type of numpy's as its pickle describes it: what it is made of, not made.
+    """The pickled description of a numpy array, number or type, which is recorded but not constructed.
 
-    PyTorch would refuse the file; allowing numpy's own constructors would run them on its bytes.
+    Without it PyTorch would refuse the file. Allowing numpy's own constructors would run them on the file's bytes.
     """
 
     NAMES = (
@@ -268,10 +272,10 @@ class FromNumpy:
 
 
 def numpy_floats(path: Path, key: str, stored: Any) -> np.ndarray:
-    """The float32 array of the little-endian floats that a `FromNumpy` describes.
+    """The float32 array described by a `FromNumpy` of little-endian floats.
 
     Raises:
-        InputError: something else.
+        InputError: the description is of something else.
     """
     try:
         _, shape, dtype, _, data = stored.state
@@ -286,64 +290,66 @@ def numpy_floats(path: Path, key: str, stored: Any) -> np.ndarray:
 def _reason(path, error):
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if code:
-        return f"{path} holds {code[1]}, which is code and is not run; {_WAY_OUT}"
+        return f"{path} contains {code[1]}, which is code and is not run; {_WAY_OUT}"
     if "TorchScript" in str(error):
         return f"{path} is a TorchScript program, not a state_dict; {_WAY_OUT}"
     size = path.stat().st_size
-    return f"{path} ({size:,} bytes) is cut short, damaged or not of PyTorch; download or save it again"
+    return f"{path} ({size:,} bytes) is truncated, damaged or not a PyTorch file; download or save it again"
 
 
 def _is_tensor(value):
-    """Whether a value is an array, or a tensor of PyTorch, which may not be there to ask."""
+    """Whether a value is an array or a PyTorch tensor, decided without importing PyTorch."""
     return isinstance(value, np.ndarray) or hasattr(value, "detach")
 
 
 def _tensors(value):
-    """Whether a value is a state_dict itself."""
+    """Whether a value is a mapping with tensors, a state_dict."""
     return isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
 
 
 def _state_dict(value, depth=0):
-    """The state_dict in a container, or in a container in it; None without one."""
+    """The state_dict in a container or its nested containers; None if there is none."""
     if _tensors(value):
         return value
     if not isinstance(value, Mapping) or depth == _DEEPEST:
         return None
     inner = (_state_dict(value.get(name), depth + 1) for name in _NAMES_OF_WEIGHTS)
-    return next((found for found in inner if found is not None), None)
+    return next((state_dict for state_dict in inner if state_dict is not None), None)
 
 
 def _is_average(name, value):
-    """Whether a value is meant for a moving average: by other names than MLC-PAT's there may be numbers."""
+    """Whether a value can be a moving average; names other than MLC-PAT's may also refer to plain numbers."""
     return value is not None and (name == _AVERAGE or isinstance(value, Mapping))
 
 
 def _arrays(path, stored):
-    """Arrays by key of the state_dict in `stored`, without what wrappers of modules add to the keys."""
+    """Arrays by key of the state_dict in `stored`, without the prefixes that wrappers of modules add."""
     state_dict = _state_dict(stored)
     if state_dict is None:
         keys = ", ".join(map(repr, list(stored)[:8])) if isinstance(stored, Mapping) else "none"
         raise InputError(f"{path} has no tensors where a state_dict should be (keys: {keys}); {_WAY_OUT}")
-    found: dict[str, np.ndarray] = {}
+    plain_arrays: dict[str, np.ndarray] = {}
     for key, array in arrays(path, state_dict).items():
         if key.rpartition(".")[2] == _UPDATES:
             continue
         plain = _WRAPPERS.sub("", key)
-        if plain in found:
-            raise InputError(f"{path}: two entries are {plain!r} without what compilation adds; {_WAY_OUT}")
-        found[plain] = array
-    return strict.without_parallel(found)
+        if plain in plain_arrays:
+            raise InputError(
+                f"{path}: two entries are {plain!r} without the prefixes of compilation; {_WAY_OUT}"
+            )
+        plain_arrays[plain] = array
+    return strict.without_parallel(plain_arrays)
 
 
 def arrays(path: Path | str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by the same keys, half precision as float32.
+    """Tensors as numpy arrays by the same keys, half precision as float32.
 
     Args:
-        path: what an error names, of the file say.
+        path: how error messages name the tensors, for example the path of their file.
         state_dict: arrays or tensors by key.
 
     Raises:
-        InputError: something among the tensors that is none, or no dense one of real numbers.
+        InputError: an entry is not a tensor, or not a dense tensor of real numbers.
     """
     for key, value in state_dict.items():
         if not isinstance(key, str) or not _is_tensor(value):
@@ -357,25 +363,25 @@ def _array(path: Path | str, key: str, tensor: Any) -> np.ndarray:
             raise InputError(f"{path}: {key!r} is not a dense tensor; {_WAY_OUT}")
         tensor = tensor.detach()
         if tensor.is_floating_point() and tensor.element_size() < 4:
-            tensor = tensor.float()  # numpy knows no bfloat16
+            tensor = tensor.float()  # numpy does not support bfloat16
         try:
             tensor = tensor.resolve_conj().resolve_neg().numpy()
         except (RuntimeError, TypeError) as error:
             raise InputError(
-                f"{path}: {key!r} has the type {tensor.dtype}, which is not read; {_WAY_OUT}"
+                f"{path}: {key!r} has the type {tensor.dtype}, which is not supported; {_WAY_OUT}"
             ) from error
     if np.iscomplexobj(tensor):
         raise InputError(f"{path}: {key!r} is a tensor of complex numbers; {_WAY_OUT}")
-    # Half precision, and what else numpy does not compute with.
+    # Half precision, and other types that numpy cannot compute with.
     is_small_float = tensor.dtype.itemsize < 4 and tensor.dtype.kind not in "biu"
     return tensor.astype(np.float32) if is_small_float else tensor
 
 
 def _class_names(stored):
-    """(class names or None, "" or what stands in their place) of a file."""
+    """(class names or None, why class names cannot be used or "") of a file."""
     places = [
         stored,
-        *(stored[name] for name in _BESIDE_CLASS_NAMES if isinstance(stored.get(name), Mapping)),
+        *(stored[name] for name in _CLASS_NAME_CONTAINERS if isinstance(stored.get(name), Mapping)),
     ]
     unread = ""
     for place in places:
@@ -390,7 +396,7 @@ def _class_names(stored):
 
 
 def _names_in_order(value: Mapping | Sequence) -> tuple[str, ...] | None:
-    """Names of the labels 0, 1, …: of a list, of label -> name or of name -> label; None of other things."""
+    """Names of the labels 0, 1, …, from a list, a mapping label -> name or name -> label; None for other values."""
     if isinstance(value, Mapping):
         pairs = [(label, name) for label, name in value.items()]
         if all(isinstance(label, str) and isinstance(name, int) for label, name in pairs):

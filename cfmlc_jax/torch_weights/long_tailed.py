@@ -1,7 +1,7 @@
-"""Checkpoints of the long-tailed reference (Tang et al., NeurIPS 2020) to our variables and back. Strict.
+"""Strict conversion of checkpoints of the long-tailed reference (Tang et al., NeurIPS 2020), both ways.
 
-Its files hold two state_dicts, "feat_model" and "classifier", whose keys all begin with the
-"module." of parallel training, and beside them "embed", the moving average of the features.
+Its files contain two state_dicts, "feat_model" and "classifier", whose keys all have the prefix
+"module." of parallel training, and "embed", the moving average of the features.
 """
 
 import functools
@@ -19,20 +19,22 @@ from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import from_torch_layout, to_torch_layout
 from cfmlc_jax.torch_weights import files, mlc_pat, strict
 
-# Weights of the best epoch, in the file of a finished run, and of the latest, in the one beside it.
+# Keys of the best epoch's weights (in the file of a finished run) and of the latest (in the file beside it).
 BEST, LATEST = "state_dict_best", "state_dict"
 BACKBONE, CLASSIFIER, MEAN_FEATURE = "feat_model", "classifier", "embed"
 BRANCH = "whole"
-# Classifiers by the head of `models.catalogue` that they are.
+# Head of `models.catalogue` -> kind of classifier of the reference.
 HEADS = {"causal_norm": "causal", "dot_product": "plain", "lws": "scaled"}
 _COLLECTIONS = ("params", "batch_stats")
 _WAY_OUT = "give a file that the reference's training wrote, final_ or latest_model_checkpoint.pth"
 
 
 class _Classifier(NamedTuple):
-    """keys: in the state_dict, by our parameters' names. has_mean: the moving average is a variable of ours.
+    """A kind of classifier of the reference.
 
-    All files of the reference have the moving average; only the causal classifier reads it.
+    keys: our parameters' names -> keys in the state_dict.
+    has_mean: whether the moving average is one of our variables. All files of the reference have it, but only
+        the causal classifier reads it.
     """
 
     keys: dict[str, str]
@@ -47,7 +49,7 @@ _CLASSIFIERS = {
 
 
 def is_checkpoint(stored: Any) -> bool:
-    """Whether what `files.load` gave is a checkpoint of this reference: state_dicts of a backbone and a classifier."""
+    """Whether the result of `files.load` has this reference's state_dicts of a backbone and a classifier."""
     if not isinstance(stored, Mapping):
         return False
     weights = (stored.get(key) for key in (BEST, LATEST))
@@ -55,20 +57,20 @@ def is_checkpoint(stored: Any) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file's `BEST` and `LATEST` state_dicts, as far as it has them, and `MEAN_FEATURE`, as numpy arrays.
+    """A file's `BEST` and `LATEST` state_dicts (at least one) and its `MEAN_FEATURE`, as numpy arrays.
 
     Raises:
-        InputError: no PyTorch; a file that cannot be read, is damaged, or holds other things.
+        InputError: PyTorch is missing; the file cannot be read, is damaged, or has other content.
     """
     path = Path(path)
     return checkpoint_in(path, files.load(path))
 
 
 def checkpoint_in(path: Path, stored: Any) -> dict[str, Any]:
-    """As `read`, of what `files.load` gave of the file.
+    """As `read`, from the result of `files.load`.
 
     Raises:
-        InputError: other things than a checkpoint of the reference.
+        InputError: it is not a checkpoint of the reference.
     """
     if not isinstance(stored, Mapping) or not any(
         isinstance(stored.get(key), Mapping) for key in (BEST, LATEST)
@@ -91,12 +93,12 @@ def _arrays(path, part, entries):
 
 
 def write(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write what `to_torch` gives as a file that the reference reads; whole or not there.
+    """Write the result of `to_torch` to a file that the reference reads, atomically.
 
-    Its record of training is empty: "epoch" and "best_epoch" are 0, "best_acc" too.
+    The file has no training record: "epoch", "best_epoch" and "best_acc" are 0.
 
     Raises:
-        InputError: no PyTorch, or a file that cannot be written.
+        InputError: PyTorch is missing, or the file cannot be written.
     """
     path = Path(path)
     torch = files.import_torch(f"to write {path}")
@@ -114,22 +116,23 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         name: a backbone of `models.catalogue`.
-        checkpoint: as the reference saves it: `BEST` (taken first) or `LATEST` with the
+        checkpoint: in the reference's format: `BEST` (preferred) or `LATEST` with the
             state_dicts, arrays or CPU tensors by key, and `MEAN_FEATURE`.
 
     Raises:
-        InputError: parts or entries that are missing, left over or mis-shaped, listed; a classifier
-            of another number of features.
+        InputError: parts or entries that are missing, left over or mis-shaped, which are listed; or a
+            classifier of another number of features.
     """
     weights = _part(checkpoint, BEST if BEST in checkpoint else LATEST, "checkpoint")
     backbone = backbone_from_torch(name, _part(weights, BACKBONE, "weights"))
     head = classifier_from_torch(_part(weights, CLASSIFIER, "weights"), checkpoint.get(MEAN_FEATURE))
-    given, taken = _abstract(name)[0], head["params"]["kernel"].shape[0]
-    # A classifier is its head's branch for wholes.
-    if given != taken:
+    backbone_features, classifier_features = _abstract(name)[0], head["params"]["kernel"].shape[0]
+    if backbone_features != classifier_features:
         raise InputError(
-            f"the classifier takes {taken} features and {name} gives {given}; name the backbone of the checkpoint"
+            f"the classifier needs {classifier_features} features, but {name} has {backbone_features}; "
+            "give the backbone of the checkpoint"
         )
+    # A classifier is its head's branch for whole views.
     parts = {"backbone": backbone, "head": head}
     return {
         collection: {
@@ -142,19 +145,19 @@ def from_torch(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> str:
-    """The backbone, a key of `catalogue.BACKBONES`, of a checkpoint as `from_torch` takes it.
+    """The backbone of a checkpoint in the reference's format, a key of `catalogue.BACKBONES`.
 
     Raises:
-        InputError: parts that are missing; entries of no backbone here, or of several.
+        InputError: parts are missing; or the entries fit no backbone, or several.
     """
     weights = _part(checkpoint, BEST if BEST in checkpoint else LATEST, "checkpoint")
     return mlc_pat.recognise(strict.without_parallel(_part(weights, BACKBONE, "weights")))
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint of variables as `from_torch` gives them: its inverse, but for counters of batches (0).
+    """The checkpoint of variables, the inverse of `from_torch`, with batch counters of 0.
 
-    The weights are there both as best and as latest, since the reference reads one or the other,
+    The weights are stored both as best and as latest, because the reference reads one or the other,
     depending on the data set.
 
     Raises:
@@ -171,10 +174,10 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def head_of(variables: Mapping[str, Any]) -> str:
-    """The head, a key of `HEADS`, of variables as `from_torch` gives them.
+    """The head of variables from `from_torch`, a key of `HEADS`.
 
     Raises:
-        InputError: variables of no classifier of the reference.
+        InputError: the reference has no such classifier.
     """
     params, means = (variables[collection].get("head", {}).get(BRANCH, {}) for collection in _COLLECTIONS)
     kind = _kind_of(params, means)
@@ -186,7 +189,7 @@ def _kind_of(params, means):
         if set(classifier.keys) == set(params) and classifier.has_mean == ("mean_feature" in means):
             return kind
     names = strict.some(sorted({*params, *means}))
-    raise InputError(f"variables {names} are those of no classifier of the reference")
+    raise InputError(f"variables {names} belong to no classifier of the reference ({', '.join(HEADS)})")
 
 
 def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +200,7 @@ def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, A
         state_dict: arrays or CPU tensors by key, with or without "module.".
 
     Raises:
-        InputError: left over, missing or mis-shaped entries, listed; an unknown backbone.
+        InputError: left over, missing or mis-shaped entries, which are listed; or an unknown backbone.
     """
     return strict.to_variables(
         f"the weights of {name}", _abstract(name)[1], strict.without_parallel(state_dict)
@@ -207,7 +210,7 @@ def backbone_from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, A
 def backbone_to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state_dict, without "module.", of a backbone's variables: the inverse of `backbone_from_torch`.
 
-    Counters of batches are 0.
+    Batch counters are 0.
 
     Raises:
         InputError: variables of another backbone.
@@ -223,18 +226,18 @@ def classifier_from_torch(state_dict: Mapping[str, Any], mean_feature: Any) -> d
 
     Args:
         state_dict: arrays or CPU tensors by key, with or without "module.".
-        mean_feature: [d], the moving average of the features that the causal classifier goes with.
+        mean_feature: [d], the moving average of the features, which the causal classifier needs.
 
     Raises:
-        InputError: entries of no classifier of the reference, arrays of other shapes, no mean where
-            the classifier needs one.
+        InputError: entries that belong to no classifier of the reference, arrays of other shapes, or no mean
+            feature although the classifier needs one.
     """
     state_dict = strict.without_parallel(state_dict)
     classifier = next((c for c in _CLASSIFIERS.values() if set(c.keys.values()) == set(state_dict)), None)
     if classifier is None:
         known = "; ".join(f"{kind}: {', '.join(c.keys.values())}" for kind, c in _CLASSIFIERS.items())
         raise InputError(
-            f"the entries {strict.some(sorted(state_dict))} are no classifier's (known are {known})"
+            f"the entries {strict.some(sorted(state_dict))} belong to no known classifier ({known})"
         )
     matrix = np.shape(state_dict[classifier.keys["kernel"]])
     if len(matrix) != 2:
@@ -255,10 +258,10 @@ def classifier_from_torch(state_dict: Mapping[str, Any], mean_feature: Any) -> d
 def classifier_to_torch(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(state_dict without "module.", mean feature [d]) of a classifier: the inverse of `classifier_from_torch`.
 
-    A classifier without a mean gets zeros, as which the reference's begins.
+    A classifier without a mean feature gets zeros, the reference's initial value.
 
     Raises:
-        InputError: parameters of no classifier of the reference.
+        InputError: the reference has no such classifier.
     """
     params, means = variables["params"], variables.get("batch_stats", {})
     classifier = _CLASSIFIERS[_kind_of(params, means)]
@@ -279,8 +282,8 @@ def _mean_feature(array, d):
     mean = np.array(array, np.float32)
     if mean.shape != (d,):
         raise InputError(
-            f"{MEAN_FEATURE!r} is {list(mean.shape)}, the classifier's features are [{d}]; "
-            "both must be of one checkpoint"
+            f"{MEAN_FEATURE!r} has shape {list(mean.shape)}, but the classifier's features are [{d}]; "
+            "both must come from the same checkpoint"
         )
     return mean
 
@@ -295,7 +298,7 @@ def _part(whole, key, what):
 
 
 def _with_prefix(state_dict):
-    # The reference drops keys without it and goes on with random weights.
+    # The reference ignores keys without the prefix and continues with random weights.
     return {strict.PARALLEL + key: value for key, value in state_dict.items()}
 
 

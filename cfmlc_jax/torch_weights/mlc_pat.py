@@ -1,6 +1,6 @@
-"""PyTorch weights to our variables and back. Strict: every entry has its place or is an error.
+"""Strict conversion of classifiers' weights from PyTorch to our variables and back: unmatched entries are errors.
 
-The names are tables beside the modules (`models.torch_names`); here is what they have in common.
+The tables of names are beside the modules (`models.torch_names`); this file applies them.
 """
 
 import dataclasses
@@ -29,43 +29,43 @@ from cfmlc_jax.models.torch_names import (
 )
 from cfmlc_jax.torch_weights import strict
 
-# InPlaceABN keeps its scale away from zero by this much, whatever the weight's sign.
+# InPlaceABN's scale is |weight| plus this.
 _IN_PLACE = np.float32(1e-5)
-# A block of a backbone by its stage and its number there, in the names of all backbones and dialects.
+# Stage and number of a backbone's block, in the names of all backbones and dialects.
 _BLOCK = re.compile(r"\b(?:layer|layers\.|stage|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?(\d+)\.")
 _INSIDE = re.compile(r"\b(?:layer|layers\.|stage|features\.)\d+\.")
-# What a module is called that holds a moving average.
+# Names of modules that contain a moving average.
 _AVERAGED = re.compile("ema|averag|swa|shadow|teacher|momentum", re.IGNORECASE)
-# Numbers of classes of ImageNet: 1k, and the usual ones of 21k.
+# Numbers of classes of ImageNet-1k, and those in use for ImageNet-21k.
 _IMAGENET = (1000, 10450, 11221, 21841, 21842, 21843)
 
 
 class Architecture(NamedTuple):
-    """What a state_dict says of the model it belongs to, besides the backbone.
+    """The options of a model, besides its backbone, inferred from its state_dict.
 
-    num_classes: k; 0 of a backbone without a head.
+    num_classes: k; 0 for a backbone without a head.
     attention: a key of `torch_names.BRANCHES`; "none" without a head.
     head: a key of `catalogue.HEADS` with names in PyTorch; "" without a head.
-    groups: queries of an ML-Decoder head; 0 for others.
+    queries: number of queries of an ML-Decoder head; 0 for others.
     """
 
     num_classes: int
     attention: str
     head: str
-    groups: int
+    queries: int
 
 
 def unwrapped(
     state_dict: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
-    """(entries without the path of the module that holds the model, those of its moving average or None).
+    """(entries of the model without the path of the module around it, entries of its moving average or None).
 
-    Lightning saves a model under the name of an attribute, "model.", or "net." or any other, and its
-    average beside it under "ema_model." and the like. Where the model lies is told by the first
-    layer's kernel. Entries outside of it keep their names; of an average by itself, it is the model.
+    Lightning saves a model under the name of an attribute ("model.", "net." or any other), and its
+    average under another ("ema_model." or similar). The model is found by the kernel of its first
+    layer. Entries outside keep their names. If there is only an average, it is the model.
 
     Raises:
-        InputError: several models, none of them called an average.
+        InputError: there are several models, and their names do not say which one is an average.
     """
     paths = _paths_of_models(state_dict)
     averages = [path for path in paths if _AVERAGED.search(path)]
@@ -74,8 +74,8 @@ def unwrapped(
     models = [""] if "" in models else models
     if len(models) > 1 or len(averages) > 1:
         raise InputError(
-            f"the entries are of several models ({strict.some(path or 'no prefix' for path in paths)}); save "
-            "the one that is meant: torch.save(model.state_dict(), FILE)"
+            f"the entries belong to several models ({strict.some(path or 'no prefix' for path in paths)}); save "
+            "one of them: torch.save(model.state_dict(), FILE)"
         )
     if not models:
         return dict(state_dict), None
@@ -87,24 +87,24 @@ def unwrapped(
 
 
 def _paths_of_models(state_dict):
-    """Of every model among the entries the path before its names, "" or one that ends with a dot; the outer ones.
+    """The path before the names of each outermost model among the entries: "" or a path that ends with a dot.
 
-    What holds less than an eighth of the entries is no model, but a layer that happens to have such a name.
+    A module with less than an eighth of the entries is not a model, but a layer that happens to have such a name.
     """
     paths = set()
     for key in state_dict:
         stem = next((stem for stem in _stems() if key == stem or key.endswith(f".{stem}")), None)
-        # Stages and blocks have layers of their own by such names.
+        # Stages and blocks contain layers with such names, too.
         if stem is not None and not _INSIDE.search(key.removesuffix(stem)):
             paths.add(key.removesuffix(stem))
     outer = [path for path in paths if not any(path != x and path.startswith(x) for x in paths if x)]
-    held = {path: sum(key.startswith(path) for key in state_dict) for path in outer}
-    return sorted(path for path in outer if 8 * held[path] >= len(state_dict))
+    sizes = {path: sum(key.startswith(path) for key in state_dict) for path in outer}
+    return sorted(path for path in outer if 8 * sizes[path] >= len(state_dict))
 
 
 @functools.cache
 def _stems():
-    """Keys of the first layers' kernels, of all backbones, plain and in Query2Label; the longest first."""
+    """Keys of the first layers' kernels of all backbones, plain and in Query2Label, the longest first."""
     names = [backbone.torch for backbone in catalogue.BACKBONES.values()]
     plain = {stem for table in names for stem in (table.stem, *(dialect.sign for dialect in table.dialects))}
     within = {f"{table.query2label}.{table.stem}" for table in names}
@@ -112,10 +112,10 @@ def _stems():
 
 
 def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> str:
-    """The model whose weights these are, by its entries, `unwrapped`.
+    """The name of the model whose entries these are (`unwrapped`), one of `catalogue.names`.
 
     Raises:
-        InputError: none of `catalogue.names`, or several.
+        InputError: the entries fit no model, or several.
     """
     depths = _depths(state_dict)
     candidates = [
@@ -126,11 +126,11 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise InputError(f"the weights are of {' or '.join(fitting)}; give one as --model")
+        raise InputError(f"the weights fit {' and '.join(fitting)}; choose one by --model")
     if not candidates:
         raise InputError(
-            f"the weights are of no model here: {len(state_dict)} entries ({strict.some(state_dict, 3)}), stages of "
-            f"{', '.join(map(str, depths)) or 'no'} blocks; known are {', '.join(catalogue.names())}"
+            f"the weights fit no known model: {len(state_dict)} entries ({strict.some(state_dict, 3)}), stages of "
+            f"{', '.join(map(str, depths)) or 'no'} blocks; known models are {', '.join(catalogue.names())}"
         )
     nearest = min(candidates, key=lambda name: len(differences[name]))
     others = [name for name in candidates if name != nearest]
@@ -141,13 +141,13 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
 
 
 def _is_near(name, state_dict):
-    """Whether entries lie where a model's backbone does, in Query2Label or by itself."""
+    """Whether the entries are nested as in the model: with its backbone in a Query2Label, or plain."""
     inside = any(key.startswith("backbone.") for key in state_dict)
     return name.startswith(catalogue.QUERY2LABEL) == inside
 
 
 def _depths(state_dict):
-    """Blocks in each stage, by the keys."""
+    """Number of blocks in each stage, from the keys."""
     blocks = {match.groups() for match in map(_BLOCK.search, state_dict) if match}
     stages = sorted({int(stage) for stage, _ in blocks})
     return tuple(sum(int(stage) == wanted for stage, _ in blocks) for wanted in stages)
@@ -159,11 +159,11 @@ def _depths_of(name):
     return tuple(module.depths if hasattr(module, "depths") else module.stage_sizes)
 
 
-def statistics(name: str, arch: Architecture) -> str:
-    """Key of `models.layers.normalise.NORMALISATIONS` by which weights want pixels standardised; "" for pixels in [0, 1].
+def normalisation(name: str, arch: Architecture) -> str:
+    """The normalisation that weights expect, a key of `normalise.NORMALISATIONS`; "" for pixels in [0, 1].
 
-    It is told by the architecture: plain classifiers of ImageNet, and backbones by themselves, are
-    trained so; those of MLC-PAT, Query2Label and MIIL are not.
+    It follows from the architecture: plain ImageNet classifiers, and backbones alone, are trained with
+    standardised pixels; models of MLC-PAT, Query2Label and MIIL are not.
     """
     of_imagenet = arch.head in ("", "linear") and arch.num_classes in (0, *_IMAGENET)
     if not of_imagenet or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
@@ -172,10 +172,10 @@ def statistics(name: str, arch: Architecture) -> str:
 
 
 def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
-    """Classes, attention and head, by the head's entries.
+    """Classes, attention, head and queries, from the head's entries.
 
     Raises:
-        InputError: an unknown model, or a head's entry without classes.
+        InputError: an unknown model, or an entry of the head without classes.
     """
     backbone, _ = catalogue.parts(name)
     renamed = _renamed(_dialect(name, state_dict))
@@ -184,7 +184,7 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
             branches = names.branches(attention, names.prefix(backbone.torch))
             keys = [renamed(f"{path}.{names.bias}") for path in branches.values()]
             biases = [key for key in keys if key in state_dict]
-            # One that lacks entries is still that head: they are named as missing then.
+            # A head with missing entries is still that head; they are reported as missing.
             last = keys[-1].removesuffix(names.bias)
             if biases and any(key.startswith(last) for key in state_dict):
                 queries = renamed(f"{branches['whole']}.{names.queries}") if names.queries else ""
@@ -201,17 +201,19 @@ def _length(key, state_dict, *, axis):
     """Length of an entry's axis.
 
     Raises:
-        InputError: there is no such entry, or it is empty.
+        InputError: the entry is missing or empty.
     """
     shape = np.shape(state_dict[key]) if key in state_dict else ()
     if not shape or not shape[axis]:
         shown = list(shape) if key in state_dict else "missing"
-        raise InputError(f"{key}, which tells of the head, is {shown}; save the weights of the whole model")
+        raise InputError(
+            f"{key}, from which the head is recognised, is {shown}; save the weights of the whole model"
+        )
     return shape[axis]
 
 
 def _dialect(name, state_dict) -> Dialect | None:
-    """The writer of these names, if they are others than our tables have."""
+    """The dialect of the entries' names; None if they are the names of our tables."""
     if name.startswith(catalogue.QUERY2LABEL):
         return None
     dialects = catalogue.parts(name)[0].torch.dialects
@@ -223,11 +225,11 @@ def _renamed(dialect):
 
 
 def model(name: str, arch: Architecture, *, image_size: int = 0) -> Classifier:
-    """The classifier that a state_dict belongs to; by default at the least image size that suits it.
+    """The classifier of an architecture, by default at the smallest image size that suits it.
 
-    A backbone without a head is one of a single class.
+    For a backbone without a head it has a single class.
     """
-    fields = catalogue.Model(name, arch.head or "linear", ml_decoder=catalogue.MLDecoderFields(arch.groups))
+    fields = catalogue.Model(name, arch.head or "linear", ml_decoder=catalogue.MLDecoderFields(arch.queries))
     patches = None if arch.attention == "none" else catalogue.Patches(arch.attention)
     return catalogue.create(fields, arch.num_classes or 1, image_size or _least_size(name), patches)
 
@@ -242,21 +244,21 @@ def from_torch(
 ) -> dict[str, Any]:
     """Our variables {"params", "batch_stats"} of a model, as float32 numpy arrays.
 
-    Classes, attention and head follow from the state_dict (`architecture`). What the state_dict
-    lacks where `allow` permits it keeps its initial values (seed 0). Of a backbone without a head
-    there are the variables of the backbone.
+    Classes, attention and head are inferred from the state_dict (`architecture`). Missing entries that
+    `allow` permits get initial values (seed 0). A backbone without a head yields the variables of the
+    backbone only.
 
     Args:
         name: a model of `models.catalogue`.
         state_dict: arrays or CPU tensors by key, `unwrapped`.
         allow: regular expressions of keys that may be left over or missing.
         in_place_norms: whether norm weights w act as |w| + 1e-5; None: as in the family's
-            published checkpoints, which with timm's names means no.
-        report: gets a line for every entry: what went where.
+            published checkpoints (no with timm's names).
+        report: called with a line for every entry, which says where it went.
 
     Raises:
-        InputError: left over, missing or mis-shaped entries, listed; an unknown model; in-place norms
-            with timm's names.
+        InputError: left over, missing or mis-shaped entries, which are listed; an unknown model; in-place
+            norms with timm's names.
     """
     backbone, _ = catalogue.parts(name)
     arch = architecture(name, state_dict)
@@ -294,17 +296,17 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """The state_dict of a model's variables, as numpy arrays: the inverse of `from_torch`.
 
-    Bit for bit, but for what the formats do not share: counters of batches are 0, and the weight of
-    an in-place norm comes back positive, as one that gives the same scale.
+    Arrays are bit-identical, with two exceptions: batch counters are 0, and the weight of
+    an in-place norm becomes positive, with the same scale.
 
     Args:
         name: a model of `models.catalogue`.
         variables: {"params", "batch_stats"}.
-        image_size: pixels; what follows from it is saved by some models.
+        image_size: pixels; some models store tables that depend on it.
         in_place_norms: as in `from_torch`.
 
     Raises:
-        InputError: a scale that no in-place norm has (below 1e-5); variables of another model.
+        InputError: a scale that an in-place norm cannot have (below 1e-5), or variables of another model.
     """
     backbone, _ = catalogue.parts(name)
     in_place = backbone.torch.in_place_norms if in_place_norms is None else in_place_norms
@@ -329,7 +331,7 @@ def _are_in_place(backbone, in_place_norms, dialect):
     if dialect and in_place_norms:
         raise InputError(
             f"in_place_norms=True does not go with {dialect.writer}'s names ({dialect.sign}): {dialect.writer} "
-            "stores the scales themselves; leave in_place_norms out"
+            "stores the scales themselves; omit in_place_norms"
         )
     if in_place_norms is None:
         return backbone.torch.in_place_norms and not dialect
@@ -338,7 +340,9 @@ def _are_in_place(backbone, in_place_norms, dialect):
 
 def _least_size(name):
     stride = catalogue.parts(name)[0].stride
-    return stride * max(1, 64 // stride)  # 64: one pixel in the last map is too few for some layers
+    return stride * max(
+        1, 64 // stride
+    )  # at least 64, because some layers need more than one pixel in the last map
 
 
 def _initial(classifier, name):
@@ -348,7 +352,7 @@ def _initial(classifier, name):
 
 
 def _entries_in(dialect, name, arch) -> list[strict.Entry]:
-    """All variables of a model, and where they are in a state_dict by this writer."""
+    """All variables of a model, with their keys in a state_dict of this dialect."""
     renamed = _renamed(dialect)
     return [entry._replace(key=renamed(entry.key)) for entry in _entries(name, arch)]
 
@@ -361,7 +365,7 @@ def _entries(name, arch) -> tuple[strict.Entry, ...]:
 
 
 def _table(name, arch) -> Table:
-    """Paths of ours -> keys, for the whole classifier."""
+    """Our paths -> PyTorch's, for the whole classifier."""
     backbone, _ = catalogue.parts(name)
     body = f"{backbone.torch.query2label}." if name.startswith(catalogue.QUERY2LABEL) else ""
     head: Table = ()
@@ -377,22 +381,22 @@ def _table(name, arch) -> Table:
 
 
 def _attention_and_head(name, variables):
-    """As `architecture`, by our own variables; classes and groups have no part in the names."""
+    """The architecture of our variables, without numbers of classes and queries, on which names do not depend."""
     if "head" not in variables["params"]:
         return Architecture(0, "none", "", 0)
     own = set(variables["params"]["head"])
     branches = {branch for names in BRANCHES.values() for branch in names}
     for attention, names in BRANCHES.items():
         if own & branches == set(names):
-            for head, its_names in _heads(name):
-                bias = its_names.bias.rpartition(".")[2]
+            for head, head_names in _heads(name):
+                bias = head_names.bias.rpartition(".")[2]
                 if bias in variables["params"]["head"]["whole"]:
                     return Architecture(0, attention, head, 0)
     raise InputError(f"variables with a head of {', '.join(sorted(own))} are not those of {name}")
 
 
 def _difference(name, state_dict, allow) -> strict.Difference:
-    """What keeps a state_dict from being a model's."""
+    """The difference between a state_dict and the entries of a model."""
     arch, dialect = architecture(name, state_dict), _dialect(name, state_dict)
     wanted = {entry.key: entry.torch_shape for entry in _entries_in(dialect, name, arch)}
     unread = _unread(name, arch, dialect)
@@ -409,7 +413,7 @@ def _difference(name, state_dict, allow) -> strict.Difference:
 
 
 def _missing_of_head(name, dialect, left_over):
-    """What would make a head of entries that are left over: they are of a head that is incomplete."""
+    """Keys that are missing for a head if left over entries belong to an incomplete head; at most one."""
     backbone, _ = catalogue.parts(name)
     renamed = _renamed(dialect)
     biases = []
@@ -423,9 +427,9 @@ def _missing_of_head(name, dialect, left_over):
 
 @functools.lru_cache(maxsize=64)
 def _unread(name, arch, dialect):
-    """Entries that hold no weights but follow from the architecture, at any image size."""
+    """Keys of entries that are not weights but follow from the architecture, at any image size."""
     wanted = {entry.key: entry.torch_shape for entry in _entries(name, arch)}
-    # At the least size, a window of Swin's last stage is the whole map and needs no mask.
+    # Also at twice the least size: at the least size Swin's last stage has one window and no mask.
     sizes = (_least_size(name), 2 * _least_size(name))
     renamed = _renamed(dialect)
     return {
@@ -441,7 +445,7 @@ def _derived(name, arch):
 
 
 def _heads(name) -> list[tuple[str, HeadNames]]:
-    """The heads that a model can have and that such files know, with their names there."""
+    """The heads that a model can have and that PyTorch files can contain, with their names."""
     _, heads = catalogue.parts(name)
     return [(head, names) for head in heads if (names := catalogue.HEADS[head].torch) is not None]
 
@@ -462,7 +466,7 @@ def _in_place_weight(key, scale):
             "convert with in_place_norms=False"
         )
     weight = scale - _IN_PLACE
-    # Rounded twice; of the neighbours one is right.
+    # The subtraction is rounded, and so is the later sum; one of the neighbours gives the scale exactly.
     for candidate in (np.nextafter(weight, np.float32(0)), np.nextafter(weight, np.float32(np.inf))):
         weight = np.where(weight + _IN_PLACE == scale, weight, candidate)
     return weight

@@ -1,7 +1,7 @@
-"""Named arrays, compared and converted strictly: whatever does not fit is an error, and is listed.
+"""Strict comparison and conversion of named arrays: unmatched arrays are errors, and are listed.
 
-Where a variable of ours is in PyTorch is an `Entry`; what differs between the arrays that are wanted and those
-that are there is a `Difference`. All converters use both.
+An `Entry` maps one of our variables to its place in PyTorch. A `Difference` lists how the arrays of a file differ
+from the wanted ones. All converters use both.
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.models.torch_names import Table, from_torch_layout, to_torch_layout, torch_key
 
-LISTED = 12  # at most so many names of each kind in an error's one line
-COUNTER = "num_batches_tracked"  # ends the key of the batches that a norm has seen, which nothing reads
-PARALLEL = "module."  # what parallel training puts before every key
+LISTED = 12  # greatest number of names of each kind in an error message
+COUNTER = "num_batches_tracked"  # end of the key of a norm's batch counter, which is not read
+PARALLEL = "module."  # prefix that parallel training adds to every key
 _COLLECTIONS = ("params", "batch_stats")
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What keeps arrays from being those that are wanted: names by kind, mis-shaped ones with both shapes.
+    """Differences between arrays and the wanted ones: names by kind, mis-shaped ones with both shapes.
 
-    It is true where there is a difference; as text it is "2 missing: a, b; 1 left over: c".
+    It is truthy if there is any difference. Its text is, for example, "2 missing: a, b; 1 left over: c".
     """
 
     missing: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Difference:
         return "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names)
 
     def without(self, patterns: Sequence[str]) -> "Difference":
-        """The same without missing and left over names in which one of the regular expressions is found."""
+        """The difference without missing and left over names that match one of the regular expressions."""
         if not patterns:
             return self
         allowed = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
@@ -52,7 +52,7 @@ class Difference:
 
 
 def compare(shapes: Mapping[str, Iterable[int]], arrays: Mapping[str, Any]) -> Difference:
-    """How arrays by name, or what else has a shape, differ from the shapes that are wanted."""
+    """The difference between arrays (or anything with a shape) by name and the wanted shapes."""
     return Difference(
         missing=tuple(name for name in shapes if name not in arrays),
         left_over=tuple(name for name in arrays if name not in shapes),
@@ -65,10 +65,10 @@ def compare(shapes: Mapping[str, Iterable[int]], arrays: Mapping[str, Any]) -> D
 
 
 def require_same(what: str, shapes: Mapping[str, Iterable[int]], arrays: Mapping[str, Any]) -> None:
-    """Raise unless there is an array of each shape and no other.
+    """Raise unless the arrays have exactly the wanted names and shapes.
 
     Raises:
-        InputError: "these are not {what}", with all that is missing, left over and mis-shaped.
+        InputError: "these are not {what}", with the missing, left over and mis-shaped arrays.
     """
     difference = compare(shapes, arrays)
     if difference:
@@ -76,18 +76,18 @@ def require_same(what: str, shapes: Mapping[str, Iterable[int]], arrays: Mapping
 
 
 def some(names: Iterable[str], most: int = LISTED) -> str:
-    """The first names, on one line whatever their characters are."""
+    """The first names, on one line and printable."""
     names = list(names)
     return ", ".join(map(printable, names[:most])) + (", …" if len(names) > most else "")
 
 
 class Entry(NamedTuple):
-    """A variable of ours and where it is in PyTorch.
+    """One of our variables and its place in PyTorch.
 
-    path: collection, modules, name.
-    key: in the state_dict.
-    shape: of ours.
-    torch_shape: with PyTorch's axes.
+    path: our path: collection, modules, name.
+    key: key in the state_dict.
+    shape: shape of our array.
+    torch_shape: shape of PyTorch's array.
     """
 
     path: tuple[str, ...]
@@ -119,13 +119,13 @@ def to_variables(
     """Variables {"params", "batch_stats"} as float32 numpy arrays.
 
     Args:
-        what: whose entries they are, for the error.
-        wanted: all of them.
-        state_dict: arrays or CPU tensors by key; counters of batches are not read.
-        unused: a regular expression of further keys that are not read.
+        what: description of the entries for the error.
+        wanted: all entries.
+        state_dict: arrays or CPU tensors by key; batch counters are not read.
+        unused: regular expression of further keys that are not read.
 
     Raises:
-        InputError: left over, missing or mis-shaped entries, listed.
+        InputError: left over, missing or mis-shaped entries, which are listed.
     """
     pattern = re.compile(unused)
     read = {k: v for k, v in state_dict.items() if not k.endswith(COUNTER) and not pattern.match(k)}
@@ -140,10 +140,10 @@ def to_variables(
 
 
 def to_state_dict(what: str, wanted: Sequence[Entry], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state_dict of variables, the inverse of `to_variables`. Counters of batches are 0.
+    """The state_dict of variables, the inverse of `to_variables`, with batch counters of 0.
 
     Raises:
-        InputError: left over, missing or mis-shaped variables, listed.
+        InputError: left over, missing or mis-shaped variables, which are listed.
     """
     arrays = leaves(variables)
     require_same(
@@ -161,12 +161,12 @@ def to_state_dict(what: str, wanted: Sequence[Entry], variables: Mapping[str, An
 
 
 def counter(key: str) -> str:
-    """The key of the batches that a norm has seen, beside that of its variance."""
+    """The key of a norm's batch counter, from the key of its variance."""
     return key.replace("running_var", COUNTER)
 
 
 def without_parallel(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries by keys without `PARALLEL`, as often as all of them have it."""
+    """The entries without the prefix `PARALLEL`, removed as often as all keys have it."""
     state_dict = dict(state_dict)
     while state_dict and all(key.startswith(PARALLEL) for key in state_dict):
         state_dict = {key.removeprefix(PARALLEL): value for key, value in state_dict.items()}

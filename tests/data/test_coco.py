@@ -149,7 +149,7 @@ def change(document, **entries):
         ({"info": {"year": 2017}}, "annotations of 2017, wanted 2014"),
         (
             {"images": [{"id": 9, "file_name": "000000000009.jpg"}]},
-            "000000000009.jpg is of 2017, wanted train2014",
+            "000000000009.jpg belongs to 2017, wanted train2014",
         ),
         ({"images": [{"id": 9, "file_name": file_name(9, "val")}]}, "belongs to val2014, wanted train2014"),
         ({"images": [{"id": 9}]}, "entry 0 of 'images' has no 'file_name'"),
@@ -178,7 +178,7 @@ def change(document, **entries):
         ({"images": [{"id": 1.5, "file_name": "a.jpg"}]}, "entry 0 of 'images' has the id 1.5"),
         (
             {"images": [{"id": 9, "file_name": 5}]},
-            "entry 0 of 'images': path 5; write it relative to the folder",
+            "entry 0 of 'images': path 5; write a path relative to the folder",
         ),
         ({"images": [{"id": 9, "file_name": "/data/a.jpg"}]}, "entry 0 of 'images': path '/data/a.jpg'"),
         ({"images": [{"id": 9, "file_name": "C:\\a.jpg"}]}, r"entry 0 of 'images': path 'C:\\\\a.jpg'"),

@@ -84,7 +84,7 @@ def test_pickles_and_repr_has_no_path(write):
         ("train/zoo/a.jpg zoo\n", "line 1: 'train/zoo/a.jpg zoo' is not a path"),
         ("train/zoo/a.jpg -1\n", "line 1: 'train/zoo/a.jpg -1' is not a path"),
         ("train/zoo/a.jpg 1.0\n", "line 1: 'train/zoo/a.jpg 1.0' is not a path"),
-        ("/train/a.jpg 0\n", r"line 1: path '/train/a.jpg'; write it relative to"),
+        ("/train/a.jpg 0\n", r"line 1: path '/train/a.jpg'; write a path relative to"),
         (
             "train/zoo/a.jpg 0\ntrain/bar/e.jpg 1\ntrain/./zoo/a.jpg 0\n",
             r"line 3: 'train/./zoo/a.jpg' is already in line 1",
@@ -102,7 +102,7 @@ def test_pickles_and_repr_has_no_path(write):
             r"label 1 has no image, though line 2 has label 999999999",
         ),
         ("train/zoo/a.jpg 9999999999\n", "line 1: 'train/zoo/a.jpg 9999999999' is not a path"),
-        ("../a.jpg 0\n", r"line 1: path '../a.jpg'; write it relative to .* and inside it"),
+        ("../a.jpg 0\n", r"line 1: path '../a.jpg'; write a path relative to .* and inside it"),
         ("\n\n", "Places_LT_train.txt: no image in it"),
     ],
 )

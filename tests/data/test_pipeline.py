@@ -228,9 +228,9 @@ ENDED = "Worker process was terminated unexpectedly with exit code {}. Search th
     [
         (OSError(errno.ENOSPC, "No space left on device"), "is full .No space left on device.; .*--shm-size=8g"),
         (RuntimeError(ENDED.format(-signal.SIGBUS)), "is full .bus error.; .*data.workers=0"),
-        (RuntimeError(ENDED.format(-signal.SIGKILL)), "died .SIGKILL; the machine is out of memory"),
+        (RuntimeError(ENDED.format(-signal.SIGKILL)), "died .SIGKILL; most likely the machine is out of memory"),
         (RuntimeError(ENDED.format(3)), "died .exit code 3.; .*data.workers"),
-        (OSError(errno.EMFILE, "Too many open files"), "handed over by the 2 workers .Too many open files"),
+        (OSError(errno.EMFILE, "Too many open files"), "the 2 workers cannot pass on their images .Too many open files"),
     ],
 )  # fmt: skip
 def test_what_ends_workers_is_one_line(error, words):

@@ -92,7 +92,10 @@ def test_pickles_and_repr_has_no_path(write, tmp_path):
         ),
         ("a.jpg,dog,cat\n", r"train\.csv line 1: 3 fields, wanted 2; separate labels by ';'"),
         ("file,labels\n\na.jpg,dog;;cat\n", r"train\.csv line 3: an empty label in 'dog;;cat'"),
-        ("a.jpg,dog\n/b.jpg,dog\n", r"train\.csv line 2: path '/b\.jpg'; write it relative to the folder"),
+        (
+            "a.jpg,dog\n/b.jpg,dog\n",
+            r"train\.csv line 2: path '/b\.jpg'; write a path relative to the folder",
+        ),
         (",dog\n", r"train\.csv line 1: path ''"),
         ('a.jpg,dog\n"b.jpg,dog\n', r"train\.csv line 2: broken CSV \(unexpected end of data\)"),
         (

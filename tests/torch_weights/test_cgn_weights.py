@@ -127,5 +127,5 @@ def test_variables_of_another_module(rng):
 
 
 def test_a_module_without_names():
-    with pytest.raises(InputError, match="Dense has no table of PyTorch's names; those that have: Mnist"):
+    with pytest.raises(InputError, match="Dense has no table of PyTorch's names; give one of Mnist"):
         cgn.entries(nn.Dense(3))

@@ -213,24 +213,24 @@ def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path,
     ("arguments", "message"),
     [
         ([], "the following arguments are required: IN, OUT; --help lists the arguments"),
-        (["strange.pth", "new"], "strange.pth: these are not the weights of resnet_small: 1 missing: bn1.bias; 1 left over: bn1.b; --allow=REGEX names"),
-        (["other_wise.pth", "new"], "other_wise.pth: the weights are of no model here: 1 entries (a.b), stages of no blocks"),
-        (["two.pth", "new"], "two.pth: the entries are of several models (a., b.); save the one that is meant"),
-        (["names.pth", "new", "--classes=scenes"], "--classes=scenes calls class 0 'digit 0', names.pth calls it 'digit 1', and class 1 'digit 0': the order differs; leave --classes out to take the file's"),
+        (["strange.pth", "new"], "strange.pth: these are not the weights of resnet_small: 1 missing: bn1.bias; 1 left over: bn1.b; --allow=REGEX permits"),
+        (["other_wise.pth", "new"], "other_wise.pth: the weights fit no known model: 1 entries (a.b), stages of no blocks"),
+        (["two.pth", "new"], "two.pth: the entries belong to several models (a., b.); save one of them"),
+        (["names.pth", "new", "--classes=scenes"], "--classes=scenes calls class 0 'digit 0', names.pth calls it 'digit 1', and class 1 'digit 0': the order differs; omit --classes to use the file's names"),
         (["x.pth", "new", "--model=resnet81"], "model 'resnet81' is not one of"),
-        (["x.pth", "new", "--model=resnet50"], "; they are those of resnet_small: leave --model out"),
+        (["x.pth", "new", "--model=resnet50"], "; they are those of resnet_small: omit --model"),
         (["x.pth", "old", "--model=resnet_small"], "old exists already; remove it, or choose another path"),
-        (["x.pth", "new", "--model=resnet_small", "--classes=coco"], "--classes=coco names 80 classes, the weights have 10"),
+        (["x.pth", "new", "--model=resnet_small", "--classes=coco"], "--classes=coco names 80 classes, but the weights have 10"),
         (["x.pth", "new", "--model=resnet_small", "--classes=no.txt"], "no.txt: No such file or directory"),
         (["x.pth", "new", "--model=resnet_small", "--image_size=50"], "50 is not divisible by 16"),
         (["x.pth", "new", "--model=resnet_small", "--config=no.py"], "--config cannot be read"),
         (["x.pth", "new", "--model=resnet_small", "--allow=("], "argument --allow: '(' is not a regular expression"),
         (["x.pth", "new", "--in_place_norms=perhaps"], "argument --in_place_norms: invalid choice: 'perhaps'"),
-        (["other.pth", "new", "--model=resnet_small"], "other.pth, average: (10, 'none', 'linear', 0) in place of the weights'"),
-        (["stored", "new.safetensors", "--to_torch"], "--to_torch writes files of PyTorch; end the name with .pth"),
+        (["other.pth", "new", "--model=resnet_small"], "other.pth, average: (10, 'none', 'linear', 0) instead of the weights'"),
+        (["stored", "new.safetensors", "--to_torch"], "--to_torch writes PyTorch files; give a name that ends with .pth"),
         (["nowhere", "new", "--to_torch"], "nowhere is not a checkpoint"),
         (["nowhere", "new", "--to_torch", "--classes=coco"], "--classes does not go with --to_torch"),
-        (["stored", "new", "--to_torch", "--model=resnet18"], "is of resnet_small; leave it out"),
+        (["stored", "new", "--to_torch", "--model=resnet18"], "is resnet_small; omit --model"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_line(run, torch_files, tmp_path, rng, arguments, message):
@@ -312,7 +312,7 @@ def test_long_tailed_weights_do_not_go_with_other_tasks(run, long_tailed_files):
     code, _, err = run(command.main, "final_model_checkpoint.pth", "mine", "--model=resnet32_cifar", TINY)
     assert code == 1
     assert err.startswith("error: --config=")
-    assert "several labels an image, IN of one" in err
+    assert "multi-label, but IN is single-label" in err
     code, _, err = run(command.main, "final_model_checkpoint.pth", "mine", "--model=resnet50")
     assert code == 1
     assert "these are not the weights of resnet50" in err
@@ -355,14 +355,14 @@ def test_safetensors_from_file_to_file(run, tmp_path, rng, monkeypatch):
     code, _, err = run(command.main, "model.safetensors", "other")
     assert code == 1
     assert len(err.splitlines()) == 1
-    assert "cut short, damaged or not of safetensors" in err
+    assert "truncated, damaged or not a safetensors file" in err
 
 
 def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     weights = random_weights(rng, "resnet_small")
     write(Path("backbone.pth"), {key: x for key, x in weights.items() if not key.startswith("fc")})
-    code, out, err = run(command.main, "backbone.pth", "mine", "--statistics=none")
+    code, out, err = run(command.main, "backbone.pth", "mine", "--normalise=none")
     assert (code, err) == (0, "")
     assert "entries of resnet_small: 301,760 parameters, no head" in out
     assert "mine: a backbone, for --config.init_from" in out
@@ -389,10 +389,10 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, t
 @pytest.mark.parametrize(
     ("arguments", "classes", "statistics", "line"),
     [
-        ([], 1000, "imagenet", "pixels: standardised by imagenet's colours, as ImageNet's plain recipes do (--statistics=none"),
+        ([], 1000, "imagenet", "pixels: standardised by imagenet's mean and deviation, as in ImageNet's plain recipes (--normalise=none"),
         (["--statistics=none"], 1000, "", "pixels: in [0, 1]"),
-        ([], 7, "", "pixels: in [0, 1] (--statistics=imagenet if training standardised them)"),
-        (["--statistics=cifar"], 7, "cifar", "pixels: standardised by cifar's colours; a run that begins with these weights does it by --config.data.normalise=cifar"),
+        ([], 7, "", "pixels: in [0, 1] (--normalise=imagenet if training standardised them)"),
+        (["--normalise=cifar"], 7, "cifar", "pixels: standardised by cifar's mean and deviation; for a run initialised from these weights set --config.data.normalise=cifar"),
     ],
 )  # fmt: skip
 def test_pixels_as_the_weights_want_them(

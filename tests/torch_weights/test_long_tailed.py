@@ -135,7 +135,7 @@ CHANGES = {
     "no weights": (lambda s: s.pop("state_dict_best"), "no 'state_dict' in the checkpoint"),
     "another classifier": (
         lambda s: change(s, "classifier", "module.gate", np.zeros(3)),
-        r"the entries gate, weight are no classifier's \(known are causal: weight; plain: fc\.weight; scaled: ",
+        r"the entries gate, weight belong to no known classifier \(causal: weight; plain: fc\.weight; scaled: ",
     ),
     "a classifier of vectors": (
         lambda s: change(s, "classifier", "module.weight", np.zeros(3)),
@@ -146,7 +146,7 @@ CHANGES = {
             change(s, "classifier", "module.weight", np.zeros((10, 64))),
             s.update(embed=np.zeros(64)),
         ),
-        "the classifier takes 64 features and resnet32_cifar gives 128; name the backbone of the checkpoint",
+        "the classifier needs 64 features, but resnet32_cifar has 128; give the backbone of the checkpoint",
     ),
     "no mean": (lambda s: s.pop("embed"), "the checkpoint has no 'embed', without which"),
     "another mean": (
@@ -186,5 +186,5 @@ def test_variables_that_the_reference_cannot_hold(rng, checkpoint):
     with pytest.raises(InputError, match=r"not the variables of resnet10: .* left over: params/cb_block/"):
         long_tailed.to_torch("resnet10", variables)
     variables["params"]["head"]["whole"]["gain"] = np.zeros(3)
-    with pytest.raises(InputError, match="variables gain, kernel, mean_feature are those of no classifier"):
+    with pytest.raises(InputError, match="variables gain, kernel, mean_feature belong to no classifier"):
         long_tailed.to_torch(NAME, variables)

@@ -107,7 +107,7 @@ def test_a_cut_file_a_folder_and_none(torch, tmp_path, checkpoint):
     path = tmp_path / "x.pth"
     long_tailed.write(path, checkpoint)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"x\.pth \([\d,]+ bytes\) is cut short, damaged"):
+    with pytest.raises(InputError, match=r"x\.pth \([\d,]+ bytes\) is truncated, damaged"):
         long_tailed.read(path)
     with pytest.raises(InputError, match="is a folder, not a file of weights"):
         long_tailed.read(tmp_path)

@@ -123,7 +123,7 @@ def small(rng):
 @pytest.mark.parametrize("attention", BRANCHES)
 def test_classes_attention_and_head_follow_from_the_entries(small, attention):
     found = mlc_pat.architecture("resnet_small", small(attention))
-    assert found == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", groups=0)
+    assert found == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", queries=0)
 
 
 @pytest.mark.parametrize("prefix", ["resnet_small", "q2l_resnet_small"])
@@ -150,8 +150,8 @@ def test_a_head_that_is_incomplete_is_an_error(small):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fc.bias": np.float32(1)}, r"fc\.bias, which tells of the head, is \[\]"),
-        ({"fc.bias": np.zeros(0, np.float32)}, r"fc\.bias, which tells of the head, is \[0\]"),
+        ({"fc.bias": np.float32(1)}, r"fc\.bias, from which the head is recognised, is \[\]"),
+        ({"fc.bias": np.zeros(0, np.float32)}, r"fc\.bias, from which the head is recognised, is \[0\]"),
     ],
 )
 def test_a_head_without_classes_is_an_error(small, change, message):
@@ -290,7 +290,7 @@ def test_what_is_not_the_models_keeps_its_name_and_is_named(small):
 
 def test_several_models_in_one_file(small):
     weights = small()
-    with pytest.raises(InputError, match=r"several models \(encoder_a\., encoder_b\.\); save the one"):
+    with pytest.raises(InputError, match=r"several models \(encoder_a\., encoder_b\.\); save one"):
         mlc_pat.unwrapped(prefixed("encoder_a.", weights) | prefixed("encoder_b.", weights))
 
 
@@ -367,11 +367,11 @@ def test_the_entries_tell_the_model(name, blocks, expansion):
 
 def test_weights_of_no_model_here():
     with pytest.raises(
-        InputError, match=r"of no model here: 1 entries \(encoder\.layer\.0\.weight\), stages of no"
+        InputError, match=r"fit no known model: 1 entries \(encoder\.layer\.0\.weight\), stages of no"
     ):
         mlc_pat.recognise({"encoder.layer.0.weight": np.zeros(3)})
     shapes = resnet_shapes((1, 2, 3, 4), 1, classes=3, attention="none")
-    with pytest.raises(InputError, match=r"stages of 1, 2, 3, 4 blocks; known are resnet18, "):
+    with pytest.raises(InputError, match=r"stages of 1, 2, 3, 4 blocks; known models are resnet18, "):
         mlc_pat.recognise({key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
 
 
@@ -390,7 +390,7 @@ def test_weights_of_no_model_here():
     ],
 )
 def test_whose_pixels_are_standardised(name, classes, attention, head, wanted):
-    assert mlc_pat.statistics(name, mlc_pat.Architecture(classes, attention, head, 0)) == wanted
+    assert mlc_pat.normalisation(name, mlc_pat.Architecture(classes, attention, head, 0)) == wanted
 
 
 # --- Whatever the keys are ----------------------------------------------------------------------

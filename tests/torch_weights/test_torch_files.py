@@ -110,13 +110,13 @@ class OtherNamespace(argparse.Namespace):
 CONTENTS = {
     "code": (
         lambda torch, w: {"state_dict": w, "x": Code()},
-        r"holds \w+\.mkdir, which is code and is not run",
+        r"contains \w+\.mkdir, which is code and is not run",
     ),
     "a module": (
         lambda torch, w: torch.nn.Linear(2, 2),
-        r"holds torch.nn.modules.linear.Linear, which is code",
+        r"contains torch.nn.modules.linear.Linear, which is code",
     ),
-    "a tensor": (lambda torch, w: torch.ones(2), "holds a Tensor, not a state_dict"),
+    "a tensor": (lambda torch, w: torch.ones(2), "contains a Tensor, not a state_dict"),
     "no tensors": (lambda torch, w: {"epoch": 3}, r"has no tensors .*\(keys: 'epoch'\)"),
     "an empty state_dict": (lambda torch, w: {"state_dict": {}}, "has no tensors"),
     "a damaged average": (lambda torch, w: {"state_dict": w, "state_dict_ema": 3}, "has no tensors"),
@@ -126,15 +126,15 @@ CONTENTS = {
     "complex numbers": (lambda torch, w: w | {"s": torch.ones(2) * 1j}, "'s' is a tensor of complex numbers"),
     "code in a namespace": (
         lambda torch, w: {"state_dict": w, "args": argparse.Namespace(x=Code())},
-        r"holds \w+\.mkdir, which is code and is not run",
+        r"contains \w+\.mkdir, which is code and is not run",
     ),
     "a namespace of another kind": (
         lambda torch, w: {"state_dict": w, "args": OtherNamespace(lr=0.1)},
-        r"holds [\w.]+OtherNamespace, which is code and is not run",
+        r"contains [\w.]+OtherNamespace, which is code and is not run",
     ),
     "a path": (
         lambda torch, w: {"state_dict": w, "args": argparse.Namespace(data=pathlib.PosixPath("x"))},
-        r"holds pathlib\.[\w.]*PosixPath, which is code and is not run",
+        r"contains pathlib\.[\w.]*PosixPath, which is code and is not run",
     ),
 }
 
@@ -155,12 +155,12 @@ def test_a_file_that_is_cut_short(torch, tmp_path, weights, share, zipped):
     torch.save(tensors(torch, weights), path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert_refused(path, r"\([\d,]+ bytes\) is cut short, damaged or not of PyTorch")
+    assert_refused(path, r"\([\d,]+ bytes\) is truncated, damaged or not a PyTorch file")
 
 
 def test_other_files(torch, tmp_path):
     (tmp_path / "x.pth").write_text("<html>404: not found</html>\n" * 10)
-    assert_refused(tmp_path / "x.pth", "not of PyTorch")
+    assert_refused(tmp_path / "x.pth", "not a PyTorch file")
     assert_refused(tmp_path, "is a folder, not a file of weights; name the file in it")
     assert_refused(tmp_path / "y.pth", r"cannot be read \(No such file or directory\)")
 
@@ -318,7 +318,7 @@ def write_safetensors(path, dtype, values):
 
 def test_a_type_of_safetensors_that_numpy_lacks(no_torch, tmp_path):
     write_safetensors(tmp_path / "x.safetensors", "F8_E8M0", np.zeros((1, 2), np.uint8))
-    assert_refused(tmp_path / "x.safetensors", "'a.weight' has the type F8_E8M0, which is not read")
+    assert_refused(tmp_path / "x.safetensors", "'a.weight' has the type F8_E8M0, which is not supported")
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.5, 0.99])
@@ -327,7 +327,7 @@ def test_a_cut_file_of_safetensors(no_torch, tmp_path, weights, share):
     safetensors.numpy.save_file(weights, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert_refused(path, r"\([\d,]+ bytes\) is cut short, damaged or not of safetensors")
+    assert_refused(path, r"\([\d,]+ bytes\) is truncated, damaged or not a safetensors file")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_cut_file_of_safetensors(no_torch, tmp_path, weights, share):
 )
 def test_what_is_no_safetensors(no_torch, tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
-    assert_refused(tmp_path / "x.safetensors", "not of safetensors")
+    assert_refused(tmp_path / "x.safetensors", "not a safetensors file")
     assert_refused(tmp_path / "y.safetensors", r"cannot be read \(No such file or directory\)")
 
 
