@@ -81,7 +81,11 @@ def test_a_run_has_accuracies_effects_and_a_report(trained):
     assert of["rule_of_thumb"]["alpha"] == pytest.approx(1 / of["rule_of_thumb"]["mean_cosine"], rel=1e-3)
     assert of["rule_of_thumb"]["alpha"] > 1
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
-    for words in ("Accuracy and strength against the mean feature", "Accuracy by class on test", "few shots"):
+    for words in (
+        "Accuracy by strength of the effect against the mean feature",
+        "Accuracy by class on test",
+        "few shots",
+    ):
         assert words in page
     for words in ("Context", "Precision, recall", "Where it looks"):
         assert words not in page
@@ -134,12 +138,12 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
 
 
 def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, monkeypatch):
-    reached, asked = hooks.Preemption.reached, itertools.count(1)
-    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: next(asked) == STEPS // 2 - 1)
+    requested, asked = hooks.Preemption.requested, itertools.count(1)
+    monkeypatch.setattr(hooks.Preemption, "requested", lambda self: next(asked) == STEPS // 2 - 1)
     arguments = (config("plain"), *SMALL, f"--workdir={tmp_path / 'run'}")
     code, _, err = command(*arguments)
     assert code == main.ENDED_BY_SIGTERM, err
-    monkeypatch.setattr(hooks.Preemption, "reached", reached)
+    monkeypatch.setattr(hooks.Preemption, "requested", requested)
     code, out, err = command(*arguments)
     assert code == 0, err
     assert f"resuming at step {STEPS // 2 - 1} of {STEPS}" in out
@@ -154,7 +158,7 @@ def test_the_second_stage_trains_scales_only(trained, command, tmp_path):
     arguments = (f"--config.init_from={plain}", f"--workdir={tmp_path / 'run'}")
     code, out, err = command(config("lws"), *SMALL, *arguments)
     assert code == 0, err
-    assert "backbone and the head's weights" in out
+    assert "backbone and the weights of the head" in out
     before = checkpoints.find(plain)
     after = checkpoints.find(tmp_path / "run")
     first, second = (
@@ -224,14 +228,14 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
         (None, ["--config.optim.sgd.milestones=(9,4)"], ["optim.sgd.milestones (9, 4) must ascend"]),
         (None, ["--config.model.dot_product.tau_norm=1.0"], ["tau_norm is for model.head 'dot_product'"]),
         (None, ["--config.method=pat_i"], ["task 'single_label' is for whole images", "'whole'"]),
-        (None, ["--config.model.frozen=('head/(',)"], ["model.frozen has 'head/('", "no regular expression"]),
+        (None, ["--config.model.frozen=('head/(',)"], ["model.frozen has 'head/('", "not a regular expression"]),
         (None, ["--config.model.frozen=('neck/.*',)"], ["no parameter matches 'neck/.*'"]),
-        (None, ["--config.data.source=scenes"], ["train: ", "not exactly one label", "'asymmetric'"]),
+        (None, ["--config.data.source=scenes"], ["train: ", "do not have exactly one label", "'asymmetric'"]),
         (None, ["--config.views.image_size=48"], ["32 x 32 pixels, wanted 48 x 48"]),
         (
             None,
             ["--config.optim.name=adamw_one_cycle", "--config.model.cosine.momentum=schedule"],
-            ["momentum 'schedule' follows the rates of optim.name 'sgd'"],
+            ["momentum 'schedule' follows the learning rate of optim.name 'sgd'"],
         ),
         ("lists with a missing image", IMAGES, ["ImageNet_LT_train.txt", "nowhere.png"]),
         ("lists with a bad label", IMAGES, ["ImageNet_LT_val.txt", "line 1", "7"]),

@@ -71,7 +71,7 @@ def assert_error(result, *words):
         ([TINY, "--config.train.epochs=3\nx"], ["train.epochs=3 x", "invalid literal"]),
         ([TINY, "--config.seed=-1"], ["config.seed is -1; it must be at least 0"]),
         ([TINY, "--config.data.test_splits=()"], ["config.data.test_splits is empty"]),
-        ([TINY, "--config.data.test_splits=('train',)"], ["has 'train', which is trained on"]),
+        ([TINY, "--config.data.test_splits=('train',)"], ["has 'train', which is the training split"]),
         ([TINY, "--config.optim.ema_decay=1"], ["config.optim.ema_decay is 1"]),
         ([TINY, "--config.data.root=gs://bucket"], ["config.data.root 'gs://bucket' is an address"]),
         ([TINY, "--config.data.root=" + 300 * "x"], ["config.data.root", "cannot be used", "File name too long"]),
@@ -121,8 +121,8 @@ def test_a_mistake_is_told_in_one_line(command, tmp_path, arguments, words):
         ("    return dict(a=1)['b']", ["mine.py, line 2 (", "KeyError: 'b'"]),
         ("    b'\\xff'.decode()", ["mine.py, line 2 (", "UnicodeDecodeError: "]),
         ("    open('nowhere')", ["No such file or directory: 'nowhere'"]),
-        ("    return None", ["of type NoneType; begin with cfmlc_jax.config.default() and return it"]),
-        ("    return {'seed': 1}", ["of type dict; begin with cfmlc_jax.config.default()"]),
+        ("    return None", ["of type NoneType; start from cfmlc_jax.config.default() and return it"]),
+        ("    return {'seed': 1}", ["of type dict; start from cfmlc_jax.config.default()"]),
         (
             "    config = configs.default()\n    config.train.epochs = '3'",
             ["mine.py, line 3 (config.train.epochs = '3'): epochs must be int, not str"],
@@ -353,7 +353,7 @@ def test_train_then_evaluate_again(command, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(command, own_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks.Preemption, "reached", lambda self: True)  # a step a run will do
+    monkeypatch.setattr(hooks.Preemption, "requested", lambda self: True)  # a step a run will do
     (own_images / "classes.txt").write_text("cat\ndog\n")
     arguments = (TABLE, *FAST, "--workdir=run")
     code, _, err = command(*arguments, f"--config.data.root={own_images}")

@@ -1,4 +1,4 @@
-"""The boxes of a whole split that localisation can use, with the sizes of their pictures."""
+"""The annotated boxes of a split, with the sizes of their images, for localisation."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,19 +12,19 @@ from cfmlc_jax.data.views.metadata import UPRIGHT
 
 
 def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
-    """The split's boxes, with the size of every picture that has one; None where its data set has no boxes.
+    """The boxes of a split, with the sizes of all images that have boxes; None if the data set has no boxes.
 
-    The header of a file is read where annotations do not give the picture's size, and of every picture
-    with a box where pictures are turned.
+    Image headers are read where the annotations lack the image size, and with `exif` for all images that
+    have boxes.
 
     Args:
         source: the split.
-        threads: that read.
-        exif: pictures are turned by their EXIF orientation; boxes of those that turn are left out,
-            for they do not turn along. TIFF files are turned always.
+        threads: number of threads that read headers.
+        exif: images are rotated by their EXIF orientation. Annotations do not rotate with them, so the boxes
+            of rotated images are left out. TIFF images are always rotated.
 
     Raises:
-        InputError: a file whose header has to be read and cannot be.
+        InputError: a header cannot be read.
     """
     boxes = source.boxes() if isinstance(source, Boxed) else None
     if boxes is None:
@@ -48,14 +48,14 @@ def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
 
 
 def fractions(boxes: Boxes, image: int, label: int) -> list[list[float]]:
-    """The boxes of a class in an image, as fractions of the picture: [m][4]."""
+    """The m boxes of a class in an image, as fractions of its sides: [m][4]."""
     corners, classes = boxes.of_image(image)
     own = corners[classes == label].astype(np.float64)
     return (own / np.tile(boxes.sizes[image], 2)).clip(0, 1).tolist()
 
 
 def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bool]:
-    """A picture's width and height as stored, and whether it stays as it is."""
+    """The stored width and height of an image, and whether it is shown upright as stored."""
     record = source[image]
     data = record["image"]
     if isinstance(data, np.ndarray):

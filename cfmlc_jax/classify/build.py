@@ -1,4 +1,4 @@
-"""From a configuration to everything a run works with. Nothing below sees the configuration."""
+"""Builds the parts of a classifier from a configuration. The parts themselves do not see the configuration."""
 
 import dataclasses
 import functools
@@ -37,15 +37,15 @@ _MOST_STEPS = 2**31 - 1  # the step is an int32
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What training and evaluation of a classifier share, built from the configuration and the number of classes.
+    """The parts of a classifier that training and evaluation share.
 
-    mesh: of the devices.
+    mesh: the devices.
     model: the classifier.
     method: whether it trains and predicts with patches.
-    pooling: of patches.
-    patching: {"train", "evaluate"} -> where the patches come from.
+    pooling: of patch evidence to one logit per class.
+    patching: where the patches come from, by "train" and "evaluate".
     reading: how images are read.
-    transforms: {"train", "evaluate"} -> the transform of records.
+    transforms: from records to views, by "train" and "evaluate".
     """
 
     mesh: jax.sharding.Mesh
@@ -57,25 +57,25 @@ class Parts:
     transforms: dict[str, Transform]
 
     def sample_shape(self, purpose: str) -> tuple[int, ...]:
-        """[1, v, s, s, 3] of the host's views for "train" or "evaluate"."""
+        """The shape [1, v, s, s, 3] of the host's views for "train" or "evaluate"."""
         transform = self.transforms[purpose]
         return (1, transform.num_views, transform.size, transform.size, 3)
 
     def boxes(self) -> list[Box] | None:
-        """Boxes of the patches in a whole view of evaluation, pixels; None where there are none."""
+        """The boxes of the patches, in pixels of a whole view of evaluation; None without patches."""
         return self.patching["evaluate"].boxes(self.transforms["evaluate"].size)
 
 
 def create(config, num_classes: int) -> Parts:
-    """Everything but data, loss and optimiser.
+    """The parts of a configuration's classifier with k classes.
 
     Args:
         config: validated.
         num_classes: k.
 
     Raises:
-        InputError: a batch that the devices do not divide, an image size that does not suit the
-            model, …
+        InputError: for example, the devices do not divide a batch size, or the model does not support the
+            image size.
     """
     meshes.check_batch("train.batch_size", config.train.batch_size)
     meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
@@ -116,17 +116,17 @@ def create(config, num_classes: int) -> Parts:
 def system(
     config, parts: Parts, *, steps_per_epoch: int, class_counts, validation: Validation | None
 ) -> ClassifierSystem:
-    """The system that training runs.
+    """The system that the engine trains.
 
     Args:
         config: validated.
         parts: of the same configuration.
-        steps_per_epoch: for schedules.
-        class_counts: training images [k] of each class, for a loss that weighs them.
-        validation: after every epoch; None where nobody validates.
+        steps_per_epoch: for the schedules.
+        class_counts: training images [k] of each class, for losses that weight classes by them.
+        validation: after every epoch; None for a system that is never validated.
 
     Raises:
-        InputError: parameters to be frozen that the model does not have.
+        InputError: `model.frozen` names parameters that the model does not have.
     """
     return ClassifierSystem(
         parts.model,
@@ -147,14 +147,14 @@ def system(
 
 
 def initial(config, parts: Parts) -> dict[str, Any]:
-    """A checkpoint's "model" item before training, on the mesh."""
+    """The initial "model" item of a checkpoint, on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, model_item(config, parts))
     return jax.jit(_initial(parts), out_shardings=shardings)(jax.random.key(config.seed))
 
 
 def model_item(config, parts: Parts) -> dict[str, Any]:
-    """Shapes and shardings of a checkpoint's "model" item."""
-    return meshes.place(jax.eval_shape(_initial(parts), jax.random.key(config.seed)), parts.mesh)
+    """The shapes and shardings of a checkpoint's "model" item."""
+    return meshes.with_shardings(jax.eval_shape(_initial(parts), jax.random.key(config.seed)), parts.mesh)
 
 
 def _initial(parts):
@@ -162,37 +162,37 @@ def _initial(parts):
 
 
 def require_model(config) -> None:
-    """Raise unless the model can be built and trained on these devices, as far as that needs no data.
+    """Raise unless the model can be built and trained on these devices. Checks that need data are not made.
 
     Raises:
-        InputError: as `create`; a map of cells or parameters to be frozen that the model does
-            not have, or nothing that is trained.
+        InputError: as in `create`; the model does not have the map or the frozen parameters that the
+            configuration names; or all parameters are frozen.
     """
     parts = create(config, num_classes=2)
-    # Shapes take seconds of a large model: only where a field names parts of it.
+    # Computing the shapes of a large model takes seconds, so do it only if a field names parts of the model.
     if not (configs.patch_map(config) or config.model.frozen or models.HEADS[config.model.head].has_mean):
         return
     params = model_item(config, parts)["variables"]["params"]
     if not any(jax.tree.leaves(frozen_parameters.trainable_mask(params, parts.model.frozen))):
         raise InputError(
-            f"config.model.frozen {tuple(config.model.frozen)} leaves no parameter to train; take some out"
+            f"config.model.frozen {tuple(config.model.frozen)} leaves no parameter to train; remove some patterns"
         )
 
 
-def open_sources(config, splits, say: Callable[[str], None]) -> dict[str, Source]:
-    """The splits' sources, each said to the user; training data is in no other split.
+def open_sources(config, splits, print_line: Callable[[str], None]) -> dict[str, Source]:
+    """The sources of the splits, by name. Prints a summary of each, and checks them against each other.
 
     Raises:
-        InputError: a source that cannot be read, an image in train and in another split, other classes
-            than train's, or images of several labels for a loss of one.
+        InputError: a source cannot be read or has no labels; an image is in train and in another split; a
+            split's classes differ from train's; or a single-label task has an image with several labels.
     """
     sources = {}
     for split in dict.fromkeys(splits):
         sources[split] = data.source(config.data, split)
-        say(summary(split, sources[split]))
+        print_line(summary(split, sources[split]))
         if not sources[split].labels.any():
             raise InputError(
-                f"{split}: no image has any of the classes; there is nothing to learn or to score"
+                f"{split}: no image has any of the classes; check the annotations and class names of this split"
             )
         if config.task == "single_label":
             require_one_label(split, sources[split], config.loss.name)
@@ -207,16 +207,16 @@ def epoch_source(config, source: Source) -> Source:
     """The source of an epoch: the training split, oversampled by class if `data.balanced`.
 
     Raises:
-        InputError: classes to be balanced of which one has no image.
+        InputError: `data.balanced`, but a class has no image.
     """
     return Balanced(source) if config.data.balanced else source
 
 
 def steps_per_epoch(config, source: Source) -> int:
-    """Whole batches in an epoch.
+    """The number of full batches in an epoch.
 
     Raises:
-        InputError: not one, or more than can be counted in all epochs.
+        InputError: there is none; or all epochs together have too many for an int32.
     """
     steps = len(source) // config.train.batch_size
     if steps * config.train.epochs > _MOST_STEPS:
@@ -233,7 +233,7 @@ def steps_per_epoch(config, source: Source) -> int:
 
 
 def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
-    """The run's optimiser and schedule, which leaves frozen parameters (`Classifier.frozen`) alone."""
+    """The optax optimiser with its schedule; it does not change frozen parameters (`Classifier.frozen`)."""
     trainable_mask = functools.partial(frozen_parameters.trainable_mask, frozen=frozen) if frozen else None
     return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
 
@@ -249,15 +249,15 @@ def _mean_feature(config, steps_per_epoch):
 
 
 def loss(config, class_counts) -> Callable:
-    """Logits and labels, two [b, k] -> the scalar that training minimises."""
+    """The loss as a function of logits and labels, two [b, k] -> scalar."""
     per_entry = losses.create(config.loss, class_counts)
-    # Multi-label losses are summed over images and classes, as in the reference: Adam does not mind the scale.
+    # As in the reference, multi-label losses are summed over images and classes. Adam is invariant to the scale.
     reduce = jnp.mean if config.task == "single_label" else jnp.sum
     return lambda logits, labels: reduce(per_entry(logits, labels))
 
 
 def _patching(config, model, used: bool) -> patchings.Whole:
-    """Where patches come from, if they are used."""
+    """Where the patches come from; `Whole` if they are not used."""
     patches = config.patches
     grid, overlap = tuple(patches.grids), patches.overlap
     if not used:
@@ -270,7 +270,7 @@ def _patching(config, model, used: bool) -> patchings.Whole:
 
 
 def _map_side(model, image_size):
-    """Cells along one side of the classifier's map."""
+    """The number of cells along one side of the classifier's map."""
     whole = jax.ShapeDtypeStruct((1, 1, image_size, image_size, 3), jnp.float32)
     init = functools.partial(model.init_with_output, train=False)
     outputs, _ = jax.eval_shape(init, jax.random.key(0), whole)

@@ -1,15 +1,18 @@
-"""De-confounded training and TDE inference for long tails (Tang et al., NeurIPS 2020, arXiv:2009.12991).
+"""De-confounded training and TDE inference for long-tailed data (Tang et al., NeurIPS 2020, arXiv:2009.12991).
 
-The optimiser's momentum drifts features along their mean, towards the frequent classes. Training divides
-products by norms that hold this confounder fixed; inference takes out what the logits owe to the mean
-feature.
+Most training images are of a few classes, the head classes. SGD's momentum then has a part that points towards
+them, and it moves all features along their mean: a confounder. De-confounded training normalises features
+and weights in the classifier's products; TDE inference subtracts the part of the logits that comes from the
+mean feature. Where everything is:
 
-- Head: `causal_norm` (or its relatives `cosine`, `capsule`) in `models.heads`, on whole views.
-- Extra state: the mean feature of training, in "batch_stats"; `MeanFeature` moves it after each step.
-- Effect: the logits' part along the mean feature (`counterfactual`); its strength alpha is chosen after
-  training.
-- Second stages of the comparisons: `with_tau_norm` rescales a trained classifier's weights (tau-norm);
-  learnable weight scaling (head `lws`) is trained from a first stage's run (`classify.finetune`).
+- Head (`models.heads.pooled`): `causal_norm`, or `cosine` and `capsule` to compare with, on whole images.
+- Equations: `causal.mean_feature`.
+- Mean feature: the moving sum of the training features, stored in "batch_stats". `MeanFeature` updates it after
+  each step.
+- Counterfactual (`counterfactual`): the part of the logits along the mean feature. Its strength alpha is chosen
+  after training.
+- Two-stage methods to compare with: tau-norm rescales the weights of a trained classifier (`with_tau_norm`);
+  learnable weight scaling (head `lws`) is trained from a first run (`classify.finetune`).
 - Recipe: `config.recipes.long_tailed`.
 """
 
@@ -23,46 +26,47 @@ from cfmlc_jax.causal import effects, mean_feature
 from cfmlc_jax.models.classifier import Outputs
 from cfmlc_jax.models.heads.pooled import tau_norm
 
-PLACE = ("head", "whole", "mean_feature")
+MEAN_FEATURE = ("head", "whole", "mean_feature")
 _KERNEL = ("params", "head", "whole", "kernel")
 
 
 class MeanFeature:
-    """The moving mean of whole views' pooled features, as training updates it.
+    """Updates the mean feature, the discounted sum of the pooled features of whole views, during training.
 
     Args:
-        momentum: step -> share of the mean feature that the step keeps.
+        momentum: a function of the step -> factor of the previous value.
     """
 
     def __init__(self, momentum: Callable):
         self._momentum = momentum
 
     def update(self, batch_stats: dict[str, Any], pooled, step) -> dict[str, Any]:
-        """Batch statistics with the mean feature after this batch (`causal.mean_feature.moving_sum`).
+        """The batch statistics with a new mean feature (`causal.mean_feature.moving_sum`).
 
         Args:
-            batch_stats: after the batch, with the mean feature from before.
+            batch_stats: already updated by this batch, except the mean feature.
             pooled: features [b, d] of the whole views.
-            step: int32, updates done.
+            step: int32, the number of steps before this one.
         """
         flat = flatten_dict(batch_stats)
-        moved = mean_feature.moving_sum(flat[PLACE], pooled, self._momentum(step))
-        return unflatten_dict(flat | {PLACE: moved})
+        moved = mean_feature.moving_sum(flat[MEAN_FEATURE], pooled, self._momentum(step))
+        return unflatten_dict(flat | {MEAN_FEATURE: moved})
 
 
 def counterfactual(outputs: Outputs, *, with_patches: bool):
-    """The mean feature's part in the combined logits, [b, k]. It takes no second forward pass.
+    """The part of the combined logits along the mean feature, [b, k]. It needs no second forward pass.
 
     Args:
-        outputs: factual, of a head with a mean feature.
-        with_patches: combined logits have a share of patches, which owe nothing to the mean feature.
+        outputs: the factual outputs of a head with a mean feature.
+        with_patches: combined logits are the mean of whole-image and patch logits; the mean feature has no
+            part in the latter.
     """
-    of_whole = outputs.counterfactual[:, 0]
-    return effects.combine(of_whole, jnp.zeros_like(of_whole)) if with_patches else of_whole
+    whole = outputs.counterfactual[:, 0]
+    return effects.combine(whole, jnp.zeros_like(whole)) if with_patches else whole
 
 
 def with_tau_norm(model: dict[str, Any], tau: float) -> dict[str, Any]:
-    """A checkpoint's "model" item whose linear classifier has the weights w / ‖w‖^tau; 0 leaves them."""
+    """A checkpoint's "model" item with tau-norm: linear weights w / ‖w‖^tau. With tau 0, the item unchanged."""
     if not tau:
         return model
     return model | {name: _tau_normed(model[name], tau) for name in ("variables", "average")}

@@ -1,4 +1,4 @@
-"""The full evaluation: every metric of every prediction on every split, and the files of its report."""
+"""The full evaluation: all metrics of all predictions on all splits, and the files that the report reads."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,18 +25,18 @@ from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE
 
-# Why a single-label report has no co-occurrence.
-ALONE = "every image has one label"
+# The reason that a single-label report gives for having no co-occurrence.
+SINGLE_LABEL = "every image has one label"
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What is evaluated.
+    """The classifier to evaluate.
 
-    parts: of the run.
+    parts: its parts.
     model: {"variables", "average", "mean_colour"}.
     class_names: in label order.
-    checkpoint: its name, for the report.
+    checkpoint: the name of its checkpoint, for the report.
     """
 
     parts: Parts
@@ -47,11 +47,11 @@ class Classifier:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """What is known of the training split.
+    """What is known about the training split.
 
-    labels: [n, k], for the co-occurrence that was learnt; None leaves it out.
-    class_counts: training images [k] of each class, for single-label images; None: those of the labels.
-    missing: why there are no labels.
+    labels: [n, k], for co-occurrence in training; None: it is not reported.
+    class_counts: training images [k] of each class, for accuracy by shots; None: computed from `labels`.
+    missing: the reason why `labels` is None.
     """
 
     labels: np.ndarray | None
@@ -61,101 +61,108 @@ class TrainingSplit:
 
 @dataclass(frozen=True)
 class Output:
-    """Where an evaluation reports.
+    """Where an evaluation writes and prints.
 
-    folder: where files go; None writes nothing.
-    say: prints a line for the user.
-    poll: called before everything that takes long.
+    folder: of the files; None: write none.
+    print_line: prints a line for the user.
+    poll: called before each long part of the work; raises if the process must end.
     """
 
     folder: Path | None
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     poll: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of_this_process(
+        cls, folder: Path, print_line: Callable[[str], None], poll: Callable[[], None]
+    ) -> "Output":
+        """The output of one of several processes: only the first writes files."""
+        return cls(folder if jax.process_index() == 0 else None, print_line, poll)
 
 
 def evaluate_checkpoint(
-    path: Path, config, folder: Path, say: Callable[[str], None]
+    path: Path, config, folder: Path, print_line: Callable[[str], None]
 ) -> dict[str, read.Results]:
-    """Results of a checkpoint on its test splits (`full_evaluation`).
+    """The results of a checkpoint on its test splits, by split (`full_evaluation`).
 
     Args:
         path: a checkpoint.
-        config: what to evaluate and how; None for the checkpoint's own. Its model may have fewer
-            branches for patches than were trained, by `method` and `patches.branches`.
-        folder: where the report goes.
-        say: prints a line for the user.
+        config: the configuration to evaluate with; None: the checkpoint's own. Its `method` and
+            `patches.branches` may ask for fewer branches than were trained.
+        folder: of the report.
+        print_line: prints a line for the user.
 
     Raises:
-        InputError: a checkpoint that cannot be read or is of another model or other classes.
+        InputError: the checkpoint cannot be read, or its model or classes differ from the configuration's.
     """
     opened = opening.open(path, config)
     config = opened.config
     configs.require_splits(config.data)
-    sources = build.open_sources(config, config.data.test_splits, say)
-    class_names = _class_names(opened, sources, say)
-    training = _training_split(opened, sources, class_names, say)
-    # One process ends by itself at SIGTERM; of several, jax.distributed catches it.
+    sources = build.open_sources(config, config.data.test_splits, print_line)
+    class_names = _class_names(opened, sources, print_line)
+    training = _training_split(opened, sources, class_names, print_line)
+    # A single process ends at SIGTERM by itself. With several processes, jax.distributed catches the signal.
     preemption = hooks.Preemption()
     return full_evaluation(
         config,
         Classifier(opened.parts, opened.model, class_names, opened.path.name),
         sources,
         training,
-        Output(
-            folder if jax.process_index() == 0 else None,
-            say,
-            lambda: preemption.end(f"checkpoint {opened.path.name} is not evaluated"),
+        Output.of_this_process(
+            folder,
+            print_line,
+            lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
         ),
     )
 
 
-def _training_split(opened: Opened, sources, class_names, say) -> TrainingSplit:
-    """What the checkpoint and the data on hand say of the training split."""
+def _training_split(opened: Opened, sources, class_names, print_line) -> TrainingSplit:
+    """What the checkpoint and the available data tell about the training split."""
     counts = opened.class_counts
     if opened.config.task == "single_label" and counts is not None:
-        return TrainingSplit(None, counts, ALONE)
-    labels, missing = _training_labels(opened.config, sources, class_names, say)
+        return TrainingSplit(None, counts, SINGLE_LABEL)
+    labels, missing = _training_labels(opened.config, sources, class_names, print_line)
     return TrainingSplit(labels, counts, missing)
 
 
-def _training_labels(config, sources, class_names, say):
-    """Labels [n, k] of the training split and "", or None and why the data on hand does not give them."""
+def _training_labels(config, sources, class_names, print_line):
+    """Labels [n, k] of the training split and ""; or None and the reason why they are not available."""
     try:
-        source = sources.get("train") or build.open_sources(config, ("train",), say)["train"]
+        source = sources.get("train") or build.open_sources(config, ("train",), print_line)["train"]
     except InputError as error:
         missing = f"the training split cannot be read: {error}"
     else:
         if list(source.class_names) == list(class_names):
             return source.labels, ""
-        missing = f"the training split at hand has other classes: {_some(list(source.class_names))}"
-    say(f"without {_of_training(config)}, for {missing}")
+        missing = f"the training split has other classes: {_brief(list(source.class_names))}"
+    print_line(f"not reported: {_needs_training(config)}, because {missing}")
     return None, missing
 
 
-def _of_training(config):
-    """What only the training split's labels give."""
+def _needs_training(config):
+    """The part of the report that needs the labels of the training split."""
     return "accuracy by shots" if config.task == "single_label" else "co-occurrence"
 
 
-def _class_names(opened: Opened, sources, say):
-    """The checkpoint's class names; the data's, where a converted one does not know its own."""
+def _class_names(opened: Opened, sources, print_line):
+    """The checkpoint's class names; those of the data for a converted checkpoint without class names."""
     known = opened.class_names
     if known is None:
-        say(f"{opened.path} does not name its classes: taken to be those of the data, in their order")
+        print_line(f"{opened.path} does not name its classes: assuming those of the data, in their order")
     for split, source in sources.items():
         names = list(source.class_names)
         if known is None and len(names) == opened.num_classes:
             known = names
         if names != known:
-            own = _some(known) if known else opened.num_classes
+            expected = _brief(known) if known else opened.num_classes
             raise InputError(
-                f"{split} has the classes {_some(names)}, the checkpoint {opened.path} {own}; "
+                f"{split} has the classes {_brief(names)}, but checkpoint {opened.path} has {expected}; "
                 "evaluate on data with the same classes"
             )
     return known
 
 
-def _some(names):
+def _brief(names):
     return f"{len(names)} ({', '.join(names[:3])}, …)"
 
 
@@ -166,19 +173,19 @@ def full_evaluation(
     training: TrainingSplit,
     output: Output,
 ) -> dict[str, read.Results]:
-    """Results of every prediction on every split; tables to the user, files to the folder.
+    """The results by split. Writes the report's files, and prints tables.
 
-    Intervals, context and localisation (or, of single-label images, the rule of thumb for alpha) are of
-    the averaged weights. Files: results.json (all numbers), results.md (the tables),
-    per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz (the logits, so that any alpha can be
-    read off later) and evidence.json (what else a report shows).
+    Intervals, context, localisation and, for the single-label task, the rule of thumb for alpha are of the
+    averaged weights. The files are results.json (all metrics), results.md (the tables),
+    per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz (the logits, so that a report can use other
+    values of alpha) and evidence.json (everything else that the report shows).
 
     Args:
-        config: what to evaluate, and how.
-        classifier: what is evaluated.
+        config: the configuration to evaluate with.
+        classifier: the classifier to evaluate.
         sources: by split.
-        training: what it was trained on.
-        output: where this reports.
+        training: the split that the classifier was trained on.
+        output: where to write and print.
     """
     task = tasks.create(
         config,
@@ -187,25 +194,25 @@ def full_evaluation(
         num_classes=len(classifier.class_names),
     )
     evaluation = _Evaluation(config, classifier, task, output)
-    results, shown = {}, {}
+    results, shown_examples = {}, {}
     for split, source in sources.items():
-        results[split], shown[split] = evaluation.split(split, source)
+        results[split], shown_examples[split] = evaluation.split(split, source)
     summary = task.summary(results)
     if output.folder is not None:
         evidence.write(
             output.folder / evidence.FILE,
-            _evidence(config, classifier, task, training.missing or _alone(config), shown),
+            _evidence(config, classifier, task, training.missing or _why_missing(config), shown_examples),
         )
-        by_split = {split: own.to_json() for split, own in results.items()}
+        by_split = {split: split_results.to_json() for split, split_results in results.items()}
         files.write_text(output.folder / read.RESULTS, json.dumps(by_split, indent=1) + "\n")
         text = f"# Results\n\n{summary}\n\n{task.details(results)}\n"
         files.write_text(output.folder / "results.md", text)
-    output.say(f"\n{summary}")
+    output.print_line(f"\n{summary}")
     return results
 
 
 class _Evaluation:
-    """A classifier's evaluation, split by split."""
+    """Evaluates a classifier split by split."""
 
     def __init__(self, config, classifier: Classifier, task: Task, output: Output):
         self._config, self._classifier, self._task, self._output = config, classifier, task, output
@@ -213,7 +220,7 @@ class _Evaluation:
         self._model = deconfound.with_tau_norm(classifier.model, config.model.dot_product.tau_norm)
 
     def split(self, split: str, source: Source) -> tuple[Any, dict[str, list[evidence.Example]]]:
-        """Results of a split, and its examples; writes its scores and its table of classes."""
+        """The results and the examples of a split. Writes its scores and per-class tables."""
         parts, config, class_names = self._classifier.parts, self._config, self._classifier.class_names
         scores, source = self._scores(split, source)
         self._write(split, scores)
@@ -224,7 +231,7 @@ class _Evaluation:
         return results, shown
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
-        parts, say = self._classifier.parts, self._output.say
+        parts, print_line = self._classifier.parts, self._output.print_line
         unreadable = Unreadable(source, parts.transforms["evaluate"])
         with memory.needed_for("evaluation", self._config, "evaluate"):
             scores, source = scoring.score_readable(
@@ -237,39 +244,39 @@ class _Evaluation:
                 poll=self._output.poll,
             )
         for line in unreadable.report():
-            say(f"{split}: {line}")
-        say(f"{split}: {len(source)} images scored, each once")
+            print_line(f"{split}: {line}")
+        print_line(f"{split}: {len(source)} images scored, each once")
         return scores, source
 
     def _boxes(self, split, source) -> Boxes | None:
-        """Boxes for localisation; None without any."""
+        """The annotated boxes of a split; None if there are none."""
         threads = self._classifier.parts.reading.threads
         split_boxes = boxes.boxes_of(source, threads=threads, exif=self._config.data.exif)
         if split_boxes is None:
             return None
         if split_boxes.left_out:
-            self._output.say(f"{split}: {split_boxes.left_out}")
+            self._output.print_line(f"{split}: {split_boxes.left_out}")
         return split_boxes if len(split_boxes.images) else None
 
     def _write(self, split, scores):
-        """A file of scores and a table of classes for every set of weights."""
+        """Write a file of scores and a per-class table for each set of weights."""
         folder = self._output.folder
         if folder is None:
             return
-        for weights, own in scores.items():
-            table = self._task.per_class_csv(own, self._config.effect.alphas, self._classifier.class_names)
+        for weights, scored in scores.items():
+            table = self._task.per_class_csv(scored, self._config.effect.alphas, self._classifier.class_names)
             files.write_text(folder / f"per_class_{split}_{weights}.csv", table)
-            arrays = own.logits | {"labels": own.labels}
-            if own.attention is not None:
-                arrays["attention"] = own.attention
+            arrays = scored.logits | {"labels": scored.labels}
+            if scored.attention is not None:
+                arrays["attention"] = scored.attention
             files.write_npz(folder / read.scores_file(split, weights), **arrays)
 
 
-def _alone(config):
-    return ALONE if config.task == "single_label" else ""
+def _why_missing(config):
+    return SINGLE_LABEL if config.task == "single_label" else ""
 
 
-def _evidence(config, classifier: Classifier, task: Task, missing: str, shown) -> Evidence:
+def _evidence(config, classifier: Classifier, task: Task, missing: str, shown_examples) -> Evidence:
     return Evidence(
         config=configs.to_json(config),
         checkpoint=classifier.checkpoint,
@@ -278,11 +285,11 @@ def _evidence(config, classifier: Classifier, task: Task, missing: str, shown) -
         missing=missing,
         class_counts=task.class_counts,
         cells=_relative_cells(classifier.parts),
-        examples=shown,
+        examples=shown_examples,
     )
 
 
 def _relative_cells(parts: Parts):
-    """Boxes of the patches as fractions of the picture; None without patches."""
+    """The boxes of the patches as fractions of the image's sides; None without patches."""
     cells, size = parts.boxes(), parts.transforms["evaluate"].size
     return None if cells is None else [[side / size for side in cell] for cell in cells]

@@ -1,7 +1,8 @@
-"""The images that a classifier predicts best and worst, ready to be shown."""
+"""Example images for the report: those that a classifier predicts best and worst."""
 
 import base64
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -15,83 +16,97 @@ from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.results.evidence import Example, ExampleClass
 from cfmlc_jax.results.scores import Scores
 
-EXAMPLES = 3  # best and as many worst
-CLASSES = 3  # shown of each
-SIDE = 360  # longer side of a shown picture, pixels
-SLIMMEST = 60  # its other side; slimmer ones are widened
+EXAMPLES = 3  # of the best images, and of the worst
+CLASSES = 3  # for each example
+SIDE = 360  # longer side of an example, pixels
+SLIMMEST = 60  # minimum of its shorter side
 
 
 def choose(
     scores: Scores, source: Source, boxes: Boxes | None, *, exif: bool, task: Task
 ) -> dict[str, list[Example]]:
-    """The examples {"best": […], "worst": […]} of a split by the cross-entropy of combined predictions.
+    """The examples of a split, {"best": […], "worst": […]}, by the cross-entropy of combined predictions.
 
-    Images without a class are left out. Of the best the most probable classes are shown, of the
-    worst those that cost most: false negatives and false positives.
+    Images without a label are left out. A best example shows its most probable classes, a worst example the
+    classes with the largest losses: false negatives and false positives.
 
     Args:
         scores: of the split.
         source: the split.
-        boxes: of the split, if it has any.
-        exif: turn pictures upright, as they were for the classifier.
-        task: what losses and probabilities are.
+        boxes: of the split; None without.
+        exif: rotate images upright, as the classifier's transform did.
+        task: defines losses and probabilities.
     """
     combined = scores.logits["combined"]
-    losses, chances = task.image_losses(combined, scores.labels), task.probabilities(combined)
+    losses, probabilities = task.image_losses(combined, scores.labels), task.probabilities(combined)
     order = np.argsort(losses, kind="stable")
     order = order[scores.labels[order].any(axis=1)]
-    # Of few images none is both.
+    # With few images, no image is in both lists.
     count = min(EXAMPLES, len(order) // 2)
     kinds = {
         "best": (order[:count], combined),
         "worst": (order[::-1][:count], task.class_losses(combined, scores.labels)),
     }
+    examples = _Examples(scores, source, boxes, exif)
     return {
         kind: [
-            _example(int(i), scores, source, boxes, losses[i], chances[i], order_by[i], exif) for i in images
+            examples.example(
+                int(i), loss=losses[i], probabilities=probabilities[i], class_order=class_order[i]
+            )
+            for i in images
         ]
-        for kind, (images, order_by) in kinds.items()
+        for kind, (images, class_order) in kinds.items()
     }
 
 
 def scaled(image: Image.Image) -> Image.Image:
-    """The image as large as it is shown: its longer side is `SIDE`, the other at least `SLIMMEST`."""
+    """The image at the size of an example: its longer side is `SIDE`, the other at least `SLIMMEST` pixels."""
     factor = SIDE / max(image.size)
     size = (max(SLIMMEST, round(image.width * factor)), max(SLIMMEST, round(image.height * factor)))
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _example(index, scores, source, boxes, loss, chances, rank, exif):
-    record = source[index]
-    picture = scaled(decode(record["image"], record.get("where", record["id"]), exif=exif))
-    shown = np.argsort(-rank, kind="stable")[:CLASSES].tolist()
-    return Example(
-        id=str(record["id"]),
-        loss=float(loss),
-        labels=np.flatnonzero(scores.labels[index]).tolist(),
-        width=picture.width,
-        height=picture.height,
-        jpeg=_jpeg(picture),
-        classes=[_shown(index, k, scores, boxes, chances[k]) for k in shown],
-    )
+@dataclass(frozen=True)
+class _Examples:
+    """Makes examples of the images of a split."""
+
+    scores: Scores
+    source: Source
+    boxes: Boxes | None
+    exif: bool
+
+    def example(self, index: int, *, loss, probabilities, class_order) -> Example:
+        """The example of an image, with its first classes by descending `class_order` [k]."""
+        record = self.source[index]
+        image = scaled(decode(record["image"], record.get("where", record["id"]), exif=self.exif))
+        classes = np.argsort(-class_order, kind="stable")[:CLASSES].tolist()
+        return Example(
+            id=str(record["id"]),
+            loss=float(loss),
+            labels=np.flatnonzero(self.scores.labels[index]).tolist(),
+            width=image.width,
+            height=image.height,
+            jpeg=_jpeg(image),
+            classes=[self._example_class(index, k, probabilities[k]) for k in classes],
+        )
+
+    def _example_class(self, index, k, probability):
+        scores = self.scores
+        combined = scores.logits["combined"][index, k]
+        null = scores.counterfactuals.get("pivot")
+        return ExampleClass(
+            label=k,
+            present=bool(scores.labels[index, k]),
+            probability=float(probability),
+            weights=None
+            if scores.attention is None
+            else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
+            effect=None if null is None else float(combined - null[index, k]),
+            boxes=[] if self.boxes is None else fractions(self.boxes, index, k),
+        )
 
 
-def _shown(index, k, scores, boxes, chance):
-    combined = scores.logits["combined"][index, k]
-    null = scores.counterfactuals.get("pivot")
-    return ExampleClass(
-        label=k,
-        present=bool(scores.labels[index, k]),
-        probability=float(chance),
-        weights=None
-        if scores.attention is None
-        else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
-        effect=None if null is None else float(combined - null[index, k]),
-        boxes=[] if boxes is None else fractions(boxes, index, k),
-    )
-
-
-def _jpeg(picture):
+def _jpeg(image):
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=82, optimize=True)
+    image.save(data, "JPEG", quality=82, optimize=True)
     return base64.b64encode(data.getvalue()).decode("ascii")

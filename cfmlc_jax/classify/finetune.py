@@ -1,4 +1,4 @@
-"""Fine-tuning: a new run that begins with the weights of a checkpoint."""
+"""Fine-tuning: initialises a new run from the weights of a checkpoint."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from cfmlc_jax.torch_weights import strict
 
 
 def require_start(config) -> None:
-    """Raise unless the weights that a new run begins with are there.
+    """Raise unless the checkpoint exists that the configuration initialises a run from.
 
     Raises:
-        InputError: no checkpoint where `init_from` says, or no `init_from` for a head that needs one.
+        InputError: there is no checkpoint at `init_from`; or the head needs `init_from` and it is not set.
     """
     if not config.init_from and is_second_stage(config.model):
         raise InputError(
@@ -35,25 +35,25 @@ def require_start(config) -> None:
 
 
 def start_from(
-    path: Path, state: State, *, config, class_names: Sequence[str], say: Callable[[str], None]
+    path: Path, state: State, *, config, class_names: Sequence[str], print_line: Callable[[str], None]
 ) -> State:
-    """The first state with a checkpoint's averaged weights as variables and as their average.
+    """The state of a new run, initialised from a checkpoint's averaged weights.
 
-    The averaged ones, since they are what predicts best. All of the backbone is taken; the head
-    only as a whole, if all its shapes agree and its classes are not known to be others. A head that is a
-    second stage (learnable weight scaling) takes what the first stage's head has of its arrays. Step, optimiser and
-    mean colour begin anew.
+    The averaged weights predict best; they become both the raw and the averaged weights of the new run. All of
+    the backbone is taken. The head is taken only if all its shapes match and its class names, where known, are
+    the same. A second-stage head (learnable weight scaling) takes the arrays that it shares with the head of
+    the first stage. Step, optimiser and mean colour start from their initial values.
 
     Args:
-        path: a checkpoint, or a run for its best.
-        state: a new run's.
-        config: of the run.
-        class_names: of the run.
-        say: told in a line what was taken.
+        path: a checkpoint, or the workdir of a run for its best checkpoint.
+        state: the initial state of the new run.
+        config: of the new run.
+        class_names: of the new run.
+        print_line: prints a line that says which weights were taken.
 
     Raises:
-        InputError: no such checkpoint, one with another backbone, or no first stage for a head that is a
-            second one.
+        InputError: there is no such checkpoint; its backbone differs; or a second-stage head needs a first
+            stage that the checkpoint is not.
     """
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
@@ -65,30 +65,32 @@ def start_from(
     taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
     second_stage = is_second_stage(config.model) and not head_fits
     if second_stage:
-        taken |= _of_first_stage(path, stored, wanted, same_classes)
-    found = checkpoints.read_part(path, {"average": unflatten_dict(taken)})["average"]
-    fresh = flatten_dict(state.learned["variables"], keep_empty_nodes=True)
-    variables = unflatten_dict(fresh | flatten_dict(found))
+        taken |= _from_first_stage(path, stored, wanted, same_classes)
+    weights = checkpoints.read_part(path, {"average": unflatten_dict(taken)})["average"]
+    initial = flatten_dict(state.learned["variables"], keep_empty_nodes=True)
+    variables = unflatten_dict(initial | flatten_dict(weights))
     old = _described(meta["config"], checkpoints.num_classes(meta))
     if head_fits:
-        say(f"begins with {path}: backbone and head ({old})")
+        print_line(f"initialised from {path}: backbone and head ({old})")
     elif second_stage:
-        say(f"begins with {path}: backbone and the head's weights ({old}), which are scaled from here on")
+        print_line(
+            f"initialised from {path}: backbone and the weights of the head ({old}); only their scale is trained"
+        )
     else:
         new = _described(configs.to_json(config), len(class_names))
-        say(f"begins with {path}: its backbone; the head is fresh ({old} -> {new})")
-    # Two copies: a step gives up the buffers of both.
-    weights = {"variables": variables, "average": jax.tree.map(jnp.copy, variables)}
-    return dataclasses.replace(state, learned=state.learned | weights)
+        print_line(f"initialised from {path}: backbone; new head ({old} -> {new})")
+    # Two copies, because a training step donates the buffers of both.
+    both = {"variables": variables, "average": jax.tree.map(jnp.copy, variables)}
+    return dataclasses.replace(state, learned=state.learned | both)
 
 
 def is_second_stage(model) -> bool:
-    """Whether the head of a config.model goes on from the weights of another."""
+    """Whether the head of a config.model is trained from the weights of another head."""
     return catalogue.HEADS[model.head].second_stage
 
 
-def _of_first_stage(path, stored, wanted, same_classes):
-    """What a head of a second stage takes over: the arrays that both have, the kernel at least."""
+def _from_first_stage(path, stored, wanted, same_classes):
+    """The arrays that a second-stage head takes from the first stage: those of equal name and shape."""
     shared = {
         key: leaf
         for key, leaf in wanted.items()
@@ -96,7 +98,7 @@ def _of_first_stage(path, stored, wanted, same_classes):
     }
     if not same_classes or ("params", "head", "whole", "kernel") not in shared:
         raise InputError(
-            f"config.init_from {path} has no linear head of these classes to scale; give a run of model.head "
+            f"config.init_from {path} has no linear head with these classes to scale; give a run of model.head "
             "'dot_product' or 'linear' on the same data"
         )
     return shared
@@ -111,7 +113,7 @@ def _check_backbone(path, stored, wanted):
     if difference:
         raise InputError(
             f"config.init_from {path} has another backbone ({difference}); "
-            "set config.model.name to its own, or take another checkpoint"
+            "set config.model.name to the checkpoint's, or give another checkpoint"
         )
 
 

@@ -1,4 +1,4 @@
-"""The multi-label task: mAP, decisions by a threshold, co-occurrence, localisation."""
+"""The multi-label task: mAP, thresholded metrics, co-occurrence, localisation."""
 
 from collections.abc import Mapping
 
@@ -20,10 +20,10 @@ class MultiLabel:
     """The task of multi-label classification, as in `tasks.Task`.
 
     Args:
-        training_labels: [n, k], for the co-occurrence that was learnt; None leaves that out.
+        training_labels: [n, k], for co-occurrence in training; None: it is not reported.
     """
 
-    # As in the reference's training.
+    # The metric that the reference's training uses.
     selection = "mAP_voc"
     class_counts = None
 
@@ -31,19 +31,19 @@ class MultiLabel:
         self.training = None if training_labels is None else _training(training_labels)
 
     def validation(self, logits, labels) -> dict[str, float]:
-        """Both mAPs."""
+        """mAP in both definitions, "sklearn" and "voc"."""
         return metric_scores.mean_average_precisions(logits, labels)
 
     def probabilities(self, logits) -> np.ndarray:
-        """The sigmoid."""
+        """The sigmoid of the logits."""
         return metric_scores.probabilities(logits)
 
     def image_losses(self, logits, labels) -> np.ndarray:
-        """Mean cross-entropy over the classes."""
+        """The cross-entropy of every image, mean over classes: two [n, k] -> float64 [n]."""
         return self.class_losses(logits, labels).mean(axis=1)
 
     def class_losses(self, logits, labels) -> np.ndarray:
-        """Cross-entropy of every entry, nats."""
+        """The cross-entropy of every entry in nats: two [n, k] -> float64 [n, k]."""
         logits = np.asarray(logits, np.float64)
         return np.logaddexp(0, np.where(np.asarray(labels) > 0, -logits, logits))
 
@@ -55,15 +55,15 @@ class MultiLabel:
         patch_boxes: list[Box] | None,
         class_names,
     ) -> MultiLabelResults:
-        """Metrics of every set of weights; of the averaged ones intervals, context and localisation too."""
+        """Metrics of both sets of weights; intervals, context and localisation of the averaged weights."""
         return MultiLabelResults(
-            {weights: multi_label.measures(own, config.effect.alphas) for weights, own in scores.items()},
+            {name: multi_label.measures(scored, config.effect.alphas) for name, scored in scores.items()},
             self._findings(config, scores[AVERAGE], boxes, patch_boxes, class_names),
         )
 
     def _findings(self, config, scores, boxes, patch_boxes, class_names):
         alphas, generator = config.effect.alphas, np.random.default_rng(config.seed)
-        # First: the first draws are the intervals'.
+        # The intervals come first: the order of random draws determines the published numbers.
         intervals = multi_label.intervals(scores, alphas, generator)
         context = None
         if self.training is not None and self.training.pairs:
@@ -76,15 +76,15 @@ class MultiLabel:
         )
 
     def per_class_csv(self, scores: Scores, alphas, class_names) -> str:
-        """Average precision of every class."""
+        """A CSV of the average precision of every class."""
         return metric_scores.per_class_csv(scores, alphas, class_names)
 
     def summary(self, results: Mapping[str, MultiLabelResults]) -> str:
-        """mAP, context and localisation."""
+        """Markdown tables of mAP, context and localisation."""
         return summary.multi_label_summary(results)
 
     def details(self, results: Mapping[str, MultiLabelResults]) -> str:
-        """All metrics at threshold 0.5."""
+        """Markdown tables of all metrics at threshold 0.5."""
         return summary.multi_label_details(results)
 
 
@@ -94,7 +94,7 @@ def _training(labels) -> Training:
 
 
 def _localization(config, scores, boxes, patch_boxes, class_names):
-    """What pivots hold of boxes; None without patches or boxes."""
+    """How often the pivot patch hits a box of its class; None without patches or boxes."""
     if patch_boxes is None or scores.attention is None or boxes is None:
         return None
     pairs = localization.localize(
@@ -106,5 +106,5 @@ def _localization(config, scores, boxes, patch_boxes, class_names):
         size=config.views.image_size,
         patch_boxes=patch_boxes,
     )
-    # COCO's pixels say nothing of pictures of other sizes.
+    # COCO defines sizes of objects in pixels; elsewhere they are relative to the image.
     return multi_label.localized(pairs, class_names, relative=config.data.source != "coco")

@@ -12,23 +12,23 @@ from cfmlc_jax.classify import build
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.errors import InputError
 
-# Branches as trained and as evaluated where the evaluation has fewer: patches are then weighed by their
-# own scores, or scored by the whole's branch. Names of branches that change.
+# (branches in training, branches in evaluation) where evaluation has fewer, and the branches to rename. "self"
+# uses the scores of patches as their attention too; "none" scores patches by the whole-image branch.
 _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
-# Fields of config.model that decide nothing about which variables there are, and what they mean.
+# Fields of config.model that may differ: they change neither the variables nor their meaning.
 _FREE = ("dtype", "norm_groups", "frozen", "cosine.momentum", "dot_product.tau_norm")
 
 
 class Opened:
-    """A checkpoint's classifier; its arrays are read when `model` is asked for.
+    """The classifier of a checkpoint. Its arrays are read at the first use of `model`.
 
     Attributes:
         path: of the checkpoint.
-        config: as it is used.
+        config: the configuration to use it with.
         num_classes: k.
-        class_names: in label order; None where the checkpoint, a converted one, does not know them.
-        class_counts: training images [k] of each class, where the checkpoint says so, else None.
-        parts: of the configuration.
+        class_names: in label order; None for a converted checkpoint without class names.
+        class_counts: training images [k] of each class; None if the checkpoint does not hold them.
+        parts: built from `config`.
     """
 
     def __init__(self, path: Path, config, meta: dict, parts: Parts, branches: tuple[str, str]):
@@ -40,10 +40,10 @@ class Opened:
 
     @functools.cached_property
     def model(self) -> dict[str, Any]:
-        """{"variables", "average", "mean_colour"}, on the mesh, without the branches that the configuration lacks.
+        """{"variables", "average", "mean_colour"} on the mesh, without branches that `config` does not use.
 
         Raises:
-            InputError: arrays that cannot be read, or are another model's.
+            InputError: the arrays cannot be read, or are of another model.
         """
         abstract = build.model_item(self.config, self.parts)
         if self._branches not in _FEWER:
@@ -57,15 +57,15 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
     """The classifier of a checkpoint.
 
     Args:
-        path: a checkpoint, or a run for its best.
-        config: how it is used; None: as it was trained. Its model may have fewer branches for patches than were
-            trained, by `method` and `patches.branches`.
-        batch_size: images at once, rounded up to a multiple of the devices here, in place of the
-            sizes and the mesh that were chosen for the devices of the training; None leaves them.
+        path: a checkpoint, or the workdir of a run for its best checkpoint.
+        config: the configuration to use it with; None: the checkpoint's own. Its `method` and
+            `patches.branches` may ask for fewer branches than were trained.
+        batch_size: images per batch, rounded up to a multiple of the present devices. It replaces the batch
+            sizes and the mesh of the configuration, which were chosen for other devices. None keeps them.
 
     Raises:
-        InputError: no such checkpoint, one that cannot be read, is a backbone alone, or of another model than
-            the configuration's.
+        InputError: there is no such checkpoint; it cannot be read; it holds a backbone only; or its model is
+            not that of `config`.
     """
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
@@ -79,23 +79,25 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
 
 
 def _require_same_model(path, stored, config) -> tuple[str, str]:
-    """Branches as trained and as used; raise unless the rest of the model is the same.
+    """The branches in training and in use. Raise unless the rest of the model is the same.
 
     Raises:
-        InputError: with the fields that differ.
+        InputError: names the fields that differ.
     """
-    old, new = _of_variables(stored), _of_variables(config)
+    old, new = _model_fields(stored), _model_fields(config)
     branches = old["patches.branches"], new["patches.branches"]
     if branches in _FEWER:
         old["patches.branches"] = new["patches.branches"]
     changes = configs.differences(old, new)
     if changes:
-        raise InputError(f"checkpoint {path} is of another model ({'; '.join(changes)})")
+        raise InputError(
+            f"checkpoint {path} is of another model ({'; '.join(changes)}); set these fields to the checkpoint's"
+        )
     return branches
 
 
-def _of_variables(config):
-    """The fields that decide which variables there are, and what they mean."""
+def _model_fields(config):
+    """The fields that determine the variables and their meaning."""
     fields = {
         f"model.{name}": value
         for name, value in configs.flat(configs.to_json(config.model)).items()
@@ -110,14 +112,14 @@ def _of_variables(config):
 
 
 def _renamed(tree, names):
-    """Nested dicts with some of the keys under other names."""
+    """Nested dicts with some keys renamed."""
     if not isinstance(tree, dict):
         return tree
     return {names.get(key, key): _renamed(value, names) for key, value in tree.items()}
 
 
 def _on_these_devices(config, batch_size):
-    """The configuration without what was chosen for the devices that it was trained on."""
+    """The configuration with the mesh and the batch sizes for the present devices."""
     devices = jax.device_count()
     config.unlock()
     config.mesh.fsdp = 1

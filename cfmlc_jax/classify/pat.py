@@ -1,20 +1,22 @@
 """PAT, patching-based training and inference (Xie et al., ICML 2024, arXiv:2404.06287; reference code MLC-PAT).
 
-An image shows a target among objects that usually accompany it. Image and patches pass one backbone;
-of every class the pivot patch, the one that looks most like it, gives evidence that is free of most of
-the context.
+A classifier learns a class from the objects that co-occur with it, its context, as well as from the target
+object itself. PAT scores an image and its patches with one backbone. For each class, the pivot patch is the
+patch that looks most like the class; its evidence is free of most of the context. Where everything is:
 
-- Methods: PAT-T trains with patches and predicts with them, PAT-I predicts with them only; the baseline
-  takes whole images alone (`METHODS`).
-- Head: a linear layer for wholes, one for the patches' attention, one for their scores
-  (`models.heads.linear`); PAT-I has the first alone.
-- Loss: that of the whole and that of the pooled patches (`loss_parts`), each asymmetric and summed.
-- Prediction: the mean of whole and patch logits (`predict`).
-- Effects: total direct effect of the image, and of each class's pivot patch (`counterfactuals`). Both ask
-  about images that lack something; training may mask patches, to make such images familiar
-  (`mask_patches`).
-- Recipe: `config.recipes.mlc_pat`. Patches come from a `patching` object, their evidence is pooled by a
-  `causal.patches.Pooling`.
+- Methods (`METHODS`): PAT-T trains and predicts with patches. PAT-I trains on whole images and predicts with
+  patches. The baseline uses whole images only.
+- Head (`models.heads.linear`): a linear branch for the whole image, one for the attention of patches and one
+  for their scores. PAT-I has the first only, and scores patches with it.
+- Patches: a `patching.Whole` object makes them and reads their attention and scores from the outputs; a
+  `causal.patches.Pooling` pools these to one logit per class.
+- Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits.
+- Prediction (`predict`): the mean of whole-image and patch logits.
+- Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
+  pivot patch. The total direct effect is computed from them (`causal.effects`).
+- Masking (`mask_patches`, not in the paper): training images with one patch masked, so that the masked images
+  of the counterfactuals are not new to the classifier.
+- Recipe: `config.recipes.mlc_pat`.
 """
 
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from cfmlc_jax.models.classifier import Outputs
 
 
 class Method(NamedTuple):
-    """Whether patches are scored in training, and in prediction."""
+    """Whether a method scores patches in training and in prediction."""
 
     train_patches: bool
     predict_patches: bool
@@ -44,19 +46,19 @@ METHODS = {
 
 
 def loss_names(method: Method) -> tuple[str, ...]:
-    """Names of the parts of the loss."""
+    """Names of the terms of the loss."""
     return ("loss_whole", "loss_patch") if method.train_patches else ("loss_whole",)
 
 
 def loss_parts(outputs: Outputs, labels, *, loss: Callable, patching: Whole, pooling: Pooling) -> dict:
-    """Scalars by `loss_names`, whose sum training minimises.
+    """The terms of the loss, scalars by `loss_names`; training minimises their sum.
 
     Args:
-        outputs: of the training views.
+        outputs: of the classifier for the training views.
         labels: [b, k].
-        loss: logits and labels, two [b, k] -> scalar.
-        patching: of training.
-        pooling: of patches.
+        loss: a function of logits and labels, two [b, k] -> scalar.
+        patching: where the patches of training come from.
+        pooling: of patch evidence to one logit per class.
     """
     parts = {"loss_whole": loss(outputs.whole[:, 0], labels)}
     evidence = patching.evidence(outputs)
@@ -68,7 +70,7 @@ def loss_parts(outputs: Outputs, labels, *, loss: Callable, patching: Whole, poo
 def predict(outputs: Outputs, patching: Whole, pooling: Pooling) -> dict:
     """Factual logits: "whole", "patch", "combined", each [b, k].
 
-    Without patches there is nothing but "whole", and "combined" is the same.
+    Without patches there is no "patch", and "combined" equals "whole".
     """
     whole = outputs.whole[:, 0]
     evidence = patching.evidence(outputs)
@@ -81,20 +83,24 @@ def predict(outputs: Outputs, patching: Whole, pooling: Pooling) -> dict:
 def counterfactuals(
     apply: Callable, images, outputs: Outputs, blank, kinds, *, patching: Whole, pooling: Pooling
 ) -> dict:
-    """Combined logits [b, k] (or [1, k], the same for all images) by kind of counterfactual.
+    """Combined counterfactual logits by kind, each [b, k]; or [1, k] if they are the same for all images.
 
-    "whole": the image and all its patches show the null. "pivot": a class's pivot patch shows the null, in
-    the image and in every patch that overlaps it; the rest, the context, is kept. Class k weighs the
-    removals by its own attention.
+    "whole": the null replaces the image and all its patches. "pivot": for each class, the null replaces its
+    pivot patch, in the image and in all patches that overlap it; the rest of the image, the context, stays.
+    It is a mean over all patches: class k weighs the logits without patch p by its attention to p, so that its
+    pivot patch dominates.
 
     Args:
-        apply: what the model sees -> Outputs, the same classifier.
-        images: the host's views [b, v, s, s, 3] in [0, 1], the first of each image the whole one.
+        apply: the classifier, from model inputs (`patching.inputs`) to Outputs.
+        images: the host's views [b, v, s, s, 3] in [0, 1]; the first view of each image is the whole image.
         outputs: the factual outputs.
         blank: null images [1 or b, s, s, 3] (`causal.effects.null_images`).
-        kinds: of "whole" and "pivot", the latter where `patching.removable`.
-        patching: where patches come from.
-        pooling: of patches.
+        kinds: a subset of "whole" and "pivot"; "pivot" only if `patching.removable`.
+        patching: where the patches come from.
+        pooling: of patch evidence to one logit per class.
+
+    Raises:
+        ValueError: kind "pivot" without patches.
     """
     null_outputs = apply(patching.null_inputs(blank))
     logits = {}
@@ -103,7 +109,7 @@ def counterfactuals(
     if "pivot" in kinds:
         evidence, null = patching.evidence(outputs), patching.evidence(null_outputs)
         if evidence is None or null is None:
-            raise ValueError("a pivot's counterfactual needs patches")
+            raise ValueError("the counterfactual of kind 'pivot' needs patches")
         wholes = views.remove_patches(images[:, 0], blank, patching.grid, overlap=patching.overlap)
         removed = apply(wholes).whole
         attention, score = patching.evidence_without_each(apply, images, blank, evidence, null)
@@ -114,20 +120,20 @@ def counterfactuals(
 
 
 def mask_patches(key, images, *, rate: float, null: str, mean_colour, patching: Whole):
-    """Views [b, v, s, s, 3] of which some show the null where one patch was, in all views of that place.
+    """The host's views with one random patch of some images masked, in all views that show it: [b, v, s, s, 3].
 
     Args:
-        key: random.
+        key: random key.
         images: the host's views [b, v, s, s, 3] in [0, 1].
-        rate: probability that an image lacks a patch.
-        null: what the patch shows instead, see `causal.effects.null_images`.
+        rate: probability that a patch of an image is masked.
+        null: what replaces the patch, a kind of `causal.effects.null_images`.
         mean_colour: [3], for the null "mean".
-        patching: of training; its grid cuts the patches.
+        patching: of training; its grid defines the patches.
     """
     b, _, size, _, _ = images.shape
     count = len(views.patch_boxes(size, patching.grid, patching.overlap))
-    which, whether = jax.random.split(key)
-    drawn = jax.random.randint(which, (b,), 0, count)
-    patch = jnp.where(jax.random.bernoulli(whether, rate, (b,)), drawn, -1)
+    patch_key, rate_key = jax.random.split(key)
+    random_patch = jax.random.randint(patch_key, (b,), 0, count)
+    patch = jnp.where(jax.random.bernoulli(rate_key, rate, (b,)), random_patch, -1)
     blank = effects.null_images(images[:, 0], null, mean_colour)
     return patching.masked(images, blank, patch)

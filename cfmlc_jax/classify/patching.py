@@ -1,8 +1,13 @@
-"""Where an image's patches come from: one object for each way, and everything that depends on it.
+"""Where the patches of an image come from: one class for each way.
 
-`HostViews` are cut and enlarged by the host and augmented one by one, as in the reference. `DeviceCrops`
-are cut on the device from the whole view. `MapCells` are the places of one of the backbone's maps.
-`Whole` has none. A further way is a class with what differs from `Whole`.
+- `HostViews`: the host cuts the patches, enlarges them and augments each by itself, as in the reference.
+- `DeviceCrops`: the device cuts the patches out of the whole view.
+- `MapCells`: the patches are the cells of a feature map of the backbone.
+- `Whole`: there are no patches.
+
+Each class says what the model sees, where in its outputs the evidence of the patches is, which boxes of the
+image they cover, and how to remove a patch for a counterfactual. To add a way, derive a class from `Whole` and
+override what differs.
 """
 
 from collections.abc import Callable
@@ -19,14 +24,14 @@ Evidence = tuple[Any, Any]
 
 
 class Whole:
-    """No patches: the model sees whole views alone. The other ways derive from it.
+    """No patches: the model sees whole views only. Base class of the other ways.
 
     Args:
-        grid: patches along one side, for training that masks one of them (`masked`).
-        overlap: of those patches, as in `causal.views.patch_boxes`.
+        grid: patches along one side; without patches it is used for masking only (`masked`).
+        overlap: of neighbouring patches, as in `causal.views.patch_boxes`.
 
     Attributes:
-        removable: a patch can be taken out of the image, so that its effect can be asked for.
+        removable: whether a patch can be removed from the image, so that its effect can be computed.
     """
 
     removable = False
@@ -36,113 +41,114 @@ class Whole:
 
     @property
     def host_grid(self) -> Grid | None:
-        """The grid whose patches the host adds to the whole view; None for none."""
+        """The grid of the patches that the host adds to the whole view; None if it adds none."""
         return None
 
     def inputs(self, images: Any) -> Any:
-        """What the model sees of the host's views [b, v, s, s, 3]: such an array, or several of other sizes."""
+        """The model's inputs for the host's views [b, v, s, s, 3]: one such array, or several of different sizes."""
         return images
 
     def evidence(self, outputs: Outputs) -> Evidence | None:
-        """Attention and score logits of the p patches, two [b, p, k]; None without patches."""
+        """The attention and score logits of the p patches, two [b, p, k]; None without patches."""
         return None
 
     def boxes(self, size: int) -> list[Box] | None:
-        """Boxes of the patches in a whole view of this size, pixels; None without patches."""
+        """The boxes of the patches, in pixels of a whole view of this size; None without patches."""
         return None
 
     def grids(self) -> tuple[int, ...] | None:
-        """Patches along one side, for each scale; None without patches."""
+        """The number of patches along one side, for each scale; None without patches."""
         return None
 
     def null_inputs(self, blank: Any) -> Any:
-        """What the model sees of null images [b, s, s, 3]."""
+        """The model's inputs for null images [b, s, s, 3]."""
         return blank[:, None]
 
     def without(self, images: Any, blank: Any, patch: Any) -> Any:
-        """All patches of images that lack one patch, as the model sees them: [b, p, s, s, 3].
+        """All patches, as the model sees them, of the images after one patch was removed: [b, p, s, s, 3].
 
         Args:
             images: the host's views [b, v, s, s, 3].
             blank: null images [1 or b, s, s, 3].
-            patch: int [b], the number of the removed patch; negative for an image that lacks none.
+            patch: int [b], the number of the patch to remove; negative: remove none.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no patches that can be taken out of an image")
+        raise NotImplementedError(f"{type(self).__name__} has no patches that can be removed from an image")
 
     def masked(self, images: Any, blank: Any, patch: Any) -> Any:
-        """The host's views of images that lack one patch: [b, v, s, s, 3] -> the same. Args: as in `without`."""
+        """The host's views after one patch was removed: [b, v, s, s, 3]. The arguments are those of `without`."""
         return views.remove_one(images[:, 0], blank, patch, self.grid, overlap=self.overlap)[:, None]
 
     def evidence_without_each(
         self, apply: Callable[[Any], Outputs], images: Any, blank: Any, evidence: Evidence, null: Evidence
     ) -> Evidence:
-        """Attention and scores of all patches of the image without each of them: two [b, p, p, k].
+        """The evidence of all patches after each patch in turn was removed: attention and scores, two [b, p, p, k].
 
-        Row p is the image without patch p. There only the patches that overlap p are scored again; one
-        removal after another, so that memory holds the views of one.
+        Row p is of the image without patch p. Only the patches that overlap p are scored again. The loop
+        handles one removal at a time, to save memory.
 
         Args:
-            apply: what the model sees -> its outputs.
+            apply: the classifier, from model inputs to Outputs.
             images: the host's views [b, v, s, s, 3].
             blank: null images [1 or b, s, s, 3].
-            evidence: of the image as it is.
-            null: of the null images.
+            evidence: of the unchanged images.
+            null: evidence of the null images.
         """
         count = evidence[0].shape[1]
-        left = [jnp.repeat(logits[:, None], count, axis=1) for logits in evidence]
+        without_each = [jnp.repeat(logits[:, None], count, axis=1) for logits in evidence]
         neighbours = views.neighbours(images.shape[2], self.grid, self.overlap)
         if neighbours.size:
 
-            def scored_again(removal):
-                patch, others = removal
-                cut = self.without(images, blank, jnp.full(len(images), patch))
-                return _as_patches(apply(jnp.take(cut, others, axis=1)))
+            def score_neighbours(removal):
+                patch, its_neighbours = removal
+                patches = self.without(images, blank, jnp.full(len(images), patch))
+                return _as_patches(apply(jnp.take(patches, its_neighbours, axis=1)))
 
-            again = jax.lax.map(scored_again, (jnp.arange(count), jnp.asarray(neighbours)))
+            rescored = jax.lax.map(score_neighbours, (jnp.arange(count), jnp.asarray(neighbours)))
             rows = jnp.arange(count)[:, None]
-            left = [
+            without_each = [
                 logits.at[:, rows, neighbours].set(jnp.moveaxis(new, 0, 1))
-                for logits, new in zip(left, again, strict=True)
+                for logits, new in zip(without_each, rescored, strict=True)
             ]
         attention, score = (
-            effects.with_null_removed(logits, of_null) for logits, of_null in zip(left, null, strict=True)
+            effects.with_null_removed(logits, null_logits)
+            for logits, null_logits in zip(without_each, null, strict=True)
         )
         return attention, score
 
 
 class HostViews(Whole):
-    """Patches are views of their own, behind the whole one, that the host has cut and enlarged."""
+    """Patches are further views of the image: the host cuts and enlarges them, and they follow the whole view."""
 
     removable = True
 
     @property
     def host_grid(self):
-        """The grid."""
+        """All of the grid."""
         return self.grid
 
     def evidence(self, outputs):
-        """Of the views behind the first."""
+        """The logits of all views but the first."""
         attention, score = _as_patches(outputs)
         return attention[:, 1:], score[:, 1:]
 
     def boxes(self, size):
-        """Of the grid."""
+        """The boxes of the grid."""
         return views.patch_boxes(size, self.grid, self.overlap)
 
     def grids(self):
-        """The grid's numbers."""
+        """The grid as a tuple."""
         return (self.grid,) if isinstance(self.grid, int) else tuple(self.grid)
 
     def null_inputs(self, blank):
-        """The null, and its patches cut on the device."""
+        """The null images and their patches, which are cut on the device."""
         return jnp.concatenate([blank[:, None], self._split(blank)], axis=1)
 
     def without(self, images, blank, patch):
-        """The null's patch in every pixel that owes something to the removed one (`causal.views.without_one`)."""
+        """The host's patches, with the null in all pixels that depend on the removed patch (`causal.views.without_one`)."""
         return views.without_one(images[:, 1:], self._split(blank), patch, self.grid, overlap=self.overlap)
 
     def masked(self, images, blank, patch):
-        """Masked in the whole view and in the patches."""
+        """The whole view and the patches, both masked."""
         whole = super().masked(images, blank, patch)
         return jnp.concatenate([whole, self.without(images, blank, patch)], axis=1)
 
@@ -151,10 +157,12 @@ class HostViews(Whole):
 
 
 class DeviceCrops(HostViews):
-    """Patches are cut on the device from the whole view, and seen at a size of their own.
+    """Patches are cut out of the whole view on the device; their size may differ from that of the whole view.
 
     Args:
-        size: side of the patches as the model sees them, pixels.
+        grid: as of `Whole`.
+        overlap: as of `Whole`.
+        size: side of the patches that the model sees, pixels.
     """
 
     def __init__(self, grid: Grid, overlap: float = 0.0, *, size: int):
@@ -163,23 +171,23 @@ class DeviceCrops(HostViews):
 
     @property
     def host_grid(self):
-        """None: the host makes whole views alone."""
+        """None: the host makes whole views only."""
         return None
 
     def inputs(self, images):
-        """The whole views, and the patches."""
+        """Two arrays: the whole views, and the patches."""
         return images[:, :1], self._crops(images[:, 0])
 
     def null_inputs(self, blank):
-        """As of any image."""
+        """The same as for any image."""
         return self.inputs(blank[:, None])
 
     def without(self, images, blank, patch):
-        """Cut anew from the whole view without the patch."""
+        """The patches, cut from the whole view after the removal."""
         return self._crops(views.remove_one(images[:, 0], blank, patch, self.grid, overlap=self.overlap))
 
     def masked(self, images, blank, patch):
-        """Masked in the whole view, from which the patches are cut."""
+        """The masked whole view, from which the patches will be cut."""
         return Whole.masked(self, images, blank, patch)
 
     def _crops(self, whole):
@@ -187,11 +195,13 @@ class DeviceCrops(HostViews):
 
 
 class MapCells(Whole):
-    """Patches are the places of one of the backbone's maps: they cost next to nothing.
+    """Patches are the cells of a feature map of the backbone, at almost no cost.
 
-    They cannot be taken out of the image.
+    They cannot be removed from the image.
 
     Args:
+        grid: as of `Whole`.
+        overlap: as of `Whole`.
         side: cells along one side of the map.
     """
 
@@ -200,23 +210,23 @@ class MapCells(Whole):
         self._side = side
 
     def evidence(self, outputs):
-        """Of the first view's map."""
+        """The logits of the cells of the whole view's map."""
         attention, score = outputs.cells
         return attention[:, 0], score[:, 0]
 
     def boxes(self, size):
-        """Of the map's places."""
+        """The boxes of the map's cells."""
         return views.patch_boxes(size, self._side)
 
     def grids(self):
-        """One scale, the map's."""
+        """One scale: that of the map."""
         return (self._side,)
 
 
 def _as_patches(outputs):
-    """Attention and score logits of all views as patches, two [b, v, k].
+    """The attention and score logits of all views, taken as patches: two [b, v, k].
 
-    A classifier with one head (PAT-I) scores patches by the logits that it gives to wholes.
+    A classifier with one branch (PAT-I) uses its whole-image logits as both.
     """
     if outputs.attention is None:
         return outputs.whole, outputs.whole

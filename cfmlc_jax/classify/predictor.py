@@ -1,4 +1,4 @@
-"""A checkpoint ready to predict images: it brings its configuration and class names along."""
+"""Prediction of images with the classifier of a checkpoint, which holds its configuration and class names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from cfmlc_jax.results.predictions import Prediction, null_name
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What a classifier predicts of an image.
+    """The prediction for one image.
 
-    logits: float32 [k] of the prediction that was asked for.
-    probabilities: float32 [k], their sigmoid, or softmax of single-label checkpoints; large logits tie
-        here.
-    weights: float32 [p, k], every patch's share in a class's evidence; None without patches.
-    effect: float32 [k], combined logits less the counterfactual ones; None if not asked for.
+    logits: float32 [k] of the requested prediction.
+    probabilities: float32 [k], the sigmoid of the logits, or their softmax for the single-label task. Large
+        logits may give equal probabilities.
+    weights: float32 [p, k], the weight of each patch in the evidence of a class; None without patches.
+    effect: float32 [k], combined minus counterfactual logits; None if not requested.
     """
 
     logits: np.ndarray
@@ -33,27 +33,27 @@ class ImageScores:
 
 
 class Predictor:
-    """The classifier of a checkpoint: views uint8 [n, v, s, s, 3] -> n `ImageScores`.
+    """Predicts with a checkpoint's classifier: views uint8 [n, v, s, s, 3] -> n `ImageScores`.
 
     Args:
-        path: a checkpoint, or a run for its best.
-        weights: "weights" (of the last step) or "average".
-        prediction: that is asked for.
-        with_effect: compute the direct effect for other predictions too: that of the pivot patch, or
-            of the whole image where the patches are cells of a map.
-        batch_size: images a call, rounded up to a multiple of the devices.
+        path: a checkpoint, or the workdir of a run for its best checkpoint.
+        weights: "weights" (raw) or "average" (EMA).
+        prediction: the requested prediction.
+        with_effect: compute the direct effect even if the prediction does not need it: the effect of the pivot
+            patch, or of the whole image if the patches are cells of a map.
+        batch_size: images per call, rounded up to a multiple of the devices.
 
     Attributes:
-        batch_size: the most images a call takes; for fewer it is as slow.
+        batch_size: the maximal number of images per call; a call with fewer takes as long.
         class_names: the k classes.
-        to_views: the transform of the checkpoint's evaluation.
-        grids: patches along one side, for each scale; None without patches.
-        single_label: an image is of one class, and probabilities sum to 1.
-        cells: boxes of the patches in a whole view, pixels; None without patches.
-        threads: that the checkpoint's run read images with.
+        to_views: the checkpoint's transform for evaluation.
+        grids: number of patches along one side, for each scale; None without patches.
+        single_label: each image has one class, and probabilities sum to 1.
+        cells: boxes of the patches, in pixels of the whole view; None without patches.
+        threads: number of threads that the checkpoint's run read images with.
 
     Raises:
-        InputError: a checkpoint that cannot be read, or one without the patches that are asked for.
+        InputError: the checkpoint cannot be read, or cannot give the requested prediction.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Predictor:
     ):
         opened = opening.open(path, batch_size=batch_size)
         config, parts = opened.config, opened.parts
-        _require_predicted(opened.path, config, prediction, parts.method.predict_patches, with_effect)
+        _require_prediction(opened.path, config, prediction, parts.method.predict_patches, with_effect)
         self.batch_size = config.evaluate.batch_size
         self.class_names = tuple(opened.class_names or (f"class {i}" for i in range(opened.num_classes)))
         self.to_views = parts.transforms["evaluate"]
@@ -76,23 +76,23 @@ class Predictor:
         self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         self._mean_colour = model["mean_colour"]
         self._prediction = prediction
-        own = "pivot" if parts.patching["evaluate"].removable else "whole"
-        self._counterfactual = prediction.counterfactual or (own if with_effect else None)
+        default = "pivot" if parts.patching["evaluate"].removable else "whole"
+        self._counterfactual = prediction.counterfactual or (default if with_effect else None)
         kinds = () if self._counterfactual is None else (self._counterfactual,)
         self._score = scoring.score_step(config, parts, kinds)
 
     def __call__(self, views: np.ndarray) -> list[ImageScores]:
-        """What it predicts of each of up to `batch_size` images.
+        """The predictions for n images, n at most `batch_size`.
 
         Raises:
-            RunError: logits that are not finite, or too little memory.
+            RunError: a logit is not finite, or there is not enough memory.
         """
-        with memory.enough("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
+        with memory.explained("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
             outputs = self._outputs(views)
         logits = self._logits(outputs)
         if not np.isfinite(logits).all():
             raise RunError(
-                "the checkpoint gives logits that are not finite; take an earlier one, or the other --weights"
+                "the checkpoint gives non-finite logits; use an earlier checkpoint, or the other --weights"
             )
         rows = zip(
             logits,
@@ -105,8 +105,8 @@ class Predictor:
         return [ImageScores(*row) for row in rows]
 
     def _outputs(self, views):
-        """Arrays by name of the score step, of these views alone."""
-        # One shape to compile for: what is missing is black.
+        """The arrays of `scoring.compiled_scores` by name, for these views."""
+        # Pad with black views, so that only one shape is compiled.
         blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
         on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
         padded = self._score(self._variables, self._mean_colour, on_devices)
@@ -123,20 +123,20 @@ class Predictor:
         return effects.total_direct_effect(outputs["combined"], null, alpha)
 
 
-def _require_predicted(path, config, prediction: Prediction, with_patches: bool, with_effect: bool):
-    """Raise unless the checkpoint gives the prediction.
+def _require_prediction(path, config, prediction: Prediction, with_patches: bool, with_effect: bool):
+    """Raise unless the checkpoint can give the requested prediction.
 
     Raises:
-        InputError: with those that it gives.
+        InputError: names the predictions that it can give.
     """
     if not with_patches and (with_effect or prediction.kind in ("patch", "tde_pivot")):
         raise InputError(
-            f"checkpoint {path} was trained as {config.method!r}, without patches; leave --overlay out "
+            f"checkpoint {path} was trained as {config.method!r}, without patches; omit --overlay "
             "and give --prediction=combined, whole or tde_whole"
         )
     if configs.patch_map(config) and prediction.kind == "tde_pivot":
         raise InputError(
-            f"checkpoint {path} scores cells of a map, which cannot be taken out of the image; "
+            f"the patches of checkpoint {path} are cells of a map, which cannot be removed from the image; "
             "give --prediction=combined, whole, patch or tde_whole"
         )
     if prediction.kind == "tde_feature" and not catalogue.HEADS[config.model.head].has_mean:

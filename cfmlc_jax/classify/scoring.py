@@ -1,4 +1,4 @@
-"""Scores of whole splits, every image exactly once: for validation and for evaluation."""
+"""Scores a split, each image exactly once, for validation and evaluation."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -27,13 +27,14 @@ from cfmlc_jax.results.split import WEIGHTS
 def compiled_scores(
     model, patching: Whole, pooling: Pooling, *, kinds: Sequence[str], null: str, mesh: jax.sharding.Mesh
 ) -> jax.stages.Wrapped:
-    """A compiled (variables, mean_colour, views) -> logits by name, each [b, k] on every device.
+    """A compiled function (variables, mean_colour, views) -> arrays by name, replicated on every device.
 
-    "whole", "patch", "combined" as in `pat.predict`, and "null_<kind>", the counterfactual logits, for
-    every kind of total direct effect: "whole" and "pivot" (`pat.counterfactuals`), "feature"
-    (`deconfound.counterfactual`). Where there are patches, "attention" [b, p, k] too: the logits whose
-    softmax over patches says where a class has its evidence. With the kind "feature", "cosine" [b]: of
-    the features with the mean feature.
+    - "whole", "patch", "combined": factual logits [b, k] (`pat.predict`).
+    - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "whole" and "pivot"
+      (`pat.counterfactuals`), "feature" (`deconfound.counterfactual`).
+    - "attention", if there are patches: logits [b, p, k] whose softmax over patches is the weight of each patch
+      in a class's evidence.
+    - "cosine", for the kind "feature": [b], of the features with the mean feature.
     """
 
     def score(variables, mean_colour, views):
@@ -64,7 +65,7 @@ def compiled_scores(
 
 
 def score_step(config, parts: Parts, kinds: Iterable[str]) -> jax.stages.Wrapped:
-    """`compiled_scores` of a configuration's classifier, with the counterfactuals of these kinds."""
+    """`compiled_scores` for the classifier of a configuration, with counterfactuals of these kinds."""
     return compiled_scores(
         parts.model,
         parts.patching["evaluate"],
@@ -78,7 +79,7 @@ def score_step(config, parts: Parts, kinds: Iterable[str]) -> jax.stages.Wrapped
 def score_split(
     parts: Parts, score: Callable, model: dict, source: Source, *, batch_size: int
 ) -> dict[str, Scores]:
-    """Scores of the raw and of the averaged weights on a split, read once for both (`score_readable`)."""
+    """The scores of the raw and the averaged weights on a split, by "weights" and "average" (`score_readable`)."""
     return score_readable(parts, score, model, source, batch_size=batch_size)[0]
 
 
@@ -92,21 +93,22 @@ def score_readable(
     unreadable: Unreadable | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Scores], Source]:
-    """Scores of the raw and of the averaged weights on a split, read once for both, and what was scored.
+    """The scores by "weights" (raw) and "average" (EMA), and the source of the images that were scored.
 
-    That is the split itself, or with `parts.reading.skip` those of its images that can be read.
+    The images are read once for both sets of weights. The second result is `source` itself or, with
+    `parts.reading.skip`, its readable images.
 
     Args:
         parts: mesh, reading and transforms.
-        score: a compiled `score_step`.
+        score: from `score_step`.
         model: {"variables", "average", "mean_colour"}.
         source: the split.
         batch_size: images, over all devices.
-        unreadable: takes note of the images that are left out.
+        unreadable: records the images that cannot be read.
         poll: called before every batch.
 
     Raises:
-        InputError: an image that cannot be read, or none that can.
+        InputError: an image cannot be read; with `parts.reading.skip`, none can.
     """
     batches = evaluation_batches(
         source, parts.transforms["evaluate"], batch_size=batch_size, reading=parts.reading
@@ -128,7 +130,7 @@ def score_readable(
 
 
 def _readable(parts, source, kept, unreadable) -> Source:
-    """The images that were scored; the others are noted."""
+    """The source of the images that were scored; records the other images in `unreadable`."""
     if unreadable is not None:
         unreadable.add(np.setdiff1d(np.arange(len(source)), kept))
     if not len(kept):
@@ -138,19 +140,19 @@ def _readable(parts, source, kept, unreadable) -> Source:
 
 
 def _scores(batches, order, labels):
-    """What the score step gave for all batches, in the source's order."""
+    """The outputs of all batches as one `Scores`, in the order of the source."""
     arrays = {
         name: np.concatenate([np.asarray(batch[name]) for batch in batches])[order] for name in batches[0]
     }
     attention, cosine = arrays.pop("attention", None), arrays.pop("cosine", None)
     if attention is not None:
-        # The largest array of all by far, and good for its softmax only.
+        # By far the largest array; only its softmax is used.
         attention = attention.astype(np.float16)
     return Scores(logits=arrays, labels=labels, attention=attention, cosine=cosine)
 
 
 def _places(positions):
-    """Where each image's row is among the gathered ones, and the images; blank records (−1) are nowhere."""
+    """The row of each image among the gathered rows, and the image numbers. Padding (−1) is left out."""
     rows = np.flatnonzero(positions >= 0)
     images, places = np.unique(positions[rows], return_index=True)
     assert len(images) == len(rows), "an image was scored twice"

@@ -1,4 +1,4 @@
-"""What is asked of an image: which of the classes are in it, or which one it is of."""
+"""The task: multi-label (an image has any number of classes) or single-label (exactly one)."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,32 +14,32 @@ from cfmlc_jax.results.scores import Scores
 
 
 class Task(Protocol):
-    """How predictions are scored, and how that is reported.
+    """How predictions are scored and reported.
 
-    selection: the metric of validation that chooses the best checkpoint and stops early.
+    selection: the metric of validation that decides the best checkpoint and early stopping.
     """
 
     selection: str
 
     @property
     def training(self) -> Training | None:
-        """The training labels in brief, where the report shows their co-occurrence and they are known."""
+        """A summary of the training labels, for the report's co-occurrence; None if unknown or not reported."""
 
     @property
     def class_counts(self) -> list[int] | None:
-        """Training images of each class, where the report orders classes by them and they are known."""
+        """Training images of each class, by which the report orders classes; None if unknown or not reported."""
 
     def validation(self, logits, labels) -> dict[str, float]:
-        """Metrics in percent of two [n, k], after an epoch."""
+        """Metrics in percent by name, of logits and labels, two [n, k]; after an epoch."""
 
     def probabilities(self, logits) -> np.ndarray:
-        """Of logits [n, k] -> [n, k]."""
+        """Probabilities of logits: [n, k] -> [n, k]."""
 
     def image_losses(self, logits, labels) -> np.ndarray:
-        """Cross-entropy of every image, nats: two [n, k] -> float64 [n]."""
+        """The cross-entropy of every image in nats: two [n, k] -> float64 [n]."""
 
     def class_losses(self, logits, labels) -> np.ndarray:
-        """How much each class has to do with an image's loss: two [n, k] -> [n, k], for their order."""
+        """Values that order the classes by their part in an image's loss: two [n, k] -> [n, k]."""
 
     def results(
         self,
@@ -52,36 +52,36 @@ class Task(Protocol):
         """The `SplitResults` of a split.
 
         Args:
-            config: strengths of effects, seed of the intervals.
+            config: for the strengths of effects and the seed of the intervals.
             scores: by set of weights.
-            boxes: of the split; None without.
+            boxes: annotated boxes of the split; None without.
             patch_boxes: boxes of the patches in a whole view; None without patches.
             class_names: in label order.
         """
 
     def per_class_csv(self, scores: Scores, alphas, class_names) -> str:
-        """A line for every class."""
+        """A CSV with one line per class."""
 
     def summary(self, results: Mapping[str, Any]) -> str:
-        """Markdown tables of the averaged weights on every split."""
+        """Markdown tables of the averaged weights, all splits."""
 
     def details(self, results: Mapping[str, Any]) -> str:
-        """Markdown tables of both sets of weights on every split."""
+        """Markdown tables of the raw and the averaged weights, all splits."""
 
 
 def create(config, *, training_labels: np.ndarray | None, class_counts, num_classes: int) -> Task:
     """The task of a configuration.
 
     Args:
-        config: says how many labels an image has (`config.task`).
-        training_labels: [n, k], for the co-occurrence that was learnt; None leaves that out.
-        class_counts: training images [k] of each class, for accuracy by shots; None: those of the
-            training labels, or unknown.
+        config: `config.task` is "multi_label" or "single_label".
+        training_labels: [n, k], for co-occurrence in training; None: it is not reported.
+        class_counts: training images [k] of each class, for accuracy by shots; None: computed from the
+            training labels, if there are any.
         num_classes: k.
     """
     if config.task != "single_label":
         return MultiLabel(training_labels)
     if class_counts is None and training_labels is not None:
         class_counts = training_labels.sum(axis=0, dtype=np.int64)
-    # No class of an unknown number of images is in any group.
+    # NaN: a class whose count is unknown is in no shot group.
     return SingleLabel(np.full(num_classes, np.nan) if class_counts is None else np.asarray(class_counts))

@@ -1,10 +1,9 @@
-"""Training a classifier: from a configuration and a workdir to checkpoints, metrics and a full evaluation."""
+"""Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from clu import parameter_overview
 
@@ -19,54 +18,63 @@ from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
-from cfmlc_jax.engine.run import Run, Schedule, Surroundings
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
-NOTHING = np.array([], np.int32)
+NO_IMAGES = np.array([], np.int32)
 
 
-def train(config, workdir: Path, say: Callable[[str], None]) -> dict:
-    """Train, or resume training, in a workdir; then evaluate its best checkpoint (or the last) in full.
+def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
+    """The results of `evaluate.full_evaluation` after training, or resuming, in a workdir.
+
+    The evaluation is of the best checkpoint, or of the last one by `evaluate.checkpoint`.
 
     Args:
         config: validated and locked.
-        workdir: an existing folder, fresh or of this same configuration, that no other process trains in.
-        say: prints a line for the user (on the first process).
-
-    Returns:
-        The results of `evaluate.full_evaluation`.
+        workdir: an existing folder, empty or of the same configuration, that no other process trains in.
+        print_line: prints a line for the user, on the first process.
 
     Raises:
-        InputError: data or configuration that cannot be used, or other data than before.
-        RunError: a value that is not finite, a full disk, too little memory, no readable checkpoint.
-        Preempted: SIGTERM came.
+        InputError: the data or the configuration cannot be used, or the data has changed since the checkpoint.
+        RunError: a non-finite value, a full disk, not enough memory, or no readable checkpoint.
+        Preempted: the process received SIGTERM.
     """
     splits = ("train", config.data.val_split, *config.data.test_splits)
-    sources = build.open_sources(config, splits, say)
+    sources = build.open_sources(config, splits, print_line)
     with hooks.Preemption() as preemption:
         training = _Training(config, sources["train"], sources[config.data.val_split])
-        run = training.run(workdir, preemption, say)
+        run = training.run(workdir, preemption, print_line)
         try:
             with memory.needed_for("training", config, "train"):
                 run.resume()
                 run.fit()
-            return _evaluate_in_full(config, workdir, run, training, sources, say, preemption)
+            output = Output.of_this_process(
+                workdir / "report",
+                print_line,
+                lambda: preemption.raise_if_requested(
+                    "training is done and saved, its evaluation comes next"
+                ),
+            )
+            return _evaluate_in_full(config, run, training, sources, output)
         except WriteError as error:
-            raise RunError(f"{error}; {run.safe()}") from error
+            raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             run.close()
 
 
-def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
+def _evaluate_in_full(config, run, training, sources, output: Output):
     latest, best = run.checkpoints.latest_step(), run.checkpoints.best_step()
     last = config.evaluate.checkpoint == "last"
     chosen = run.checkpoints.path(latest if last else best)
-    why = "the last step" if last else f"the best step by val {training.task.selection}"
-    say(f"training is done; evaluating {chosen.name}, {why}")
-    primary = jax.process_index() == 0
-    folder = workdir / "report" if primary else None
-    # Another evaluation may be writing there: this run waits for it, since it has nothing else to do.
-    with lock.held(folder, "evaluating", wait=_once(say)) if folder else contextlib.nullcontext():
+    which = "the last step" if last else f"the best step by val {training.task.selection}"
+    output.print_line(f"training is done; evaluating {chosen.name}, {which}")
+    # If another evaluation is writing into the folder, wait for it: nothing else is left to do.
+    writing = (
+        contextlib.nullcontext()
+        if output.folder is None
+        else lock.held(output.folder, "evaluating", wait=_print_once(output.print_line))
+    )
+    with writing:
         return evaluate.full_evaluation(
             config,
             Classifier(
@@ -77,28 +85,25 @@ def _evaluate_in_full(config, workdir, run, training, sources, say, preemption):
             ),
             {split: sources[split] for split in config.data.test_splits},
             TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
-            Output(
-                folder,
-                say,
-                lambda: preemption.end("training is done and saved, its evaluation comes next"),
-            ),
+            output,
         )
 
 
-def _once(say):
-    """A function that says the first of its texts, and that the run waits."""
-    said: list[str] = []
+def _print_once(print_line):
+    """A function that prints that the run is waiting, and for what, at its first call only."""
+    printed = False
 
     def wait(text):
-        if not said:
-            said.append(text)
-            say(f"waiting: {text}")
+        nonlocal printed
+        if not printed:
+            printed = True
+            print_line(f"waiting: {text}")
 
     return wait
 
 
 class _Training:
-    """A classifier's training: its system, its batches, and what is written beside its checkpoints."""
+    """The system, the batches and the run options of a classifier in training."""
 
     def __init__(self, config, train_source, val_source):
         self._config, self._train_source, self._val_source = config, train_source, val_source
@@ -122,8 +127,8 @@ class _Training:
             validation=Validation(self.task.selection, self._measure),
         )
 
-    def run(self, workdir, preemption, say) -> Run:
-        """The run in a workdir."""
+    def run(self, workdir, preemption, print_line) -> Run:
+        """The run that trains the system in a workdir."""
         config = self._config
         schedule = Schedule(
             seed=config.seed,
@@ -134,19 +139,19 @@ class _Training:
             checkpoint_every=config.train.checkpoint_every,
             patience=config.train.patience if config.train.early_stop else None,
         )
-        surroundings = Surroundings(
+        options = RunOptions(
             meta=self._meta(),
-            say=say,
+            print_line=print_line,
             preemption=preemption,
             require_same=self._require_same_data,
-            start=lambda state: self._start(state, say),
+            start=lambda state: self._start(state, print_line),
             notes=self._notes,
             hparams=configs.flat(configs.to_json(config)),
             tensorboard=config.report.tensorboard,
         )
-        run = Run(self.system, self._batches, schedule, workdir, self.parts.mesh, surroundings)
+        run = Run(self.system, self._batches, schedule, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
-        say(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
+        print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
 
     def _batches(self, from_step):
@@ -160,7 +165,7 @@ class _Training:
             reshuffle=self._config.data.reshuffle,
             start_step=from_step,
         ):
-            self._unreadable["train"].add(batch.pop("replaced", NOTHING))
+            self._unreadable["train"].add(batch.pop("replaced", NO_IMAGES))
             yield batch
 
     def _measure(self, model, poll):
@@ -175,8 +180,8 @@ class _Training:
                 poll=poll,
             )
         return {
-            weights: self.task.validation(of_weights.logits["combined"], of_weights.labels)
-            for weights, of_weights in scores.items()
+            name: self.task.validation(scored.logits["combined"], scored.labels)
+            for name, scored in scores.items()
         }
 
     def _notes(self):
@@ -189,11 +194,11 @@ class _Training:
             "data": self._data,
         }
         if self._config.task == "single_label":
-            # For accuracy by shots where the training split is not at hand.
+            # For accuracy by shots when the training split is not available.
             meta["class_counts"] = class_counts(self._train_source).tolist()
         return meta
 
-    def _start(self, state, say):
+    def _start(self, state, print_line):
         if not self._config.init_from:
             return state
         return finetune.start_from(
@@ -201,16 +206,16 @@ class _Training:
             state,
             config=self._config,
             class_names=self._train_source.class_names,
-            say=say,
+            print_line=print_line,
         )
 
     def _require_same_data(self, path, meta):
         names = list(self._train_source.class_names)
         changes = changed_classes(meta["class_names"], names)
-        # Older versions did not write "data".
+        # Checkpoints of older versions have no "data".
         changes += changed_images(meta.get("data", {}), self._data, same_classes=not changes)
         if changes:
             raise InputError(
-                f"checkpoint {path} was trained on other data ({'; '.join(changes)}); restore the data, or take "
-                "another --workdir, with --config.init_from to begin with its weights"
+                f"checkpoint {path} was trained on other data ({'; '.join(changes)}); restore the data, or use "
+                "another --workdir, with --config.init_from to initialise it from this checkpoint"
             )

@@ -1,8 +1,8 @@
-"""True effects of objects, by taking them out of their scenes, beside the effects that are estimated.
+"""True effects of objects, from scenes rendered without them, to compare with estimated direct effects.
 
-The effect of an object on its class is what the class's logit loses when the object, and nothing
-else, is gone: `Scenes.render` without it. A total direct effect estimates that from the image as it
-is. Estimates are of the same combined logits.
+The true effect of an object on its class is the change of the class's combined logit when the scene is
+rendered without that object and otherwise unchanged (`Scenes.render`). A total direct effect estimates it from
+the unchanged image alone.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from cfmlc_jax.results.scores import Scores
 
 
 class ScenesWithoutOne:
-    """Source of all scenes without one of their objects each, m in all.
-
-    Attributes:
-        owner: int64 [m], the scene.
-        digit: int64 [m], the class of the object that is gone.
+    """A source of m images: each scene once for each of its objects, rendered without that object.
 
     Args:
-        scenes: what objects are taken out of.
+        scenes: the complete scenes.
+
+    Attributes:
+        owner: int64 [m], the number of the scene.
+        digit: int64 [m], the class of the missing object.
     """
 
     def __init__(self, scenes: Scenes):
@@ -59,11 +59,11 @@ class ScenesWithoutOne:
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects of m objects on their own class, logits.
+    """The effects of m objects on the logit of their class.
 
-    image: int64 [m], the object's scene.
-    true: [m], combined logit with the object less without it.
-    estimated: [m] by the prediction.
+    image: int64 [m], the number of the scene.
+    true: [m], the combined logit with the object minus that without it.
+    estimated: [m], by prediction.
     """
 
     image: np.ndarray
@@ -72,21 +72,21 @@ class Effects:
 
 
 def effects(scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas: Sequence[float]) -> Effects:
-    """True effects, and the estimates of every total direct effect.
+    """The true effects, and their estimates by each total direct effect.
 
     Args:
-        scenes: of the scenes, with counterfactual logits.
-        without: of `removals`.
-        removals: of the same scenes.
-        alphas: strengths of the estimates.
+        scenes: scores of the complete scenes, with counterfactual logits.
+        without: scores of `removals`.
+        removals: the same scenes, each without one object.
+        alphas: strengths of the total direct effects.
     """
     rows, columns = removals.owner, removals.digit
     combined = scenes.logits["combined"].astype(np.float64)
-    gone = without.logits["combined"].astype(np.float64)
+    combined_without = without.logits["combined"].astype(np.float64)
     estimates = scenes.predictions(alphas)
     return Effects(
         image=rows,
-        true=combined[rows, columns] - gone[np.arange(len(rows)), columns],
+        true=combined[rows, columns] - combined_without[np.arange(len(rows)), columns],
         estimated={
             prediction: logits[rows, columns].astype(np.float64)
             for prediction, logits in estimates.items()

@@ -1,4 +1,9 @@
-"""The system of classifiers, as the engine trains it: initial values, one update, validation."""
+"""The system of a classifier, for the engine (`engine.system.System`): initial weights, one step, validation.
+
+One step: scale the views to [0, 1]; mask patches if configured; one forward pass of all views; the loss of
+`pat.loss_parts`; one optimiser step; then update the averaged (EMA) weights, the mean colour and, for a
+de-confounded head, the mean feature.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,19 +22,19 @@ from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.optim import ema, frozen
 from cfmlc_jax.optim.build import hyperparameters
 
-MASKING = 1  # the stream of random numbers that masks patches; dropout has the step's own
+MASKING = 1  # folded into the step's key for masking; dropout uses the step's key itself
 
 
 @dataclass(frozen=True)
 class Objective:
     """What training minimises.
 
-    loss: logits and labels, two [b, k] -> scalar.
-    names: of the parts of the loss (`pat.loss_names`).
+    loss: a function of logits and labels, two [b, k] -> scalar.
+    names: of the terms of the loss (`pat.loss_names`).
     patching: where the patches of training come from.
-    pooling: of patches.
-    mask_rate: probability that a training image lacks one patch, drawn at random, its labels kept.
-    mask_with: what the patch shows instead, see `causal.effects.null_images`.
+    pooling: of patch evidence to one logit per class.
+    mask_rate: probability that one random patch of a training image is masked; labels stay unchanged.
+    mask_with: what replaces the patch, a kind of `causal.effects.null_images`.
     """
 
     loss: Callable
@@ -45,7 +50,7 @@ class Validation:
     """How a classifier is validated.
 
     selection: the metric that chooses the best checkpoint.
-    measure: the "model" item and `poll` -> metrics by set of weights.
+    measure: a function of the "model" item and `poll` -> metrics by set of weights.
     """
 
     selection: str
@@ -53,22 +58,27 @@ class Validation:
 
 
 class ClassifierSystem:
-    """A classifier of views in training, as `engine.system.System`.
+    """A classifier in training, as an `engine.system.System`.
 
-    `learned` is {"variables": {"params", "batch_stats"}, "average": the same, averaged over the steps
-    (EMA), "mean_colour": float32 [3], mean of all whole views trained on, in [0, 1], "opt_state"}. A
-    batch is {"views": [b, v, s, s, 3] (`in_unit_range`), "labels": float32 [b, k]}: batch statistics and the
-    loss are of all of it. Parameters that the model calls frozen get no gradient; the optimiser must not
-    decay them.
+    `learned` has the entries
+
+    - "variables": {"params", "batch_stats"}, the raw weights;
+    - "average": the same tree, averaged over steps (EMA);
+    - "mean_colour": float32 [3] in [0, 1], the mean pixel of all whole views so far;
+    - "opt_state": of the optimiser.
+
+    A batch is {"views": [b, v, s, s, 3] (see `in_unit_range`), "labels": float32 [b, k]}. Batch statistics and
+    the loss are computed over the global batch. Parameters that the model freezes get a zero gradient; the
+    optimiser must not decay them.
 
     Args:
         model: the classifier.
         sample_shape: [1, v, s, s, 3] of the host's training views.
-        objective: what is minimised.
+        objective: what to minimise.
         optimizer: an optax transformation with `hyperparameters`.
-        ema_decay: of the average.
-        mean_feature: how the mean feature moves, for heads that have one.
-        validation: None where nobody validates.
+        ema_decay: of the averaged weights.
+        mean_feature: updates the mean feature, for heads that have one.
+        validation: None for a system that is never validated.
     """
 
     def __init__(
@@ -89,18 +99,18 @@ class ClassifierSystem:
         self.selection = "" if validation is None else validation.selection
 
     def init(self, key) -> dict[str, Any]:
-        """Random weights, their average the same; the optimiser's first state."""
+        """Random weights, averaged weights equal to them, and the optimiser's initial state."""
         model = initial_model(self._model, self._sample_shape, key)
         return model | {"opt_state": self._optimizer.init(model["variables"]["params"])}
 
     def update(self, learned, batch, key, step) -> Update:
-        """One step of the optimiser, and what goes along: statistics, average, mean colour."""
+        """One optimiser step, and the new batch statistics, averaged weights and mean colour."""
         images = in_unit_range(batch["views"])
         colour = images[:, 0].mean(axis=(0, 1, 2))
         images = self._masked(key, images, learned["mean_colour"])
         params = learned["variables"]["params"]
 
-        def objective(params):
+        def loss_of(params):
             outputs, updated = self._model.apply(
                 learned["variables"] | {"params": frozen.stop_frozen_gradients(params, self._model.frozen)},
                 self._objective.patching.inputs(images),
@@ -118,7 +128,7 @@ class ClassifierSystem:
             pooled = outputs.features["pooled"][:, 0] if self._mean_feature else None
             return sum(parts.values()), (parts, updated.get("batch_stats", {}), pooled)
 
-        (loss, (parts, batch_stats, pooled)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        (loss, (parts, batch_stats, pooled)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
         if self._mean_feature:
             batch_stats = self._mean_feature.update(batch_stats, pooled, step)
         updates, opt_state = self._optimizer.update(gradient, learned["opt_state"], params)
@@ -131,21 +141,21 @@ class ClassifierSystem:
                 "opt_state": opt_state,
             },
             values={"loss": loss, **parts, "grad_norm": optax.tree.norm(gradient)},
-            # In the order of the forward pass: the first layer whose activations overflow is the one named.
+            # In the order of the forward pass, so that the first layer that overflows is the one reported.
             watched=[("batch_stats", batch_stats), ("loss", parts), ("gradient", gradient)],
         )
 
     def split(self, learned) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Prediction needs everything but the optimiser's state."""
+        """Two dicts: everything but the optimiser's state, for prediction; and the optimiser's state."""
         model = {name: learned[name] for name in ("variables", "average", "mean_colour")}
         return model, {"opt_state": learned["opt_state"]}
 
     def readings(self, learned) -> dict[str, Any]:
-        """Learning rate and momentum of the last update."""
+        """The learning rate and momentum of the last step."""
         return hyperparameters(learned["opt_state"])
 
     def validate(self, learned, poll) -> dict[str, dict[str, float]]:
-        """Metrics of the weights and of their average on the validation split."""
+        """Metrics on the validation split, of the raw and of the averaged weights."""
         if self._validation is None:
             raise ValueError("this system was built without a validation")
         model, _ = self.split(learned)
@@ -154,7 +164,7 @@ class ClassifierSystem:
     def _masked(self, key, images, mean_colour):
         if not self._objective.mask_rate:
             return images
-        # The mean colour so far: the first step's is still black.
+        # The mean colour of the steps so far; in the first step it is black.
         return pat.mask_patches(
             jax.random.fold_in(key, MASKING),
             images,
@@ -166,7 +176,7 @@ class ClassifierSystem:
 
 
 def initial_model(model: Classifier, sample_shape: Sequence[int], key) -> dict[str, Any]:
-    """A checkpoint's "model" item before training: {"variables", "average", "mean_colour"}."""
+    """The initial "model" item of a checkpoint: {"variables", "average", "mean_colour"}."""
     variables = model.init(key, jnp.zeros(sample_shape, jnp.float32), train=False)
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return {
@@ -177,7 +187,7 @@ def initial_model(model: Classifier, sample_shape: Sequence[int], key) -> dict[s
 
 
 def in_unit_range(views):
-    """Views in [0, 1], as models take them: pixels uint8 -> float32; floats are there already."""
+    """Views in [0, 1], the models' input: uint8 pixels are scaled to float32, float views stay unchanged."""
     if jnp.issubdtype(views.dtype, jnp.floating):
         return views
     return views.astype(jnp.float32) / 255

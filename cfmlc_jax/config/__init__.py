@@ -1,9 +1,8 @@
-"""The configuration: its parts, and what can be done with it.
+"""The configuration of a run: defaults, validation, and conversion from and to JSON.
 
-The fields, each once with its default and what it means, are in config/fields.py (common ones) and
-config/classifier.py (of the system of classifiers). The defaults are the paper's recipe for COCO
-2014 (MLC-PAT); files in configs/ change what differs. Configurations that older versions stored are
-read by config/older.py.
+The fields with their defaults and meanings are in config/fields.py (common to all systems) and
+config/classifier.py (of classifiers). The defaults are the paper's recipe for COCO 2014 (MLC-PAT); the files in
+configs/ change some of them. config/older.py translates configurations that older versions stored.
 """
 
 import json
@@ -37,14 +36,14 @@ __all__ = [
     "validate",
 ]
 
-# Another system adds its part here.
+# To add a system, add its part here.
 PARTS = (fields.PART, classifier.PART)
-# Fields that are a file or folder.
+# Fields whose value is the path of a file or folder.
 PATHS = tuple(name for each in PARTS for name in each.paths)
 
 
 def default() -> ConfigDict:
-    """Every field with its default, unlocked: a config file changes some and returns the whole."""
+    """All fields with their defaults, unlocked. A config file changes some of them and returns the result."""
     config = ConfigDict()
     for each in PARTS:
         for name, make in each.sections.items():
@@ -53,15 +52,15 @@ def default() -> ConfigDict:
 
 
 def validate(config: Any) -> ConfigDict:
-    """The configuration of a command, as a copy, locked, if its fields suit each other.
+    """A checked and locked copy of the configuration of a command.
 
     Raises:
-        InputError: fields that are missing or unknown, a value of another type or out of range, or
-            fields that contradict each other.
+        InputError: a field is missing or unknown, a value has another type or is out of range, or fields
+            contradict each other.
     """
     if not isinstance(config, ConfigDict):
         raise InputError(
-            f"the configuration is of type {type(config).__name__}; begin with cfmlc_jax.config.default() and return it"
+            f"the configuration is of type {type(config).__name__}; start from cfmlc_jax.config.default() and return it"
         )
     checked = _checked(config)
     schema.require_complete(checked, config)
@@ -73,26 +72,26 @@ def validate(config: Any) -> ConfigDict:
 
 
 def require_trainable(config: ConfigDict) -> None:
-    """Raise if training by a validated configuration would waste its time, or leave something untrained.
+    """Raise if training by a validated configuration would be useless, or leave a part untrained.
 
-    A checkpoint that was trained so can still be evaluated and used.
+    Not part of `validate`, so that older checkpoints with such a configuration can still be evaluated.
 
     Raises:
-        InputError: fields that contradict each other.
+        InputError: names the fields and what to set instead.
     """
     for each in PARTS:
         each.check_training(config)
 
 
 def unused(config: ConfigDict) -> list[str]:
-    """Names of the fields that differ from their defaults, though nothing in the run looks at them."""
+    """Names of the fields that differ from their defaults although nothing in the run reads them."""
     values, defaults = flat(to_json(config)), flat(to_json(default()))
-    idle = tuple(name for each in PARTS for use in each.uses(config) if not use.used for name in use.fields)
-    sections = tuple(name for name in idle if name.endswith("."))
+    unread = tuple(name for each in PARTS for use in each.uses(config) if not use.used for name in use.fields)
+    sections = tuple(name for name in unread if name.endswith("."))
     return [
         name
         for name, value in values.items()
-        if (name in idle or name.startswith(sections)) and value != defaults[name]
+        if (name in unread or name.startswith(sections)) and value != defaults[name]
     ]
 
 
@@ -102,30 +101,30 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(stored: Any) -> ConfigDict:
-    """The configuration that `to_json` wrote, on top of today's defaults, checked and locked.
+    """The configuration that `to_json` of this or an older version wrote, checked and locked.
 
-    One that an older version wrote is translated (`older`).
+    Fields that it lacks get the present defaults.
 
     Raises:
-        InputError: a field that no version has, or a value that this one does not take.
+        InputError: a field that no version has, or a value that this version does not accept.
     """
     if not isinstance(stored, dict):
-        raise InputError(f"the stored configuration is of type {type(stored).__name__}, not one of fields")
+        raise InputError(f"the stored configuration is of type {type(stored).__name__}, not a dict of fields")
     return _checked(older.translate(stored))
 
 
 def translated(stored: dict[str, Any]) -> dict[str, Any]:
-    """The fields that any version's `to_json` wrote, unchecked, under today's names."""
+    """The fields that `to_json` of any version wrote, under their present names; not checked."""
     return older.translate(stored)
 
 
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
-    """Flat fields of a stored configuration under today's names, with today's defaults for fields that it lacks."""
+    """A stored configuration as flat fields with their present names; missing fields get the present defaults."""
     return flat(to_json(default())) | flat(older.translate(stored))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """ "name: old -> new" of every field that may not change between a run and its continuation."""
+    """ "name: old -> new" for each field that differs and may not change when a run is resumed."""
     old, new = flat(old), flat(new)
     neutral = tuple(name for each in PARTS for name in each.neutral)
     return [
@@ -136,7 +135,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted name."""
+    """Nested fields as a flat dict by dotted names."""
     named = {}
     for key, value in nested.items():
         if isinstance(value, dict):
@@ -152,10 +151,10 @@ def _agree(name, old, new):
     return old == new
 
 
-def _checked(given):
-    """Fields on top of the defaults, locked, each by itself, and what cannot be built by others of them."""
+def _checked(fields):
+    """The configuration of these fields and defaults, locked. Checks each value, and whether they fit together."""
     config = default()
-    schema.fill(config, given, older.moved)
+    schema.fill(config, fields, older.moved)
     bounds = {name: limits for each in PARTS for name, limits in each.bounds.items()}
     for name in schema.names(config):
         part.require_number(name, field(config, name), bounds.get(name, part.Bounds()))

@@ -1,4 +1,4 @@
-"""The fields of the system of classifiers: task, method, patches, model, loss, effect."""
+"""The fields of classifiers: task, method, patches, model, loss, effect."""
 
 import re
 from typing import Any
@@ -16,58 +16,59 @@ from cfmlc_jax.models.torch_names import BRANCHES
 from cfmlc_jax.optim.build import OPTIMIZERS
 
 METHODS = ("pat_t", "pat_i", "whole")
-# A name that older configurations have for the method "whole".
+# Older configurations call the method "whole" so.
 WHOLE_ALIAS = "asl"
 PATCH_SOURCES = ("host", "device", "map")
 EFFECTS = ("whole", "pivot", "feature")
-# Branches of a head for wholes alone.
+# A head with the whole-image branch only.
 NO_BRANCHES = "none"
 
 
 def _patches() -> ConfigDict:
     """Methods pat_t and pat_i: where patches come from, and how their evidence is pooled."""
     patches = ConfigDict()
-    # host: cut from the picture, enlarged to views.image_size and augmented one by one by the host, as in the
-    # reference. device: cut from the whole view on the device, at `size` pixels. map: the cells of
-    # the backbone's map `map`, of method pat_t, whose evidence costs next to nothing.
+    # host: the host cuts patches from the image, enlarges them to views.image_size and augments each one, as
+    # in the reference. device: the device cuts them from the whole view, and resizes them to `size`. map:
+    # patches are the cells of the backbone's feature map `map`, at almost no cost; for method pat_t.
     patches.source = "host"
-    patches.grids = (2,)  # patches along one side; several numbers: patches of several scales
-    patches.overlap = 0.0  # share of a patch's side that neighbours have in common
-    # device: side of a patch as the model sees it, pixels. views.image_size / grid is its resolution,
-    # which costs the model no more than one whole view.
+    patches.grids = (2,)  # number of patches along one side; several numbers: several scales
+    patches.overlap = 0.0  # fraction of a patch's side that neighbouring patches share
+    # device: side of a patch that the model sees, pixels. At views.image_size / grid, patches are not
+    # resized, and all of them together cost about as much as the whole view.
     patches.size = 224
-    patches.map = "layer1"  # map: a map of the backbone, "layer1" of a ResNet say
-    # A name of `causal.patches.POOLINGS`. pivot: each class by its own softmax over patches, the
-    # paper's. exclusive: each patch is divided among the classes, so that one cannot vouch for another.
+    patches.map = "layer1"  # map: a feature map of the backbone, such as "layer1" of a ResNet
+    # A name of `causal.patches.POOLINGS`. pivot: each class has its own softmax over patches, as in the
+    # paper. exclusive: a softmax over classes divides each patch, so that a patch of the context cannot be
+    # evidence for the target.
     patches.pooling = "pivot"
-    # pat_t: branches of the head beside the one for wholes. self: one, both attention and score of
-    # a patch. cross: one for each. The other methods have one head.
+    # pat_t: branches of the head in addition to the whole-image branch. self: one, used as both attention and
+    # score of patches. cross: one for attention, one for scores. Other methods have no further branches.
     patches.branches = "cross"
     return patches
 
 
 def _model() -> ConfigDict:
     model = ConfigDict()
-    # A backbone of `models.catalogue.BACKBONES`. The prefix "q2l_" is short for the head query2label.
+    # A backbone of `models.catalogue.BACKBONES`. The prefix "q2l_" is a short form of model.head query2label.
     model.name = "resnet101"
     model.head = "linear"  # a name of `models.catalogue.HEADS`
-    # Heads causal_norm, cosine and capsule, which keep a mean feature: see models/heads/pooled.py.
+    # For the heads causal_norm, cosine and capsule, which keep a mean feature (models/heads/pooled.py).
     model.cosine = cosine = ConfigDict()
-    cosine.num_heads = 2  # slices of the features that are normalised by themselves
-    cosine.tau = 16.0  # factor of the mean cosine
-    cosine.gamma = 1 / 32  # causal_norm: added to the norms of weights
-    # Share of the mean feature that each training step keeps, or "schedule": it follows the learning
-    # rate of SGD, 1 − 0.1·min(50·rate, 1), as in the reference off CIFAR.
+    cosine.num_heads = 2  # equal slices of the features, each normalised separately
+    cosine.tau = 16.0  # factor of the mean of the cosines
+    cosine.gamma = 1 / 32  # causal_norm: added to the norms of the weights
+    # Factor of the previous mean feature at each training step. Or "schedule": it follows the learning rate
+    # of SGD, 1 − 0.1·min(50·rate, 1), as in the reference for all data but CIFAR.
     cosine.momentum = config_dict.FieldReference(0.9, field_type=object)
     model.dot_product = ConfigDict()
-    # Evaluation divides the weights by this power of their lengths, w / ‖w‖^tau. 0: as trained.
+    # tau of tau-norm: evaluation uses the weights w / ‖w‖^tau. 0: the weights as trained.
     model.dot_product.tau_norm = 0.0
-    model.ml_decoder = ConfigDict({"queries": 100})  # at most one for each class
-    # Regular expressions of parameters, as "backbone/.*", that are not trained; norms' running
-    # statistics still move.
+    model.ml_decoder = ConfigDict({"queries": 100})  # capped at the number of classes
+    # Regular expressions of parameters that are not trained, such as "backbone/.*". The running statistics of
+    # norm layers are still updated.
     model.frozen = ()
-    # Groups of a batch's images with batch statistics of their own; 1: all together. The reference
-    # has one group for each GPU.
+    # Number of groups of images in a batch that have separate batch statistics. 1: statistics of the whole
+    # batch. The reference has one group per GPU.
     model.norm_groups = 1
     model.dtype = "float32"  # of the computation; parameters and loss are always float32
     return model
@@ -75,31 +76,30 @@ def _model() -> ConfigDict:
 
 def _loss() -> ConfigDict:
     loss = ConfigDict()
-    loss.name = (
-        "asymmetric"  # a loss of the task; the asymmetric one is each class by itself, the others a softmax
-    )
+    # A name of `losses.LOSSES`, for the task: "asymmetric" is for multi_label, the others for single_label.
+    loss.name = "asymmetric"
     loss.gamma_neg = 4.0
     loss.gamma_pos = 0.0
     loss.clip = 0.05
-    loss.focal_gamma = 2.0  # of "focal"
+    loss.focal_gamma = 2.0  # for "focal"
     return loss
 
 
 def _effect() -> ConfigDict:
     effect = ConfigDict()
-    # Total direct effects that the full evaluation adds: whole and pivot subtract what the null gives,
-    # feature what the logits owe to the mean feature of a head that keeps one.
+    # Total direct effects that the full evaluation computes. whole: subtracts the logits of the null image.
+    # pivot: those without the pivot patch. feature: the part along the mean feature, for heads that keep one.
     effect.kinds = ("whole", "pivot")
-    effect.null = "mean"  # what stands in for what is removed: zeros, mean or blur
-    effect.alphas = (0.5, 1.0)  # strengths; any can be read off the saved scores later
+    effect.null = "mean"  # what replaces removed pixels: zeros, mean or blur
+    effect.alphas = (0.5, 1.0)  # strengths; a report can use others later, from the saved scores
     return effect
 
 
 SECTIONS: dict[str, Any] = {
-    # multi_label: any number of labels an image. single_label: exactly one; results are accuracies.
+    # multi_label: an image has any number of labels. single_label: exactly one; results are accuracies.
     "task": lambda: "multi_label",
-    # pat_t: trains with patches and predicts with them. pat_i: trains on whole images and predicts
-    # with patches too. whole: whole images only, the baseline ("asl" is taken for it).
+    # pat_t: trains and predicts with patches. pat_i: trains on whole images, predicts with patches. whole: the
+    # baseline, whole images only ("asl" is an alias).
     "method": lambda: "pat_t",
     "patches": _patches,
     "model": _model,
@@ -108,7 +108,7 @@ SECTIONS: dict[str, Any] = {
 }
 
 BOUNDS = {
-    "patches.grids": Bounds(2, 64, ": each of the grid × grid patches is a forward pass"),
+    "patches.grids": Bounds(2, 64, ": each of the grid² patches is a forward pass"),
     "patches.overlap": Bounds(0, 0.95),
     "patches.size": PIXELS,
     "model.cosine.num_heads": Bounds(1),
@@ -137,17 +137,17 @@ def _choices():
 
 
 def branches(config: Any) -> str:
-    """Branches of the head of a configuration, a key of `torch_names.BRANCHES`: see `branches_of`."""
+    """The branches of a configuration's head, a key of `torch_names.BRANCHES` (`branches_of`)."""
     return branches_of(config.method, config.patches.branches)
 
 
 def branches_of(method: str, chosen: str) -> str:
-    """Branches of the head under a method: `patches.branches` for pat_t; the others have one head, "none"."""
+    """The branches of the head for a method: `patches.branches` for pat_t, "none" for the others."""
     return chosen if method == "pat_t" else NO_BRANCHES
 
 
 def patch_map(config: Any) -> str:
-    """The backbone's map whose cells are the patches; empty where patches are views, or there are none."""
+    """The backbone's feature map whose cells are the patches; empty if patches are not cells of a map."""
     return config.patches.map if config.patches.source == "map" else ""
 
 
@@ -158,7 +158,7 @@ def _expand(config: ConfigDict) -> None:
 
 
 def _check(config: ConfigDict) -> None:
-    # Results of strengths are named by these.
+    # Names of results contain alpha in this format.
     require_unique("effect.alphas", [f"{alpha:g}" for alpha in config.effect.alphas])
     _check_task(config)
     _check_method(config)
@@ -174,19 +174,19 @@ def _check_task(config):
         others = [name for name, loss in LOSSES.items() if loss.task == config.task]
         raise InputError(
             f"config.loss.name {config.loss.name!r} is for task {task!r}: set config.task to it, not "
-            f"{config.task!r}, or the loss to {' or '.join(others)}"
+            f"{config.task!r}, or set the loss to {' or '.join(others)}"
         )
     if config.task != "single_label" and config.data.balanced:
         raise InputError(
             f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
         )
     transform = config.views.transform
-    of_wholes = {
+    needs_whole = {
         ("task", config.task): config.task == "single_label",
         ("views.transform", transform): not TRANSFORMS[transform].cuts_patches,
     }
-    for (name, value), for_wholes in of_wholes.items():
-        if for_wholes and config.method != "whole":
+    for (name, value), needed in needs_whole.items():
+        if needed and config.method != "whole":
             raise InputError(
                 f"config.{name} {value!r} is for whole images: set method to 'whole', not {config.method!r}"
             )
@@ -197,14 +197,14 @@ def _check_method(config):
         return
     if "pivot" in config.effect.kinds:
         raise InputError(
-            "method 'whole' has no patches: take 'pivot' out of effect.kinds, or use method 'pat_i'"
+            "method 'whole' has no patches: remove 'pivot' from effect.kinds, or use method 'pat_i'"
         )
 
 
 def _check_patches(config):
     patches, image_size = config.patches, config.views.image_size
     if not patches.grids:
-        raise InputError("config.patches.grids is empty; give at least one number, (2,) say")
+        raise InputError("config.patches.grids is empty; give at least one number, such as (2,)")
     for grid in patches.grids:
         if patches.overlap == 0 and len(patches.grids) == 1 and image_size % grid:
             below = image_size // grid * grid
@@ -214,7 +214,7 @@ def _check_patches(config):
             )
     if max(patches.grids) > image_size:
         raise InputError(
-            f"patches.grids {max(patches.grids)} cuts views of {image_size} pixels into patches of none; "
+            f"patches.grids {max(patches.grids)} cuts views of {image_size} pixels into patches without pixels; "
             "make views.image_size larger"
         )
     if patches.source == "map":
@@ -227,10 +227,10 @@ def _check_map(config):
             f"config.patches.source 'map' is for method 'pat_t'; set it to 'host' for {config.method!r}"
         )
     if not config.patches.map:
-        raise InputError("config.patches.map is empty; name a map of the backbone, 'layer1' say")
+        raise InputError("config.patches.map is empty; name a map of the backbone, such as 'layer1'")
     if "pivot" in config.effect.kinds:
         raise InputError(
-            "config.patches.source 'map': cells of a map cannot be taken out of the image; take 'pivot' out of "
+            "config.patches.source 'map': cells of a map cannot be removed from the image; remove 'pivot' from "
             "effect.kinds"
         )
 
@@ -250,12 +250,12 @@ def _check_head(config):
     if "feature" in config.effect.kinds and not catalogue.HEADS[head].has_mean:
         with_mean = [name for name, each in catalogue.HEADS.items() if each.has_mean]
         raise InputError(
-            f"effect.kinds has 'feature', but model.head {head!r} has no mean feature; take it out, or set the head "
+            f"effect.kinds has 'feature', but model.head {head!r} has no mean feature; remove it, or set the head "
             f"to one of {', '.join(with_mean)}"
         )
     if model.cosine.momentum == "schedule" and not OPTIMIZERS[config.optim.name].by_epoch:
         raise InputError(
-            "config.model.cosine.momentum 'schedule' follows the rates of optim.name 'sgd'; give a number, 0.9 say"
+            "config.model.cosine.momentum 'schedule' follows the learning rate of optim.name 'sgd'; use that, or a number, such as 0.9"
         )
     if model.dot_product.tau_norm and head != "dot_product":
         raise InputError(
@@ -269,31 +269,33 @@ def _check_frozen(patterns):
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
-                f"config.model.frozen has {pattern!r}, which is no regular expression ({error})"
+                f"config.model.frozen has {pattern!r}, which is not a regular expression ({error}); correct it"
             ) from error
 
 
 def _check_training(config: ConfigDict) -> None:
     if config.patches.pooling == "exclusive" and branches(config) == "cross":
         raise InputError(
-            "config.patches.pooling 'exclusive' takes scores alone, so that the attention branch of "
+            "config.patches.pooling 'exclusive' uses scores only, so the attention branch of "
             "patches.branches 'cross' would never be trained; set patches.branches to 'self'"
         )
     if config.loss.name == "asymmetric" and config.loss.clip == 1:
-        raise InputError("config.loss.clip is 1: absent classes would have no loss; give less, 0.05 say")
+        raise InputError(
+            "config.loss.clip is 1: absent classes would have no loss; use a smaller value, such as 0.05"
+        )
     if catalogue.HEADS[config.model.head].has_mean and config.model.cosine.momentum == 1:
         raise InputError(
-            "config.model.cosine.momentum is 1: the mean feature would stay at 0; give less, 0.9 say"
+            "config.model.cosine.momentum is 1: the mean feature would stay at 0; use a smaller value, such as 0.9"
         )
 
 
 def _uses(config: ConfigDict) -> list[Use]:
     head, patches = config.model.head, config.patches
-    of_views = config.method != "whole" and patches.source != "map"
+    views_as_patches = config.method != "whole" and patches.source != "map"
     return [
-        Use(("patches.grids", "patches.overlap"), of_views or config.train.mask_rate > 0),
+        Use(("patches.grids", "patches.overlap"), views_as_patches or config.train.mask_rate > 0),
         Use(("patches.source", "patches.pooling"), config.method != "whole"),
-        Use(("patches.size",), of_views and patches.source == "device"),
+        Use(("patches.size",), views_as_patches and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
         Use(("patches.branches",), config.method == "pat_t"),
         *uses_of("model", {name: each.sections for name, each in catalogue.HEADS.items()}, head),

@@ -1,4 +1,4 @@
-"""The fields that every system has: seed, data, views, optimisation, training, evaluation, devices, report."""
+"""The fields that all systems share: seed, data, views, optimisation, training, evaluation, mesh, report."""
 
 from typing import Any
 
@@ -18,19 +18,19 @@ def _data() -> ConfigDict:
     data.source = "coco"  # a name of `data.build.SOURCES`
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
     data.vocabulary = ""  # vg256: JSON file, category -> object names
-    data.exif = False  # turn images as their EXIF orientation says (the reference does not)
-    # Mean and deviation by which the model standardises pixels, a name of
-    # `models.layers.normalise.NORMALISATIONS`; empty: pixels in [0, 1].
+    data.exif = False  # rotate images by their EXIF orientation (the reference does not)
+    # The model standardises pixels by this mean and deviation, a name of
+    # `models.layers.normalise.NORMALISATIONS`. Empty: it takes pixels in [0, 1].
     data.normalise = ""
-    # Single-label: an epoch has every class as often as the commonest, its images repeated.
+    # Task single_label: oversample, so that an epoch has each class as often as the most frequent one.
     data.balanced = False
-    data.reshuffle = True  # every epoch in another order; the reference's are all in the same
-    data.val_split = "val"  # scored after every epoch; chooses the best checkpoint
+    data.reshuffle = True  # shuffle again in each epoch; the reference uses one order for all epochs
+    data.val_split = "val"  # scored after each epoch, to choose the best checkpoint
     data.test_splits = ("val",)  # scored in full after training
-    data.threads = 8  # that read and transform images, in each worker
-    data.workers = 0  # processes that do so; 0: this one. Batches are the same for any number
-    # An image that cannot be read: stop ends the run and names it. skip names it and goes on: training
-    # takes the next image in its place, scores leave it out.
+    data.threads = 8  # threads in each worker that read and transform images
+    data.workers = 0  # worker processes; 0: use the main process. Batches do not depend on the number
+    # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
+    # training uses the next image instead, evaluation leaves it out.
     data.on_error = "stop"
     data.tfds = _tfds()
     data.scenes = _scenes()
@@ -50,108 +50,114 @@ def _tfds() -> ConfigDict:
 
 def _scenes() -> ConfigDict:
     scenes = ConfigDict()
-    scenes.bias = 0.9  # probability that a digit's partner joins, in train, val and test_iid
+    scenes.bias = 0.9  # probability that the partner of a digit is added, in train, val and test_iid
     scenes.num_train = 6000
-    scenes.num_test = 1000  # in val and in each test split
+    scenes.num_test = 1000  # images in val, and in each test split
     return scenes
 
 
 def _longtail() -> ConfigDict:
-    """cifar10_lt, cifar100_lt and long_tailed_digits: which training images are kept."""
+    """Which training images cifar10_lt, cifar100_lt and long_tailed_digits keep."""
     longtail = ConfigDict()
-    longtail.imbalance = "exponential"  # or step: the first half of the classes common, the others rare
-    longtail.ratio = 0.01  # images of the rarest class by those of the commonest
-    longtail.subset_seed = 0  # of the images that are kept
-    longtail.shuffle_classes = False  # the seed draws which classes are rare; else the last ones are
-    longtail.largest = 1000  # long_tailed_digits: training images of the commonest class
-    longtail.num_test = 100  # long_tailed_digits: images of each digit in val and in test
+    longtail.imbalance = (
+        "exponential"  # or step: the first half of the classes is frequent, the other half rare
+    )
+    longtail.ratio = 0.01  # number of images of the rarest class / of the most frequent class
+    longtail.subset_seed = 0  # seed that chooses the images to keep
+    longtail.shuffle_classes = False  # rare classes are chosen by the seed; False: the last classes are rare
+    longtail.largest = 1000  # long_tailed_digits: training images of the most frequent class
+    longtail.num_test = 100  # long_tailed_digits: images of each digit, in val and in test
     return longtail
 
 
 def _views() -> ConfigDict:
-    """What a picture becomes before the model sees it; what belongs to one transform is in its section."""
+    """How an image is transformed into views. The options of each transform are in its own section."""
     views = ConfigDict()
     views.image_size = 448  # side of every view, pixels
-    # How a picture becomes the whole view. squeeze: made square whatever its aspect, as in the
-    # reference; it also cuts patches. Of single-label classifiers, for method "whole": padded_crop, a small
-    # picture as it is, in training shifted between black margins; area_crop, the middle of a
-    # photo, in training a random part.
+    # How the whole view is made. squeeze: the image is resized to a square, as in the reference; patches can
+    # be cut. The others are for method "whole". padded_crop: small images at their own size; in training
+    # padded with black and cropped at random. area_crop: the central crop of a photo; in training a
+    # random crop.
     views.transform = "squeeze"
-    views.squeeze = ConfigDict({"augment": True})  # in training cutout and RandAugment, each view by itself
+    views.squeeze = ConfigDict(
+        {"augment": True}
+    )  # in training: cutout and RandAugment, for each view independently
     views.padded_crop = ConfigDict()
-    views.padded_crop.augment = True  # in training shifted at random
-    views.padded_crop.flip = True  # in training mirrored half the time (not for digits)
+    views.padded_crop.augment = True  # in training: shift at random
+    views.padded_crop.flip = True  # in training: mirror with probability 0.5 (do not use for digits)
     views.area_crop = ConfigDict()
-    views.area_crop.augment = True  # in training a random part
-    views.area_crop.flip = True  # in training mirrored half the time
-    views.area_crop.jitter = 0.4  # in training, strength of changes of brightness, contrast and saturation
+    views.area_crop.augment = True  # in training: crop at random
+    views.area_crop.flip = True  # in training: mirror with probability 0.5
+    views.area_crop.jitter = (
+        0.4  # in training: strength of random changes of brightness, contrast and saturation
+    )
     return views
 
 
 def _optim() -> ConfigDict:
     optim = ConfigDict()
     optim.name = "adamw_one_cycle"  # a name of `optim.build.OPTIMIZERS`
-    optim.learning_rate = 1e-4  # the peak of the cycle or schedule
-    optim.weight_decay = 1e-4  # on every parameter that is trained
-    optim.pct_start = 0.2  # adamw_one_cycle: share of all steps until the peak
+    optim.learning_rate = 1e-4  # the maximum of the one-cycle or other schedule
+    optim.weight_decay = 1e-4  # of all parameters that are trained
+    optim.pct_start = 0.2  # adamw_one_cycle: fraction of all steps before the maximum
     optim.sgd = sgd = ConfigDict()
     sgd.momentum = 0.9
-    sgd.schedule = "warmup_multistep"  # a name of `optim.build.SCHEDULES`, a rate for each epoch
-    sgd.warmup_epochs = 5  # warmup_multistep: of the linear rise from a third of the peak
-    sgd.milestones = (120, 160)  # warmup_multistep: epochs, counted from 1, from which the rate drops
-    sgd.drop = 0.01  # warmup_multistep: factor of each drop
-    optim.ema_decay = 0.9997  # of parameters and batch statistics
+    sgd.schedule = "warmup_multistep"  # a name of `optim.build.SCHEDULES`; the rate is constant in an epoch
+    sgd.warmup_epochs = 5  # warmup_multistep: epochs of linear warm-up from a third of the maximum
+    sgd.milestones = (120, 160)  # warmup_multistep: epochs, counted from 1, at whose start the rate drops
+    sgd.drop = 0.01  # warmup_multistep: factor of the rate at each milestone
+    optim.ema_decay = 0.9997  # of the averaged (EMA) parameters and batch statistics
     return optim
 
 
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.batch_size = 128  # images, over all devices
-    # Probability that a training image has one random patch replaced (labels unchanged), so that
-    # masked images are familiar when TDE uses them.
+    # Probability that one random patch of a training image is replaced (labels unchanged), so that the
+    # model knows masked images when TDE uses them.
     train.mask_rate = 0.0
     train.mask_with = "mean"  # what replaces the patch: zeros, mean or blur
     train.epochs = 80
-    train.log_every = 50  # steps
-    train.checkpoint_every = 0  # steps, besides after every epoch; 0: only then
+    train.log_every = 50  # steps between two logs
+    train.checkpoint_every = 0  # steps between further checkpoints; 0: save only after each epoch
     train.early_stop = True
-    train.patience = (
-        2  # epochs without a better metric (mAP; single-label: top-1), of raw and averaged weights
-    )
+    # Epochs without improvement of the validation metric (mAP; single_label: top-1), neither of the raw nor
+    # of the averaged weights, after which training stops.
+    train.patience = 2
     return train
 
 
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.batch_size = 128  # images, over all devices
-    # Of a run, after training: best, by the validation metric, or last, for data whose validation split is
-    # the test split.
+    # Checkpoint to evaluate after training. best: by the validation metric. last: for data whose validation
+    # split is the test split.
     evaluate.checkpoint = "best"
     return evaluate
 
 
 SECTIONS: dict[str, Any] = {
-    "seed": lambda: 0,  # of weights, order, augmentation and dropout
+    "seed": lambda: 0,  # of initial weights, order of images, augmentation and dropout
     "data": _data,
     "views": _views,
     "optim": _optim,
     "train": _train,
     "evaluate": _evaluate,
-    # A checkpoint, a step of it or a run for its best: a new run is initialised from its averaged
-    # weights, with a new head if the classes are others. Empty: random weights. A resumed run ignores it.
+    # A checkpoint, or the workdir of a run for its best checkpoint. A new run is initialised from its averaged
+    # weights, with a new head if the classes differ. Empty: random weights. A resumed run ignores it.
     "init_from": lambda: "",
-    "mesh": lambda: ConfigDict({"fsdp": 1}),  # devices that share one copy of the parameters; the rest split the batch
-    "report": lambda: ConfigDict({"tensorboard": False}),  # event files in the workdir; needs the extra "tensorboard"
+    "mesh": lambda: ConfigDict({"fsdp": 1}),  # number of devices that together hold one copy of the parameters
+    "report": lambda: ConfigDict({"tensorboard": False}),  # write event files into the workdir; needs the extra "tensorboard"
 }  # fmt: skip
 
 _SEED = Bounds(most=2**32 - 1, why=": keys have 32 bits")
-_BATCH = Bounds(1, 100_000, " images at once")
+_BATCH = Bounds(1, 100_000, " images in a batch")
 _COUNT = Bounds(1, 10_000_000)
 _SHARE = Bounds(0, 1)
 BOUNDS = {
     "seed": _SEED,
-    "data.threads": Bounds(1, 1024, ": more threads than a machine has cores read no faster"),
-    "data.workers": Bounds(0, 1024, ": each is a process with some hundred megabytes of its own"),
+    "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
+    "data.workers": Bounds(0, 1024, ": each is a process of some hundred megabytes"),
     "data.scenes.bias": _SHARE,
     "data.scenes.num_train": _COUNT,
     "data.scenes.num_test": _COUNT,
@@ -200,7 +206,7 @@ def _check(config: ConfigDict) -> None:
 def _check_training(config: ConfigDict) -> None:
     if config.optim.ema_decay == 1:
         raise InputError(
-            "config.optim.ema_decay is 1: the average would stay at the initial weights; give less, 0.9997 say"
+            "config.optim.ema_decay is 1: the averaged weights would stay at their initial values; use a smaller value, such as 0.9997"
         )
     _check_milestones(config)
     _check_leaks(config.data)
@@ -214,7 +220,7 @@ def _check_milestones(config):
     if beyond:
         raise InputError(
             f"config.optim.sgd.milestones {tuple(sgd.milestones)} has {beyond[0]}, but train.epochs is {epochs}: "
-            "the learning rate would not drop there; give milestones within the epochs, or () for none"
+            "the learning rate would never drop there; use milestones within the epochs, or () for none"
         )
 
 
@@ -222,11 +228,11 @@ def _check_leaks(data):
     for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
         if "train" in splits:
             raise InputError(
-                f"config.data.{name} has 'train', which is trained on; name a split of other images"
+                f"config.data.{name} has 'train', which is the training split; name a split with other images"
             )
     if data.source == "tfds" and data.tfds.train_split == data.tfds.val_split:
         raise InputError(
-            f"config.data.tfds.val_split {data.tfds.val_split!r} is the train_split too; name a split of other images"
+            f"config.data.tfds.val_split {data.tfds.val_split!r} is also the train_split; name a split with other images"
         )
 
 
@@ -234,13 +240,13 @@ def require_splits(data: ConfigDict) -> None:
     """Raise unless there is a split to validate on and one to test on.
 
     Raises:
-        InputError: no test split, or one without a name.
+        InputError: there is no test split, or a split's name is empty.
     """
     if not data.test_splits:
-        raise InputError("config.data.test_splits is empty; give at least one split, ('val',) say")
+        raise InputError("config.data.test_splits is empty; give at least one split, such as ('val',)")
     for name, splits in (("val_split", (data.val_split,)), ("test_splits", data.test_splits)):
         if "" in splits:
-            raise InputError(f"config.data.{name} names a split ''; give its name, 'val' say")
+            raise InputError(f"config.data.{name} names a split ''; give a name, such as 'val'")
 
 
 def _uses(config: ConfigDict) -> list[Use]:
@@ -264,7 +270,7 @@ PART = Part(
         "data.root",
         "data.threads",
         "data.workers",
-        # A run that an unreadable image has stopped may resume without it: the batches before are the same.
+        # May change when a run is resumed: a run that stopped at an unreadable image can skip it.
         "data.on_error",
         "data.test_splits",
         "evaluate.",

@@ -1,12 +1,12 @@
-"""Fields and values of older versions: stored configurations are translated, in new ones they are refused.
+"""Fields and values of older versions. Stored configurations are translated; new ones must use the new names.
 
-A configuration of an older version is known by what it lacks: the field `task`.
+A stored configuration is of an older version if it lacks the field `task`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-# Fields that have another name, and the same values.
+# Fields that were renamed; their values are unchanged.
 RENAMED = {
     "data.longtail.digits": "data.longtail.largest",
     "data.longtail.seed": "data.longtail.subset_seed",
@@ -26,11 +26,11 @@ RENAMED = {
     "train.null_rate": "train.mask_rate",
 }
 TRANSFORMS = {"": "squeeze", "padded": "padded_crop", "area": "area_crop"}
-# The losses of single-label images, by which the task was known.
+# The losses from which older versions inferred the single-label task.
 SINGLE_LABEL = ("cross_entropy", "focal", "weighted_cross_entropy")
 
-# From a value and the fields of the old configuration by dotted name to new fields. Of fields that bear
-# on one another the later ones count.
+# A function of an old value and all old fields by dotted name -> new fields. If several old fields give the same
+# new field, the last in `RECAST` wins.
 Recast = Callable[[Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -51,7 +51,7 @@ def _crop(value, old):
 
 
 def _of_transform(name: str, *transforms: str) -> Recast:
-    """A field that is now in the section of each of the transforms: it goes to the one in use."""
+    """For a field that each of the transforms now has in its section: it moves to the transform in use."""
 
     def recast(value, old):
         transform = _crop(old.get("views.crop", ""), old)["views.transform"]
@@ -68,13 +68,13 @@ def _latest(value, old):
     return {"evaluate.checkpoint": ("last" if value else "best") if isinstance(value, bool) else value}
 
 
-# Fields whose values are others too, and where they are now, for the error.
+# Fields whose values changed too, with their new place in words, for error messages.
 RECAST: dict[str, tuple[Recast, str]] = {
     "views.patch_size": (_patch_size, "config.patches.source 'device' and config.patches.size"),
     "model.cells": (_cells, "config.patches.source 'map' and config.patches.map"),
     "model.attention": (
         _attention,
-        "config.patches.branches, of method 'pat_t'; the methods 'pat_i' and 'whole' have one head without it",
+        "config.patches.branches, of method 'pat_t'; the methods 'pat_i' and 'whole' have no such branches",
     ),
     "views.crop": (_crop, "config.views.transform"),
     "views.augment": (
@@ -92,14 +92,14 @@ RECAST: dict[str, tuple[Recast, str]] = {
 
 
 def is_older(fields: dict[str, Any]) -> bool:
-    """Whether stored fields are of a version before the field `task`."""
+    """Whether stored fields are from a version without the field `task`."""
     return "task" not in fields
 
 
 def translate(fields: dict[str, Any]) -> dict[str, Any]:
-    """Stored fields under today's names, a copy; those of today's version as they are.
+    """A copy of stored fields with their present names. Fields of the present version are returned unchanged.
 
-    Values that no version takes are left to be refused under their new name.
+    Values that no version accepts are kept; the check of the configuration reports them by their new name.
     """
     if not is_older(fields):
         return fields
@@ -122,7 +122,7 @@ def translate(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def moved(name: str, value: Any) -> str:
-    """What an error says of an old field in a new configuration: where it is now; empty for other names."""
+    """The error message for an old field in a new configuration: its new name; empty if it is not an old field."""
     if name in RENAMED:
         new, where = {RENAMED[name]: value}, f"config.{RENAMED[name]}"
     elif name in RECAST:
@@ -142,7 +142,7 @@ def _copied(value):
 
 
 def _section(fields, name):
-    """The section of a dotted name, None where there is none, and the name inside it."""
+    """The section of a dotted name, or None if there is none, and the last part of the name."""
     *sections, leaf = name.split(".")
     for each in sections:
         fields = fields.get(each) if isinstance(fields, dict) else None
@@ -165,7 +165,7 @@ def _take(fields, name):
 
 
 def _put(fields, name, value):
-    """Set a dotted name, unless it is there or its section is a value, which is then refused."""
+    """Set a dotted name. Do nothing if it is set, or if its section is not a dict; a later check reports that."""
     *sections, leaf = name.split(".")
     for each in sections:
         fields = fields.setdefault(each, {})

@@ -1,4 +1,4 @@
-"""What one part of the program adds to the configuration, and how numbers and names are checked."""
+"""A part of the configuration, such as the fields of one system; and checks of numbers and names."""
 
 import difflib
 import math
@@ -10,17 +10,17 @@ from ml_collections import ConfigDict
 from cfmlc_jax.config import schema
 from cfmlc_jax.errors import InputError
 
-# Steps and places are counted in int32; the largest float32 is 3.4e38.
+# Whole numbers must fit an int32, and the largest float32 is 3.4e38.
 _LARGEST = {int: 2**31 - 1, float: 1e38}
 
 
 class Bounds(NamedTuple):
-    """Range of a number.
+    """The allowed range of a number.
 
-    least: the least value.
-    most: the largest value; None: the largest that arithmetic has.
-    why: of the largest value, for the error; it follows the number.
-    open: `least` itself is excluded.
+    least: the smallest value.
+    most: the largest value; None: limited by int32 or float32 only.
+    why: a reason for `most`; the error message appends it to the number.
+    open: `least` itself is not allowed.
     """
 
     least: float = 0
@@ -29,11 +29,11 @@ class Bounds(NamedTuple):
     open: bool = False
 
 
-PIXELS = Bounds(1, 8192, " pixels: a view of more takes a gigabyte in float32")
+PIXELS = Bounds(1, 8192, " pixels: a larger view takes more than a gigabyte in float32")
 
 
 class Use(NamedTuple):
-    """Fields, or sections with a point behind them, and whether a run reads them."""
+    """Names of fields, or of sections (with a final dot), and whether a run reads them."""
 
     fields: tuple[str, ...]
     used: bool
@@ -42,16 +42,16 @@ class Use(NamedTuple):
 class Part(NamedTuple):
     """A part of the configuration: the common fields, or those of one system.
 
-    sections: field of the top level -> its default, made anew at every call.
-    bounds: dotted name of a number -> its range; of other numbers, 0 and more.
-    choices: () -> dotted name -> the values allowed, read from the registries at the call.
-    paths: dotted names of fields that are a file or folder.
-    neutral: beginnings of dotted names of fields that say where and how fast a run goes, or what is
-        evaluated, but not what it learns.
-    unique: dotted names of tuples in which nothing may occur twice.
-    expand: (config) -> None; writes out short forms of values.
-    check: (config) -> None; raises an InputError for fields that cannot be built together.
-    check_training: (config) -> None; raises an InputError for what training would waste its time on.
+    sections: top-level field -> a function that creates its default.
+    bounds: dotted name of a number -> its range. Numbers without an entry must be at least 0.
+    choices: a function that returns the allowed values by dotted name. It reads the registries when called.
+    paths: dotted names of fields whose value is the path of a file or folder.
+    neutral: prefixes of dotted names of fields that do not change what a run learns, and so may change when
+        it is resumed.
+    unique: dotted names of tuples whose values must differ.
+    expand: (config) -> None; replaces short forms of values.
+    check: (config) -> None; raises an InputError if fields contradict each other.
+    check_training: (config) -> None; raises an InputError if training would be useless.
     uses: (config) -> which fields a run reads.
     """
 
@@ -68,29 +68,29 @@ class Part(NamedTuple):
 
 
 def field(config: Any, name: str) -> Any:
-    """The value of a dotted name."""
+    """The value of the field with a dotted name."""
     for part in name.split("."):
         config = config[part]
     return config
 
 
 def uses_of(section: str, fields: dict[str, tuple[str, ...]], chosen: str) -> list[Use]:
-    """The use of each field that some entries of a registry read.
+    """One `Use` for each field that entries of a registry read.
 
     Args:
-        section: of the configuration, in which the fields are.
-        fields: name of the entry -> the fields it reads, sections with a point behind them.
-        chosen: name of the run's entry.
+        section: the section of the fields.
+        fields: name of an entry -> the fields that it reads; sections have a final dot.
+        chosen: name of the entry that the run uses.
     """
     every = dict.fromkeys(name for names in fields.values() for name in names)
     return [Use((f"{section}.{name}",), name in fields[chosen]) for name in every]
 
 
 def require_number(name: str, value: Any, bounds: Bounds) -> None:
-    """Raise unless a number, or all of a tuple, is in its range; other values pass.
+    """Raise unless a number, or every number of a tuple, is in its range. Other values are not checked.
 
     Raises:
-        InputError: a number that is not finite or out of range.
+        InputError: a number is not finite or out of range.
     """
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
@@ -99,26 +99,26 @@ def require_number(name: str, value: Any, bounds: Bounds) -> None:
 
 def _require(subject, number, bounds):
     least, most = bounds.least, _LARGEST[type(number)] if bounds.most is None else bounds.most
-    begin = f"{subject} {schema.shown(number)}; it must be"
+    start = f"{subject} {schema.shown(number)}; it must be"
     if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f"{begin} a finite number")
+        raise InputError(f"{start} a finite number")
     inside = least < number <= most if bounds.open else least <= number <= most
     if inside:
         return
     if bounds.open and (number <= least or bounds.most is not None):
-        raise InputError(f"{begin} above {least}{'' if bounds.most is None else f' and at most {most}'}")
+        raise InputError(f"{start} above {least}{'' if bounds.most is None else f' and at most {most}'}")
     if isinstance(number, float) and bounds.most is not None:
-        raise InputError(f"{begin} in [{least}, {most}]")
+        raise InputError(f"{start} in [{least}, {most}]")
     if number < least:
-        raise InputError(f"{begin} at least {least}")
-    raise InputError(f"{begin} at most {most}{bounds.why}")
+        raise InputError(f"{start} at least {least}")
+    raise InputError(f"{start} at most {most}{bounds.why}")
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raise unless a value, or all of a tuple, is among the choices; numbers of a field that takes both pass.
+    """Raise unless a value, or every value of a tuple, is among the choices. Floats are not checked.
 
     Raises:
-        InputError: another value, with the nearest choice.
+        InputError: names the choices, and the most similar one.
     """
     names = tuple(choices)
     for each in value if isinstance(value, tuple) else (value,):
@@ -130,11 +130,11 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def require_unique(name: str, values: Sequence[Any]) -> None:
-    """Raise if a value occurs twice.
+    """Raise unless all values differ.
 
     Raises:
-        InputError: it does.
+        InputError: a value occurs twice.
     """
     twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
     if twice is not None:
-        raise InputError(f"config.{name} has {twice} twice; leave one of them out")
+        raise InputError(f"config.{name} has {twice} twice; remove one of them")

@@ -1,4 +1,4 @@
-"""Recipes of published results, to the letter: the schema's defaults with the original code's quirks."""
+"""Recipes of published results: the default configuration, changed to match the original code exactly."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError
 
 DATA_SETS = ("coco", "voc2007", "vg256")
-# The baseline is called by its loss, "asl", too.
+# "asl", the name of its loss, is an alias of the baseline "whole".
 METHODS = ("pat_t", "whole", "asl")
 
 
 def mlc_pat(variant: str, *, synchronised_norms: bool = False) -> ConfigDict:
-    """MLC-PAT's recipe (its run.sh; arXiv:2404.06287), unlocked, for a data set and a method.
+    """The configuration of MLC-PAT's recipe (its run.sh; arXiv:2404.06287) for a data set and a method, unlocked.
 
-    Its PAT-T trains 128 images at a time on four GPUs. Each has batch statistics of its own, and
-    all epochs have one order. Its baseline, plain ASL training, is a script for one GPU, where
-    neither is so; for comparison the batch is the same here.
+    The reference trains PAT-T with batches of 128 images on four GPUs. Each GPU has its own batch statistics,
+    and the order of images is the same in all epochs. Its baseline, plain ASL training, runs on one GPU,
+    with joint statistics and a new order in each epoch. Here both use batches of 128, for comparison.
 
     Args:
-        variant: a data set, a method, or both, as "voc2007,whole"; what is not said is coco, pat_t.
-        synchronised_norms: the model's statistics are those of all GPUs.
+        variant: a data set, a method, or both, such as "voc2007,whole". Defaults: coco and pat_t.
+        synchronised_norms: batch statistics are over all GPUs.
 
     Raises:
-        InputError: another variant.
+        InputError: an unknown variant.
     """
     data_set, method = _parse(variant)
     config = configs.default()
@@ -45,12 +45,12 @@ def _parse(variant):
     if len(data_sets) + len(methods) != len(words) or len(data_sets) > 1 or len(methods) > 1:
         raise InputError(
             f"variant {variant!r} is not of the form DATA,METHOD: one of {', '.join(DATA_SETS)} and one of "
-            f"{', '.join(METHODS)}, or one of them alone"
+            f"{', '.join(METHODS)}, or only one of them"
         )
     return (*data_sets, "coco")[0], (*methods, "pat_t")[0]
 
 
-# Variants of long-tailed training: what of the configuration they change.
+# The fields that each variant of long-tailed training changes.
 LONG_TAILED: dict[str, dict[str, dict[str, Any]]] = {
     "deconfound": {"model": {"head": "causal_norm"}, "effect": {"kinds": ("feature",)}},
     "plain": {"model": {"head": "dot_product"}},
@@ -63,24 +63,25 @@ LONG_TAILED: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-# The variant of a head.
+# The variant that trains a head.
 OF_HEAD = {"causal_norm": "deconfound", "dot_product": "plain", "lws": "lws"}
 
 
 def long_tailed(variant: str, *, first_stage: str = "", stage_epochs: int = 5) -> ConfigDict:
-    """Training by a softmax under SGD (Tang et al., NeurIPS 2020), unlocked, with a classifier of `LONG_TAILED`.
+    """The configuration of long-tailed training (Tang et al., NeurIPS 2020) for a variant, unlocked.
 
-    SGD with momentum decays everything; there is no moving average of the weights (both that are
-    reported are the same), no early stop. Data, backbone, schedule and strengths are for the caller to
-    set; but "lws" trains its scales for a few epochs of balanced classes down a cosine.
+    Softmax classification by SGD with momentum and weight decay on all parameters. There is no early stopping
+    and no weight averaging: raw and averaged weights are the same. The caller sets data, backbone, schedule
+    and strengths. The second stage "lws" is complete: it trains the scales for a few epochs with balanced
+    classes and a cosine schedule.
 
     Args:
         variant: a key of `LONG_TAILED`; empty: "deconfound".
-        first_stage: run of the variant "plain" whose weights "lws" scales.
-        stage_epochs: epochs of that second stage.
+        first_stage: workdir of the run of variant "plain" whose weights "lws" scales.
+        stage_epochs: number of epochs of "lws".
 
     Raises:
-        InputError: another variant.
+        InputError: an unknown variant.
     """
     variant = variant or "deconfound"
     if variant not in LONG_TAILED:
@@ -106,14 +107,14 @@ def long_tailed(variant: str, *, first_stage: str = "", stage_epochs: int = 5) -
 
 
 def long_tailed_photos(name: str, variant: str) -> ConfigDict:
-    """ResNeXt-50 from random weights on "imagenet" or "places", their list files' splits, unlocked.
+    """The configuration of ResNeXt-50 from random weights on ImageNet-LT or Places-LT, unlocked.
 
     Args:
-        name: of the data set, without "_lt".
+        name: "imagenet" or "places".
         variant: as in `long_tailed`.
 
     Raises:
-        InputError: another variant.
+        InputError: an unknown variant.
     """
     config = long_tailed(variant, first_stage=f"runs/longtail_{name}_plain")
     config.data.source = f"{name}_lt"

@@ -1,4 +1,4 @@
-"""Structure and types of a configuration, by comparison with its default."""
+"""Checks the structure and the types of a configuration against its default."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,26 +15,25 @@ _EXAMPLES = {int: "(2,)", float: "(0.5,)", str: "('val',)"}
 
 
 def fill(config: ConfigDict, fields: Any, moved: Callable[[str, Any], str]) -> None:
-    """Set the values of nested `fields` in a default configuration; what is not given stays.
+    """Set the values of nested `fields` in a default configuration; other values stay.
 
-    A whole number is taken for a number, and a list for a tuple. The elements of a tuple are of the
-    type of the default's first; those of an empty default are strings. A field of the type `object`
-    takes a number or a name.
+    An int is accepted for a float, and a list for a tuple. The elements of a tuple must have the type of the
+    default's first element, or be strings if the default is empty. A field of type `object` accepts a number
+    or a name.
 
     Args:
-        config: the default.
-        fields: a ConfigDict, or a dict as JSON has it.
-        moved: (dotted name, value) -> what to say of a field that is elsewhere now; empty for others.
+        config: the default; it is changed.
+        fields: a ConfigDict, or a dict read from JSON.
+        moved: a function of dotted name and value -> the error message if the field has moved, else "".
 
     Raises:
-        InputError: a field that the default does not have, a value of another type, or a string with
-            control characters.
+        InputError: a field is unknown, a value has another type, or a string contains control characters.
     """
     _fill(config, fields, "", tuple(names(config)), moved)
 
 
 def require_complete(config: ConfigDict, fields: Any) -> None:
-    """Raise unless every field of a default configuration is among nested `fields`.
+    """Raise unless nested `fields` contain every field of a default configuration.
 
     Raises:
         InputError: a field is missing.
@@ -42,12 +41,12 @@ def require_complete(config: ConfigDict, fields: Any) -> None:
     missing = [name for name in names(config) if name not in set(names(fields))]
     if missing:
         raise InputError(
-            f"config.{missing[0]} is missing; begin with cfmlc_jax.config.default() and change what differs"
+            f"config.{missing[0]} is missing; start from cfmlc_jax.config.default() and change what differs"
         )
 
 
 def names(fields: Any, section: str = "") -> Iterator[str]:
-    """Dotted names of all fields."""
+    """The dotted names of all fields."""
     for key in fields:
         value = fields[key]
         if isinstance(value, dict | ConfigDict):
@@ -57,7 +56,7 @@ def names(fields: Any, section: str = "") -> Iterator[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What follows the error of an unknown field: the nearest one, or where all are."""
+    """A hint for an unknown field: the most similar field, or where all fields are listed."""
     near = difflib.get_close_matches(name, list(known), 1)
     return (
         f"did you mean {near[0]}?" if near else "cfmlc_jax/config/fields.py and classifier.py list the fields"
@@ -65,13 +64,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: in one line, and not too long."""
+    """A value as text for an error message: one line, shortened."""
     if isinstance(value, dict | ConfigDict):
         return "a section"
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python's limit on the digits of whole numbers
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) < 80 else f"{text[:80]}…"
 
 
@@ -109,7 +108,7 @@ def _typed(name, value, default):
     if not isinstance(default, tuple):
         return _scalar(f"config.{name} is", value, type(default), _ONE[type(default)])
     kind = type(default[0]) if default else str
-    wanted = f"a tuple of {_MANY[kind]}, {_EXAMPLES[kind]} say"
+    wanted = f"a tuple of {_MANY[kind]}, such as {_EXAMPLES[kind]}"
     if not isinstance(value, tuple | list):
         raise InputError(f"config.{name} is {shown(value)}; it must be {wanted}")
     return tuple(_scalar(f"config.{name} has", element, kind, wanted) for element in value)
@@ -120,11 +119,11 @@ def _scalar(subject, value, kind, wanted):
         try:
             value = float(value)
         except OverflowError as error:
-            raise InputError(f"{subject} {shown(value)}; that is too large a number") from error
+            raise InputError(f"{subject} {shown(value)}; the number is too large") from error
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InputError(f"{subject} {shown(value)}; it must be {wanted}")
     if kind is str and forbidden_character(value):
         raise InputError(
-            f"{subject} {shown(value)}; it may not have the character {forbidden_character(value)!r}"
+            f"{subject} {shown(value)}; it must not contain the character {forbidden_character(value)!r}"
         )
     return kind(value)

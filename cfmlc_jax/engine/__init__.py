@@ -1,5 +1,6 @@
-"""The engine trains systems: it compiles, shards, saves, resumes, logs and ends runs, whatever they learn.
+"""The engine trains a system: it compiles, shards, saves, resumes, logs and stops a run.
 
-In reading order: `system` (the contract), `state`, `step`, `run`; beside them `mesh`, `hooks`, `writers`,
-`progress`, `memory`. Nothing here knows a classifier or sees a configuration.
+Read in this order: `system` (what the engine expects of whatever it trains), `state`, `step`, `run`.
+Their tools are `mesh`, `hooks`, `writers`, `progress` and `memory`. No file here knows about classifiers
+or sees a configuration.
 """

@@ -1,4 +1,4 @@
-"""What watches over a run: values that are not finite, early stopping, being asked to end."""
+"""Reasons for a run to end early: non-finite values, no improvement, a request (SIGTERM)."""
 
 import dataclasses
 import signal
@@ -13,13 +13,13 @@ from cfmlc_jax.errors import RunError
 
 
 class NonFiniteWatch:
-    """Stops a run at the first step whose values are not finite.
+    """Raises an error at the first step with non-finite values.
 
-    A step is looked at when the next one is already on its way, so that the devices never wait for
-    the host.
+    The result of a step is read after the next step was started, so that the devices never wait for the
+    host.
 
     Args:
-        names: of the values that a step checks, by position (`step.TrainStep.watched`).
+        names: of the arrays that a step checks, by position (`step.TrainStep.watched`).
     """
 
     def __init__(self, names: Sequence[str]):
@@ -27,20 +27,20 @@ class NonFiniteWatch:
         self._pending: deque = deque()
 
     def add(self, step: int, first_bad) -> None:
-        """Take step's result, and check the one before.
+        """Keep this step's result for later, and check the one before.
 
         Raises:
-            RunError: the earlier step was not finite.
+            RunError: the earlier step had non-finite values.
         """
         self._pending.append((step, first_bad))
         while len(self._pending) > 1:
             self._check(*self._pending.popleft())
 
     def flush(self) -> None:
-        """Check what is pending: before a save, nothing may be in doubt.
+        """Check all steps so far. Called before a save: a checkpoint must not hold non-finite values.
 
         Raises:
-            RunError: a step was not finite.
+            RunError: a step had non-finite values.
         """
         while self._pending:
             self._check(*self._pending.popleft())
@@ -50,26 +50,26 @@ class NonFiniteWatch:
         if position >= 0:
             raise RunError(
                 f"step {step}: {self._names[position]} is not finite; the last checkpoint is intact; "
-                "lower optim.learning_rate, use model.dtype float32, or look at that layer"
+                "lower optim.learning_rate, use model.dtype float32, or inspect that layer"
             )
 
 
 @dataclasses.dataclass
 class EarlyStop:
-    """Ends a run that no longer improves, by MLC-PAT's rule.
+    """Decides whether a run has stopped improving, by MLC-PAT's rule.
 
-    patience: epochs; None: it never ends a run.
-    best: by set of weights ("weights", "average"), the epoch and value of the best score.
+    patience: number of epochs without improvement; None: never stop early.
+    best: [epoch, score] of the best validation, by set of weights ("weights", "average").
     """
 
     patience: int | None
     best: dict[str, list]
 
     def update(self, epoch: int, scores: dict[str, float]) -> bool:
-        """Note an epoch's scores; whether to stop.
+        """Record the scores of an epoch by set of weights; return whether to stop.
 
-        To stop, no set's score may have improved for `patience` epochs, and that of the last set, which
-        predicts, must be below its best.
+        Training stops if neither set has improved for `patience` epochs and the last set, which prediction
+        uses, is now below its best.
         """
         for name, value in scores.items():
             if name not in self.best or value > self.best[name][1]:
@@ -82,19 +82,19 @@ class EarlyStop:
 
 
 class Preempted(Exception):
-    """The run was asked to end, and what it has done is saved."""
+    """The run was asked to end (SIGTERM), and its progress is saved."""
 
 
 class Preemption:
-    """Whether the run has been asked to end (SIGTERM); a context that listens for it.
+    """A context that notices SIGTERM, the request that a run end.
 
-    With several processes jax.distributed listens, and all of them agree on the question at which to end: so
-    all must ask equally often.
+    With several processes jax.distributed catches the signal, and the processes agree on the call of
+    `requested` at which all of them end. So every process must call it equally often.
     """
 
     def __init__(self):
-        self._asked = False
-        self._questions = 0
+        self._signalled = False
+        self._calls = 0
 
     def __enter__(self):
         if jax.process_count() == 1:
@@ -105,31 +105,31 @@ class Preemption:
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._previous)
 
-    def reached(self) -> bool:
-        """Whether to save and end now."""
+    def requested(self) -> bool:
+        """Whether the run must save and end now."""
         if jax.process_count() > 1:
-            self._questions += 1
-            return multihost_utils.reached_preemption_sync_point(self._questions)
-        return self._asked
+            self._calls += 1
+            return multihost_utils.reached_preemption_sync_point(self._calls)
+        return self._signalled
 
-    def end(self, done: str) -> None:
-        """Raise if it has, where nothing is left to save.
+    def raise_if_requested(self, progress: str) -> None:
+        """Raise if the run must end. Call it only where nothing is left to save.
 
         Args:
-            done: how far the run is.
+            progress: how far the run is, for the message.
 
         Raises:
-            Preempted: it has been asked to end.
+            Preempted: the run was asked to end.
         """
-        if self.reached():
-            raise Preempted(f"asked to end; {done}")
+        if self.requested():
+            raise Preempted(f"asked to end; {progress}")
 
     def _on_signal(self, *_):
-        self._asked = True
+        self._signalled = True
 
 
-def host_values(tally) -> dict[str, float]:
-    """Means of the values that a state has tallied since the last log."""
+def mean_values(tally) -> dict[str, float]:
+    """Means of the values since the last log, from the tally of a state."""
     tally = {name: float(np.asarray(value)) for name, value in tally.items()}
     steps = tally.pop("steps")
     return {name: value / steps for name, value in tally.items()}

@@ -1,4 +1,4 @@
-"""Out of memory, on the devices or the host, in one line that names what takes it."""
+"""Out-of-memory errors of devices and host, as one line that says what to make smaller."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from cfmlc_jax.errors import RunError
 
 
 @contextlib.contextmanager
-def enough(what: str, way_out: str) -> Iterator[None]:
-    """Inside, what Python, NumPy or JAX raises for want of memory is told in one line.
+def explained(activity: str, remedy: str) -> Iterator[None]:
+    """A context that turns the out-of-memory errors of Python, NumPy and JAX into a `RunError` of one line.
 
     Args:
-        what: goes on inside, "training" say.
-        way_out: what takes less.
+        activity: what runs inside, such as "training"; the error starts with it.
+        remedy: what the user can do; the error ends with it.
 
     Raises:
         RunError: there is not enough memory.
@@ -22,15 +22,17 @@ def enough(what: str, way_out: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise RunError(f"{what}: out of memory on the host ({_brief(error)}); {way_out}") from error
+        raise RunError(f"{activity}: out of memory on the host ({_brief(error)}); {remedy}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         kind = jax.devices()[0].device_kind
-        raise RunError(f"{what}: out of memory on the device, {kind} ({_brief(error)}); {way_out}") from error
+        raise RunError(
+            f"{activity}: out of memory on the device, {kind} ({_brief(error)}); {remedy}"
+        ) from error
 
 
 def _brief(error):
-    """The first line of an error that may have hundreds."""
-    lines = str(error).strip().splitlines() or ["no more is known"]
+    """The first line of an error message that may have hundreds."""
+    lines = str(error).strip().splitlines() or ["no details"]
     return lines[0].strip().rstrip(".:")[:200]

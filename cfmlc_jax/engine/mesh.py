@@ -1,4 +1,4 @@
-"""Devices as one mesh: images are split over all of them, parameters over the axis "fsdp"."""
+"""The mesh of all devices: images are split over all of it, parameters over its axis "fsdp"."""
 
 from collections.abc import Iterable
 
@@ -12,14 +12,14 @@ DATA, FSDP = "data", "fsdp"
 
 
 def create(fsdp: int = 1) -> Mesh:
-    """All devices of all processes, [devices / fsdp, fsdp], in the order of the processes.
+    """A mesh [devices / fsdp, fsdp] of all devices of all processes, in the order of the processes.
 
-    A process reads consecutive images of a batch, and these are to land on its own devices.
-    `jax.make_mesh` follows the wires between TPUs instead, which go back and forth between processes.
-    Auto axes: with explicit ones, cutting an image into patches raises a sharding error.
+    Each process reads consecutive images of a batch, and they belong on its own devices. `jax.make_mesh`
+    is not used because on TPUs it follows the wiring, which mixes the devices of several processes. The
+    axes are Auto: with explicit axes, cutting an image into patches raises a sharding error.
 
     Raises:
-        InputError: devices that fsdp does not divide.
+        InputError: fsdp does not divide the number of devices.
     """
     devices = in_process_order(jax.devices())
     if len(devices) % fsdp:
@@ -31,15 +31,19 @@ def create(fsdp: int = 1) -> Mesh:
 
 
 def in_process_order(devices: Iterable) -> list:
-    """Devices by their process, and within it by their number."""
+    """The devices sorted by process, then by device id."""
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def check_batch(name: str, batch_size: int) -> None:
-    """Pass if every device gets as many images as the others.
+    """Raise unless the number of devices divides the batch size.
+
+    Args:
+        name: of the field of the configuration, for the error.
+        batch_size: images, over all devices.
 
     Raises:
-        InputError: a batch that the devices do not divide.
+        InputError: some devices would get more images than others.
     """
     devices = jax.device_count()
     if batch_size % devices:
@@ -49,46 +53,40 @@ def check_batch(name: str, batch_size: int) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis (images) over all devices."""
+    """The sharding that splits the leading axis (images) over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """The sharding that puts a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(abstract_state, mesh: Mesh):
-    """Sharding of every leaf: its longest axis over "fsdp" where that divides it, else whole.
+def with_shardings(shapes, mesh: Mesh):
+    """The same tree of shapes, each leaf with a sharding.
 
-    With fsdp 1 every device holds everything.
+    The longest axis of a leaf is split over "fsdp" where that divides it; other leaves are replicated. With
+    fsdp 1 all leaves are replicated.
     """
     size = mesh.shape[FSDP]
 
-    def place(leaf):
+    def sharding(leaf):
         if size > 1 and leaf.ndim:
             axis = int(np.argmax(leaf.shape))
             if leaf.shape[axis] % size == 0:
                 return NamedSharding(mesh, PartitionSpec(*[None] * axis, FSDP))
         return replicated(mesh)
 
-    return jax.tree.map(place, abstract_state)
-
-
-def place(shapes, mesh: Mesh):
-    """Shapes with their shardings (`state_shardings`)."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(leaf)), shapes
     )
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """Options of `jax.jit` for programs with convolutions on this mesh's platform.
+    """The `compiler_options` of `jax.jit` for programs with convolutions on this mesh's platform.
 
-    XLA:CPU hands float32 convolutions to YNNPACK, which takes up to ten times as long as XLA's own
-    code for the weight gradient of a 3×3. Matrix products and sums stay with YNNPACK.
+    On CPU, XLA runs float32 convolutions by YNNPACK. For the weight gradient of a 3×3 convolution that is
+    up to ten times slower than XLA's own code, so only matrix products and sums are left to YNNPACK.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}
@@ -97,7 +95,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 
 
 def to_devices(batch, mesh: Mesh):
-    """This process's numpy arrays as its part of global arrays, split over the devices."""
+    """Global arrays, split over the devices, of which each process gives its own numpy part."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
 

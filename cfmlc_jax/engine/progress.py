@@ -1,4 +1,4 @@
-"""A line that says how far a run is, how fast, and when it will be done."""
+"""The progress line: the step, the speed and the time left."""
 
 import contextlib
 import sys
@@ -8,13 +8,13 @@ import time
 class Progress:
     """Prints "step 280/760  epoch 3/8 …  4.1 steps/s  260 images/s  ETA 1:57" to standard error.
 
-    On a terminal the line is overwritten; elsewhere every report is a line of its own.
+    On a terminal each report overwrites the last; elsewhere each report is a new line.
 
     Args:
         total: steps of the whole run.
         batch_size: images of a step, over all devices.
-        done: steps that an earlier run has done.
-        silent: print nothing (on processes other than the first).
+        done: steps that were done before this process started.
+        silent: print nothing; for all processes but the first.
     """
 
     def __init__(self, total: int, *, batch_size: int, done: int = 0, silent: bool = False):
@@ -24,7 +24,7 @@ class Progress:
         self._open_line = False
 
     def report(self, step: int, text: str) -> dict[str, float]:
-        """Print the line and return {"steps_per_second", "images_per_second"} since the last one."""
+        """Print the line; return {"steps_per_second", "images_per_second"} since the last report."""
         before, then = self._mark
         now = time.perf_counter()
         self._mark = (step, now)
@@ -38,14 +38,14 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self):
-        """Leave what happens inside (an evaluation, a save) out of the rates."""
+        """A context whose time (of a validation or a save) does not count in the rates."""
         start = time.perf_counter()
         yield
         step, then = self._mark
         self._mark = (step, then + time.perf_counter() - start)
 
     def note(self, text: str):
-        """Print a line that stays."""
+        """Print a line that is not overwritten."""
         if self._stream is not None:
             start = "\n" if self._open_line else ""
             print(f"{start}{text}", file=self._stream, flush=True)
@@ -62,7 +62,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """A duration in seconds as text, m:ss or h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

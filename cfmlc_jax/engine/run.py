@@ -1,4 +1,4 @@
-"""A run: a system trained in a workdir, from its first or its last checkpoint to its end."""
+"""A run: training a system in a workdir, from the start or from the latest checkpoint."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +19,14 @@ from cfmlc_jax.engine.system import System
 
 @dataclass(frozen=True)
 class Schedule:
-    """The numbers of a run.
+    """How long a run trains, and how often it logs, saves and validates.
 
-    seed: of initial values, and of every step's randomness.
-    epochs, steps_per_epoch: a validation follows each epoch.
-    batch_size: images of a step, over all devices; for the rate that is shown.
-    log_every: steps from one log of values to the next; at least one an epoch.
-    checkpoint_every: steps between checkpoints, besides the one after every epoch; 0: only that.
-    patience: epochs without a better validation before the run stops; None: it never stops early.
+    seed: of the initial values and of the random keys of all steps.
+    epochs, steps_per_epoch: each epoch ends with a checkpoint and a validation.
+    batch_size: images per step, over all devices; only for the printed rate.
+    log_every: steps between two logs; a value above `steps_per_epoch` means one log per epoch.
+    checkpoint_every: steps between two further checkpoints; 0: save at the end of epochs only.
+    patience: epochs without improvement after which the run stops; None: never stop early.
     """
 
     seed: int
@@ -39,26 +39,27 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """The number of steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a run has to do with the world beside its system.
+class RunOptions:
+    """What a run writes besides its arrays, and the functions that it calls.
 
-    meta: JSON values that are written beside every checkpoint: what one needs to use it.
-    require_same: raises where the path and meta of a checkpoint are not of this run.
-    start: the first state of a new run, from the system's own.
-    notes: lines that the user should see, asked for after every epoch.
-    hparams: the run's settings, flat, for the metric writers.
-    say: prints a line for the user.
-    preemption: whether the run has been asked to end.
-    tensorboard: write event files too.
+    meta: JSON values that are saved with every checkpoint, for whoever uses the checkpoint later.
+    print_line: prints a line for the user.
+    preemption: reports whether the run was asked to end.
+    require_same: called with the path and the meta of a checkpoint before it is resumed; raises if the
+        checkpoint belongs to other data, for instance.
+    start: changes the initial state of a new run, to load pretrained weights for instance.
+    notes: called after every epoch; returns lines that are printed.
+    hparams: the configuration as a flat dict, for the metric writers.
+    tensorboard: write TensorBoard event files too.
     """
 
     meta: dict[str, Any]
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     preemption: hooks.Preemption
     require_same: Callable[[Path, dict], None] = lambda path, meta: None
     start: Callable[[State], State] = lambda state: state
@@ -68,21 +69,22 @@ class Surroundings:
 
 
 class Run:
-    """Trains a system from batches, and keeps metrics and checkpoints in a workdir.
+    """Trains a system, and writes metrics and checkpoints into a workdir.
 
-    Call `resume`, then `fit`, and `close` in any case.
+    Call `resume`, then `fit`; call `close` also after an error.
 
     Args:
-        system: what is trained.
-        batches: from a step on, every later batch: host arrays, this process's share.
-        schedule: the run's numbers.
-        workdir: metrics.jsonl and checkpoints/ are there, or will be.
-        mesh: of the devices.
-        surroundings: what else it deals with.
+        system: the system to train.
+        batches: a function of a step that yields the batch of that step and all later ones: numpy arrays, the
+            images of this process.
+        schedule: how long and how often.
+        workdir: the folder of metrics.jsonl and checkpoints/.
+        mesh: the devices.
+        options: what else to write and to call.
 
     Attributes:
         abstract: shapes and shardings of the state.
-        checkpoints: those of the workdir.
+        checkpoints: the checkpoints of the workdir.
     """
 
     def __init__(
@@ -92,58 +94,59 @@ class Run:
         schedule: Schedule,
         workdir: Path,
         mesh: jax.sharding.Mesh,
-        surroundings: Surroundings,
+        options: RunOptions,
     ):
         self._system, self._batches, self._schedule = system, batches, schedule
-        self._workdir, self._mesh, self._outside = workdir, mesh, surroundings
+        self._workdir, self._mesh, self._options = workdir, mesh, options
         self._log_every = min(schedule.log_every, schedule.steps_per_epoch)
-        self._first_state, self.abstract = plan(system, seed=schedule.seed, mesh=mesh)
+        self._create_state, self.abstract = plan(system, seed=schedule.seed, mesh=mesh)
         self._early_stop = hooks.EarlyStop(schedule.patience, {})
         self._finished = self._validation_due = False
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self._writer: writers.MetricWriter = writers.MultiWriter(())
 
     def resume(self) -> None:
-        """Take the state of the latest readable checkpoint, or start.
+        """Restore the latest readable checkpoint; without checkpoints, create the initial state.
 
         Raises:
-            InputError: the checkpoint is another run's.
-            RunError: no checkpoint is readable.
+            InputError: the checkpoint is of another model, or `require_same` refuses it.
+            RunError: there are checkpoints, but none is readable.
         """
         model, training = to_items(self.abstract, self._system)
         restored = self.checkpoints.restore_latest(
             model=model,
             training=training,
-            check=self._outside.require_same,
-            warn=self._outside.say,
+            check=self._options.require_same,
+            warn=self._options.print_line,
         )
         if restored is None:
-            self._state = self._outside.start(self._first_state())
+            self._state = self._options.start(self._create_state())
         else:
             model, training, meta = restored
             self._state = from_items(model, training)
             self._early_stop.best = meta["best"]
             self._finished = meta["finished"]
-            at_end = int(self._state.step) % self._schedule.steps_per_epoch == 0
-            self._validation_due = at_end and "rank" not in meta
-            self._outside.say(f"resuming at step {int(self._state.step)} of {self._schedule.steps}")
+            epoch_ended = int(self._state.step) % self._schedule.steps_per_epoch == 0
+            # A validation gives its checkpoint a rank; without one, the run ended before it was done.
+            self._validation_due = epoch_ended and "rank" not in meta
+            self._options.print_line(f"resuming at step {int(self._state.step)} of {self._schedule.steps}")
         self._step = int(self._state.step)
         self._writer = writers.create(
             self._workdir,
             last_step=self._step,
             validated=not self._validation_due,
-            tensorboard=self._outside.tensorboard,
+            tensorboard=self._options.tensorboard,
             primary=jax.process_index() == 0,
         )
         if restored is None:
-            self._writer.write_hparams(self._outside.hparams)
+            self._writer.write_hparams(self._options.hparams)
 
     def fit(self) -> None:
-        """Train to the last step, an early stop, or a SIGTERM.
+        """Train until the last step, an early stop or SIGTERM.
 
         Raises:
-            RunError: a value that is not finite.
-            Preempted: SIGTERM came.
+            RunError: a value is not finite.
+            Preempted: the process received SIGTERM; the state is saved.
         """
         if self._finished:
             return
@@ -159,13 +162,13 @@ class Run:
         if not self._finished:
             self._train(progress)
 
-    def safe(self) -> str:
-        """Which checkpoint is left, for an error."""
+    def last_saved(self) -> str:
+        """The latest checkpoint, in words that end an error message."""
         latest = self.checkpoints.latest_step()
         return "no checkpoint was written yet" if latest is None else f"checkpoint {latest} is intact"
 
     def close(self) -> None:
-        """Flush and release files."""
+        """Flush, and close files."""
         self._writer.close()
         self.checkpoints.close()
 
@@ -177,7 +180,7 @@ class Run:
             log_every=self._log_every,
             mesh=self._mesh,
         )
-        train_step = _reporting_first(compiled, progress)
+        train_step = _with_compilation_reported(compiled, progress)
         watch = hooks.NonFiniteWatch(compiled.watched)
         progress.note(f"reading the first of {self._schedule.steps - self._step} batches")
         for batch in self._batches(self._step):
@@ -194,11 +197,11 @@ class Run:
                     self._save()
                     if epoch_ends:
                         self._validate(progress)
-            if self._outside.preemption.reached():
+            if self._options.preemption.requested():
                 watch.flush()
                 if self.checkpoints.latest_step() != self._step:
                     self._save()
-                raise hooks.Preempted(f"asked to end; {self._done()}")
+                raise hooks.Preempted(f"asked to end; {self._saved()}")
             if self._finished:
                 break
 
@@ -207,7 +210,7 @@ class Run:
         return every > 0 and self._step % every == 0
 
     def _log(self, progress):
-        values = hooks.host_values(self._state.tally)
+        values = hooks.mean_values(self._state.tally)
         first = self._system.values[0]
         readings = {name: float(value) for name, value in self._system.readings(self._state.learned).items()}
         epoch = 1 + (self._step - 1) // self._schedule.steps_per_epoch
@@ -218,17 +221,19 @@ class Run:
         scalars = {f"train/{name}": value for name, value in (values | readings).items()}
         self._writer.write_scalars(self._step, scalars | {f"time/{name}": v for name, v in speed.items()})
 
-    def _done(self):
+    def _saved(self):
         return f"saved step {self._step} of {self._schedule.steps}"
 
     def _validate(self, progress):
-        """Score the step that ended an epoch, and was saved; rank its checkpoint."""
+        """Compute metrics after an epoch, whose checkpoint is already saved, and rank that checkpoint by them."""
         epoch = self._step // self._schedule.steps_per_epoch
         metrics = self._system.validate(
             self._state.learned,
-            lambda: self._outside.preemption.end(f"{self._done()}, its validation comes next"),
+            lambda: self._options.preemption.raise_if_requested(
+                f"{self._saved()}, its validation comes next"
+            ),
         )
-        for line in self._outside.notes():
+        for line in self._options.notes():
             progress.note(line)
         scalars = {
             f"val/{weights}/{metric}": value
@@ -242,7 +247,7 @@ class Run:
         stop = self._early_stop.update(epoch, chosen)
         self._finished = stop or self._step == self._schedule.steps
         self._validation_due = False
-        self.checkpoints.rank(self._step, max(chosen.values()), self._ranked())
+        self.checkpoints.rank(self._step, max(chosen.values()), self._validation_meta())
         best_epoch, best = max(self._early_stop.best.values(), key=lambda entry: entry[1])
         shown = ", ".join(f"{weights} {value:.2f}" for weights, value in chosen.items())
         progress.note(
@@ -250,21 +255,21 @@ class Run:
             + ("; no improvement, stopping early" if stop else "")
         )
 
-    def _ranked(self):
-        """What validations decide, and nothing else in a checkpoint says."""
+    def _validation_meta(self):
+        """The part of a checkpoint's meta that a validation changes."""
         return {"best": self._early_stop.best, "finished": self._finished}
 
     def _save(self):
         model, training = to_items(self._state, self._system)
-        meta = self._outside.meta | self._ranked()
+        meta = self._options.meta | self._validation_meta()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)
 
 
-def _reporting_first(train_step, progress):
-    """The same step, whose first call is reported: it compiles, which may take minutes, and is left out of rates."""
+def _with_compilation_reported(train_step, progress):
+    """The same function; its first call, which compiles for seconds to minutes, is timed and not in the rates."""
     calls = 0
 
-    def reported(state, batch):
+    def timed_once(state, batch):
         nonlocal calls
         calls += 1
         if calls > 1:
@@ -280,4 +285,4 @@ def _reporting_first(train_step, progress):
         )
         return result
 
-    return reported
+    return timed_once

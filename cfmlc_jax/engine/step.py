@@ -1,4 +1,4 @@
-"""The compiled training step of any system."""
+"""The compiled training step of a system."""
 
 import functools
 
@@ -11,22 +11,22 @@ from cfmlc_jax.engine.system import System
 
 
 class TrainStep:
-    """The compiled (state, batch) -> (state, first_bad): one update on a global batch.
+    """A compiled function (state, batch) -> (new state, first_bad) for one step on a global batch.
 
-    The state is donated. Each step has a random key of its own, a function of seed and step.
-    `first_bad` is the position in `watched` of the first value that is not finite, or −1.
+    The old state is donated. The random key of a step depends on the seed and the step number alone.
+    `first_bad` is an int32: the position in `watched` of the first array with a non-finite entry, or −1.
 
     Args:
-        system: what is trained.
+        system: the system to train.
         abstract: shapes and shardings of the state (`state.plan`).
-        seed: of the run's randomness.
-        log_every: steps after which the tally of values starts anew.
-        mesh: of the devices.
+        seed: of all random keys.
+        log_every: steps between two logs; the tally of values restarts after each log.
+        mesh: the devices.
 
     Attributes:
-        watched: paths of the values that a step checks, in the order of its check; known after the
-            first call.
-        jitted: the function under `jax.jit`, to be lowered and inspected.
+        watched: paths of the arrays that are checked, in the order of the check. Empty before the first
+            call, which traces the function.
+        jitted: the result of `jax.jit`, for inspection of the compiled program.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class TrainStep:
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             update = system.update(state.learned, batch, key, state.step)
             watched = _watched(update)
-            # Names come with the trace: a second one, for them alone, takes seconds of a large model.
+            # A side effect of tracing: a separate trace for the names alone takes seconds for a large model.
             self.watched[:] = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in watched]
             new_state = State(
                 step=state.step + 1,
                 learned=update.learned,
-                tally=_tally(state.tally, update.values | {"steps": 1.0}, state.step % log_every == 0),
+                tally=_add(state.tally, update.values | {"steps": 1.0}, restart=state.step % log_every == 0),
             )
             return new_state, _first_bad([leaf for _, leaf in watched])
 
@@ -62,25 +62,25 @@ class TrainStep:
 
 
 def gather(array, mesh: jax.sharding.Mesh):
-    """A global array whole on every device, and so on every process."""
-    return _gathering(mesh)(array)
+    """A copy of a global array on every device, so that every process can read all of it."""
+    return _gather_on(mesh)(array)
 
 
 @functools.cache
-def _gathering(mesh):
+def _gather_on(mesh):
     return jax.jit(lambda array: array, out_shardings=meshes.replicated(mesh))
 
 
 def _watched(update):
-    """(path, leaf) of everything that has to be finite."""
+    """(path, array) of everything that must be finite."""
     trees = update.watched or [(name, value) for name, value in update.values.items()]
     return [leaf for name, tree in trees for leaf in jax.tree_util.tree_leaves_with_path({name: tree})]
 
 
-def _first_bad(leaves):
-    bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves])
+def _first_bad(arrays):
+    bad = jnp.stack([~jnp.isfinite(array).all() for array in arrays])
     return jnp.where(bad.any(), jnp.argmax(bad), -1)
 
 
-def _tally(sums, values, afresh):
-    return {name: jnp.where(afresh, 0.0, sums[name]) + values[name] for name in sums}
+def _add(tally, values, *, restart):
+    return {name: jnp.where(restart, 0.0, tally[name]) + values[name] for name in tally}

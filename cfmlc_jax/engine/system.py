@@ -1,16 +1,16 @@
-"""The contract between the engine and what it trains."""
+"""The contract between the engine and the system that it trains."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
 class Update(NamedTuple):
-    """The outcome of one training step.
+    """The result of one training step.
 
-    learned: what the system has learned, updated; of the structure, shapes and types that came in.
-    values: float scalars by the names in `System.values`; their means are logged.
-    watched: (name, pytree) pairs; of values that are not finite the first in this order is reported.
-        Empty: `values`.
+    learned: the new `learned`, of the same structure, shapes and dtypes as the old one.
+    values: float scalars by the names in `System.values`; the engine logs their means.
+    watched: (name, pytree) pairs that must be finite. If several are not, the engine names the first in
+        this order. Empty: the engine checks `values`.
     """
 
     learned: dict[str, Any]
@@ -19,39 +19,45 @@ class Update(NamedTuple):
 
 
 class System(Protocol):
-    """What a run trains. `learned` is a dict of pytrees: parameters, statistics, averages, optimiser states, …"""
+    """What a run trains.
+
+    `learned` is everything that training changes, as one dict of pytrees: parameters, batch statistics,
+    moving averages, optimiser states.
+    """
 
     @property
     def values(self) -> Sequence[str]:
-        """Names of the scalars that an update returns; the first is shown while training."""
+        """Names of the scalars that `update` returns; the progress line shows the first."""
 
     @property
     def selection(self) -> str:
-        """The metric of `validate` by which the best checkpoint is chosen, larger is better."""
+        """The metric of `validate` that chooses the best checkpoint; larger is better."""
 
     def init(self, key) -> dict[str, Any]:
-        """What is learned before the first step; traced, so that it is born sharded."""
+        """`learned` before the first step. The engine compiles it, so that it is created sharded."""
 
     def update(self, learned: dict[str, Any], batch, key, step) -> Update:
-        """One step on a global batch; traced and compiled by the engine, which donates `learned`.
+        """One training step on a global batch. Pure: the engine compiles it and donates `learned`.
 
         Args:
             learned: before the step.
-            batch: arrays, their leading axis split over all devices.
+            batch: a pytree of arrays whose leading axis is split over all devices.
             key: random key of this step.
-            step: int32, updates done before this one.
+            step: int32, the number of steps before this one.
         """
 
     def split(self, learned: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What prediction needs, and the rest: two dicts whose union is `learned`."""
+        """`learned` as two dicts: the entries that prediction needs, and the other entries."""
 
     def readings(self, learned: dict[str, Any]) -> dict[str, Any]:
-        """Scalars that are logged as they stand, not averaged: learning rates, say."""
+        """Scalars that are logged as they are, without averaging, such as learning rates."""
 
     def validate(self, learned: dict[str, Any], poll: Callable[[], None]) -> dict[str, dict[str, float]]:
-        """Metrics by set of weights ("weights", "average"), after an epoch; the last set is what predicts.
+        """Metrics after an epoch, by set of weights: "weights" (raw) and "average" (EMA).
+
+        The last set is the one that prediction uses.
 
         Args:
-            learned: as trained so far.
-            poll: to be called now and then; raises where the run is asked to end.
+            learned: after the epoch.
+            poll: call it between batches; it raises `hooks.Preempted` if the run must end.
         """

@@ -1,6 +1,6 @@
-"""Metric writers with the method names of clu's `MetricWriter`, without TensorFlow.
+"""Metric writers with the interface of clu's `MetricWriter`, but without TensorFlow, which clu imports.
 
-Any clu writer can take their place. (clu's own module imports TensorFlow.)
+A clu writer can be used in their place.
 """
 
 import json
@@ -16,30 +16,30 @@ from cfmlc_jax.errors import InputError
 
 
 class MetricWriter(Protocol):
-    """The part of clu's interface that runs use."""
+    """The part of clu's interface that a run uses."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Named numbers of a step."""
+        """Write the named numbers of a step."""
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """The configuration, flat."""
+        """Write the configuration, a flat dict."""
 
     def flush(self) -> None:
-        """Make everything written so far durable."""
+        """Make sure that everything so far is on disk."""
 
     def close(self) -> None:
-        """Flush and release."""
+        """Flush, and close files."""
 
 
 class JsonlWriter:
-    """Scalars as lines {"step": …, name: value, …} of a file; what is not a number becomes null.
+    """Writes scalars as lines {"step": …, name: value, …} of a file; a non-finite value becomes null.
 
-    On opening, lines that a resumed run writes again are dropped.
+    On opening, it drops the lines that a resumed run will write again.
 
     Args:
         path: of the file.
-        last_step: of the checkpoint that the run resumes from.
-        validated: whether that step's validation is done, and its line stays.
+        last_step: step of the checkpoint that the run resumes from.
+        validated: whether the validation of that step is done, so that its line is kept.
     """
 
     def __init__(self, path: Path, last_step: int, *, validated: bool = True):
@@ -54,24 +54,24 @@ class JsonlWriter:
         files.write_text(path, "".join(line + "\n" for line in kept))
 
     def write_scalars(self, step, scalars):
-        """One line."""
+        """Append one line."""
         values = {name: _number(value) for name, value in scalars.items()}
         files.append_text(self._path, json.dumps({"step": int(step)} | values) + "\n")
 
     def write_hparams(self, hparams):
-        """Nothing: the workdir's config.json has them."""
+        """Do nothing: the configuration is in the workdir's config.json."""
 
     def flush(self):
-        """Nothing: every line is in the file."""
+        """Do nothing: every line is already in the file."""
 
     def close(self):
-        """Nothing: the file is open only while a line is written."""
+        """Do nothing: the file is only open while a line is written."""
 
 
 class TensorBoardWriter:
-    """Scalars as TensorBoard event files in a folder, by tensorboardX (no TensorFlow).
+    """Writes TensorBoard event files into a folder, by tensorboardX (no TensorFlow).
 
-    On opening, events beyond `last_step` are marked as superseded.
+    On opening, it marks the events after `last_step` as replaced.
 
     Raises:
         InputError: tensorboardX is not installed.
@@ -87,12 +87,12 @@ class TensorBoardWriter:
         self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def write_scalars(self, step, scalars):
-        """One event per scalar."""
+        """Write one event per scalar."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, float(value), int(step))
 
     def write_hparams(self, hparams):
-        """The configuration as a text."""
+        """Write the configuration as a text."""
         text = "\n".join(f"    {name}: {value}" for name, value in sorted(hparams.items()))
         self._writer.add_text("config", text, 0)
 
@@ -106,28 +106,28 @@ class TensorBoardWriter:
 
 
 class MultiWriter:
-    """Several writers as one."""
+    """One writer that passes each call to several."""
 
     def __init__(self, writers: Sequence[MetricWriter]):
         self._writers = tuple(writers)
 
     def write_scalars(self, step, scalars):
-        """To each."""
+        """Pass on to each writer."""
         for writer in self._writers:
             writer.write_scalars(step, scalars)
 
     def write_hparams(self, hparams):
-        """To each."""
+        """Pass on to each writer."""
         for writer in self._writers:
             writer.write_hparams(hparams)
 
     def flush(self):
-        """Each."""
+        """Pass on to each writer."""
         for writer in self._writers:
             writer.flush()
 
     def close(self):
-        """Each."""
+        """Pass on to each writer."""
         for writer in self._writers:
             writer.close()
 
@@ -135,12 +135,17 @@ class MultiWriter:
 def create(
     workdir: Path, *, last_step: int, validated: bool = True, tensorboard: bool, primary: bool
 ) -> MetricWriter:
-    """The run's writer: metrics.jsonl always, event files if wanted; nothing on other processes.
+    """The writer of a run: of metrics.jsonl, and of TensorBoard event files if asked for.
 
-    Args: as of `JsonlWriter`.
+    Args:
+        workdir: of the run.
+        last_step: see `JsonlWriter`.
+        validated: see `JsonlWriter`.
+        tensorboard: write event files too.
+        primary: this is the first process; the others write nothing.
 
     Raises:
-        InputError: event files are wanted and tensorboardX is missing.
+        InputError: `tensorboard`, but tensorboardX is not installed.
     """
     if not primary:
         return MultiWriter(())
@@ -151,7 +156,7 @@ def create(
 
 
 def _lines(path):
-    """Whole lines of the file: one that a crash cut off is not a record."""
+    """The complete lines of the file, without one that a crash cut off."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The report of a run: one page, out of its files alone."""
+"""The report of a run: one HTML page, made from the files in the workdir."""

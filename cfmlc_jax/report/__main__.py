@@ -1,11 +1,11 @@
-"""The report of a run, from its workdir alone.
+"""Write the report of a run into its workdir.
 
     python -m cfmlc_jax.report runs/scenes
 
-Writes report/index.html there: one file that shows results, classes, curves, co-occurrence, effects,
-pivots and training curves, as far as the run got. Needs neither the data nor a checkpoint.
+The report is one file, report/index.html. It shows results, classes, curves, co-occurrence, effects, pivots and
+training curves, as far as they exist. Neither the data nor a checkpoint is needed.
 
-Exit codes: 0 done; 1 an error, reported in one line; 130 interrupted.
+Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from cfmlc_jax.report import page
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line (sys.argv by default); the exit code."""
+    """Run the command line (default: sys.argv), and return the exit code."""
     cli.tolerate_every_name()
     try:
         flags = _parser().parse_args(arguments)
@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser():
     parser = cli.Parser(prog="python -m cfmlc_jax.report", description=__doc__)
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="workdir of a run")
     parser.add_argument(
         "--alphas",
         type=_strengths,
         metavar="A,B,…",
-        help="strengths of effects to read off the saved scores; default eleven from 0 to the largest configured one",
+        help="strengths of effects to compute from the saved scores; default: eleven from 0 to the largest configured one",
     )
     return parser
 
@@ -54,7 +54,7 @@ def _strengths(text):
         alphas = [math.nan]
     if not all(math.isfinite(alpha) and alpha >= 0 for alpha in alphas):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of strengths of 0 or more, such as 0,0.3,0.6"
+            f"{text!r} is not a list of numbers of at least 0, such as 0,0.3,0.6"
         )
     return alphas
 

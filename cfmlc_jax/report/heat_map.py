@@ -1,4 +1,4 @@
-"""Square matrices of classes as SVG, for both colour schemes: a hue, and as much of it as the value."""
+"""Heat maps of class × class matrices as SVG, for light and dark pages: the opacity of a colour shows the value."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ import numpy as np
 
 from cfmlc_jax.report.markup import Markup, element
 
-# Cells that hold their number; more classes get smaller cells without.
+# With at most this many classes, cells are large and show their number.
 NUMBERED = 12
+NEGATIVE = "combined"  # custom property with the colour of negative values
 LARGE_CELL, SMALL_CELL = 25, 13
-LETTER = 6.1  # width of a letter of the labels, pixels
+LETTER = 6.1  # width of a letter of a label, pixels
 LONGEST_LABEL = 14  # letters
-ON_DARK = 0.78  # strength from which numbers have the paper's colour, legible in both schemes
+ON_DARK = 0.78  # opacity above which numbers have the colour of the page, so that they are legible
 
 
 def heat_map(
@@ -22,28 +23,26 @@ def heat_map(
     *,
     top: float,
     note: str | None = None,
-    positive: str = "combined",
-    negative: str = "combined",
+    positive: str = NEGATIVE,
     mark: Sequence[tuple[int, int]] = (),
 ) -> Markup:
-    """A figure of a matrix [k, k], rows and columns named, in a box that scrolls if it is wide.
+    """A figure of a matrix [k, k] with named rows and columns; it scrolls sideways if it is wide.
 
     Args:
-        title: what is shown; the figure's accessible name too.
-        matrix: in percent; NaN stays empty.
+        title: of the figure; also its accessible name.
+        matrix: in percent; NaN entries stay empty.
         names: of the k classes.
-        top: magnitude that has the full colour, above 0.
+        top: absolute value that is shown in the full colour, above 0.
         note: a sentence under the title.
-        positive: custom property with the colour of positive values.
-        negative: of negative ones.
-        mark: cells (row, column) with a frame.
+        positive: custom property of style.css with the colour of positive values.
+        mark: entries (row, column) with a frame.
     """
     matrix = np.asarray(matrix, np.float64)
     side = LARGE_CELL if len(names) <= NUMBERED else SMALL_CELL
     shown = [name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…" for name in names]
     gutter = 8 + LETTER * max(len(name) for name in shown)
     width, height = gutter + side * len(names) + 2, gutter + side * len(names) + 2
-    parts = [*_labels(shown, gutter, side), *_cells(matrix, names, gutter, side, top, (positive, negative))]
+    parts = [*_labels(shown, gutter, side), *_cells(matrix, names, gutter, side, top, positive)]
     parts += [
         element("rect", x=gutter + side * j + 0.5, y=gutter + side * i + 0.5, width=side - 1, height=side - 1, class_="mark")
         for i, j in mark
@@ -69,15 +68,15 @@ def _labels(names, gutter, side):
         yield element("text", name, transform=turn, class_="tick")
 
 
-def _cells(matrix, names, gutter, side, top, colours):
+def _cells(matrix, names, gutter, side, top, positive):
     for (i, j), value in np.ndenumerate(matrix):
         x, y = gutter + side * j, gutter + side * i
         if math.isnan(value):
             yield element("rect", x=x + 0.5, y=y + 0.5, width=side - 1, height=side - 1, class_="empty")
             continue
         strength = min(1.0, abs(value) / top)
-        hue = colours[0 if value >= 0 else 1]
-        words = element("title", f"{names[i]} beside {names[j]}: {_whole(value)} %")
+        hue = positive if value >= 0 else NEGATIVE
+        words = element("title", f"{names[i]} with {names[j]}: {_whole(value)} %")
         box = {"x": x + 0.5, "y": y + 0.5, "width": side - 1, "height": side - 1}
         yield element(
             "rect", words, class_="cell", style=f"fill:var(--{hue});fill-opacity:{strength:.2f}", **box

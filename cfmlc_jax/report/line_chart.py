@@ -1,4 +1,4 @@
-"""Lines over two axes as SVG, for the width of a phone."""
+"""Line charts as SVG, legible at the width of a phone."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from cfmlc_jax.report.series import Series
 
 WIDTH, HEIGHT = 380, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 36
-# More points than a line has pixels say nothing more.
+# Lines with more points are thinned: there are not enough pixels.
 MOST_POINTS = 240
-_FEW = 16  # points that are marked one by one
+_FEW = 16  # lines with at most this many points have a dot at each
 
 
 def line_chart(
     title: str, series: Sequence[Series], x: Axis, y: Axis, note: Markup | str | None = None
 ) -> Markup:
-    """A figure with its caption, the lines and a legend.
+    """A figure of lines, with a caption and a legend.
 
     Args:
-        title: what is shown; the figure's accessible name too.
-        series: lines, the last on top.
+        title: of the figure; also part of its accessible name.
+        series: the lines; the last is drawn on top.
         x: horizontal axis.
         y: vertical axis.
         note: a sentence under the title.
@@ -42,7 +42,7 @@ def line_chart(
 
 
 def small_chart(title: str, detail: str, series: Sequence[Series]) -> Markup:
-    """A thumbnail of lines in the unit square, with a title and a number above it."""
+    """A small figure of lines in the unit square, with a title and a detail above it."""
     side, pad = 120, 3
     frame = element("rect", x=pad, y=pad, width=side - 2 * pad, height=side - 2 * pad, class_="frame")
     lines = [
@@ -57,7 +57,7 @@ def small_chart(title: str, detail: str, series: Sequence[Series]) -> Markup:
 
 
 def legend(series: Sequence[Series]) -> Markup:
-    """Names with a piece of their line, wrapped as the width has it."""
+    """A legend: the names of lines, each with a sample of the line."""
     entries = [element("li", _swatch(line), line.name) for line in series]
     return element("ul", *entries, class_="legend")
 
@@ -79,7 +79,7 @@ def _grid(x, y):
     for tick in x.ticks:
         at = x.place(tick, LEFT, right)
         parts.append(element("line", x1=at, x2=at, y1=bottom, y2=bottom + 4, class_="axis"))
-        # The last one would reach beyond the paper.
+        # A centred text at the last tick would be cut off.
         side = " end" if at > right - 12 else " middle"
         parts.append(element("text", x.tick_text(tick), x=at, y=bottom + 15, class_=f"tick{side}"))
     parts.append(element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
@@ -105,7 +105,7 @@ def _line(line, x, y):
 
 
 def _thinned(points):
-    """The points, or of many as many as are worth drawing, evenly, with the last."""
+    """The points; if there are too many, `MOST_POINTS` of them, evenly spaced, with the first and the last."""
     if len(points) <= MOST_POINTS:
         return list(points)
     step = (len(points) - 1) / (MOST_POINTS - 1)

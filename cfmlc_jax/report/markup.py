@@ -1,7 +1,7 @@
-"""HTML and SVG in which text cannot become markup.
+"""HTML and SVG elements. All text is escaped unless it is `Markup`.
 
-A template language would be a dependency more, and half of the page is figures that are computed
-element by element; here everything that is not `Markup` already is escaped.
+There is no template language: it would be one more dependency, and half of the page is figures that are
+computed element by element.
 """
 
 import html
@@ -12,7 +12,7 @@ _VOID = {"br", "meta", "img", "hr", "input", "link", "wbr"}
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is already HTML, and is not escaped."""
 
     __slots__ = ()
 
@@ -21,10 +21,10 @@ Child = str | float | None
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Markup:
-    """An element, its children escaped unless they are `Markup`; None leaves a child or attribute out.
+    """An HTML element. Children are escaped unless they are `Markup`; None leaves a child or attribute out.
 
-    An attribute's name has "-" for "_" inside, and loses one at its end (`class_`, `for_`). True
-    stands for an attribute without a value. Floats become short numbers.
+    In the names of attributes, a final "_" is removed (`class_`, `for_`) and any other "_" becomes "-". True gives
+    an attribute without a value. Floats are shortened.
     """
     opening = f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>"
     if tag in _VOID:
@@ -33,12 +33,12 @@ def element(tag: str, *children: Child, **attributes: object) -> Markup:
 
 
 def join(*children: Child) -> Markup:
-    """The children one after the other, escaped as in `element`."""
+    """The children in sequence, escaped as in `element`."""
     return Markup("".join(_text(child) for child in children if child is not None))
 
 
 def number(value: float) -> str:
-    """A coordinate as short as it needs to be: two decimals at most."""
+    """A coordinate as text with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 

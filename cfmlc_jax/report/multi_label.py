@@ -1,4 +1,4 @@
-"""The report of multi-label classification: its metrics and sections."""
+"""The report of the multi-label task: its metrics and sections."""
 
 from collections.abc import Sequence
 
@@ -43,8 +43,8 @@ def _title(prediction: Prediction) -> str:
 def _results_lede(intervals):
     return (
         f"Mean average precision (mAP) in percent of the averaged weights. Brackets are {intervals.level:.0%} bootstrap "
-        f"intervals over images ({intervals.resamples} resamples), less the bias of few positives, so that a weak classifier’s value lies in "
-        "the upper part of its interval; a gain’s is that of the difference on the same images."
+        f"intervals over images ({intervals.resamples} resamples). They are corrected for the bias of classes with few positives, so the value of a "
+        "weak classifier lies in the upper part of its interval. Intervals of gains are of the difference on the same images."
     )
 
 
@@ -53,7 +53,7 @@ def _facts(split: Split, chief: Prediction):
     facts = _absent_classes(measures.classes, measures.metrics[chief]["mAP_sklearn"])
     if findings.context is not None:
         use = findings.context.predictions[chief]
-        facts.append(("context AUC (50 is none)", tables.with_interval(*use.context_auc, digits=1)))
+        facts.append(("context AUC (50: ignores context)", tables.with_interval(*use.context_auc, digits=1)))
     if findings.localization is not None:
         rates = findings.localization.all
         chance = element("small", f"chance {tables.decimal(rates.chance_hit, 1)}")
@@ -62,7 +62,7 @@ def _facts(split: Split, chief: Prediction):
 
 
 def _absent_classes(counted: multi_label.Classes | None, value):
-    """What the classes without a positive image, each 0 in mAP (sklearn), take from it; nothing if there are none."""
+    """The mAP (sklearn) without the classes that have no positive image and count as 0 in it; [] if there are none."""
     if counted is None or counted.all == counted.with_positives:
         return []
     absent = counted.all - counted.with_positives
@@ -83,13 +83,13 @@ RESULTS = ResultsView(
     facts=_facts,
     caption="Mean average precision",
     every=tuple(Metric(name, name.replace("_", " ")) for name in multi_label.METRICS),
-    every_summary="All metrics at threshold 0.5, both sets of weights",
+    every_summary="All metrics at threshold 0.5, raw and averaged weights",
     every_caption="Metrics",
 )
 
 
 def _classes_of(run: Run, split: Split) -> ClassTable:
-    """Classes by the average precision of the combined prediction; those without a positive image come last."""
+    """The classes by average precision of the combined prediction, highest first; last those without positives."""
     effect = chief_effect(split.predictions)
     marks = {COMBINED: "bar", WHOLE: "tick"} | ({effect: "dot"} if effect else {})
     positives = split.scores.labels.sum(axis=0, dtype=int)
@@ -112,7 +112,7 @@ def _classes_of(run: Run, split: Split) -> ClassTable:
 
 CLASSES = ClassesView(
     lede=lambda run: (
-        "Average precision (sklearn) in percent of each class, highest first; classes without a positive image come last."
+        "Average precision (sklearn) of each class in percent, highest first. Classes without a positive image come last."
     ),
     metric="Average precision",
     title=_title,
@@ -123,27 +123,27 @@ CLASSES = ClassesView(
 def _strength_lede(run: Run):
     assert run.evidence is not None
     return (
-        f"A total direct effect is combined − α · (combined of the counterfactual); what is taken away shows the null “{run.evidence.config['effect']['null']}”. "
-        "At α 0 it is the combined prediction. With one null for all images, TDE whole shifts a class’s logits alike: its mAP is a level line by construction."
+        f"A total direct effect is combined − α · (combined of the counterfactual). Removed pixels show the null “{run.evidence.config['effect']['null']}”. "
+        "At α = 0 it equals the combined prediction. If the null is the same for all images, TDE whole shifts a class’s logits by a constant, so its mAP is constant."
     )
 
 
 def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float]) -> Sweep:
-    """Both mAPs, CF1, OF1 and, with pairs of classes, the context AUC at each strength."""
+    """Both mAPs, CF1, OF1 and, if there are pairs of classes, the context AUC at each strength."""
     labels, null = split.scores.labels, split.scores.counterfactuals[counterfactual]
     pairs = run.evidence.training.pairs if run.evidence and run.evidence.training else []
     constant = (null == null[:1]).all()
-    # One null for all images ranks them as the combined prediction does, but for its rounding.
-    ranked = _of_ranks(split.scores.logits["combined"], labels, pairs) if constant else None
+    # With one null for all images the ranking is that of the combined prediction, up to rounding.
+    ranking_metrics = _ranking_metrics(split.scores.logits["combined"], labels, pairs) if constant else None
     sweep = []
     for alpha in alphas:
         logits = split.scores.effect(counterfactual, alpha)
         decided = metrics.thresholded(probabilities(logits), labels, multi_label.THRESHOLD)
-        sweep.append(decided | (ranked or _of_ranks(logits, labels, pairs)))
+        sweep.append(decided | (ranking_metrics or _ranking_metrics(logits, labels, pairs)))
     return sweep
 
 
-def _of_ranks(logits, labels, pairs):
+def _ranking_metrics(logits, labels, pairs):
     values = mean_average_precisions(logits, labels)
     if pairs:
         auc = weighted_context_auc(logits, labels, pairs)(np.ones((1, len(labels))))
@@ -161,11 +161,11 @@ _STRENGTH_METRICS = {
 
 
 def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
-    """A chart of each metric, with a line for every effect."""
+    """One chart per metric, with one line per effect."""
     kinds = {each: effect_of(each, 0).kind for each in counterfactuals}
     return [
         Chart(
-            f"{_STRENGTH_METRICS[metric]} and strength",
+            f"{_STRENGTH_METRICS[metric]} by strength",
             f"{_STRENGTH_METRICS[metric]}, %",
             [Line(kind_title(kind), kind_colour(kind), each, metric) for each, kind in kinds.items()],
         )
@@ -176,8 +176,8 @@ def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
 STRENGTH = StrengthView(lede=_strength_lede, metrics=_STRENGTH_METRICS, sweep=_sweep, charts=_strength_charts)
 EXAMPLES = ExamplesView(
     lede=(
-        "The images with the lowest and the highest mean cross-entropy of the combined prediction, and three classes of each: the most "
-        "probable ones, or those that cost most."
+        "The images with the lowest and the highest mean cross-entropy of the combined prediction, each with three classes: the most "
+        "probable ones, or those with the highest loss."
     ),
     predicted=lambda shown, example: shown.probability > multi_label.THRESHOLD,
 )

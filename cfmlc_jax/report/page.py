@@ -1,4 +1,4 @@
-"""The whole page, and the file that holds it."""
+"""The page of the report, and its file."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -16,14 +16,14 @@ from cfmlc_jax.results.read import Run
 
 
 def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
-    """The path of the report, which is written into the workdir: report/index.html.
+    """Write the report into a workdir, and return its path, report/index.html.
 
     Args:
         workdir: of a run, evaluated or not.
-        alphas: strengths of effects to read off; None for those around the configured ones.
+        alphas: strengths of effects to show; None: strengths around the configured ones.
 
     Raises:
-        InputError: no run, damaged files, or a folder that cannot be written.
+        InputError: there is no run, a file is damaged, or the folder cannot be written.
     """
     text = page(read.run(workdir), alphas)
     path = workdir / "report" / "index.html"
@@ -32,15 +32,15 @@ def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
         files.write_text(path, text)
     except OSError as error:
         place = printable(str(path))
-        raise InputError(f"{place} cannot be written ({error.strerror}); change its rights") from error
+        raise InputError(f"{place} cannot be written ({error.strerror}); change its permissions") from error
     return path
 
 
 def page(run: Run, alphas: Sequence[float] | None = None) -> str:
-    """The run as an HTML document that needs nothing but itself.
+    """The report of a run as a self-contained HTML document.
 
     Args:
-        run: what there is of it.
+        run: evaluated or not.
         alphas: as in `write`.
     """
     task = single_label.TASK if run.single_label else multi_label.TASK
@@ -56,7 +56,7 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         element("main", *present.values(), id="content"),
         element(
             "footer",
-            f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run; no script, no network.",
+            f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run. It needs no scripts and no network.",
         ),
     )
     return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
@@ -64,8 +64,8 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
 
 def _not_evaluated(task: Task):
     reason = (
-        f"The full evaluation has not been written yet: no results, classes, {task.evaluated} or images. "
-        "The same training command resumes; --mode=evaluate evaluates the best checkpoint so far."
+        f"The full evaluation has not been written yet, so there are no results, classes, {task.evaluated} or images. "
+        "To resume training, run the same command again. To evaluate the best checkpoint so far, use --mode=evaluate."
     )
     return section("results", "Results", absent(reason))
 
@@ -118,12 +118,12 @@ def _model(config):
 
 
 def _bar(run, present):
-    """What stays on top: links to the sections, and a switch of splits."""
+    """The bar that stays at the top: links to the sections, and a switch between splits."""
     return element("div", element("div", _navigation(present), _switch(run)), class_="bar")
 
 
 def _switch(run) -> Markup | None:
-    """A choice of one split or all of them, the first at the start; None for fewer than two splits."""
+    """A switch between the splits and "all"; the first split is preselected. None for fewer than two splits."""
     if len(run.splits) < 2:
         return None
     names = {f"split-{i}": split.name for i, split in enumerate(run.splits)} | {"split-all": "all"}
@@ -135,11 +135,11 @@ def _switch(run) -> Markup | None:
         )
         for i, (each, name) in enumerate(names.items())
     ]
-    return element("div", *choices, class_="splits", role="radiogroup", aria_label="Split that is shown")
+    return element("div", *choices, class_="splits", role="radiogroup", aria_label="Split to show")
 
 
 def _switching(run) -> Markup:
-    """Rules that hide the splits that are not chosen; paper shows all of them, as does a browser without :has."""
+    """CSS rules that hide the other splits. All are visible in print, and in browsers without :has."""
     rules = [
         f"body:has(#split-{i}:checked) .split:not(.split-{i}) {{ display: none; }}"
         for i in range(len(run.splits))

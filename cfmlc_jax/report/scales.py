@@ -1,4 +1,4 @@
-"""Axes of figures: what range, which ticks, where on paper."""
+"""Axes of figures: range, ticks, and positions on the page."""
 
 import math
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Axis:
     """A linear axis.
 
-    label: what it measures, with its unit.
-    low, high: its ends, low < high.
-    ticks: numbered places between them.
+    label: quantity and unit.
+    low, high: the ends, low < high.
+    ticks: values of the ticks.
     """
 
     label: str
@@ -20,11 +20,11 @@ class Axis:
     ticks: tuple[float, ...]
 
     def place(self, value: float, start: float, end: float) -> float:
-        """Where a value lies on paper between start (low) and end (high)."""
+        """The position of a value, between start (of `low`) and end (of `high`)."""
         return start + (end - start) * (value - self.low) / (self.high - self.low)
 
     def tick_text(self, value: float) -> str:
-        """The tick as text, as long as the step between ticks asks for."""
+        """The text of a tick, with the decimals that the step between ticks needs."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
         if abs(value) >= 10_000 and value == round(value):
             return f"{value / 1000:g}k"
@@ -34,7 +34,7 @@ class Axis:
 
 
 def fitted(label: str, values: Iterable[float], *, ticks: int = 4) -> Axis:
-    """An axis of round ticks around finite values; 0 to 1 where there are none."""
+    """An axis with round ticks that encloses the finite values; 0 to 1 if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low < 1e-12 * max(1.0, abs(high)):
@@ -45,13 +45,13 @@ def fitted(label: str, values: Iterable[float], *, ticks: int = 4) -> Axis:
 
 
 def fixed(label: str, low: float, high: float, step: float) -> Axis:
-    """An axis with a tick at every step from its low end."""
+    """An axis with a tick at every step from `low`."""
     count = round((high - low) / step)
     return Axis(label, low, high, tuple(round(low + i * step, 12) for i in range(count + 1)))
 
 
 def spanning(label: str, values: Iterable[float], *, ticks: int = 4) -> Axis:
-    """An axis that ends where the values end, with round ticks between."""
+    """An axis from the smallest to the largest value, with round ticks."""
     finite = [value for value in values if math.isfinite(value)]
     around = fitted(label, finite, ticks=ticks)
     low, high = min(finite, default=0.0), max(finite, default=1.0)

@@ -1,4 +1,4 @@
-"""Lines of figures, and the colour that a prediction has in all of them."""
+"""Lines of figures, and the colours of predictions in all figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ class Series:
     """A line of a figure.
 
     name: for the legend.
-    colour: a custom property of style.css, without its dashes.
+    colour: a custom property of style.css, without "--".
     points: (x, y) in order; NaN leaves a gap.
-    dash: of the line, as SVG has it; None for a solid one.
+    dash: SVG's stroke-dasharray; None for a solid line.
     """
 
     name: str
@@ -23,10 +23,10 @@ class Series:
 
 
 def colour(prediction: Prediction) -> str:
-    """The custom property with its colour."""
+    """The custom property with the colour of a prediction."""
     return kind_colour(prediction.kind)
 
 
 def kind_colour(kind: str) -> str:
-    """The custom property with the colour of a kind of predictions."""
+    """The custom property with the colour of a kind of prediction."""
     return kind.replace("_", "-")

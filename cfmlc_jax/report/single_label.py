@@ -1,4 +1,4 @@
-"""The report of single-label classification of long tails: its metrics and sections."""
+"""The report of the single-label task, for long-tailed data: its metrics and sections."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ TITLES = {
     "few": "few shots",
     "macro_F1": "macro-F1",
 }
-# Colour and dash of the lines over the strength.
+# Colour and dash of the lines in the charts of strength.
 _LINES = {
     "top1": ("combined", None),
     "many": ("whole", "5 3"),
@@ -40,22 +40,22 @@ _COUNTERFACTUALS = {
 
 
 def _title(prediction: Prediction) -> str:
-    """The prediction's name, where the whole image is all there is."""
+    """The name of a prediction; the one of whole images is the only factual one."""
     return "factual" if prediction == single_label.BASELINE else prediction.title
 
 
 def _results_lede(intervals):
     return (
-        f"Top-1 accuracy in percent of the averaged weights: over all images, and the mean over classes of many (more than {shots.MANY} "
-        f"training images), medium and few shots (fewer than {shots.FEW}). Brackets are {intervals.level:.0%} bootstrap intervals over "
-        f"images ({intervals.resamples} resamples); a gain’s is that of the difference on the same images."
+        f"Top-1 accuracy in percent of the averaged weights: over all images, and the mean over classes with many (more than {shots.MANY}), "
+        f"medium and few (fewer than {shots.FEW}) training images. Brackets are {intervals.level:.0%} bootstrap intervals over "
+        f"images ({intervals.resamples} resamples). Intervals of gains are of the difference on the same images."
     )
 
 
 def chief(split: Split) -> Prediction:
-    """The effect that stands for all: of the strengths the nearest to the rule of thumb, else the first.
+    """The effect to show where there is room for one: its strength is nearest to the rule of thumb, else the first.
 
-    Without effects the factual prediction.
+    Without effects it is the factual prediction.
     """
     strengths = {p: p.alpha for p in split.predictions if p.alpha is not None}
     if not strengths:
@@ -70,15 +70,15 @@ def _facts(split: Split, prediction: Prediction):
     values, rule = split.metrics[prediction], split.results.findings.rule_of_thumb
     facts = [(TITLES[group], tables.decimal(float(values[group]), 1)) for group in shots.GROUPS]
     if rule is not None:
-        advised = f"{tables.decimal(float(rule.alpha))} (cos {tables.decimal(float(rule.mean_cosine))})"
-        facts.append(("α by the rule of thumb, α·cos ≈ 1", advised))
+        text = f"{tables.decimal(float(rule.alpha))} (cos {tables.decimal(float(rule.mean_cosine))})"
+        facts.append(("α by the rule of thumb, α·cos ≈ 1", text))
     return facts
 
 
 RESULTS = ResultsView(
     lede=_results_lede,
     metric=Metric("top1", TITLES["top1"]),
-    unit="% right",
+    unit="% correct",
     others=tuple(Metric(group, TITLES[group], digits=1) for group in shots.GROUPS),
     gains=(("top1", "gain"),),
     baseline=single_label.BASELINE,
@@ -88,21 +88,21 @@ RESULTS = ResultsView(
     facts=_facts,
     caption="Accuracy",
     every=tuple(Metric(name, TITLES[name]) for name in single_label.METRICS),
-    every_summary="All metrics, both sets of weights",
+    every_summary="All metrics, raw and averaged weights",
     every_caption="Accuracy",
 )
 
 
 def _classes_lede(run: Run):
     assert run.evidence is not None
-    lede = "Share of each class’s images that are predicted to be of it, in percent"
+    lede = "Accuracy on the images of each class, in percent"
     if run.evidence.class_counts:
-        return f"{lede}, the commonest class in training first."
-    return f"{lede}; how many training images they have is not known."
+        return f"{lede}. The most frequent class in training comes first."
+    return f"{lede}. The numbers of training images are unknown."
 
 
 def _classes_of(run: Run, split: Split) -> ClassTable:
-    """Classes by their number of training images, the commonest first."""
+    """The classes by number of training images, most frequent first."""
     assert run.evidence is not None
     num_classes, counts = len(run.evidence.class_names), run.evidence.class_counts
     labels = split.scores.labels.argmax(axis=1)
@@ -135,8 +135,8 @@ CLASSES = ClassesView(lede=_classes_lede, metric="Accuracy", title=_title, table
 
 def _strength_lede(run: Run):
     return (
-        "A total direct effect is the factual logits − α · the counterfactual ones: what the image would get from the mean feature of "
-        "training alone (or from a null image). At α 0 it is the factual prediction. The strength is chosen here, not in training; choose it on a "
+        "A total direct effect is factual logits − α · counterfactual logits. The counterfactual logits are the part along the mean feature of "
+        "training (or those of a null image). At α = 0 it equals the factual prediction. The strength needs no training; choose it on a "
         "validation split."
     )
 
@@ -145,7 +145,7 @@ def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float])
     """`single_label.METRICS` in percent at each strength."""
     assert run.evidence is not None
     labels = split.scores.labels.argmax(axis=1)
-    # No class of an unknown number of images is in any group.
+    # NaN: a class whose count is unknown is in no shot group.
     counts = run.evidence.class_counts or np.full(len(run.evidence.class_names), np.nan)
     return [
         single_label.accuracies(split.scores.effect(counterfactual, alpha), labels, counts)
@@ -154,10 +154,10 @@ def _sweep(run: Run, split: Split, counterfactual: str, alphas: Sequence[float])
 
 
 def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
-    """A chart of each effect, with a line for the accuracy over all images and of every group."""
+    """One chart per effect, with a line for the accuracy over all images and one per shot group."""
     return [
         Chart(
-            f"Accuracy and strength against {_COUNTERFACTUALS[each]}",
+            f"Accuracy by strength of the effect against {_COUNTERFACTUALS[each]}",
             "accuracy, %",
             [
                 Line(TITLES[metric], colour, each, metric, dash)
@@ -171,9 +171,9 @@ def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
 STRENGTH = StrengthView(lede=_strength_lede, metrics=TITLES, sweep=_sweep, charts=_strength_charts)
 EXAMPLES = ExamplesView(
     lede=(
-        "The images with the lowest and the highest cross-entropy of the factual prediction, and the three most probable classes of each."
+        "The images with the lowest and the highest cross-entropy of the factual prediction, each with its three most probable classes."
     ),
-    # An image is taken for its most probable class.
+    # The predicted class is the most probable one.
     predicted=lambda shown, example: (
         shown.label == max(example.classes, key=lambda each: each.probability).label
     ),
@@ -186,7 +186,7 @@ TRAINING = TrainingView(
     caption="Validation accuracy by epoch, percent",
 )
 TASK = Task(
-    kicker="Counterfactual classification of long tails",
+    kicker="Counterfactual long-tailed classification",
     trained_as=lambda config: f"single-label, loss {config['loss']['name']}",
     evaluated="effects",
     sections=(

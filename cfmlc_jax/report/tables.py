@@ -1,4 +1,4 @@
-"""Tables with numbers, and the small figures that stand in their cells."""
+"""Tables of numbers, and the small figures in their cells."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from cfmlc_jax.report.scales import Axis
 
 @dataclass(frozen=True)
 class Change:
-    """A number that is shown with its sign."""
+    """A number that is shown with its sign, also if positive."""
 
     value: float
 
@@ -21,13 +21,13 @@ Cell = Child | Change
 def table(
     header: Sequence[Child], rows: Sequence[Sequence[Cell]], *, caption: str, tall: bool = False
 ) -> Markup:
-    """A table in a box of its own, which scrolls sideways if it is wide; the first column names the row.
+    """A table; the first column has the names of the rows. It scrolls sideways if it is wide.
 
     Args:
-        header: of the columns.
-        rows: floats are shown with two decimals, NaN as a dash; a column of numbers stands to the right.
-        caption: what the table holds, for those who cannot see where it stands.
-        tall: long: the box is no higher than a screen.
+        header: titles of the columns.
+        rows: floats are shown with two decimals, NaN as a dash. Columns of numbers are right-aligned.
+        caption: what the table shows, for screen readers.
+        tall: the table is long, so it also scrolls within the height of a screen.
     """
     sides = [_is_number(cell) for cell in rows[0]] if rows else [False] * len(header)
     titles = [
@@ -37,7 +37,7 @@ def table(
     head = element("thead", element("tr", *titles))
     body = element("tbody", *(_row(row) for row in rows))
     whole = element("table", element("caption", caption), head, body)
-    # A box that scrolls must be reachable by the keyboard.
+    # Scrolling must be possible by keyboard, hence the tabindex.
     return element(
         "div",
         whole,
@@ -66,61 +66,61 @@ def _is_number(cell):
 
 
 def decimal(value: float, digits: int = 2) -> str:
-    """The number with a true minus sign, NaN as a dash."""
+    """A number as text, with a true minus sign; NaN is a dash."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """The number with its sign."""
+    """A number as text with its sign; NaN is a dash."""
     return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def with_interval(value: float, low: float, high: float, *, sign: bool = False, digits: int = 2) -> Markup:
-    """A number and, smaller, the ends of its interval."""
+    """A number and, in smaller type, the ends of its interval."""
     text = signed(value, digits) if sign else decimal(value, digits)
     ends = f"[{decimal(low, digits)}, {decimal(high, digits)}]"
     return element("span", text, " ", element("small", ends), class_="n")
 
 
 def axis_text(axis: Axis) -> str:
-    """Heading of a column of tracks: what its ends stand for."""
+    """The title of a column of tracks: the values at its ends."""
     return f"{axis.low:g} to {axis.high:g} %"
 
 
 def interval_track(value_low_high: Sequence[float], axis: Axis, colour: str) -> Markup:
-    """A dot with its interval on an axis in percent."""
+    """A track with a dot for the value and a line for its interval."""
     value, low, high = value_low_high
     start, at, end = (axis.place(x, 0.0, 100.0) for x in (low, value, high))
     return track([span(start, end, colour), dot(at, colour)], text=f"{decimal(value)} %")
 
 
 def track(marks: Sequence[Markup | None], *, text: str) -> Markup:
-    """A line from 0 to 100 % of its column with marks on it (`bar`, `dot`, `tick`, `span`)."""
+    """A line across a cell, with marks on it (`bar`, `dot`, `tick`, `span`)."""
     return element("span", *marks, class_="track", role="img", aria_label=text)
 
 
 def bar(value: float, colour: str) -> Markup | None:
-    """From 0 to the value, both in percent of the column."""
+    """A mark from 0 to the value, in percent of the track."""
     return _mark("bar", colour, f"width:{_at(value)}%", value)
 
 
 def dot(value: float, colour: str) -> Markup | None:
-    """A point at a percentage of the column."""
+    """A point at the value, in percent of the track."""
     return _mark("dot", colour, f"left:{_at(value)}%", value)
 
 
 def tick(value: float, colour: str) -> Markup | None:
-    """A small upright line at a percentage of the column."""
+    """A short vertical line at the value, in percent of the track."""
     return _mark("tick", colour, f"left:{_at(value)}%", value)
 
 
 def span(low: float, high: float, colour: str) -> Markup | None:
-    """A thin line between two percentages of the column."""
+    """A thin line between two values, in percent of the track."""
     return _mark("span", colour, f"left:{_at(low)}%;width:{max(0.0, _at(high) - _at(low)):.2f}%", high - low)
 
 
 def key(entries: Sequence[tuple[str, str, str]]) -> Markup:
-    """What the marks of tracks mean: (mark, colour, meaning) each."""
+    """A legend of the marks on tracks; each entry is (mark, colour, meaning)."""
     items = [
         element("li", element("i", class_=f"key {mark}", style=f"--mark:var(--{colour})"), meaning)
         for mark, colour, meaning in entries

@@ -1,4 +1,4 @@
-"""What a task's report is made of: its sections in their order."""
+"""The report of a task: its sections in order, and a few words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from cfmlc_jax.results.read import Run
 class Section:
     """A section of the page.
 
-    anchor: its address on the page.
+    anchor: id of the section.
     link: its name in the navigation.
-    build: the section of a run, given strengths of effects or None; None where there is nothing to show.
+    build: a function of a run and of strengths of effects (or None) -> the section; None if it is empty.
     """
 
     anchor: str
@@ -24,12 +24,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Task:
-    """How a task is reported.
+    """The report of a task.
 
     kicker: the line above the title.
-    trained_as: what was trained, given the configuration; "" where it does not say.
-    evaluated: what an evaluation adds to results, classes and images, in words.
-    sections: in their order.
+    trained_as: a function of the configuration -> the method in words; "" if unknown.
+    evaluated: sections that need an evaluation, in words; besides results, classes and images.
+    sections: in order.
     """
 
     kicker: str

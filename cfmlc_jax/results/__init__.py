@@ -1,1 +1,1 @@
-"""What an evaluation finds, as types."""
+"""The results of an evaluation: typed, written to files and read from them."""

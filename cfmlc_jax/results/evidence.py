@@ -1,6 +1,6 @@
-"""What the report needs beyond results and scores: names, training labels in brief, a few pictures.
+"""evidence.json: what the report shows besides results and scores (names, training labels, example images).
 
-One JSON file, written by the full evaluation, so that a report can be made without the data set.
+The full evaluation writes this file, so that a report can be made without the data set.
 """
 
 import json
@@ -21,11 +21,11 @@ FILE = "evidence.json"
 
 @dataclass(frozen=True)
 class Training:
-    """The training labels in brief.
+    """A summary of the training labels.
 
-    images: how many.
-    counts: [k][k] images that have both classes, each class's own on the diagonal.
-    pairs: [m] target and context (class indices) of the strongest pairs, the strongest first.
+    images: number of training images.
+    counts: [k][k], images that have both classes; on the diagonal, images of one class.
+    pairs: [m][2], target and context (class indices) of the strongest pairs, strongest first.
     """
 
     images: int
@@ -35,14 +35,14 @@ class Training:
 
 @dataclass(frozen=True)
 class ExampleClass:
-    """A class that is shown of an example.
+    """One class of an example.
 
-    label: its index.
-    present: whether the image has it.
-    probability: of the combined prediction.
-    weights: [p], shares of the patches in its evidence; None without patches.
-    effect: logit less the logit without the pivot patch; None where it was not computed.
-    boxes: [n][4] left, top, right, bottom as fractions of the picture.
+    label: index of the class.
+    present: whether the image has the class.
+    probability: by the combined prediction.
+    weights: [p], the weight of each patch in the class's evidence; None without patches.
+    effect: the combined logit minus that without the pivot patch; None if not computed.
+    boxes: [n][4], left, top, right, bottom as fractions of the image's sides.
     """
 
     label: int
@@ -55,14 +55,14 @@ class ExampleClass:
 
 @dataclass(frozen=True)
 class Example:
-    """An image that was predicted well or badly.
+    """An image that is predicted especially well or badly.
 
-    id: in its data set.
+    id: of the image in its data set.
     loss: mean cross-entropy over the classes, nats.
-    labels: indices of the classes it has.
-    width, height: of the picture that is shown, pixels.
-    jpeg: its bytes, base64.
-    classes: that are shown.
+    labels: indices of the classes that the image has.
+    width, height: of the shown JPEG image, pixels.
+    jpeg: the shown image, base64.
+    classes: the classes to show with it.
     """
 
     id: str
@@ -76,16 +76,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything in the file.
+    """The content of the file.
 
-    config: of the evaluation, as JSON types.
-    checkpoint: name of what was evaluated.
+    config: configuration of the evaluation, as JSON types.
+    checkpoint: name of the evaluated checkpoint.
     class_names: in label order.
-    training: None where the training labels were not at hand, and then `missing` says why.
-    cells: [p][4] left, top, right, bottom of the patches as fractions; None without patches.
-    examples: by split, "best" and "worst".
-    class_counts: training images of each class, of single-label images; None where they have several,
-        or the numbers are not known.
+    training: None if the training labels are not available or not needed.
+    missing: the reason why `training` is None.
+    cells: [p][4], left, top, right, bottom of the patches as fractions; None without patches.
+    examples: by split, then "best" and "worst".
+    class_counts: training images of each class, for the single-label task; None otherwise, or if unknown.
     """
 
     config: dict[str, Any]
@@ -98,15 +98,15 @@ class Evidence:
     class_counts: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The fields by name, as JSON types."""
         return json_types.fields_to_json(self)
 
     @classmethod
     def from_json(cls, value: Any, place: str = "it") -> Self:
-        """The evidence of `to_json`, also one that an older version wrote.
+        """The evidence that `to_json` of this or an older version wrote.
 
         Raises:
-            FormatError: a field that is missing or of another type, or that does not fit the others.
+            FormatError: a field is missing, has another type, or does not fit the other fields.
         """
         fields = json_types.fields_from_json(cls, value, place)
         evidence = cls(**fields | {"config": configs.translated(fields["config"])})
@@ -114,18 +114,18 @@ class Evidence:
         return evidence
 
     def _require_consistent(self):
-        """Raise unless indices and shapes fit each other."""
+        """Raise unless all indices and shapes fit."""
         classes = len(self.class_names)
         effect = json_types.require_object(self.config.get("effect"), "config.effect")
         json_types.from_json(list[float], effect.get("alphas"), "config.effect.alphas")
         if self.class_counts is not None and len(self.class_counts) != classes:
-            raise FormatError(f"it has {len(self.class_counts)} class_counts of {classes} classes")
+            raise FormatError(f"it has {len(self.class_counts)} class_counts for {classes} classes")
         if self.training is not None:
             _require_training(self.training, classes)
-        for example in self._every_example():
+        for example in self._all_examples():
             _require_example(example, classes, len(self.cells or []))
 
-    def _every_example(self) -> Iterator[Example]:
+    def _all_examples(self) -> Iterator[Example]:
         for kinds in self.examples.values():
             for examples in kinds.values():
                 yield from examples
@@ -134,9 +134,9 @@ class Evidence:
 def _require_training(training: Training, classes):
     rows = {len(row) for row in training.counts}
     if len(training.counts) != classes or rows - {classes} or training.images < 1:
-        raise FormatError(f"training.counts are not those of {classes} classes")
+        raise FormatError(f"training.counts is not a table of {classes} classes")
     if any(len(pair) != 2 for pair in training.pairs):
-        raise FormatError("training.pairs are not all of two classes")
+        raise FormatError("training.pairs has an entry that is not a pair of classes")
     _require_indices([k for pair in training.pairs for k in pair], classes, "training.pairs")
 
 
@@ -145,7 +145,7 @@ def _require_example(example: Example, classes, patches):
     _require_indices([*example.labels, *(shown.label for shown in example.classes)], classes, place)
     for shown in example.classes:
         if shown.weights is not None and len(shown.weights) != patches:
-            raise FormatError(f"{place} has {len(shown.weights)} weights of {patches} patches")
+            raise FormatError(f"{place} has {len(shown.weights)} weights for {patches} patches")
         if np.shape(shown.boxes) not in ((0,), (len(shown.boxes), 4)):
             raise FormatError(f"{place} has a box that is not left, top, right, bottom")
 
@@ -157,5 +157,5 @@ def _require_indices(indices, classes, place):
 
 
 def write(path: Path, evidence: Evidence) -> None:
-    """Replace the file, whole or not at all."""
+    """Write the file atomically."""
     files.write_text(path, json.dumps(evidence.to_json()) + "\n")

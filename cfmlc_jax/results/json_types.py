@@ -1,8 +1,8 @@
-"""Dataclasses to JSON types and back, by the types of their fields; what does not fit is named with its place.
+"""Conversion of dataclasses to JSON types and back, by the type hints of their fields.
 
-A field is written under its own name. One that older versions wrote under another name is
-`Annotated[…, Formerly("name")]`; one that a file may lack has a default. A class with a form of its own in
-files has a `to_json` and a `from_json`.
+Errors name the place in the file. A field is written by its name. A field that older versions wrote by another
+name has the type `Annotated[…, Formerly("name")]`; a field that a file may lack has a default. A class with a
+different form in files defines `to_json` and `from_json`.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from cfmlc_jax.results.predictions import Prediction
 
 
 class FormatError(ValueError):
-    """A value that is not of its type; the message begins with its place in the file."""
+    """A value has the wrong type; the message starts with its place in the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Formerly:
-    """The name that older versions wrote a field under."""
+    """The name by which older versions wrote a field."""
 
     name: str
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass, and what is in it, as dicts, lists, text and numbers."""
+    """A value as JSON types: dicts, lists, strings and numbers."""
     if isinstance(value, Prediction):
         return value.name
     if hasattr(value, "to_json"):
@@ -41,21 +41,21 @@ def to_json(value: Any) -> Any:
 
 
 def fields_to_json(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON types, in their order."""
+    """The fields of a dataclass by name, as JSON types."""
     return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
 def from_json(kind: Any, value: Any, place: str) -> Any:
-    """The value of a type that `to_json` gave these JSON types for.
+    """The value of type `kind` whose `to_json` is `value`.
 
     Args:
-        kind: a dataclass, a named tuple (a list in JSON), `Prediction`, or list, dict, text, number, bool,
-            of such types; a union with None.
-        value: of the file.
-        place: of the value in the file; an error begins with it.
+        kind: a dataclass, a named tuple (a list in JSON), `Prediction`, str, int, float, bool, or a list, a
+            dict or a union with None of these types.
+        value: JSON types, from a file.
+        place: of the value in the file, for error messages.
 
     Raises:
-        FormatError: the value is not of that type.
+        FormatError: the value does not fit the type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -82,10 +82,10 @@ def from_json(kind: Any, value: Any, place: str) -> Any:
 
 
 def fields_from_json(kind: Any, value: Any, place: str) -> dict[str, Any]:
-    """The fields of a dataclass by name, of an object that may have further keys.
+    """The fields of a dataclass by name, from an object; further keys of the object are ignored.
 
     Raises:
-        FormatError: no object, one without a field that has no default, or a field of another type.
+        FormatError: the value is not an object, lacks a field without a default, or a field has another type.
     """
     entries = require_object(value, place)
     hints, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
@@ -101,13 +101,13 @@ def fields_from_json(kind: Any, value: Any, place: str) -> dict[str, Any]:
 
 
 def _keys(name, hint) -> Iterator[str]:
-    """The names of a field in files, today's first."""
+    """The names of a field in files, the present name first."""
     yield name
     yield from (extra.name for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Formerly))
 
 
 def require_object(value: Any, place: str) -> dict[str, Any]:
-    """The value.
+    """The same value, checked to be an object (a dict).
 
     Raises:
         FormatError: it is not an object.
@@ -118,10 +118,10 @@ def require_object(value: Any, place: str) -> dict[str, Any]:
 
 
 def require_keys(entries: Mapping[Any, Any], names: Any, place: str) -> None:
-    """Raise unless all the names are keys.
+    """Raise unless all names are keys.
 
     Raises:
-        FormatError: with those that are not.
+        FormatError: lists the missing names.
     """
     missing = [f"'{name}'" for name in names if name not in entries]
     if missing:
@@ -149,7 +149,7 @@ def _named_tuple(kind, value, place):
 
 
 def _plain(kind, value, place):
-    """Text, a whole number, a number or a truth value."""
+    """The value, checked to be of type str, int, float or bool."""
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

@@ -1,4 +1,4 @@
-"""Results of a split whose images have any number of labels; all numbers in percent."""
+"""Results of the multi-label task on a split; all metrics in percent."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,19 +27,19 @@ from cfmlc_jax.results.split import (
 METRICS = ("mAP_sklearn", "mAP_voc", "CP", "CR", "CF1", "OP", "OR", "OF1")
 LEVEL = 0.95
 THRESHOLD = 0.5
-# Pairs of classes whose co-occurrence is measured; more would average over what is hardly learnt.
+# Number of pairs of classes whose context is measured; weaker pairs are hardly learnt.
 PAIRS = 20
-# Entries of [n, k] above which intervals come from half as many resamples: minutes, not more.
+# Splits with more entries of [n, k] get half as many resamples, so that intervals take minutes.
 MANY_ENTRIES = 1_000_000
 BASELINE = WHOLE
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of the split.
+    """Numbers of classes in a split.
 
-    with_positives: how many have an image.
-    all: how many there are.
+    with_positives: classes with at least one positive image.
+    all: all classes.
     """
 
     with_positives: int
@@ -50,9 +50,9 @@ class Classes:
 class Measures:
     """Metrics of one set of weights.
 
-    metrics: `METRICS` at threshold 0.5.
-    thresholds: CP CR CF1 OP OR OF1 by threshold ("0.50", …) and of the "top3".
-    classes: of the split; not in files of older versions.
+    metrics: `METRICS`, at threshold 0.5.
+    thresholds: CP CR CF1 OP OR OF1 by threshold ("0.50", …), and for the three highest classes ("top3").
+    classes: of the split; None in files of older versions.
     """
 
     metrics: dict[Prediction, dict[str, float]]
@@ -62,11 +62,11 @@ class Measures:
 
 @dataclass(frozen=True)
 class ContextUse:
-    """How far one prediction leans on context.
+    """How much one prediction depends on context.
 
-    excess_fpr: mean of `cooccurrence.mean_excess_false_positive_rate`, percentage points.
-    context_auc: mean context AUC, free of a threshold; 50 where context is ignored.
-    undefined: pairs without an excess.
+    excess_fpr: `cooccurrence.mean_excess_false_positive_rate`, percentage points.
+    context_auc: mean context AUC, which needs no threshold; 50 if the prediction ignores context.
+    undefined: number of pairs whose excess is undefined.
     by_pair: the excess of each pair.
     """
 
@@ -78,12 +78,12 @@ class ContextUse:
 
 @dataclass(frozen=True)
 class Context:
-    """How far predictions lean on context, over pairs of a target and its context.
+    """How much predictions depend on context, over pairs of a target class and a context class.
 
-    threshold: of the false positives.
+    threshold: for false positives.
     level, resamples: of the intervals.
-    pairs: how many.
-    predictions: of each prediction.
+    pairs: number of pairs.
+    predictions: by prediction.
     """
 
     threshold: float
@@ -95,14 +95,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Localization:
-    """Hit rates and shares of the pivots.
+    """How well pivot patches hit the boxes of their class.
 
     all: over all pairs of an image and a class with a box.
-    by_size: of "small", "medium" and "large" objects.
-    by_span: of objects that fit a patch ("within"), and that do not ("spanning").
+    by_size: for "small", "medium" and "large" objects.
+    by_span: for objects that lie in one patch ("within"), and others ("spanning").
     by_class: by class name.
-    relative: sizes are fractions of the picture.
-    images_without_boxes, boxes_without_area: what is left out.
+    relative: sizes of objects are relative to the image, not in pixels.
+    images_without_boxes, boxes_without_area: how many were left out.
     """
 
     all: localization.Rates
@@ -116,10 +116,10 @@ class Localization:
 
 @dataclass(frozen=True)
 class Findings:
-    """Further results of the averaged weights.
+    """Further results, of the averaged weights only.
 
     intervals: of both mAPs, and of their gains over `BASELINE` ("sklearn", "voc").
-    context: None without training labels, or without a pair of classes.
+    context: None without training labels, or if no two classes co-occur often enough.
     localization: None without patches or boxes.
     rule_of_thumb: None without a mean feature.
     """
@@ -132,13 +132,13 @@ class Findings:
 
 @dataclass(frozen=True)
 class MultiLabelResults(SplitResults[Measures, Findings]):
-    """The results of a multi-label split."""
+    """The results of a split in the multi-label task."""
 
     measures_type = Measures
     findings_type = Findings
 
     def require_complete(self, place: str) -> None:
-        """Raise unless every prediction has its metrics, thresholds, intervals and use of context."""
+        """Raise unless every prediction has metrics, thresholds, intervals and context."""
         for weights in WEIGHTS:
             measures, inside = self.measures[weights], f"{place}.{weights}"
             for prediction, values in measures.metrics.items():
@@ -150,15 +150,15 @@ class MultiLabelResults(SplitResults[Measures, Findings]):
         require_keys(self.findings.intervals.predictions, predictions, f"{inside}.intervals.predictions")
         for prediction in predictions:
             here = f"{inside}.intervals.predictions.{prediction}"
-            own = self.findings.intervals.predictions[prediction]
-            require_keys(own.metrics, [f"mAP_{d}" for d in metrics.AP_DEFINITIONS], here)
-            require_keys(own.gains, metrics.AP_DEFINITIONS, f"{here}.gain")
+            prediction_intervals = self.findings.intervals.predictions[prediction]
+            require_keys(prediction_intervals.metrics, [f"mAP_{d}" for d in metrics.AP_DEFINITIONS], here)
+            require_keys(prediction_intervals.gains, metrics.AP_DEFINITIONS, f"{here}.gain")
         if self.findings.context is not None:
             require_keys(self.findings.context.predictions, predictions, f"{inside}.context.predictions")
 
 
 def measures(scores: Scores, alphas) -> Measures:
-    """What is measured of one set of weights, at each of the strengths of effects."""
+    """The metrics of one set of weights, with effects at each strength of `alphas`."""
     present = int(np.asarray(scores.labels).any(axis=0).sum())
     return Measures(
         metrics=scoring.summarise(scores, alphas),
@@ -168,20 +168,20 @@ def measures(scores: Scores, alphas) -> Measures:
 
 
 def resamples(scores: Scores) -> int:
-    """How many bootstrap resamples a split of this size gets: 200, or 100 where each takes long."""
+    """The number of bootstrap resamples for a split: 200, or 100 for a large one."""
     return 100 if scores.labels.size > MANY_ENTRIES else 200
 
 
 def intervals(scores: Scores, alphas, generator: np.random.Generator) -> Intervals:
-    """Bootstrap intervals over images of each prediction's mAP, and of its gain over `BASELINE`.
+    """Bootstrap intervals over images, for the mAP of each prediction and its gain over `BASELINE`.
 
-    A gain's interval is that of the difference on the same images: it is narrower than the two intervals
-    suggest.
+    The interval of a gain is that of the difference on the same images; it is narrower than the two separate
+    intervals suggest.
 
     Args:
         scores: of the split.
         alphas: strengths of the effects.
-        generator: of the bootstrap's draws.
+        generator: for the bootstrap.
     """
     predictions = scores.predictions(alphas)
     rankings = _rankings(scores, predictions)
@@ -203,17 +203,18 @@ def intervals(scores: Scores, alphas, generator: np.random.Generator) -> Interva
             level=LEVEL,
             bounds=bounds,
         )
-        for prediction, own in by_prediction.items():
+        for prediction, entry in by_prediction.items():
             row = distinct.index(rankings[prediction])
-            own.metrics[f"mAP_{definition}"] = Ends(float(both.low[row]), float(both.high[row]))
-            own.gains[definition] = Estimate(*(float(part[len(statistics) + row]) for part in both))
+            entry.metrics[f"mAP_{definition}"] = Ends(float(both.low[row]), float(both.high[row]))
+            entry.gains[definition] = Estimate(*(float(part[len(statistics) + row]) for part in both))
     return Intervals(LEVEL, count, by_prediction)
 
 
 def _rankings(scores: Scores, predictions) -> dict[Prediction, Prediction]:
-    """Which prediction's ranking of images each prediction has: its own, mostly.
+    """For each prediction, the prediction that ranks images equally and is scored in its place.
 
-    An effect whose null is one for all images ranks them as the combined prediction does.
+    That is mostly the prediction itself. If the null is the same for all images, "tde_whole" ranks images as
+    "combined" does.
     """
     null = scores.counterfactuals.get("whole")
     constant = null is not None and bool((null == null[:1]).all())
@@ -224,19 +225,19 @@ def _rankings(scores: Scores, predictions) -> dict[Prediction, Prediction]:
 
 
 def context(scores: Scores, alphas, pairs, generator: np.random.Generator) -> Context:
-    """How far each prediction leans on context, over pairs of a target and its context.
+    """How much each prediction depends on context, over pairs of a target class and a context class.
 
     Args:
         scores: of the split.
         alphas: strengths of the effects.
-        pairs: [m, 2], m at least 1, from the training set.
-        generator: of the bootstrap's draws.
+        pairs: [m, 2], m at least 1, from the training split.
+        generator: for the bootstrap.
     """
     pairs = np.asarray(pairs)
     count, seed = resamples(scores), int(generator.integers(2**63))
 
-    def draws():
-        # The same for all, so that equal predictions have equal intervals.
+    def bootstrap():
+        # The same resamples for all, so that equal predictions have equal intervals.
         return {"generator": np.random.default_rng(seed), "resamples": count, "level": LEVEL}
 
     predictions = scores.predictions(alphas)
@@ -244,15 +245,15 @@ def context(scores: Scores, alphas, pairs, generator: np.random.Generator) -> Co
     aucs: dict[Prediction, Estimate] = {}
     uses = {}
     for prediction, logits in predictions.items():
-        chances = probabilities(logits)
+        predicted = probabilities(logits)
         mean = cooccurrence.mean_excess_false_positive_rate(
-            chances, scores.labels, THRESHOLD, pairs, **draws()
+            predicted, scores.labels, THRESHOLD, pairs, **bootstrap()
         )
         ranking = rankings[prediction]
         if ranking not in aucs:
-            auc = mean_context_auc(predictions[ranking], scores.labels, pairs, **draws())
+            auc = mean_context_auc(predictions[ranking], scores.labels, pairs, **bootstrap())
             aucs[ranking] = Estimate(*_percent(auc))
-        rates = cooccurrence.false_positive_rates(chances, scores.labels, THRESHOLD)
+        rates = cooccurrence.false_positive_rates(predicted, scores.labels, THRESHOLD)
         uses[prediction] = ContextUse(
             excess_fpr=Estimate(*_percent(mean.excess)),
             context_auc=aucs[ranking],
@@ -263,10 +264,10 @@ def context(scores: Scores, alphas, pairs, generator: np.random.Generator) -> Co
 
 
 def localized(pairs: localization.Pairs, class_names, *, relative: bool) -> Localization:
-    """Hit rates and shares of the pivots, in all and by size, span and class.
+    """The hit rates of pivots, in total and by size, span and class.
 
     Args:
-        pairs: of `localization.localize`.
+        pairs: from `localization.localize`.
         class_names: in label order.
         relative: as in `localization.by_size`.
     """

@@ -1,4 +1,4 @@
-"""Predictions by kind and strength, with the names that they have in files, and how they are sorted."""
+"""Predictions: kind and strength, names in files and in text, order."""
 
 import functools
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ _TITLES = {
     "tde_pivot": "TDE pivot",
     "tde_feature": "TDE feature",
 }
-# In this order predictions are listed.
+# The order in which predictions are listed.
 KINDS = tuple(_TITLES)
-# Kinds of a total direct effect, and the counterfactual that each subtracts.
+# Kinds of total direct effects, and the counterfactual that each subtracts.
 EFFECTS = {kind: kind.removeprefix("tde_") for kind in KINDS if kind.startswith("tde_")}
 _NULL = "null_"
 
@@ -22,16 +22,17 @@ _NULL = "null_"
 @functools.total_ordering
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What class logits are read as: "whole", "patch", "combined", or a total direct effect with its strength.
+    """One of the logits that a classifier predicts: "whole", "patch", "combined", or a TDE with its strength.
 
-    Sorted by kind (`KINDS`), then by strength. Two are equal if their names are: to six digits of the strength.
+    Sorted by kind (`KINDS`), then by strength. Two are equal if their names are equal; a name has six digits of
+    the strength.
 
     Args:
         kind: one of `KINDS`.
-        alpha: strength of an effect; None for the other kinds.
+        alpha: strength of a total direct effect; None for other kinds.
 
     Raises:
-        ValueError: another kind, an effect without a strength, or a strength without an effect.
+        ValueError: an unknown kind, an effect without a strength, or a strength for another kind.
     """
 
     kind: str
@@ -45,7 +46,7 @@ class Prediction:
 
     @classmethod
     def parse(cls, name: str) -> "Prediction":
-        """The prediction of a `name`.
+        """The prediction with this `name`.
 
         Raises:
             ValueError: no prediction has this name.
@@ -58,12 +59,12 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """The name in files: "combined", "tde_pivot_0.5"."""
+        """The name in files, such as "combined" or "tde_pivot_0.5"."""
         return self.kind if self.alpha is None else f"{self.kind}_{self.alpha:g}"
 
     @property
     def title(self) -> str:
-        """The name for people: "combined", "TDE pivot, α 0.5"."""
+        """The name in text, such as "combined" or "TDE pivot, α 0.5"."""
         title = kind_title(self.kind)
         return title if self.alpha is None else f"{title}, α {self.alpha:g}"
 
@@ -74,7 +75,7 @@ class Prediction:
 
     @property
     def counterfactual(self) -> str | None:
-        """The kind of counterfactual that an effect subtracts: "whole", "pivot" or "feature"."""
+        """The kind of counterfactual that an effect subtracts, "whole", "pivot" or "feature"; None for other kinds."""
         return EFFECTS.get(self.kind)
 
     def __str__(self) -> str:
@@ -103,12 +104,12 @@ def effect_of(counterfactual: str, alpha: float) -> Prediction:
 
 
 def kind_title(kind: str) -> str:
-    """The name of one of `KINDS` for people."""
+    """The name of one of `KINDS` in text."""
     return _TITLES[kind]
 
 
 def one_of_each_kind(predictions: Iterable[Prediction]) -> list[Prediction]:
-    """The first prediction of each kind: of effects the first strength."""
+    """The first prediction of each kind, so each effect with its first strength."""
     first: dict[str, Prediction] = {}
     for prediction in predictions:
         first.setdefault(prediction.kind, prediction)
@@ -116,17 +117,17 @@ def one_of_each_kind(predictions: Iterable[Prediction]) -> list[Prediction]:
 
 
 def chief_effect(predictions: Iterable[Prediction]) -> Prediction | None:
-    """The effect that stands for all: of the pivot, else of the whole, else of the feature; its first strength."""
+    """The effect to show where there is room for one: pivot, else whole, else feature; with its first strength."""
     by_kind = {prediction.kind: prediction for prediction in one_of_each_kind(predictions)}
     chosen = (by_kind.get(kind) for kind in ("tde_pivot", "tde_whole", "tde_feature"))
     return next((prediction for prediction in chosen if prediction), None)
 
 
 def null_name(counterfactual: str) -> str:
-    """The name of an array of counterfactual logits: "null_pivot" of "pivot"."""
+    """The name of the array of counterfactual logits of a kind, "null_pivot" for "pivot"."""
     return f"{_NULL}{counterfactual}"
 
 
 def counterfactual_of(array: str) -> str | None:
-    """The kind of counterfactual whose logits an array holds, by the array's name; None for other arrays."""
+    """The kind of counterfactual of the array with this name; None if it holds no counterfactual logits."""
     return array.removeprefix(_NULL) if array.startswith(_NULL) else None

@@ -1,4 +1,4 @@
-"""What a run has left in its workdir, read back and checked."""
+"""Reads and checks the files that a run wrote into its workdir."""
 
 import functools
 import json
@@ -26,12 +26,12 @@ Results = MultiLabelResults | SingleLabelResults
 T = TypeVar("T")
 
 RESULTS = "results.json"
-AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
+EVALUATE_AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
 _LOGITS = ("whole", "combined")
 
 
 def scores_file(split: str, weights: str) -> str:
-    """The name of the file with a split's scores."""
+    """The name of the file of a split's scores."""
     return f"scores_{split}_{weights}.npz"
 
 
@@ -40,9 +40,9 @@ class Split:
     """One evaluated split.
 
     name: of the split.
-    results: of both sets of weights.
+    results: of the raw and the averaged weights.
     scores: of the averaged weights.
-    alphas: strengths of the evaluated effects.
+    alphas: strengths of the effects.
     """
 
     name: str
@@ -52,34 +52,34 @@ class Split:
 
     @property
     def multi_label(self) -> MultiLabelResults:
-        """The results, of a multi-label split."""
+        """The results, checked to be of the multi-label task."""
         assert isinstance(self.results, MultiLabelResults)
         return self.results
 
     @property
     def metrics(self) -> dict[Prediction, dict[str, float]]:
-        """Metrics of the averaged weights, by prediction."""
+        """Metrics of the averaged weights by prediction."""
         return self.results.measures["average"].metrics
 
     @functools.cached_property
     def logits(self) -> dict[Prediction, np.ndarray]:
-        """Logits [n, k] of every prediction."""
+        """The logits [n, k] of every prediction."""
         return self.scores.predictions(self.alphas)
 
     @property
     def predictions(self) -> list[Prediction]:
-        """The predictions, simplest first."""
+        """The predictions in their order (`predictions.KINDS`)."""
         return sorted(self.metrics)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as far as it got.
+    """A run, finished or not.
 
-    name: of its folder.
-    config: as JSON types; None where the folder has none.
-    log: lines of metrics.jsonl.
-    splits: evaluated ones; empty before the evaluation.
+    name: of its workdir.
+    config: as JSON types; None if the workdir has none.
+    log: the lines of metrics.jsonl.
+    splits: the evaluated splits; empty before the evaluation.
     evidence: None before the evaluation.
     """
 
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def single_label(self) -> bool:
-        """Whether images have one label each, and results are accuracies."""
+        """Whether the task is single_label, so that results are accuracies."""
         return self.config is not None and _is_single_label(self.config)
 
 
@@ -100,10 +100,10 @@ def _is_single_label(config: Mapping[str, Any]) -> bool:
 
 
 def run(workdir: Path) -> Run:
-    """The run in a workdir, also one of an older version.
+    """The run in a workdir, which may be of an older version.
 
     Raises:
-        InputError: no run is there, or one of its files is damaged or does not belong to the others.
+        InputError: the folder has no run, or one of its files is damaged or does not fit the others.
     """
     if not workdir.is_dir():
         raise InputError(f"{_shown(workdir)} is not a folder; give the workdir of a run")
@@ -126,12 +126,12 @@ def run(workdir: Path) -> Run:
 
 
 def results(report: Path) -> tuple[dict[str, Results], Evidence]:
-    """Results by split, and the evidence, in the folder of an evaluation.
+    """The results by split, and the evidence, from the folder of an evaluation.
 
     Raises:
-        InputError: a file that is missing or damaged, or that does not belong to the other.
+        InputError: a file is missing or damaged, or does not fit the other.
     """
-    # Damaged results are reported before missing evidence.
+    # Read results first, so that damaged results are reported before missing evidence.
     _json(report / RESULTS)
     evidence = read_evidence(report)
     kind = SingleLabelResults if _is_single_label(evidence.config) else MultiLabelResults
@@ -139,17 +139,17 @@ def results(report: Path) -> tuple[dict[str, Results], Evidence]:
     def read(value):
         entries = json_types.require_object(value, "it")
         if not entries:
-            raise FormatError("it names no split")
+            raise FormatError("it has no split")
         by_split = {split: kind.from_json(entry, split) for split, entry in entries.items()}
-        for split, of_split in by_split.items():
-            _require_same_pairs(split, of_split, evidence)
+        for split, split_results in by_split.items():
+            _require_same_pairs(split, split_results, evidence)
         return by_split
 
     return _checked(report / RESULTS, read), evidence
 
 
 def read_evidence(report: Path) -> Evidence:
-    """The evidence in the folder of an evaluation.
+    """The evidence from the folder of an evaluation.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -165,20 +165,20 @@ def _require_same_pairs(split, results, evidence):
     wrong = [p for p, use in context.predictions.items() if len(use.by_pair) != len(pairs)]
     if wrong:
         raise FormatError(
-            f"{split}.average.context.predictions.{wrong[0]}.by_pair is not of the {len(pairs)} pairs of {evidences.FILE}"
+            f"{split}.average.context.predictions.{wrong[0]}.by_pair does not have the {len(pairs)} pairs of {evidences.FILE}"
         )
 
 
 def scores(report: Path, split: str, evidence: Evidence) -> Scores:
-    """Scores of the averaged weights on a split.
+    """The scores of the averaged weights on a split.
 
     Args:
         report: folder of the evaluation.
         split: name of the split.
-        evidence: of the evaluation, whose classes the scores are of.
+        evidence: of the same evaluation.
 
     Raises:
-        InputError: the file is missing or damaged, or of other classes.
+        InputError: the file is missing or damaged, or has another number of classes.
     """
     path = report / scores_file(split, "average")
     arrays = _arrays(path)
@@ -189,17 +189,17 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
     attention = arrays.pop("attention", None)
     unknown = [name for name in arrays if name not in KINDS and counterfactual_of(name) is None]
     if unknown:
-        raise _damaged(path, f"it has {', '.join(unknown)}, which are no predictions")
+        raise _damaged(path, f"it has {', '.join(unknown)}, which are not predictions")
     shape = (len(labels), len(evidence.class_names))
     wrong = [
         f"{name} {list(x.shape)}" for name, x in {**arrays, "labels": labels}.items() if x.shape != shape
     ]
     if wrong:
         raise InputError(
-            f"{_shown(path)} has {', '.join(wrong)}, not {list(shape)} as {evidences.FILE} says; {AGAIN}"
+            f"{_shown(path)} has {', '.join(wrong)}, not {list(shape)} as in {evidences.FILE}; {EVALUATE_AGAIN}"
         )
     if any(np.isnan(x).any() for x in arrays.values()):
-        raise InputError(f"{_shown(path)} has logits that are not numbers; evaluate an earlier checkpoint")
+        raise InputError(f"{_shown(path)} has logits that are NaN; evaluate an earlier checkpoint")
     return Scores(logits=arrays, labels=labels, attention=attention)
 
 
@@ -208,18 +208,18 @@ def _arrays(path):
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError as error:
-        raise InputError(f"{_shown(path)} is missing; {AGAIN}") from error
+        raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, str(error)) from error
 
 
 def _require_same_predictions(report, split: Split):
-    absent = sorted(
+    missing = sorted(
         {p.name for p in split.metrics} - {p.name for p in split.scores.predictions(split.alphas)}
     )
-    if absent:
+    if missing:
         path = report / scores_file(split.name, "average")
-        raise InputError(f"{_shown(path)} does not give {', '.join(absent)} of {RESULTS}; {AGAIN}")
+        raise InputError(f"{_shown(path)} lacks {', '.join(missing)}, which {RESULTS} has; {EVALUATE_AGAIN}")
 
 
 def _config(path) -> dict[str, Any] | None:
@@ -229,7 +229,7 @@ def _config(path) -> dict[str, Any] | None:
 
 
 def _log(path) -> list[dict[str, Any]]:
-    """Whole lines; one that a crash cut off at the end is not a record."""
+    """The complete lines, without one that a crash cut off."""
     if not path.exists():
         return []
     lines = _text(path).split("\n")[:-1]
@@ -250,7 +250,11 @@ def _line(path, number, line):
 
 
 def _checked(path: Path, parse: Callable[[Any], T]) -> T:
-    """What a parser makes of a file of JSON."""
+    """The result of a parser for a JSON file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     try:
         return parse(_json(path))
     except FormatError as error:
@@ -259,7 +263,7 @@ def _checked(path: Path, parse: Callable[[Any], T]) -> T:
 
 def _json(path):
     if not path.exists():
-        raise InputError(f"{_shown(path)} is missing; {AGAIN}")
+        raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}")
     try:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -275,7 +279,7 @@ def _text(path):
 
 def _damaged(path, reason):
     return InputError(
-        f"{_shown(path)} is damaged ({printable(' '.join(reason.split()))}); restore it, or {AGAIN}"
+        f"{_shown(path)} is damaged ({printable(' '.join(reason.split()))}); restore it, or {EVALUATE_AGAIN}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Logits of a whole split, and the metrics that are read off them."""
+"""The logits of a split, and the metrics that are computed from them."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from cfmlc_jax.results.predictions import Prediction, counterfactual_of, effect_
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Predictions of one set of weights on one split.
+    """The outputs of one set of weights on one split.
 
     logits: float32 [n, k] by name: "whole", "patch", "combined" and "null_<kind>" (counterfactual).
     labels: uint8 [n, k].
@@ -28,18 +28,18 @@ class Scores:
 
     @property
     def counterfactuals(self) -> dict[str, np.ndarray]:
-        """Counterfactual logits [n, k] by their kind: "whole", "pivot", "feature"."""
+        """The counterfactual logits [n, k] by kind: "whole", "pivot", "feature"."""
         kinds = {name: counterfactual_of(name) for name in self.logits}
         return {kind: self.logits[name] for name, kind in kinds.items() if kind is not None}
 
     def effect(self, counterfactual: str, alpha: float) -> np.ndarray:
-        """Logits [n, k] of the total direct effect that subtracts a kind of counterfactual."""
+        """The logits [n, k] of the total direct effect that subtracts a kind of counterfactual."""
         return effects.total_direct_effect(
             self.logits["combined"], self.counterfactuals[counterfactual], alpha
         )
 
     def predictions(self, alphas) -> dict[Prediction, np.ndarray]:
-        """Logits [n, k] of every prediction: the factual ones, and every effect at each strength."""
+        """The logits [n, k] of every prediction: the factual ones, and each effect at each strength."""
         factual = {
             Prediction(name): logits
             for name, logits in self.logits.items()
@@ -53,7 +53,7 @@ class Scores:
 
 
 def summarise(scores: Scores, alphas) -> dict[Prediction, dict[str, float]]:
-    """Metrics in percent of every prediction: both mAPs, and precision, recall, F1 at 0.5."""
+    """Metrics in percent of every prediction: both mAPs; precision, recall and F1 at threshold 0.5."""
     return {
         prediction: mean_average_precisions(logits, scores.labels)
         | metrics.thresholded(probabilities(logits), scores.labels, 0.5)
@@ -70,12 +70,12 @@ def mean_average_precisions(logits, labels) -> dict[str, float]:
 
 
 def probabilities(logits):
-    """Sigmoid of float32 logits [n, k], without overflow."""
+    """The sigmoid of float32 logits, computed without overflow: [n, k] -> [n, k]."""
     return (0.5 * (1 + np.tanh(0.5 * logits))).astype(logits.dtype)
 
 
 def sweep(scores: Scores, alphas) -> dict[Prediction, dict[str, dict[str, float]]]:
-    """CP CR CF1 OP OR OF1 in percent, by prediction and threshold 0.5, 0.55, … 0.95, and of the "top3"."""
+    """CP CR CF1 OP OR OF1 in percent by prediction, at thresholds 0.5, 0.55, … 0.95 and for "top3"."""
     return {
         prediction: {
             f"{t:.2f}": metrics.thresholded(probabilities(logits), scores.labels, t)
@@ -87,7 +87,7 @@ def sweep(scores: Scores, alphas) -> dict[Prediction, dict[str, dict[str, float]
 
 
 def per_class_csv(scores: Scores, alphas, class_names) -> str:
-    """One line per class: positives and, in percent, the AP of every prediction in both definitions."""
+    """A CSV with one line per class: positives, and the AP in percent of every prediction in both definitions."""
     columns = {
         f"AP_{definition}_{prediction}": 100 * metrics.average_precision(logits, scores.labels, definition)
         for prediction, logits in scores.predictions(alphas).items()

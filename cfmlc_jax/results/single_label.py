@@ -1,4 +1,4 @@
-"""Results of a split whose images have one label each; all numbers in percent."""
+"""Results of the single-label task on a split; all metrics in percent."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from cfmlc_jax.results.split import (
 )
 
 METRICS = ("top1", "many", "medium", "few", "macro_F1")
-# Those with an interval.
+# The metrics that have an interval.
 MEASURED = ("top1", "many", "medium", "few")
 LEVEL, RESAMPLES = 0.95, 200
 BASELINE = WHOLE
@@ -30,14 +30,14 @@ BASELINE = WHOLE
 
 @dataclass(frozen=True)
 class Measures:
-    """`METRICS` of every prediction of one set of weights."""
+    """`METRICS` of one set of weights, by prediction."""
 
     metrics: dict[Prediction, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Further results of the averaged weights.
+    """Further results, of the averaged weights only.
 
     intervals: of `MEASURED`, and of their gains over `BASELINE`, by metric.
     rule_of_thumb: None without a mean feature.
@@ -49,26 +49,26 @@ class Findings:
 
 @dataclass(frozen=True)
 class SingleLabelResults(SplitResults[Measures, Findings]):
-    """The results of a single-label split."""
+    """The results of a split in the single-label task."""
 
     measures_type = Measures
     findings_type = Findings
 
     def require_complete(self, place: str) -> None:
-        """Raise unless every prediction has its metrics and their intervals."""
+        """Raise unless every prediction has metrics and intervals."""
         for weights in WEIGHTS:
             for prediction, values in self.measures[weights].metrics.items():
                 require_keys(values, METRICS, f"{place}.{weights}.metrics.{prediction}")
         predictions, inside = self.measures["average"].metrics, f"{place}.average.intervals.predictions"
         require_keys(self.findings.intervals.predictions, predictions, inside)
         for prediction in predictions:
-            own = self.findings.intervals.predictions[prediction]
-            require_keys(own.metrics, MEASURED, f"{inside}.{prediction}")
-            require_keys(own.gains, MEASURED, f"{inside}.{prediction}.gain")
+            prediction_intervals = self.findings.intervals.predictions[prediction]
+            require_keys(prediction_intervals.metrics, MEASURED, f"{inside}.{prediction}")
+            require_keys(prediction_intervals.gains, MEASURED, f"{inside}.{prediction}.gain")
 
 
 def predictions(scores: Scores, alphas) -> dict[Prediction, np.ndarray]:
-    """Logits [n, k] of "whole" and of each effect; without patches "combined" is "whole"."""
+    """The logits [n, k] of "whole" and of each effect. "combined" equals "whole" without patches, so it is left out."""
     return {
         prediction: logits
         for prediction, logits in scores.predictions(alphas).items()
@@ -77,7 +77,7 @@ def predictions(scores: Scores, alphas) -> dict[Prediction, np.ndarray]:
 
 
 def summarise(scores: Scores, alphas, counts) -> dict[Prediction, dict[str, float]]:
-    """`METRICS` of every prediction (`shots.shots`); NaN where a group has no class.
+    """`METRICS` of every prediction (`shots.shots`); NaN for a shot group without classes.
 
     Args:
         scores: of the split.
@@ -92,30 +92,30 @@ def summarise(scores: Scores, alphas, counts) -> dict[Prediction, dict[str, floa
 
 
 def accuracies(logits, labels, counts) -> dict[str, float]:
-    """`METRICS` of logits [n, k] for true classes [n]; of tied logits the first class is taken."""
+    """`METRICS` of logits [n, k] for true classes [n]; equal logits count for the first class."""
     return shots.shots(logits.argmax(axis=1), labels, counts)
 
 
 def probabilities(logits):
-    """Softmax of float32 logits [n, k] over the classes."""
+    """The softmax of float32 logits over classes: [n, k] -> [n, k]."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (shifted / shifted.sum(axis=1, keepdims=True)).astype(logits.dtype)
 
 
 def intervals(scores: Scores, alphas, counts, generator: np.random.Generator) -> Intervals:
-    """Bootstrap intervals over images of each prediction's `MEASURED`, and of their gains over `BASELINE`.
+    """Bootstrap intervals over images, for `MEASURED` of each prediction and their gains over `BASELINE`.
 
-    A group that a resample leaves without an image has no interval.
+    A shot group has no interval if a resample has no image of it.
 
     Args:
         scores: of the split.
         alphas: strengths of the effects.
         counts: training images of each class, [k].
-        generator: of the bootstrap's draws.
+        generator: for the bootstrap.
     """
     labels = scores.labels.argmax(axis=1)
     logits = predictions(scores, alphas)
-    statistics = [_accuracies_of(own.argmax(axis=1), labels, counts) for own in logits.values()]
+    statistics = [_accuracy_statistic(each.argmax(axis=1), labels, counts) for each in logits.values()]
     statistic, (least, most) = values_and_gains(statistics, list(logits).index(BASELINE))
     both = interval(
         statistic,
@@ -139,8 +139,8 @@ def intervals(scores: Scores, alphas, counts, generator: np.random.Generator) ->
     return Intervals(LEVEL, RESAMPLES, by_prediction)
 
 
-def _accuracies_of(predicted, labels, counts) -> Statistic:
-    """The statistic weights [r, n] -> `MEASURED` in percent [r, 4], by class as `shots.shots` has it."""
+def _accuracy_statistic(predicted, labels, counts) -> Statistic:
+    """A function from image weights of r resamples [r, n] to `MEASURED` in percent [r, 4], as in `shots.shots`."""
     counts = np.asarray(counts)
     order = np.argsort(labels, kind="stable")
     present, starts = np.unique(labels[order], return_index=True)
@@ -150,9 +150,9 @@ def _accuracies_of(predicted, labels, counts) -> Statistic:
     def statistic(weights):
         weights = weights[:, order]
         per_class = np.add.reduceat(weights, starts, axis=1)
-        right = np.add.reduceat(weights * hits[None], starts, axis=1)
-        accuracy = ratio(right, per_class)
-        columns = [right.sum(axis=1) / per_class.sum(axis=1)]
+        correct = np.add.reduceat(weights * hits[None], starts, axis=1)
+        accuracy = ratio(correct, per_class)
+        columns = [correct.sum(axis=1) / per_class.sum(axis=1)]
         columns += [mean_of_defined(accuracy[:, group]) for group in members]
         return 100 * np.stack(columns, axis=1)
 
@@ -160,7 +160,7 @@ def _accuracies_of(predicted, labels, counts) -> Statistic:
 
 
 def per_class_csv(scores: Scores, alphas, counts, class_names) -> str:
-    """One line per class: images of training and of the split and, in percent, every prediction's accuracy."""
+    """A CSV with one line per class: images in training and in the split, and each prediction's accuracy in percent."""
     labels = scores.labels.argmax(axis=1)
     columns = {
         f"accuracy_{prediction}": 100

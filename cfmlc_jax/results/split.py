@@ -1,4 +1,4 @@
-"""What the results of a split have in common, whatever its task."""
+"""The parts of a split's results that are common to all tasks."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.predictions import Prediction
 
-# Sets of weights that are evaluated, as files name them, and in words.
+# The evaluated sets of weights, by their names in files, with their names in text.
 WEIGHTS = {"weights": "raw weights", "average": "averaged weights"}
 AVERAGE = "average"
 _GAIN = "gain_"
@@ -32,8 +32,8 @@ class PredictionIntervals:
     """Intervals of one prediction.
 
     metrics: by metric.
-    gains: of the differences to the baseline on the same images, by what files call them: a metric, or of
-        "mAP_sklearn" its "sklearn".
+    gains: of the differences from the baseline on the same images; by metric, for "mAP_sklearn" and
+        "mAP_voc" by "sklearn" and "voc".
     """
 
     metrics: dict[str, Ends]
@@ -46,7 +46,7 @@ class PredictionIntervals:
 
     @classmethod
     def from_json(cls, value: Any, place: str) -> Self:
-        """The intervals of `to_json`."""
+        """The intervals that `to_json` wrote."""
         entries = json_types.require_object(value, place)
         gains = {name: entry for name, entry in entries.items() if name.startswith(_GAIN)}
         metrics = {name: entry for name, entry in entries.items() if name not in gains}
@@ -61,9 +61,9 @@ class PredictionIntervals:
 class Intervals:
     """Bootstrap intervals over images.
 
-    level: probability that they are to have.
-    resamples: how many they come from.
-    predictions: the intervals of each prediction.
+    level: confidence level.
+    resamples: number of resamples.
+    predictions: the intervals, by prediction.
     """
 
     level: float
@@ -73,10 +73,10 @@ class Intervals:
 
 @dataclass(frozen=True)
 class RuleOfThumb:
-    """The strength that the cosines with the mean feature advise (`metrics.rule_of_thumb`).
+    """The strength alpha for which alpha·cos is 1 (`metrics.rule_of_thumb`).
 
-    mean_cosine: over the split.
-    alpha: strength for alpha·cos of 1; NaN where there is none.
+    mean_cosine: of the features with the mean feature, over the split.
+    alpha: NaN if there is none.
     """
 
     mean_cosine: float
@@ -91,19 +91,19 @@ FindingsT = TypeVar("FindingsT")
 class SplitResults(Generic[MeasuresT, FindingsT]):
     """The results of a split.
 
-    measures: what is measured of every set of `WEIGHTS`.
-    findings: what is measured of the averaged weights alone.
+    measures: metrics, by set of weights (`WEIGHTS`).
+    findings: further results, of the averaged weights only.
     """
 
     measures: dict[str, MeasuresT]
     findings: FindingsT
 
-    # The dataclasses of both.
+    # Dataclasses of measures and findings.
     measures_type: ClassVar[type]
     findings_type: ClassVar[type]
 
     def to_json(self) -> dict[str, Any]:
-        """{"weights": measures, "average": measures and findings}; findings without a rule of thumb lack it."""
+        """{"weights": measures, "average": measures and findings}, without "rule_of_thumb" if it is None."""
         findings = json_types.to_json(self.findings)
         if findings["rule_of_thumb"] is None:
             del findings["rule_of_thumb"]
@@ -112,10 +112,10 @@ class SplitResults(Generic[MeasuresT, FindingsT]):
 
     @classmethod
     def from_json(cls, value: Any, place: str) -> Self:
-        """The results of `to_json`, also those that an older version wrote.
+        """The results that `to_json` of this or an older version wrote.
 
         Raises:
-            FormatError: a field that is missing or of another type, or a prediction without its numbers.
+            FormatError: a field is missing or has another type, or a prediction lacks a metric.
         """
         entries = json_types.require_object(value, place)
         measures = {}
@@ -130,9 +130,9 @@ class SplitResults(Generic[MeasuresT, FindingsT]):
         return results
 
     def require_complete(self, place: str) -> None:
-        """Raise unless every prediction has all its numbers.
+        """Raise unless every prediction has all metrics and findings.
 
         Raises:
-            FormatError: with the first that has not.
+            FormatError: names the first that is missing.
         """
         raise NotImplementedError

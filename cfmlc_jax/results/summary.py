@@ -1,4 +1,4 @@
-"""The tables of an evaluation's results, as Markdown."""
+"""Markdown tables of the results of an evaluation."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from cfmlc_jax.results.tables import markdown
 
 
 def multi_label_summary(results: Mapping[str, MultiLabelResults]) -> str:
-    """Tables of mAP, context and localisation of the averaged weights, by split."""
+    """Tables of mAP, context and localisation by split, for the averaged weights."""
     parts = [_map_table(results), _context_table(results), _localization_table(results)]
     return "\n\n".join(part for part in parts if part)
 
 
 def multi_label_details(results: Mapping[str, MultiLabelResults]) -> str:
-    """A table of all metrics at threshold 0.5 for every split and set of weights."""
+    """A table of all metrics at threshold 0.5, for every split and both sets of weights."""
     parts = []
-    for split, of_split in results.items():
+    for split, split_results in results.items():
         for weights, words in WEIGHTS.items():
-            by_prediction = of_split.measures[weights].metrics
+            by_prediction = split_results.measures[weights].metrics
             names = list(next(iter(by_prediction.values())))
             rows = [[p.name, *(values[name] for name in names)] for p, values in by_prediction.items()]
             parts.append(f"## {split}, {words}\n\n{markdown(['percent', *names], rows)}")
@@ -29,16 +29,16 @@ def multi_label_details(results: Mapping[str, MultiLabelResults]) -> str:
 
 
 def single_label_summary(results: Mapping[str, SingleLabelResults]) -> str:
-    """Tables of the averaged weights' accuracies by split, and the strengths by the rule of thumb."""
-    parts = [_accuracy_table(split, of_split, "average") for split, of_split in results.items()]
+    """Tables of accuracies by split, for the averaged weights; and alpha by the rule of thumb."""
+    parts = [_accuracy_table(split, split_results, "average") for split, split_results in results.items()]
     return "\n\n".join([*parts, *_rules_of_thumb(results)])
 
 
 def single_label_details(results: Mapping[str, SingleLabelResults]) -> str:
-    """A table of accuracies for every split and set of weights."""
+    """A table of accuracies, for every split and both sets of weights."""
     return "\n\n".join(
-        f"## {split}, {words}\n\n{_accuracy_table(split, of_split, weights)}"
-        for split, of_split in results.items()
+        f"## {split}, {words}\n\n{_accuracy_table(split, split_results, weights)}"
+        for split, split_results in results.items()
         for weights, words in WEIGHTS.items()
     )
 
@@ -50,17 +50,17 @@ def _map_table(results):
         for definition in metrics.AP_DEFINITIONS
     ]
     notes = []
-    for split, of_split in results.items():
-        classes = of_split.measures["average"].classes
+    for split, split_results in results.items():
+        classes = split_results.measures["average"].classes
         absent = classes.all - classes.with_positives
         if absent:
             title = f"{split} (sklearn, {classes.with_positives} classes)"
             columns.append((title, split, "mAP_sklearn", classes.all / classes.with_positives))
             notes.append(
-                f"{split}: classes without a positive image: {absent} of {classes.all}. Each counts as 0 in mAP "
-                f"(sklearn), which lowers it; the column of {classes.with_positives} classes leaves them out, as voc does."
+                f"{split}: {absent} of {classes.all} classes have no positive image. Each counts as 0 in mAP "
+                f"(sklearn), which lowers it; the column of {classes.with_positives} classes leaves them out, as mAP (voc) does."
             )
-    by_split = {split: of_split.measures["average"].metrics for split, of_split in results.items()}
+    by_split = {split: split_results.measures["average"].metrics for split, split_results in results.items()}
     rows = [
         [
             prediction.name,
@@ -73,9 +73,11 @@ def _map_table(results):
 
 
 def _context_table(results):
-    """Of every prediction the mean excess of false positives, percentage points, and the context AUC."""
+    """A table of the mean excess of false positives, percentage points, and the context AUC, by prediction."""
     contexts = {
-        split: of_split.findings.context for split, of_split in results.items() if of_split.findings.context
+        split: split_results.findings.context
+        for split, split_results in results.items()
+        if split_results.findings.context
     }
     if not contexts:
         return ""
@@ -85,8 +87,8 @@ def _context_table(results):
         uses = [context.predictions[prediction] for context in contexts.values()]
         cells = [_with_interval(value) for use in uses for value in (use.excess_fpr, use.context_auc)]
         rows.append([prediction.name, *cells])
-    header = [f"beside the {first.pairs} strongest pairs' context"]
-    header += [f"{split} ({what})" for split in contexts for what in ("excess FPR", "AUC")]
+    header = [f"context of the {first.pairs} strongest pairs"]
+    header += [f"{split} ({metric})" for split in contexts for metric in ("excess FPR", "AUC")]
     return markdown(header, rows)
 
 
@@ -95,12 +97,12 @@ def _with_interval(estimate: Estimate):
 
 
 def _localization_table(results):
-    """How often the pivot holds its class, against a random patch and the best one."""
-    localizations = {split: of_split.findings.localization for split, of_split in results.items()}
+    """A table of how often the pivot patch hits a box of its class; also for a random patch and the best patch."""
+    localizations = {split: split_results.findings.localization for split, split_results in results.items()}
     rows = [
-        [split, own.all.pairs, own.all.hit, own.all.chance_hit, own.all.best_hit]
-        for split, own in localizations.items()
-        if own
+        [split, result.all.pairs, result.all.hit, result.all.chance_hit, result.all.best_hit]
+        for split, result in localizations.items()
+        if result
     ]
     return markdown(["pivot hits %", "objects", "pivot", "chance", "best"], rows) if rows else ""
 
@@ -114,7 +116,7 @@ def _accuracy_table(split, results, weights):
 
 
 def _rules_of_thumb(results):
-    rules = {split: of_split.findings.rule_of_thumb for split, of_split in results.items()}
+    rules = {split: split_results.findings.rule_of_thumb for split, split_results in results.items()}
     return [
         f"{split}: cos of features with the mean feature {rule.mean_cosine:.3f}, so alpha·cos is 1 at alpha "
         f"{rule.alpha:.2f} (rule of thumb)"

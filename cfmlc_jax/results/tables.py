@@ -1,12 +1,12 @@
-"""Aligned text tables for consoles and Markdown."""
+"""Text tables, aligned for the console and valid as Markdown."""
 
 from collections.abc import Sequence
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too; numbers to the right.
+    """A Markdown table, padded so that it can be read as plain text. Columns of numbers are right-aligned.
 
-    Floats are shown with two decimals, NaN as a dash.
+    Floats have two decimals; NaN is a dash.
     """
     cells = [[str(title) for title in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]

@@ -109,7 +109,7 @@ def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
     shape = (1, *batches[0][0].shape[1:])
     system = ClassifierSystem(model, shape, objective, optimizer, ema_decay=recipe.EMA_DECAY)
     state = _first_state(optimizer, variables, system.values)
-    update = TrainStep(system, meshes.place(state, mesh), seed=0, log_every=1, mesh=mesh)
+    update = TrainStep(system, meshes.with_shardings(state, mesh), seed=0, log_every=1, mesh=mesh)
     steps = []
     for views, labels in batches:
         views = views if method.train_patches else views[:, :1]

@@ -1,4 +1,4 @@
-"""Boxes of splits: sizes of pictures, pictures that are turned, and whose files are read for that."""
+"""Boxes of splits: sizes of images, rotated images, and which files are read to find out."""
 
 import io
 
@@ -23,9 +23,9 @@ def picture(orientation, kind, size=(6, 4)):
 
 
 class Shelf:
-    """Pictures with a box each, and which of them were read.
+    """Images with one box each; `read` records which of them were read.
 
-    sizes: that the annotations give.
+    sizes: the image sizes in the annotations.
     """
 
     class_names = ("a",)
@@ -51,14 +51,14 @@ class Shelf:
 
 @pytest.mark.parametrize(("kind", "always"), [("JPEG", False), ("PNG", False), ("TIFF", True)])
 def test_boxes_do_not_turn(kind, always):
-    """Those of TIFF files neither, which are turned without the option, too."""
+    """Also not those of TIFF images, which are rotated without the option too."""
     source = Shelf([picture(orientation, kind) for orientation in (0, 1, 6, 9)])
     for exif in (False, True):
-        found = boxes_of(source, threads=2, exif=exif)
+        boxes = boxes_of(source, threads=2, exif=exif)
         turned = exif or always
-        assert found.images.tolist() == ([0, 1, 3] if turned else [0, 1, 2, 3])
-        assert found.corners.tolist() == [[0, 0, 2, 2]] * len(found.images)
-        assert found.sizes.tolist() == [[6, 4]] * 4
+        assert boxes.images.tolist() == ([0, 1, 3] if turned else [0, 1, 2, 3])
+        assert boxes.corners.tolist() == [[0, 0, 2, 2]] * len(boxes.images)
+        assert boxes.sizes.tolist() == [[6, 4]] * 4
 
 
 def test_boxes_of_pictures_that_turn_are_left_out():
@@ -77,13 +77,13 @@ def test_boxes_of_pictures_that_turn_are_left_out():
 
 def test_headers_are_read_where_annotations_do_not_say():
     pictures = [picture(1, "PNG") for _ in range(4)]
-    # The last has no box, and its size does not matter.
+    # The last image has no box, so its size is not needed.
     source = Shelf(
         pictures, [(9, 8), None, (7.5, 8), None], owners=[2, 0, 1], boxes=[[0, 0, 2, 2]] * 3, classes=[0] * 3
     )
-    found = boxes_of(source, threads=1, exif=False)
+    boxes = boxes_of(source, threads=1, exif=False)
     assert source.read == [1, 2]
-    assert found.sizes.tolist() == [[9, 8], [6, 4], [6, 4], [0, 0]]
+    assert boxes.sizes.tolist() == [[9, 8], [6, 4], [6, 4], [0, 0]]
     source.read.clear()
     turned = boxes_of(source, threads=1, exif=True)
     assert source.read == [0, 1, 2]

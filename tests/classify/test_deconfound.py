@@ -1,4 +1,4 @@
-"""De-confounded training: the mean feature moves with the whole views, and nothing else moves it."""
+"""De-confounded training: whole views update the mean feature, and nothing else does."""
 
 import functools
 
@@ -49,7 +49,7 @@ def test_the_mean_feature_is_that_of_whole_views(rng, patching, views, devices):
             "views": rng.random((8, views, SIZE, SIZE, 3)).astype(np.float32),
             "labels": np.ones((8, K), np.float32),
         }
-        # The rate is 0: statistics alone move, and training's do not depend on the running ones.
+        # With learning rate 0 only running statistics change, and a forward pass in training does not use them.
         variables = jax.tree.map(np.asarray, run.variables)
         outputs, _ = run.model.apply(
             variables, patching.inputs(jnp.asarray(batch["views"])), train=True, mutable=["batch_stats"]

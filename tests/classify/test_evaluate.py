@@ -1,4 +1,4 @@
-"""The full evaluation: what it writes is what the metrics say, and enough for a report."""
+"""The full evaluation: it writes what the metrics give, and everything that a report needs."""
 
 import base64
 import io
@@ -19,8 +19,7 @@ from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.report import page
-from cfmlc_jax.results import evidence
-from cfmlc_jax.results.evidence import Evidence
+from cfmlc_jax.results.evidence import FILE, Evidence
 from cfmlc_jax.results.predictions import PATCH
 from cfmlc_jax.results.scores import probabilities
 
@@ -43,19 +42,19 @@ def tiny(method):
 
 
 def run(method, folder, training_labels, missing="", source=Scenes):
-    """A full evaluation of fresh weights; what it said."""
+    """A full evaluation of random weights; returns what it printed."""
     config = tiny(method)
     parts = build.create(config, 10)
     model = build.initial(config, parts)
-    source, said = source(SPLIT, num_scenes=IMAGES), []
+    source, printed = source(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
         config,
         Classifier(parts, model, source.class_names, "7"),
         {SPLIT: source},
         TrainingSplit(training_labels, missing=missing),
-        Output(folder, said.append),
+        Output(folder, printed.append),
     )
-    return "\n".join(said)
+    return "\n".join(printed)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +64,10 @@ def train():
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, train):
-    """A workdir with the evaluation of a classifier with patches, and what was said."""
+    """A workdir with the evaluation of a classifier with patches, and the printed text."""
     path = tmp_path_factory.mktemp("run")
     (path / "report").mkdir()
-    (path / "said").write_text(run("pat_t", path / "report", train.labels))
+    (path / "printed").write_text(run("pat_t", path / "report", train.labels))
     return path
 
 
@@ -84,8 +83,8 @@ def scores(workdir):
 
 
 @pytest.fixture(scope="module")
-def found(workdir):
-    return Evidence.from_json(json.loads((workdir / "report" / evidence.FILE).read_text()))
+def evidence(workdir):
+    return Evidence.from_json(json.loads((workdir / "report" / FILE).read_text()))
 
 
 def test_intervals(average, scores):
@@ -99,7 +98,7 @@ def test_intervals(average, scores):
         assert gain == pytest.approx(value - whole)
         assert gain_low <= gain_high
         assert of["whole"][f"gain_{definition}"] == [0, 0, 0]
-    # The first draws are the first definition's.
+    # The generator's first draws are for the first definition.
     low, high = of["whole"]["mAP_sklearn"]
     again = mean_average_precision_interval(
         scores["whole"], scores["labels"], "sklearn", generator=np.random.default_rng(0), resamples=200
@@ -108,13 +107,13 @@ def test_intervals(average, scores):
     assert average["intervals"]["resamples"] == 200
 
 
-def test_context_is_over_the_strongest_pairs_of_training(average, scores, found, train):
+def test_context_is_over_the_strongest_pairs_of_training(average, scores, evidence, train):
     pairs = cooccurrence.strongest_pairs(train.labels, 20)
-    assert found.training.pairs == pairs.tolist()
-    # Partners join nine times of ten: they are the ten strongest.
-    assert {tuple(pair) for pair in found.training.pairs[:10]} == {(d, d ^ 1) for d in range(10)}
-    assert found.training.images == 300
-    assert np.array_equal(found.training.counts, cooccurrence.counts(train.labels))
+    assert evidence.training.pairs == pairs.tolist()
+    # Partners co-occur in nine of ten scenes: they are the ten strongest pairs.
+    assert {tuple(pair) for pair in evidence.training.pairs[:10]} == {(d, d ^ 1) for d in range(10)}
+    assert evidence.training.images == 300
+    assert np.array_equal(evidence.training.counts, cooccurrence.counts(train.labels))
     effect = scores["combined"] - 0.5 * scores["null_pivot"]
     for name, logits in (("whole", scores["whole"]), ("tde_pivot_0.5", effect)):
         of = average["context"]["predictions"][name]
@@ -131,7 +130,7 @@ def test_context_is_over_the_strongest_pairs_of_training(average, scores, found,
 
 def test_equal_rankings_have_equal_intervals(average):
     of = average["context"]["predictions"]
-    # The null "mean" is one for all images: it shifts logits, and the AUC is of ranks alone.
+    # The null "mean" is the same for all images: it shifts logits, and AUC depends on ranks only.
     assert of["tde_whole_0.5"]["context_auc"] == pytest.approx(of["combined"]["context_auc"], nan_ok=True)
 
 
@@ -156,11 +155,11 @@ def test_localisation(average, scores):
     assert of["relative"] is True
 
 
-def test_examples_are_the_best_and_the_worst(scores, found):
+def test_examples_are_the_best_and_the_worst(scores, evidence):
     logits, labels = scores["combined"].astype(np.float64), scores["labels"]
     losses = np.where(labels, np.log1p(np.exp(-logits)), np.log1p(np.exp(logits)))
     order = np.argsort(losses.mean(axis=1))
-    shown = found.examples[SPLIT]
+    shown = evidence.examples[SPLIT]
     assert [e.id for e in shown["best"]] == [f"{SPLIT}-{i:06d}" for i in order[:3]]
     assert [e.id for e in shown["worst"]] == [f"{SPLIT}-{i:06d}" for i in order[::-1][:3]]
     first, last = shown["best"][0], shown["worst"][0]
@@ -175,15 +174,15 @@ def test_examples_are_the_best_and_the_worst(scores, found):
     assert one.present == bool(labels[i, k]) == bool(one.boxes)
     with Image.open(io.BytesIO(base64.b64decode(first.jpeg))) as picture:
         assert picture.size == (first.width, first.height)
-    assert found.cells == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
+    assert evidence.cells == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
 
 
 def test_tables_have_context_and_pivots(workdir, average):
-    said, text = (workdir / "said").read_text(), (workdir / "report" / "results.md").read_text()
+    printed, text = (workdir / "printed").read_text(), (workdir / "report" / "results.md").read_text()
     value, low, high = average["context"]["predictions"]["combined"]["context_auc"]
     hit = average["localization"]["all"]["hit"]
-    for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", "strongest pairs' context", f"{hit:.2f}"):
-        assert words in said
+    for words in (f"{value:.1f} [{low:.1f}, {high:.1f}]", " strongest pairs", f"{hit:.2f}"):
+        assert words in printed
         assert words in text
 
 
@@ -195,13 +194,13 @@ def test_the_report_can_be_made_of_it(workdir):
 
 def test_without_patches_and_training_labels(tmp_path):
     (tmp_path / "report").mkdir()
-    said = run("whole", tmp_path / "report", None, "there is no training split")
+    printed = run("whole", tmp_path / "report", None, "there is no training split")
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results[SPLIT]["average"]["context"] is None
     assert results[SPLIT]["average"]["localization"] is None
-    assert "pivot" not in said
+    assert "pivot" not in printed
     text = page.write(tmp_path).read_text(encoding="utf-8")
-    assert "Left out, for there is no training split." in text
+    assert "Not available: there is no training split." in text
     assert "This method has no patches" in text
 
 
@@ -209,21 +208,21 @@ def test_without_patches_and_training_labels(tmp_path):
     ("source", "names", "words"),
     [
         ("table", ["a"], "the training split cannot be read: data root"),
-        ("scenes", ["a"], "the training split at hand has other classes: 10 (digit 0, "),
+        ("scenes", ["a"], "the training split has other classes: 10 (digit 0, "),
     ],
 )
 def test_without_training_labels_the_evaluation_says_why(monkeypatch, tmp_path, source, names, words):
     monkeypatch.chdir(tmp_path)
-    config, said = tiny("pat_t").unlock(), []
+    config, printed = tiny("pat_t").unlock(), []
     config.data.source = source
-    labels, missing = evaluate._training_labels(config, {}, names, said.append)
+    labels, missing = evaluate._training_labels(config, {}, names, printed.append)
     assert labels is None
     assert missing.startswith(words)
-    assert said[-1] == f"without co-occurrence, for {missing}"
+    assert printed[-1] == f"not reported: co-occurrence, because {missing}"
 
 
 class PartlyAnnotated(Scenes):
-    """Scenes of which the first half has boxes."""
+    """Scenes; only the first half has boxes."""
 
     def boxes(self):
         boxes = super().boxes()
@@ -238,13 +237,13 @@ class PartlyAnnotated(Scenes):
 
 
 def test_boxes_that_are_left_out_are_reported(tmp_path):
-    said = run("whole", tmp_path, None, source=PartlyAnnotated)
-    assert f"{SPLIT}: boxes left out of localisation: 7, first x" in said.splitlines()
+    printed = run("whole", tmp_path, None, source=PartlyAnnotated)
+    assert f"{SPLIT}: boxes left out of localisation: 7, first x" in printed.splitlines()
 
 
 @pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])
 def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
-    """Patches are scored by one branch alone, as where the trained one has it twice."""
+    """Evaluation with one branch gives the scores of a training with two equal branches."""
     trained = tiny("pat_t")
     trained.unlock()
     trained.data.test_splits, trained.data.scenes.num_test = (SPLIT,), IMAGES

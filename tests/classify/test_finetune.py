@@ -1,4 +1,4 @@
-"""What a new run takes over from a checkpoint."""
+"""What a new run takes from the checkpoint that it is initialised from."""
 
 import functools
 
@@ -26,8 +26,8 @@ def classifier(head, width=8):
 
 
 @functools.cache
-def fresh(classes=3, attention="cross", head=linear.LinearHead, width=8):
-    """Training over 4 × 2 devices, at its start."""
+def new_training(classes=3, attention="cross", head=linear.LinearHead, width=8):
+    """A training on 4 × 2 devices, before its first step."""
     return Training(
         classifier(head(classes, attention), width),
         (1, 5, 32, 32, 3),
@@ -40,10 +40,10 @@ def fresh(classes=3, attention="cross", head=linear.LinearHead, width=8):
 
 @pytest.fixture
 def stored(tmp_path, rng):
-    """Makes a checkpoint of a converted file: its path and its averaged variables, random numbers."""
+    """Makes a checkpoint like that of a converted file; returns its path and its random averaged variables."""
 
     def make(class_names=None, classes=3, attention="cross"):
-        shapes = fresh(classes, attention).abstract.learned["variables"]
+        shapes = new_training(classes, attention).abstract.learned["variables"]
         weights, average = (
             jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes) for _ in range(2)
         )
@@ -72,20 +72,20 @@ def configuration(name, branches):
 
 
 def begin(path, **model):
-    """The state that begins with a checkpoint, and what the user is told."""
-    training, lines = fresh(**model), []
-    begun = finetune.start_from(
+    """The state initialised from a checkpoint, and the printed lines."""
+    training, lines = new_training(**model), []
+    state = finetune.start_from(
         path,
         training.state,
         config=configuration("mine", model.get("attention", "cross")),
         class_names=NAMES[: model.get("classes", 3)],
-        say=lines.append,
+        print_line=lines.append,
     )
-    assert jax.tree.map(lambda leaf: leaf.sharding, begun) == jax.tree.map(
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(
         lambda leaf: leaf.sharding, training.abstract
     )
-    assert int(begun.step) == 0
-    return begun.learned, lines
+    assert int(state.step) == 0
+    return state.learned, lines
 
 
 def assert_equal(tree, other):
@@ -95,23 +95,23 @@ def assert_equal(tree, other):
 @pytest.mark.parametrize("class_names", [None, list(NAMES)])
 def test_the_average_of_all_variables_is_taken(stored, class_names):
     path, average = stored(class_names)
-    begun, lines = begin(path)
-    assert_equal(begun["variables"], average)
-    assert_equal(begun["average"], average)
-    assert lines == [f"begins with {path}: backbone and head (tiny, branches cross, 3 classes)"]
-    # A step gives up the buffers of both.
+    state, lines = begin(path)
+    assert_equal(state["variables"], average)
+    assert_equal(state["average"], average)
+    assert lines == [f"initialised from {path}: backbone and head (tiny, branches cross, 3 classes)"]
+    # A step donates the buffers of both.
     of_weights, of_average = (
         {leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
-        for tree in (begun["variables"], begun["average"])
+        for tree in (state["variables"], state["average"])
     )
     assert not of_weights & of_average
-    # The rest is a new run's.
+    # All other entries are those of a new run.
     for name in ("mean_colour", "opt_state"):
-        assert_equal(begun[name], fresh().state.learned[name])
+        assert_equal(state[name], new_training().state.learned[name])
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "words"),
     [
         ({"classes": 2}, {}, "tiny, branches cross, 2 classes -> mine, branches cross, 3 classes"),
         ({"attention": "none"}, {}, "tiny, branches none, 3 classes -> mine, branches cross, 3 classes"),
@@ -123,16 +123,16 @@ def test_the_average_of_all_variables_is_taken(stored, class_names):
         ),
     ],
 )
-def test_a_head_of_other_classes_or_of_another_kind_begins_anew(stored, old, new, told):
+def test_a_head_of_other_classes_or_of_another_kind_is_new(stored, old, new, words):
     path, average = stored(**old)
-    begun, lines = begin(path, **new)
-    assert_equal(begun["variables"]["params"]["backbone"], average["params"]["backbone"])
-    assert_equal(begun["variables"]["batch_stats"], average["batch_stats"])
-    assert_equal(begun["variables"]["params"]["head"], fresh(**new).variables["params"]["head"])
-    assert_equal(begun["average"], begun["variables"])
+    state, lines = begin(path, **new)
+    assert_equal(state["variables"]["params"]["backbone"], average["params"]["backbone"])
+    assert_equal(state["variables"]["batch_stats"], average["batch_stats"])
+    assert_equal(state["variables"]["params"]["head"], new_training(**new).variables["params"]["head"])
+    assert_equal(state["average"], state["variables"])
     assert len(lines) == 1
-    assert "the head is fresh" in lines[0]
-    assert told in lines[0]
+    assert "new head" in lines[0]
+    assert words in lines[0]
 
 
 def test_another_backbone_is_refused(stored):
@@ -148,7 +148,7 @@ def test_another_backbone_is_refused(stored):
 
 def test_missing_and_left_over_arrays_are_named(stored):
     path, _ = stored()
-    state = fresh().state
+    state = new_training().state
     average = state.learned["average"]
     backbone = dict(average["params"]["backbone"])
     backbone["layer9_0"] = backbone.pop("layer2_0")
@@ -158,7 +158,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
         finetune.start_from(
-            path, other, config=configuration("mine", "cross"), class_names=NAMES, say=pytest.fail
+            path, other, config=configuration("mine", "cross"), class_names=NAMES, print_line=pytest.fail
         )
 
 

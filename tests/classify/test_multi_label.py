@@ -1,4 +1,4 @@
-"""What is said of mAP, and boxes of real data sets on their way to localisation."""
+"""Notes beside mAP, and boxes of real data sets in localisation."""
 
 import json
 
@@ -16,7 +16,7 @@ from cfmlc_jax.results.split import Intervals
 
 
 def results_of(rng, *, without):
-    """Results of a split of 30 images, 5 classes of which the first ones have no positive."""
+    """Results of a split of 30 images and 5 classes, the first of which have no positive."""
     labels = (rng.random((30, 5)) < 0.4).astype(np.uint8)
     labels[:, :without] = 0
     logits = {name: rng.normal(size=labels.shape).astype(np.float32) for name in ("whole", "combined")}
@@ -28,7 +28,7 @@ def results_of(rng, *, without):
     return results, {prediction.name: values for prediction, values in expected.items()}
 
 
-def test_classes_without_a_positive_are_said_beside_the_map_that_they_lower(rng):
+def test_classes_without_a_positive_are_noted_beside_the_map_that_they_lower(rng):
     lowered, expected = results_of(rng, without=2)
     plain, _ = results_of(rng, without=0)
     text = MultiLabel(None).summary({"val": lowered, "test": plain})
@@ -48,11 +48,11 @@ def test_classes_without_a_positive_are_said_beside_the_map_that_they_lower(rng)
         assert values[-1] == f"{expected[name]['mAP_sklearn']:.2f}"
         assert values[0] == f"{expected[name]['mAP_sklearn'] * 3 / 5:.2f}"
         assert values[1] == f"{expected[name]['mAP_voc']:.2f}"
-    assert "val: classes without a positive image: 2 of 5. Each counts as 0 in mAP (sklearn)" in text
+    assert "val: 2 of 5 classes have no positive image. Each counts as 0 in mAP (sklearn)" in text
     assert "test: classes" not in text
 
 
-def test_nothing_is_said_where_every_class_has_a_positive(rng):
+def test_there_is_no_note_where_every_class_has_a_positive(rng):
     plain, _ = results_of(rng, without=0)
     text = MultiLabel(None).summary({"test": plain})
     assert "without a positive" not in text
@@ -70,16 +70,16 @@ def test_boxes_that_cannot_be_used_do_not_reach_localisation(tmp_path):
         "categories": [{"id": 1, "name": "dog"}],
     }
     (tmp_path / "annotations" / "instances_val2014.json").write_text(json.dumps(document))
-    found = boxes_of(Coco(tmp_path, "val"), threads=1, exif=False)
+    boxes = boxes_of(Coco(tmp_path, "val"), threads=1, exif=False)
     pairs = localization.localize(
         np.zeros((1, 1), int),
-        found.corners,
-        found.classes,
-        found.images,
-        found.sizes,
+        boxes.corners,
+        boxes.classes,
+        boxes.images,
+        boxes.sizes,
         size=64,
         patch_boxes=[(0, 0, 32, 32), (32, 32, 64, 64)],
     )
     assert pairs.hit.tolist() == [True]
-    # Without the picture's size in the annotations it is only known here that one is outside of it.
+    # The annotations lack the image size, so that a box outside the image is only found here.
     assert pairs.boxes_without_area == 1

@@ -1,4 +1,4 @@
-"""The compiled steps: one device against eight, what crosses devices, what is watched."""
+"""The compiled steps: one device against eight, communication between devices, watched arrays."""
 
 import copy
 import functools
@@ -45,7 +45,7 @@ def batch_of(rng, images=8, size=SIZE):
 
 @functools.cache
 def compiled(devices, fsdp, patching):
-    """What runs share: system and step (one compilation)."""
+    """The system and the compiled step that all runs share."""
     return Training(
         tiny(),
         (1, 5, SIZE, SIZE, 3),
@@ -76,7 +76,7 @@ def test_eight_devices_do_the_step_of_one(rng, devices, fsdp):
     for run in (one, many):
         assert run.update(batch) == -1
     np.testing.assert_allclose(many.tally["loss"], one.tally["loss"], rtol=1e-5)
-    # By plain gradient descent the parameters' change is the gradient, times the learning rate.
+    # With plain gradient descent, the change of the parameters is the gradient times the learning rate.
     for ours, theirs, start in zip(
         *(jax.tree.leaves(host(x)) for x in (many.variables, one.variables, before)), strict=True
     ):
@@ -95,7 +95,7 @@ def test_no_pixels_cross_devices(rng):
     run = run_of(8)
     batch = meshes.to_devices(batch_of(rng), run.mesh)
     text = run.step.jitted.lower(run.state, batch).compile().as_text()
-    assert "all-reduce" in text  # gradients and statistics do cross
+    assert "all-reduce" in text  # gradients and statistics are communicated
     gathered = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? all-gather", text)
     largest = max(
         (
@@ -158,15 +158,15 @@ def test_mean_colour_is_that_of_all_whole_views(rng):
 
 
 def test_it_learns(rng):
-    """Labels that a view's colours tell: the loss falls to a fraction."""
+    """The labels depend on the colours of the view: the loss falls to a fraction."""
     run = run_of()
     labels = (rng.random((16, CLASSES)) < 0.5).astype(np.float32)
     views = np.broadcast_to((255 * labels)[:, None, None, None], (16, 5, SIZE, SIZE, 3)).astype(np.uint8)
-    losses_seen = []
+    means = []
     for _ in range(40):
         run.update({"views": views, "labels": labels})
-        losses_seen.append(float(run.tally["loss"] / run.tally["steps"]))  # of 1 or 2 steps
-    assert losses_seen[-1] < 0.25 * losses_seen[0]
+        means.append(float(run.tally["loss"] / run.tally["steps"]))  # of 1 or 2 steps
+    assert means[-1] < 0.25 * means[0]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "activations"])
@@ -177,7 +177,7 @@ def test_the_first_value_that_is_not_finite_is_named(rng, where):
             if where == "loss":
                 score = score * jnp.inf
             if where == "gradient":
-                # sqrt at 0: a finite value without a finite derivative
+                # sqrt at 0: the value is finite, the derivative is not
                 score = score + jnp.sqrt(0 * score)
             return attention, score
 
@@ -212,7 +212,7 @@ def test_scores_by_name_and_their_counterfactuals(rng, null):
 
 
 def test_pivot_counterfactual_by_hand(rng):
-    """Each masked image through the whole pipeline, as its definition says, patch by patch."""
+    """By definition: each masked image goes through the whole pipeline, patch by patch."""
     run = run_of()
     views = batch_of(rng, images=2)["views"]
     score = score_step(run.model, HOST, PIVOT, kinds=("pivot",), null="zeros", mesh=run.mesh)
@@ -232,8 +232,8 @@ def test_pivot_counterfactual_by_hand(rng):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def judge(views):
-    """A classifier without parameters: evidence for each colour, not linear in the pixels, view by view."""
+def apply(views):
+    """A classifier without parameters: evidence for each colour, a nonlinear function of each view."""
     parts = views if isinstance(views, tuple) else (views,)
     peak, square = (
         jnp.concatenate([reduce(x) for x in parts], axis=1)
@@ -243,28 +243,28 @@ def judge(views):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def counterfactual(seen, patching, pooling="pivot", null="zeros"):
-    blank = null_images(seen[:, 0], null, jnp.full(3, 0.3))
-    outputs = judge(patching.inputs(seen))
+def counterfactual(views, patching, pooling="pivot", null="zeros"):
+    blank = null_images(views[:, 0], null, jnp.full(3, 0.3))
+    outputs = apply(patching.inputs(views))
     options = {"patching": patching, "pooling": POOLINGS[pooling]}
-    return pat.counterfactuals(judge, seen, outputs, blank, ("pivot",), **options)["pivot"]
+    return pat.counterfactuals(apply, views, outputs, blank, ("pivot",), **options)["pivot"]
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def judge_anew(images, crops):
-    return judge(crops.inputs(images[:, None]))
+def apply_to_crops(images, crops):
+    return apply(crops.inputs(images[:, None]))
 
 
 def cut_anew(images, crops, pooling="pivot", null="zeros"):
-    """The same by the definition: every image without a patch is scored as an image of its own."""
+    """The same by definition: each image without a patch is scored as a separate image."""
     pool, blank = POOLINGS[pooling], null_images(images, null, jnp.full(3, 0.3))
-    focus = pool.focus(*crops.evidence(judge_anew(images, crops)))
+    focus = pool.focus(*crops.evidence(apply_to_crops(images, crops)))
     weights = np.asarray(jax.nn.softmax(focus, axis=1))
     expected = 0.0
     for p, (x0, y0, x1, y1) in enumerate(crops.boxes(images.shape[1])):
         without = np.array(images)
         without[:, y0:y1, x0:x1] = blank[:, y0:y1, x0:x1]
-        expected += weights[:, p] * pat.predict(judge_anew(without, crops), crops, pool)["combined"]
+        expected += weights[:, p] * pat.predict(apply_to_crops(without, crops), crops, pool)["combined"]
     return expected
 
 
@@ -288,30 +288,30 @@ def test_pivot_counterfactual_is_that_of_patches_cut_anew(rng, grids, overlap, p
     ("grids", "overlap", "place"), [((2,), 0.25, 11), ((2,), 0.5, 11), ((2, 3), 0.0, 3), ((2, 3), 0.25, 2)]
 )
 def test_nothing_of_the_target_is_left_in_patches_of_the_host(grids, overlap, place):
-    """A red square is in several patches, of one scale or two: without the pivot its evidence is that of black."""
+    """A red square is in several patches, of one or two scales: without the pivot its evidence is that of black."""
     square = slice(place, place + 2)
     images = jnp.zeros((1, 24, 24, 3)).at[:, square, square, 0].set(1.0).at[:, 20:22, 20:22, 1].set(1.0)
     patching = HostViews(grids, overlap)
     cut = views.split(images, grids, overlap=overlap, size=24)
-    seen = jnp.concatenate([images[:, None], cut], axis=1)
+    host_views = jnp.concatenate([images[:, None], cut], axis=1)
     assert (cut[..., 0].max(axis=(0, 2, 3)) > 0.5).sum() > 1
-    ours = counterfactual(seen, patching)
-    assert pat.predict(judge(seen), patching, PIVOT)["patch"][0, 0] > 4.9
+    ours = counterfactual(host_views, patching)
+    assert pat.predict(apply(host_views), patching, PIVOT)["patch"][0, 0] > 4.9
     np.testing.assert_allclose(ours[0, 0], 0, atol=1e-5)
     np.testing.assert_allclose(ours, cut_anew(images, DeviceCrops(grids, overlap, size=24)), atol=1e-5)
 
 
-def masked(seed, seen, patching, **options):
-    return pat.mask_patches(jax.random.key(seed), seen, patching=patching, **options)
+def masked(seed, views, patching, **options):
+    return pat.mask_patches(jax.random.key(seed), views, patching=patching, **options)
 
 
 def test_nothing_of_the_target_is_left_in_patches_at_training(rng):
-    """A share of the images loses a patch: where neighbours show its box, they show the null too."""
+    """A fraction of the images loses a patch; neighbouring patches show the null in its box too."""
     images = jnp.zeros((32, 24, 24, 3)).at[:, 11:13, 11:13].set(1.0)
     patching = HostViews((2,), 0.5)
     cut = views.split(images, (2,), overlap=0.5, size=24)
-    seen = jnp.concatenate([images[:, None], cut], axis=1)
-    shown = masked(0, seen, patching, null="zeros", rate=0.5, mean_colour=jnp.zeros(3))
+    host_views = jnp.concatenate([images[:, None], cut], axis=1)
+    shown = masked(0, host_views, patching, null="zeros", rate=0.5, mean_colour=jnp.zeros(3))
     left = np.asarray(shown.max(axis=(2, 3, 4)) > 0)
     assert 0.3 < left[:, 0].mean() < 0.7
     np.testing.assert_array_equal(left, np.repeat(left[:, :1], 5, axis=1))
@@ -346,7 +346,7 @@ TINY_TRESNET = tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) 
 
 
 def frozen_step(backbone, patterns, size=SIZE):
-    """Training by the recipe's optimiser, on one device."""
+    """Training with the optimiser of the recipe, on one device."""
     model = Classifier(backbone, linear.LinearHead(CLASSES, "cross"), frozen=patterns)
     trainable_mask = functools.partial(frozen.trainable_mask, frozen=patterns)
     optimizer = optim.adamw_one_cycle(
@@ -362,7 +362,7 @@ def frozen_step(backbone, patterns, size=SIZE):
     ids=["resnet", "tresnet"],
 )
 def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, statistics_move):
-    """Neither gradient nor decay; but norms that are not frozen themselves keep their statistics."""
+    """No gradient and no decay; norm layers that are not frozen still update their statistics."""
     run = frozen_step(backbone, patterns)
     before = host(run.variables)
     for _ in range(2):
@@ -377,8 +377,8 @@ def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, sta
 
 
 def test_no_backward_pass_through_what_is_frozen(rng):
-    """Of five 3×3 convolutions the last two are trained: weights' gradients of two, the input's of one."""
-    size = 2 * SIZE  # the last map is 4×4: on a smaller one a 3×3 convolution is a matrix product
+    """The last two of five 3×3 convolutions are trained: gradients of two kernels, and of one input."""
+    size = 2 * SIZE  # the last map is 4×4; on a smaller map a 3×3 convolution is a matrix product
     counts = []
     for patterns in (resnet.FROZEN, ()):
         run = frozen_step(TINY_RESNET, patterns, size)
@@ -389,7 +389,7 @@ def test_no_backward_pass_through_what_is_frozen(rng):
 
 
 def trained_once(model, patching, batch, pooling="pivot"):
-    """Loss of a first step, and the scores of the fresh weights with their counterfactuals "whole"."""
+    """The loss of a first step, and the scores of the initial weights with counterfactuals "whole"."""
     run = Training(
         model,
         (1, *batch["views"].shape[1:]),
@@ -405,7 +405,7 @@ def trained_once(model, patching, batch, pooling="pivot"):
 
 
 def test_patches_cut_on_the_device_are_those_of_the_host(rng):
-    """Without resizing, host and device give the same pixels, so all is equal but the batches' statistics."""
+    """Without resizing, host and device give the same pixels; only the batch statistics differ."""
     wholes = rng.integers(0, 256, (4, 1, SIZE, SIZE, 3)).astype(np.uint8)
     labels = (rng.random((4, CLASSES)) < 0.4).astype(np.float32)
     native = DeviceCrops((2,), size=SIZE // 2)
@@ -443,21 +443,21 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
 
 @pytest.mark.parametrize("v", [1, 5])
 def test_a_share_of_the_images_loses_a_patch(rng, v):
-    """What a step trains on: mean colour where the patch was, and as its own view; nothing else moved."""
+    """A step trains on the mean colour in place of the patch, in the whole view too; other pixels are unchanged."""
     b, half = 64, SIZE // 2
     views = jnp.asarray(rng.random((b, v, SIZE, SIZE, 3)), jnp.float32)
     colour = jnp.array([0.25, 0.5, 0.75])
     patching = HostViews((2,)) if v == 5 else Whole((2,))
-    seen = masked(0, views, patching, null="mean", rate=0.5, mean_colour=colour)
-    changed = np.asarray((seen != views).any(axis=(2, 3, 4)))
+    masked_views = masked(0, views, patching, null="mean", rate=0.5, mean_colour=colour)
+    changed = np.asarray((masked_views != views).any(axis=(2, 3, 4)))
     assert 0.3 < changed[:, 0].mean() < 0.7
     for i in np.flatnonzero(changed[:, 0]):
-        pixels = np.asarray((seen[i, 0] != views[i, 0]).any(axis=-1))
+        pixels = np.asarray((masked_views[i, 0] != views[i, 0]).any(axis=-1))
         where = [(x, y) for x in (0, 1) for y in (0, 1) if pixels[y * half, x * half]]
         (x, y), *others = where
         assert not others
         assert pixels.sum() == pixels[y * half :, x * half :][:half, :half].sum() == half**2
-        np.testing.assert_array_equal(seen[i, 0, y * half, x * half], colour)
+        np.testing.assert_array_equal(masked_views[i, 0, y * half, x * half], colour)
         if v == 5:
             np.testing.assert_array_equal(np.flatnonzero(changed[i, 1:]), [2 * x + y])
     drawn = [masked(s, views, patching, null="zeros", rate=1.0, mean_colour=colour) for s in (1, 2)]

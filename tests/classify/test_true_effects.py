@@ -1,4 +1,4 @@
-"""Effects of objects: scenes without one of their digits, and estimates in the same places."""
+"""True effects of objects, from scenes without one digit, and estimates in the same order."""
 
 import numpy as np
 import pytest
@@ -36,18 +36,18 @@ def test_effects_by_hand(scenes, rng):
     n, m, k = len(scenes), len(removals), 10
     factual, null = rng.normal(size=(2, n, k)).astype(np.float32)
     gone = rng.normal(size=(m, k)).astype(np.float32)
-    found = true_effects.effects(
+    objects = true_effects.effects(
         Scores({"whole": factual, "combined": factual, "null_pivot": null}, scenes.labels),
         Scores({"combined": gone}, removals.labels),
         removals,
         (0.0, 0.5),
     )
     zero, half = effect_of("pivot", 0), effect_of("pivot", 0.5)
-    assert set(found.estimated) == {zero, half}
+    assert set(objects.estimated) == {zero, half}
     for i in range(m):
         scene, digit = removals.owner[i], removals.digit[i]
-        assert found.true[i] == pytest.approx(factual[scene, digit] - gone[i, digit], rel=1e-6)
-        assert found.estimated[zero][i] == pytest.approx(factual[scene, digit])
-        assert found.estimated[half][i] == pytest.approx(
+        assert objects.true[i] == pytest.approx(factual[scene, digit] - gone[i, digit], rel=1e-6)
+        assert objects.estimated[zero][i] == pytest.approx(factual[scene, digit])
+        assert objects.estimated[half][i] == pytest.approx(
             factual[scene, digit] - null[scene, digit] / 2, rel=1e-5
         )

@@ -1,4 +1,4 @@
-"""The schema: checks across fields, JSON round trip, what may change between a run and its continuation."""
+"""The configuration: checks of fields, the round trip through JSON, and what may change when a run is resumed."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_the_default_is_valid_and_gets_locked():
             "config.model.head 'mldecoder' is not one of .*did you mean 'ml_decoder'",
         ),
         ({"model__ml_decoder__queries": 0}, "config.model.ml_decoder.queries is 0; it must be at least 1"),
-        ({"method": "whole"}, "method 'whole' has no patches: take 'pivot' out of effect.kinds"),
+        ({"method": "whole"}, "method 'whole' has no patches: remove 'pivot' from effect.kinds"),
         ({"task": "single"}, "config.task 'single' is not one of multi_label, single_label; did you mean"),
         (
             {"task": "single_label"},
@@ -74,7 +74,7 @@ def test_the_default_is_valid_and_gets_locked():
         ({"model__cosine__momentum": None}, "config.model.cosine.momentum is None; it must be a number"),
         (
             {"model__cosine__momentum": "schedule"},
-            "momentum 'schedule' follows the rates of optim.name 'sgd'",
+            "momentum 'schedule' follows the learning rate of optim.name 'sgd'",
         ),
         ({"evaluate__checkpoint": "latest"}, "config.evaluate.checkpoint 'latest' is not one of best, last"),
         ({"patches__source": "cut"}, "config.patches.source 'cut' is not one of host, device, map"),
@@ -97,7 +97,7 @@ def test_the_default_is_valid_and_gets_locked():
         ({"patches__grids": (500, 2)}, "config.patches.grids has 500; it must be at most 64: each of"),
         (
             {"patches__grids": (50, 2), "views__image_size": 32},
-            "patches.grids 50 cuts views of 32 pixels into patches of none",
+            "patches.grids 50 cuts views of 32 pixels into patches without pixels",
         ),
         ({"seed": -1}, "config.seed is -1; it must be at least 0"),
         ({"seed": 2**32}, "config.seed is 4294967296; it must be at most 4294967295: keys have 32 bits"),
@@ -107,7 +107,7 @@ def test_the_default_is_valid_and_gets_locked():
             "config.data.workers is 1000000; it must be at most 1024: each is a process",
         ),
         ({"data__threads": 10**6}, "config.data.threads is 1000000; it must be at most 1024"),
-        ({"evaluate__batch_size": 10**9}, "at most 100000 images at once"),
+        ({"evaluate__batch_size": 10**9}, "at most 100000 images in a batch"),
         ({"train__log_every": 2**31}, "config.train.log_every is 2147483648; it must be at most 2147483647"),
         ({"optim__weight_decay": 1e39}, "config.optim.weight_decay is 1e[+]39; it must be at most 1e[+]38"),
         ({"optim__sgd__milestones": (0, 5)}, "config.optim.sgd.milestones has 0; it must be at least 1"),
@@ -118,21 +118,24 @@ def test_the_default_is_valid_and_gets_locked():
         ({"data__test_splits": ("val", "val")}, "config.data.test_splits has val twice"),
         ({"patches__grids": (2, 2), "views__image_size": 64}, "config.patches.grids has 2 twice"),
         ({"effect__kinds": ("whole", "pivot", "whole")}, "config.effect.kinds has whole twice"),
-        # Results of both would have one name.
+        # The results of both would have the same name.
         ({"effect__alphas": (0.5, 0.5000001)}, "config.effect.alphas has 0.5 twice"),
         ({"model__frozen": ("head/.*", "head/.*")}, "config.model.frozen has head/.* twice"),
-        ({"model__frozen": ("x{99999999999}",)}, "which is no regular expression"),
+        ({"model__frozen": ("x{99999999999}",)}, "which is not a regular expression"),
         ({"data__root": "gs://bucket/coco"}, "config.data.root 'gs://bucket/coco' is an address"),
         ({"init_from": "s3://bucket/run"}, "config.init_from 's3://bucket/run' is an address"),
         ({"data__vocabulary": "https://host/vg256.json"}, "config.data.vocabulary .* is an address"),
         ({"init_from": "file:///runs/coco"}, "config.init_from 'file:///runs/coco' is an address"),
-        ({"data__tfds__name": "voc\n2007"}, r"config.data.tfds.name is .* may not have the character '\\n'"),
-        ({"data__root": "caf\udce9"}, r"config.data.root is .* may not have the character"),
+        (
+            {"data__tfds__name": "voc\n2007"},
+            r"config.data.tfds.name is .* must not contain the character '\\n'",
+        ),
+        ({"data__root": "caf\udce9"}, r"config.data.root is .* must not contain the character"),
         (
             {"patches__source": "map", "method": "pat_i"},
             "config.patches.source 'map' is for method 'pat_t'; set it to 'host' for 'pat_i'",
         ),
-        ({"patches__source": "map"}, "cells of a map cannot .* take 'pivot' out of effect.kinds"),
+        ({"patches__source": "map"}, "cells of a map cannot .* remove 'pivot' from effect.kinds"),
         ({"patches__pooling": "exklusive"}, "did you mean 'exclusive'?"),
         ({"patches__grids": (3,)}, "448 is not divisible by patches.grids 3; try 447 or 450"),
         ({"views__image_size": 0}, "config.views.image_size is 0; it must be at least 1"),
@@ -173,7 +176,7 @@ def delete(config):
 
 
 def as_it_is(name, value):
-    """Sets a field against ConfigDict's own check of types."""
+    """Sets a field without ConfigDict's check of its type."""
 
     def change(config):
         section, _, leaf = name.rpartition(".")
@@ -195,18 +198,18 @@ def as_it_is(name, value):
         (as_it_is("train.epochs", 3.0), "config.train.epochs is 3.0; it must be a whole number"),
         (as_it_is("train.epochs", True), "config.train.epochs is True; it must be a whole number"),
         (as_it_is("train.epochs", None), "config.train.epochs is None; it must be a whole number"),
-        (as_it_is("train.epochs", 10**5000), "config.train.epochs is a number of thousands of digits"),
+        (as_it_is("train.epochs", 10**5000), "config.train.epochs is a number with thousands of digits"),
         (as_it_is("train.early_stop", 1), "config.train.early_stop is 1; it must be True or False"),
         (as_it_is("optim.learning_rate", "1e-3"), "config.optim.learning_rate is '1e-3'; it must be a number"),
         (as_it_is("effect.alphas", (0.5, "1")), "config.effect.alphas has '1'; it must be a tuple of numbers"),
-        (as_it_is("effect.alphas", 0.5), r"config.effect.alphas is 0.5; .* a tuple of numbers, \(0.5,\) say"),
+        (as_it_is("effect.alphas", 0.5), r"config.effect.alphas is 0.5; .* a tuple of numbers, such as \(0.5,\)"),
         (as_it_is("model.frozen", (3,)), "config.model.frozen has 3; it must be a tuple of strings"),
         (as_it_is("data.root", None), "config.data.root is None; it must be a string"),
         (as_it_is("train", 5), "config.train is 5, but it is a section; set its fields: config.train.batch_size"),
         (as_it_is("train", None), "config.train is None, but it is a section"),
         (as_it_is("seed", ConfigDict({"weights": 1})), "config.seed is a section; it must be a whole number"),
-        (as_it_is("train", ConfigDict({"epochs": 3})), "config.train.batch_size is missing; begin with"),
-        (delete, "config.train.epochs is missing; begin with cfmlc_jax.config.default()"),
+        (as_it_is("train", ConfigDict({"epochs": 3})), "config.train.batch_size is missing; start from"),
+        (delete, "config.train.epochs is missing; start from cfmlc_jax.config.default()"),
         (as_it_is("seed", config_dict.required_placeholder(int)), "config.seed is a placeholder without a value"),
     ],
 )  # fmt: skip
@@ -220,7 +223,7 @@ def test_a_file_with_other_fields_or_types(change, message):
 
 @pytest.mark.parametrize("config", [None, 3, {"seed": 0}, [("seed", 0)]])
 def test_what_is_no_configuration(config):
-    with pytest.raises(InputError, match="begin with cfmlc_jax"):
+    with pytest.raises(InputError, match="start from cfmlc_jax"):
         configs.validate(config)
 
 
@@ -243,7 +246,7 @@ def test_values_of_a_near_type_are_taken():
     assert configs.from_json(stored) == checked
 
 
-# What a field may hold by mistake, one of each kind.
+# Wrong values of every kind that a field may get by mistake.
 MISTAKES = (
     *(None, True, -1, 0, 1, 1.5, 10**20, 10**400, float("nan"), float("inf"), -1e-300, "", "abc", "a\nb", "a\0b"),
     *("\udce9", "x" * 5000, [], ["a"], [None], [[1]], [0.5, 0.5], {}, {"a": 1}, [{}]),
@@ -251,7 +254,7 @@ MISTAKES = (
 
 
 def assert_named(error, name):
-    """One line, which names the field, or one inside the section."""
+    """The message is one line and names the field, or a field inside the section."""
     assert "\n" not in str(error)
     assert name.rpartition(".")[2] in str(error)
     assert len(str(error)) < 6000
@@ -288,7 +291,7 @@ def test_any_value_of_a_stored_configuration(name, value):
     fields = configs.to_json(configs.default())
     section, _, leaf = name.rpartition(".")
     (configs.field(fields, section) if section else fields)[leaf] = value
-    with warnings.catch_warnings(action="ignore"):  # of `re`, for odd expressions
+    with warnings.catch_warnings(action="ignore"):  # from `re`, about odd expressions
         try:
             configs.from_json(fields)
         except InputError as error:
@@ -333,18 +336,21 @@ def test_any_value_of_a_flag(monkeypatch, name, text):
     ("fields", "message"),
     [
         ({"patches__pooling": "exclusive"}, "attention branch .* would never be trained; .* to 'self'"),
-        ({"optim__ema_decay": 1.0}, "config.optim.ema_decay is 1: the average would stay"),
+        ({"optim__ema_decay": 1.0}, "config.optim.ema_decay is 1: the averaged weights would stay"),
         ({"loss__clip": 1.0}, "config.loss.clip is 1: absent classes would have no loss"),
         (
             {"model__head": "cosine", "model__cosine__momentum": 1.0},
             "config.model.cosine.momentum is 1: the mean feature",
         ),
         ({"optim__name": "sgd"}, r"config.optim.sgd.milestones \(120, 160\) has 120, but train.epochs is 80"),
-        ({"data__test_splits": ("val", "train")}, "config.data.test_splits has 'train', which is trained on"),
-        ({"data__val_split": "train"}, "config.data.val_split has 'train', which is trained on"),
+        (
+            {"data__test_splits": ("val", "train")},
+            "config.data.test_splits has 'train', which is the training split",
+        ),
+        ({"data__val_split": "train"}, "config.data.val_split has 'train', which is the training split"),
         (
             {"data__source": "tfds", "data__tfds__val_split": "train"},
-            "config.data.tfds.val_split 'train' is the train_split too",
+            "config.data.tfds.val_split 'train' is also the train_split",
         ),
     ],
 )
@@ -433,7 +439,7 @@ def test_what_a_continuation_may_change():
 
 
 def test_importing_the_configuration_starts_no_backend():
-    """Programs set JAX's platforms and cache behind their imports."""
+    """Programs set JAX's platforms and cache after their imports."""
     code = (
         "from cfmlc_jax import config; import jax, jax._src.xla_bridge as bridge; config.validate(config.default()); "
         "assert not bridge._backends; jax.config.update('jax_platforms', 'cpu'); jax.devices()"

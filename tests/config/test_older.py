@@ -1,4 +1,4 @@
-"""Configurations of older versions: stored ones load and equal today's files, old fields in new ones are refused."""
+"""Configurations of older versions: stored ones load and equal the present files; new ones must use new names."""
 
 import copy
 import importlib.util
@@ -17,14 +17,14 @@ from cfmlc_jax.errors import InputError
 
 FOLDER = Path(__file__).parent / "older"
 CONFIGS = Path(__file__).parents[2] / "configs"
-# What the version before the field `task` stored: all fields of its default, and what differed in its runs.
+# What the last version without `task` stored: all fields of its default, and the fields that its runs changed.
 DEFAULT = json.loads((FOLDER / "default.json").read_text(encoding="utf-8"))
 RUNS = json.loads((FOLDER / "runs.json").read_text(encoding="utf-8"))
 OLD_NAMES = (*older.RENAMED, *older.RECAST)
 
 
 def stored(**fields):
-    """The old default with some of the fields, by dotted name, changed."""
+    """The old default with some fields changed, by dotted name."""
     config = copy.deepcopy(DEFAULT)
     for name, value in fields.items():
         section, _, leaf = name.rpartition(".")
@@ -40,7 +40,7 @@ def module(path):
 
 
 def of_study(path, name):
-    """The configuration of a study's run, or of an evaluation of it, "run, variant"."""
+    """The configuration of a run of a study, or of an evaluation of the run: "run, variant"."""
     name, _, variant = name.partition(", ")
     study = module(path).get_study(quick=False)
     run = study["runs"][name]
@@ -52,7 +52,7 @@ def of_study(path, name):
 
 
 def current(name):
-    """Today's configuration of an entry of RUNS: FILE, FILE:VARIANT or STUDY:RUN."""
+    """The present configuration of an entry of RUNS: FILE, FILE:VARIANT or STUDY:RUN."""
     file, _, variant = name.partition(":")
     path = CONFIGS / f"{file}.py"
     if file.startswith("studies/"):
@@ -65,7 +65,7 @@ def current(name):
 def test_what_an_older_version_stored_is_todays_configuration(name):
     fields, config = stored(**RUNS[name]), current(name)
     assert configs.from_json(fields) == config
-    # A run that it began is resumed without a complaint.
+    # A run of the older version can be resumed: no field differs.
     assert configs.differences(configs.completed(fields), configs.to_json(config)) == []
 
 
@@ -85,7 +85,7 @@ def test_translation_changes_nothing_else():
         ({}, {"task": "multi_label", "method": "pat_t", "patches.source": "host", "patches.branches": "cross"}),
         ({"views.patch_size": 32}, {"patches.source": "device", "patches.size": 32}),
         ({"model.cells": "layer2", "effect.kinds": []}, {"patches.source": "map", "patches.map": "layer2"}),
-        # Patches that nothing looked at were cut beside the cells; a checkpoint trained so is still read.
+        # The host also cut patches, which nothing used. A checkpoint trained so can still be read.
         (
             {"model.cells": "layer2", "views.patch_size": 32, "effect.kinds": []},
             {"patches.source": "map", "patches.map": "layer2", "patches.size": 32},
@@ -96,7 +96,7 @@ def test_translation_changes_nothing_else():
         ({"model.groups": 7}, {"model.ml_decoder.queries": 7}),
         ({"model.cosine.mu": 0.5}, {"model.cosine.momentum": 0.5}),
         ({"views.augment": False}, {"views.squeeze.augment": False, "views.area_crop.augment": True}),
-        # Without a crop these two did nothing.
+        # Without a crop these two fields had no effect.
         ({"views.flip": False, "views.jitter": 0.1}, {"views.padded_crop.flip": True, "views.area_crop.jitter": 0.4}),
         ({"evaluate.latest": True}, {"evaluate.checkpoint": "last"}),
         ({"train.null": "blur", "train.null_rate": 0.5}, {"train.mask_with": "blur", "train.mask_rate": 0.5}),
@@ -141,7 +141,7 @@ MOVED = [
     ("views.patch_size", 32, "set config.patches.source to 'device' and config.patches.size to 32"),
     ("model.cells", "layer1", "set config.patches.source to 'map' and config.patches.map to 'layer1'"),
     ("model.attention", "self", "of method 'pat_t'; .*; set config.patches.branches to 'self'"),
-    ("model.attention", "none", "config.model.attention is now .* 'pat_i' and 'whole' have one head without it"),
+    ("model.attention", "none", "config.model.attention is now .* 'pat_i' and 'whole' have no such branches"),
     ("views.crop", "padded", "now config.views.transform; set config.views.transform to 'padded_crop'"),
     ("views.augment", False, "a field of each transform: config.views.squeeze.augment, "),
     ("views.flip", False, "config.views.padded_crop.flip and config.views.area_crop.flip"),

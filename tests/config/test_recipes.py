@@ -1,4 +1,4 @@
-"""Recipes of published results: every file and variant loads, is valid, and names a model that can be."""
+"""Recipes of published results: each file and variant loads, is valid, and its model can be built."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from cfmlc_jax.config import recipes
 from cfmlc_jax.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "reference"
-# What a file says of batch statistics: whether the reference synchronises them over its GPUs.
+# Whether the reference synchronises batch statistics over its GPUs, by file.
 SYNCHRONISED = {
     "resnet101": False,
     "tresnet_l": False,
@@ -70,7 +70,7 @@ def test_both_query2labels_differ_by_their_weights_alone():
     ],
 )
 def test_models_can_be_built_and_trained(file, variant):
-    """Shapes only: a training forward of the smallest batch that has the norms' groups."""
+    """Only shapes: a forward pass in training mode, of the smallest batch that the norm groups divide."""
     config = load(file, variant)
     classes = CLASSES[config.data.source]
     parts = build.create(config, classes)

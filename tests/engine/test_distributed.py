@@ -1,4 +1,4 @@
-"""Two processes over loopback do the step of one."""
+"""Two processes on one machine compute the same step as one process."""
 
 import os
 import socket
@@ -46,8 +46,8 @@ score = score_step(model, HostViews(2), POOLINGS["pivot"], kinds=("whole", "pivo
 positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)
-    found = score(run.average, run.mean_colour, on_devices["views"])
-    logits.append(np.stack([np.asarray(found[name]) for name in sorted(found) if name != "attention"], axis=1))
+    scores = score(run.average, run.mean_colour, on_devices["views"])
+    logits.append(np.stack([np.asarray(scores[name]) for name in sorted(scores) if name != "attention"], axis=1))
     positions.append(np.asarray(gather(on_devices["index"], mesh)))
 positions, logits = np.concatenate(positions), np.concatenate(logits)
 kept = positions >= 0
@@ -58,20 +58,20 @@ if jax.process_index() == 0:
 """
 
 
-# Asks until it is to end, as often as the others; process 1 then tells itself to, while it has "work" between.
+# Polls until it must end, as often as the other process; process 1 then sends itself SIGTERM during its "work".
 ASKING = """
 import os, signal, sys, time
 import jax
 jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 from cfmlc_jax.engine import hooks
 with hooks.Preemption() as preemption:
-    for question in range(1, 2000):
-        if question == 5 and jax.process_index() == 1:
+    for call in range(1, 2000):
+        if call == 5 and jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         try:
-            preemption.end("done")
+            preemption.raise_if_requested("done")
         except hooks.Preempted as event:
-            print(question, event)
+            print(call, event)
             sys.exit()
         time.sleep(0.01)
 """
@@ -98,9 +98,9 @@ def test_two_processes_agree_when_to_end():
     ]
     (first, errors), (second, _) = (process.communicate(timeout=100) for process in started)
     assert first == second, errors
-    question, event = first.split(maxsplit=1)
+    call, event = first.split(maxsplit=1)
     assert event == "asked to end; done\n"
-    assert 5 < int(question) < 2000
+    assert 5 < int(call) < 2000
 
 
 def run(path, processes, devices_each):

@@ -1,4 +1,4 @@
-"""Too little memory is told in one line with what takes it."""
+"""An out-of-memory error is one line that names what takes memory."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def in_python():
     [
         (on_the_device, "out of memory on the device, cpu (RESOURCE_EXHAUSTED: Out of memory"),
         (on_the_host, "out of memory on the host (Unable to allocate 256. PiB"),
-        (in_python, "out of memory on the host (no more is known)"),
+        (in_python, "out of memory on the host (no details)"),
     ],
 )
 @pytest.mark.parametrize("section", ["train", "evaluate"])
@@ -45,7 +45,7 @@ def test_what_takes_memory_is_named_with_its_value(take, where, section):
 
 
 def test_other_errors_pass():
-    with pytest.raises(InputError), memory.enough("prediction", "less"):
+    with pytest.raises(InputError), memory.explained("prediction", "less"):
         raise InputError("no")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.enough("prediction", "less"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explained("prediction", "less"):
         raise jax.errors.JaxRuntimeError("INTERNAL: a defect")

@@ -1,4 +1,4 @@
-"""The mesh's order of devices, whatever order JAX lists them in."""
+"""The mesh sorts devices, in whatever order JAX lists them."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pytest
 
 from cfmlc_jax.engine import mesh as meshes
 
-# Processes of the devices of a TPU v5e-16, in the order of `jax.make_mesh` there.
+# The process of each device of a TPU v5e-16, in the order of `jax.make_mesh`.
 V5E_16 = (0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0)
 # Two processes whose devices alternate.
 ALTERNATING = (0, 1) * 4
@@ -17,10 +17,10 @@ ALTERNATING = (0, 1) * 4
 @pytest.mark.parametrize("processes", [V5E_16, ALTERNATING])
 def test_each_process_has_consecutive_devices(processes):
     devices = [SimpleNamespace(process_index=p, id=i) for i, p in enumerate(processes)]
-    found = meshes.in_process_order(reversed(devices))
-    assert [device.process_index for device in found] == sorted(processes)
+    ordered = meshes.in_process_order(reversed(devices))
+    assert [device.process_index for device in ordered] == sorted(processes)
     for process in set(processes):
-        own = [device.id for device in found if device.process_index == process]
+        own = [device.id for device in ordered if device.process_index == process]
         assert own == sorted(own)
 
 
@@ -33,5 +33,5 @@ def test_shuffled_devices_get_the_same_images(monkeypatch, rng, fsdp):
     assert mesh == expected
     images = np.arange(16)
     for shard in meshes.to_devices(images, mesh).addressable_shards:
-        # Consecutive pairs, by the number of the device.
+        # Device i gets the i-th pair of images.
         np.testing.assert_array_equal(shard.data, 2 * shard.device.id + np.arange(2))

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends exactly as one that never was."""
+"""A run that is killed and resumed ends bit-identical to an uninterrupted run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 from cfmlc_jax import checkpoint as checkpoints
 
 TESTS = Path(__file__).parent.parent
-# One device: each process compiles for itself, and eight would take eight times as long.
+# One device: each process compiles its programs, which for eight devices takes eight times as long.
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(TESTS.parent),
     "XLA_FLAGS": "--xla_backend_optimization_level=1",
@@ -41,7 +41,7 @@ def finish(process):
 
 
 def interrupt(workdir, number, *flags):
-    """Start, wait for a checkpoint beyond the present ones, and send a signal at a random moment after it."""
+    """Start a run, wait for a new checkpoint, and send a signal at a random moment after it."""
     process = start(workdir, *flags)
     before = saved(workdir)
     while not saved(workdir) - before:
@@ -53,7 +53,7 @@ def interrupt(workdir, number, *flags):
     return code, output
 
 
-# Scores the n-th split with a signal to itself; the handler of SIGTERM lets it go on to its next question.
+# Sends itself a signal before it scores the n-th split. After SIGTERM it continues to the next poll.
 SIGNALLED = """
 import os, sys
 from cfmlc_jax import main
@@ -73,7 +73,7 @@ sys.exit(main.main())
 
 
 def interrupt_scoring(workdir, number, nth):
-    """Start, and send a signal when the n-th split is to be scored."""
+    """Start a run that sends itself a signal before it scores the n-th split."""
     return finish(start(workdir, program=["-c", SIGNALLED, str(int(number)), str(nth)]))
 
 
@@ -107,7 +107,7 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_a_random_step_it_ends_bit_equal(unbroken, tmp_path, workers):
+def test_killed_at_a_random_step_it_ends_bit_identical(unbroken, tmp_path, workers):
     flag = f"--config.data.workers={workers}"
     code, output = interrupt(tmp_path, signal.SIGTERM, flag)
     assert code == 143, output
@@ -125,18 +125,18 @@ def test_killed_at_a_random_step_it_ends_bit_equal(unbroken, tmp_path, workers):
     assert results == expected_results
 
 
-def test_killed_while_it_scores_it_ends_bit_equal(unbroken, tmp_path):
-    # Between the save of the first epoch and its validation.
+def test_killed_while_it_scores_it_ends_bit_identical(unbroken, tmp_path):
+    # Killed between the save of the first epoch and its validation.
     code, output = interrupt_scoring(tmp_path, signal.SIGKILL, 1)
     assert code == -signal.SIGKILL, output
     assert "20" in saved(tmp_path)
     assert '"epoch"' not in (tmp_path / "metrics.jsonl").read_text()
-    # That validation comes first; then in the second epoch's.
+    # The resumed run validates first. It is ended in the validation of the second epoch.
     code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 2)
     assert code == 143, output
     assert "resuming at step 20 of 40" in output
     assert "asked to end; saved step 40 of 40, its validation comes next" in output
-    # Likewise; then in the final evaluation.
+    # The resumed run validates first again. It is ended in the final evaluation.
     code, output = interrupt_scoring(tmp_path, signal.SIGTERM, 3)
     assert code == 143, output
     assert "asked to end; training is done and saved, its evaluation comes next" in output
@@ -171,6 +171,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_place(tmp_path
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: step ")
     assert "is not finite; the last checkpoint is intact" in last
-    # Whatever was saved before can be read.
+    # All checkpoints saved before can be read.
     for step in saved(tmp_path):
         assert checkpoints.read_meta(tmp_path / "checkpoints" / step)["class_names"][0] == "digit 0"

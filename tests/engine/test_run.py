@@ -1,4 +1,4 @@
-"""The engine on systems of a few lines: whatever it trains, it ends, saves, resumes, logs and ranks alike."""
+"""The engine on systems of a few lines: it stops, saves, resumes, logs and ranks, whatever system it trains."""
 
 import json
 import os
@@ -15,18 +15,18 @@ import pytest
 import toys
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import hooks, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import Update
-from cfmlc_jax.errors import RunError
+from cfmlc_jax.errors import InputError, RunError
 
 STEPS = toys.EPOCHS * toys.PER_EPOCH
 
 
 def stored(workdir, step=STEPS):
-    """All arrays of a checkpoint, and what was logged but times."""
+    """All arrays of a checkpoint, and all logged metrics except times."""
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
             workdir / "checkpoints" / str(step),
@@ -47,9 +47,9 @@ def test_a_killed_run_ends_as_one_that_never_was(tmp_path, devices):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run(program, env=environment, check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    said = []
-    toys.fitted(toys.Line(), tmp_path / "killed", devices, say=said.append)
-    assert said == ["resuming at step 5 of 12"]
+    printed = []
+    toys.fitted(toys.Line(), tmp_path / "killed", devices, print_line=printed.append)
+    assert printed == ["resuming at step 5 of 12"]
     toys.fitted(toys.Line(), tmp_path / "whole", devices)
     (arrays, metrics), (expected, expected_metrics) = stored(tmp_path / "killed"), stored(tmp_path / "whole")
     assert_same(arrays, expected)
@@ -58,16 +58,17 @@ def test_a_killed_run_ends_as_one_that_never_was(tmp_path, devices):
 
 
 def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
-    asked = toys.run(toys.Duel(), tmp_path / "ended", asked=6)
-    asked.resume()
+    run = toys.run(toys.Duel(), tmp_path / "ended", asked=6)
+    run.resume()
     with pytest.raises(hooks.Preempted, match="asked to end; saved step 6 of 12"):
-        asked.fit()
-    asked.close()
+        run.fit()
+    run.close()
+    assert run.checkpoints.latest_step() == 6
     toys.fitted(toys.Duel(), tmp_path / "ended")
     toys.fitted(toys.Duel(), tmp_path / "whole")
     arrays, metrics = stored(tmp_path / "ended")
     assert_same(arrays, stored(tmp_path / "whole")[0])
-    # By hand: the follower goes after the leader's new value.
+    # Computed by hand: the follower's gradient uses the leader's new value.
     leader, follower, velocity, costs = 0.0, 1.0, 0.0, []
     for step in range(STEPS):
         leader -= 0.2 * (leader - float(toys.batch(step)["x"].mean()))
@@ -88,7 +89,7 @@ def test_several_devices_do_what_one_does(tmp_path):
 
 
 class Wide:
-    """A matrix, for what is split over which devices; its first value is a random number of the step."""
+    """A matrix, to test which devices hold which part. Its first value is a random number of the step."""
 
     values, selection = ("draw", "loss"), "none"
 
@@ -112,12 +113,12 @@ def wide_step(devices, fsdp, system=None, log_every=1):
 
 @pytest.mark.parametrize("fsdp", [1, 2, 4])
 def test_every_device_has_images_of_its_own(fsdp):
-    """Also within a group that shares the parameters."""
+    """Also devices that together hold one copy of the parameters."""
     step, state, mesh = wide_step(8, fsdp)
     batch = meshes.to_devices({"x": np.arange(16 * 8, dtype=np.float32).reshape(16, 8)}, mesh)
     first_images = {shard.data[0, 0].item() for shard in batch["x"].addressable_shards}
     assert first_images == {16.0 * i for i in range(8)}
-    # Batches that are split otherwise the compiled step refuses.
+    # The compiled step refuses batches with another sharding.
     replicated = jax.device_put(batch, meshes.replicated(mesh))
     with pytest.raises(ValueError, match="sharding"):
         step(state, replicated)
@@ -131,7 +132,7 @@ def test_the_state_is_donated():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
 
 
-def test_parameters_are_born_split():
+def test_parameters_are_created_sharded():
     _, state, _ = wide_step(8, 4)
     assert {shard.data.shape for shard in state.learned["matrix"].addressable_shards} == {(8, 10)}
 
@@ -148,6 +149,11 @@ def test_every_step_has_its_own_key():
     assert len(set(draws)) == 3
 
 
+def test_initial_values_are_those_of_the_seed():
+    _, state, _ = wide_step(1, 1, toys.Line())
+    assert_same(state.learned, toys.Line().init(jax.random.key(3)))
+
+
 def test_items_and_back():
     _, state, _ = wide_step(1, 1, toys.Line())
     model, training = to_items(state, toys.Line())
@@ -159,14 +165,20 @@ def test_items_and_back():
 def test_values_are_means_since_the_last_log(tmp_path):
     toys.fitted(toys.Line(), tmp_path / "run")
     _, metrics = stored(tmp_path / "run")
-    # Every three steps, and validations after every four.
+    # A log after every three steps, a validation after every four.
     assert [line["step"] for line in metrics] == [3, 4, 6, 8, 9, 12, 12]
     assert [line.get("epoch") for line in metrics] == [None, 1, None, 2, None, None, 3]
     assert [line["train/updates"] for line in metrics if "epoch" not in line] == [3, 6, 9, 12]
 
 
+def test_at_least_one_log_an_epoch(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "run", log_every=50)
+    _, metrics = stored(tmp_path / "run")
+    assert [line["step"] for line in metrics if "epoch" not in line] == [4, 8, 12]
+
+
 class Scripted(toys.Line):
-    """Validations by epoch, as they are written down."""
+    """A system whose validation returns fixed metrics, one dict for each epoch."""
 
     def __init__(self, *epochs):
         self._epochs, self.validated = epochs, []
@@ -182,9 +194,9 @@ def sets(weights, average):
 
 
 def test_the_best_checkpoint_is_by_the_better_set_of_weights(tmp_path):
-    made = toys.fitted(Scripted(sets(1.0, 5.0), sets(4.0, 3.0), sets(2.0, 2.0)), tmp_path / "run")
-    assert made.checkpoints.best_step() == 4
-    assert made.checkpoints.latest_step() == STEPS
+    run = toys.fitted(Scripted(sets(1.0, 5.0), sets(4.0, 3.0), sets(2.0, 2.0)), tmp_path / "run")
+    assert run.checkpoints.best_step() == 4
+    assert run.checkpoints.latest_step() == STEPS
     assert checkpoints.find(tmp_path / "run").name == "4"
 
 
@@ -192,7 +204,7 @@ def test_the_best_checkpoint_is_by_the_better_set_of_weights(tmp_path):
 def test_a_run_that_no_longer_improves_stops(tmp_path, patience, last):
     system = Scripted(sets(5.0, 5.0), sets(4.0, 4.0), sets(4.5, 4.5))
     assert toys.fitted(system, tmp_path / "run", patience=patience).checkpoints.latest_step() == last
-    # It is done: the same command again trains nothing.
+    # The run has finished: the same command again trains nothing.
     again = Scripted(sets(9.0, 9.0), sets(9.0, 9.0), sets(9.0, 9.0))
     toys.fitted(again, tmp_path / "run", patience=patience)
     assert again.validated == []
@@ -200,17 +212,17 @@ def test_a_run_that_no_longer_improves_stops(tmp_path, patience, last):
 
 def test_a_resumed_run_remembers_its_best(tmp_path):
     epochs = sets(5.0, 5.0), sets(4.0, 4.0), sets(4.5, 4.5)
-    # Killed in the second epoch; the third is the second that is no better than the first.
+    # Killed in the second epoch. Neither the second nor the third epoch is better than the first.
     stopped = toys.run(Scripted(*epochs), tmp_path / "run", asked=6, patience=1)
     stopped.resume()
     with pytest.raises(hooks.Preempted):
         stopped.fit()
     stopped.close()
     system = Scripted(*epochs)
-    made = toys.fitted(system, tmp_path / "run", patience=1)
+    run = toys.fitted(system, tmp_path / "run", patience=1)
     assert system.validated == [2]
-    assert made.checkpoints.latest_step() == 8
-    assert made.checkpoints.best_step() == 4
+    assert run.checkpoints.latest_step() == 8
+    assert run.checkpoints.best_step() == 4
 
 
 def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
@@ -220,12 +232,12 @@ def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
             return super().validate(learned, poll)
 
     epochs = sets(1.0, 1.0), sets(2.0, 2.0), sets(3.0, 3.0)
-    # Four questions after steps, the fifth in the validation.
-    asked = toys.run(Interrupted(*epochs), tmp_path / "run", asked=4)
-    asked.resume()
+    # The first four calls of `requested` follow steps; the fifth is in the validation.
+    run = toys.run(Interrupted(*epochs), tmp_path / "run", asked=4)
+    run.resume()
     with pytest.raises(hooks.Preempted, match="saved step 4 of 12, its validation comes next"):
-        asked.fit()
-    asked.close()
+        run.fit()
+    run.close()
     system = Scripted(*epochs)
     toys.fitted(system, tmp_path / "run")
     assert system.validated == [1, 2, 3]
@@ -233,7 +245,7 @@ def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
     assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
 
 
-def test_what_is_not_finite_is_named_and_the_last_checkpoint_stays(tmp_path):
+def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path):
     class Overflowing(toys.Line):
         def update(self, learned, batch, key, step):
             update = super().update(learned, batch, key, step)
@@ -241,17 +253,85 @@ def test_what_is_not_finite_is_named_and_the_last_checkpoint_stays(tmp_path):
             watched = [("line", {"slope": line[0], "offset": line[1]}), ("loss", update.values["loss"])]
             return update._replace(learned=update.learned | {"line": line}, watched=watched)
 
-    made = toys.run(Overflowing(), tmp_path / "run")
-    made.resume()
+    run = toys.run(Overflowing(), tmp_path / "run")
+    run.resume()
     with pytest.raises(RunError, match=r"step 8: line/offset is not finite; the last checkpoint is intact"):
+        run.fit()
+    run.close()
+    assert run.last_saved() == "checkpoint 5 is intact"
+
+
+def interrupted(workdir, **options):
+    """A run that is asked to end after step 6."""
+    made = toys.run(toys.Line(), workdir, asked=7, **options)
+    made.resume()
+    with pytest.raises(hooks.Preempted):
         made.fit()
     made.close()
-    assert made.safe() == "checkpoint 5 is intact"
 
 
-def test_other_processes_log_nothing(tmp_path, monkeypatch):
-    made = toys.run(toys.Line(), tmp_path / "run")
+def test_only_a_new_run_has_a_start_and_writes_its_settings(tmp_path, monkeypatch):
+    starts, settings = [], []
+    monkeypatch.setattr(writers.MultiWriter, "write_hparams", lambda self, hparams: settings.append(hparams))
+
+    def start(state):
+        starts.append(int(state.step))
+        return state.replace(learned=state.learned | {"updates": state.learned["updates"] + 100})
+
+    options = {"start": start, "hparams": {"seed": 3}}
+    interrupted(tmp_path / "run", **options)
+    toys.fitted(toys.Line(), tmp_path / "run", **options)
+    assert starts == [0]
+    assert settings == [{"seed": 3}]
+    assert int(stored(tmp_path / "run")[0][1]["updates"]) == 100 + STEPS
+
+
+def test_a_checkpoint_of_other_data_is_refused_and_stays(tmp_path):
+    interrupted(tmp_path / "run")
+    asked = []
+
+    def require_same(path, meta):
+        asked.append((path.name, meta["class_names"]))
+        raise InputError("other data")
+
+    made = toys.run(toys.Line(), tmp_path / "run", require_same=require_same)
+    with pytest.raises(InputError, match="other data"):
+        made.resume()
+    made.close()
+    assert asked == [("6", ["y"])]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"4", "5", "6"}
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_the_same(tmp_path):
+    interrupted(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "6" / "training" / "manifest.ocdbt").write_bytes(b"broken")
+    lines = []
+    toys.fitted(toys.Line(), tmp_path / "run", print_line=lines.append)
+    toys.fitted(toys.Line(), tmp_path / "whole")
+    assert "checkpoint 6 is damaged" in lines[0]
+    assert lines[1:] == ["resuming at step 5 of 12"]
+    (arrays, metrics), (expected, expected_metrics) = stored(tmp_path / "run"), stored(tmp_path / "whole")
+    assert_same(arrays, expected)
+    assert metrics == expected_metrics
+
+
+def test_notes_are_shown_after_every_epoch(tmp_path, capsys):
+    toys.fitted(toys.Line(), tmp_path / "run", notes=lambda: ["two images cannot be read"])
+    lines = capsys.readouterr().err.splitlines()
+    shown = [i for i, line in enumerate(lines) if line == "two images cannot be read"]
+    assert [lines[i + 1].partition(":")[0] for i in shown] == ["epoch 1", "epoch 2", "epoch 3"]
+
+
+def test_other_processes_log_and_show_nothing(tmp_path, monkeypatch, capsys):
+    def before(step):
+        if step == 3:
+            raise RunError("enough")  # before the first checkpoint, which is all processes' work
+
+    made = toys.run(toys.Line(), tmp_path / "run", before=before)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     made.resume()
+    with pytest.raises(RunError, match="enough"):
+        made.fit()
     made.close()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+    assert capsys.readouterr().err == ""

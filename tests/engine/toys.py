@@ -1,6 +1,6 @@
-"""Systems of a few lines, and runs of them; as a program, a run that kills itself.
+"""Systems of a few lines, and runs that train them. As a program, it is a run that kills itself.
 
-python toys.py WORKDIR DEVICES STEP: trains `Line` on so many devices, and sends itself SIGKILL before a step.
+python toys.py WORKDIR DEVICES STEP: trains `Line` on DEVICES devices; sends itself SIGKILL before step STEP.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine.run import Run, Schedule, Surroundings
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.engine.system import Update
 
 EPOCHS, PER_EPOCH, BATCH = 3, 4, 16
@@ -46,7 +46,7 @@ class Line:
 
 
 class Duel:
-    """Two numbers, each with an optimiser of its own, stepped in turn: the second sees the first's new value."""
+    """Two numbers, each with its own optimiser. They are updated in turn: the second uses the first's new value."""
 
     values, selection = ("gap", "cost"), "closeness"
 
@@ -91,13 +91,13 @@ def batches(from_step, before=lambda step: None):
 
 
 class Asked(hooks.Preemption):
-    """A run that is never asked to end, or at the n-th question."""
+    """A request to end that comes at the n-th call of `requested`, or never (0)."""
 
     def __init__(self, at=0):
         super().__init__()
         self._left = at
 
-    def reached(self):
+    def requested(self):
         self._left -= 1
         return self._left == 0
 
@@ -111,34 +111,38 @@ def run(
     fsdp=1,
     asked=0,
     patience=None,
-    say=lambda _: None,
+    log_every=3,
+    print_line=lambda _: None,
+    **options,
 ):
-    """A run, not begun."""
+    """A run that has not started; `options` are further fields of `RunOptions`."""
     schedule = Schedule(
         seed=3,
         epochs=EPOCHS,
         steps_per_epoch=PER_EPOCH,
         batch_size=BATCH,
-        log_every=3,
+        log_every=log_every,
         checkpoint_every=5,
         patience=patience,
     )
     workdir.mkdir(exist_ok=True)
-    surroundings = Surroundings(meta={"class_names": ["y"]}, say=say, preemption=Asked(asked))
+    run_options = RunOptions(
+        meta={"class_names": ["y"]}, print_line=print_line, preemption=Asked(asked), **options
+    )
     return Run(
-        system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), surroundings
+        system, lambda step: batches(step, before), schedule, workdir, mesh_of(devices, fsdp), run_options
     )
 
 
 def fitted(*args, **options):
-    """A run after it."""
-    made = run(*args, **options)
+    """A run that has finished."""
+    finished = run(*args, **options)
     try:
-        made.resume()
-        made.fit()
+        finished.resume()
+        finished.fit()
     finally:
-        made.close()
-    return made
+        finished.close()
+    return finished
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's files as an evaluation leaves them, small and made up."""
+"""A small, synthetic run, with the files that an evaluation writes."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ IMAGES = 60
 
 @pytest.fixture
 def made_run(tmp_path):
-    """Writes a run of two splits into a folder: (method, splits, names, folder's name) -> its path."""
+    """A function that writes a run into a folder, by default with two splits, and returns its path."""
 
     def write(method="pat_t", splits=("val", "test"), names=NAMES, name="my <run> & more", training=True):
         workdir = tmp_path / name
@@ -40,7 +40,7 @@ def made_run(tmp_path):
             for split in splits
         }
         patches = method != "whole"
-        found = Evidence(
+        content = Evidence(
             config=configs.to_json(config),
             checkpoint="40",
             class_names=list(names),
@@ -49,10 +49,10 @@ def made_run(tmp_path):
             cells=CELLS if patches else None,
             examples={split: {"best": [_example(patches)], "worst": [_example(patches)]} for split in splits},
         )
-        evidence.write(workdir / "report" / evidence.FILE, found)
+        evidence.write(workdir / "report" / evidence.FILE, content)
         files.write_text(
             workdir / "report" / "results.json",
-            json.dumps({split: own.to_json() for split, own in results.items()}),
+            json.dumps({split: split_results.to_json() for split, split_results in results.items()}),
         )
         return workdir
 
@@ -99,14 +99,16 @@ def _split(rng, folder, split, config, names, pairs):
         logits["combined"] = (logits["whole"] + logits["patch"]) / 2
         logits["null_pivot"] = rng.normal(size=labels.shape)
         attention = rng.normal(size=(IMAGES, 4, len(names))).astype(np.float16)
-    found = scores.Scores({name: x.astype(np.float32) for name, x in logits.items()}, labels, attention)
+    split_scores = scores.Scores(
+        {name: x.astype(np.float32) for name, x in logits.items()}, labels, attention
+    )
     alphas = config.effect.alphas
-    plain = Measures(scores.summarise(found, alphas), scores.sweep(found, alphas))
-    files.write_npz(folder / f"scores_{split}_average.npz", **found.logits, labels=labels)
-    intervals = multi_label.intervals(found, alphas, np.random.default_rng(0))
+    plain = Measures(scores.summarise(split_scores, alphas), scores.sweep(split_scores, alphas))
+    files.write_npz(folder / f"scores_{split}_average.npz", **split_scores.logits, labels=labels)
+    intervals = multi_label.intervals(split_scores, alphas, np.random.default_rng(0))
     context, located = None, None
     if pairs is not None:
-        context = multi_label.context(found, alphas, pairs, np.random.default_rng(0))
+        context = multi_label.context(split_scores, alphas, pairs, np.random.default_rng(0))
     if attention is not None:
         images, classes = np.nonzero(labels)
         where = localization.localize(

@@ -1,17 +1,17 @@
-"""A page as a test reads it: checked for balance, its tables by caption."""
+"""Reads a page for tests: checks that tags are closed, and gives its tables by caption."""
 
 from html.parser import HTMLParser
 
-# What users may call classes, to be shown as they are.
+# Names of classes that need escaping.
 NAMES = ["<script>alert(1)</script>", "a & b", 'say "cheese"', "it’s", "zèbre"]
 
 VOID = {"br", "meta", "img", "hr", "input", "link", "wbr"}
 
 
 class Page(HTMLParser):
-    """What is on a page.
+    """The content of a page.
 
-    tables: caption -> rows of cells' texts, the header first.
+    tables: caption -> rows of texts, the header first.
     elements: (tag, attributes) of every element.
     text: of the whole body.
     """

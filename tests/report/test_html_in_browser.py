@@ -1,4 +1,4 @@
-"""The report in a headless browser: nothing overflows, nothing is fetched, nothing complains."""
+"""The report in a headless browser: nothing overflows, nothing is fetched, the console is empty."""
 
 import json
 import re
@@ -12,21 +12,21 @@ from PIL import Image
 from cfmlc_jax.report import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next((found for found in map(shutil.which, BROWSERS) if found), None)
+BROWSER = next((path for path in map(shutil.which, BROWSERS) if path), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed")
 
 WIDTHS = (1280, 390)
 DARK, LIGHT = 0, 1
-# A frame of a phone's width, because a window cannot be that narrow, and what is found in it.
+# A frame of a phone's width, because a window cannot be that narrow, and a script that inspects the page in it.
 HARNESS = """<!DOCTYPE html><style>body {{ margin: 0 }} iframe {{ border: 0; display: block }}</style>
 <iframe id="frame" src="{page}" width="{width}" height="1800"></iframe>
-<pre id="found"></pre>
+<pre id="page_state"></pre>
 <script>
 document.getElementById("frame").onload = function () {{
   const inside = this.contentDocument, width = this.contentWindow.innerWidth;
   const boxed = element => element.closest(".scroll, nav ul, svg, .skip, caption") !== null;
   const wide = [...inside.querySelectorAll("body *")].filter(e => !boxed(e) && e.getBoundingClientRect().right > width + 0.5);
-  document.getElementById("found").textContent = JSON.stringify({{
+  document.getElementById("page_state").textContent = JSON.stringify({{
     scroll: inside.documentElement.scrollWidth, width: width, wide: wide.map(e => e.tagName + "." + e.className),
     fetched: this.contentWindow.performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
   }});
@@ -44,16 +44,16 @@ def browse(path, *arguments):
 
 
 def inspect(report, width, tmp_path):
-    """What the page does at a width, and what the console says."""
+    """The state of the page at a width, and the lines on the console."""
     harness = tmp_path / "harness.html"
     harness.write_text(HARNESS.format(page=report.as_uri(), width=width))
     done = browse(harness, "--dump-dom")
-    found = json.loads(re.search(r'<pre id="found">(\{.*\})</pre>', done.stdout)[1])
-    return found, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    state = json.loads(re.search(r'<pre id="page_state">(\{.*\})</pre>', done.stdout)[1])
+    return state, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
 def opened(report, tmp_path):
-    """A copy with everything unfolded and all splits shown: what is hidden cannot overflow."""
+    """A copy with all folds open and all splits shown, because hidden parts cannot overflow."""
     path = tmp_path / "opened.html"
     text = report.read_text(encoding="utf-8").replace("<details>", "<details open>").replace(" checked>", ">")
     path.write_text(text.replace('id="split-all">', 'id="split-all" checked>'), encoding="utf-8")
@@ -62,32 +62,32 @@ def opened(report, tmp_path):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_overflows_and_nothing_is_fetched(made_run, tmp_path, width):
-    found, console = inspect(opened(page.write(made_run()), tmp_path), width, tmp_path)
-    assert found["width"] == width
-    assert found["scroll"] == width
-    assert found["wide"] == []
-    assert found["fetched"] == []
+    page_state, console = inspect(opened(page.write(made_run()), tmp_path), width, tmp_path)
+    assert page_state["width"] == width
+    assert page_state["scroll"] == width
+    assert page_state["wide"] == []
+    assert page_state["fetched"] == []
     assert console == []
 
 
-# Per step of the switch: which blocks are shown. How high the page is, and the letters of its charts.
+# For each position of the switch: which blocks are shown, and the height of the page. Sizes of letters in charts.
 SWITCHED = """<script>
 document.getElementById("frame").onload = function () {{
-  const inside = this.contentDocument, found = {{ shown: {{}}, height: {{}} }};
+  const inside = this.contentDocument, page_state = {{ shown: {{}}, height: {{}} }};
   const blocks = () => [...inside.querySelectorAll("#curves .block")];
   const seen = () => blocks().filter(b => b.offsetHeight > 0).map(b => b.querySelector("h3").textContent);
-  found.first = seen();
+  page_state.first = seen();
   const inputs = [...inside.querySelectorAll(".splits input")];
-  found.reachable = inputs.every(i => i.tabIndex === 0 && i.offsetHeight > 0);
+  page_state.reachable = inputs.every(i => i.tabIndex === 0 && i.offsetHeight > 0);
   for (const input of inputs) {{
     input.click();
-    found.shown[input.id] = seen();
-    found.height[input.id] = inside.documentElement.scrollHeight;
+    page_state.shown[input.id] = seen();
+    page_state.height[input.id] = inside.documentElement.scrollHeight;
   }}
-  found.letters = [...inside.querySelectorAll(".chart text")].filter(t => t.getScreenCTM())
+  page_state.letters = [...inside.querySelectorAll(".chart text")].filter(t => t.getScreenCTM())
     .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a);
-  found.signs = [...inside.querySelectorAll(".scroll")].map(s => getComputedStyle(s).backgroundAttachment);
-  document.getElementById("found").textContent = JSON.stringify(found);
+  page_state.signs = [...inside.querySelectorAll(".scroll")].map(s => getComputedStyle(s).backgroundAttachment);
+  document.getElementById("page_state").textContent = JSON.stringify(page_state);
 }};
 </script>"""
 
@@ -97,31 +97,31 @@ def switched(report, width, tmp_path):
     start, _, _ = HARNESS.partition("<script>")
     harness.write_text((start + SWITCHED).format(page=report.as_uri(), width=width))
     done = browse(harness, "--dump-dom")
-    return json.loads(re.search(r'<pre id="found">(\{.*\})</pre>', done.stdout)[1])
+    return json.loads(re.search(r'<pre id="page_state">(\{.*\})</pre>', done.stdout)[1])
 
 
 def test_one_split_is_shown_and_the_others_by_a_switch(made_run, tmp_path):
-    found = switched(page.write(made_run(splits=("iid", "balanced", "conflict"))), 1280, tmp_path)
-    assert found["first"] == ["iid"]
-    assert found["reachable"]
-    assert found["shown"] == {
+    page_state = switched(page.write(made_run(splits=("iid", "balanced", "conflict"))), 1280, tmp_path)
+    assert page_state["first"] == ["iid"]
+    assert page_state["reachable"]
+    assert page_state["shown"] == {
         "split-0": ["iid"],
         "split-1": ["balanced"],
         "split-2": ["conflict"],
         "split-all": ["iid", "balanced", "conflict"],
     }
-    assert found["height"]["split-0"] < 0.6 * found["height"]["split-all"]
+    assert page_state["height"]["split-0"] < 0.6 * page_state["height"]["split-all"]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_letters_of_charts_keep_their_size_also_of_a_lone_one(made_run, tmp_path, width):
     workdir = made_run(splits=("val",))
     (workdir / "metrics.jsonl").write_text('{"step": 1, "train/lr": 0.1}\n{"step": 2, "train/lr": 0.2}\n')
-    found = switched(page.write(workdir), width, tmp_path)
-    assert len(found["letters"]) > 20
-    assert 9 < min(found["letters"]) <= max(found["letters"]) < 16
-    # Wherever content may be cut, a shadow that stays is uncovered by one that moves with the content.
-    assert set(found["signs"]) == {"local, local, scroll, scroll"}
+    page_state = switched(page.write(workdir), width, tmp_path)
+    assert len(page_state["letters"]) > 20
+    assert 9 < min(page_state["letters"]) <= max(page_state["letters"]) < 16
+    # The CSS shadows that show where content is cut: one is fixed, one scrolls with the content and covers it.
+    assert set(page_state["signs"]) == {"local, local, scroll, scroll"}
 
 
 def test_what_is_wrong_would_be_found(tmp_path):
@@ -130,10 +130,10 @@ def test_what_is_wrong_would_be_found(tmp_path):
         '<body style="margin:0"><div style="width:900px">wide</div><img src="http://127.0.0.1:9/gone.png">'
         '<script>console.error("complaint")</script>'
     )
-    found, console = inspect(bad, 390, tmp_path)
-    assert found["scroll"] == 900
-    assert found["wide"] == ["DIV."]
-    assert [name.rpartition("/")[2] for name in found["fetched"]] == ["gone.png"]
+    page_state, console = inspect(bad, 390, tmp_path)
+    assert page_state["scroll"] == 900
+    assert page_state["wide"] == ["DIV."]
+    assert [name.rpartition("/")[2] for name in page_state["fetched"]] == ["gone.png"]
     assert any("complaint" in line for line in console)
 
 
@@ -146,5 +146,5 @@ def test_it_follows_the_colour_scheme(made_run, tmp_path, scheme, bright):
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("L"), np.float64)
     assert (pixels[:4].mean() > 128) == bright
-    # Text and figures are there in both.
+    # Both colour schemes show text and figures.
     assert pixels.std() > 10

@@ -1,4 +1,4 @@
-"""Markup, axes, figures: what the page is made of."""
+"""The parts of the page: markup, axes, figures."""
 
 import math
 import re
@@ -28,11 +28,11 @@ def test_text_is_escaped_and_markup_is_not():
         '<a href="&quot;&gt;&lt;x" aria-label="a b" open></a>'
     )
     assert element("br") == "<br>"
-    # What was put together from markup with Python's own means is text again.
+    # Python's own string operations on markup give text, which is escaped.
     assert join(inner + "") == "&lt;b&gt;1 &amp;lt; 2 &amp;amp; 3&lt;/b&gt;"
 
 
-def test_control_characters_are_told():
+def test_control_characters_are_escaped():
     assert element("p", "a\x00b\nc\udc80") == "<p>a\\x00b\\nc\\udc80</p>"
 
 
@@ -50,7 +50,7 @@ def test_ticks_are_round_and_enclose_the_values(values, ticks):
     assert scales.fitted("x", values).ticks == ticks
 
 
-def test_ticks_tell_their_steps_apart():
+def test_texts_of_ticks_differ():
     quarter = scales.fixed("x", 28.0, 29.0, 0.25)
     assert [quarter.tick_text(tick) for tick in quarter.ticks] == [
         "28.00",
@@ -109,15 +109,15 @@ def test_a_heat_map_has_a_cell_for_every_number():
     assert re.findall(r'class="value \w*">([^<]*)', figure) == ["50", "−25", "0"]
     assert figure.count('class="empty"') == 1
     assert figure.count('class="mark"') == 1
-    assert "a&lt;b beside c: 50 %" in figure
+    assert "a&lt;b with c: 50 %" in figure
 
 
 def test_precision_at_least_recall():
     scores = np.array([4.0, 3.0, 2.0, 1.0])
     positive = np.array([True, False, True, False])
     # Thresholds give (recall, precision) (1/2, 1), (1/2, 1/2), (1, 2/3), (1, 1/2).
-    found = precision_at(scores, positive, np.array([0.0, 0.5, 0.51, 1.0]))
-    np.testing.assert_allclose(found, [1, 1, 2 / 3, 2 / 3])
+    precision = precision_at(scores, positive, np.array([0.0, 0.5, 0.51, 1.0]))
+    np.testing.assert_allclose(precision, [1, 1, 2 / 3, 2 / 3])
     # Tied scores are one threshold.
     np.testing.assert_allclose(precision_at(np.zeros(4), positive, np.array([0.2])), [0.5])
     assert np.isnan(precision_at(scores, ~positive & positive, np.array([0.5]))).all()

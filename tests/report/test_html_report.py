@@ -1,4 +1,4 @@
-"""The HTML report: its numbers are the files' numbers, and all of it is text of the user's own."""
+"""The HTML report: its numbers are those of the files, and users' names are shown as text."""
 
 import json
 import math
@@ -50,20 +50,20 @@ def with_ends(value, low, high, digits=2, sign=False):
         ("whole", {"head": "causal_norm"}, "resnet101 with head causal_norm"),
     ],
 )
-def test_the_head_of_the_page_says_what_was_trained(method, fields, words, made_run):
+def test_the_head_of_the_page_names_what_was_trained(method, fields, words, made_run):
     workdir = made_run(method)
     path = workdir / "report" / evidence.FILE
-    found = json.loads(path.read_text())
-    found["config"]["model" if "head" in fields else "patches"].update(fields)
-    path.write_text(json.dumps(found))
+    fields_in_file = json.loads(path.read_text())
+    fields_in_file["config"]["model" if "head" in fields else "patches"].update(fields)
+    path.write_text(json.dumps(fields_in_file))
     assert f" · {words} · " in read(workdir).text
 
 
 def test_means_and_intervals_are_those_of_the_results(made_run):
     workdir = made_run()
-    found, results = read(workdir), results_of(workdir)
-    for split, of_split in results.items():
-        table = found.tables[f"Mean average precision on {split}"]
+    report, results = read(workdir), results_of(workdir)
+    for split, split_results in results.items():
+        table = report.tables[f"Mean average precision on {split}"]
         order = [
             "whole",
             "patch",
@@ -75,18 +75,18 @@ def test_means_and_intervals_are_those_of_the_results(made_run):
         ]
         assert [row[0] for row in table[1:]] == [title(name) for name in order]
         for row, name in zip(table[1:], order, strict=True):
-            values = of_split["average"]["metrics"][name]
-            ends = of_split["average"]["intervals"]["predictions"][name]
+            values = split_results["average"]["metrics"][name]
+            ends = split_results["average"]["intervals"]["predictions"][name]
             assert row[1] == with_ends(values["mAP_sklearn"], *ends["mAP_sklearn"])
             assert row[3] == with_ends(values["mAP_voc"], *ends["mAP_voc"])
             gains = [with_ends(*ends[f"gain_{d}"], sign=True) for d in ("sklearn", "voc")]
             assert row[4:] == (["", ""] if name == "whole" else gains)
 
 
-def test_classes_without_a_positive_image_are_said_beside_the_mean(made_run):
+def test_classes_without_a_positive_image_are_noted_beside_the_mean(made_run):
     workdir = made_run()
     words = "classes that have no positive image, each 0 in it"
-    assert words not in read(workdir).text  # results of before they were counted
+    assert words not in read(workdir).text  # results of a version that did not count them
     results = results_of(workdir)
     results["val"]["average"]["classes"] = {"with_positives": 4, "all": 5}
     results["test"]["average"]["classes"] = {"with_positives": 5, "all": 5}
@@ -98,12 +98,12 @@ def test_classes_without_a_positive_image_are_said_beside_the_mean(made_run):
 
 
 def as_before(workdir):
-    """Write the files under the names of the version before."""
+    """Rewrite the files with the field names of the previous version."""
     path = workdir / "report" / "results.json"
     results = json.loads(path.read_text())
-    for of_split in results.values():
-        of_split["average"]["company"] = of_split["average"].pop("context")
-        for measures in of_split.values():
+    for split_results in results.values():
+        split_results["average"]["company"] = split_results["average"].pop("context")
+        for measures in split_results.values():
             measures.pop("classes", None)
     path.write_text(json.dumps(results))
     path = workdir / "report" / evidence.FILE
@@ -113,7 +113,7 @@ def as_before(workdir):
     path.write_text(json.dumps(fields))
 
 
-def test_files_of_the_version_before_give_the_same_page(made_run):
+def test_files_of_the_previous_version_give_the_same_page(made_run):
     workdir = made_run()
     text = page.write(workdir).read_text(encoding="utf-8")
     as_before(workdir)
@@ -122,31 +122,33 @@ def test_files_of_the_version_before_give_the_same_page(made_run):
 
 def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
     workdir = made_run()
-    found, results = read(workdir), results_of(workdir)
-    for split, of_split in results.items():
+    report, results = read(workdir), results_of(workdir)
+    for split, split_results in results.items():
         for weights, words in WIDE.items():
-            table = found.tables[f"Metrics on {split}, {words}, percent"]
+            table = report.tables[f"Metrics on {split}, {words}, percent"]
             for row in table[1:]:
-                name = next(n for n in of_split[weights]["metrics"] if title(n) == row[0])
+                name = next(n for n in split_results[weights]["metrics"] if title(n) == row[0])
                 columns = [column.replace(" ", "_") for column in table[0][1:]]
-                assert row[1:] == [shown(of_split[weights]["metrics"][name][column]) for column in columns]
-        table = found.tables[f"Metrics over thresholds on {split}, percent"]
+                assert row[1:] == [
+                    shown(split_results[weights]["metrics"][name][column]) for column in columns
+                ]
+        table = report.tables[f"Metrics by threshold on {split}, percent"]
         rows = {row[0]: row[1:] for row in table[1:]}
-        for name, of in of_split["average"]["thresholds"].items():
-            for at, values in of.items():
-                at = at.replace("top3", "top 3")
-                assert rows[f"{title(name)}, {at}"] == [shown(values[m]) for m in table[0][1:]]
+        for name, by_threshold in split_results["average"]["thresholds"].items():
+            for threshold, values in by_threshold.items():
+                threshold = threshold.replace("top3", "top 3")
+                assert rows[f"{title(name)}, {threshold}"] == [shown(values[m]) for m in table[0][1:]]
 
 
 def test_context_and_pivots_are_those_of_the_results(made_run):
     workdir = made_run()
-    found, results = read(workdir), results_of(workdir)
-    for split, of_split in results.items():
-        context = of_split["average"]["context"]
-        for row in found.tables[f"Use of context on {split}"][1:]:
-            of = next(of for n, of in context["predictions"].items() if title(n) == row[0])
-            assert row[1:3] == [with_ends(*of["excess_fpr"], 1), with_ends(*of["context_auc"], 1)]
-        table = found.tables[f"Strongest pairs on {split}, percent"]
+    report, results = read(workdir), results_of(workdir)
+    for split, split_results in results.items():
+        context = split_results["average"]["context"]
+        for row in report.tables[f"Dependence on context on {split}"][1:]:
+            use = next(use for n, use in context["predictions"].items() if title(n) == row[0])
+            assert row[1:3] == [with_ends(*use["excess_fpr"], 1), with_ends(*use["context_auc"], 1)]
+        table = report.tables[f"Strongest pairs on {split}, percent"]
         assert table[0][4:] == ["whole image", "combined", "TDE pivot, α 0.5"]
         assert len(table) == 1 + context["pairs"]
         for i, row in enumerate(table[1:]):
@@ -154,24 +156,27 @@ def test_context_and_pivots_are_those_of_the_results(made_run):
                 context["predictions"][n]["by_pair"][i] for n in ("whole", "combined", "tde_pivot_0.5")
             ]
             assert row[4:] == [shown(value) for value in by_pair]
-        located = of_split["average"]["localization"]
-        rows = {row[0]: row for row in found.tables[f"Pivots by class on {split}, percent"][1:]}
+        located = split_results["average"]["localization"]
+        rows = {row[0]: row for row in report.tables[f"Pivots by class on {split}, percent"][1:]}
         assert rows.keys() == {name for name, rates in located["by_class"].items() if rates["pairs"]}
         rates = ("hit", "chance_hit", "best_hit", "share", "chance_share", "best_share")
         for name, row in rows.items():
-            of = located["by_class"][name]
-            assert [row[1], *row[3:]] == [str(of["pairs"]), *(shown(of[rate]) for rate in rates)]
-        first = found.tables[f"Pivots and boxes on {split}, percent"][1]
+            class_rates = located["by_class"][name]
+            assert [row[1], *row[3:]] == [
+                str(class_rates["pairs"]),
+                *(shown(class_rates[rate]) for rate in rates),
+            ]
+        first = report.tables[f"Pivots and boxes on {split}, percent"][1]
         assert [first[0], *first[3:]] == ["all", *(shown(located["all"][rate]) for rate in rates)]
 
 
 def test_classes_have_their_average_precision_the_best_first(made_run):
     workdir = made_run()
-    found = read(workdir)
+    report = read(workdir)
     with np.load(workdir / "report" / "scores_val_average.npz") as arrays:
         ap = 100 * metrics.average_precision(arrays["combined"], arrays["labels"], "sklearn")
         positives = arrays["labels"].sum(axis=0)
-    rows = found.tables["Average precision by class on val"][1:]
+    rows = report.tables["Average precision by class on val"][1:]
     order = np.argsort(-ap)
     assert [row[0] for row in rows] == [NAMES[k] for k in order]
     assert [row[3] for row in rows] == [shown(ap[k]) for k in order]
@@ -181,8 +186,8 @@ def test_classes_have_their_average_precision_the_best_first(made_run):
 def test_strengths_are_read_off_the_scores(made_run):
     workdir = made_run()
     results = results_of(workdir)
-    found = read(workdir)
-    rows = {row[0]: row[1:] for row in found.tables["Strengths on val, percent"][1:]}
+    report = read(workdir)
+    rows = {row[0]: row[1:] for row in report.tables["Strengths on val, percent"][1:]}
     assert {f"TDE pivot, α {alpha:g}" for alpha in (0, 0.5, 1.25)} <= rows.keys()
     for name in ("tde_whole_0.5", "tde_whole_1.25", "tde_pivot_0.5", "tde_pivot_1.25"):
         of = results["val"]["average"]
@@ -199,12 +204,12 @@ def test_strengths_are_read_off_the_scores(made_run):
 
 def test_it_needs_nothing_but_itself_and_everything_has_a_name(made_run):
     workdir = made_run()
-    found = read(workdir)
-    tags = {tag for tag, _ in found.elements}
+    report = read(workdir)
+    tags = {tag for tag, _ in report.elements}
     assert not tags & {"script", "iframe", "object", "embed"}
-    ids = found.ids()
+    ids = report.ids()
     assert len(ids) == len(set(ids))
-    for tag, attributes in found.elements:
+    for tag, attributes in report.elements:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href"):
             target = attributes.get(name)
@@ -242,9 +247,9 @@ def test_a_split_without_boxes_beside_one_with(made_run):
     results = results_of(workdir)
     results["test"]["average"]["localization"] = None
     (workdir / "report" / "results.json").write_text(json.dumps(results))
-    found = read(workdir)
-    assert "This split has no boxes" in found.text
-    assert "Pivots and boxes on val, percent" in found.tables
+    report = read(workdir)
+    assert "This split has no boxes" in report.text
+    assert "Pivots and boxes on val, percent" in report.tables
 
 
 @pytest.mark.parametrize(
@@ -258,24 +263,24 @@ def test_a_pivot_has_a_frame_only_where_it_stands_out(made_run, weights, pivot):
     workdir = made_run(splits=("val",))
     path = workdir / "report" / evidence.FILE
     fields = json.loads(path.read_text())
-    for of_kind in fields["examples"]["val"].values():
-        for shown_class in (shown_class for example in of_kind for shown_class in example["classes"]):
+    for kind_examples in fields["examples"]["val"].values():
+        for shown_class in (shown_class for example in kind_examples for shown_class in example["classes"]):
             shown_class["weights"] = weights
     path.write_text(json.dumps(fields))
-    found = read(workdir)
-    frames = [a for t, a in found.elements if t == "rect" and a.get("class") == "pivot"]
+    report = read(workdir)
+    frames = [a for t, a in report.elements if t == "rect" and a.get("class") == "pivot"]
     assert len(frames) == (0 if pivot is None else 6)
     words = f"no pivot, at most {max(weights):.2f}" if pivot is None else f"pivot weight {max(weights):.2f}"
-    assert found.text.count(words) == 6
+    assert report.text.count(words) == 6
 
 
 def test_names_are_shown_as_they_are(made_run):
     workdir = made_run(splits=("<i>val",))
-    found = read(workdir)
-    assert [a for t, a in found.elements if t == "i" and "class" not in a] == []
-    assert "my <run> & more" in found.text
+    report = read(workdir)
+    assert [a for t, a in report.elements if t == "i" and "class" not in a] == []
+    assert "my <run> & more" in report.text
     for name in (*NAMES, "<b>7</b>", "<i>val"):
-        assert name in found.text
+        assert name in report.text
 
 
 def test_values_of_the_configuration_are_text(made_run):
@@ -290,12 +295,12 @@ def test_values_of_the_configuration_are_text(made_run):
 
 
 def test_without_patches(made_run):
-    found = read(made_run("whole", splits=("val",)))
-    assert "This method has no patches" in found.text
-    assert [row[0] for row in found.tables["Mean average precision on val"][1:]] == [
+    report = read(made_run("whole", splits=("val",)))
+    assert "This method has no patches" in report.text
+    assert [row[0] for row in report.tables["Mean average precision on val"][1:]] == [
         "whole image", "combined", "TDE whole, α 0.5", "TDE whole, α 1.25",
     ]  # fmt: skip
-    assert found.tables["Strongest pairs on val, percent"][0][4:] == [
+    assert report.tables["Strongest pairs on val, percent"][0][4:] == [
         "whole image",
         "combined",
         "TDE whole, α 0.5",
@@ -306,17 +311,17 @@ def test_patches_of_one_head(made_run):
     assert "Pivots and boxes on val, percent" in read(made_run("pat_i")).tables
 
 
-def test_without_training_labels_the_reason_is_told(made_run):
-    found = read(made_run(training=False))
-    assert "Left out, for the training split cannot be read: data root x" in found.text
-    assert not [name for name in found.tables if "context" in name]
+def test_without_training_labels_the_reason_is_shown(made_run):
+    report = read(made_run(training=False))
+    assert "Not available: the training split cannot be read: data root x" in report.text
+    assert not [name for name in report.tables if "context" in name]
 
 
 def test_without_boxes(made_run):
     workdir = made_run()
     results = results_of(workdir)
-    for of_split in results.values():
-        of_split["average"]["localization"] = None
+    for split_results in results.values():
+        split_results["average"]["localization"] = None
     (workdir / "report" / "results.json").write_text(json.dumps(results))
     assert "have no boxes" in read(workdir).text
 
@@ -324,12 +329,12 @@ def test_without_boxes(made_run):
 def test_a_run_that_was_not_evaluated_yet(made_run):
     workdir = made_run()
     shutil.rmtree(workdir / "report")
-    found = read(workdir)
-    assert "has not been written yet" in found.text
-    assert set(found.tables) == {
-        "Validation mAP by epoch, percent", "Fields that differ from the defaults", "Fields at their defaults",
+    report = read(workdir)
+    assert "has not been written yet" in report.text
+    assert set(report.tables) == {
+        "Validation mAP by epoch, percent", "Fields that differ from the defaults", "Fields at default",
     }  # fmt: skip
-    rows = found.tables["Validation mAP by epoch, percent"][1:]
+    rows = report.tables["Validation mAP by epoch, percent"][1:]
     assert rows == [
         ["1", "10", "11.00", "10.00", "13.00", "12.00"],
         ["2", "20", "21.00", "20.00", "23.00", "22.00"],
@@ -347,20 +352,20 @@ def test_an_evaluation_alone(made_run):
     workdir = made_run()
     (workdir / "metrics.jsonl").unlink()
     (workdir / "config.json").unlink()
-    found = read(workdir)
-    assert "this folder holds an evaluation only" in found.text
-    assert "Fields that differ from the defaults" in found.tables
+    report = read(workdir)
+    assert "it holds an evaluation only" in report.text
+    assert "Fields that differ from the defaults" in report.tables
 
 
 def test_many_classes_are_cut_to_those_of_the_strongest_pairs(made_run):
     names = [f"class {i}" for i in range(64)]
     workdir = made_run(splits=("val",), names=names)
-    found = read(workdir)
-    assert len(found.tables["Average precision by class on val"]) == 65
+    report = read(workdir)
+    assert len(report.tables["Average precision by class on val"]) == 65
     pairs = json.loads((workdir / "report" / "evidence.json").read_text())["training"]["pairs"]
     kept = list(dict.fromkeys(k for pair in pairs for k in pair))[:30]
     assert len(kept) < 64
-    assert f"The {len(kept)} of 64 classes with the strongest pairs." in found.text
+    assert f"The {len(kept)} of 64 classes with the strongest pairs." in report.text
     assert (workdir / "report" / "index.html").stat().st_size < 10e6
 
 
@@ -416,21 +421,21 @@ def damage(kind, workdir):
         ("results' parts", ["results.json is damaged", "'metrics'"]),
         ("results' numbers", ["results.json is damaged", "OF1 is 'high', not a number"]),
         ("evidence's classes", ["evidence.json is damaged", "class 5 of 5"]),
-        ("no split", ["results.json is damaged", "names no split"]),
+        ("no split", ["results.json is damaged", "it has no split"]),
         ("no evidence", ["evidence.json is missing", "--mode=evaluate"]),
         ("evidence", ["evidence.json is damaged", "'training'"]),
         ("no scores", ["scores_test_average.npz is missing", "evaluate again"]),
         ("scores", ["scores_val_average.npz is damaged"]),
         ("empty scores", ["scores_val_average.npz is damaged"]),
-        ("other scores", ["whole [3, 2]", "not [3, 5] as evidence.json says"]),
-        ("fewer scores", ["does not give patch, tde_pivot_0.5, tde_pivot_1.25, tde_whole_0.5"]),
+        ("other scores", ["whole [3, 2]", "not [3, 5] as in evidence.json"]),
+        ("fewer scores", ["lacks patch, tde_pivot_0.5, tde_pivot_1.25, tde_whole_0.5"]),
         ("log", ["metrics.jsonl is damaged", "line 2"]),
         ("log's values", ["line 1: train/loss is not a number"]),
         ("no run", ["has neither metrics.jsonl nor report/results.json"]),
         ("no folder", ["is not a folder"]),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(made_run, capsys, kind, words):
+def test_errors_are_one_line(made_run, capsys, kind, words):
     workdir = made_run()
     damage(kind, workdir)
     assert command.main([str(workdir)]) == 1

@@ -141,7 +141,7 @@ def test_convert_then_evaluate_then_convert_back(run, torch_files, tmp_path, rng
         "--config.model.norm_groups=2", "--config.data.test_splits=('test_iid',)",
     )  # fmt: skip
     assert code == 0, err
-    assert "mine does not name its classes: taken to be those of the data" in out
+    assert "mine does not name its classes: assuming those of the data" in out
     for name, state_dict in (("weights", weights), ("average", average)):
         with np.load(tmp_path / "run" / "report" / f"scores_test_iid_{name}.npz") as scores:
             np.testing.assert_allclose(
@@ -206,7 +206,7 @@ def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path,
     code, _, err = run(main.main, "--mode=evaluate", "--checkpoint=mine", TINY)
     assert code == 1
     assert "test_iid has the classes 10 (digit 0, digit 1, digit 2, …)" in err
-    assert f"the checkpoint {tmp_path / 'mine'} 7; evaluate on data with the same classes" in err
+    assert f"checkpoint {tmp_path / 'mine'} has 7; evaluate on data with the same classes" in err
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, t
         "--config.data.test_splits=('test_iid',)",
     )  # fmt: skip
     assert code == 0, err
-    assert "its backbone; the head is fresh (resnet_small, branches none, 0 classes -> " in out
+    assert "backbone; new head (resnet_small, branches none, 0 classes -> " in out
     tuned = checkpoints.find(tmp_path / "tuned")
     params = checkpoints.read_part(tuned, checkpoints.model_shapes(tuned))["variables"]["params"]
     wanted = mlc_pat.from_torch("resnet_small", weights)["params"]["backbone"]

@@ -1,1 +1,1 @@
-"""The parts of the page, in the order in which it shows them; each is None where it has nothing to say."""
+"""The sections of the page, in its order. A section is None if it has nothing to show."""

@@ -1,4 +1,4 @@
-"""The metric of every class."""
+"""The section of classes: a metric of each class."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ _MARKS = {"bar": tables.bar, "tick": tables.tick, "dot": tables.dot}
 
 @dataclass(frozen=True)
 class ClassTable:
-    """What a table of the k classes of a split holds.
+    """The content of a table of the k classes of a split.
 
-    order: the classes' indices, the first on top.
-    facts: title and value of each class, in columns before the metric.
-    values: the metric of each class by prediction, percent.
-    marks: "bar", "tick" or "dot" of each prediction on the track.
-    changes: title and difference of each class, in columns after the metric.
+    order: class indices in the order of the rows.
+    facts: columns before the metric; each is a title and one value per class.
+    values: the metric of each class in percent, by prediction.
+    marks: the mark of each prediction on the track: "bar", "tick" or "dot".
+    changes: columns after the metric; each is a title and one difference per class.
     """
 
     order: Sequence[int]
@@ -34,12 +34,12 @@ class ClassTable:
 
 @dataclass(frozen=True)
 class ClassesView:
-    """The metric of a task's classes.
+    """How a task shows its classes.
 
-    lede: how to read it.
-    metric: its name.
-    title: a prediction's name.
-    table: the classes of a split.
+    lede: the introduction.
+    metric: name of the metric.
+    title: a function of a prediction -> its name.
+    table: a function of a run and a split -> the content of its table.
     """
 
     lede: Callable[[Run], str]
@@ -49,7 +49,7 @@ class ClassesView:
 
 
 def classes(run: Run, view: ClassesView) -> Markup | None:
-    """A table of classes for every split; None without splits."""
+    """The section with a table of classes for each split; None without splits."""
     if not run.splits or run.evidence is None:
         return None
     names = run.evidence.class_names

@@ -1,4 +1,4 @@
-"""Every field of the configuration, those that differ from the defaults first."""
+"""The section of the configuration: all fields, first those that differ from the defaults."""
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.report import tables
@@ -8,11 +8,11 @@ from cfmlc_jax.results.read import Run
 
 
 def configuration(run: Run) -> Markup:
-    """Two tables of fields: those that were chosen, and those at their defaults."""
+    """The section with two tables: fields that differ from their defaults, and the other fields."""
     if run.config is None:
-        return section("configuration", "Configuration", absent("There is no config.json here."))
+        return section("configuration", "Configuration", absent("This folder has no config.json."))
     fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default()))
-    chosen = {name: value for name, value in fields.items() if defaults.get(name, _NOTHING) != value}
+    chosen = {name: value for name, value in fields.items() if defaults.get(name, _NO_DEFAULT) != value}
     rest = {name: value for name, value in fields.items() if name not in chosen}
     lede = "Fields that differ from the defaults of cfmlc_jax/config/, which are the paper’s recipe for COCO."
     return section(
@@ -24,18 +24,18 @@ def configuration(run: Run) -> Markup:
             caption="Fields that differ from the defaults",
         ),
         fold(
-            f"{len(rest)} fields at their defaults",
+            f"{len(rest)} fields at default",
             tables.table(
                 ["field", "value"],
                 [[_code(n), _code(v)] for n, v in rest.items()],
-                caption="Fields at their defaults",
+                caption="Fields at default",
             ),
         ),
         lede=lede,
     )
 
 
-_NOTHING = object()
+_NO_DEFAULT = object()
 
 
 def _code(value):

@@ -1,4 +1,4 @@
-"""How labels co-occur in training, and how far predictions lean on context."""
+"""The section of context: co-occurrence of labels in training, and how much predictions depend on it."""
 
 from collections.abc import Sequence
 
@@ -20,22 +20,22 @@ MOST_CLASSES = 30  # in a heat map
 
 
 def context(run: Run) -> Markup | None:
-    """Heat maps of the training labels and of the excess of false positives, and the strongest pairs."""
+    """The section with heat maps of training labels and of excess false positives, and the strongest pairs."""
     if run.evidence is None:
         return None
     heading = "Context"
     training, names = run.evidence.training, run.evidence.class_names
     if training is None:
-        return section("context", heading, absent(f"Left out, for {run.evidence.missing}."))
+        return section("context", heading, absent(f"Not available: {run.evidence.missing}."))
     if not training.pairs:
-        return section("context", heading, absent("No two classes are together often enough in training."))
+        return section("context", heading, absent("No two classes co-occur often enough in training."))
     chosen = shown_classes(training, len(names))
     lede = (
-        "In training some classes co-occur. A false positive is in excess where a class that is absent is "
-        f"predicted more often beside its context than without: rate with − rate without, at threshold 0.5, over the {len(training.pairs)} "
-        "strongest pairs of the training set. A threshold moves that number; the context AUC has none: how often context "
-        "raises the score of an absent class, 50 % where it is ignored. (An effect that subtracts one constant per class lowers the first "
-        "and cannot change the second.)"
+        "Some classes co-occur in training. The excess of false positives measures whether an absent class is predicted more often in images "
+        f"with its context: false positive rate with the context − rate without, at threshold 0.5, over the {len(training.pairs)} "
+        "pairs of classes that co-occur most. It depends on the threshold. The context AUC does not: it is the probability that an image with the "
+        "context has a higher score for the absent class than one without; 50 % if context is ignored. (An effect that subtracts a constant "
+        "from the logits of a class lowers the excess and cannot change the context AUC.)"
     )
     cut = (
         ""
@@ -50,7 +50,7 @@ def context(run: Run) -> Markup | None:
         conditional,
         [names[k] for k in chosen],
         top=max(1.0, float(np.nanmax(conditional))),
-        note=f"How often, in percent, the row’s class is in an image with the column’s.{cut}",
+        note=f"Percentage of images with the column’s class that have the row’s class too.{cut}",
     )
     blocks = [_split(run, split, training, names, chosen) for split in run.splits]
     return section("context", heading, panels(learnt, _strongest(training, names)), *blocks, lede=lede)
@@ -67,14 +67,15 @@ def _strongest(training: Training, names):
     ]
     words = "Strongest pairs"
     note = element(
-        "span", "A class and its context, in percent of training images: beside its context, and in all."
+        "span",
+        "Percentage of training images that have the class: of images with its context, and of all images.",
     )
-    content = tables.table(["class, context", "beside it", "in all"], rows, caption=words, tall=True)
+    content = tables.table(["class, context", "with context", "in all"], rows, caption=words, tall=True)
     return element("figure", element("figcaption", element("strong", words), note), content, class_="panel")
 
 
 def shown_classes(training: Training, classes: int) -> list[int]:
-    """Class indices of a heat map: all, or those of the strongest pairs, partners next to each other."""
+    """The class indices of a heat map: all, or those of the strongest pairs, with partners next to each other."""
     if classes <= MOST_CLASSES:
         return list(range(classes))
     return list(dict.fromkeys(k for pair in training.pairs for k in pair))[:MOST_CLASSES]
@@ -88,9 +89,7 @@ def _split(run: Run, split: Split, training: Training, names, chosen):
         run,
         split.name,
         _means(split, used),
-        fold(
-            "Excess of false positives, class by class", *_maps(split, training, names, chosen), opened=True
-        ),
+        fold("Excess of false positives by class", *_maps(split, training, names, chosen), opened=True),
         fold(f"The {used.pairs} strongest pairs", *_pairs(split, training, names, used)),
     )
 
@@ -108,7 +107,7 @@ def _means(split: Split, used: Context):
         for prediction in split.predictions
     ]
     header = ["prediction", "excess, points", "context AUC, %", tables.axis_text(axis)]
-    return tables.table(header, rows, caption=f"Use of context on {split.name}")
+    return tables.table(header, rows, caption=f"Dependence on context on {split.name}")
 
 
 def _maps(split: Split, training: Training, names, chosen):
@@ -123,22 +122,22 @@ def _maps(split: Split, training: Training, names, chosen):
         for prediction, values in excess.items()
     ]
     note = (
-        f"Percentage points by which the row’s class, absent, is predicted more often beside the column’s class (orange), or less "
-        f"often (blue); full colour at {top:.0f}. The strongest pairs are framed."
+        f"False positive rate of the row’s class in images with the column’s class − rate in images without, in percentage points: "
+        f"orange if positive, blue if negative; full colour at {top:.0f}. The strongest pairs are framed."
     )
     return element("p", note), panels(*maps)
 
 
 def _shown(split: Split) -> list[Prediction]:
-    """Predictions whose pairs are shown one by one."""
+    """The predictions for which single pairs are shown."""
     effect = chief_effect(split.predictions)
     return [WHOLE, COMBINED, *([effect] if effect else [])]
 
 
 def _excess(split: Split, prediction: Prediction):
-    """Excess of false positives [k, k] beside each context, a fraction."""
-    chances = probabilities(split.logits[prediction])
-    return cooccurrence.false_positive_rates(chances, split.scores.labels, THRESHOLD).excess
+    """The excess of false positives of each class with each context: a fraction, [k, k]."""
+    predicted = probabilities(split.logits[prediction])
+    return cooccurrence.false_positive_rates(predicted, split.scores.labels, THRESHOLD).excess
 
 
 def _marked(pairs: Sequence[Sequence[int]], chosen):
@@ -149,7 +148,7 @@ def _marked(pairs: Sequence[Sequence[int]], chosen):
 def _pairs(split: Split, training: Training, names, used: Context):
     excess = {prediction: used.predictions[prediction].by_pair for prediction in _shown(split)}
     header = [
-        "class, beside",
+        "class, context",
         "P(class | context)",
         "P(class)",
         "0 to 100 points",

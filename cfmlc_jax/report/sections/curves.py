@@ -1,4 +1,4 @@
-"""Precision against recall, and what a threshold does."""
+"""The section of curves: precision against recall, and metrics against the threshold."""
 
 import numpy as np
 
@@ -12,18 +12,18 @@ from cfmlc_jax.results.predictions import COMBINED, WHOLE, one_of_each_kind
 from cfmlc_jax.results.read import Run, Split
 from cfmlc_jax.results.scores import probabilities
 
-# Where curves are read off.
+# The recalls at which curves are drawn.
 RECALLS = np.linspace(0.0, 1.0, 101)
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEAKEST = 12
 
 
 def curves(run: Run) -> Markup | None:
-    """Precision-recall curves over all entries and of the weakest classes; metrics over thresholds."""
+    """The section with precision-recall curves of all entries and of the weakest classes, and metrics by threshold."""
     if not run.splits or run.evidence is None:
         return None
     lede = (
-        "Precision and recall over all decisions, every image and class counted once, and overall F1 (OF1) against the "
+        "Precision against recall over all pairs of an image and a class, and overall F1 (OF1) against the "
         "threshold on probabilities."
     )
     blocks = [_split(run, split, run.evidence.class_names) for split in run.splits]
@@ -48,7 +48,7 @@ def _split(run: Run, split: Split, names):
         panels(
             line_chart("Precision and recall", recall, unit, scales.fixed("precision, %", 0, 100, 20)),
             line_chart(
-                "Overall F1 and threshold",
+                "Overall F1 by threshold",
                 over,
                 scales.fixed("threshold", 0, 1, 0.2),
                 scales.fixed("OF1, %", 0, 100, 20),
@@ -65,7 +65,7 @@ def _line(prediction, points):
 
 
 def precision_at(scores, positive, recalls) -> np.ndarray:
-    """Highest precision with at least each recall: [n], bool [n], [r] -> [r] in [0, 1], NaN without positives."""
+    """The highest precision at each recall or above: [n], bool [n], [r] -> [r] in [0, 1]; NaN without positives."""
     if not positive.any():
         return np.full(len(recalls), np.nan)
     order = np.argsort(-scores, kind="stable")
@@ -77,25 +77,25 @@ def precision_at(scores, positive, recalls) -> np.ndarray:
 
 
 def pooled_precision(logits, labels) -> np.ndarray:
-    """`precision_at` of `RECALLS` over all entries, in percent."""
-    chances = probabilities(logits).ravel()
-    return 100 * precision_at(chances, labels.ravel() > 0, RECALLS)
+    """`precision_at` for `RECALLS` over all entries, percent: two [n, k] -> [r]."""
+    predicted = probabilities(logits).ravel()
+    return 100 * precision_at(predicted, labels.ravel() > 0, RECALLS)
 
 
 def _f1(logits, labels):
-    chances = probabilities(logits)
-    return [(t, metrics.thresholded(chances, labels, t)["OF1"]) for t in THRESHOLDS]
+    predicted = probabilities(logits)
+    return [(t, metrics.thresholded(predicted, labels, t)["OF1"]) for t in THRESHOLDS]
 
 
 def _numbers(split: Split):
     thresholds = split.multi_label.measures["average"].thresholds
     rows: list[list[tables.Cell]] = [
-        [f"{prediction.title}, {at.replace('top3', 'top 3')}", *map(float, values.values())]
+        [f"{prediction.title}, {threshold.replace('top3', 'top 3')}", *map(float, values.values())]
         for prediction in split.predictions
-        for at, values in thresholds[prediction].items()
+        for threshold, values in thresholds[prediction].items()
     ]
     header = ["prediction, threshold", *next(iter(thresholds[COMBINED].values()))]
-    return tables.table(header, rows, caption=f"Metrics over thresholds on {split.name}, percent", tall=True)
+    return tables.table(header, rows, caption=f"Metrics by threshold on {split.name}, percent", tall=True)
 
 
 def _weakest(split: Split, combined, whole, names):
@@ -121,7 +121,7 @@ def _weakest(split: Split, combined, whole, names):
     ]
     note = element(
         "p",
-        "Precision upwards, recall to the right, both 0 to 1; of combined (colour) and whole image (grey).",
+        "Vertical: precision; horizontal: recall; both from 0 to 1. Coloured: combined; grey: whole image.",
     )
     return fold(
         f"Precision and recall of the {len(order)} weakest classes",

@@ -1,4 +1,4 @@
-"""The images that are predicted best and worst, with what each shown class looked at."""
+"""The section of example images: those predicted best and worst, with the weights of patches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from cfmlc_jax.results import pivots
 from cfmlc_jax.results.evidence import Example, ExampleClass
 from cfmlc_jax.results.read import Run
 
-SIDE = 180  # longer side of a picture in its own units: text of 11 is read on phones too
+SIDE = 180  # longer side of an image in SVG units, so that text of size 11 is legible on phones
 HEADINGS = {"best": "Lowest loss", "worst": "Highest loss"}
 
 
 @dataclass(frozen=True)
 class ExamplesView:
-    """How a task decides on classes.
+    """How a task shows examples.
 
-    lede: which images and classes are shown.
-    predicted: whether a class of an example is predicted.
+    lede: the introduction: which images and classes are shown.
+    predicted: a function of a class and its example -> whether the class is predicted.
     """
 
     lede: str
@@ -27,7 +27,7 @@ class ExamplesView:
 
 
 def examples(run: Run, view: ExamplesView) -> Markup | None:
-    """Photos, each with a panel for three classes: patches fade where they weigh little."""
+    """The section with example images, each with a panel for three classes; patches with low weight are dimmed."""
     if run.evidence is None:
         return None
     blocks = []
@@ -44,18 +44,18 @@ def examples(run: Run, view: ExamplesView) -> Markup | None:
                         run.evidence.cells,
                         view,
                     )
-                    for i, example in enumerate(of_kind)
+                    for i, example in enumerate(kind_examples)
                 ),
             )
-            for kind, of_kind in kinds.items()
-            if of_kind
+            for kind, kind_examples in kinds.items()
+            if kind_examples
         ]
         blocks.append(split_block(run, split, *shown))
     lede = view.lede
     if run.evidence.cells is not None:
         lede += (
-            f" Patches fade where they weigh little for the class; the pivot has a frame where it weighs at least {pivots.PIVOT:g} times an "
-            "equal share, for below that no patch stands out. Dashed boxes are the class’s objects. The effect is the class’s logit less that without its pivot patch."
+            f" Patches with a low weight for the class are dimmed. The pivot has a frame if its weight is at least {pivots.PIVOT:g} times the "
+            "uniform weight; below that, no patch stands out. Dashed boxes are objects of the class. The effect is the class’s logit minus the logit without its pivot patch."
         )
     return section("examples", "Best and worst images", *blocks, lede=lede)
 
@@ -75,7 +75,7 @@ def _example(example: Example, anchor: str, names: Sequence[str], cells, view: E
         element("figcaption", element("strong", labels), element("span", example.id), element("span", f"loss {example.loss:.3f}")),
     )  # fmt: skip
     if cells is None:
-        # Without patches a photo for each class would be the same photo.
+        # Without patches, the panels of all classes would show the same image.
         listed = [
             element("li", element("strong", names[s.label]), " ", *_facts(s, _verdict(s, example, view)))
             for s in example.classes
@@ -111,7 +111,7 @@ def _facts(shown: ExampleClass, verdict):
 
 
 def _verdict(shown: ExampleClass, example: Example, view: ExamplesView) -> tuple[str, str]:
-    """How the decision is called, and whether it is right or wrong."""
+    """The name of the decision, such as "true positive", and "right" or "wrong"."""
     predicted = view.predicted(shown, example)
     if shown.present:
         return ("true positive", "right") if predicted else ("false negative", "wrong")
@@ -124,7 +124,7 @@ def _canvas(parts, width, height, text):
 
 
 def _patches(weights, cells, anchor, width, height):
-    """The photo darkened, and over it every patch as bright as it weighs, the heaviest on top."""
+    """The image, dimmed, and over it each patch with a brightness by its weight; the largest weight on top."""
     pivot, heaviest = pivots.pivot_of(weights), max(weights)
     boxes = [(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in cells]
     parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - pivots.FADED)]

@@ -1,4 +1,4 @@
-"""Do pivot patches hold their class? In numbers."""
+"""The section of pivots: how often pivot patches hit the boxes of their class."""
 
 from cfmlc_jax.metrics.localization import Rates
 from cfmlc_jax.report import tables
@@ -11,18 +11,20 @@ MARKS = (("bar", "combined", "pivot"), ("tick", "whole", "a random patch"))
 
 
 def pivots(run: Run) -> Markup | None:
-    """Tables of hit rates, in all, by size, by span and by class."""
+    """The section with tables of hit rates: in total, by size, by span and by class."""
     if run.evidence is None:
         return None
     if run.evidence.cells is None:
-        return section("pivots", "Where it looks", absent("This method has no patches, and so no pivots."))
+        return section(
+            "pivots", "Where it looks", absent("This method has no patches, so there are no pivots.")
+        )
     if not any(split.multi_label.findings.localization for split in run.splits):
         return section(
-            "pivots", "Where it looks", absent("The evaluated splits have no boxes to hold pivots against.")
+            "pivots", "Where it looks", absent("The evaluated splits have no boxes to compare pivots with.")
         )
     lede = (
-        "A class’s pivot is the patch that it attends to most. It hits where it is a patch that holds the largest part of one of "
-        "the class’s boxes in the image; the share is how much of the box it holds. Chance is a random patch, best the most that any patch reaches."
+        "The pivot of a class is the patch with the highest attention. It is a hit if no patch contains a larger part of one of the "
+        "class’s boxes. The share is the fraction of the box that the pivot contains. Chance is a random patch; best is the maximum over all patches."
     )
     return section("pivots", "Where it looks", *(_split(run, split) for split in run.splits), lede=lede)
 
@@ -30,15 +32,17 @@ def pivots(run: Run) -> Markup | None:
 def _split(run: Run, split: Split):
     localization = split.multi_label.findings.localization
     if localization is None:
-        return split_block(run, split.name, absent("This split has no boxes to hold pivots against."))
-    unit = "fractions of the picture" if localization.relative else "pixels"
+        return split_block(run, split.name, absent("This split has no boxes to compare pivots with."))
+    unit = "fractions of the image" if localization.relative else "pixels"
     rows = [_row("all", localization.all)]
     rows += [_row(f"{name} objects", rates) for name, rates in localization.by_size.items() if rates.pairs]
     rows += [_row(_SPANS[name], rates) for name, rates in localization.by_span.items() if rates.pairs]
     by_class = sorted(localization.by_class.items(), key=lambda entry: -entry[1].hit if entry[1].pairs else 1)
     per_class = [_row(name, rates) for name, rates in by_class if rates.pairs]
     left_out = len(by_class) - len(per_class)
-    note = f"Sizes by area of the box, in {unit}, at COCO’s borders (32² and 96² of 640 × 480 pixels)."
+    note = (
+        f"Sizes are by the area of the box, in {unit}, with COCO’s limits (32² and 96² of 640 × 480 pixels)."
+    )
     note += f" {left_out} classes without a box are left out." if left_out else ""
     return split_block(
         run,

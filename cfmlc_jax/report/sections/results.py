@@ -1,4 +1,4 @@
-"""What matters of each split at a glance, and all predictions side by side."""
+"""The section of results: a tile for each split, and tables of all predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from cfmlc_jax.results.split import WEIGHTS, Intervals
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the results.
+    """A metric in the tables of results.
 
     key: its name in files.
     title: its name in tables.
-    digits: decimals that are shown.
+    digits: number of decimals.
     """
 
     key: str
@@ -27,21 +27,21 @@ class Metric:
 
 @dataclass(frozen=True)
 class ResultsView:
-    """The metrics of a task, as this section shows them.
+    """How a task shows its results.
 
-    lede: how to read them, given the intervals of a split.
-    metric: the one of the tile, which has a track in the table.
-    unit: of the tile's number.
+    lede: a function of the intervals of a split -> the introduction.
+    metric: the metric in the tiles; it has a track in the tables.
+    unit: of the number in the tiles.
     others: further metrics with intervals.
-    gains: names of gains in files, and of their columns; the first is the tile's.
-    baseline: what gains are over.
-    gain_title: name of the tile's gain.
-    title: a prediction's name.
-    chief: the prediction of a split's tile.
-    facts: names and values that a tile has of a split's prediction beyond the gain.
-    caption: of the table of predictions.
-    every: metrics of both sets of weights, under the summary `every_summary`, in tables of the caption
-        `every_caption`.
+    gains: (name in files, title of the column) of each gain; the first is also in the tiles.
+    baseline: the prediction that gains are relative to.
+    gain_title: title of the gain in the tiles.
+    title: a function of a prediction -> its name.
+    chief: a function of a split -> the prediction in its tile.
+    facts: a function of a split and a prediction -> further names and values in its tile.
+    caption: of the tables of predictions.
+    every: the metrics in the tables of raw and averaged weights; `every_summary` is the title of their fold,
+        `every_caption` their caption.
     """
 
     lede: Callable[[Intervals], str]
@@ -61,7 +61,7 @@ class ResultsView:
 
 
 def results(run: Run, view: ResultsView) -> Markup | None:
-    """Tiles and tables of the averaged weights' metrics with their intervals; None without splits."""
+    """The section with tiles and tables of metrics and intervals; None without splits."""
     if not run.splits:
         return None
     lede = view.lede(run.splits[0].results.findings.intervals)
@@ -72,11 +72,11 @@ def results(run: Run, view: ResultsView) -> Markup | None:
 
 def _tile(split: Split, view: ResultsView):
     chief = view.chief(split)
-    value, own = split.metrics[chief][view.metric.key], _intervals(split, chief)
-    low, high = own.metrics[view.metric.key]
+    value, intervals = split.metrics[chief][view.metric.key], _intervals(split, chief)
+    low, high = intervals.metrics[view.metric.key]
     facts = view.facts(split, chief)
     if chief != view.baseline:
-        gain = own.gains[view.gains[0][0]]
+        gain = intervals.gains[view.gains[0][0]]
         facts.insert(0, (view.gain_title, tables.with_interval(*gain, sign=True)))
     return element(
         "div",
@@ -103,14 +103,14 @@ def _split(run: Run, split: Split, view: ResultsView):
 
 
 def _row(split: Split, prediction: Prediction, axis, view: ResultsView):
-    values, own = split.metrics[prediction], _intervals(split, prediction)
+    values, intervals = split.metrics[prediction], _intervals(split, prediction)
 
     def shown(metric):
-        return tables.with_interval(values[metric.key], *own.metrics[metric.key], digits=metric.digits)
+        return tables.with_interval(values[metric.key], *intervals.metrics[metric.key], digits=metric.digits)
 
-    estimate = values[view.metric.key], *own.metrics[view.metric.key]
+    estimate = values[view.metric.key], *intervals.metrics[view.metric.key]
     gains = [
-        "" if prediction == view.baseline else tables.with_interval(*own.gains[name], sign=True)
+        "" if prediction == view.baseline else tables.with_interval(*intervals.gains[name], sign=True)
         for name, _ in view.gains
     ]
     return [

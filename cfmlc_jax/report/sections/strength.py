@@ -1,4 +1,4 @@
-"""What the strength α of an effect does, read off the saved logits."""
+"""The section of effects: metrics against the strength α, computed from the saved logits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from cfmlc_jax.report.series import Series
 from cfmlc_jax.results.predictions import KINDS, effect_of
 from cfmlc_jax.results.read import Run, Split
 
-# Metrics in percent at each of some strengths.
+# Metrics in percent by name, for each of several strengths.
 Sweep = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: a metric of the effect that subtracts a kind of counterfactual."""
+    """A line of a chart: one metric of the effect that subtracts one kind of counterfactual."""
 
     name: str
     colour: str
@@ -29,11 +29,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the strength. Those without a value are left out.
+    """A chart of lines against the strength. Lines without values are left out.
 
-    title: what is shown.
+    title: of the chart.
     label: of the vertical axis.
-    lines: the last on top.
+    lines: the last is drawn on top.
     """
 
     title: str
@@ -43,13 +43,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class StrengthView:
-    """What a task measures at each strength.
+    """How a task shows effects.
 
-    lede: how to read it.
-    metrics: names in the sweep and in tables.
-    sweep: the metrics of a split's effect, by its counterfactual, at some strengths; a metric that cannot be
-        measured may be left out.
-    charts: of the effects that subtract some counterfactuals.
+    lede: a function of a run -> the introduction.
+    metrics: name in the sweep -> title in tables.
+    sweep: a function of run, split, kind of counterfactual and strengths -> metrics at each strength; a
+        metric that cannot be computed may be missing.
+    charts: a function of the kinds of counterfactuals -> charts.
     """
 
     lede: Callable[[Run], str]
@@ -59,13 +59,13 @@ class StrengthView:
 
 
 def strength(run: Run, view: StrengthView, alphas: Sequence[float] | None) -> Markup | None:
-    """Charts and a table of metrics against the strength of every effect; None without effects.
+    """The section with charts and a table of metrics by strength, for all effects; None without effects.
 
     Args:
         run: evaluated or not.
-        view: of its task.
-        alphas: strengths to read off; None for eleven from 0, those of the configuration and that of the
-            rule of thumb.
+        view: how its task shows effects.
+        alphas: strengths to show; None: eleven from 0, those of the configuration and that of the rule of
+            thumb.
     """
     if run.evidence is None or not run.splits:
         return None
@@ -82,7 +82,7 @@ def strength(run: Run, view: StrengthView, alphas: Sequence[float] | None) -> Ma
 
 
 def default_alphas(configured: Sequence[float]) -> list[float]:
-    """Eleven strengths from 0 to the largest configured one, at least 1, and the configured ones."""
+    """Eleven strengths from 0 to 1 or the largest configured one, whichever is larger, and all configured ones."""
     top = max(1.0, *configured) if configured else 1.0
     return sorted({round(top * i / 10, 4) for i in range(11)} | {float(alpha) for alpha in configured})
 
@@ -90,25 +90,25 @@ def default_alphas(configured: Sequence[float]) -> list[float]:
 def _alphas(split: Split, configured, alphas):
     if alphas:
         return sorted(set(alphas))
-    advised = _advised(split)
-    if advised is None:
+    rule_alpha = _rule_alpha(split)
+    if rule_alpha is None:
         return default_alphas(configured)
-    named = [*configured, advised]
-    # Round steps: the largest rounded up to a half.
+    named = [*configured, rule_alpha]
+    # Round the largest up to a multiple of 0.5, for round steps.
     return sorted({*default_alphas([math.ceil(2 * max([1.0, *named])) / 2]), *named})
 
 
-def _advised(split: Split) -> float | None:
-    """The strength by the rule of thumb."""
+def _rule_alpha(split: Split) -> float | None:
+    """The strength by the rule of thumb, rounded; None if there is none."""
     rule = split.results.findings.rule_of_thumb
     return round(rule.alpha, 2) if rule is not None and math.isfinite(rule.alpha) else None
 
 
 def _note(split: Split):
-    rule, advised = split.results.findings.rule_of_thumb, _advised(split)
-    if rule is None or advised is None:
+    rule, rule_alpha = split.results.findings.rule_of_thumb, _rule_alpha(split)
+    if rule is None or rule_alpha is None:
         return None
-    return f"By the rule of thumb α·cos ≈ 1, α is {advised:g} (mean cosine {rule.mean_cosine:.2f})."
+    return f"The rule of thumb α·cos ≈ 1 gives α = {rule_alpha:g} (mean cosine {rule.mean_cosine:.2f})."
 
 
 def _split(run: Run, split: Split, view: StrengthView, counterfactuals, alphas):
@@ -119,7 +119,7 @@ def _split(run: Run, split: Split, view: StrengthView, counterfactuals, alphas):
     words = "Strengths in numbers"
     if len(charts) > 1:
         return split_block(run, split.name, panels(*charts), fold(words, numbers))
-    # Beside a lone chart there is room.
+    # A single chart leaves room for the table at its side.
     caption = element("figcaption", element("strong", words))
     figure = element("figure", caption, numbers, class_="panel")
     return split_block(run, split.name, panels(*charts, figure, wide=True))

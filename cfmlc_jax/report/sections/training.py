@@ -1,4 +1,4 @@
-"""Training curves from metrics.jsonl."""
+"""The section of training: curves from metrics.jsonl."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ LOSSES = {
     "train/loss_patch": ("patches", "patch"),
     "train/loss": ("sum", "combined"),
 }
-# Sets of weights in metrics.jsonl: in charts, in the table, and their colour.
+# By set of weights in metrics.jsonl: its name in charts, its name in the table, its colour.
 WEIGHTS = {
     "weights": ("raw weights", "raw", "whole"),
     "average": ("averaged weights", "averaged", "combined"),
@@ -23,12 +23,12 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class TrainingView:
-    """What a task validates.
+    """How a task shows its validation.
 
     chart: title of the chart of the metric.
-    label: of its axis.
-    metric: name in metrics.jsonl.
-    columns: metrics of the table, the first beside the name of the weights, with their titles.
+    label: of the vertical axis.
+    metric: its name in metrics.jsonl.
+    columns: name in metrics.jsonl -> title of the column in the table, for each metric.
     caption: of the table.
     """
 
@@ -40,12 +40,12 @@ class TrainingView:
 
 
 def training(run: Run, view: TrainingView) -> Markup:
-    """Loss, validation metric, learning rate and gradient norm over steps."""
+    """The section with loss, validation metric, learning rate and gradient norm by step."""
     if not run.log:
         return section(
             "training",
             "Training",
-            absent("There is no metrics.jsonl here: this folder holds an evaluation only."),
+            absent("This folder has no metrics.jsonl: it holds an evaluation only."),
         )
     validated = {
         f"val/{weights}/{view.metric}": (words, colour) for weights, (words, _, colour) in WEIGHTS.items()
@@ -54,7 +54,7 @@ def training(run: Run, view: TrainingView) -> Markup:
         _chart(run, "Loss", "loss", LOSSES),
         _chart(run, view.chart, view.label, validated),
         _chart(run, "Learning rate", "rate", {"train/lr": ("learning rate", "combined")}),
-        _chart(run, "Norm of the gradient", "norm", {"train/grad_norm": ("norm", "combined")}),
+        _chart(run, "Gradient norm", "norm", {"train/grad_norm": ("norm", "combined")}),
     ]
     return section("training", "Training", panels(*charts, wide=True), _epochs(run, view))
 
@@ -62,7 +62,7 @@ def training(run: Run, view: TrainingView) -> Markup:
 def _chart(run: Run, title, label, columns):
     lines = [Series(name, colour, _points(run, column)) for column, (name, colour) in columns.items()]
     lines = [line for line in lines if line.points]
-    # With one part alone the sum is the same line.
+    # If the loss has one term only, the sum is the same line.
     if len(lines) == 2 and lines[0].points == lines[1].points:
         lines = lines[1:]
     if not lines:
@@ -74,7 +74,7 @@ def _chart(run: Run, title, label, columns):
 
 
 def _points(run: Run, column):
-    """(step, value) of each line that has the column; null, what was not finite, as NaN."""
+    """(step, value) of each line that has the column; null (a non-finite value) becomes NaN."""
     return [
         (record["step"], float("nan") if record[column] is None else float(record[column]))
         for record in run.log
@@ -85,7 +85,7 @@ def _points(run: Run, column):
 def _epochs(run: Run, view: TrainingView):
     ends = [record for record in run.log if "epoch" in record]
     if not ends:
-        return absent("No epoch has ended yet.")
+        return absent("The first epoch has not ended yet.")
     columns = {
         f"val/{weights}/{metric}": title if i else f"{words}, {title}"
         for weights, (_, words, _) in WEIGHTS.items()

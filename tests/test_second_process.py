@@ -1,0 +1,173 @@
+"""Of several processes the first alone writes and prints; the others do their share of the work and leave no trace.
+
+Each place that decides it, by itself, as the second process.
+"""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from cfmlc_jax import lock, main
+from cfmlc_jax.checkpoint import Checkpoints
+from cfmlc_jax.classify import evaluate, train
+from cfmlc_jax.errors import RunError
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """Makes this process the second one, from the call on."""
+    return lambda: monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Four checkpoints, one more than a run keeps, and a save that was killed."""
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    model, training = {"w": np.zeros(2)}, {"step": np.int32(1)}
+    checkpoints.save(1, model=model, training=training, meta={"class_names": ["a"]})
+    checkpoints.rank(1, 5.0, {})
+    checkpoints.close()
+    for step in "234":
+        shutil.copytree(folder / "1", folder / step)
+    (folder / "5.orbax-checkpoint-tmp").mkdir()
+    return folder
+
+
+def test_the_first_ranks_checkpoints_and_removes_the_old(saved, second):
+    before = contents(saved)
+    second()
+    checkpoints = Checkpoints(saved)
+    checkpoints.rank(4, 9.0, {"best": {}})
+    checkpoints.close()
+    assert contents(saved) == before
+    # The others know what it has done.
+    assert checkpoints.best_step() == 4
+    assert checkpoints.latest_step() == 4
+
+
+def test_the_first_sets_damaged_checkpoints_aside(saved, second):
+    for step in "1234":
+        (saved / step / "meta" / "metadata").write_text("broken")
+    before = contents(saved.parent)
+    second()
+    checkpoints, warnings = Checkpoints(saved), []
+    with pytest.raises(RunError, match="is readable"):
+        checkpoints.restore_latest(model={}, training={}, check=lambda path, meta: None, warn=warnings.append)
+    checkpoints.close()
+    assert len(warnings) == 4
+    assert contents(saved.parent) == before
+
+
+def test_the_first_claims_the_workdir_and_takes_the_locks(tmp_path, second, capsys):
+    # As it would be in use by the first.
+    with lock.held(tmp_path, "training"):
+        before = contents(tmp_path)
+        second()
+        with main._held(tmp_path, "training"):
+            main._claim(tmp_path, {"seed": 0})
+            main._say("hello")
+            main._report(tmp_path)  # would not find a run to report
+        assert contents(tmp_path) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_takes_a_failed_start_away(tmp_path, second):
+    (tmp_path / "report").mkdir()
+    for name in ("metrics.jsonl", "config.json", lock.FILE):
+        (tmp_path / name).write_text("")
+    before = contents(tmp_path)
+    second()
+    main._remove_unless_begun(tmp_path, with_events=False)
+    main._forget(tmp_path, [tmp_path / "report"], with_events=False)
+    main._remove_empty([tmp_path / "report"])
+    assert contents(tmp_path) == before
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """What the full evaluation is asked for, instead of doing it."""
+    calls = []
+
+    def full_evaluation(config, classifier, sources, training, output):
+        locked = output.folder is not None and (output.folder / lock.FILE).exists()
+        calls.append((classifier, output, locked))
+
+    monkeypatch.setattr(evaluate, "full_evaluation", full_evaluation)
+    return calls
+
+
+class Data:
+    """A split of three images."""
+
+    class_names = ("a", "b")
+    labels = np.array([[1, 0], [0, 1], [1, 1]], np.uint8)
+
+    def __len__(self):
+        return 3
+
+
+OPENED = SimpleNamespace(
+    parts=None,
+    model={},
+    class_names=["a", "b"],
+    class_counts=None,
+    num_classes=2,
+    config=SimpleNamespace(
+        task="multi_label", data=SimpleNamespace(test_splits=("test",), val_split="val", source="scenes")
+    ),
+)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_first_writes_the_evaluation_of_a_checkpoint(tmp_path, monkeypatch, evaluated, second, process):
+    OPENED.path = tmp_path / "7"
+    monkeypatch.setattr(evaluate.opening, "open", lambda path, config: OPENED)
+    monkeypatch.setattr(evaluate.configs, "require_splits", lambda data: None)
+    monkeypatch.setattr(
+        evaluate.build, "open_sources", lambda config, splits, say: {s: Data() for s in splits}
+    )
+    if process:
+        second()
+    evaluate.evaluate_checkpoint(tmp_path / "7", None, tmp_path / "report", print)
+    ((_, output, _),) = evaluated
+    assert output.folder == (None if process else tmp_path / "report")
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(("which", "step"), [("best", "4"), ("last", "8")])
+def test_the_first_writes_the_evaluation_after_training(
+    tmp_path, monkeypatch, evaluated, second, process, which, step
+):
+    checkpoints = SimpleNamespace(
+        latest_step=lambda: 8, best_step=lambda: 4, path=lambda number: tmp_path / str(number)
+    )
+    run = SimpleNamespace(checkpoints=checkpoints, abstract=SimpleNamespace(learned={}))
+    system = SimpleNamespace(split=lambda learned: (learned, {}))
+    training = SimpleNamespace(system=system, parts=None, task=SimpleNamespace(selection="mAP"))
+    config = SimpleNamespace(
+        evaluate=SimpleNamespace(checkpoint=which), data=SimpleNamespace(test_splits=("test",))
+    )
+    monkeypatch.setattr(train, "read_model", lambda path, abstract: {"from": path.name})
+    (tmp_path / "report").mkdir()
+    if process:
+        second()
+    lines = []
+    sources = {"train": Data(), "test": Data()}
+    output = evaluate.Output.of_this_process(tmp_path / "report", lines.append, lambda: None)
+    train._evaluate_in_full(config, run, training, sources, output)
+    ((classifier, output, locked),) = evaluated
+    assert output.folder == (None if process else tmp_path / "report")
+    assert (classifier.checkpoint, classifier.model) == (step, {"from": step})
+    assert lines[0].startswith(f"training is done; evaluating {step}, the {which} step")
+    # Another evaluation in the folder would be waited for, by the first alone.
+    assert locked == (not process)
