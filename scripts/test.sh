@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what is needed into .venv; then format, lint, types and tests.
+# Installs the requirements into .venv; then checks format, lint and types, and runs the tests.
 #
-#   scripts/test.sh              all but the slow tests
-#   scripts/test.sh --all        the slow ones too
-#   scripts/test.sh --newest     the tests nearest to JAX, with the newest versions, on the newest Python found here
-#                                ($PYTHON names another); in .venv-newest, without PyTorch. Exit code 69: none is found
+#   scripts/test.sh              all tests but the slow ones
+#   scripts/test.sh --all        all tests
+#   scripts/test.sh --newest     the tests that depend most on JAX, with the newest versions, on the newest Python
+#                                (or $PYTHON), in .venv-newest, without PyTorch. Exit code 69: no such Python
 #   scripts/test.sh tests/engine any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,7 @@ newest_python() {
       return
     fi
   done
-  echo "no Python 3.12 or later is found; name one: PYTHON=/path/to/python3.13 $0 --newest" >&2
+  echo "no Python 3.12 or later found; choose one: PYTHON=/path/to/python3.13 $0 --newest" >&2
   exit 69
 }
 

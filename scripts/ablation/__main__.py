@@ -4,13 +4,13 @@
     python -m scripts.ablation --checkpoint=runs/coco [--workdir=runs/coco_ablation]
 
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
-fields it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is
-one. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
+fields that it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is an
+example. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
 attention, nulls, strengths and weights of the patches, on its own test splits.
 
 Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
-deviations), figures/ (needs the extra "figures") and, where objects can be taken out of images,
-effects.csv. What is done already is not done again: the same command goes on.
+deviations), figures/ (needs the extra "figures") and, if objects can be removed from images,
+effects.csv. Finished work is not repeated: the same command resumes.
 """
 
 import importlib.util
@@ -33,10 +33,10 @@ from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results.predictions import Prediction
 from scripts.ablation import measure, tables
 
-# Where JAX keeps compiled programs, as it reads it when it is imported, and as it is set afterwards.
+# JAX's folder of compiled programs: the variable that it reads when imported, and the option that sets it later.
 CACHE, CACHE_OPTION = "JAX_COMPILATION_CACHE_DIR", "jax_compilation_cache_dir"
 
-# Ways to use a checkpoint: fields of the evaluation. Those that its method does not have are left out.
+# Variants of using a checkpoint: fields of the evaluation. Variants that its method does not support are skipped.
 KNOBS: dict[str, dict[str, Any]] = {
     "attention self": {"patches.branches": "self"},
     "attention none": {"method": "pat_i"},
@@ -50,12 +50,12 @@ KNOBS: dict[str, dict[str, Any]] = {
     "null blur": {"effect.null": "blur"},
 }
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
-# Of the patches' logits in the combined prediction, in place of one half. 0 and 1 are the whole and the patches alone.
+# Weights of the patch logits in the combined prediction, instead of one half. 0 and 1 would be whole and patch alone.
 PATCH_WEIGHTS = (0.25, 0.75)
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     cli.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
@@ -76,16 +76,18 @@ def main() -> int:
 def _parse(arguments):
     parser = cli.Parser(prog="python -m scripts.ablation", description=__doc__)
     parser.add_argument("--study", type=Path, help="file with get_study(quick)")
-    parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint, in place of a study")
-    parser.add_argument("--workdir", type=Path, help="default runs/<name of the study or run>")
+    parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint, instead of a study")
+    parser.add_argument(
+        "--workdir", type=Path, help="output folder; default: runs/<name of the study or run>"
+    )
     parser.add_argument("--quick", action="store_true", help="the study's short form")
-    parser.add_argument("--only", help="names of runs of the study, separated by commas")
-    parser.add_argument("--seeds", help="numbers in place of the study's, separated by commas")
+    parser.add_argument("--only", help="names of the study's runs to execute, separated by commas")
+    parser.add_argument("--seeds", help="seeds instead of the study's, separated by commas")
     flags = parser.parse_args(arguments)
     if (flags.study is None) == (flags.checkpoint is None):
         raise InputError("give either --study=FILE or --checkpoint=RUN")
     if flags.checkpoint and (flags.quick or flags.only or flags.seeds):
-        raise InputError("--quick, --only and --seeds are of a --study, not of a --checkpoint")
+        raise InputError("--quick, --only and --seeds need a --study; omit them with --checkpoint")
     if flags.workdir is None:
         name = flags.study.stem if flags.study else f"{flags.checkpoint.name}_ablation"
         flags.workdir = Path("runs", f"{name}_quick" if flags.quick else name)
@@ -93,7 +95,7 @@ def _parse(arguments):
 
 
 def _of_study(flags):
-    """Rows and effects of all runs and seeds of a study, trained where they are not yet."""
+    """Rows and effects of all runs and seeds of a study; runs that are not trained yet are trained now."""
     study = _study(flags)
     jobs = [(name, seed) for seed in study["seeds"] for name in study["runs"]]
     rows, effects, begun = [], [], time.perf_counter()
@@ -103,7 +105,7 @@ def _of_study(flags):
         folder = flags.workdir / "runs" / f"{name}_seed{seed}"
         config = _with(_base(study["base"]), run["fields"] | {"seed": seed})
         _run(flags.workdir, folder, config, "train")
-        found = _rows(
+        run_rows = _rows(
             flags.workdir, folder, config, config, tables.Row(name, run["text"], run.get("group", ""), seed)
         )
         for variant, fields in run["variants"].items():
@@ -111,25 +113,25 @@ def _of_study(flags):
             other = _with(_base(study["base"]), run["fields"] | {"seed": seed} | fields)
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
-            found += _rows(flags.workdir, place, config, other, row)
+            run_rows += _rows(flags.workdir, place, config, other, row)
         rows += [
             row
-            for row in found
+            for row in run_rows
             if row.prediction in run["shown"] or Prediction.parse(row.prediction).is_effect or row.variant
         ]
         if run.get("effects"):
-            found_effects = measure.effects(folder, config, run["effects"])
-            effects += [tables.EffectRow(name, run["text"], seed, **row) for row in found_effects]
+            run_effects = measure.effects(folder, config, run["effects"])
+            effects += [tables.EffectRow(name, run["text"], seed, **row) for row in run_effects]
     return rows, effects
 
 
 def _of_checkpoint(flags):
-    """Rows of one checkpoint: as it is, with every knob that goes with it, its patches weighing more or less."""
+    """Rows of one checkpoint: unchanged, with every applicable knob, and with other weights of the patches."""
     path = checkpoints.find(flags.checkpoint)
     stored = configs.to_json(configs.from_json(checkpoints.read_meta(path)["config"]))
     if stored["task"] == "single_label":
         raise InputError(
-            f"{path} has one label an image, no patches and no image nulls; the report of its run draws accuracy over alpha"
+            f"{path} is single-label, without patches and null images; see accuracy over alpha in the report of its run"
         )
 
     def evaluated(variant, config):
@@ -145,7 +147,7 @@ def _of_checkpoint(flags):
         try:
             config = _knob(own, fields)
         except InputError as error:
-            print(f"{knob}: left out, for {error}")
+            print(f"{knob}: skipped, because {error}")
             continue
         rows += evaluated(knob, config)[1]
     if any(row.prediction == "patch" for row in rows if not row.variant):
@@ -175,18 +177,18 @@ def _knob(own, fields):
         fields = fields | {"method": "pat_i"}
     config = _with(configs.from_json(configs.to_json(own)), fields)
     if configs.to_json(config) == configs.to_json(own):
-        raise InputError("that is how it is")
+        raise InputError("it is the checkpoint's own setting")
     idle = [name for name in configs.unused(config) if name in fields]
     if idle:
-        raise InputError(f"config.{idle[0]} is of no use to method {config.method!r}")
+        raise InputError(f"method {config.method!r} does not use config.{idle[0]}")
     return config
 
 
 def _study(flags) -> dict[str, Any]:
-    """The study of the file, cut to --only and --seeds.
+    """The study of the file, restricted to --only and --seeds.
 
     Raises:
-        InputError: no such file, no study in it, or runs that it does not have.
+        InputError: the file does not exist, has no study, or lacks the runs of --only.
     """
     spec = importlib.util.spec_from_file_location("study", flags.study)
     if not flags.study.is_file() or spec is None or spec.loader is None:
@@ -208,7 +210,7 @@ def _study(flags) -> dict[str, Any]:
         study["runs"] = {name: study["runs"][name] for name in wanted}
     if flags.seeds:
         if not all(seed.isdecimal() for seed in flags.seeds.split(",")):
-            raise InputError(f"--seeds={flags.seeds}: give whole numbers separated by commas, 0,1,2 say")
+            raise InputError(f"--seeds={flags.seeds}: give whole numbers separated by commas, such as 0,1,2")
         study["seeds"] = [int(seed) for seed in flags.seeds.split(",")]
     return study
 
@@ -222,13 +224,13 @@ def _base(path):
     config = module.get_config()
     if config.task == "single_label":
         raise InputError(
-            f"the study's base configuration {path} has one label an image; studies compare mAPs"
+            f"the study's base configuration {path} is single-label; studies compare mAPs, so give a multi-label one"
         )
     return config
 
 
 def _with(config, fields):
-    """The configuration with some fields changed, checked."""
+    """The configuration with some fields changed, validated."""
     config.unlock()
     known = configs.flat(configs.to_json(config))
     for name, value in fields.items():
@@ -245,10 +247,10 @@ def _with(config, fields):
 
 
 def _run(workdir: Path, folder: Path, config, mode: str, *, checkpoint: Path | None = None) -> None:
-    """The main command in a process of its own, so that its memory goes with it; its lines in folder/log.txt.
+    """Run the main command in a separate process, which frees its memory; its output goes to folder/log.txt.
 
     Raises:
-        RunError: it failed.
+        RunError: the command failed.
     """
     if (folder / "report" / "results.json").exists() and (folder / "report" / "index.html").exists():
         return
@@ -271,20 +273,20 @@ def _run(workdir: Path, folder: Path, config, mode: str, *, checkpoint: Path | N
     if done.returncode:
         last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise RunError(
-            f"{mode} of {folder} ended with {done.returncode}: {' '.join(last)}; see {folder / 'log.txt'}"
+            f"{mode} of {folder} ended with exit code {done.returncode}: {' '.join(last)}; see {folder / 'log.txt'}"
         )
 
 
 def _config_file(config) -> str:
-    """A configuration file that gives this configuration."""
+    """The text of a configuration file for this configuration."""
     fields = json.dumps(configs.to_json(config))
     return f"import json\nfrom cfmlc_jax import config as configs\ndef get_config():\n    return configs.from_json(json.loads({fields!r}))\n"
 
 
 def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> list["tables.Row"]:
-    """A row for every prediction on every split, with what training and prediction cost.
+    """A row for every prediction on every split, with the costs of training and prediction.
 
-    The configuration of the training is `trained`, that of the evaluation `config`.
+    `trained` is the configuration of the training, `config` that of the evaluation.
     """
     results = measure.multi_label_results(folder / "report")
     costs = workdir / "costs"
@@ -293,10 +295,10 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
     prediction = measure.prediction_costs(costs / f"{use}.json", config)
     rate = _logged_rate(folder)
     rows = []
-    for split, of_split in results.items():
-        context, localization = of_split.findings.context, of_split.findings.localization
-        for predicted, metrics in of_split.measures["average"].metrics.items():
-            leaning = context.predictions[predicted] if context else None
+    for split, split_results in results.items():
+        context, localization = split_results.findings.context, split_results.findings.localization
+        for predicted, metrics in split_results.measures["average"].metrics.items():
+            context_use = context.predictions[predicted] if context else None
             rows.append(
                 head._replace(
                     prediction=predicted.name,
@@ -305,8 +307,8 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
                     train_images_per_second=rate,
                     predict_mflops=prediction["mflops"][_work(predicted)],
                     predict_images_per_second=prediction["images_per_second"][_work(predicted)],
-                    excess_fpr=leaning.excess_fpr.value if leaning else None,
-                    context_auc=leaning.context_auc.value if leaning else None,
+                    excess_fpr=context_use.excess_fpr.value if context_use else None,
+                    context_auc=context_use.context_auc.value if context_use else None,
                     pivot_hit=localization.all.hit if localization else None,
                     chance_hit=localization.all.chance_hit if localization else None,
                     mAP_sklearn=metrics["mAP_sklearn"],
@@ -319,12 +321,12 @@ def _rows(workdir: Path, folder: Path, trained, config, head: "tables.Row") -> l
 
 
 def _work(prediction: Prediction) -> str:
-    """What has to be computed for a prediction: "factual", or a kind of counterfactual too."""
+    """The computation that a prediction needs: "factual", or a kind of counterfactual in addition."""
     return prediction.counterfactual or "factual"
 
 
 def _logged_rate(folder: Path) -> float | None:
-    """Median of the images a second that training logged, reading included; None where nothing was trained."""
+    """Median of the images per second that training logged, including input; None if nothing was trained."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return None
@@ -334,8 +336,8 @@ def _logged_rate(folder: Path) -> float | None:
 
 
 def _keep_programs(folder: Path):
-    """Compile programs of one shape once for all seeds: in this process, and in those that it starts."""
-    if CACHE in os.environ:  # JAX has read it
+    """Cache compiled programs for all seeds, in this process and in those that it starts."""
+    if CACHE in os.environ:  # JAX has read it already
         return
     os.environ[CACHE] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
@@ -347,7 +349,9 @@ def _make(folder: Path):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); take another --workdir") from error
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
 
 
 def _minutes(begun):

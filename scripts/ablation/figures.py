@@ -1,4 +1,4 @@
-"""What an ablation found, as figures: accuracy, cost, bias, strength of effects, effects against the truth."""
+"""Figures of an ablation: accuracy, cost, bias, strength of effects, estimated against true effects."""
 
 import io
 import statistics

@@ -1,4 +1,4 @@
-"""What an ablation measures itself: costs of compiled programs, weights of patches, estimated against true effects."""
+"""Measurements of an ablation: costs of compiled programs, weights of patches, estimated against true effects."""
 
 import functools
 import json
@@ -31,15 +31,15 @@ TIMED = 10  # runs of the compiled prediction; the fastest counts
 
 
 def training_gflops(path: Path, config) -> float:
-    """10⁹ floating-point operations of a whole training, as compiled; measured once and kept in a file."""
+    """10⁹ floating-point operations of a complete training, as compiled; measured once and stored in a file."""
     return _kept(path, lambda: {"train_gflops": _training_gflops(config)})["train_gflops"]
 
 
 def prediction_costs(path: Path, config) -> dict[str, dict[str, float]]:
-    """What predictions cost as compiled: "mflops", 10⁶ operations an image, and "images_per_second".
+    """Costs of compiled predictions: "mflops" (10⁶ operations per image) and "images_per_second".
 
-    Both of factual predictions and with each kind of counterfactual, on one batch that is on the
-    device. Measured once for all seeds and kept in a file.
+    Both are measured for factual predictions and with each kind of counterfactual, on one batch on the
+    device; once for all seeds, and stored in a file.
     """
     return _kept(path, lambda: _prediction_costs(config))
 
@@ -73,18 +73,18 @@ def _training_gflops(config) -> float:
 def _prediction_costs(config) -> dict[str, dict[str, float]]:
     parts = build.create(config, len(data.source(config.data, "train").class_names))
     model = build.initial(config, parts)
-    found: dict[str, dict[str, float]] = {"mflops": {}, "images_per_second": {}}
+    costs: dict[str, dict[str, float]] = {"mflops": {}, "images_per_second": {}}
     for work in ("factual", *config.effect.kinds):
         score = scoring.score_step(config, parts, () if work == "factual" else (work,))
         flops, rate = _prediction_cost(score, model, config.evaluate.batch_size, parts)
         if work == "pivot":
             flops += _further_removals(model["average"], config.evaluate.batch_size, parts)
-        found["mflops"][work], found["images_per_second"][work] = flops / 1e6, rate
-    return found
+        costs["mflops"][work], costs["images_per_second"][work] = flops / 1e6, rate
+    return costs
 
 
 def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
-    """Operations of an image's prediction, and images a second on a batch that is on the device."""
+    """Operations per predicted image, and images per second on a batch on the device."""
     views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
     arguments = model["average"], model["mean_colour"], views
     flops = _flops(score.lower(*arguments)) / images
@@ -98,13 +98,13 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
 
 
 def _further_removals(variables, images, parts) -> float:
-    """Operations an image of all removals of a patch but one: they are a loop, which XLA counts once."""
+    """Operations per image of all removals of a patch but one, because XLA counts their loop only once."""
     patching, shape = parts.patching["evaluate"], parts.sample_shape("evaluate")
     removals, others = neighbours(shape[2], patching.grid, patching.overlap).shape
     if not others:
         return 0.0
-    seen = jax.ShapeDtypeStruct((images, *shape[1:]), jnp.float32)
-    inputs = jax.eval_shape(patching.inputs, seen)
+    whole_views = jax.ShapeDtypeStruct((images, *shape[1:]), jnp.float32)
+    inputs = jax.eval_shape(patching.inputs, whole_views)
     side = (inputs[-1] if isinstance(inputs, tuple) else inputs).shape[2]
     views = jax.ShapeDtypeStruct((images, others, side, side, 3), jnp.float32)
     scored_again = jax.jit(functools.partial(parts.model.apply, train=False))
@@ -116,13 +116,13 @@ def _flops(lowered) -> float:
 
 
 def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float]:
-    """Accuracy and use of context of (1 − weight)·whole + weight·patch, by a report's saved logits: fields of `Row`s.
+    """Accuracy and use of context of (1 − weight)·whole + weight·patch, from a report's saved logits: fields of `Row`.
 
     The weight of the method's combined prediction is one half.
     """
-    with np.load(report / f"scores_{split}_average.npz") as found:
-        mixed = (1 - patch_weight) * found["whole"] + patch_weight * found["patch"]
-        scores = Scores({"combined": mixed.astype(np.float32)}, found["labels"])
+    with np.load(report / f"scores_{split}_average.npz") as saved:
+        mixed = (1 - patch_weight) * saved["whole"] + patch_weight * saved["patch"]
+        scores = Scores({"combined": mixed.astype(np.float32)}, saved["labels"])
     measured = summarise(scores, ())[COMBINED]
     row = {name: measured[name] for name in ACCURACY}
     training = read.read_evidence(report).training
@@ -134,13 +134,13 @@ def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float
 
 
 def multi_label_results(report: Path) -> dict[str, MultiLabelResults]:
-    """Results by split in the folder of a multi-label evaluation."""
+    """Results by split, from the folder of a multi-label evaluation."""
     results, _ = read.results(report)
     return {split: own for split, own in results.items() if isinstance(own, MultiLabelResults)}
 
 
 def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`s."""
+    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`."""
     path = folder / "effects.json"
     if not path.exists():
         files.write_text(path, json.dumps(_measured_effects(folder, config, num_scenes)) + "\n")

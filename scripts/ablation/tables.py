@@ -1,4 +1,4 @@
-"""What an ablation found, as CSV and Markdown, and where its figures are drawn."""
+"""Results of an ablation as CSV and Markdown."""
 
 import csv
 import importlib.util
@@ -16,12 +16,12 @@ ACCURACY = ("mAP_sklearn", "mAP_voc", "CF1", "OF1")
 
 
 class Row(NamedTuple):
-    """A prediction of a run on a split, percent where nothing else is said.
+    """Results of one prediction of a run on a split; accuracies are in percent.
 
-    run, text, group, seed, variant: which run and which use of its weights; text is its name in tables.
-    train_gflops: floating-point operations of the whole training, 10⁹; predict_mflops: of the
-        prediction of an image, 10⁶, both as compiled.
-    excess_fpr, context_auc: leaning on context, see metrics/cooccurrence.py.
+    run, text, group, seed, variant: the run and the variant of using its weights; text is the title in tables.
+    train_gflops: 10⁹ floating-point operations of the complete training, as compiled.
+    predict_mflops: 10⁶ floating-point operations of the prediction of an image, as compiled.
+    excess_fpr, context_auc: dependence on context, see metrics/cooccurrence.py.
     pivot_hit, chance_hit: see metrics/localization.py.
     """
 
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class EffectRow(NamedTuple):
-    """How well an estimate of objects' effects agrees with the truth; both in logits. Names as in `Row`."""
+    """Agreement between estimated and true effects of objects, in logits. Names as in `Row`."""
 
     run: str
     text: str
@@ -66,10 +66,10 @@ class EffectRow(NamedTuple):
 
 
 def write(folder: Path, rows: Sequence[Row], effects: Sequence[EffectRow]) -> list[Path]:
-    """All files of an ablation; their paths. Figures only where matplotlib is installed.
+    """Write all files of an ablation and return their paths; figures need matplotlib.
 
     Raises:
-        InputError: no rows.
+        InputError: there are no rows.
     """
     if not rows:
         raise InputError("the study has no runs; there is nothing to write")
@@ -106,7 +106,7 @@ def _markdown(rows, effects) -> str:
 
 
 def _group_table(rows) -> str:
-    """A line for every use of every run: mAP on all splits, context, pivots and cost, mean ± deviation."""
+    """A line for every variant of every run: mAP on all splits, context, pivots and cost, mean ± deviation."""
     splits = list(dict.fromkeys(row.split for row in rows))
     last = splits[-1] if len(splits) < 2 else splits[1]
     least = min(row.train_gflops for row in rows) or 1.0
@@ -131,7 +131,7 @@ def _group_table(rows) -> str:
     header = ["run", "prediction", *(f"mAP {split}" for split in splits)]
     header += [f"excess FPR, {last}", f"context AUC, {last}"]
     header += [f"pivot hits %, {last}", "by chance %"]
-    header += ["training, × the least", "MFLOPs an image", "images/s"]
+    header += ["training, × the least", "MFLOPs/image", "images/s"]
     return markdown(header, lines)
 
 

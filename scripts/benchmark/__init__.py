@@ -1,1 +1,1 @@
-"""Speed and memory of training, forward pass and input, beside PyTorch's."""
+"""Speed and memory of training, forward pass and input, compared with PyTorch."""

@@ -1,11 +1,11 @@
-"""Times a training step, a forward pass and the input pipeline; PyTorch does the same where it is installed.
+"""Times a training step, a forward pass and the input pipeline, and the same in PyTorch if it is installed.
 
     python -m scripts.benchmark [--model=resnet101] [--only=train,forward,input] [--json=FILE]
 
-Every measurement runs in a process of its own, which reports its peak memory. Ours and PyTorch's
-take turns, run by run: the speed of a shared machine drifts by more than they differ. Ratios are
-of the fastest runs. The matrix product says what the machine could do at best.
-Exit codes: 0 done; 1 an error, told in one line.
+Every measurement runs in a separate process, which reports its peak memory. Our runs and PyTorch's
+alternate, because the speed of a shared machine varies by more than they differ. Ratios are
+those of the fastest runs. The matrix product shows the machine's peak performance.
+Exit codes: 0 done; 1 an error, printed in one line.
 """
 
 import argparse
@@ -24,35 +24,45 @@ MEASUREMENTS = ("train", "forward", "input")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags, checked.
+    """The checked flags.
 
     Raises:
-        InputError: a flag that cannot be used.
+        InputError: a flag cannot be used.
     """
     parser = cli.Parser(prog="python -m scripts.benchmark", description=__doc__)
     positive = cli.whole_number(1)
-    parser.add_argument("--only", default=",".join(MEASUREMENTS), help="of train, forward, input")
+    parser.add_argument(
+        "--only", default=",".join(MEASUREMENTS), help="measurements to run (default: %(default)s)"
+    )
     parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/catalogue.py")
     parser.add_argument("--batch", type=positive, default=4, help="images (default: %(default)s)")
     parser.add_argument("--size", type=positive, default=224, help="side of a view (default: %(default)s)")
-    parser.add_argument("--grid", type=positive, default=2, help="patches a side (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our model")
+    parser.add_argument("--grid", type=positive, default=2, help="patches per side (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="our model's type"
+    )
     parser.add_argument("--repeats", type=positive, default=5, help="runs (default: %(default)s)")
     parser.add_argument("--images", default="", help="folder of JPEG photos; default: generated ones")
-    parser.add_argument("--input_images", type=positive, default=128, help="images in a run of input")
-    parser.add_argument("--workers", type=positive, default=min(2, os.cpu_count() or 1), help="of input")
-    parser.add_argument("--threads", type=positive, default=1, help="in each of our input's workers")
-    parser.add_argument("--peer", choices=("auto", "torch", "none"), default="auto", help="measure PyTorch?")
-    parser.add_argument("--json", default="", help="file for settings and all runs")
+    parser.add_argument("--input_images", type=positive, default=128, help="images per run of the input")
+    parser.add_argument(
+        "--workers", type=positive, default=min(2, os.cpu_count() or 1), help="worker processes of the input"
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="threads in each of our input's workers")
+    parser.add_argument(
+        "--peer", choices=("auto", "torch", "none"), default="auto", help="whether to measure PyTorch too"
+    )
+    parser.add_argument("--json", default="", help="file to which settings and all runs are written")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--torch_device", default="cpu", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     if flags.images:
-        flags.images = str(Path(flags.images).absolute())  # processes work in the checkout
+        flags.images = str(
+            Path(flags.images).absolute()
+        )  # the measuring processes have another working folder
     unknown = set(flags.only.split(",")).difference(MEASUREMENTS)
     if unknown:
         raise InputError(
-            f"--only has {', '.join(sorted(unknown))}; give some of {','.join(MEASUREMENTS)} with commas"
+            f"--only has {', '.join(sorted(unknown))}; give some of {','.join(MEASUREMENTS)}, separated by commas"
         )
     if flags.grid < 2:
         raise InputError(f"--grid {flags.grid} makes no patches; give 2 or more")
@@ -60,7 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose_peer(wanted: str, installed: bool) -> str:
-    """ "torch" or "none".
+    """The framework to compare with: "torch" or "none".
 
     Raises:
         InputError: PyTorch is wanted and not installed.
@@ -91,7 +101,7 @@ def _run(flags, photos: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return the exit code."""
     cli.tolerate_every_name()
     try:
         flags = parse(arguments)

@@ -1,4 +1,4 @@
-"""What both frameworks work on: matrices, noise, and photos generated where none are given."""
+"""Inputs of both frameworks: matrices, noise, and photos, which are generated unless --images is set."""
 
 import time
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from PIL import Image
 from cfmlc_jax.errors import InputError
 
 CLASSES = 80
-PHOTOS = 64  # generated, where --images names none
+PHOTOS = 64  # number of generated photos, without --images
 PHOTO_SIZE = (640, 480)
 SUFFIXES = (".jpg", ".jpeg")
 
 
 def matmul_side(platform: str) -> int:
-    """Side of the square matrices that show a platform's best."""
+    """Side of the square matrices that show a platform's peak performance."""
     return 2048 if platform == "cpu" else 8192
 
 
@@ -43,23 +43,23 @@ def photos_in(folder: Path) -> list[Path]:
         InputError: no folder, or none in it.
     """
     if not folder.is_dir():
-        raise InputError(f"--images={folder} is not a folder; name one of JPEG photos or leave the flag out")
+        raise InputError(f"--images={folder} is not a folder; give a folder of JPEG photos, or omit the flag")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(
-            f"--images={folder} has no file {' or '.join(SUFFIXES)}; name a folder of JPEG photos"
+            f"--images={folder} has no file {' or '.join(SUFFIXES)}; give a folder of JPEG photos"
         )
     return paths
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Writes `count` JPEG files of photo-like spectrum: `PHOTO_SIZE`, of the bytes and decoding time of COCO's."""
+    """Write `count` JPEG files with a photo-like spectrum, similar to COCO's in size and decoding time."""
     for i in range(count):
         photo(np.random.default_rng(i)).save(folder / f"{i:04d}.jpg", quality=95)
 
 
 def photo(generator: np.random.Generator) -> Image.Image:
-    """A picture [480, 640, 3] of noise whose amplitude falls with every octave, like a photo's."""
+    """An image [480, 640, 3] of noise whose amplitude falls with every octave, as in photos."""
     width, height = PHOTO_SIZE
     total = np.zeros((height, width, 3), np.float32)
     for octave in range(2, 10):
@@ -71,12 +71,12 @@ def photo(generator: np.random.Generator) -> Image.Image:
 
 
 def warm_up(flags) -> int:
-    """Images that an input pipeline gives before it is timed: more than its buffers hold."""
+    """Number of images that an input pipeline produces before it is timed: more than its buffers hold."""
     return 32 * max(flags.workers, 1)
 
 
 def epochs_of(flags, photos: int) -> int:
-    """Passes over the photos that one timing of the input needs."""
+    """Number of passes over the photos that one timing of the input needs."""
     per_epoch = photos // flags.batch * flags.batch
     if not per_epoch:
         raise InputError(f"--images has {photos} photos, fewer than --batch={flags.batch}; lower --batch")

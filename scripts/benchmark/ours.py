@@ -1,4 +1,4 @@
-"""What cfmlc_jax does in each measurement."""
+"""The measurements of cfmlc_jax."""
 
 from pathlib import Path
 from typing import Any

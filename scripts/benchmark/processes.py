@@ -1,4 +1,4 @@
-"""Measurements in processes of their own, ours and PyTorch's in turn."""
+"""Runs measurements in separate processes, ours and PyTorch's alternately."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ MODULES = {"jax": "ours", "torch": "pytorch"}
 
 
 def serve(flags) -> None:
-    """A worker's life: make ready, warm up, then one run for every line on stdin; JSON lines on stdout."""
+    """Serve as a worker: prepare, warm up, then do one run for every line on stdin; JSON lines on stdout."""
     framework, name = flags.worker.split(":")
     # Each in a process of its own, which imports nothing of the other.
     works = importlib.import_module(f"scripts.benchmark.{MODULES[framework]}")
@@ -38,7 +38,7 @@ def _say(message):
 
 
 def _process_memory(flags):
-    """Bytes of this process and its workers at their peaks."""
+    """Peak memory of this process and its workers, bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -46,7 +46,7 @@ def _process_memory(flags):
 
 
 class Worker:
-    """A process that does one measurement when told to; a context, at whose end it is gone."""
+    """A process that does one measurement on request; a context manager that ends the process."""
 
     def __init__(self, framework: str, name: str, arguments: Sequence[str]):
         self._name = f"{framework} {name}"
@@ -69,17 +69,17 @@ class Worker:
             stream.close()
 
     def ready(self) -> dict[str, Any]:
-        """Waits until all is compiled and warm; "flops", "device", "platform" of the work."""
+        """Wait until all is compiled and warm; returns "flops", "device" and "platform" of the work."""
         return self._answer()
 
     def run(self) -> float:
-        """Seconds per unit of one more run."""
+        """Do one more run and return its seconds per unit."""
         self._stdin.write("run\n")
         self._stdin.flush()
         return self._answer()["seconds"]
 
     def end(self) -> float:
-        """Peak memory in MB, of a worker that is done."""
+        """Ask the worker to finish and return its peak memory in MB."""
         self._stdin.close()
         return self._answer()["peak_mb"]
 
@@ -90,11 +90,11 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read().strip().splitlines()[-1:] or ["no message"]
-        raise RunError(f"the measurement {self._name} ended with code {code}: {last[0]}")
+        raise RunError(f"the measurement {self._name} ended with exit code {code}: {last[0]}")
 
 
 def measure(name: str, flags, arguments: Sequence[str]) -> list[Result]:
-    """Results of one measurement, ours first, then PyTorch's if it takes part; runs alternate."""
+    """Results of one measurement, ours first, then PyTorch's if it is measured; runs alternate."""
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker("jax", name, arguments))]
         ready = workers[0].ready()

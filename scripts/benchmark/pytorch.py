@@ -1,4 +1,4 @@
-"""What PyTorch does in each measurement."""
+"""The measurements of PyTorch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a measurement does, and what came out of it."""
+"""Definition and result of a measurement."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Work:
-    """What a process measures.
+    """The work that a process measures.
 
-    run: does it once; returns the units done (steps, images) and their seconds.
-    flops: floating-point operations of a unit, 0 where there are none to speak of.
-    device, platform: what computes, in JAX's words.
-    peak: bytes of the device's memory at most so far; None: the process's memory.
+    run: runs the work once and returns the number of units done (steps, images) and their seconds.
+    flops: floating-point operations per unit; 0 if they are negligible.
+    device, platform: the computing device, in JAX's terms.
+    peak: returns the peak of the device's memory so far, bytes; None: the process's memory is measured.
     """
 
     run: Callable[[], tuple[int, float]]
@@ -41,7 +41,7 @@ class Result:
 
 
 def timed(run: Callable[[], Any]) -> Callable[[], tuple[int, float]]:
-    """The run with its seconds, as `Work.run` gives them."""
+    """A function for `Work.run` that runs `run` as one unit and measures its seconds."""
 
     def once():
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Measurements as a table, and as a file."""
+"""Measurements as a Markdown table, and as a JSON file."""
 
 import json
 import statistics
@@ -59,5 +59,5 @@ def write_json(path: Path, flags, measured: Sequence[Sequence[Result]]) -> None:
         files.write_text(path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise InputError(
-            f"--json={path} cannot be written ({error.strerror}); name a file in a folder"
+            f"--json={path} cannot be written ({error.strerror}); give a file in an existing folder"
         ) from error

@@ -3,19 +3,19 @@
     git clone https://github.com/xiemk/MLC-PAT
     python -m scripts.parity --reference=MLC-PAT --model=resnet101 [--checkpoint=FILE]
 
-The checkout (commit 4026970 was tried) is imported and run on CPU as it is: its models, its loss, its
-`train`. Weights are a checkpoint's or random ones; both sides get the same photos or waves, and no
-dropout.
+The checkout (tested with commit 4026970) is imported and run unchanged on CPU: its models, its loss, its
+`train`. Weights come from a checkpoint or are random. Both sides get the same inputs (photos, or plane waves)
+and run without dropout.
 
-Tolerances are measured, not chosen: PyTorch runs in float64, too, and what it differs from itself in
-float32 is the rounding of a stage. Ours may differ by 10 times that; another order of summation alone
-gives once to thrice. Gradients have a second kind of rounding: a unit whose input is all but zero may
-be open on one side and shut on the other. Where so much is more than 5 % of the numbers and ours do
-differ by more, they show nothing, and the verdict is "rounding".
-With --dtype=float64 both sides run in float64, units agree, and tolerances are 1.2e-6, of gradients and
-changes 1e-4, at twice the memory: what differs here is a defect. Training is best compared so.
-With --dtype=bfloat16 there are distances and no verdicts.
-Exit codes: 0 all stages agree; 1 one differs, or an error, told in one line.
+Tolerances are measured, not chosen: PyTorch also runs in float64, and the difference to its own float32
+result is the rounding of a stage. Ours may differ by 10 times that; another order of summation alone
+gives one to three times. Gradients have a second kind of rounding: a ReLU whose input is almost zero can
+be active on one side and inactive on the other. If the tolerance is above 5 % of the numbers and ours
+differ by more than 5 % but less than the tolerance, nothing can be concluded, and the verdict is "rounding".
+With --dtype=float64 both sides run in float64, ReLUs agree, and tolerances are 1.2e-6, for gradients and
+changes 1e-4, at twice the memory: a difference is then a bug. This is the best way to compare training.
+With --dtype=bfloat16 distances are printed without verdicts.
+Exit codes: 0 all stages agree; 1 a stage differs, or an error, printed in one line.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DTYPES = ("float32", "float64", "bfloat16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return the exit code."""
     cli.tolerate_every_name()
     try:
         flags = parse(arguments)
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags, checked.
+    """The checked flags.
 
     Raises:
-        InputError: a flag that cannot be used.
+        InputError: a flag cannot be used.
     """
     parser = cli.Parser(prog="python -m scripts.parity", description=__doc__)
     parser.add_argument("--reference", required=True, help="a checkout of MLC-PAT")
@@ -80,44 +80,46 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", default="", help="folder of photos (default: waves)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
     flags = parser.parse_args(arguments)
-    catalogue.parts(flags.model)  # which knows what is misspelt
+    catalogue.parts(flags.model)  # raises for a misspelt name, with a suggestion
     subject.reference_name(flags.model)
     catalogue.create_model(flags.model, 1, attention="none", image_size=flags.size)
     return flags
 
 
 def check_checkout(folder: Path) -> Path:
-    """The absolute folder, if it is a checkout of MLC-PAT.
+    """The absolute path of a checkout of MLC-PAT.
 
     Raises:
-        InputError: it lacks one of `FILES`.
+        InputError: the folder lacks one of `FILES`.
     """
     for file in FILES:
         if not (folder / file).is_file():
             raise InputError(
-                f"--reference={folder} is not a checkout of MLC-PAT: {file} is not there; "
-                "git clone https://github.com/xiemk/MLC-PAT and name that folder"
+                f"--reference={folder} is not a checkout of MLC-PAT: {file} is missing; "
+                "git clone https://github.com/xiemk/MLC-PAT and give that folder"
             )
     return folder.resolve()
 
 
 def check_torch(installed: bool) -> None:
-    """Pass if PyTorch is there.
+    """Raise unless PyTorch is installed.
 
     Raises:
         InputError: it is not.
     """
     if not installed:
-        raise InputError("the reference needs PyTorch, the CPU build will do; pip install 'cfmlc_jax[torch]'")
+        raise InputError(
+            "the reference needs PyTorch (the CPU build is enough); pip install 'cfmlc_jax[torch]'"
+        )
 
 
 def run(flags: argparse.Namespace, checkout: Path) -> list[verdicts.Row]:
-    """All lines of the comparison.
+    """All rows of the comparison.
 
     Raises:
-        InputError: a checkpoint, a folder of images or a checkout that cannot be used.
+        InputError: a checkpoint, a folder of images or a checkout cannot be used.
     """
-    from scripts.parity import random_weights, reference  # where PyTorch is needed
+    from scripts.parity import random_weights, reference  # imported here because they need PyTorch
 
     def create(num_classes, attention):
         name = subject.reference_name(flags.model)
@@ -130,11 +132,11 @@ def run(flags: argparse.Namespace, checkout: Path) -> list[verdicts.Row]:
     views, batches = inputs.make_views(flags, 0), inputs.make_batches(flags, compared.num_classes)
 
     def observed(exact):
-        gc.collect()  # the last one's optimiser and schedule refer to each other
+        gc.collect()  # frees the previous optimiser and schedule, which refer to each other
         model = create(compared.num_classes, compared.attention)
         return reference.observe(model, compared, views, batches, exact=exact)
 
-    # One after the other: a training state of each is a multiple of the model.
+    # One after the other, because each training state takes several times the memory of the model.
     exact = observed(True)
     theirs = exact if flags.dtype == "float64" else observed(False)
     gc.collect()

@@ -1,6 +1,6 @@
-"""Scripts of a checkout of MLC-PAT as modules, run on CPU as they are.
+"""Loads scripts of a checkout of MLC-PAT as modules and runs them unchanged on CPU.
 
-What they import and the comparison can do without has stand-ins: compiled or outdated packages, downloads,
+Imports that the comparison does not need are replaced by stand-ins: compiled or outdated packages, downloads,
 the GPU, half precision.
 """
 
@@ -24,12 +24,12 @@ from scripts.parity.stand_ins import RESNETS, UNUSED, Unused, in_place_stand_in,
 
 
 def load_script(checkout: Path, file: str) -> types.ModuleType:
-    """One of the checkout's training scripts as a module; nothing is written into the checkout.
+    """One of the checkout's training scripts as a module; nothing is written to the checkout.
 
-    torchvision is the real one where it is installed; inplace_abn never, since it needs a GPU.
+    torchvision is used if it is installed. inplace_abn is always replaced, because it needs a GPU.
 
     Raises:
-        InputError: it imports what is neither installed nor stood in for, or torchvision is broken.
+        InputError: an import is neither installed nor replaced, or torchvision is broken.
     """
     modules: dict[str, types.ModuleType] = {name: Unused(name) for name in UNUSED}
     modules |= in_place_stand_in()
@@ -48,7 +48,7 @@ def load_script(checkout: Path, file: str) -> types.ModuleType:
                 f"{checkout / file} cannot be imported ({error}); install what it lacks, or check out "
                 "the commit that this comparison was written for (--help names it)"
             ) from error
-    # float32 throughout: mixed precision would hide what is compared.
+    # No mixed precision, which would hide the differences.
     namespace: Any = script
     namespace.autocast = contextlib.nullcontext
     namespace.GradScaler = PlainScaler
@@ -56,10 +56,10 @@ def load_script(checkout: Path, file: str) -> types.ModuleType:
 
 
 def has_torchvision() -> bool:
-    """Whether the real torchvision is there. It is imported before any stand-in: it takes what it finds.
+    """Whether the real torchvision is installed; it is imported now, before stand-ins that it would pick up.
 
     Raises:
-        InputError: it is installed and cannot be imported.
+        InputError: it is installed but cannot be imported.
     """
     if importlib.util.find_spec("torchvision") is None:
         return False
@@ -69,36 +69,36 @@ def has_torchvision() -> bool:
         reason = " ".join(str(error).split())
         raise InputError(
             f"torchvision cannot be imported ({reason}); install the release that goes with PyTorch "
-            f"{torch.__version__}, or remove it: a stand-in takes its place"
+            f"{torch.__version__}, or uninstall it to use a stand-in"
         ) from error
     return True
 
 
 class PlainScaler:
-    """A gradient scaler that scales nothing."""
+    """A gradient scaler that does not scale."""
 
     def scale(self, loss):
-        """The loss itself."""
+        """Return the loss unchanged."""
         return loss
 
     def step(self, optimizer) -> None:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         optimizer.step()
 
     def update(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextlib.contextmanager
 def _importing(checkout, modules) -> Iterator[None]:
-    """Imports find the checkout and the stand-ins, and leave no bytecode behind."""
+    """Let imports find the checkout and the stand-ins, without writing bytecode."""
     replaced = {name: sys.modules.get(name) for name in modules}
     parents = []
     for name, module in modules.items():
         parent, _, child = name.rpartition(".")
         if parent in modules:
             setattr(modules[parent], child, module)
-        elif parent:  # of a package that is really there
+        elif parent:  # the parent package is installed
             parents.append(mock.patch.object(importlib.import_module(parent), child, module, create=True))
     sys.modules.update(modules)
     try:
@@ -119,7 +119,7 @@ def _importing(checkout, modules) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """What the checkout prints and warns of while it is imported and built is not the comparison's."""
+    """Suppress what the checkout prints and warns about while it is imported and built."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -131,7 +131,7 @@ def _as_it_is(x, *_args, **_options):
 
 @contextlib.contextmanager
 def on_cpu() -> Iterator[None]:
-    """`.cuda()` stays on the CPU; scripted classes are run as Python."""
+    """Make `.cuda()` and `torch.jit.script` return their argument unchanged."""
     with (
         mock.patch.object(torch.Tensor, "cuda", _as_it_is),
         mock.patch.object(nn.Module, "cuda", _as_it_is),
@@ -142,7 +142,7 @@ def on_cpu() -> Iterator[None]:
 
 @contextlib.contextmanager
 def untrained(models) -> Iterator[None]:
-    """torchvision's ResNets are built without their weights, whatever is asked for."""
+    """Build torchvision's ResNets without pre-trained weights, even if they are requested."""
 
     def without_weights(create):
         return lambda *, pretrained, **options: create(**options)

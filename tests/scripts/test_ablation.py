@@ -107,7 +107,7 @@ def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
     flags = study_command._parse([f"--checkpoint={run}", f"--workdir={tmp_path / 'knobs'}"])
     rows, effects = study_command._of_checkpoint(flags)
     assert effects == []
-    assert "null mean: left out, for that is how it is" in capsys.readouterr().out
+    assert "null mean: skipped, because it is the checkpoint's own setting" in capsys.readouterr().out
     uses = ["as it is", "attention none", "grid 3", "patches weigh 0.25", "patches weigh 0.75"]
     assert list(dict.fromkeys(row.text for row in rows)) == uses
     by = {(row.text, row.prediction): row for row in rows if row.split == "test_iid"}
@@ -134,7 +134,7 @@ def test_knobs_by_method(monkeypatch):
     assert knob("whole", "grid 4").method == "pat_i"
     assert knob("whole", "attention none").method == "pat_i"
     assert knob("whole", "null blur").method == "whole"
-    with pytest.raises(InputError, match=r"patches.branches is of no use to method .whole."):
+    with pytest.raises(InputError, match=r"method .whole. does not use config.patches.branches"):
         knob("whole", "attention self")
     assert knob("pat_t", "grid 4").method == "pat_t"
     with pytest.raises(InputError, match="cells of a map"):
@@ -171,7 +171,7 @@ def test_a_study_of_one_label(study, tmp_path):
     bad.write_text(STUDY.replace("tests/configs/tiny.py", "configs/longtail_digits.py"))
     done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "longtail_digits.py has one label an image" in done.stderr
+    assert "longtail_digits.py is single-label" in done.stderr
 
 
 def test_a_study_with_an_unknown_field(study, tmp_path):

@@ -80,7 +80,9 @@ def test_folders_without_photos(tmp_path):
 
 def test_a_failing_process_is_told_in_one_line():
     flags = command.parse(["--model=resnet11", "--batch=8", "--peer=none"])
-    with pytest.raises(RunError, match="jax train ended with code 1: error: model 'resnet11' is not one of"):
+    with pytest.raises(
+        RunError, match="jax train ended with exit code 1: error: model 'resnet11' is not one of"
+    ):
         processes.measure("train", flags, ["--model=resnet11", "--batch=8"])
 
 

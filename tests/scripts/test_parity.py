@@ -58,7 +58,7 @@ def test_names_of_the_reference():
 
 def test_without_torch():
     command.check_torch(True)
-    with pytest.raises(InputError, match="needs PyTorch, the CPU build will do; pip install"):
+    with pytest.raises(InputError, match=r"needs PyTorch \(the CPU build is enough\); pip install"):
         command.check_torch(False)
 
 
@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_checkout(tmp_path, capsys):
     assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: --reference=")
-    assert "is not a checkout of MLC-PAT: run_asl.py is not there; git clone" in told
+    assert "is not a checkout of MLC-PAT: run_asl.py is missing; git clone" in told
     assert told.count("\n") == 1
 
 

@@ -331,7 +331,7 @@ def test_lightning_without_a_model_named(run, torch_files, tmp_path, rng):
     code, out, err = run(command.main, "last.ckpt", "mine")
     assert (code, err) == (0, "")
     assert "entries of resnet_small: 305,630 parameters, 10 classes, attention cross" in out
-    assert "averaged weights: of the file" in out
+    assert "averaged weights: from the file" in out
     assert "class names: the file's (digit 0, digit 1, digit 2, …)" in out
     assert checkpoints.read_meta(tmp_path / "mine")["class_names"][9] == "digit 9"
     assert run(command.main, "mine", "back.pth", "--to_torch")[0] == 0
@@ -410,12 +410,12 @@ def test_pixels_as_the_weights_want_them(
 @pytest.mark.parametrize(
     ("beside", "arguments", "warning"),
     [
-        ({"classes": ["a"] * 10}, [], "x.pth: its 'classes' is not one name for each label from 0; no names are taken from it"),
-        ({"classes": ["a", "b"]}, [], "x.pth names 2 classes, and its weights have 10"),
+        ({"classes": ["a"] * 10}, [], "x.pth: its 'classes' is not one name for each label from 0; its class names are ignored"),
+        ({"classes": ["a", "b"]}, [], "x.pth names 2 classes, but its weights have 10"),
         (
             {"idx_to_class": {i: f"numeral {i}" for i in range(10)}},
             ["--classes=scenes"],
-            "x.pth calls 10 classes otherwise: class 0 'numeral 0', not 'digit 0'",
+            "x.pth has other names for 10 classes: class 0 'numeral 0', not 'digit 0'",
         ),
     ],
 )  # fmt: skip

@@ -151,7 +151,7 @@ CHANGES = {
     "no mean": (lambda s: s.pop("embed"), "the checkpoint has no 'embed', without which"),
     "another mean": (
         lambda s: s.update(embed=np.zeros(64)),
-        r"'embed' is \[64\], the classifier's features are \[128\]",
+        r"'embed' has shape \[64\], but the classifier's features are \[128\]",
     ),
 }
 

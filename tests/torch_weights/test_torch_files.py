@@ -161,7 +161,7 @@ def test_a_file_that_is_cut_short(torch, tmp_path, weights, share, zipped):
 def test_other_files(torch, tmp_path):
     (tmp_path / "x.pth").write_text("<html>404: not found</html>\n" * 10)
     assert_refused(tmp_path / "x.pth", "not a PyTorch file")
-    assert_refused(tmp_path, "is a folder, not a file of weights; name the file in it")
+    assert_refused(tmp_path, "is a folder, not a file of weights; give the file in it")
     assert_refused(tmp_path / "y.pth", r"cannot be read \(No such file or directory\)")
 
 
