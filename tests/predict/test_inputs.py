@@ -221,5 +221,7 @@ def test_a_data_set_of_a_kind_that_is_not_read_is_refused_when_it_is_opened(tmp_
     (tmp_path / "c.dng").write_bytes(encoded("TIFF"))
     (tmp_path / "d.nef").write_bytes(encoded("TIFF"))
     (tmp_path / "x_train.txt").write_text("a.jpg 0\nc.dng 1\nd.nef 1\n")
-    with pytest.raises(InputError, match=r"c\.dng: an image of an unsupported kind, \.dng .*\(1 more have such names\)"):
+    with pytest.raises(
+        InputError, match=r"c\.dng: an image of an unsupported kind, \.dng .*\(1 more have such names\)"
+    ):
         ImageList(tmp_path, "train", stem="x")
