@@ -139,7 +139,7 @@ def test_knobs_by_method(monkeypatch):
     assert knob("pat_t", "grid 4").method == "pat_t"
     with pytest.raises(InputError, match="cells of a map"):
         knob("exclusive", "grid 4")
-    with pytest.raises(InputError, match="that is how it is"):
+    with pytest.raises(InputError, match="it is the checkpoint's own setting"):
         knob("pat_t", "null mean")
     with pytest.raises(InputError, match="no effects against a null image"):
         knob("no effects", "null blur")
@@ -154,7 +154,7 @@ def test_knobs_by_method(monkeypatch):
         (["--study=STUDY", "--only=tinny"], "the study has no run 'tinny'; it has tiny"),
         (["--study=STUDY", "--seeds=a"], "give whole numbers separated by commas"),
         (["--checkpoint=nowhere"], "nowhere"),
-        (["--checkpoint=nowhere", "--quick"], "are of a --study"),
+        (["--checkpoint=nowhere", "--quick"], "need a --study"),
     ],
 )
 def test_bad_arguments(arguments, message, study, tmp_path):
