@@ -65,7 +65,7 @@ def main() -> int:
     values = define_flags()
     if "--help" in sys.argv:
         print(
-            f"{__doc__}{values.get_help()}\n\ncfmlc_jax/config/fields.py and classifier.py list the fields for --config.<field>=…"
+            f"{__doc__}{values.get_help()}\n\nfields.py, classifier.py and cgn.py of cfmlc_jax/config list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
@@ -182,7 +182,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     if not values["config"].present:
         return None
     config = configs.validate(_loaded(values))
-    for name in configs.PATHS:
+    for name in configs.paths(config):
         path = configs.field(config, name)
         if path:
             files.place(path, f"config.{name}")

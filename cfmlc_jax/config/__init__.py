@@ -1,8 +1,9 @@
 """The configuration of a run: defaults, validation, and conversion from and to JSON.
 
-The fields with their defaults and meanings are in config/fields.py (common to all systems) and
-config/classifier.py (of classifiers). The defaults are the paper's recipe for COCO 2014 (MLC-PAT); the files in
-configs/ change some of them. config/older.py translates configurations that older versions stored.
+The fields with their defaults and meanings are, for classifiers, in config/fields.py and config/classifier.py.
+Their defaults are the paper's recipe for COCO 2014 (MLC-PAT). For counterfactual generative networks they are in
+config/cgn.py. The files in configs/ change some of them. config/older.py translates configurations that older
+versions stored.
 """
 
 import json
@@ -11,14 +12,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfmlc_jax import files
-from cfmlc_jax.config import classifier, fields, older, part, schema
+from cfmlc_jax.config import cgn, classifier, fields, older, part, schema
 from cfmlc_jax.config.classifier import branches, branches_of, patch_map
 from cfmlc_jax.config.fields import require_splits
 from cfmlc_jax.config.part import field
 from cfmlc_jax.errors import InputError
 
 __all__ = [
-    "PATHS",
     "branches",
     "branches_of",
     "completed",
@@ -28,24 +28,36 @@ __all__ = [
     "flat",
     "from_json",
     "patch_map",
+    "paths",
     "require_splits",
     "require_trainable",
+    "system",
     "to_json",
     "translated",
     "unused",
     "validate",
 ]
 
-# To add a system, add its part here.
-PARTS = (fields.PART, classifier.PART)
-# Fields whose value is the path of a file or folder.
-PATHS = tuple(name for each in PARTS for name in each.paths)
+CLASSIFIER, CGN = "classifier", "cgn"
+# What a run trains, and the parts of its configuration. To add a system, add it here.
+SYSTEMS = {CLASSIFIER: (fields.PART, classifier.PART), CGN: (cgn.PART,)}
 
 
-def default() -> ConfigDict:
-    """All fields with their defaults, unlocked. A config file changes some of them and returns the result."""
+def system(config: Any) -> str:
+    """What a configuration trains, a key of `SYSTEMS`; one without a field `system` trains a classifier.
+
+    Raises:
+        InputError: an unknown system.
+    """
+    name = config["system"] if "system" in config else CLASSIFIER
+    part.require_choice("system", name, SYSTEMS)
+    return name
+
+
+def default(system: str = CLASSIFIER) -> ConfigDict:
+    """All fields of a system with their defaults, unlocked. A config file changes some of them and returns the result."""
     config = ConfigDict()
-    for each in PARTS:
+    for each in SYSTEMS[system]:
         for name, make in each.sections.items():
             config[name] = make()
     return config
@@ -65,7 +77,7 @@ def validate(config: Any) -> ConfigDict:
     checked = _checked(config)
     schema.require_complete(checked, config)
     require_splits(checked.data)
-    for each in PARTS:
+    for each in _parts(checked):
         for name in each.unique:
             part.require_unique(name, field(checked, name))
     return checked
@@ -79,14 +91,19 @@ def require_trainable(config: ConfigDict) -> None:
     Raises:
         InputError: names the fields and what to set instead.
     """
-    for each in PARTS:
+    for each in _parts(config):
         each.check_training(config)
+
+
+def paths(config: ConfigDict) -> list[str]:
+    """Names of the fields whose value is the path of a file or folder."""
+    return [name for each in _parts(config) for name in each.paths]
 
 
 def unused(config: ConfigDict) -> list[str]:
     """Names of the fields that differ from their defaults although nothing in the run reads them."""
-    values, defaults = flat(to_json(config)), flat(to_json(default()))
-    unread = tuple(name for each in PARTS for use in each.uses(config) if not use.used for name in use.fields)
+    values, defaults = flat(to_json(config)), flat(to_json(default(system(config))))
+    unread = tuple(name for each in _parts(config) for use in each.uses(config) if not use.used for name in use.fields)
     sections = tuple(name for name in unread if name.endswith("."))
     return [
         name
@@ -120,13 +137,13 @@ def translated(stored: dict[str, Any]) -> dict[str, Any]:
 
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration as flat fields with their present names; missing fields get the present defaults."""
-    return flat(to_json(default())) | flat(older.translate(stored))
+    return flat(to_json(default(system(stored)))) | flat(older.translate(stored))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """ "name: old -> new" for each field that differs and may not change when a run is resumed."""
+    neutral = tuple(name for each in _parts(new) for name in each.neutral)
     old, new = flat(old), flat(new)
-    neutral = tuple(name for each in PARTS for name in each.neutral)
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -145,26 +162,35 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
+# Paths of all systems.
+_PATHS = {name for parts in SYSTEMS.values() for each in parts for name in each.paths}
+
+
+def _parts(config):
+    return SYSTEMS[system(config)]
+
+
 def _agree(name, old, new):
-    if name in PATHS and isinstance(old, str) and isinstance(new, str):
+    if name in _PATHS and isinstance(old, str) and isinstance(new, str):
         return files.same_path(old, new)
     return old == new
 
 
 def _checked(fields):
     """The configuration of these fields and defaults, locked. Checks each value, and whether they fit together."""
-    config = default()
+    config = default(system(fields))
+    parts = _parts(config)
     schema.fill(config, fields, older.moved)
-    bounds = {name: limits for each in PARTS for name, limits in each.bounds.items()}
+    bounds = {name: limits for each in parts for name, limits in each.bounds.items()}
     for name in schema.names(config):
         part.require_number(name, field(config, name), bounds.get(name, part.Bounds()))
-    for each in PARTS:
+    for each in parts:
         each.expand(config)
-    for each in PARTS:
+    for each in parts:
         for name, choices in each.choices().items():
             part.require_choice(name, field(config, name), choices)
-    for name in PATHS:
+    for name in paths(config):
         files.require_path(field(config, name), f"config.{name}")
-    for each in PARTS:
+    for each in parts:
         each.check(config)
     return config.lock()

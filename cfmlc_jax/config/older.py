@@ -1,6 +1,6 @@
 """Fields and values of older versions. Stored configurations are translated; new ones must use the new names.
 
-A stored configuration is of an older version if it lacks the field `task`.
+A stored configuration of a classifier is of an older version if it lacks the field `task`.
 """
 
 from collections.abc import Callable
@@ -92,8 +92,8 @@ RECAST: dict[str, tuple[Recast, str]] = {
 
 
 def is_older(fields: dict[str, Any]) -> bool:
-    """Whether stored fields are from a version without the field `task`."""
-    return "task" not in fields
+    """Whether stored fields are of a classifier, from a version without the field `task`."""
+    return "task" not in fields and "system" not in fields
 
 
 def translate(fields: dict[str, Any]) -> dict[str, Any]:

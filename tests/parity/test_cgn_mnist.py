@@ -16,6 +16,7 @@ import reference
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import mechanisms
+from cfmlc_jax.cgn import system
 from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import critics, mnist, vgg16
 from cfmlc_jax.torch_weights import cgn
@@ -215,6 +216,16 @@ RUNS = {
 }
 
 
+# The record's names of the values.
+VALUES = {
+    "g_adv": "adversarial",
+    "g_binary": "entropy",
+    "g_perc": "style",
+    "d_real": "critic_real",
+    "d_fake": "critic_generated",
+}
+
+
 # Compiling generator, critic, VGG-16 and their gradients: some ten seconds each. The small one stands for all.
 @pytest.mark.parametrize(
     "name",
@@ -233,73 +244,37 @@ def test_five_steps_of_the_generator_and_its_critic(name):
         recorded.numbers("cgn/mnist_trajectory")[f"{name}_float64"],
     )
     optimizer = optax.adam(2e-4, b1=0.5, b2=0.999)
+    objective = system.Objective(entropy_weight, style_weights, features)
+    optimizers = {"generator": optimizer, "critic": optimizer}
+    trained = system.DigitsSystem(generator, critic, objective, optimizers)
     learned = {
         "generator": filled(generator, shapes),
-        "critic": filled(critic, f"mnist_{critic_name}"),
+        "critic": {"batch_stats": {}} | filled(critic, f"mnist_{critic_name}"),
+        "features": filled_vgg16(),
     }
-    learned |= {f"{part}_state": optimizer.init(learned[part]["params"]) for part in tuple(learned)}
-
-    def score(variables, images, labels):
-        scores, updated = critic.apply(variables, images, labels, train=True, mutable=["batch_stats"])
-        return scores, variables | updated
-
-    def generator_loss(params, learned, vgg, inputs, fake_labels, real):
-        found, updated = generator.apply(
-            learned["generator"] | {"params": params}, *inputs, train=True, mutable=["batch_stats"]
-        )
-        scores, critic_after = score(learned["critic"], found.image, fake_labels)
-        maps, targets = (features.apply(vgg, images) for images in (found.image, real))
-        values = {
-            "g_adv": losses.generator_cost(scores).mean(),
-            "g_binary": entropy_weight * losses.binary_entropy(found.mask).mean(),
-            "g_perc": losses.style(maps, targets, style_weights).mean(),
-        }
-        return sum(values.values()), (found, updated, critic_after, values)
-
-    def critic_loss(params, variables, real, real_labels, fake, fake_labels):
-        of_real, variables = score(variables | {"params": params}, real, real_labels)
-        of_fake, variables = score(variables, fake, fake_labels)
-        values = {"d_real": jnp.square(of_real - 1).mean(), "d_fake": jnp.square(of_fake).mean()}
-        return losses.critic_cost(of_real, of_fake).mean(), (variables, values)
-
-    def stepped(learned, part, gradient):
-        changes, state = optimizer.update(gradient, learned[f"{part}_state"])
-        params = optax.apply_updates(learned[part]["params"], changes)
-        return {part: learned[part] | {"params": params}, f"{part}_state": state}
+    learned |= {f"{part}_state": optimizer.init(learned[part]["params"]) for part in optimizers}
+    learned["average"] = learned["generator"]
 
     @jax.jit
-    def update(learned, vgg, inputs, fake_labels, real, real_labels):
-        """A step of the generator, then one of the critic on the image made before it."""
-        gradient, (found, updated, critic_after, values) = jax.grad(generator_loss, has_aux=True)(
-            learned["generator"]["params"], learned, vgg, inputs, fake_labels, real
-        )
-        learned |= {"generator": learned["generator"] | updated, "critic": critic_after}
-        learned |= stepped(learned, "generator", gradient)
-        gradient, (critic_after, of_critic) = jax.grad(critic_loss, has_aux=True)(
-            learned["critic"]["params"], learned["critic"], real, real_labels, found.image, fake_labels
-        )
-        learned |= {"critic": critic_after}
-        learned |= stepped(learned, "critic", gradient)
-        return learned, values | of_critic | {"x_gen_abs_sum": jnp.abs(found.image).sum()}
+    def update(learned, images, labels, draws):
+        step = trained.update_with(learned, images, labels, draws, jax.random.key(0))
+        return step.learned, step.values
 
     by_order = [draws[key] for key in sorted(draws)]
     for i, expected in enumerate(numbers["steps"]):
-        fake_labels, noise, *offsets = by_order[6 * i : 6 * i + 6]
-        inputs = (
-            mechanisms.same_for_all(fake_labels),
-            mechanisms.same_for_all(noise),
-            {"texture": np.stack(offsets[:2], axis=1), "background": np.stack(offsets[2:], axis=1)},
-        )
+        labels, noise, *offsets = by_order[6 * i : 6 * i + 6]
+        rows_and_columns = {
+            "texture": np.stack(offsets[:2], axis=1),
+            "background": np.stack(offsets[2:], axis=1),
+        }
         real_labels = np.random.RandomState(600 + i).randint(0, 10, 8)
-        real = noise_images(500 + i)
-        learned, values = update(learned, filled_vgg16(), inputs, fake_labels, real, real_labels)
-        assert values.keys() == expected.keys()
-        for key, value in values.items():
-            recorded.assert_near(value, expected[key], FIVE_STEPS * abs(expected[key]), f"step {i}: {key}")
+        draws_of_step = system.Draws(labels, noise, rows_and_columns)
+        learned, values = update(learned, noise_images(500 + i), real_labels, draws_of_step)
+        for key, name in VALUES.items():
+            tolerance = FIVE_STEPS * abs(expected[key])
+            recorded.assert_near(values[name], expected[key], tolerance, f"step {i}: {key}")
     for part, module in (("gen", generator), ("disc", critic)):
-        after = cgn.to_torch(
-            module, {"batch_stats": {}} | learned["generator" if part == "gen" else "critic"]
-        )
+        after = cgn.to_torch(module, learned["generator" if part == "gen" else "critic"])
         expected = numbers[part] | (numbers["gen_bn"] if part == "gen" else {})
         for key, value in expected.items():
             recorded.assert_statistics(after[key], value, FIVE_STEPS, key)

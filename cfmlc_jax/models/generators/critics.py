@@ -96,6 +96,17 @@ def _example():
     return jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1,), jnp.int32)
 
 
+def _linear(num_classes, critic):
+    return LinearCritic(num_classes, ndf=critic.ndf, dropout=critic.dropout)
+
+
+def _conv(num_classes, critic):
+    return ConvCritic(num_classes, ndf=critic.ndf)
+
+
+# Critics by name: (number of classes, section `critic` of a configuration) -> the module.
+CRITICS = {"linear": _linear, "conv": _conv}
+
 LINEAR_TORCH: Table = (
     ("linear1", "model.0"),
     ("linear2", "model.2"),

@@ -34,6 +34,21 @@ def around_one(deviation: float):
     return normal
 
 
+# Initialisers of kernels by name, as functions of the gain.
+INITIALISERS = {"orthogonal": nn.initializers.orthogonal, "normal": nn.initializers.normal}
+
+
+def create(num_classes: int, generator: Any) -> "MnistGenerator":
+    """The generator of section `generator` of a configuration."""
+    return MnistGenerator(
+        num_classes,
+        latent=generator.latent,
+        ngf=generator.ngf,
+        kernel_init=INITIALISERS[generator.init](generator.gain),
+        scale_init=around_one(generator.gain),
+    )
+
+
 @flax.struct.dataclass
 class Composition:
     """A batch of composed images and their parts.

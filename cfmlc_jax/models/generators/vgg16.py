@@ -1,4 +1,4 @@
-"""Features of VGG-16 for perceptual losses (Simonyan & Zisserman, ICLR 2015)."""
+"""Features of VGG-16 for perceptual losses (Simonyan & Zisserman, ICLR 2015), and a small substitute."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from cfmlc_jax.models.layers.pooling import max_pool2
 from cfmlc_jax.models.torch_names import Table
 
 # Convolutions and features of each stage; between stages there is a 2×2 max pooling.
-_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
+STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
+# A network of the same form with a fiftieth of the work, for random weights.
+SMALL_STAGES = ((1, 16), (1, 32), (1, 64), (1, 64))
 
 
 class VGG16Features(nn.Module):
@@ -21,16 +23,18 @@ class VGG16Features(nn.Module):
     [−1, 1], without ImageNet's normalisation, as in the reference. The rest of VGG-16 is omitted.
 
     Attributes:
+        stages: (convolutions, features) of each stage; other stages than the default have no published weights.
         dtype: type of the computation.
     """
 
+    stages: tuple[tuple[int, int], ...] = STAGES
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images):
         x = images.astype(self.dtype)
         maps = []
-        for stage, (convolutions, features) in enumerate(_STAGES, 1):
+        for stage, (convolutions, features) in enumerate(self.stages, 1):
             if stage > 1:
                 x = max_pool2(x)
             for i in range(1, convolutions + 1):
@@ -56,5 +60,8 @@ TORCH: Table = (
     ("conv4_2", "features.19"),
     ("conv4_3", "features.21"),
 )
+# The stages of features by name. "random" stands for "vgg16" where its weights are not at hand: random features
+# distinguish colours and edges too, without knowledge of objects.
+FEATURES = {"vgg16": STAGES, "random": SMALL_STAGES}
 # The rest of torchvision's file: the fifth stage and the classifier.
 TORCH_UNUSED = r"features\.(24|26|28)\.|classifier\."

@@ -1,0 +1,118 @@
+"""Builds the parts of a counterfactual generative network from a configuration. The parts do not see the configuration."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.cgn.system import DigitsSystem, Objective, initial_model
+from cfmlc_jax.data.pipeline import Reading
+from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.generators import critics, mnist
+from cfmlc_jax.models.generators.vgg16 import FEATURES, VGG16Features
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts that training, generation and evaluation share.
+
+    mesh: the devices.
+    generator: draws images.
+    critic: scores them in training.
+    reading: how real images are read.
+    transform: from records to views; digits are neither cropped nor mirrored.
+    """
+
+    mesh: jax.sharding.Mesh
+    generator: mnist.MnistGenerator
+    critic: nn.Module
+    reading: Reading
+    transform: PaddedCrop
+
+
+def create(config, num_classes: int) -> Parts:
+    """The parts of a configuration's network for k classes.
+
+    Raises:
+        InputError: the devices do not divide a batch size.
+    """
+    for section in ("train", "evaluate"):
+        meshes.check_batch(f"{section}.batch_size", config[section].batch_size)
+    return Parts(
+        mesh=meshes.create(config.mesh.fsdp),
+        generator=mnist.create(num_classes, config.generator),
+        critic=critics.CRITICS[config.critic.name](num_classes, config.critic),
+        reading=Reading(
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            threads=config.data.threads,
+            workers=config.data.workers,
+        ),
+        transform=PaddedCrop(size=mnist.SIZE, flip=False),
+    )
+
+
+def system(config, parts: Parts, measure: Callable | None) -> DigitsSystem:
+    """The system that the engine trains.
+
+    Args:
+        config: validated.
+        parts: of the same configuration.
+        measure: as in `DigitsSystem`.
+    """
+    features = VGG16Features(FEATURES[config.loss.features])
+    objective = Objective(config.loss.entropy, tuple(config.loss.style), features)
+    optimizers = {"generator": _adam(config.optim), "critic": _adam(config.optim)}
+    return DigitsSystem(
+        parts.generator,
+        parts.critic,
+        objective,
+        optimizers,
+        ema_decay=config.optim.ema_decay,
+        measure=measure,
+    )
+
+
+def model_item(config, parts: Parts) -> dict[str, Any]:
+    """The shapes and shardings of a checkpoint's "model" item."""
+    initial = jax.eval_shape(lambda key: initial_model(parts.generator, key), jax.random.key(config.seed))
+    return meshes.with_shardings(initial, parts.mesh)
+
+
+def features(path: Path, abstract) -> Any:
+    """The variables of the features from a converted file.
+
+    Args:
+        path: a checkpoint of `python -m cfmlc_jax.torch_weights`.
+        abstract: their shapes and shardings.
+
+    Raises:
+        InputError: the file cannot be read, or holds other weights.
+    """
+    found = checkpoints.read_model(checkpoints.find(path), {"variables": abstract})
+    return found["variables"]
+
+
+def require_mechanisms(source) -> None:
+    """Raise unless every class has an image.
+
+    Raises:
+        InputError: a class has none.
+    """
+    missing = [name for name, count in zip(source.class_names, source.labels.sum(axis=0)) if count == 0]
+    if missing:
+        raise InputError(
+            f"train has no image of {', '.join(missing)}; the generator needs images of every class: complete the data"
+        )
+
+
+def _adam(optim):
+    adam = optax.adam(optim.learning_rate, b1=optim.b1, b2=optim.b2)
+    return optax.chain(optax.clip_by_global_norm(optim.clip), adam) if optim.clip else adam
