@@ -106,6 +106,10 @@ def _optim() -> ConfigDict:
     sgd.warmup_epochs = 5  # warmup_multistep: epochs of linear warm-up from a third of the maximum
     sgd.milestones = (120, 160)  # warmup_multistep: epochs, counted from 1, at whose start the rate drops
     sgd.drop = 0.01  # warmup_multistep: factor of the rate at each milestone
+    optim.adadelta = adadelta = ConfigDict()
+    adadelta.rho = 0.9  # share of the mean squared gradients and steps that is kept
+    adadelta.epsilon = 1e-6  # added to both means
+    adadelta.drop = 0.7  # factor of the learning rate after each epoch; 1: it is constant
     optim.ema_decay = 0.9997  # of the averaged (EMA) parameters and batch statistics
     return optim
 
@@ -173,6 +177,9 @@ BOUNDS = {
     "optim.sgd.momentum": _SHARE,
     "optim.sgd.drop": _SHARE,
     "optim.sgd.milestones": Bounds(1),
+    "optim.adadelta.rho": _SHARE,
+    "optim.adadelta.epsilon": Bounds(open=True),
+    "optim.adadelta.drop": Bounds(0, 1, open=True),
     "train.batch_size": _BATCH,
     "train.mask_rate": _SHARE,
     "train.epochs": Bounds(1, 1_000_000),

@@ -1,4 +1,4 @@
-"""The tables of optimisers and schedules by name: AdamW with one cycle, SGD with momentum."""
+"""The tables of optimisers and schedules by name: AdamW with one cycle, SGD with momentum, Adadelta."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Optimizer(NamedTuple):
 
     create: (config.optim, length, trainable_mask) -> a transformation whose state has its current `hyperparameters`.
     fields: fields of config.optim that it reads besides the common ones; sections end with a dot.
-    by_epoch: its learning rate is constant within an epoch (`epoch_rates`).
+    by_epoch: its learning rate has a schedule by epoch, one of `SCHEDULES` (`epoch_rates`).
     """
 
     create: Callable[[Any, Length, TrainableMask], optax.GradientTransformation]
@@ -121,6 +121,34 @@ def _sgd(learning_rate, momentum, weight_decay, mask):
     )
 
 
+def adadelta(
+    *,
+    learning_rate: Callable | float,
+    rho: float = 0.9,
+    epsilon: float = 1e-6,
+    weight_decay: float = 0.0,
+    trainable_mask: Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformation:
+    """Adadelta as in PyTorch: each step is about as long as the steps before it (Zeiler, arXiv:1212.5701).
+
+    The state has the values of the current step (`hyperparameters`).
+
+    Args:
+        learning_rate: factor of the steps; a schedule by step (`schedules.per_step`), or a number.
+        rho: share of the mean squared gradient, and of the mean squared step, that is kept.
+        epsilon: added to both means; also decides the length of the first step.
+        weight_decay: factor of the weights that are added to the gradient.
+        trainable_mask: as in `adamw_one_cycle`.
+    """
+    return optax.inject_hyperparams(optax.adadelta, static_args="weight_decay_mask")(
+        learning_rate=learning_rate,
+        rho=rho,
+        eps=epsilon,
+        weight_decay=weight_decay,
+        weight_decay_mask=trainable_mask,
+    )
+
+
 def hyperparameters(opt_state) -> dict:
     """Learning rate, and beta1 (AdamW) or momentum (SGD), of the last update: {"lr", "beta1" or "momentum"}."""
     values = opt_state.hyperparams
@@ -148,6 +176,18 @@ def _create_sgd(optim, length, trainable_mask):
     )
 
 
+def _create_adadelta(optim, length, trainable_mask):
+    fields = optim.adadelta
+    rates = schedules.exponential(optim.learning_rate, epochs=length.epochs, factor=fields.drop)
+    return adadelta(
+        learning_rate=schedules.per_step(rates, length.steps // length.epochs),
+        rho=fields.rho,
+        epsilon=fields.epsilon,
+        weight_decay=optim.weight_decay,
+        trainable_mask=trainable_mask,
+    )
+
+
 def _warmup_multistep(peak, epochs, sgd):
     return schedules.warmup_multistep(
         peak, epochs=epochs, milestones=sgd.milestones, factor=sgd.drop, warmup_epochs=sgd.warmup_epochs
@@ -161,6 +201,7 @@ def _cosine(peak, epochs, sgd):
 OPTIMIZERS = {
     "adamw_one_cycle": Optimizer(_create_adamw, ("pct_start",)),
     "sgd": Optimizer(_create_sgd, ("sgd.",), by_epoch=True),
+    "adadelta": Optimizer(_create_adadelta, ("adadelta.",)),
 }
 SCHEDULES = {
     "warmup_multistep": Schedule(_warmup_multistep, ("warmup_epochs", "milestones", "drop")),

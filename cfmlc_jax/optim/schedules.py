@@ -69,6 +69,16 @@ def recursive_cosine(peak: float, *, epochs: int, end: float = 0.0) -> np.ndarra
     return np.array(rates)
 
 
+def exponential(peak: float, *, epochs: int, factor: float) -> np.ndarray:
+    """Learning rates that are multiplied by `factor` after every epoch, from the peak on: float64 [epochs].
+
+    Raises:
+        ValueError: no epochs.
+    """
+    _check(epochs)
+    return peak * np.float64(factor) ** np.arange(epochs)
+
+
 def moving_average_rates(learning_rates) -> np.ndarray:
     """Momentum mu of the mean feature by epoch, 1 − 0.1·min(50·rate, 1): learning rates [epochs] -> [epochs].
 

@@ -1,7 +1,7 @@
 """Strict conversion of weights of counterfactual generative networks, from PyTorch to our variables and back.
 
-The modules are those of `models.generators` and the digits' classifier; the tables of names are beside
-them. Entries of a file that a module does not need (the end of VGG-16) are listed in `_KINDS`.
+The modules are those of `models.generators`, and the classifiers; the tables of names are beside them. Entries
+of a file that a module does not need (the end of VGG-16) are listed in `_KINDS`.
 """
 
 import functools
@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import cnn_mnist
+from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
+from cfmlc_jax.models.heads import linear
 from cfmlc_jax.models.torch_names import Table
 from cfmlc_jax.torch_weights import strict
 
@@ -23,7 +27,7 @@ MODULES: dict[str, nn.Module] = {
     "cgn_mnist": mnist.MnistGenerator(),
     "cgn_mnist_linear_critic": critics.LinearCritic(),
     "cgn_mnist_conv_critic": critics.ConvCritic(),
-    "cgn_mnist_classifier": cnn_mnist.MnistCNN(),
+    "cgn_mnist_classifier": catalogue.create_model("cnn_mnist", 10, image_size=32),
     "cgn_imagenet": imagenet_cgn.ImageNetGenerator(),
     "biggan_deep": biggan_deep.BigGANDeep(),
     "u2net": u2net.U2Net(),
@@ -37,18 +41,27 @@ class _Kind(NamedTuple):
     table: our dotted paths -> PyTorch's.
     takes_train: whether the module is called with `train`.
     unused: regular expression of keys that are not read.
+    size: side of the views of a classifier, pixels; the other modules have an example of their inputs.
     """
 
     table: Table
     takes_train: bool = True
     unused: str = r"(?!)"
+    size: int = 0
 
 
-_KINDS: dict[type, _Kind] = {
+# By type; classifiers by the types of their backbone and their head.
+_KINDS: dict[type | tuple[type, type], _Kind] = {
     mnist.MnistGenerator: _Kind(mnist.TORCH),
     critics.LinearCritic: _Kind(critics.LINEAR_TORCH),
     critics.ConvCritic: _Kind(critics.CONV_TORCH),
-    cnn_mnist.MnistCNN: _Kind(cnn_mnist.TORCH),
+    (cnn_mnist.MnistCNN, linear.LinearHead): _Kind(
+        (
+            *((rf"backbone\.{module}", path) for module, path in cnn_mnist.TORCH.modules),
+            (r"head\.whole", cnn_mnist.TORCH.head),
+        ),
+        size=32,
+    ),
     vgg16.VGG16Features: _Kind(vgg16.TORCH, takes_train=False, unused=vgg16.TORCH_UNUSED),
     biggan_deep.BigGANDeep: _Kind(biggan_deep.TORCH),
     u2net.U2Net: _Kind(u2net.TORCH),
@@ -65,21 +78,22 @@ def entries(module: nn.Module) -> tuple[strict.Entry, ...]:
     """
     kind = _kind(module)
     init = functools.partial(module.init, train=False) if kind.takes_train else module.init
-    return strict.entries(jax.eval_shape(init, jax.random.key(0), *module.example()), kind.table)
+    inputs = (jnp.zeros((1, 1, kind.size, kind.size, 3)),) if kind.size else module.example()
+    return strict.entries(jax.eval_shape(init, jax.random.key(0), *inputs), kind.table)
 
 
 def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Variables {"params", "batch_stats"} of a module, as float32 numpy arrays.
 
     Args:
-        module: a module of `models.generators` or `cnn_mnist`, with the sizes of the weights.
+        module: a module of `models.generators`, or one of the classifiers, with the sizes of the weights.
         state_dict: arrays or CPU tensors by key.
 
     Raises:
         InputError: left over, missing or mis-shaped entries, which are listed; or a module without a table of
             names.
     """
-    what = f"the weights of this {type(module).__name__}"
+    what = f"the weights of this {_name(_type(module))}"
     return strict.to_variables(what, entries(module), state_dict, unused=_kind(module).unused)
 
 
@@ -89,11 +103,21 @@ def to_torch(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nd
     Raises:
         InputError: variables of another module, which are listed; or a module without a table of names.
     """
-    return strict.to_state_dict(f"the variables of this {type(module).__name__}", entries(module), variables)
+    what = f"the variables of this {_name(_type(module))}"
+    return strict.to_state_dict(what, entries(module), variables)
 
 
 def _kind(module):
-    if type(module) not in _KINDS:
-        known = ", ".join(kind.__name__ for kind in _KINDS)
-        raise InputError(f"{type(module).__name__} has no table of PyTorch's names; give one of {known}")
-    return _KINDS[type(module)]
+    if _type(module) not in _KINDS:
+        known = ", ".join(map(_name, _KINDS))
+        raise InputError(f"{_name(_type(module))} has no table of PyTorch's names; give one of {known}")
+    return _KINDS[_type(module)]
+
+
+def _type(module):
+    """The key of a module in `_KINDS`, whether or not it is there."""
+    return (type(module.backbone), type(module.head)) if isinstance(module, Classifier) else type(module)
+
+
+def _name(kind):
+    return kind.__name__ if isinstance(kind, type) else " with ".join(part.__name__ for part in kind)

@@ -121,6 +121,8 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     candidates = [
         name for name in catalogue.names() if _is_near(name, state_dict) and _depths_of(name) == depths
     ]
+    if not depths:  # a backbone without blocks is recognised by its first layer alone
+        candidates = [name for name in candidates if _stem(name) in state_dict]
     differences = {name: _difference(name, state_dict, allow) for name in candidates}
     fitting = [name for name in candidates if not differences[name]]
     if len(fitting) == 1:
@@ -156,7 +158,13 @@ def _depths(state_dict):
 def _depths_of(name):
     backbone, _ = catalogue.parts(name)
     module = backbone.create(dtype=jnp.float32, norm=BatchNorm)
-    return tuple(module.depths if hasattr(module, "depths") else module.stage_sizes)
+    return tuple(module.depths if hasattr(module, "depths") else getattr(module, "stage_sizes", ()))
+
+
+def _stem(name):
+    """The key of the first layer's kernel."""
+    names = catalogue.parts(name)[0].torch
+    return f"{names.query2label}.{names.stem}" if name.startswith(catalogue.QUERY2LABEL) else names.stem
 
 
 def normalisation(name: str, arch: Architecture) -> str:

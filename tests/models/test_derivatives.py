@@ -22,6 +22,7 @@ BACKBONES = {
     "tresnet_l": tresnet.TResNet(stage_sizes=(1,), blocks=(tresnet.Bottleneck,), width=8),
     "swin_b_224": swin.Swin(width=4, heads=(1,), window=4, depths=(1,)),
     "cvt_w24": cvt.CvT(widths=(4,), depths=(1,), heads=(1,)),
+    "cnn_mnist": cnn_mnist.MnistCNN(),
 }
 LARGER = {
     "tresnet_l, halving": tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) * 2, width=8),
@@ -37,7 +38,6 @@ GENERATORS = {
 }
 LARGER_GENERATORS = {
     "digits": mnist.MnistGenerator(latent=4, ngf=2),
-    "digits' classifier": cnn_mnist.MnistCNN(),
     "BigGAN": biggan_deep.BigGANDeep(
         num_classes=3,
         noise_size=4,

@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.backbones import cnn_mnist
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net
 from cfmlc_jax.models.generators.spectral import SpectralConv, SpectralDense
 from cfmlc_jax.torch_weights import cgn
@@ -93,13 +93,15 @@ def test_scores_are_float32_and_one_for_one_image(module):
     assert scores.dtype == jnp.float32
 
 
-def test_logits_of_digits_are_float32():
-    module = cnn_mnist.MnistCNN(dtype=jnp.bfloat16)
-    logits = jax.jit(functools.partial(module.apply, train=False))(
-        random_variables(module), jnp.zeros((2, 32, 32, 3))
-    )
-    assert logits.shape == (2, 10)
-    assert logits.dtype == jnp.float32
+def test_features_of_digits_are_pooled_in_float32():
+    module = catalogue.create_model("cnn_mnist", 10, image_size=32, dtype=jnp.bfloat16)
+    views = jnp.zeros((2, 1, 32, 32, 3))
+    variables = module.init(jax.random.key(0), views, train=False)
+    outputs = jax.jit(functools.partial(module.apply, train=False))(variables, views)
+    assert outputs.features["map"].dtype == jnp.bfloat16
+    for array, shape in ((outputs.features["pooled"], (2, 1, 64)), (outputs.whole, (2, 1, 10))):
+        assert array.shape == shape
+        assert array.dtype == jnp.float32
 
 
 def test_biggan_in_half_precision():

@@ -35,6 +35,7 @@ BACKBONE_PARAMETERS = {
     "swin_l_224": 194_995_476,
     "swin_l_384": 195_198_516,
     "cvt_w24": 276_171_392,  # of 277.2 million
+    "cnn_mnist": 67_110,  # by hand
 }
 FEATURES = {
     "resnet10": 512,
@@ -55,6 +56,7 @@ FEATURES = {
     "swin_l_224": 1536,
     "swin_l_384": 1536,
     "cvt_w24": 1024,
+    "cnn_mnist": 64,
 }
 
 

@@ -17,8 +17,8 @@ import reference
 from cfmlc_jax import losses
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import system
-from cfmlc_jax.models.backbones import cnn_mnist
 from cfmlc_jax.models.generators import critics, mnist, vgg16
+from cfmlc_jax.optim import build as optim
 from cfmlc_jax.torch_weights import cgn
 
 EVALUATION, TRAINING, FIVE_STEPS = 1e-5, 1e-4, 1e-3
@@ -159,20 +159,24 @@ def test_dropout_is_drawn_in_training_alone():
     )
 
 
+CLASSIFIER = cgn.MODULES["cgn_mnist_classifier"]
+
+
 def cnn_cost(variables, params, images, labels):
-    logits, updated = cnn_mnist.MnistCNN().apply(
-        variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+    outputs, updated = CLASSIFIER.apply(
+        variables | {"params": params}, images[:, None], train=True, mutable=["batch_stats"]
     )
+    logits = outputs.whole[:, 0]
     return losses.cross_entropy(logits, jax.nn.one_hot(labels, 10)).mean(), (logits, updated["batch_stats"])
 
 
 def test_classifier():
-    module, images = cnn_mnist.MnistCNN(), noise_images(0)
+    module, images = CLASSIFIER, noise_images(0)
     golden = recorded.arrays("cgn/mnist_critics")
     numbers = recorded.numbers("cgn/mnist_models")["cnn"]
     variables = filled(module, "mnist_classifier")
-    logits = jax.jit(functools.partial(module.apply, train=False))(variables, images)
-    recorded.assert_near(jax.nn.log_softmax(logits), golden["cnn_eval_logprob"], EVALUATION)
+    outputs = jax.jit(functools.partial(module.apply, train=False))(variables, images[:, None])
+    recorded.assert_near(jax.nn.log_softmax(outputs.whole[:, 0]), golden["cnn_eval_logprob"], EVALUATION)
     step = jax.jit(jax.value_and_grad(cnn_cost, argnums=1, has_aux=True))
     (value, (logits, updated)), gradient = step(variables, variables["params"], images, golden["labels"])
     recorded.assert_near(jax.nn.log_softmax(logits), golden["cnn_train_logprob"], TRAINING)
@@ -184,10 +188,10 @@ def test_classifier():
 
 
 def test_five_steps_of_adadelta():
-    module = cnn_mnist.MnistCNN()
+    module = CLASSIFIER
     numbers = recorded.numbers("cgn/mnist_models")["cnn_adadelta5"]
     variables = filled(module, "mnist_classifier")
-    optimizer = optax.adadelta(1.0, rho=0.9, eps=1e-6)
+    optimizer = optim.adadelta(learning_rate=1.0, rho=0.9, epsilon=1e-6)
     state = optimizer.init(variables["params"])
 
     @jax.jit

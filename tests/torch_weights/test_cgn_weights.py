@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.backbones import cnn_mnist
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
 from cfmlc_jax.torch_weights import cgn
 
@@ -35,7 +35,7 @@ FULL = {
     "mnist_disclin_512": critics.LinearCritic(),
     "mnist_disclin_12": critics.LinearCritic(ndf=12),
     "mnist_discconv_32": critics.ConvCritic(),
-    "mnist_classifier": cnn_mnist.MnistCNN(),
+    "mnist_classifier": cgn.MODULES["cgn_mnist_classifier"],
     "biggan_deep_256": biggan_deep.BigGANDeep(),
     "u2net": u2net.U2Net(),
 }
@@ -43,7 +43,7 @@ SMALL = [
     mnist.MnistGenerator(num_classes=4, latent=5, ngf=3),
     critics.LinearCritic(ndf=4),
     critics.ConvCritic(ndf=2),
-    cnn_mnist.MnistCNN(num_classes=3),
+    catalogue.create_model("cnn_mnist", 3, image_size=32),
     biggan_deep.BigGANDeep(**TINY_BIGGAN),
     u2net.U2Net(**TINY_U2NET),
     imagenet_cgn.ImageNetGenerator(
@@ -122,8 +122,10 @@ def test_all_problems_are_listed(rng):
 
 def test_variables_of_another_module(rng):
     variables = cgn.from_torch(critics.ConvCritic(ndf=2), state_dict(critics.ConvCritic(ndf=2), rng))
-    with pytest.raises(InputError, match=r"not the variables of this MnistCNN: .*missing.*left over"):
-        cgn.to_torch(cnn_mnist.MnistCNN(), variables)
+    with pytest.raises(
+        InputError, match=r"not the variables of this MnistCNN with LinearHead: .*missing.*left over"
+    ):
+        cgn.to_torch(cgn.MODULES["cgn_mnist_classifier"], variables)
 
 
 def test_a_module_without_names():
