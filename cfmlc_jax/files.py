@@ -138,6 +138,16 @@ def write_npz(path: Path, **arrays) -> None:
         np.savez_compressed(file, **arrays)
 
 
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Replace the file by one array, atomically.
+
+    Raises:
+        WriteError: the file cannot be written; the old file is unchanged.
+    """
+    with _replacing(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def append_text(path: Path, text: str) -> None:
     """Append UTF-8 text to a file: all of it, or none if writing fails.
 

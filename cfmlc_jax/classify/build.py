@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +19,12 @@ from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
-from cfmlc_jax.data.pipeline import Reading
+from cfmlc_jax.data import pipeline
+from cfmlc_jax.data.pipeline import Generated, Reading
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
+from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.views import transforms
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.engine import mesh as meshes
@@ -32,6 +35,7 @@ from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen as frozen_parameters
 from cfmlc_jax.optim import schedules
 
+COUNTERFACTUALS = "counterfactuals"  # the name of the generated records among the splits
 _MOST_STEPS = 2**31 - 1  # the step is an int32
 
 
@@ -212,17 +216,50 @@ def epoch_source(config, source: Source) -> Source:
     return Balanced(source) if config.data.balanced else source
 
 
-def steps_per_epoch(config, source: Source) -> int:
+def open_counterfactuals(config, source: Source, print_line: Callable[[str], None]) -> Generated | None:
+    """The generated records of the training batches; None if there are none. Prints a summary of them.
+
+    Args:
+        config: validated.
+        source: the training split.
+        print_line: prints a line for the user.
+
+    Raises:
+        InputError: the records cannot be read, have other classes than the training split, or a size that the
+            transform cannot take.
+    """
+    fields = config.data.counterfactuals
+    per_batch = round(fields.share * config.train.batch_size)
+    if not fields.path or not per_batch:
+        return None
+    records = Counterfactuals(Path(fields.path).expanduser())
+    print_line(summary(COUNTERFACTUALS, records))
+    require_same_classes(source, records)
+    if config.views.transform == "padded_crop" and records.image_size != config.views.image_size:
+        raise InputError(
+            f"config.data.counterfactuals.path {fields.path} has images of {records.image_size} pixels, but "
+            f"views.transform 'padded_crop' takes them at views.image_size, {config.views.image_size}; generate them at "
+            "this size, or use a transform that resizes"
+        )
+    return Generated(records, per_batch)
+
+
+def steps_per_epoch(config, source: Source, generated: Generated | None = None) -> int:
     """The number of full batches in an epoch.
 
     Raises:
         InputError: there is none; or all epochs together have too many for an int32.
     """
-    steps = len(source) // config.train.batch_size
+    steps = pipeline.steps_per_epoch(source, config.train.batch_size, generated)
     if steps * config.train.epochs > _MOST_STEPS:
         raise InputError(
             f"config.train.epochs {config.train.epochs} of {steps} steps are more than {_MOST_STEPS} steps; "
             "give fewer epochs, or a larger train.batch_size"
+        )
+    if steps == 0 and generated is not None:
+        raise InputError(
+            f"train has {len(source)} images and {len(generated.source)} generated records, fewer than a batch of "
+            f"config.train.batch_size {config.train.batch_size} needs; make the batch smaller"
         )
     if steps == 0:
         raise InputError(

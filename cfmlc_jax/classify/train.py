@@ -41,8 +41,9 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
     """
     splits = ("train", config.data.val_split, *config.data.test_splits)
     sources = build.open_sources(config, splits, print_line)
+    generated = build.open_counterfactuals(config, sources["train"], print_line)
     with hooks.Preemption() as preemption:
-        training = _Training(config, sources["train"], sources[config.data.val_split])
+        training = _Training(config, sources["train"], sources[config.data.val_split], generated)
         run = training.run(workdir, preemption, print_line)
         try:
             with memory.needed_for("training", config, "train"):
@@ -105,10 +106,11 @@ def _print_once(print_line):
 class _Training:
     """The system, the batches and the run options of a classifier in training."""
 
-    def __init__(self, config, train_source, val_source):
+    def __init__(self, config, train_source, val_source, generated=None):
         self._config, self._train_source, self._val_source = config, train_source, val_source
+        self._generated = generated
         self._epoch_source = build.epoch_source(config, train_source)
-        self._steps_per_epoch = build.steps_per_epoch(config, self._epoch_source)
+        self._steps_per_epoch = build.steps_per_epoch(config, self._epoch_source, generated)
         counts = class_counts(train_source)
         num_classes = len(train_source.class_names)
         self.parts = build.create(config, num_classes)
@@ -119,6 +121,11 @@ class _Training:
             "val": Unreadable(val_source, self.parts.transforms["evaluate"]),
         }
         self._data = {"train": identity(train_source), config.data.val_split: identity(val_source)}
+        if generated is not None:
+            self._unreadable[build.COUNTERFACTUALS] = Unreadable(
+                generated.source, self.parts.transforms["train"]
+            )
+            self._data[build.COUNTERFACTUALS] = identity(generated.source)
         self.system = build.system(
             config,
             self.parts,
@@ -164,8 +171,14 @@ class _Training:
             reading=self.parts.reading,
             reshuffle=self._config.data.reshuffle,
             start_step=from_step,
+            generated=self._generated,
         ):
-            self._unreadable["train"].add(batch.pop("replaced", NO_IMAGES))
+            replaced = batch.pop("replaced", NO_IMAGES)
+            if self._generated is not None and len(replaced):
+                drawn = batch["counterfactual"]
+                self._unreadable[build.COUNTERFACTUALS].add(replaced[drawn])
+                replaced = replaced[~drawn]
+            self._unreadable["train"].add(replaced)
             yield batch
 
     def _measure(self, model, poll):
@@ -212,8 +225,14 @@ class _Training:
     def _require_same_data(self, path, meta):
         names = list(self._train_source.class_names)
         changes = changed_classes(meta["class_names"], names)
-        # Checkpoints of older versions have no "data".
-        changes += changed_images(meta.get("data", {}), self._data, same_classes=not changes)
+        # Checkpoints of older versions have no "data", and no generated records.
+        trained_on = meta.get("data", {})
+        changes += changed_images(trained_on, self._data, same_classes=not changes)
+        before, now = (build.COUNTERFACTUALS in data for data in (trained_on, self._data))
+        if before != now:
+            changes.append(
+                f"generated records were {'added' if now else 'removed'}, by config.data.counterfactuals"
+            )
         if changes:
             raise InputError(
                 f"checkpoint {path} was trained on other data ({'; '.join(changes)}); restore the data, or use "

@@ -1,5 +1,6 @@
 """The fields that all systems share: seed, data, views, optimisation, training, evaluation, mesh, report."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,6 +33,12 @@ def _data() -> ConfigDict:
     # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
     # training uses the next image instead, evaluation leaves it out.
     data.on_error = "stop"
+    # Generated records (`data.sources.counterfactuals`) in the training batches, beside the real images.
+    data.counterfactuals = counterfactuals = ConfigDict()
+    counterfactuals.path = ""  # their folder; empty: none
+    # Share of each training batch that is generated. 1: no real image is trained on, and an epoch is of the
+    # generated records.
+    counterfactuals.share = 0.5
     data.tfds = _tfds()
     data.scenes = _scenes()
     data.longtail = _longtail()
@@ -162,6 +169,7 @@ BOUNDS = {
     "seed": _SEED,
     "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
     "data.workers": Bounds(0, 1024, ": each is a process of some hundred megabytes"),
+    "data.counterfactuals.share": _SHARE,
     "data.scenes.bias": _SHARE,
     "data.scenes.num_train": _COUNT,
     "data.scenes.num_test": _COUNT,
@@ -216,6 +224,7 @@ def _check_training(config: ConfigDict) -> None:
             "config.optim.ema_decay is 1: the averaged weights would stay at their initial values; use a smaller value, such as 0.9997"
         )
     _check_milestones(config)
+    _check_counterfactuals(config)
     _check_leaks(config.data)
 
 
@@ -228,6 +237,15 @@ def _check_milestones(config):
         raise InputError(
             f"config.optim.sgd.milestones {tuple(sgd.milestones)} has {beyond[0]}, but train.epochs is {epochs}: "
             "the learning rate would never drop there; use milestones within the epochs, or () for none"
+        )
+
+
+def _check_counterfactuals(config):
+    share, batch_size = config.data.counterfactuals.share, config.train.batch_size
+    if config.data.counterfactuals.path and not math.isclose(share * batch_size, round(share * batch_size)):
+        raise InputError(
+            f"config.data.counterfactuals.share {share:g} of train.batch_size {batch_size} is {share * batch_size:g} "
+            f"images; make it a whole number, such as {round(share * batch_size)}/{batch_size}"
         )
 
 
@@ -257,12 +275,14 @@ def require_splits(data: ConfigDict) -> None:
 
 
 def _uses(config: ConfigDict) -> list[Use]:
-    optim = config.optim
+    optim, counterfactuals = config.optim, config.data.counterfactuals
     return [
         *uses_of("data", {name: each.fields for name, each in SOURCES.items()}, config.data.source),
         *uses_of("views", {name: (f"{name}.",) for name in TRANSFORMS}, config.views.transform),
         *uses_of("optim", {name: each.fields for name, each in OPTIMIZERS.items()}, optim.name),
         *uses_of("optim.sgd", {name: each.fields for name, each in SCHEDULES.items()}, optim.sgd.schedule),
+        Use(("data.counterfactuals.path",), counterfactuals.share > 0),
+        Use(("data.counterfactuals.share",), bool(counterfactuals.path)),
         Use(("train.mask_with",), config.train.mask_rate > 0),
         Use(("train.patience",), config.train.early_stop),
     ]
@@ -272,9 +292,10 @@ PART = Part(
     sections=SECTIONS,
     bounds=BOUNDS,
     choices=_choices,
-    paths=("data.root", "data.vocabulary", "init_from"),
+    paths=("data.root", "data.vocabulary", "data.counterfactuals.path", "init_from"),
     neutral=(
         "data.root",
+        "data.counterfactuals.path",  # a checkpoint knows its records by their content
         "data.threads",
         "data.workers",
         # May change when a run is resumed: a run that stopped at an unreadable image can skip it.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from cfmlc_jax.data.sources import Source, image_list
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.sources.image_list import ImageList
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
 from cfmlc_jax.data.sources.scenes import Scenes
@@ -72,7 +73,7 @@ def _scenes(data, split):
     return Scenes(split, num_scenes=num_scenes, **bias)
 
 
-# These two sources need no existing folder here: their own errors say which files belong where.
+# These sources need no existing folder here: their own errors say which files belong where.
 def _cifar(data, split):
     return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
 
@@ -80,6 +81,16 @@ def _cifar(data, split):
 def _image_list(data, split):
     stem = image_list.STEMS[data.source]
     return ImageList(place(data.source, data.root), split, stem=stem)
+
+
+def _counterfactuals(data, split):
+    folder = place(data.source, data.root)
+    inner = folder / split
+    if not inner.is_dir() and split != "train":
+        raise InputError(
+            f"generated records in {folder} have no split {split!r}: generate it, with another seed, into {inner}"
+        )
+    return Counterfactuals(inner if inner.is_dir() else folder)
 
 
 def _digits(data, split):
@@ -108,6 +119,8 @@ SOURCES = {
     "cifar100_lt": Opening(_cifar, _TAIL),
     "imagenet_lt": Opening(_image_list),
     "places_lt": Opening(_image_list),
+    # The folder of each split, or the folder itself for "train".
+    "counterfactuals": Opening(_counterfactuals),
     "long_tailed_digits": Opening(_digits, (*_TAIL, "longtail.largest", "longtail.num_test")),
 }
 

@@ -8,20 +8,22 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
 import numpy as np
 
-from cfmlc_jax.data.sources import Source
+from cfmlc_jax.causal.mechanisms import MECHANISMS
+from cfmlc_jax.data.sources import MechanismSource, Source
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError, RunError
 
 # So many consecutive unreadable images are not a few damaged files but a disk that is not mounted, for example.
 MOST_IN_A_ROW = 100
 SHARED_MEMORY = "/dev/shm"
+_GENERATED = 1  # the stream of random numbers of generated records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,18 @@ class Reading:
     threads: int = 8
     workers: int = 0
     skip: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Generated records in training batches, in place of real ones or beside them.
+
+    source: the records.
+    per_batch: number of them in each batch, over all processes, at least 1; the batch size: no real image is read.
+    """
+
+    source: MechanismSource
+    per_batch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +100,7 @@ def train_batches(
     reading: Reading,
     reshuffle: bool = True,
     start_step: int = 0,
+    generated: Generated | None = None,
 ) -> Batches:
     """Shuffled batches {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]} of all epochs.
 
@@ -98,6 +113,12 @@ def train_batches(
     that image's labels: a batch is then a function of seed, step and files. Batches also have "replaced",
     int32 [b], the position in the source of each image that was replaced, else −1.
 
+    With `generated`, real and generated records alternate in a batch as evenly as their numbers allow. Batches
+    also have "counterfactual", bool [b], true for generated records, and "mechanisms", the label int32 [b] of each
+    mechanism by name; −1 for real images, whose mechanisms are unknown. An epoch is of the real images; the generated
+    records have their own order, and start again when all of them were used. If batches have no real image, an
+    epoch is of the generated records.
+
     Args:
         source: the training data.
         to_views: the transform of records.
@@ -108,15 +129,67 @@ def train_batches(
         reshuffle: False: all epochs have the order of the first, as in the reference, whose sampler
             does not receive the epoch; augmentations still differ.
         start_step: number of batches to skip.
+        generated: generated records in each batch; None: none.
     """
-    steps = len(source) // batch_size
-    order = grain.MapDataset.source(_Positions(source)).seed(seed).shuffle()[: steps * batch_size]
-    repeated = order.repeat(epochs, reseed_each_epoch=reshuffle)
-    records = repeated.random_map(_TrainRecord(source, to_views, reading.skip))
+    steps = steps_per_epoch(source, batch_size, generated)
+    if generated is None:
+        records = _repeated(
+            _TrainRecord(source, to_views, reading.skip),
+            first=steps * batch_size,
+            times=epochs,
+            seed=seed,
+            reshuffle=reshuffle,
+        )
+    else:
+        records = _mixed(
+            source, generated, to_views, steps, batch_size, epochs, seed, reading.skip, reshuffle
+        )
     share = batch_size // reading.processes
     places = grain.MapDataset.range(start_step * share, steps * epochs * share)
     mine = places.map(_Share(records, share, reading.process, reading.processes))
     return Batches(_read(mine, reading).batch(share, drop_remainder=True), reading.workers)
+
+
+def _repeated(
+    records: "_TrainRecord", *, first: int, times: int, seed: int, reshuffle: bool
+) -> grain.MapDataset:
+    """Records in a random order: the first ones of it, so many times, each time in a new order with `reshuffle`."""
+    order = grain.MapDataset.source(_Positions(records.source)).seed(seed).shuffle()[:first]
+    return order.repeat(times, reseed_each_epoch=reshuffle).random_map(records)
+
+
+def _mixed(source, generated, to_views, steps, batch_size, epochs, seed, skip, reshuffle) -> "_Mixed":
+    """The real and generated records of all steps."""
+    count = generated.per_batch
+    real_count = batch_size - count
+    drawn = _TrainRecord(generated.source, to_views, skip, _MechanismLabels(generated.source))
+    # Another seed, so that two records of the same place are not augmented alike.
+    own = int(np.random.SeedSequence((seed, _GENERATED)).generate_state(1)[0])
+    if not real_count:
+        first = steps * batch_size
+        return _Mixed(
+            None,
+            _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle),
+            batch_size,
+            count,
+        )
+    real = _TrainRecord(source, to_views, skip, _unknown_mechanisms)
+    every = len(generated.source)
+    turns = -(-steps * epochs * count // every)
+    return _Mixed(
+        _repeated(real, first=steps * real_count, times=epochs, seed=seed, reshuffle=reshuffle),
+        _repeated(drawn, first=every, times=turns, seed=own, reshuffle=reshuffle),
+        batch_size,
+        count,
+    )
+
+
+def steps_per_epoch(source: Source, batch_size: int, generated: Generated | None = None) -> int:
+    """The number of full batches in an epoch of `train_batches`."""
+    real = batch_size if generated is None else batch_size - generated.per_batch
+    if generated is not None and real == 0:
+        return len(generated.source) // batch_size
+    return len(source) // real
 
 
 def evaluation_batches(source: Source, to_views: Transform, *, batch_size: int, reading: Reading) -> Batches:
@@ -229,29 +302,78 @@ class _Positions:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainRecord:
-    """Reads a record's views and labels, augmented with the generator that Grain derives for it."""
+    """Reads a record's views and labels, augmented with the generator that Grain derives for it.
+
+    mechanisms: position -> the entries of a record of mixed batches; None: batches are not mixed.
+    """
 
     source: Source
     to_views: Transform
     skip: bool
+    mechanisms: Callable[[int], dict[str, Any]] | None = None
 
     def __call__(self, position: int, generator: np.random.Generator) -> dict[str, Any]:
-        example, read = self._readable(position, generator)
+        example, place = self._readable(position, generator)
         record = {"views": example["views"], "labels": example["labels"]}
-        return record | {"replaced": np.int32(-1 if read else position)} if self.skip else record
+        if self.mechanisms is not None:
+            record |= self.mechanisms(place)
+        return record | {"replaced": np.int32(-1 if place == position else position)} if self.skip else record
 
     def _readable(self, position, generator):
-        """The first readable example from this position on, and whether it is the one at this position."""
+        """The first readable example from this position on, and its position."""
         first = None
         for step in range(MOST_IN_A_ROW):
+            place = (position + step) % len(self.source)
             try:
-                place = (position + step) % len(self.source)
-                return self.to_views(self.source[place], generator), step == 0
+                return self.to_views(self.source[place], generator), place
             except InputError as error:
                 first = first or error
                 if not self.skip:
                     raise
         raise InputError(f"{MOST_IN_A_ROW} consecutive images cannot be read; the first: {first}")
+
+
+def _unknown_mechanisms(position: int) -> dict[str, Any]:
+    """The entries of a real record of mixed batches."""
+    return _mixed_entries(counterfactual=False, labels=[-1] * len(MECHANISMS))
+
+
+@dataclasses.dataclass(frozen=True)
+class _MechanismLabels:
+    """The entries of a generated record of mixed batches."""
+
+    source: MechanismSource
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        return _mixed_entries(counterfactual=True, labels=self.source.mechanisms[position])
+
+
+def _mixed_entries(*, counterfactual, labels):
+    return {
+        "counterfactual": np.bool_(counterfactual),
+        "mechanisms": {name: np.int32(label) for name, label in zip(MECHANISMS, labels, strict=True)},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixed:
+    """The records of all steps by index: in each batch `count` generated ones, spread evenly.
+
+    real: b − count records of each step; None if count is b.
+    generated: count records of each step.
+    """
+
+    real: grain.MapDataset | None
+    generated: grain.MapDataset
+    batch_size: int
+    count: int
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, within = divmod(index, self.batch_size)
+        before = within * self.count // self.batch_size  # generated records before this one in the batch
+        if self.real is None or (within + 1) * self.count // self.batch_size > before:
+            return self.generated[step * self.count + before]
+        return self.real[step * (self.batch_size - self.count) + within - before]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +384,7 @@ class _Share:
     and its norm groups the same images, for any number of processes.
     """
 
-    records: grain.MapDataset
+    records: grain.MapDataset | _Mixed
     share: int
     process: int
     processes: int

@@ -38,3 +38,12 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+class MechanismSource(Source, Protocol):
+    """A source of images whose mechanisms (shape, texture, background) have a label each; `labels` are the shape's.
+
+    mechanisms: int32 [n, 3], the labels of the whole split, in the order of `causal.mechanisms.MECHANISMS`.
+    """
+
+    mechanisms: np.ndarray
