@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cfmlc_jax.data.sources import Source, image_list
+from cfmlc_jax.data.sources import Source, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.image_list import ImageList
@@ -72,7 +72,7 @@ def _scenes(data, split):
     return Scenes(split, num_scenes=num_scenes, **bias)
 
 
-# These two sources need no existing folder here: their own errors say which files belong where.
+# Sources of CIFAR, of lists and of MNIST need no existing folder here: their own errors say which files belong where.
 def _cifar(data, split):
     return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
 
@@ -85,6 +85,14 @@ def _image_list(data, split):
 def _digits(data, split):
     tail = data.longtail
     return LongTailedDigits(split, most=tail.largest, num_test=tail.num_test, **_tail(tail))
+
+
+def _mechanism_digits(data, split):
+    return mechanism_digits.embedded(data.source, split)
+
+
+def _mechanism_mnist(data, split):
+    return mechanism_digits.official(data.source, place("mnist", data.root), split)
 
 
 def _tail(longtail):
@@ -109,6 +117,12 @@ SOURCES = {
     "imagenet_lt": Opening(_image_list),
     "places_lt": Opening(_image_list),
     "long_tailed_digits": Opening(_digits, (*_TAIL, "longtail.largest", "longtail.num_test")),
+    "colored_digits": Opening(_mechanism_digits),
+    "double_colored_digits": Opening(_mechanism_digits),
+    "wildlife_digits": Opening(_mechanism_digits),
+    "colored_mnist": Opening(_mechanism_mnist),
+    "double_colored_mnist": Opening(_mechanism_mnist),
+    "wildlife_mnist": Opening(_mechanism_mnist),
 }
 
 
