@@ -21,6 +21,7 @@ def _data() -> ConfigDict:
     data = ConfigDict()
     data.source = "double_colored_digits"  # a name of `data.build.SOURCES` whose records have mechanisms
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
+    data.mechanisms = ConfigDict({"decorrelated": False})  # as in config/fields.py
     data.threads = 2  # threads in each worker that read images
     data.workers = 0  # worker processes; 0: use the main process. Batches do not depend on the number
     return data

@@ -39,6 +39,9 @@ def _data() -> ConfigDict:
     # Share of each training batch that is generated. 1: no real image is trained on, and an epoch is of the
     # generated records.
     counterfactuals.share = 0.5
+    # Digits with mechanisms: texture and background of the training images are independent of the digit, as in
+    # the test split. False: they follow it.
+    data.mechanisms = ConfigDict({"decorrelated": False})
     data.tfds = _tfds()
     data.scenes = _scenes()
     data.longtail = _longtail()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cfmlc_jax.data.sources import Source, image_list
+from cfmlc_jax.data.sources import Source, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
@@ -47,10 +47,12 @@ class Opening(NamedTuple):
 
     open: (config.data, split) -> the source.
     fields: fields of config.data that it reads besides the common ones; sections end with a dot.
+    has_mechanisms: it is a `sources.MechanismSource` with masks.
     """
 
     open: Callable[[Any, str], Source]
     fields: tuple[str, ...] = ()
+    has_mechanisms: bool = False
 
 
 def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
@@ -73,7 +75,7 @@ def _scenes(data, split):
     return Scenes(split, num_scenes=num_scenes, **bias)
 
 
-# These sources need no existing folder here: their own errors say which files belong where.
+# Sources of CIFAR, of lists and of MNIST need no existing folder here: their own errors say which files belong where.
 def _cifar(data, split):
     return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
 
@@ -98,6 +100,19 @@ def _digits(data, split):
     return LongTailedDigits(split, most=tail.largest, num_test=tail.num_test, **_tail(tail))
 
 
+def _mechanism_digits(data, split):
+    return mechanism_digits.embedded(data.source, _mechanism_split(data, split))
+
+
+def _mechanism_mnist(data, split):
+    return mechanism_digits.official(data.source, place("mnist", data.root), _mechanism_split(data, split))
+
+
+def _mechanism_split(data, split):
+    """The name of the split in the source; the training split can be decorrelated."""
+    return "train_decorrelated" if split == "train" and data.mechanisms.decorrelated else split
+
+
 def _tail(longtail):
     return {
         "kind": longtail.imbalance,
@@ -108,6 +123,10 @@ def _tail(longtail):
 
 
 _TAIL = ("longtail.imbalance", "longtail.ratio", "longtail.subset_seed", "longtail.shuffle_classes")
+def _of_mechanisms(open):
+    return Opening(open, ("mechanisms.",), has_mechanisms=True)
+
+
 SOURCES = {
     "coco": Opening(_in_folder(Coco)),
     "voc2007": Opening(_in_folder(Voc)),
@@ -122,6 +141,12 @@ SOURCES = {
     # The folder of each split, or the folder itself for "train".
     "counterfactuals": Opening(_counterfactuals),
     "long_tailed_digits": Opening(_digits, (*_TAIL, "longtail.largest", "longtail.num_test")),
+    "colored_digits": _of_mechanisms(_mechanism_digits),
+    "double_colored_digits": _of_mechanisms(_mechanism_digits),
+    "wildlife_digits": _of_mechanisms(_mechanism_digits),
+    "colored_mnist": _of_mechanisms(_mechanism_mnist),
+    "double_colored_mnist": _of_mechanisms(_mechanism_mnist),
+    "wildlife_mnist": _of_mechanisms(_mechanism_mnist),
 }
 
 

@@ -278,7 +278,7 @@ def test_draw_digits_by_hand():
 
 def test_handwritings_of_training_validation_and_testing_are_apart():
     labels = np.load(ASSETS / "digits.npz")["labels"]
-    parts = {part: scenes._instances(part) for part in scenes.HANDWRITINGS}
+    parts = {part: scenes.instances(part) for part in scenes.HANDWRITINGS}
     for digit in range(10):
         rows = [row for part in parts.values() for row in part[digit]]
         assert [len(part[digit]) for part in parts.values()] == [350, 50, 100]

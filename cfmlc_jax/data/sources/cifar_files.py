@@ -5,7 +5,6 @@ A file that is not the official one, byte for byte, is an error. The pickles of 
 
 import hashlib
 import io
-import pickle
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cfmlc_jax.data.sources import pickles
 from cfmlc_jax.errors import InputError
 
 SIDE = 32  # pixels
@@ -226,15 +226,5 @@ def _from_pickle(data, data_set):
 
 
 def _unpickle(data):
-    return _Unpickler(io.BytesIO(data), encoding="bytes").load()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Loads arrays and plain values only; the data sets' files, of 2009, have nothing else."""
-
-    def find_class(self, module, name):
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if name == "_reconstruct" and module in {"numpy.core.multiarray", "numpy._core.multiarray"}:
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        raise pickle.UnpicklingError(f"{module}.{name} is neither an array nor a plain value")
+    # The data sets' files, of 2009, have arrays and plain values only.
+    return pickles.load(io.BytesIO(data), encoding="bytes")

@@ -306,7 +306,7 @@ def _background(textures: tuple[np.ndarray, ...], size: int, draws: list[float])
 
 def _pick_instance(part: str, digit: int, draw: float) -> int:
     """A random handwriting of a digit in a part of the data, as a row of the assets."""
-    rows = _instances(part)[digit]
+    rows = instances(part)[digit]
     return rows[int(draw * len(rows))]
 
 
@@ -377,19 +377,19 @@ def _paint(background: np.ndarray, layers: list[_Layer]) -> np.ndarray:
 @functools.cache
 def _ink(instance: int) -> Image.Image:
     """One handwriting cropped to its visible ink, so that a resized copy fills its box."""
-    image = Image.fromarray(_digit_images()[0][instance])
+    image = Image.fromarray(digit_images()[0][instance])
     return image.crop(image.point(VISIBLE).getbbox())
 
 
 @functools.cache
-def _instances(part: str) -> list[list[int]]:
+def instances(part: str) -> list[list[int]]:
     """The handwritings of each digit in a part of the data, as rows of the assets: 10 lists."""
-    labels = _digit_images()[1]
+    labels = digit_images()[1]
     return [np.flatnonzero(labels == digit)[HANDWRITINGS[part]].tolist() for digit in range(10)]
 
 
 @functools.cache
-def _digit_images() -> tuple[np.ndarray, np.ndarray]:
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """All handwritings uint8 [5000, 28, 28] and their digits [5000]."""
     with _asset("digits.npz") as file, np.load(file) as arrays:
         return arrays["images"], arrays["labels"]
@@ -401,11 +401,14 @@ def _textures(part: str, size: int) -> tuple[np.ndarray, ...]:
 
     They are mirrored once here, because flipping interleaved channels takes half the time of a background.
     """
-    region = "test" if part == "test" else "train"
-    with _asset("textures.npz") as file, np.load(file) as arrays:
-        photos = [arrays[name] for name in sorted(arrays) if name.endswith(f"_{region}")]
-    scaled = [_scale(photo, size) for photo in photos]
+    scaled = [_scale(photo, size) for photo in photos("test" if part == "test" else "train")]
     return (*scaled, *(np.ascontiguousarray(photo[:, ::-1]) for photo in scaled))
+
+
+def photos(region: str) -> list[np.ndarray]:
+    """A region, "train" or "test", of each photo by name: uint8 [h, w, 3], or [h, w] if the photo is grey."""
+    with _asset("textures.npz") as file, np.load(file) as arrays:
+        return [arrays[name] for name in sorted(arrays) if name.endswith(f"_{region}")]
 
 
 def _scale(photo: np.ndarray, size: int) -> np.ndarray:
