@@ -16,7 +16,9 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from cfmlc_jax import cli
 
@@ -30,6 +32,8 @@ from ml_collections import config_flags
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock, processes
+from cfmlc_jax.cgn import build as cgn_build
+from cfmlc_jax.cgn.train import train as train_cgn
 from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
@@ -112,10 +116,8 @@ def _train(values, config):
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
-    build.require_model(config)
-    if not _has_checkpoints(workdir):  # a run that has started may finish as it is
-        configs.require_trainable(config)
-        finetune.require_start(config)
+    system = _SYSTEMS[configs.system(config)]
+    system.require(config, started=_has_checkpoints(workdir))
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, missing)
@@ -128,9 +130,39 @@ def _train(values, config):
             idle = configs.unused(config)
             if idle:
                 _say(f"set, but of no use to this run: {', '.join(idle)}")
-            train(config, workdir, _say)
+            system.train(config, workdir, _say)
             undo.pop_all()
-            _report(workdir)
+            if system.has_report:
+                _report(workdir)
+
+
+def _require_classifier(config, *, started: bool) -> None:
+    build.require_model(config)
+    if not started:  # a run that has started may finish as it is
+        configs.require_trainable(config)
+        finetune.require_start(config)
+
+
+def _require_cgn(config, *, started: bool) -> None:
+    cgn_build.create(config, num_classes=2)
+
+
+class _System(NamedTuple):
+    """How a system is run.
+
+    require: (config, started) -> None; raises an InputError if the run cannot work.
+    train: (config, workdir, print_line) -> its results.
+    """
+
+    require: Callable[..., None]
+    train: Callable[..., Any]
+    has_report: bool = True
+
+
+_SYSTEMS = {
+    configs.CLASSIFIER: _System(_require_classifier, train),
+    configs.CGN: _System(_require_cgn, train_cgn, has_report=False),
+}
 
 
 def _evaluate(values, config):

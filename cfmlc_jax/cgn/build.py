@@ -100,7 +100,7 @@ def features(path: Path, abstract) -> Any:
     return found["variables"]
 
 
-def require_mechanisms(source) -> None:
+def require_every_class(source) -> None:
     """Raise unless every class has an image.
 
     Raises:

@@ -4,6 +4,7 @@ As in the reference: each shape is drawn once and painted `per_shape` times, wit
 background each time. Labels are uniform and independent. (The reference permutes the labels of a batch of 100.)
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfmlc_jax import files
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn.system import in_bytes
 from cfmlc_jax.data.sources import counterfactuals as records
@@ -22,6 +24,8 @@ from cfmlc_jax.models.generators.mnist import SIZE, Composition, MnistGenerator
 
 # Images that are drawn at once.
 _BATCH = 500
+# What an unfinished folder is being filled with.
+_BEGUN = "begun.json"
 
 
 def draw_inputs(key, b: int, per_shape: int, generator: MnistGenerator) -> tuple[dict, dict, dict]:
@@ -67,11 +71,10 @@ class Painter:
             return jnp.stack([labels[name] for name in mechanisms.MECHANISMS], axis=1), composed
 
         replicated = meshes.replicated(mesh)
-        self._paint = jax.jit(
-            paint, out_shardings=replicated, compiler_options=meshes.compiler_options(mesh)
-        )
+        self._paint = jax.jit(paint, out_shardings=replicated, compiler_options=meshes.compiler_options(mesh))
 
     def __call__(self, variables, key) -> tuple[np.ndarray, Composition]:
+        """Labels and images of new counterfactuals."""
         labels, composed = self._paint(variables, key)
         return np.asarray(labels), composed
 
@@ -113,32 +116,81 @@ def write(
         InputError: the folder holds records of other arguments.
         RunError: the files cannot be written.
     """
-    sizes = _sizes(num_records, shard_size)
-    origin = origin | {"seed": seed, "per_shape": per_shape, "shard_size": shard_size}
-    if _is_complete(folder, num_records, origin):
+    sizes = _shard_sizes(num_records, shard_size)
+    origin = origin | {"seed": seed, "per_shape": per_shape}
+    if (folder / records.INDEX).exists():
+        _require_same(folder, sizes, origin)
+        print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
         return
     b = max(per_shape, _BATCH // per_shape * per_shape)
     painter = Painter(generator, mesh, b, per_shape)
     primary = jax.process_index() == 0
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(num_records, batch_size=1, done=0, silent=not primary)
-    done = 0
+    if primary:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, origin | {"shards": sizes})
+    progress = Progress(len(sizes), batch_size=shard_size, silent=not primary, unit="files")
     for shard, size in enumerate(sizes):
         path = folder / records.shard_name(shard, len(sizes))
-        if not path.exists():
-            key = jax.random.fold_in(jax.random.key(seed), shard)
-            images, labels = [], []
-            for batch in range(-(-size // b)):
-                poll()
-                drawn, composed = painter(variables, jax.random.fold_in(key, batch))
-                labels.append(drawn)
-                images.append(np.asarray(in_bytes(composed.image)))
-            if primary:
-                records.write_shard(path, np.concatenate(images)[:size], np.concatenate(labels)[:size])
-        done += size
-        progress.report(done, f"counterfactuals {path.name}")
+        key = jax.random.fold_in(jax.random.key(seed), shard)
+        # Only the first process writes, and so only it knows what is there: all processes draw every shard.
+        if jax.process_count() > 1 or not path.exists():
+            labels, images = _shard(painter, variables, key, size, b, poll)
+            if primary and not path.exists():
+                records.write_shard(path, images, labels)
+        progress.report(shard + 1, "counterfactuals")
     if primary:
-        records.write_index(
-            folder, class_names=class_names, shards=sizes, image_size=SIZE, **origin
-        )
+        records.write_index(folder, class_names=class_names, shards=sizes, image_size=SIZE, **origin)
+        (folder / _BEGUN).unlink()
     print_line(f"counterfactuals: {num_records:,} records in {folder}")
+
+
+def _shard(painter, variables, key, size, b, poll):
+    """Labels int32 [size, 3] and images uint8 [size, h, w, 3] of a shard."""
+    labels, images = [], []
+    for batch in range(-(-size // b)):
+        poll()
+        drawn, composed = painter(variables, jax.random.fold_in(key, batch))
+        labels.append(drawn)
+        images.append(np.asarray(in_bytes(composed.image)))
+    return np.concatenate(labels)[:size], np.concatenate(images)[:size]
+
+
+def _shard_sizes(num_records, shard_size):
+    """The number of records in each file."""
+    full, rest = divmod(num_records, shard_size)
+    return [shard_size] * full + ([rest] if rest else [])
+
+
+def _claim(folder, arguments):
+    """Write what the folder is being filled with, or compare it with what an interrupted call wrote.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    path = folder / _BEGUN
+    if path.exists():
+        _require_equal(folder, json.loads(path.read_text(encoding="utf-8")), arguments)
+    elif any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and has no generated records; give a new folder")
+    else:
+        files.write_text(path, json.dumps(arguments) + "\n")
+
+
+def _require_same(folder, sizes, origin):
+    index = json.loads((folder / records.INDEX).read_text(encoding="utf-8"))
+    _require_equal(folder, index, origin | {"shards": sizes})
+
+
+def _require_equal(folder, before, now):
+    """Raise unless a folder was generated with the same arguments.
+
+    Raises:
+        InputError: names the arguments that differ.
+    """
+    changes = [
+        f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value
+    ]
+    if changes:
+        raise InputError(
+            f"{folder} holds records that were generated otherwise ({'; '.join(changes)}); remove it, or give a new folder"
+        )

@@ -131,13 +131,17 @@ class DigitsSystem:
             dropout_key: of the critic.
         """
         keys = jax.random.split(dropout_key, 3)
-        gradient, (drawn, generator_stats, critic_stats, parts) = jax.grad(self._generator_loss, has_aux=True)(
-            learned["generator"]["params"], learned, real, draws, keys[0]
-        )
+        gradient, (drawn, generator_stats, critic_stats, parts) = jax.grad(
+            self._generator_loss, has_aux=True
+        )(learned["generator"]["params"], learned, real, draws, keys[0])
         generator, generator_state = self._stepped("generator", learned, gradient, generator_stats)
         learned = learned | {"critic": learned["critic"] | critic_stats}
         critic_gradient, (critic_stats, critic_parts) = jax.grad(self._critic_loss, has_aux=True)(
-            learned["critic"]["params"], learned["critic"], (real, labels), (drawn.image, draws.labels), keys[1:]
+            learned["critic"]["params"],
+            learned["critic"],
+            (real, labels),
+            (drawn.image, draws.labels),
+            keys[1:],
         )
         critic, critic_state = self._stepped("critic", learned, critic_gradient, critic_stats)
         loss = parts["adversarial"] + parts["entropy"] + parts["style"]
@@ -203,11 +207,11 @@ class DigitsSystem:
         }
         return sum(parts.values()), (drawn, generator_stats, critic_stats, parts)
 
-    def _critic_loss(self, params, critic, real, generated, dropout_keys):
-        """The cost; and batch statistics and parts. `real` and `generated` are images and labels."""
+    def _critic_loss(self, params, critic, real: tuple, generated: tuple, dropout_keys):
+        """The cost; and batch statistics and parts. `real` and `generated` are pairs of images and labels."""
         critic = critic | {"params": params}
-        of_real, stats = self._score(critic, *real, dropout_keys[0])
-        of_generated, stats = self._score(critic | stats, *generated, dropout_keys[1])
+        of_real, stats = self._score(critic, real[0], real[1], dropout_keys[0])
+        of_generated, stats = self._score(critic | stats, generated[0], generated[1], dropout_keys[1])
         parts = {
             "critic_real": jnp.square(of_real - 1).mean(),
             "critic_generated": jnp.square(of_generated).mean(),

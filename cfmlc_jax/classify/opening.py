@@ -69,6 +69,11 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
     """
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
+    if configs.system(meta["config"]) != configs.CLASSIFIER:
+        raise InputError(
+            f"checkpoint {path} is of a generator, not of a classifier; a run of system {configs.system(meta['config'])!r} "
+            "has the workdirs of its classifiers in its own"
+        )
     checkpoints.require_head(path, meta)
     stored = configs.from_json(meta["config"])
     config = stored if config is None else config

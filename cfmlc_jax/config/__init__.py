@@ -49,7 +49,7 @@ def system(config: Any) -> str:
     Raises:
         InputError: an unknown system.
     """
-    name = config["system"] if "system" in config else CLASSIFIER
+    name = config.get("system", CLASSIFIER)
     part.require_choice("system", name, SYSTEMS)
     return name
 
@@ -76,7 +76,8 @@ def validate(config: Any) -> ConfigDict:
         )
     checked = _checked(config)
     schema.require_complete(checked, config)
-    require_splits(checked.data)
+    if system(checked) == CLASSIFIER:
+        require_splits(checked.data)
     for each in _parts(checked):
         for name in each.unique:
             part.require_unique(name, field(checked, name))
@@ -103,7 +104,9 @@ def paths(config: ConfigDict) -> list[str]:
 def unused(config: ConfigDict) -> list[str]:
     """Names of the fields that differ from their defaults although nothing in the run reads them."""
     values, defaults = flat(to_json(config)), flat(to_json(default(system(config))))
-    unread = tuple(name for each in _parts(config) for use in each.uses(config) if not use.used for name in use.fields)
+    unread = tuple(
+        name for each in _parts(config) for use in each.uses(config) if not use.used for name in use.fields
+    )
     sections = tuple(name for name in unread if name.endswith("."))
     return [
         name

@@ -58,9 +58,7 @@ def names(fields: Any, section: str = "") -> Iterator[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown field: the most similar field, or where all fields are listed."""
     near = difflib.get_close_matches(name, list(known), 1)
-    return (
-        f"did you mean {near[0]}?" if near else "the files of cfmlc_jax/config list the fields"
-    )
+    return f"did you mean {near[0]}?" if near else "the files of cfmlc_jax/config list the fields"
 
 
 def shown(value: Any) -> str:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from cfmlc_jax.data.sources import Source, image_list, mechanism_digits
+from cfmlc_jax.data.sources import MechanismSource, Source, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
@@ -123,6 +123,8 @@ def _tail(longtail):
 
 
 _TAIL = ("longtail.imbalance", "longtail.ratio", "longtail.subset_seed", "longtail.shuffle_classes")
+
+
 def _of_mechanisms(open):
     return Opening(open, ("mechanisms.",), has_mechanisms=True)
 
@@ -157,3 +159,12 @@ def source(data, split: str) -> Source:
         InputError: the source cannot be read; see each source.
     """
     return SOURCES[data.source].open(data, split)
+
+
+def mechanism_source(data, split: str) -> MechanismSource:
+    """One split of a source whose `Opening.has_mechanisms` is true.
+
+    Raises:
+        InputError: the source cannot be read; see each source.
+    """
+    return cast(MechanismSource, source(data, split))

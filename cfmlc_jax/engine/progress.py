@@ -15,10 +15,13 @@ class Progress:
         batch_size: images of a step, over all devices.
         done: steps that were done before this process started.
         silent: print nothing; for all processes but the first.
+        unit: what is counted, in the plural.
     """
 
-    def __init__(self, total: int, *, batch_size: int, done: int = 0, silent: bool = False):
-        self._total, self._batch_size = total, batch_size
+    def __init__(
+        self, total: int, *, batch_size: int, done: int = 0, silent: bool = False, unit: str = "steps"
+    ):
+        self._total, self._batch_size, self._unit = total, batch_size, unit
         self._stream = None if silent else sys.stderr
         self._mark = (done, time.perf_counter())
         self._open_line = False
@@ -30,7 +33,7 @@ class Progress:
         self._mark = (step, now)
         rate = (step - before) / max(now - then, 1e-9)
         line = (
-            f"step {step}/{self._total}  {text}  {rate:.2f} steps/s  "
+            f"{self._unit.removesuffix('s')} {step}/{self._total}  {text}  {rate:.2f} {self._unit}/s  "
             f"{rate * self._batch_size:.0f} images/s  ETA {clock((self._total - step) / max(rate, 1e-9))}"
         )
         self._print(line)

@@ -27,8 +27,7 @@ def nearest(masks, others, labels) -> tuple[np.ndarray, np.ndarray]:
         labels: of the real masks, int [m].
     """
     values = [
-        intersection_over_union(masks[start : start + _ROWS], others)
-        for start in range(0, len(masks), _ROWS)
+        intersection_over_union(masks[start : start + _ROWS], others) for start in range(0, len(masks), _ROWS)
     ]
     table = np.concatenate(values)
     best = table.argmax(axis=1)

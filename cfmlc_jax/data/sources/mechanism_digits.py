@@ -132,7 +132,7 @@ class MechanismDigits:
 
 def _checksum(*arrays, start):
     for array in arrays:
-        start = zlib.crc32(np.ascontiguousarray(array), start)
+        start = zlib.crc32(np.ascontiguousarray(array).tobytes(), start)
     return start
 
 

@@ -35,7 +35,7 @@ def around_one(deviation: float):
 
 
 # Initialisers of kernels by name, as functions of the gain.
-INITIALISERS = {"orthogonal": nn.initializers.orthogonal, "normal": nn.initializers.normal}
+INITIALISERS: dict[str, Any] = {"orthogonal": nn.initializers.orthogonal, "normal": nn.initializers.normal}
 
 
 def create(num_classes: int, generator: Any) -> "MnistGenerator":

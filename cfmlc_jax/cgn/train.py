@@ -1,0 +1,160 @@
+"""Trains a counterfactual generative network, generates counterfactuals, and trains classifiers on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from clu import parameter_overview
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.cgn import build, classifiers, counterfactuals
+from cfmlc_jax.cgn.validation import Validation
+from cfmlc_jax.checkpoint import read_model
+from cfmlc_jax.data import build as data
+from cfmlc_jax.data.identity import changed_images, identity
+from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
+from cfmlc_jax.data.sources.checks import summary
+from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine.memory import explained
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
+from cfmlc_jax.errors import InputError, RunError, WriteError
+
+# Folder of the generated records in a workdir.
+RECORDS = "counterfactuals"
+
+
+def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
+    """Train a network in a workdir, or resume; then do what comes after (`classifiers.train`).
+
+    The workdir gets the run's checkpoints, `counterfactuals/`, a folder for each classifier, and a table of
+    their accuracies. Each stage is resumed where it stopped.
+
+    Args:
+        config: validated and locked, of system "cgn".
+        workdir: an existing folder, empty or of the same configuration, that no other process trains in.
+        print_line: prints a line for the user, on the first process.
+
+    Raises:
+        InputError: the data or the configuration cannot be used, or the data has changed since the checkpoint.
+        RunError: a non-finite value, a full disk, not enough memory, or no readable checkpoint.
+        Preempted: the process received SIGTERM.
+    """
+    source = data.mechanism_source(config.data, "train")
+    print_line(summary("train", source))
+    build.require_every_class(source)
+    with hooks.Preemption() as preemption:
+        training = _Training(config, source)
+        run = training.run(workdir, preemption, print_line)
+        try:
+            with explained("training", "make train.batch_size, generator.ngf or critic.ndf smaller"):
+                run.resume()
+                run.fit()
+            training.generate(run, workdir / RECORDS, preemption, print_line)
+        except WriteError as error:
+            raise RunError(f"{error}; {run.last_saved()}") from error
+        finally:
+            run.close()
+    classifiers.train(config, workdir, workdir / RECORDS, print_line)
+
+
+class _Training:
+    """The system, the batches and the run options of a network in training."""
+
+    def __init__(self, config, source):
+        self._config, self._source = config, source
+        self._steps_per_epoch = steps_per_epoch(source, config.train.batch_size)
+        if not self._steps_per_epoch:
+            raise InputError(
+                f"train has {len(source)} images, fewer than config.train.batch_size {config.train.batch_size}; "
+                "make the batch smaller"
+            )
+        self._data = {"train": identity(source)}
+        self._parts = build.create(config, len(source.class_names))
+        self._validation = Validation(
+            self._parts.generator, self._parts.critic, source, self._parts.mesh, config.train.on_collapse
+        )
+        self._system = build.system(config, self._parts, self._validation)
+
+    def run(self, workdir, preemption, print_line) -> Run:
+        """The run that trains the system in a workdir."""
+        config = self._config
+        schedule = Schedule(
+            seed=config.seed,
+            epochs=config.train.epochs,
+            steps_per_epoch=self._steps_per_epoch,
+            batch_size=config.train.batch_size,
+            log_every=config.train.log_every,
+            checkpoint_every=config.train.checkpoint_every,
+        )
+        options = RunOptions(
+            meta={
+                "config": configs.to_json(config),
+                "class_names": list(self._source.class_names),
+                "data": self._data,
+            },
+            print_line=print_line,
+            preemption=preemption,
+            require_same=self._require_same_data,
+            start=self._start,
+            notes=self._validation.warnings,
+            hparams=configs.flat(configs.to_json(config)),
+            tensorboard=config.report.tensorboard,
+        )
+        run = Run(self._system, self._batches, schedule, workdir, self._parts.mesh, options)
+        learned = run.abstract.learned
+        sizes = {
+            part: parameter_overview.count_parameters(learned[part]["params"])
+            for part in ("generator", "critic")
+        }
+        print_line(", ".join(f"{part} with {size:,} parameters" for part, size in sizes.items()))
+        return run
+
+    def generate(self, run, folder, preemption, print_line) -> None:
+        """Write counterfactual records with the averaged weights of the last checkpoint."""
+        config, step = self._config, run.checkpoints.latest_step()
+        model = read_model(run.checkpoints.path(step), self._system.split(run.abstract.learned)[0])
+        counterfactuals.write(
+            folder,
+            self._parts.generator,
+            model["average"],
+            class_names=self._source.class_names,
+            num_records=config.counterfactuals.num_records,
+            per_shape=config.counterfactuals.per_shape,
+            shard_size=config.counterfactuals.shard_size,
+            seed=config.seed,
+            mesh=self._parts.mesh,
+            origin={"checkpoint": str(step), "data": config.data.source},
+            print_line=print_line,
+            poll=lambda: preemption.raise_if_requested(
+                "training is done and saved, its counterfactuals come next"
+            ),
+        )
+
+    def _batches(self, from_step):
+        return train_batches(
+            self._source,
+            self._parts.transform,
+            batch_size=self._config.train.batch_size,
+            epochs=self._config.train.epochs,
+            seed=self._config.seed,
+            reading=self._parts.reading,
+            start_step=from_step,
+        )
+
+    def _start(self, state):
+        if not self._config.loss.features_from:
+            return state
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            state.learned["features"],
+        )
+        loaded = build.features(Path(self._config.loss.features_from), abstract)
+        return state.replace(learned=state.learned | {"features": loaded})
+
+    def _require_same_data(self, path, meta):
+        changes = changed_images(meta["data"], self._data, same_classes=True)
+        if changes:
+            raise InputError(
+                f"checkpoint {path} was trained on other data ({'; '.join(changes)}); restore the data, or use "
+                "another --workdir"
+            )

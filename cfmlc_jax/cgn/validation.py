@@ -1,0 +1,131 @@
+"""Metrics of a generator after an epoch: whether its masks have the shapes of the classes that they are drawn for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cfmlc_jax.causal.mechanisms import MECHANISMS, SHAPE
+from cfmlc_jax.cgn.counterfactuals import Painter
+from cfmlc_jax.cgn.system import in_signed_range
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import RunError
+from cfmlc_jax.metrics import masks
+from cfmlc_jax.models.generators.mnist import MnistGenerator
+
+# Images that are drawn for the metrics, with the same labels and noise after every epoch.
+COUNT = 1000
+# Most real masks that generated ones are compared with.
+MOST_REAL = 4000
+_SEED = 0
+# A mean of all masks outside this range is a collapse, and so is a deviation between masks below the least.
+_EMPTY, _FULL, _LEAST_DEVIATION = 0.01, 0.99, 0.01
+# Mean scores of real and of generated images (1 and 0 are perfect) beyond which the critic has won.
+_REAL_WON, _GENERATED_WON = 0.95, 0.05
+
+
+class Validation:
+    """A function of `learned` and `poll` -> metrics by set of weights; and warnings about the last call.
+
+    The metrics are
+
+    - shape_accuracy: percentage of masks whose nearest real mask, by intersection over union, is of the class
+      that was asked for;
+    - mask_iou: mean intersection over union with that nearest mask, percent;
+    - mask_mean: mean of the masks, percent;
+    - mask_binary: percentage of their pixels below .1 or above .9;
+    - critic_real, critic_generated: the critic's mean scores of real and of drawn images.
+
+    Args:
+        generator: draws counterfactuals.
+        critic: scores images and labels.
+        source: real images with masks.
+        mesh: the devices.
+        on_collapse: "warn", or "stop": raise an error if masks have collapsed.
+    """
+
+    def __init__(self, generator: MnistGenerator, critic, source, mesh: jax.sharding.Mesh, on_collapse: str):
+        self._painter = Painter(generator, mesh, COUNT)
+        chosen = _spread(len(source), MOST_REAL)
+        self._masks = np.stack([source.mask(index) for index in chosen])
+        self._labels = source.labels[chosen].argmax(axis=1)
+        shown = _spread(len(source), COUNT)
+        self._images = np.stack([np.asarray(source[index]["image"]) for index in shown])
+        self._image_labels = source.labels[shown].argmax(axis=1)
+        self._score = jax.jit(
+            lambda variables, images, labels: critic.apply(variables, images, labels, train=False),
+            out_shardings=meshes.replicated(mesh),
+            compiler_options=meshes.compiler_options(mesh),
+        )
+        self._on_collapse = on_collapse
+        self._warnings: list[str] = []
+
+    def __call__(self, learned: dict[str, Any], poll: Callable[[], None]) -> dict[str, dict[str, float]]:
+        """Metrics of the raw weights ("weights") and of the averaged ones ("average").
+
+        Raises:
+            RunError: the masks have collapsed, with `on_collapse` "stop".
+        """
+        self._warnings = []
+        real = self._score(learned["critic"], in_signed_range(self._images), self._image_labels)
+        metrics = {}
+        for weights, name in (("weights", "generator"), ("average", "average")):
+            poll()
+            metrics[weights] = self._measure(learned, name) | {"critic_real": float(np.mean(real))}
+        self._warnings = _warnings(metrics["average"])
+        return metrics
+
+    def warnings(self) -> list[str]:
+        """Lines about masks that collapsed or a critic that has won, at the last call."""
+        return self._warnings
+
+    def _measure(self, learned, name):
+        labels, composed = self._painter(learned[name], jax.random.key(_SEED))
+        shapes = labels[:, MECHANISMS.index(SHAPE)]
+        scores = self._score(learned["critic"], composed.image, shapes)
+        drawn = np.asarray(composed.mask)[..., 0]
+        nearest, values = masks.nearest(drawn > 0.5, self._masks, self._labels)
+        mean, deviation = float(drawn.mean()), float(drawn.std(axis=0).mean())
+        collapse = _collapse(mean, deviation)
+        if collapse and self._on_collapse == "stop" and name == "average":
+            raise RunError(
+                f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
+                "optim.learning_rate"
+            )
+        return {
+            "shape_accuracy": 100 * float((nearest == shapes).mean()),
+            "mask_iou": 100 * float(values.mean()),
+            "mask_mean": 100 * mean,
+            "mask_deviation": 100 * deviation,
+            "mask_binary": 100 * float(((drawn < 0.1) | (drawn > 0.9)).mean()),
+            "critic_generated": float(np.mean(scores)),
+        }
+
+
+def _collapse(mean, deviation):
+    """A description of masks that have collapsed; empty if they have not."""
+    if mean < _EMPTY or mean > _FULL:
+        return f"the masks are {'empty' if mean < _EMPTY else 'full'}: their mean is {mean:.3f}"
+    if deviation < _LEAST_DEVIATION:
+        return f"all masks are alike: the deviation between them is {deviation:.3f}"
+    return ""
+
+
+def _warnings(metrics):
+    lines = []
+    collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
+    if collapse:
+        lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
+    if metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:
+        lines.append(
+            f"warning: the critic tells all images apart (mean score {metrics['critic_real']:.2f} of real ones, "
+            f"{metrics['critic_generated']:.2f} of drawn ones), so that the generator learns little; a smaller "
+            "critic.ndf or a larger critic.dropout makes it weaker"
+        )
+    return lines
+
+
+def _spread(length, most):
+    """At most so many indices, evenly spread over a length."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
