@@ -1,0 +1,115 @@
+"""A run of a counterfactual network from the command line to the table of its classifiers."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cfmlc_jax import config as configs
+from cfmlc_jax.cgn import classifiers
+from cfmlc_jax.classify import opening
+from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
+from cfmlc_jax.errors import InputError
+
+CONFIG = Path(__file__).parent.parent / "configs" / "cgn_tiny.py"
+
+
+def tiny(**changes):
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        configs.field(config, section)[field] = value
+    return configs.validate(config)
+
+
+def run(workdir):
+    """The exit code and the output of the command. One device: eight would compile eight times as long."""
+    command = [sys.executable, "-m", "cfmlc_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
+    environment = os.environ | {
+        "PYTHONPATH": str(CONFIG.parents[2]),
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path):
+    code, output = run(tmp_path)
+    assert code == 0, output
+    results = json.loads((tmp_path / "report" / "mechanisms.json").read_text())
+    assert list(results) == ["plain", "invariant"]
+    assert results["plain"]["test_iid"] > 50 > results["plain"]["test"]
+    assert classifiers.table(results) in output
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/average/shape_accuracy" in line for line in log)
+    assert len(Counterfactuals(tmp_path / "counterfactuals")) == 600
+    with pytest.raises(InputError, match="is of a generator, not of a classifier"):
+        opening.open(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
+    code, output = run(tmp_path)
+    assert code == 0, output
+    assert classifiers.table(results) in output
+    assert "compiling the training step" not in output
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__style": (1.0,)}, "loss.style has 1 weights; give 4"),
+        ({"loss__features": "vgg16"}, "'vgg16' needs the file of its weights"),
+        ({"loss__features_from": "vgg"}, "'random' has none"),
+        ({"counterfactuals__per_shape": 7}, "per_shape 7 must divide num_records 600"),
+        ({"data__source": "coco"}, "config.data.source 'coco' is not one of colored_digits"),
+        ({"classifiers__names": ("plain", "plain")}, "config.classifiers.names has plain twice"),
+        ({"optim__learning_rate": 0.0}, "config.optim.learning_rate is 0.0; it must be above 0"),
+        ({"train__on_collapse": "ask"}, "config.train.on_collapse 'ask' is not one of warn, stop"),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        tiny(**changes)
+
+
+def test_the_configuration_is_stored_and_read_again():
+    config = tiny()
+    stored = json.loads(json.dumps(configs.to_json(config)))
+    assert configs.to_json(configs.from_json(stored)) == stored
+    assert configs.system(stored) == "cgn"
+    assert configs.differences(stored, stored) == []
+    changed = configs.to_json(tiny(train__epochs=9, classifiers__epochs=9))
+    assert configs.differences(stored, changed) == ["train.epochs: 1 -> 9"]
+
+
+def test_an_unknown_system_is_refused():
+    config = configs.default("cgn")
+    config.system = "gan"
+    with pytest.raises(InputError, match=r"config\.system 'gan' is not one of classifier, cgn"):
+        configs.validate(config)
+
+
+def test_fields_that_are_not_read_are_told():
+    assert configs.unused(tiny(critic__name="conv", critic__dropout=0.1)) == ["critic.dropout"]
+
+
+def test_errors_follow_the_cue_whose_label_they_have(tmp_path):
+    mechanisms = np.array([[0, 1, 2], [1, 1, 2], [2, 0, 1], [0, 2, 2]])
+    predicted = [0, 2, 1, 2]
+    (tmp_path / "report").mkdir()
+    for split in ("test_iid", "test"):
+        np.savez(
+            tmp_path / "report" / f"scores_{split}_average.npz",
+            combined=np.eye(3)[predicted],
+            labels=np.eye(3)[mechanisms[:, 0]],
+        )
+    results = classifiers.measure(tmp_path, mechanisms)
+    assert results["test"] == results["test_iid"] == 25
+    assert results["follows"] == {"shape": 25, "texture": 25, "background": 75}
+    assert results["errors_follow"] == pytest.approx({"texture": 100 / 3, "background": 100})
+    table = classifiers.table({"plain": results})
+    assert table.splitlines()[2].split("|")[1:6] == ["plain  ", "   25.00".rjust(9) + " ", "25.00".rjust(19) + " ", "33.33".rjust(22) + " ", "100.00".rjust(25) + " "]  # fmt: skip

@@ -1,0 +1,113 @@
+"""Generated records: their labels, their files, an interrupted call, and other arguments."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cfmlc_jax.cgn import counterfactuals
+from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.generators import mnist
+
+GENERATOR = mnist.MnistGenerator(latent=3, ngf=2)
+NAMES = tuple(f"digit {digit}" for digit in range(10))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return GENERATOR.init(jax.random.key(0), *GENERATOR.example(), train=False)
+
+
+def write(folder, variables, *, poll=lambda: None, seed=3, **changes):
+    arguments = {"num_records": 50, "per_shape": 5, "shard_size": 20} | changes
+    counterfactuals.write(
+        folder,
+        GENERATOR,
+        variables,
+        class_names=NAMES,
+        seed=seed,
+        mesh=meshes.create(),
+        origin={"checkpoint": "12"},
+        print_line=lambda line: None,
+        poll=poll,
+        **arguments,
+    )
+    return Counterfactuals(folder)
+
+
+def test_labels_are_uniform_and_independent():
+    labels, noise, offsets = counterfactuals.draw_inputs(jax.random.key(0), 20_000, 1, GENERATOR)
+    table = np.stack([labels[name] for name in ("shape", "texture", "background")])
+    for row in table:
+        assert np.abs(np.bincount(row, minlength=10) / 2000 - 1).max() < 0.1
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.mean(table[i] == table[j]) == pytest.approx(0.1, abs=0.01)
+        assert abs(np.corrcoef(table[i], table[j])[0, 1]) < 0.03
+    assert not np.array_equal(noise["shape"], noise["texture"])
+    assert not np.array_equal(offsets["texture"], offsets["background"])
+
+
+def test_a_shape_is_drawn_once_and_painted_several_times():
+    labels, noise, _ = counterfactuals.draw_inputs(jax.random.key(0), 12, 4, GENERATOR)
+    groups = np.asarray(noise["shape"]).reshape(3, 4, -1)
+    assert (groups == groups[:, :1]).all()
+    assert not np.array_equal(groups[0, 0], groups[1, 0])
+    by_shape = np.asarray(labels["shape"]).reshape(3, 4)
+    assert (by_shape == by_shape[:, :1]).all()
+    assert len(np.unique(np.asarray(noise["texture"])[:, 0])) == 12
+
+
+def test_records_are_those_that_the_generator_draws(tmp_path, variables):
+    records = write(tmp_path / "records", variables)
+    assert len(records) == 50
+    assert sorted(path.name for path in (tmp_path / "records").glob("*.array_record")) == [
+        f"records-0000{i}-of-00003.array_record" for i in range(3)
+    ]
+    painter = counterfactuals.Painter(GENERATOR, meshes.create(), 500, 5)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), 0)
+    labels, _ = painter(variables, key)
+    np.testing.assert_array_equal(records.mechanisms[20:40], labels[:20])
+    index = json.loads((tmp_path / "records" / "index.json").read_text())
+    assert (index["seed"], index["checkpoint"], index["per_shape"]) == (3, "12", 5)
+
+
+def test_an_interrupted_call_is_resumed(tmp_path, variables):
+    whole = write(tmp_path / "whole", variables)
+    calls = []
+
+    def interrupt_at_second_shard():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "twice", variables, poll=interrupt_at_second_shard)
+    with pytest.raises(InputError, match="index"):
+        Counterfactuals(tmp_path / "twice")
+    first = (tmp_path / "twice" / "records-00000-of-00003.array_record").stat().st_mtime_ns
+    resumed = write(tmp_path / "twice", variables)
+    assert (tmp_path / "twice" / "records-00000-of-00003.array_record").stat().st_mtime_ns == first
+    assert resumed.ids == whole.ids
+    assert [resumed[i]["image"] for i in range(50)] == [whole[i]["image"] for i in range(50)]
+
+
+@pytest.mark.parametrize("changes", [{"seed": 4}, {"per_shape": 10}, {"num_records": 60}])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_folder_of_other_arguments_is_refused(tmp_path, variables, changes, complete):
+    folder = tmp_path / "records"
+    if complete:
+        write(folder, variables)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, variables, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(InputError, match="generated otherwise"):
+        write(folder, variables, **changes)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, variables):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        write(tmp_path, variables)

@@ -1,0 +1,129 @@
+"""The system of counterfactual networks: killed and resumed, its parts, and its values."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cfmlc_jax.cgn import system
+from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
+from cfmlc_jax.models.generators import critics, mnist, vgg16
+
+PER_EPOCH, EPOCHS, BATCH = 3, 2, 8
+
+
+def digits_system(*, ema_decay=0.5, critic="linear", measure=lambda learned, poll: {}):
+    networks = {
+        "linear": critics.LinearCritic(ndf=8, dropout=0.5),
+        "conv": critics.ConvCritic(ndf=2),
+    }
+    objective = system.Objective(0.3, (0.0, 0.05, 0.0, 0.05), vgg16.VGG16Features(((1, 2),) * 4))
+    adam = optax.adam(1e-3, b1=0.5)
+    return system.DigitsSystem(
+        mnist.MnistGenerator(latent=4, ngf=2),
+        networks[critic],
+        objective,
+        {"generator": adam, "critic": adam},
+        ema_decay=ema_decay,
+        measure=measure,
+    )
+
+
+def batch(step):
+    random = np.random.default_rng(step)
+    labels = random.integers(0, 10, BATCH)
+    return {
+        "views": random.integers(0, 256, (BATCH, 1, 32, 32, 3)).astype(np.uint8),
+        "labels": np.eye(10, dtype=np.float32)[labels],
+    }
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(workdir, *, devices, killed_at=None):
+    """The state after a run, which is killed before a step, or resumed after it was killed."""
+
+    def batches(start):
+        for step in range(start, PER_EPOCH * EPOCHS):
+            if step == killed_at:
+                raise KilledError
+            yield batch(step)
+
+    grid = np.array(jax.devices()[:devices]).reshape(-1, 1)
+    mesh = jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    measure = lambda learned, poll: {"average": {"shape_accuracy": 1.0}}  # noqa: E731
+    schedule = Schedule(
+        seed=1, epochs=EPOCHS, steps_per_epoch=PER_EPOCH, batch_size=BATCH, log_every=2, checkpoint_every=2
+    )
+    options = RunOptions(
+        meta={"class_names": []}, print_line=lambda line: None, preemption=hooks.Preemption()
+    )
+    run = Run(digits_system(critic="conv", measure=measure), batches, schedule, workdir, mesh, options)
+    try:
+        run.resume()
+        run.fit()
+        return jax.device_get(run._state)
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_killed_and_resumed_run_equals_one_never_killed(tmp_path, devices):
+    whole = train(tmp_path / "whole", devices=devices)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", devices=devices, killed_at=5)
+    resumed = train(tmp_path / "killed", devices=devices)
+    assert int(resumed.step) == PER_EPOCH * EPOCHS
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.fixture(scope="module")
+def first_step():
+    trained = digits_system()
+    learned = jax.jit(trained.init)(jax.random.key(0))
+    update = jax.jit(trained.update)(learned, batch(0), jax.random.key(1), 0)
+    return trained, learned, update
+
+
+def test_an_update_returns_its_values_in_order(first_step):
+    trained, learned, update = first_step
+    assert set(update.values) == set(trained.values)
+    values = {name: float(value) for name, value in update.values.items()}
+    assert values["loss"] == pytest.approx(values["adversarial"] + values["entropy"] + values["style"])
+    assert values["loss_critic"] == pytest.approx((values["critic_real"] + values["critic_generated"]) / 2)
+    assert jax.tree.structure(update.learned) == jax.tree.structure(learned)
+
+
+def test_both_optimisers_step_and_the_features_stay(first_step):
+    _, learned, update = first_step
+    for part in ("generator", "critic"):
+        kernels = [tree[part]["params"] for tree in (learned, update.learned)]
+        assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, kernels)))
+    jax.tree.map(np.testing.assert_array_equal, learned["features"], update.learned["features"])
+
+
+def test_the_average_is_half_of_each_at_decay_one_half(first_step):
+    _, learned, update = first_step
+    jax.tree.map(
+        lambda average, old, new: np.testing.assert_allclose(average, (old + new) / 2, atol=1e-6),
+        update.learned["average"],
+        learned["average"],
+        update.learned["generator"],
+    )
+
+
+def test_a_checkpoint_needs_the_generator_alone_to_draw(first_step):
+    trained, learned, _ = first_step
+    model, rest = trained.split(learned)
+    assert set(model) == {"generator", "average"}
+    assert model | rest == learned
+
+
+def test_images_in_bytes_are_the_same_after_two_conversions():
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(system.in_bytes(system.in_signed_range(pixels)), pixels)
+    assert np.asarray(system.in_bytes(np.array([-1.5, 1.5]))).tolist() == [0, 255]
