@@ -221,17 +221,15 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, ...]:
 
 
 def _read_texture(path: Path) -> np.ndarray:
-    way_out = "copy the file again, or save it as an RGB JPEG of at least that size"
+    side = TEXTURE_SIDE
+    way_out = f"give an RGB JPEG of at least {side} × {side} pixels"
     try:
         with Image.open(path) as image:
-            if image.mode != "RGB" or min(image.size) < TEXTURE_SIDE:
-                raise InputError(
-                    f"{path}: {image.mode}, {image.width} × {image.height} pixels, wanted RGB and at least "
-                    f"{TEXTURE_SIDE} × {TEXTURE_SIDE}; {way_out}"
-                )
-            pixels = np.asarray(image.resize((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.NEAREST))
+            mode, (width, height) = image.mode, image.size
+            pixels = np.asarray(image.resize((side, side), Image.Resampling.NEAREST))
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({' '.join(str(error).split())}); {way_out}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as an image ({reason}); {way_out}") from error
+    if mode != "RGB" or min(width, height) < side:
+        raise InputError(f"{path} has mode {mode} and {width} × {height} pixels; {way_out}")
     return np.pad(pixels, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="reflect")
