@@ -38,6 +38,7 @@ from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
 from cfmlc_jax.config import older, schema
+from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.report import page
@@ -117,13 +118,13 @@ def _train(values, config):
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
     system = _SYSTEMS[configs.system(config)]
-    system.require(config, started=_has_checkpoints(workdir))
+    system.require(config, started=has_checkpoints(workdir))
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, missing)
         _make(workdir / "report")
         with _held(workdir, "training"):
-            _claim(workdir, configs.to_json(config))
+            claim(workdir, configs.to_json(config))
             undo.callback(_remove_unless_begun, workdir, with_events)
             cli.at_interrupt(lambda: _forget(workdir, missing, with_events))
             _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
@@ -355,40 +356,6 @@ def _run_of(checkpoint):
     return Path("runs", checkpoint.name).absolute()
 
 
-def _claim(workdir, fields):
-    """Write config.json, unless the workdir has checkpoints of another configuration.
-
-    Raises:
-        InputError: the checkpoints are of another configuration.
-    """
-    path = workdir / "config.json"
-    if path.exists() and _has_checkpoints(workdir):
-        differences = configs.differences(configs.completed(_fields(path)), fields)
-        if differences:
-            raise InputError(
-                f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
-                "take another --workdir, or remove that one"
-            )
-    if jax.process_index() == 0:
-        files.write_text(path, json.dumps(fields, indent=2) + "\n")
-
-
-def _fields(path):
-    """The fields of a run's config.json."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} is damaged (no fields in it); restore it, or take another --workdir")
-    return fields
-
-
-def _has_checkpoints(workdir):
-    """Whether the run has checkpoints, including damaged ones that were set aside."""
-    return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
-
-
 def _missing_folders(workdir):
     """The folders that the run will create, the innermost first."""
     folders = (workdir / "report", workdir / "checkpoints", workdir, *workdir.parents)
@@ -409,7 +376,7 @@ def _remove_unless_begun(workdir, with_events):
     """
     log = workdir / "metrics.jsonl"
     logged = log.exists() and log.stat().st_size > 0
-    if logged or _has_checkpoints(workdir) or jax.process_index() != 0:
+    if logged or has_checkpoints(workdir) or jax.process_index() != 0:
         return
     log.unlink(missing_ok=True)
     (workdir / "config.json").unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Prints where to get a data set, checks the copy on disk, and summarises both of its splits.
 
-    python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|… [--root=DIR]
+    python scripts/prepare_data.py coco|voc2007|vg256|table|cifar10_lt|mnist|… [--root=DIR]
 
 DIR is the folder that training uses: $CFMLC_DATA/<data set>, else data/<data set>. Nothing is downloaded or
 changed. Exit code 0: the copy is complete and both splits can be opened; 1: missing files are listed.
@@ -16,7 +16,15 @@ from pathlib import Path
 
 from cfmlc_jax import cli
 from cfmlc_jax.data import build
-from cfmlc_jax.data.sources import Source, checks, cifar_files
+from cfmlc_jax.data.sources import (
+    Source,
+    checks,
+    cifar_files,
+    colored_mnist_file,
+    digit_looks,
+    idx_files,
+    mechanism_digits,
+)
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.image_list import STEMS, ImageList
@@ -54,6 +62,7 @@ class DataSet:
 
     files: paths relative to the folder that `find` returns for the root.
     labelled: number of images with a class in train and in val, if published.
+    check_optional: root -> problems of optional files that are there.
     """
 
     about: str
@@ -64,6 +73,7 @@ class DataSet:
     images: tuple[Images, ...] = ()
     labelled: tuple[int, int] | None = None
     find: Callable[[Path], Path] = Path
+    check_optional: Callable[[Path], list[str]] = lambda root: []
 
 
 def long_tailed_cifar(name: str, kept: int) -> DataSet:
@@ -94,6 +104,24 @@ DIR/{stem}_train.txt, {stem}_val.txt, {stem}_test.txt    lines `path label`; pat
         files=tuple(f"{stem}_{split}.txt" for split in ("train", "val", "test")),
         labelled=listed,
     )
+
+
+def check_mnist_looks(root: Path) -> list[str]:
+    """Problems of the textures and of the coloured images that go with MNIST, if they are there."""
+    uses: dict[str, Callable[[], object]] = {}
+    if (root / "textures").is_dir():
+        uses["wildlife_mnist"] = lambda: digit_looks.read_textures(root)
+    if (root / colored_mnist_file.NAME).is_file():
+        uses["colored_mnist"] = lambda: [colored_mnist_file.read(root, part) for part in idx_files.PARTS]
+    problems = []
+    for name, use in uses.items():
+        try:
+            use()
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            print(f"{name}: its own files can be read")
+    return problems
 
 
 # Sizes and SHA-256 from the checksum lists of TensorFlow Datasets, VOC's MD5 from torchvision.
@@ -200,6 +228,23 @@ DIR/classes.txt               one class per line (optional: else the labels of t
         "Places365-Standard (http://places2.csail.mit.edu)",
         "DIR/data_256/a/airfield/00000001.jpg ...",
         (62_500, 7_300),
+    ),
+    "mnist": DataSet(
+        about="MNIST (https://yann.lecun.com/exdb/mnist), for colored_mnist, double_colored_mnist and wildlife_mnist; files may stay packed",
+        layout=f"""\
+DIR/train-images-idx3-ubyte, train-labels-idx1-ubyte    each also as .gz
+DIR/t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte      each also as .gz
+DIR/textures/object/0_….jpg ... 9_….jpg                 for wildlife_mnist
+DIR/textures/background/0_….jpg ... 9_….jpg             for wildlife_mnist
+DIR/{colored_mnist_file.NAME}           optional: for colored_mnist, in place of drawn colours
+textures are mnists/data/textures of https://github.com/autonomousvision/counterfactual_generative_networks,
+the last file is in colored_mnist.tar.gz (link in https://github.com/feidfoe/learning-not-to-learn)""",
+        open=lambda flags, split: mechanism_digits.official("double_colored_mnist", flags.root, split),
+        archives=tuple(
+            Archive(idx_files.URL + file.name, file.size, f"md5:{file.md5}") for file in idx_files.FILES
+        ),
+        labelled=(50_000, 10_000),
+        check_optional=check_mnist_looks,
     ),
 }
 
@@ -316,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             problems += [problem] if problem else []
     problems += check_copy(flags.root, data_set)
     problems += show_splits(flags, data_set)
+    problems += data_set.check_optional(flags.root)
 
     for problem in dict.fromkeys(problems):
         print(f"  PROBLEM {problem}")

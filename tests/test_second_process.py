@@ -13,6 +13,7 @@ import pytest
 from cfmlc_jax import lock, main
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.classify import evaluate, train
+from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.errors import RunError
 
 
@@ -74,7 +75,7 @@ def test_the_first_claims_the_workdir_and_takes_the_locks(tmp_path, second, caps
         before = contents(tmp_path)
         second()
         with main._held(tmp_path, "training"):
-            main._claim(tmp_path, {"seed": 0})
+            claim(tmp_path, {"seed": 0})
             main._say("hello")
             main._report(tmp_path)  # would not find a run to report
         assert contents(tmp_path) == before

@@ -10,6 +10,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.classify import train as classify
+from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.data import build as data
 from cfmlc_jax.results.read import scores_file
 
@@ -36,7 +37,7 @@ def train(config, workdir: Path, records: Path, print_line: Callable[[str], None
         own = configuration(config, name, records)
         folder = workdir / name
         (folder / "report").mkdir(parents=True, exist_ok=True)
-        files.write_text(folder / "config.json", json.dumps(configs.to_json(own), indent=2) + "\n")
+        claim(folder, configs.to_json(own))
         classify.train(own, folder, print_line)
         results[name] = measure(folder, data.mechanism_source(config.data, TEST).mechanisms)
     if results:

@@ -17,7 +17,7 @@ from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
 def _data() -> ConfigDict:
     data = ConfigDict()
     data.source = "coco"  # a name of `data.build.SOURCES`
-    data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
+    data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source> (…_mnist: mnist)
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # rotate images by their EXIF orientation (the reference does not)
     # The model standardises pixels by this mean and deviation, a name of

@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import mnist_files
 import pytest
 
 from cfmlc_jax.data import build
+from cfmlc_jax.data.sources import colored_mnist_file, mechanism_digits
 from cfmlc_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,8 @@ def test_official_counts_are_asked_for(script, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["coco", "voc2007", "vg256", "table", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt"]
+    "name",
+    ["coco", "voc2007", "vg256", "table", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "mnist"],
 )
 def test_an_empty_folder_is_explained(script, name, tmp_path, capsys):
     assert script.main([name, f"--root={tmp_path}"]) == 1
@@ -120,7 +123,7 @@ def test_a_cut_archive_is_a_problem(script, small_coco, tmp_path, capsys):
 
 def test_every_checksum_is_one_that_this_python_can_compute(script):
     published = [a.checksum for d in script.DATA_SETS.values() for a in d.archives if a.checksum]
-    assert len(published) == 11
+    assert len(published) == 15
     for checksum in published:
         algorithm, _, digest = checksum.partition(":")
         assert len(bytes.fromhex(digest)) == hashlib.new(algorithm).digest_size
@@ -213,3 +216,24 @@ def test_boxes_that_are_left_out_are_shown_and_no_problem(script, small_coco, tm
     path.write_text(path.read_text().replace("[0, 0, 1, 1]", "[0, 0, -1, 1]"))
     assert script.main(["coco", f"--root={tmp_path}"]) == 0
     assert "boxes left out of localisation: 1, first" in capsys.readouterr().out
+
+
+def test_mnist(script, tmp_path, monkeypatch, capsys):
+    """Its textures and coloured images are optional, and are checked if they are there."""
+    mnist_files.accept_small_files(monkeypatch)
+    mnist_files.write_mnist(tmp_path)
+    rows = {"train": ("train", slice(0, 40)), "val": ("t10k", slice(0, 20))}
+    monkeypatch.setattr(mechanism_digits, "_MNIST", rows)
+    small = dataclasses.replace(script.DATA_SETS["mnist"], labelled=(40, 20))
+    monkeypatch.setitem(script.DATA_SETS, "mnist", small)
+    assert script.main(["mnist", f"--root={tmp_path}"]) == 0
+    assert "its own files" not in capsys.readouterr().out
+    mnist_files.write_textures(tmp_path)
+    assert script.main(["mnist", f"--root={tmp_path}"]) == 0
+    assert "wildlife_mnist: its own files can be read" in capsys.readouterr().out
+    next((tmp_path / "textures" / "object").iterdir()).unlink()
+    (tmp_path / colored_mnist_file.NAME).write_bytes(b"x")
+    assert script.main(["mnist", f"--root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out
+    assert "wanted one for each digit" in printed
+    assert f"{colored_mnist_file.NAME} cannot be read" in printed

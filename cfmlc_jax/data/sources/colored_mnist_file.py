@@ -1,7 +1,7 @@
-"""Colored MNIST as Kim et al. (CVPR 2019) distribute it, which the reference of counterfactual generators downloads.
+"""Colored MNIST as Kim et al. (CVPR 2019) distribute it: the file that the reference downloads.
 
-The file is a pickled dict: "train_image" uint8 [60000, 28, 28, 3], "train_label" [60000], "test_image" and "test_label"
-of 10,000. It does not have the labels of the colours.
+It is a pickled dict with "train_image" uint8 [60000, 28, 28, 3], "train_label" [60000], and 10,000 of "test_image" and
+"test_label". It does not say which of the ten colours an image has.
 """
 
 import pickle
@@ -34,8 +34,8 @@ def read(root: Path, part: str) -> Images:
     """
     path = root / NAME
     way_out = (
-        "download colored_mnist.tar.gz again (https://github.com/feidfoe/learning-not-to-learn), or remove the file: "
-        "colours are then drawn by the same rules"
+        "download colored_mnist.tar.gz again (https://github.com/feidfoe/learning-not-to-learn), or remove the "
+        "file: colours are then drawn by the same rules"
     )
     try:
         with path.open("rb") as file:
@@ -54,8 +54,8 @@ def read(root: Path, part: str) -> Images:
     wanted = (idx_files.PARTS[part], 28, 28, 3)
     if pixels.shape != wanted or pixels.dtype != np.uint8 or classes.size != wanted[0]:
         raise InputError(
-            f"{path}: {pixels.dtype} images {list(pixels.shape)} and {classes.size:,} labels, wanted uint8 images "
-            f"{list(wanted)} and as many labels; {way_out}"
+            f"{path}: {pixels.dtype} images {list(pixels.shape)} and {classes.size:,} labels, wanted uint8 "
+            f"images {list(wanted)} and as many labels; {way_out}"
         )
     if not np.issubdtype(classes.dtype, np.integer):
         raise InputError(f"{path}: labels are {classes.dtype}, wanted whole numbers; {way_out}")

@@ -1,7 +1,7 @@
 """Looks of digits: colours and textures of digit and background, one of ten for each label.
 
-After the MNIST variants of Sauer & Geiger, "Counterfactual Generative Networks" (ICLR 2021): a digit's ink is a mask, its
-texture and its background are chosen by a label each. Images here are uint8; the reference's are floats.
+After the MNIST variants of Sauer & Geiger, "Counterfactual Generative Networks" (ICLR 2021): a digit's ink is a mask;
+its texture and its background are chosen by a label each. Images here are uint8, the reference's are floats.
 """
 
 import functools
@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cfmlc_jax.data.sources import scenes
 from cfmlc_jax.errors import InputError
@@ -40,7 +40,7 @@ MEAN_COLOURS = np.array([
 COLOURED_DEVIATION = 0.02**0.5  # the file's name has the variance
 
 TEXTURE_SIDE, PADDING = 150, 3  # of the reference's texture files, pixels
-# Which parts of the embedded photos, by name, are textures of the labels 0 to 9: (index of the photo, upside down).
+# Embedded photo, by name, of each label's texture, and whether it is upside down.
 _PHOTOS = ((0, False), (1, False), (2, False), (3, False), (4, False), (5, False), (6, False), (7, False),
            (1, True), (3, True))  # fmt: skip
 _TINTS = ((230, 60, 60), (60, 190, 70), (80, 110, 250), (240, 220, 60), (230, 80, 230),
@@ -69,12 +69,12 @@ def ink_mask(ink: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def compose(mask: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Foreground inside the mask, background outside: bool [h, w], two that broadcast to [h, w, 3] -> [h, w, 3]."""
+    """Foreground inside the mask, background outside: bool [h, w], two [h, w, 3] or [3] -> [h, w, 3]."""
     return np.where(mask[..., None], foreground, background)
 
 
 def double_coloured(mask: np.ndarray, texture: int, background: int, jitter: np.ndarray) -> np.ndarray:
-    """A digit in one colour on another, as in the reference and not clipped: float32 [32, 32, 3], about 0 to 1.
+    """A digit in one colour on another, not clipped, as in the reference: float32 [32, 32, 3] in about [0, 1].
 
     Args:
         mask: bool [32, 32].
@@ -102,9 +102,9 @@ def normals(draws: Iterable[float]) -> np.ndarray:
 class Coloured:
     """A coloured digit on black: a mean colour by the label of the texture, and normal jitter for each image.
 
-    The look of the file that the reference downloads, which is Colored MNIST of Kim et al. (CVPR 2019): a digit's colour
-    is drawn from a normal distribution around one of ten mean colours. Whether that file keeps shades of ink is not
-    published: here a digit has one colour. The background's label shows nowhere.
+    The reference downloads Colored MNIST of Kim et al. (CVPR 2019), whose colours are drawn from normal
+    distributions around ten mean colours; in its test images the mean colour is random. How that file treats
+    shades of ink is not published: here a digit has one colour. The background's label shows nowhere.
     """
 
     places = BY_CENTRE
@@ -119,7 +119,7 @@ class Coloured:
 
 
 class DoubleColoured:
-    """A coloured digit on a coloured background, `double_coloured` with normal jitter, clipped and rounded to uint8."""
+    """A digit in one colour on another: `double_coloured` with normal jitter, clipped and rounded to uint8."""
 
     places = BY_CORNER
     num_draws = 6
@@ -166,10 +166,10 @@ def crop(texture: np.ndarray, row: float, column: float) -> np.ndarray:
 def embedded_textures() -> Textures:
     """Textures from the eight embedded photos, tinted; see `cfmlc_jax/data/assets/NOTICE.md`.
 
-    Backgrounds are the left parts of the photos, with dark tints; objects the right parts, with light ones. Levels of
-    grey are spread evenly first, so that no texture is flat. Labels 0 to 7 have the photos by name, objects from
-    four photos further on, and labels 8 and 9 have two of them again, upside down. Of each label, the object has the
-    tint of four labels further on, as with double colours.
+    Backgrounds are the left parts of the photos in dark tints, objects the right parts in light ones, so that a
+    digit stands out in every combination. Levels of grey are spread evenly first, so that no texture is flat.
+    Labels 0 to 7 have the photos by name; 8 and 9 have two of them again, upside down. An object has the photo
+    and the tint of four labels further on, as with double colours. All splits have the same textures.
     """
     left, right = scenes.photos("train"), scenes.photos("test")
     objects, backgrounds = [], []
@@ -196,13 +196,13 @@ def _tinted(grey, tint, least):
 
 
 def read_textures(root: Path) -> Textures:
-    """The reference's texture files under root/textures/object and root/textures/background, as it reads them.
+    """The textures in root/textures/object and root/textures/background, prepared as in the reference.
 
-    Ten JPEG files each, whose names begin with the digits 0 to 9 in turn. An image is resized to 150 × 150 (nearest pixels)
-    and padded by three reflected pixels.
+    Each folder has ten JPEG files, whose names begin with the digits 0 to 9 in turn. A texture is resized to
+    150 × 150 by nearest pixels and padded by three reflected pixels.
 
     Raises:
-        InputError: a folder or a digit's file is missing; a file that is no image, not in RGB, or below 150 pixels.
+        InputError: a folder or a digit's file is missing; a file is no image, not RGB, or below 150 pixels.
     """
     objects, backgrounds = (_read_folder(root / "textures" / name) for name in ("object", "background"))
     return Textures(objects, backgrounds)
@@ -214,24 +214,22 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, ...]:
     if digits != list("0123456789"):
         state = f"has files for {' '.join(digits)}" if paths else "has no .jpg files"
         raise InputError(
-            f"{folder} {state}, wanted one for each digit, as 0_….jpg to 9_….jpg; copy mnists/data/textures of "
-            f"https://github.com/autonomousvision/counterfactual_generative_networks to {folder.parent}"
+            f"{folder} {state}, wanted one for each digit, as 0_….jpg to 9_….jpg; copy mnists/data/textures "
+            f"of https://github.com/autonomousvision/counterfactual_generative_networks to {folder.parent}"
         )
     return tuple(_read_texture(path) for path in paths)
 
 
 def _read_texture(path: Path) -> np.ndarray:
-    way_out = "copy the file again, or save it as an RGB JPEG of at least that size"
+    side = TEXTURE_SIDE
+    way_out = f"give an RGB JPEG of at least {side} × {side} pixels"
     try:
         with Image.open(path) as image:
-            if image.mode != "RGB" or min(image.size) < TEXTURE_SIDE:
-                raise InputError(
-                    f"{path}: {image.mode}, {image.width} × {image.height} pixels, wanted RGB and at least "
-                    f"{TEXTURE_SIDE} × {TEXTURE_SIDE}; {way_out}"
-                )
-            pixels = np.asarray(image.resize((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.NEAREST))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({' '.join(str(error).split())}); {way_out}"
-        ) from error
+            mode, (width, height) = image.mode, image.size
+            pixels = np.asarray(image.resize((side, side), Image.Resampling.NEAREST))
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as an image ({reason}); {way_out}") from error
+    if mode != "RGB" or min(width, height) < side:
+        raise InputError(f"{path} has mode {mode} and {width} × {height} pixels; {way_out}")
     return np.pad(pixels, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="reflect")

@@ -1,7 +1,7 @@
 """Digits with one label for each mechanism: shape, texture and background.
 
-In the training split the three labels are equal, so that a classifier can rely on any of them. In the test split texture and
-background are drawn independently, and only the shape says which digit it is.
+In the training split the three labels are equal, so that a classifier can rely on any of them. In the test split
+texture and background are drawn independently, and only the shape says which digit it is.
 """
 
 import operator
@@ -20,22 +20,22 @@ from cfmlc_jax.errors import InputError
 SPLITS = {"train": "train", "val": "val", "test_iid": "test", "test": "test", "train_decorrelated": "train"}
 DECORRELATED = ("test", "train_decorrelated")
 LABEL_STREAM, LOOK_STREAM = 0, 1
-# Part -> file and rows of MNIST: the reference tests double colours and textures on the end of the training file and
-# colours on the official test file; the other one serves for val.
+# Part -> file and rows of MNIST. The reference tests double colours and textures on the end of the training file,
+# and colours on the official test file. Here val has the other one.
 _END = slice(50_000, 60_000)
 _MNIST = {"train": ("train", slice(0, 50_000)), "val": ("t10k", slice(0, 10_000)), "test": ("train", _END)}
 _COLORED_MNIST = {**_MNIST, "val": ("train", _END), "test": ("t10k", slice(0, 10_000))}
 
 
 class Handwritings(NamedTuple):
-    """Handwritten digits: ink uint8 [n, 28, 28], digits int64 [n], and names of the n rows, such as "train-00007".
+    """Handwritten digits: ink uint8 [n, 28, 28], digits int64 [n], and their rows in the file, int64 [n].
 
     recorded: uint8 [n, 28, 28, 3], images that are used as they are; None: all images are painted.
     """
 
     ink: np.ndarray
     classes: np.ndarray
-    names: list[str]
+    rows: np.ndarray
     recorded: np.ndarray | None = None
 
 
@@ -52,9 +52,9 @@ class MechanismDigits:
     train_decorrelated train        likewise: what a classifier could learn without the confounding
     ================== ============ ============================================================
 
-    The randomness of an image depends on seed, split and index alone. The reference draws anew whenever it reads an image,
-    and freezes the draws when it trains a classifier; here they are frozen. Its images are floats that jitter can
-    bring outside [0, 1]; here they are clipped and rounded to 256 levels, as all records are.
+    An image's random draws depend on seed, split and index alone. The reference draws anew whenever it reads an
+    image, and freezes the draws for its classifiers; here they are frozen. Its images are floats, and jitter can
+    bring them outside [0, 1]; here they are clipped and rounded to 256 levels, as records are uint8.
 
     mechanisms: int32 [n, 3], the label of each mechanism: shape, texture, background
         (`causal.mechanisms.MECHANISMS`).
@@ -80,7 +80,7 @@ class MechanismDigits:
         self._handwritings, self._look = handwritings, look
         shapes = handwritings.classes
         self.labels = imbalance.one_hot(shapes, 10)
-        self.ids = [f"{split}-{row}" for row in handwritings.names]
+        self.ids = [f"{split}-{row:05d}" for row in handwritings.rows.tolist()]
         others = np.repeat(shapes[:, None], 2, axis=1)
         if split in DECORRELATED:
             others = (self._generator(LABEL_STREAM).random((len(shapes), 2)) * 10).astype(int)
@@ -106,7 +106,10 @@ class MechanismDigits:
         )
 
     def __repr__(self) -> str:
-        return f"{self._name}({self._split!r}, images={len(self)}, seed={self._seed}, content={self._content:08x})"
+        return (
+            f"{self._name}({self._split!r}, images={len(self)}, seed={self._seed}, "
+            f"content={self._content:08x})"
+        )
 
     def mask(self, index: int) -> np.ndarray:
         """The pixels of the digit: bool [32, 32]."""
@@ -132,7 +135,7 @@ class MechanismDigits:
 
 def _checksum(*arrays, start):
     for array in arrays:
-        start = zlib.crc32(np.ascontiguousarray(array).tobytes(), start)
+        start = zlib.crc32(array.tobytes(), start)
     return start
 
 
@@ -154,7 +157,7 @@ _EMBEDDED: dict[str, Callable[[], Look]] = {
 
 
 def embedded(name: str, split: str, *, seed: int = 0) -> MechanismDigits:
-    """A split of the 5,000 embedded digits: of each digit 350 handwritings for training, 50 for val and 100 for test.
+    """A split of the 5,000 embedded digits: of each, 350 handwritings for training, 50 for val, 100 for test.
 
     Args:
         name: "colored_digits", "double_colored_digits" or "wildlife_digits".
@@ -168,15 +171,16 @@ def embedded(name: str, split: str, *, seed: int = 0) -> MechanismDigits:
     # Digits take turns, so that any stretch of a split has all of them.
     rows = np.array(scenes.instances(SPLITS[split])).T.ravel()
     images, labels = scenes.digit_images()
-    handwritings = Handwritings(images[rows], labels[rows].astype(np.int64), [f"{row:04d}" for row in rows])
+    handwritings = Handwritings(images[rows], labels[rows].astype(np.int64), rows)
     return MechanismDigits(name, split, handwritings, _EMBEDDED[name](), seed=seed)
 
 
 def official(name: str, root: Path, split: str, *, seed: int = 0) -> MechanismDigits:
     """A split of the official MNIST files, 50,000 images for training, 10,000 each for val and for test.
 
-    "colored_mnist" uses the images of `colored_mnist_file.NAME` as they are, if the root has that file, for train, val and test;
-    in the two other splits their shapes are painted anew.
+    If the root has `colored_mnist_file.NAME`, "colored_mnist" uses its images as they are for train, val and test,
+    and paints their shapes anew for the two other splits. The texture's labels of test are then the nearest mean
+    colours, because the file has none.
 
     Args:
         name: "colored_mnist", "double_colored_mnist" or "wildlife_mnist".
@@ -185,35 +189,25 @@ def official(name: str, root: Path, split: str, *, seed: int = 0) -> MechanismDi
         seed: at least 0.
 
     Raises:
-        InputError: see `MechanismDigits`, `idx_files.read`, `digit_looks.read_textures`, `colored_mnist_file.read`.
+        InputError: see `MechanismDigits`, `idx_files.read`, `digit_looks.read_textures` and
+            `colored_mnist_file.read`.
     """
     require_split(name, split)
-    if name == "colored_mnist":
-        part, rows = _COLORED_MNIST[SPLITS[split]]
-        look: Look = digit_looks.Coloured()
-        if (root / colored_mnist_file.NAME).is_file():
-            recorded = _recorded(root, part, rows, as_it_is=split in ("train", "val", "test"))
-            return MechanismDigits(name, split, recorded, look, seed=seed)
+    files = _COLORED_MNIST if name == "colored_mnist" else _MNIST
+    part, rows = files[SPLITS[split]]
+    if name == "colored_mnist" and (root / colored_mnist_file.NAME).is_file():
+        pixels, classes = (array[rows] for array in colored_mnist_file.read(root, part))
+        ink = np.where(pixels.any(axis=-1), 255, 0).astype(np.uint8)
+        recorded = pixels.copy() if split in ("train", "val", "test") else None
     else:
-        part, rows = _MNIST[SPLITS[split]]
-        is_wildlife = name == "wildlife_mnist"
-        look = (
-            digit_looks.Textured(digit_looks.read_textures(root))
-            if is_wildlife
-            else digit_looks.DoubleColoured()
-        )
-    digits = idx_files.read(root, part)
-    names = _names(part, len(digits.classes))[rows]
-    handwritings = Handwritings(digits.ink[rows].copy(), digits.classes[rows], names)
-    return MechanismDigits(name, split, handwritings, look, seed=seed)
+        # Copies, so that the rest of the file is not kept in memory.
+        ink, classes = (array[rows].copy() for array in idx_files.read(root, part))
+        recorded = None
+    handwritings = Handwritings(ink, classes, np.arange(rows.start, rows.stop), recorded)
+    return MechanismDigits(name, split, handwritings, _official_look(name, root), seed=seed)
 
 
-def _recorded(root, part, rows, as_it_is):
-    images, classes = colored_mnist_file.read(root, part)
-    ink = np.where(images[rows].any(axis=-1), np.uint8(255), np.uint8(0))
-    names = _names(part, len(classes))[rows]
-    return Handwritings(ink, classes[rows], names, images[rows].copy() if as_it_is else None)
-
-
-def _names(part, count):
-    return [f"{part}-{row:05d}" for row in range(count)]
+def _official_look(name, root) -> Look:
+    if name == "wildlife_mnist":
+        return digit_looks.Textured(digit_looks.read_textures(root))
+    return digit_looks.Coloured() if name == "colored_mnist" else digit_looks.DoubleColoured()

@@ -1,0 +1,48 @@
+"""The configuration of a workdir, config.json: a workdir belongs to one configuration."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from cfmlc_jax import config as configs
+from cfmlc_jax import files
+from cfmlc_jax.errors import InputError
+
+
+def claim(workdir: Path, fields: dict) -> None:
+    """Write config.json, unless the workdir has checkpoints of another configuration.
+
+    Args:
+        workdir: of a run.
+        fields: the configuration (`config.to_json`).
+
+    Raises:
+        InputError: the checkpoints are of another configuration.
+    """
+    path = workdir / "config.json"
+    if path.exists() and has_checkpoints(workdir):
+        differences = configs.differences(configs.completed(_fields(path)), fields)
+        if differences:
+            raise InputError(
+                f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
+                "take another --workdir, or remove that one"
+            )
+    if jax.process_index() == 0:
+        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether the run has checkpoints, including damaged ones that were set aside."""
+    return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
+
+
+def _fields(path):
+    """The fields of a run's config.json."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} is damaged (no fields in it); restore it, or take another --workdir")
+    return fields
