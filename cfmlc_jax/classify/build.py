@@ -14,7 +14,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import losses
 from cfmlc_jax.causal.patches import POOLINGS, Pooling
 from cfmlc_jax.causal.views import Box
-from cfmlc_jax.classify import pat
+from cfmlc_jax.classify import invariant, pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
@@ -135,14 +135,7 @@ def system(
     return ClassifierSystem(
         parts.model,
         parts.sample_shape("train"),
-        Objective(
-            loss=loss(config, class_counts),
-            names=pat.loss_names(parts.method),
-            patching=parts.patching["train"],
-            pooling=parts.pooling,
-            mask_rate=config.train.mask_rate,
-            mask_with=config.train.mask_with,
-        ),
+        _objective(config, parts, class_counts),
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
         mean_feature=_mean_feature(config, steps_per_epoch),
@@ -273,6 +266,20 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     """The optax optimiser with its schedule; it does not change frozen parameters (`Classifier.frozen`)."""
     trainable_mask = functools.partial(frozen_parameters.trainable_mask, frozen=frozen) if frozen else None
     return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
+
+
+def _objective(config, parts, class_counts) -> Objective:
+    """What the method minimises."""
+    options = {
+        "patching": parts.patching["train"],
+        "pooling": parts.pooling,
+        "mask_rate": config.train.mask_rate,
+        "mask_with": config.train.mask_with,
+    }
+    if config.method == "invariant":
+        per_image = losses.create(config.loss, class_counts)
+        return invariant.InvariantObjective(loss=per_image, names=invariant.LOSSES, **options)
+    return Objective(loss=loss(config, class_counts), names=pat.loss_names(parts.method), **options)
 
 
 def _mean_feature(config, steps_per_epoch):

@@ -42,6 +42,8 @@ METHODS = {
     "pat_t": Method(train_patches=True, predict_patches=True),
     "pat_i": Method(train_patches=False, predict_patches=True),
     "whole": Method(train_patches=False, predict_patches=False),
+    # Whole images too, with another loss and head (`classify.invariant`).
+    "invariant": Method(train_patches=False, predict_patches=False),
 }
 
 

@@ -12,7 +12,7 @@ from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.results.predictions import Prediction, null_name
+from cfmlc_jax.results.predictions import HEADS, Prediction, null_name
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ def _require_prediction(path, config, prediction: Prediction, with_patches: bool
         raise InputError(
             f"the patches of checkpoint {path} are cells of a map, which cannot be removed from the image; "
             "give --prediction=combined, whole, patch or tde_whole"
+        )
+    if prediction.kind in HEADS and config.method != "invariant":
+        raise InputError(
+            f"checkpoint {path} was trained as {config.method!r}, without a head for each mechanism; give "
+            "--prediction=combined, whole or tde_whole"
         )
     if prediction.kind == "tde_feature" and not catalogue.HEADS[config.model.head].has_mean:
         raise InputError(

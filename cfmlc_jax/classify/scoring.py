@@ -8,7 +8,7 @@ import numpy as np
 
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling
-from cfmlc_jax.classify import deconfound, pat
+from cfmlc_jax.classify import deconfound, invariant, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
@@ -30,6 +30,8 @@ def compiled_scores(
     """A compiled function (variables, mean_colour, views) -> arrays by name, replicated on every device.
 
     - "whole", "patch", "combined": factual logits [b, k] (`pat.predict`).
+    - "shape", "texture", "background", "shape_texture", for an invariant classifier: logits [b, k] of its heads
+      (`invariant.head_logits`).
     - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "whole" and "pivot"
       (`pat.counterfactuals`), "feature" (`deconfound.counterfactual`).
     - "attention", if there are patches: logits [b, p, k] whose softmax over patches is the weight of each patch
@@ -44,7 +46,7 @@ def compiled_scores(
             return model.apply(variables, inputs, train=False)
 
         outputs = apply(patching.inputs(views))
-        logits = pat.predict(outputs, patching, pooling)
+        logits = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
         evidence = patching.evidence(outputs)
         if evidence is not None:
             logits["attention"] = pooling.focus(*evidence)

@@ -1,7 +1,7 @@
 """The system of a classifier, for the engine (`engine.system.System`): initial weights, one step, validation.
 
 One step: scale the views to [0, 1]; mask patches if configured; one forward pass of all views; the loss of
-`pat.loss_parts`; one optimiser step; then update the averaged (EMA) weights, the mean colour and, for a
+the objective (`Objective.terms`); one optimiser step; then update the averaged (EMA) weights, the mean colour and, for a
 de-confounded head, the mean feature.
 """
 
@@ -18,7 +18,7 @@ from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.engine.system import Update
-from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.optim import ema, frozen
 from cfmlc_jax.optim.build import hyperparameters
 
@@ -44,6 +44,12 @@ class Objective:
     mask_rate: float = 0.0
     mask_with: str = "mean"
 
+    def terms(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Any]:
+        """The terms of the loss, scalars by `names`; training minimises their sum."""
+        return pat.loss_parts(
+            outputs, batch["labels"], loss=self.loss, patching=self.patching, pooling=self.pooling
+        )
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -67,8 +73,8 @@ class ClassifierSystem:
     - "mean_colour": float32 [3] in [0, 1], the mean pixel of all whole views so far;
     - "opt_state": of the optimiser.
 
-    A batch is {"views": [b, v, s, s, 3] (see `in_unit_range`), "labels": float32 [b, k]}. Batch statistics and
-    the loss are computed over the global batch. Parameters that the model freezes get a zero gradient; the
+    A batch is {"views": [b, v, s, s, 3] (see `in_unit_range`), "labels": float32 [b, k]}, and what else the objective
+    reads (`data.pipeline.train_batches`). Batch statistics and the loss are computed over the global batch. Parameters that the model freezes get a zero gradient; the
     optimiser must not decay them.
 
     Args:
@@ -118,13 +124,7 @@ class ClassifierSystem:
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            parts = pat.loss_parts(
-                outputs,
-                batch["labels"],
-                loss=self._objective.loss,
-                patching=self._objective.patching,
-                pooling=self._objective.pooling,
-            )
+            parts = self._objective.terms(outputs, batch)
             pooled = outputs.features["pooled"][:, 0] if self._mean_feature else None
             return sum(parts.values()), (parts, updated.get("batch_stats", {}), pooled)
 

@@ -15,11 +15,14 @@ from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.torch_names import BRANCHES
 from cfmlc_jax.optim.build import OPTIMIZERS
 
-METHODS = ("pat_t", "pat_i", "whole")
+METHODS = ("pat_t", "pat_i", "whole", "invariant")
+WITHOUT_PATCHES = ("whole", "invariant")
 # Older configurations call the method "whole" so.
 WHOLE_ALIAS = "asl"
 PATCH_SOURCES = ("host", "device", "map")
 EFFECTS = ("whole", "pivot", "feature")
+# The head of method "invariant", for which "linear" stands there.
+MECHANISM_HEAD = "mechanisms"
 # A head with the whole-image branch only.
 NO_BRANCHES = "none"
 
@@ -67,6 +70,9 @@ def _model() -> ConfigDict:
     # Regular expressions of parameters that are not trained, such as "backbone/.*". The running statistics of
     # norm layers are still updated.
     model.frozen = ()
+    # Training uses the running statistics of all norms of the backbone and does not update them; their scales and
+    # biases are trained.
+    model.frozen_norms = False
     # Number of groups of images in a batch that have separate batch statistics. 1: statistics of the whole
     # batch. The reference has one group per GPU.
     model.norm_groups = 1
@@ -99,7 +105,8 @@ SECTIONS: dict[str, Any] = {
     # multi_label: an image has any number of labels. single_label: exactly one; results are accuracies.
     "task": lambda: "multi_label",
     # pat_t: trains and predicts with patches. pat_i: trains on whole images, predicts with patches. whole: the
-    # baseline, whole images only ("asl" is an alias).
+    # baseline, whole images only ("asl" is an alias). invariant: whole images, with a head for each mechanism that
+    # is trained on the generated records of data.counterfactuals.
     "method": lambda: "pat_t",
     "patches": _patches,
     "model": _model,
@@ -154,6 +161,8 @@ def patch_map(config: Any) -> str:
 def _expand(config: ConfigDict) -> None:
     if config.method == WHOLE_ALIAS:
         config.method = "whole"
+    if config.method == "invariant" and config.model.head == "linear":
+        config.model.head = MECHANISM_HEAD
     config.model.name, config.model.head = catalogue.in_full(config.model.name, config.model.head)
 
 
@@ -186,18 +195,40 @@ def _check_task(config):
         ("views.transform", transform): not TRANSFORMS[transform].cuts_patches,
     }
     for (name, value), needed in needs_whole.items():
-        if needed and config.method != "whole":
+        if needed and config.method not in WITHOUT_PATCHES:
             raise InputError(
                 f"config.{name} {value!r} is for whole images: set method to 'whole', not {config.method!r}"
             )
 
 
 def _check_method(config):
-    if config.method != "whole":
-        return
-    if "pivot" in config.effect.kinds:
+    if config.method in WITHOUT_PATCHES and "pivot" in config.effect.kinds:
         raise InputError(
-            "method 'whole' has no patches: remove 'pivot' from effect.kinds, or use method 'pat_i'"
+            f"method {config.method!r} has no patches: remove 'pivot' from effect.kinds, or use method 'pat_i'"
+        )
+    if config.method == "invariant":
+        _check_invariant(config)
+    elif config.model.head == MECHANISM_HEAD:
+        raise InputError(
+            f"config.model.head {MECHANISM_HEAD!r} is for method 'invariant', not {config.method!r}; set the head to "
+            "'linear', or the method to 'invariant'"
+        )
+
+
+def _check_invariant(config):
+    if config.task != "single_label":
+        raise InputError(
+            f"method 'invariant' is for task 'single_label', not {config.task!r}; set the task to it"
+        )
+    if config.model.head != MECHANISM_HEAD:
+        raise InputError(
+            f"method 'invariant' has a head for each mechanism: set config.model.head to {MECHANISM_HEAD!r}, not "
+            f"{config.model.head!r}"
+        )
+    if LOSSES[config.loss.name].weighs_classes:
+        raise InputError(
+            f"config.loss.name {config.loss.name!r} weighs an image by the others of its batch, which are of two kinds "
+            "for method 'invariant'; set the loss to 'cross_entropy' or 'focal'"
         )
 
 
@@ -274,6 +305,12 @@ def _check_frozen(patterns):
 
 
 def _check_training(config: ConfigDict) -> None:
+    counterfactuals = config.data.counterfactuals
+    if config.method == "invariant" and not (counterfactuals.path and counterfactuals.share):
+        raise InputError(
+            "method 'invariant' trains its heads on generated records: set config.data.counterfactuals.path to their "
+            "folder, and share above 0"
+        )
     if config.patches.pooling == "exclusive" and branches(config) == "cross":
         raise InputError(
             "config.patches.pooling 'exclusive' uses scores only, so the attention branch of "
@@ -291,10 +328,11 @@ def _check_training(config: ConfigDict) -> None:
 
 def _uses(config: ConfigDict) -> list[Use]:
     head, patches = config.model.head, config.patches
-    views_as_patches = config.method != "whole" and patches.source != "map"
+    with_patches = config.method not in WITHOUT_PATCHES
+    views_as_patches = with_patches and patches.source != "map"
     return [
         Use(("patches.grids", "patches.overlap"), views_as_patches or config.train.mask_rate > 0),
-        Use(("patches.source", "patches.pooling"), config.method != "whole"),
+        Use(("patches.source", "patches.pooling"), with_patches),
         Use(("patches.size",), views_as_patches and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
         Use(("patches.branches",), config.method == "pat_t"),

@@ -11,7 +11,7 @@ from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
-from cfmlc_jax.models.heads import linear, map_cells, ml_decoder, pooled, query2label
+from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames, TorchNames
@@ -38,8 +38,8 @@ class Head(NamedTuple):
     """A head by name.
 
     create: (num_classes, attention, dtype, …) -> the module.
-    torch: names of its parameters in PyTorch checkpoints; None for a head that only checkpoints of the
-        long-tailed reference have (`torch_weights.long_tailed`).
+    torch: names of its parameters in PyTorch checkpoints; None for a head that only checkpoints of another
+        reference have (`torch_weights.long_tailed`, `torch_weights.cgn`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
     section: section of config.model with the fields of this head; empty if it has none.
     options: fields of that section that `create` takes.
@@ -111,6 +111,7 @@ HEADS = {
     "cosine": _cosine("cosine"),
     "capsule": _cosine("capsule"),
     "dot_product": _pooled("dot_product", section="dot_product"),
+    "mechanisms": Head(mechanisms.MechanismHead, None),
     "lws": _pooled("lws", frozen=pooled.FROZEN, second_stage=True),
 }
 # Prefix of a backbone's name that stands for the head "query2label".
@@ -139,6 +140,7 @@ class Model(NamedTuple):
     name: a backbone, or "q2l_" and a backbone.
     head: a key of `HEADS`; with the prefix "q2l_", "linear" stands for "query2label".
     frozen: further parameters that are not trained, as in `Classifier.frozen`.
+    frozen_norms: training uses the running statistics of all norms and does not update them.
     norm_groups: number of groups of images with separate batch statistics, as in `BatchNorm.groups`.
     dtype: type of the computation.
     """
@@ -148,6 +150,7 @@ class Model(NamedTuple):
     cosine: Any = Cosine()
     ml_decoder: Any = MLDecoderFields()
     frozen: Sequence[str] = ()
+    frozen_norms: bool = False
     norm_groups: int = 1
     dtype: Any = "float32"
 
@@ -219,7 +222,7 @@ def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -
         raise InputError(f"norm_groups {model.norm_groups} must be at least 1: 1 is one group of all images")
     head, dtype = HEADS[head_name], jnp.dtype(model.dtype)
     is_query2label = head_name == "query2label"
-    frozen_norms = is_query2label and backbone.frozen_norms
+    frozen_norms = model.frozen_norms or (is_query2label and backbone.frozen_norms)
     norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=model.norm_groups)
     options = {option: getattr(getattr(model, head.section), option) for option in head.options}
     branches, cells = _branches(patches, num_classes, dtype)

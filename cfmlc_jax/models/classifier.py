@@ -24,6 +24,8 @@ class Outputs:
     counterfactual: [b, v, k] the part of `whole` that lies along the mean feature of training, of the first
         array likewise; None for heads without a mean feature.
     cosine: [b, v] cosine between features and mean feature; None likewise.
+    mechanisms: [b, v, k] logits of each mechanism by name, of the first array likewise, of which `whole` is the
+        mean; None for other heads.
     """
 
     whole: Any
@@ -33,6 +35,7 @@ class Outputs:
     features: dict[str, Any]
     counterfactual: Any = None
     cosine: Any = None
+    mechanisms: Any = None
 
 
 class Classifier(nn.Module):
@@ -74,9 +77,7 @@ class Classifier(nn.Module):
             for rows in zip(*((part.whole, part.attention, part.score) for part in parts))
         )
         first = parts[0]
-        return Outputs(
-            whole, attention, score, first.cells, first.features, first.counterfactual, first.cosine
-        )
+        return first.replace(whole=whole, attention=attention, score=score)
 
     def _of_one_size(self, views, train):
         if self.normalisation is not None:
@@ -100,4 +101,5 @@ class Classifier(nn.Module):
             features,
             output.counterfactual,
             output.cosine,
+            output.mechanisms,
         )

@@ -96,7 +96,7 @@ def _parser():
         default="combined",
         help="default combined: the mean of whole and patch logits (method whole: whole); tde_…: combined − alpha · "
         "combined of the null image (whole) or without the pivot patch (pivot), or its part along the mean feature "
-        "(feature)",
+        "(feature); shape, texture, background, shape_texture: heads of method invariant",
     )
     add("--alpha", type=_strength, help=f"of tde_…; default {DEFAULT_ALPHA}")
     add("--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average")

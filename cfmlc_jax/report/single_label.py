@@ -39,8 +39,13 @@ _COUNTERFACTUALS = {
 }
 
 
+def _trained_as(config) -> str:
+    heads = ", a head for each mechanism" if config.get("method") == "invariant" else ""
+    return f"single-label, loss {config['loss']['name']}{heads}"
+
+
 def _title(prediction: Prediction) -> str:
-    """The name of a prediction; the one of whole images is the only factual one."""
+    """The name of a prediction; the factual one is that of whole images."""
     return "factual" if prediction == single_label.BASELINE else prediction.title
 
 
@@ -187,7 +192,7 @@ TRAINING = TrainingView(
 )
 TASK = Task(
     kicker="Counterfactual long-tailed classification",
-    trained_as=lambda config: f"single-label, loss {config['loss']['name']}",
+    trained_as=_trained_as,
     evaluated="effects",
     sections=(
         Section("results", "Results", lambda run, alphas: results(run, RESULTS)),

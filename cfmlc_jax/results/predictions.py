@@ -8,12 +8,18 @@ _TITLES = {
     "whole": "whole image",
     "patch": "patches",
     "combined": "combined",
+    "shape": "shape head",
+    "texture": "texture head",
+    "background": "background head",
+    "shape_texture": "shape and texture heads",
     "tde_whole": "TDE whole",
     "tde_pivot": "TDE pivot",
     "tde_feature": "TDE feature",
 }
 # The order in which predictions are listed.
 KINDS = tuple(_TITLES)
+# Of the heads of an invariant classifier.
+HEADS = ("shape", "texture", "background", "shape_texture")
 # Kinds of total direct effects, and the counterfactual that each subtracts.
 EFFECTS = {kind: kind.removeprefix("tde_") for kind in KINDS if kind.startswith("tde_")}
 _NULL = "null_"
@@ -22,7 +28,7 @@ _NULL = "null_"
 @functools.total_ordering
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One of the logits that a classifier predicts: "whole", "patch", "combined", or a TDE with its strength.
+    """One of the logits that a classifier predicts: "whole", "patch", "combined", …, or a TDE with its strength.
 
     Sorted by kind (`KINDS`), then by strength. Two are equal if their names are equal; a name has six digits of
     the strength.

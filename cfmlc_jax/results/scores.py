@@ -15,7 +15,7 @@ from cfmlc_jax.results.predictions import Prediction, counterfactual_of, effect_
 class Scores:
     """The outputs of one set of weights on one split.
 
-    logits: float32 [n, k] by name: "whole", "patch", "combined" and "null_<kind>" (counterfactual).
+    logits: float32 [n, k] by name: "whole", "patch", "combined", …, and "null_<kind>" (counterfactual).
     labels: uint8 [n, k].
     attention: float16 [n, p, k], attention logits of the patches; None without patches.
     cosine: float32 [n], of the features with the mean feature; None without one.

@@ -15,10 +15,10 @@ import numpy as np
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.backbones import cnn_mnist
+from cfmlc_jax.models.backbones import cnn_mnist, resnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
-from cfmlc_jax.models.heads import linear
+from cfmlc_jax.models.heads import linear, mechanisms
 from cfmlc_jax.models.torch_names import Table
 from cfmlc_jax.torch_weights import strict
 
@@ -28,6 +28,7 @@ MODULES: dict[str, nn.Module] = {
     "cgn_mnist_linear_critic": critics.LinearCritic(),
     "cgn_mnist_conv_critic": critics.ConvCritic(),
     "cgn_mnist_classifier": catalogue.create_model("cnn_mnist", 10, image_size=32),
+    "cgn_invariant_ensemble": catalogue.create_model("resnet50", 1000, image_size=224, head="mechanisms"),
     "cgn_imagenet": imagenet_cgn.ImageNetGenerator(),
     "biggan_deep": biggan_deep.BigGANDeep(),
     "u2net": u2net.U2Net(),
@@ -62,6 +63,7 @@ _KINDS: dict[type | tuple[type, type], _Kind] = {
         ),
         size=32,
     ),
+    (resnet.ResNet, mechanisms.MechanismHead): _Kind(mechanisms.RESNET_TORCH, size=64),
     vgg16.VGG16Features: _Kind(vgg16.TORCH, takes_train=False, unused=vgg16.TORCH_UNUSED),
     biggan_deep.BigGANDeep: _Kind(biggan_deep.TORCH),
     u2net.U2Net: _Kind(u2net.TORCH),

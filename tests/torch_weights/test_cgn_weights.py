@@ -38,12 +38,14 @@ FULL = {
     "mnist_classifier": cgn.MODULES["cgn_mnist_classifier"],
     "biggan_deep_256": biggan_deep.BigGANDeep(),
     "u2net": u2net.U2Net(),
+    "invariant_ensemble_resnet50": cgn.MODULES["cgn_invariant_ensemble"],
 }
 SMALL = [
     mnist.MnistGenerator(num_classes=4, latent=5, ngf=3),
     critics.LinearCritic(ndf=4),
     critics.ConvCritic(ndf=2),
     catalogue.create_model("cnn_mnist", 3, image_size=32),
+    catalogue.create_model("resnet18", 3, image_size=32, head="mechanisms"),
     biggan_deep.BigGANDeep(**TINY_BIGGAN),
     u2net.U2Net(**TINY_U2NET),
     imagenet_cgn.ImageNetGenerator(

@@ -18,6 +18,7 @@ class HeadOutput(NamedTuple):
     score: [b, v, k] a patch's evidence for each class, or None.
     counterfactual: [b, v, k] the part of `whole` that lies along the mean feature, or None.
     cosine: [b, v] cosine between features and mean feature, or None.
+    mechanisms: [b, v, k] logits of each mechanism by name, of which `whole` is the mean, or None.
     """
 
     whole: Any
@@ -25,6 +26,7 @@ class HeadOutput(NamedTuple):
     score: Any = None
     counterfactual: Any = None
     cosine: Any = None
+    mechanisms: Any = None
 
 
 def by_branch(attention: str, branch_logits: Callable):

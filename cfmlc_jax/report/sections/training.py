@@ -12,6 +12,10 @@ from cfmlc_jax.results.read import Run
 LOSSES = {
     "train/loss_whole": ("whole image", "whole"),
     "train/loss_patch": ("patches", "patch"),
+    "train/loss_real": ("real images", "whole"),
+    "train/loss_shape": ("shape head", "shape"),
+    "train/loss_texture": ("texture head", "texture"),
+    "train/loss_background": ("background head", "background"),
     "train/loss": ("sum", "combined"),
 }
 # By set of weights in metrics.jsonl: its name in charts, its name in the table, its colour.
