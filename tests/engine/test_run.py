@@ -245,6 +245,21 @@ def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
     assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
 
 
+def test_a_validation_that_was_done_is_not_repeated(tmp_path):
+    epochs = sets(1.0, 1.0), sets(2.0, 2.0), sets(3.0, 3.0)
+    # Asked to end after step 4, when the first epoch is validated too.
+    run = toys.run(Scripted(*epochs), tmp_path / "run", asked=4)
+    run.resume()
+    with pytest.raises(hooks.Preempted, match=r"saved step 4 of 12$"):
+        run.fit()
+    run.close()
+    system = Scripted(*epochs)
+    toys.fitted(system, tmp_path / "run")
+    assert system.validated == [2, 3]
+    _, metrics = stored(tmp_path / "run")
+    assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
+
+
 def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path):
     class Overflowing(toys.Line):
         def update(self, learned, batch, key, step):
