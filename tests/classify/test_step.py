@@ -480,21 +480,27 @@ class Recording:
 
 
 def recorded(views, seed, **masking):
-    """A classifier after one step on these views; the mean colour before it was a quarter."""
+    """A classifier after one step on these views, and the new mean colour; a quarter was the old."""
     model = Recording()
-    system = ClassifierSystem(model, views.shape, objective(**masking), optax.sgd(0.0), ema_decay=0.75)
+    goal = objective("whole", loss=lambda logits, labels: (logits - labels).sum(), **masking)
+    system = ClassifierSystem(model, views.shape, goal, optax.sgd(0.0), ema_decay=0.75)
     learned = system.init(jax.random.key(0)) | {"mean_colour": jnp.full(3, 0.25)}
     batch = {"views": views, "labels": jnp.ones((len(views), CLASSES))}
-    system.update(learned, batch, jax.random.key(seed), 1)
-    return model
+    update = system.update(learned, batch, jax.random.key(seed), 1)
+    return model, update.learned["mean_colour"]
 
 
 @pytest.mark.parametrize(("null", "colour"), [("mean", 0.25), ("zeros", 0.0)])
 def test_a_step_masks_patches_of_its_own_choice(rng, null, colour):
-    """By its key, and independently of dropout."""
+    """By its key, and independently of dropout. The mean colour is that of the views before."""
     views = jnp.asarray(rng.uniform(0.5, 1, (64, 5, 8, 8, 3)), jnp.float32)
-    assert (recorded(views, 1, mask_rate=0.0, mask_with=null).views == views).all()
-    first, same, other = (recorded(views, seed, mask_rate=0.5, mask_with=null) for seed in (1, 1, 2))
+    unmasked, mean_colour = recorded(views, 1, mask_rate=0.0, mask_with=null)
+    np.testing.assert_array_equal(unmasked.views, views)
+    np.testing.assert_allclose(mean_colour, (views[:, 0].mean(axis=(0, 1, 2)) + 0.25) / 2, rtol=1e-6)
+    (first, colour_too), (same, _), (other, _) = (
+        recorded(views, seed, mask_rate=0.5, mask_with=null) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(colour_too, mean_colour)
     changed = first.views != views
     np.testing.assert_array_equal(first.views[changed], np.float32(colour))
     patches_masked = np.asarray(changed.any(axis=(2, 3, 4)))[:, 1:].sum(axis=0)
