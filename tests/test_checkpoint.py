@@ -162,6 +162,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
     save(checkpoints, 5)
     checkpoints.close()
     assert restore(folder)[2]["step"] == 5
+    # And set aside again: the first one stays.
+    DAMAGES["meta lost"](folder / "5")
+    assert restore(folder, warnings.append)[2]["step"] == 4
+    assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["5", "5.1"]
 
 
 def test_all_damaged_is_an_error(folder):
