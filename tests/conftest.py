@@ -23,6 +23,8 @@ import pytest
 from cfmlc_jax import main
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# JAX reads XLA_FLAGS at the first use of a device: here, because tests set other flags for commands.
+jax.devices()
 # Generated cases are the same in every run: a failure is a change of the code, never of luck.
 hypothesis.settings.register_profile("same_cases", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same_cases")

@@ -59,6 +59,7 @@ def test_the_latest_two_and_the_best_are_kept(folder):
     [
         ({1: 0.5, 2: 0.5, 3: 0.1, 4: 0.2}, 2, {2, 3, 4}),  # of equal ones the latest
         ({1: 0.5, 2: float("nan"), 3: 0.1, 4: float("nan")}, 1, {1, 3, 4}),
+        ({1: float("nan"), 2: 0.5, 3: 0.1, 4: 0.2}, 2, {2, 3, 4}),
         ({1: None, 2: None, 3: None}, 3, {2, 3}),
         ({1: 0.1, 2: 0.2, 3: 0.3}, 3, {2, 3}),
         ({10: 0.0, 9: -1.0}, 10, {9, 10}),
@@ -161,6 +162,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
     save(checkpoints, 5)
     checkpoints.close()
     assert restore(folder)[2]["step"] == 5
+    # And set aside again: the first one stays.
+    DAMAGES["meta lost"](folder / "5")
+    assert restore(folder, warnings.append)[2]["step"] == 4
+    assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["5", "5.1"]
 
 
 def test_all_damaged_is_an_error(folder):

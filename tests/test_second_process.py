@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from cfmlc_jax import config as configs
 from cfmlc_jax import lock, main
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.classify import evaluate, train
@@ -144,28 +145,43 @@ def test_the_first_writes_the_evaluation_of_a_checkpoint(tmp_path, monkeypatch, 
     assert output.folder == (None if process else tmp_path / "report")
 
 
+class EndedRun:
+    """A run that has nothing left to train: step 4 was the best, step 8 is the last."""
+
+    abstract = SimpleNamespace(learned={})
+
+    def __init__(self, folder):
+        self.checkpoints = SimpleNamespace(
+            latest_step=lambda: 8, best_step=lambda: 4, path=lambda number: folder / str(number)
+        )
+
+    def resume(self):
+        """Do nothing."""
+
+    fit = close = resume
+
+
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize(("which", "step"), [("best", "4"), ("last", "8")])
 def test_the_first_writes_the_evaluation_after_training(
     tmp_path, monkeypatch, evaluated, second, process, which, step
 ):
-    checkpoints = SimpleNamespace(
-        latest_step=lambda: 8, best_step=lambda: 4, path=lambda number: tmp_path / str(number)
+    training = SimpleNamespace(
+        system=SimpleNamespace(split=lambda learned: (learned, {})),
+        parts=None,
+        task=SimpleNamespace(selection="mAP"),
+        run=lambda workdir, preemption, print_line: EndedRun(tmp_path),
     )
-    run = SimpleNamespace(checkpoints=checkpoints, abstract=SimpleNamespace(learned={}))
-    system = SimpleNamespace(split=lambda learned: (learned, {}))
-    training = SimpleNamespace(system=system, parts=None, task=SimpleNamespace(selection="mAP"))
-    config = SimpleNamespace(
-        evaluate=SimpleNamespace(checkpoint=which), data=SimpleNamespace(test_splits=("test",))
-    )
+    config = configs.default()
+    config.evaluate.checkpoint, config.data.test_splits = which, ("test",)
+    monkeypatch.setattr(train.build, "open_sources", lambda config, splits, say: {s: Data() for s in splits})
+    monkeypatch.setattr(train, "_Training", lambda config, train_source, val_source: training)
     monkeypatch.setattr(train, "read_model", lambda path, abstract: {"from": path.name})
     (tmp_path / "report").mkdir()
     if process:
         second()
     lines = []
-    sources = {"train": Data(), "test": Data()}
-    output = evaluate.Output.of_this_process(tmp_path / "report", lines.append, lambda: None)
-    train._evaluate_in_full(config, run, training, sources, output)
+    train.train(config, tmp_path, lines.append)
     ((classifier, output, locked),) = evaluated
     assert output.folder == (None if process else tmp_path / "report")
     assert (classifier.checkpoint, classifier.model) == (step, {"from": step})

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.classify import build, evaluate
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
 from cfmlc_jax.metrics.context_auc import mean_context_auc
@@ -41,18 +43,24 @@ def tiny(method):
     return configs.validate(config)
 
 
-def run(method, folder, training_labels, missing="", source=Scenes):
-    """A full evaluation of random weights; returns what it printed."""
-    config = tiny(method)
-    parts = build.create(config, 10)
+def random_weights(config, parts):
+    """Other raw weights than averaged ones, so that the results of one are not those of the other."""
     model = build.initial(config, parts)
+    params = jax.tree.map(lambda leaf: -leaf, model["variables"]["params"])
+    return model | {"variables": model["variables"] | {"params": params}}
+
+
+def run(config, folder, training_labels=None, missing="", source=Scenes, poll=lambda: None):
+    """A full evaluation of random weights; returns what it printed."""
+    parts = build.create(config, 10)
+    model = random_weights(config, parts)
     source, printed = source(SPLIT, num_scenes=IMAGES), []
     evaluate.full_evaluation(
         config,
         Classifier(parts, model, source.class_names, "7"),
         {SPLIT: source},
         TrainingSplit(training_labels, missing=missing),
-        Output(folder, printed.append),
+        Output(folder, printed.append, poll),
     )
     return "\n".join(printed)
 
@@ -67,7 +75,7 @@ def workdir(tmp_path_factory, train):
     """A workdir with the evaluation of a classifier with patches, and the printed text."""
     path = tmp_path_factory.mktemp("run")
     (path / "report").mkdir()
-    (path / "printed").write_text(run("pat_t", path / "report", train.labels))
+    (path / "printed").write_text(run(tiny("pat_t"), path / "report", train.labels))
     return path
 
 
@@ -194,7 +202,7 @@ def test_the_report_can_be_made_of_it(workdir):
 
 def test_without_patches_and_training_labels(tmp_path):
     (tmp_path / "report").mkdir()
-    printed = run("whole", tmp_path / "report", None, "there is no training split")
+    printed = run(tiny("whole"), tmp_path / "report", None, "there is no training split")
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results[SPLIT]["average"]["context"] is None
     assert results[SPLIT]["average"]["localization"] is None
@@ -202,6 +210,43 @@ def test_without_patches_and_training_labels(tmp_path):
     text = page.write(tmp_path).read_text(encoding="utf-8")
     assert "Not available: there is no training split." in text
     assert "This method has no patches" in text
+
+
+def scored(config, folder):
+    """Evaluates until the scores are written, where it is asked to end: once before each batch, then once."""
+    polls = []
+
+    def poll():
+        polls.append(None)
+        if len(polls) == IMAGES // 8 + 1:
+            raise Preempted("asked to end")
+
+    with pytest.raises(Preempted):
+        run(config, folder, poll=poll)
+
+
+def test_an_evaluation_may_be_asked_to_end_before_each_batch_and_before_its_metrics(tmp_path):
+    scored(tiny("whole"), tmp_path)
+    assert (tmp_path / f"scores_{SPLIT}_average.npz").exists()
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_logits_with_tau_norm_are_divided_by_the_lengths_of_the_weights(tmp_path):
+    config = tiny("whole").unlock()
+    config.model.head = "dot_product"
+    logits = {}
+    for tau in (0.0, 1.0):
+        config.model.dot_product.tau_norm = tau
+        folder = tmp_path / str(tau)
+        folder.mkdir()
+        scored(config, folder)
+        for weights in ("weights", "average"):
+            with np.load(folder / f"scores_{SPLIT}_{weights}.npz") as arrays:
+                logits[tau, weights] = arrays["whole"]
+    model = random_weights(config, build.create(config, 10))
+    for weights, name in (("weights", "variables"), ("average", "average")):
+        lengths = np.linalg.norm(model[name]["params"]["head"]["whole"]["kernel"], axis=0)
+        np.testing.assert_allclose(logits[1.0, weights], logits[0.0, weights] / lengths, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +282,7 @@ class PartlyAnnotated(Scenes):
 
 
 def test_boxes_that_are_left_out_are_reported(tmp_path):
-    printed = run("whole", tmp_path, None, source=PartlyAnnotated)
+    printed = run(tiny("whole"), tmp_path, source=PartlyAnnotated)
     assert f"{SPLIT}: boxes left out of localisation: 7, first x" in printed.splitlines()
 
 

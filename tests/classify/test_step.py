@@ -18,6 +18,7 @@ from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
 from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.update import ClassifierSystem
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
@@ -462,3 +463,53 @@ def test_a_share_of_the_images_loses_a_patch(rng, v):
             np.testing.assert_array_equal(np.flatnonzero(changed[i, 1:]), [2 * x + y])
     drawn = [masked(s, views, patching, null="zeros", rate=1.0, mean_colour=colour) for s in (1, 2)]
     assert (drawn[0] != drawn[1]).any()
+
+
+class Recording:
+    """A classifier of three biases, which keeps the images and the dropout key of its last call."""
+
+    frozen = ()
+
+    def init(self, key, views, *, train):
+        return {"params": {"bias": jnp.zeros(CLASSES)}}
+
+    def apply(self, variables, views, *, train, mutable, rngs):
+        self.views, self.dropout_key = views, rngs["dropout"]
+        logits = jnp.broadcast_to(variables["params"]["bias"], (*views.shape[:2], CLASSES))
+        return Outputs(whole=logits, attention=logits, score=logits, cells=None, features={}), {}
+
+
+def recorded(views, seed, **masking):
+    """A classifier after one step on these views, and the new mean colour; a quarter was the old."""
+    model = Recording()
+    goal = objective("whole", loss=lambda logits, labels: (logits - labels).sum(), **masking)
+    system = ClassifierSystem(model, views.shape, goal, optax.sgd(0.0), ema_decay=0.75)
+    learned = system.init(jax.random.key(0)) | {"mean_colour": jnp.full(3, 0.25)}
+    batch = {"views": views, "labels": jnp.ones((len(views), CLASSES))}
+    update = system.update(learned, batch, jax.random.key(seed), 1)
+    return model, update.learned["mean_colour"]
+
+
+@pytest.mark.parametrize(("null", "colour"), [("mean", 0.25), ("zeros", 0.0)])
+def test_a_step_masks_patches_of_its_own_choice(rng, null, colour):
+    """By its key, and independently of dropout. The mean colour is that of the views before."""
+    views = jnp.asarray(rng.uniform(0.5, 1, (64, 5, 8, 8, 3)), jnp.float32)
+    unmasked, mean_colour = recorded(views, 1, mask_rate=0.0, mask_with=null)
+    np.testing.assert_array_equal(unmasked.views, views)
+    np.testing.assert_allclose(mean_colour, (views[:, 0].mean(axis=(0, 1, 2)) + 0.25) / 2, rtol=1e-6)
+    (first, colour_too), (same, _), (other, _) = (
+        recorded(views, seed, mask_rate=0.5, mask_with=null) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(colour_too, mean_colour)
+    changed = first.views != views
+    np.testing.assert_array_equal(first.views[changed], np.float32(colour))
+    patches_masked = np.asarray(changed.any(axis=(2, 3, 4)))[:, 1:].sum(axis=0)
+    assert 0.3 * 64 < patches_masked.sum() < 0.7 * 64
+    assert (patches_masked > 0).all()
+    np.testing.assert_array_equal(same.views, first.views)
+    assert (other.views != first.views).any()
+    assert (jax.random.key_data(other.dropout_key) != jax.random.key_data(first.dropout_key)).any()
+    by_dropout = pat.mask_patches(
+        first.dropout_key, views, rate=0.5, null=null, mean_colour=jnp.full(3, 0.25), patching=HOST
+    )
+    assert (by_dropout != first.views).any()

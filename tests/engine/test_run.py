@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -245,17 +246,67 @@ def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
     assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
 
 
-def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path):
-    class Overflowing(toys.Line):
-        def update(self, learned, batch, key, step):
-            update = super().update(learned, batch, key, step)
-            line = jnp.where(step == 7, jnp.inf, update.learned["line"])
-            watched = [("line", {"slope": line[0], "offset": line[1]}), ("loss", update.values["loss"])]
-            return update._replace(learned=update.learned | {"line": line}, watched=watched)
+def test_a_validation_that_was_logged_but_not_ranked_is_logged_once(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RunError("the disk is full")
 
-    run = toys.run(Overflowing(), tmp_path / "run")
+    run = toys.run(toys.Line(), tmp_path / "run")
+    monkeypatch.setattr(run.checkpoints, "rank", fail)
     run.resume()
-    with pytest.raises(RunError, match=r"step 8: line/offset is not finite; the last checkpoint is intact"):
+    with pytest.raises(RunError, match="the disk is full"):
+        run.fit()
+    run.close()
+    toys.fitted(toys.Line(), tmp_path / "run")
+    _, metrics = stored(tmp_path / "run")
+    assert [line["epoch"] for line in metrics if "epoch" in line] == [1, 2, 3]
+
+
+def test_a_validation_that_was_done_is_not_repeated(tmp_path):
+    epochs = sets(1.0, 1.0), sets(2.0, 2.0), sets(3.0, 3.0)
+    # Asked to end after step 4, when the first epoch is validated too.
+    run = toys.run(Scripted(*epochs), tmp_path / "run", asked=4)
+    run.resume()
+    with pytest.raises(hooks.Preempted, match=r"saved step 4 of 12$"):
+        run.fit()
+    run.close()
+    system = Scripted(*epochs)
+    toys.fitted(system, tmp_path / "run")
+    assert system.validated == [2, 3]
+    _, metrics = stored(tmp_path / "run")
+    assert [line["val/average/fit"] for line in metrics if "epoch" in line] == [1.0, 2.0, 3.0]
+
+
+class Overflowing(toys.Line):
+    """A line whose offset overflows in one step. It watches its parameters, or leaves that to the engine."""
+
+    def __init__(self, step, *, watching=True):
+        self._step, self._watching = step, watching
+
+    def update(self, learned, batch, key, step):
+        update = super().update(learned, batch, key, step)
+        line = jnp.where(step == self._step - 1, jnp.inf, update.learned["line"])
+        update = update._replace(learned=update.learned | {"line": line})
+        if not self._watching:
+            return update
+        watched = [("line", {"slope": line[0], "offset": line[1]}), ("loss", update.values["loss"])]
+        return update._replace(watched=watched)
+
+
+@pytest.mark.parametrize(
+    ("system", "asked", "words"),
+    [
+        (Overflowing(8), 0, "step 8: line/offset is not finite"),
+        # Only the next step's loss shows it.
+        (Overflowing(6, watching=False), 0, "step 7: loss is not finite"),
+        # The request to end would save the state.
+        (Overflowing(6), 7, "step 6: line/offset is not finite"),
+    ],
+    ids=["watched", "values", "asked to end"],
+)
+def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path, system, asked, words):
+    run = toys.run(system, tmp_path / "run", asked=asked)
+    run.resume()
+    with pytest.raises(RunError, match=f"{words}; the last checkpoint is intact"):
         run.fit()
     run.close()
     assert run.last_saved() == "checkpoint 5 is intact"
@@ -284,6 +335,14 @@ def test_only_a_new_run_has_a_start_and_writes_its_settings(tmp_path, monkeypatc
     assert starts == [0]
     assert settings == [{"seed": 3}]
     assert int(stored(tmp_path / "run")[0][1]["updates"]) == 100 + STEPS
+
+
+def test_the_rate_of_a_resumed_run_is_of_its_own_steps(tmp_path):
+    interrupted(tmp_path / "run")
+    toys.fitted(toys.Line(), tmp_path / "run", before=lambda step: time.sleep(0.1))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["time/steps_per_second"] for line in lines if "epoch" not in line}
+    assert rates[9] < 10
 
 
 def test_a_checkpoint_of_other_data_is_refused_and_stays(tmp_path):
