@@ -109,6 +109,7 @@ def as_before(workdir):
     path = workdir / "report" / evidence.FILE
     fields = json.loads(path.read_text())
     fields["exhibits"] = fields.pop("examples")
+    fields["cells"] = fields.pop("patch_boxes")
     del fields["class_counts"]
     path.write_text(json.dumps(fields))
 

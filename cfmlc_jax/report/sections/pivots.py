@@ -14,7 +14,7 @@ def pivots(run: Run) -> Markup | None:
     """The section with tables of hit rates: in total, by size, by span and by class."""
     if run.evidence is None:
         return None
-    if run.evidence.cells is None:
+    if run.evidence.patch_boxes is None:
         return section(
             "pivots", "Where it looks", absent("This method has no patches, so there are no pivots.")
         )
