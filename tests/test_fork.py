@@ -1,6 +1,13 @@
 """The recipes of docs/fork.md: what a line in a registry is enough for, and that lists of names agree."""
 
 import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -26,6 +33,49 @@ from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Outputs
 from cfmlc_jax.models.heads import linear
 from cfmlc_jax.optim import build as optim
+
+ROOT = Path(__file__).parents[1]
+
+
+def add_block(package, block):
+    """Add a block of docs/fork.md to the file of its first line; "in _loss": before that function's return."""
+    where, code = block.split("\n", 1)
+    name, function = re.fullmatch(r"# (\S+\.py)(?:, in (\w+))?", where).groups()
+    path = package / name
+    text = path.read_text() if path.exists() else ""
+    if function:
+        start = text.index(f"def {function}(")
+        end = text.index("    return ", start)
+        path.write_text(f"{text[:end]}    {code}{text[end:]}")
+    else:
+        path.write_text(f"{text}\n\n{code}")
+
+
+def test_examples_of_the_document_train_together(tmp_path):
+    """A pooling, a head, a loss and a data set are added to a copy of the package as docs/fork.md says."""
+    document = (ROOT / "docs" / "fork.md").read_text()
+    shutil.copytree(ROOT / "cfmlc_jax", tmp_path / "cfmlc_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = re.findall(r"```python\n(.*?)```", document, re.S)
+    assert len(blocks) == 9
+    for block in blocks:
+        add_block(tmp_path, block)
+    commands = re.findall(r"^python -m cfmlc_jax\.main --config=tests/configs/tiny\.py (.*)$", document, re.M)
+    flags = [flag for command in commands for flag in shlex.split(command)]
+    assert [flag.split("=")[1] for flag in flags] == [
+        "mean",
+        "hidden",
+        "squared_hinge",
+        "squares",
+        '("test",)',
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "cfmlc_jax.main", f"--config={ROOT}/tests/configs/tiny.py", "--workdir=run", *flags],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "train: 160 images, 4 classes" in done.stdout
+    score = re.search(r"^\| combined +\| +([\d.]+) \|", done.stdout, re.M)[1]
+    assert float(score) > 90
 
 
 def small(**patches):

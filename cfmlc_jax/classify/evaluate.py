@@ -284,12 +284,12 @@ def _evidence(config, classifier: Classifier, task: Task, missing: str, shown_ex
         training=task.training,
         missing=missing,
         class_counts=task.class_counts,
-        cells=_relative_cells(classifier.parts),
+        patch_boxes=_relative_boxes(classifier.parts),
         examples=shown_examples,
     )
 
 
-def _relative_cells(parts: Parts):
+def _relative_boxes(parts: Parts):
     """The boxes of the patches as fractions of the image's sides; None without patches."""
-    cells, size = parts.boxes(), parts.transforms["evaluate"].size
-    return None if cells is None else [[side / size for side in cell] for cell in cells]
+    boxes, size = parts.boxes(), parts.transforms["evaluate"].size
+    return None if boxes is None else [[side / size for side in box] for box in boxes]

@@ -49,7 +49,7 @@ class Predictor:
         to_views: the checkpoint's transform for evaluation.
         grids: number of patches along one side, for each scale; None without patches.
         single_label: each image has one class, and probabilities sum to 1.
-        cells: boxes of the patches, in pixels of the whole view; None without patches.
+        patch_boxes: boxes of the patches, in pixels of the whole view; None without patches.
         threads: number of threads that the checkpoint's run read images with.
 
     Raises:
@@ -65,7 +65,7 @@ class Predictor:
         self.batch_size = config.evaluate.batch_size
         self.class_names = tuple(opened.class_names or (f"class {i}" for i in range(opened.num_classes)))
         self.to_views = parts.transforms["evaluate"]
-        self.grids, self.cells = parts.patching["evaluate"].grids(), parts.boxes()
+        self.grids, self.patch_boxes = parts.patching["evaluate"].grids(), parts.boxes()
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
         self.single_label = config.task == "single_label"

@@ -38,8 +38,8 @@ class Head(NamedTuple):
     """A head by name.
 
     create: (num_classes, attention, dtype, …) -> the module.
-    torch: names of its parameters in PyTorch checkpoints; None for a head that only checkpoints of another
-        reference have (`torch_weights.long_tailed`, `torch_weights.cgn`).
+    torch: names of its parameters in PyTorch checkpoints; None for a new head, and for those that only
+        checkpoints of another reference have (`torch_weights.long_tailed`, `torch_weights.cgn`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
     section: section of config.model with the fields of this head; empty if it has none.
     options: fields of that section that `create` takes.

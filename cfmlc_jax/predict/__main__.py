@@ -229,11 +229,11 @@ def _listed(photo: Photo, scores: ImageScores, predictor: Predictor, flags) -> l
 
 
 def _pivot(photo: Photo, scores: ImageScores, predictor: Predictor, k: int) -> Pivot | None:
-    if scores.weights is None or predictor.grids is None or predictor.cells is None:
+    if scores.weights is None or predictor.grids is None or predictor.patch_boxes is None:
         return None
     patch = int(scores.weights[:, k].argmax())
     grid, column, row = position(patch, predictor.grids)
-    left, top, right, bottom = predictor.cells[patch]
+    left, top, right, bottom = predictor.patch_boxes[patch]
     across, down = (side / predictor.to_views.size for side in photo.size)
     return Pivot(
         grid=grid,
@@ -265,9 +265,9 @@ class _Album:
 
     def add(self, photo: Photo, scores: ImageScores) -> str:
         """The path of a photo's overlay, which is written."""
-        cells = self._predictor.cells
+        patch_boxes = self._predictor.patch_boxes
         assert photo.copy is not None
-        assert cells is not None
+        assert patch_boxes is not None
         assert scores.weights is not None
         assert scores.effect is not None
         classes = [
@@ -284,7 +284,7 @@ class _Album:
             os.path.basename(photo.path),
             (f"{photo.size[0]} x {photo.size[1]}", self._caption),
             classes,
-            cells,
+            patch_boxes,
             self._predictor.to_views.size,
         )
         path = self._folder / self._names[photo.path]

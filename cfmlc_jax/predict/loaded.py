@@ -174,7 +174,7 @@ class LoadedClassifier:
 
     def _boxes(self, size):
         scale = np.asarray(size, np.float32) / self._predictor.to_views.size
-        return np.asarray(self._predictor.cells, np.float32) * np.tile(scale, 2)
+        return np.asarray(self._predictor.patch_boxes, np.float32) * np.tile(scale, 2)
 
 
 def _named(images):

@@ -43,7 +43,7 @@ def draw(
     title: str,
     notes: tuple[str, str],
     classes: Sequence[ClassView],
-    cells: Sequence[Box],
+    patch_boxes: Sequence[Box],
     size: int,
 ) -> Image.Image:
     """The photo with a panel for each class to its right: RGB.
@@ -53,10 +53,10 @@ def draw(
         title: above the photo.
         notes: two lines below the photo.
         classes: up to `MAX_PANELS`.
-        cells: boxes of the p patches in an image of `size` pixels a side.
+        patch_boxes: boxes of the p patches in an image of `size` pixels a side.
         size: of those boxes.
     """
-    boxes = [_box(cell, photo.size, size) for cell in cells]
+    boxes = [_on_photo(box, photo.size, size) for box in patch_boxes]
     panels = [_photo_panel(photo, title, notes)]
     panels += [_class_panel(photo, shown, boxes, accent) for shown, accent in zip(classes, ACCENTS)]
     width, height = panels[0].size
@@ -175,9 +175,9 @@ def _bar(pen, box, share, colour):
         pen.rectangle((left, top, left + round(share * (right - left)) - 1, bottom - 1), fill=colour)
 
 
-def _box(cell, photo_size, size):
+def _on_photo(box, photo_size, size):
     """A patch's box on a photo that was squeezed into a square for the classifier."""
-    (width, height), (left, top, right, bottom) = photo_size, cell
+    (width, height), (left, top, right, bottom) = photo_size, box
     left, right = (round(x * width / size) for x in (left, right))
     top, bottom = (round(y * height / size) for y in (top, bottom))
     return left, top, max(right, left + 1), max(bottom, top + 1)

@@ -82,9 +82,9 @@ def with_interval(value: float, low: float, high: float, *, sign: bool = False, 
     return element("span", text, " ", element("small", ends), class_="n")
 
 
-def axis_text(axis: Axis) -> str:
-    """The title of a column of tracks: the values at its ends."""
-    return f"{axis.low:g} to {axis.high:g} %"
+def axis_text(axis: Axis, unit: str = "%") -> str:
+    """The title of a column of tracks: the values at its ends, and their unit."""
+    return f"{axis.low:g} to {axis.high:g} {unit}".replace("-", "−")
 
 
 def interval_track(value_low_high: Sequence[float], axis: Axis, colour: str) -> Markup:

@@ -83,7 +83,7 @@ class Evidence:
     class_names: in label order.
     training: None if the training labels are not available or not needed.
     missing: the reason why `training` is None.
-    cells: [p][4], left, top, right, bottom of the patches as fractions; None without patches.
+    patch_boxes: [p][4], left, top, right, bottom of the patches as fractions; None without patches.
     examples: by split, then "best" and "worst".
     class_counts: training images of each class, for the single-label task; None otherwise, or if unknown.
     """
@@ -93,7 +93,7 @@ class Evidence:
     class_names: list[str]
     training: Training | None
     missing: str
-    cells: list[list[float]] | None
+    patch_boxes: Annotated[list[list[float]] | None, Formerly("cells")]
     examples: Annotated[dict[str, dict[str, list[Example]]], Formerly("exhibits")]
     class_counts: list[int] | None = None
 
@@ -123,7 +123,7 @@ class Evidence:
         if self.training is not None:
             _require_training(self.training, classes)
         for example in self._all_examples():
-            _require_example(example, classes, len(self.cells or []))
+            _require_example(example, classes, len(self.patch_boxes or []))
 
     def _all_examples(self) -> Iterator[Example]:
         for kinds in self.examples.values():

@@ -225,7 +225,7 @@ def to_torch(flags: argparse.Namespace) -> None:
         long_tailed.write(flags.out, long_tailed.to_torch(name, model["average"]))
         print(f"{flags.out}: averaged weights of {path} in the format of the long-tailed reference")
         return
-    if catalogue.HEADS[config.model.head].has_mean:
+    if catalogue.HEADS[config.model.head].torch is None:
         raise InputError(
             f"checkpoint {path} has the head {config.model.head!r} with branches {configs.branches(config)!r}, "
             "which no reference has; only causal_norm, dot_product and lws with one head are converted"

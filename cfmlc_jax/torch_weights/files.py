@@ -113,7 +113,7 @@ def weights_in(path: Path, stored: Any) -> Weights:
     if weights is not None and weights is stored.get(_WEIGHTS_OF_AVERAGING):
         average = stored.get(_WEIGHTS)
     if weights is None:  # the file is a state_dict itself, or has an average only
-        weights, average = (stored, None) if average is None or _tensors(stored) else (average, average)
+        weights, average = (stored, None) if average is None or _has_tensors(stored) else (average, average)
     raw = _arrays(path, weights)
     names, unread = _class_names(stored)
     return Weights(raw, None if average is None else _arrays(path, average), names, unread)
@@ -302,14 +302,14 @@ def _is_tensor(value):
     return isinstance(value, np.ndarray) or hasattr(value, "detach")
 
 
-def _tensors(value):
+def _has_tensors(value):
     """Whether a value is a mapping with tensors, a state_dict."""
     return isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
 
 
 def _state_dict(value, depth=0):
     """The state_dict in a container or its nested containers; None if there is none."""
-    if _tensors(value):
+    if _has_tensors(value):
         return value
     if not isinstance(value, Mapping) or depth == _DEEPEST:
         return None

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from cfmlc_jax import files
 from cfmlc_jax.results.predictions import Prediction
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart; stable ids, so that files are the same again.
+# Okabe and Ito's colours, which colour-blind readers can distinguish. The fixed salt makes the SVG files reproducible.
 COLOURS = ["#0072b2", "#d55e00", "#008a66", "#aa4499", "#666a72", "#e69f00"]
 STYLE: Any = {
     "axes.prop_cycle": plt.cycler(color=COLOURS),
@@ -32,17 +32,20 @@ STYLE: Any = {
 QUIET = "#b4b8bf"
 COSTS = {
     "train_gflops": "training, 10⁹ operations",
-    "predict_mflops": "prediction, 10⁶ operations an image",
-    "predict_images_per_second": "prediction, images a second",
+    "predict_mflops": "prediction, 10⁶ operations per image",
+    "predict_images_per_second": "prediction, images per second",
 }
 
 
 def draw(folder: Path, rows, effects) -> list[Path]:
-    """Write the figures that the results have something for; their paths.
+    """Paths of the figures, which are written: accuracy, cost, bias, strength and effects.
 
-    As SVG; that of effects, thousands of points, as PNG.
+    A figure without data is left out. Figures are SVG; that of the effects has thousands of points and is PNG.
 
-    Rows and effects are those of `scripts.ablation.tables`. Figures that show one group of rows show the first.
+    Args:
+        folder: where the figures are written.
+        rows: `tables.Row`s. Accuracy, cost and strength show the first group only.
+        effects: `tables.EffectRow`s.
     """
     group = [row for row in rows if row.group == rows[0].group]
     drawings: dict[str, Callable[[], bool]] = {
@@ -71,43 +74,44 @@ def _splits(rows) -> list[str]:
     return list(dict.fromkeys(row.split for row in rows))
 
 
-def _telling_split(rows) -> str:
-    """The split of figures that have room for one: the second, whose co-occurrence differs from training's."""
+def _main_split(rows) -> str:
+    """The split for figures that show one: the second, whose co-occurrence differs from that of training."""
     return _splits(rows)[:2][-1]
 
 
 def _uses(rows) -> list[list]:
-    """Rows of every use of every run, one for each seed and split: combined predictions, else the whole's.
+    """For every run and variant, its rows of all seeds and splits: combined predictions, or whole without them.
 
-    Variants that change counterfactuals only are left out, for they predict what their run does.
+    Variants that change only counterfactuals are left out, because their predictions equal those of their run.
     """
-    found: dict[tuple, list] = {}
-    for wanted in ("combined", "whole"):
+    factual: dict[tuple, list] = {}
+    for prediction in ("combined", "whole"):
         for row in rows:
-            if row.prediction == wanted:
-                found.setdefault((row.run, row.variant), []).append(row)
-    uses = {key: [row for row in use if row.prediction == use[0].prediction] for key, use in found.items()}
+            if row.prediction == prediction:
+                factual.setdefault((row.run, row.variant), []).append(row)
+    uses = {key: [row for row in use if row.prediction == use[0].prediction] for key, use in factual.items()}
 
-    def repeats(run, variant):
+    def repeats_its_run(run, variant):
         own = uses.get((run, ""), [])
         return variant and [r.mAP_sklearn for r in uses[run, variant]] == [r.mAP_sklearn for r in own]
 
-    return [use for key, use in uses.items() if not repeats(*key)]
+    return [use for key, use in uses.items() if not repeats_its_run(*key)]
 
 
 def _spread(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the values; 0 for one value."""
     values = list(values)
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _accuracy(rows) -> bool:
-    """A line of points for every use: mAP on every split, best on the telling split first."""
-    splits, telling = _splits(rows), _telling_split(rows)
+    """Draw mAP on every split, one line for each use, sorted by the main split."""
+    splits, main_split = _splits(rows), _main_split(rows)
 
     def value(use, split):
         return _spread(row.mAP_sklearn for row in use if row.split == split)
 
-    uses = sorted(_uses(rows), key=lambda use: value(use, telling))
+    uses = sorted(_uses(rows), key=lambda use: value(use, main_split))
     figure, axis = plt.subplots(figsize=(8, 1.2 + 0.24 * len(uses)))
     for split in splits:
         means, deviations = zip(*(value(use, split) for use in uses))
@@ -118,18 +122,18 @@ def _accuracy(rows) -> bool:
 
 
 def _cost(rows) -> bool:
-    """mAP against what training and prediction cost; the line joins what nothing beats at its cost."""
-    split = _telling_split(rows)
+    """Draw mAP against the cost of training and of prediction; a line joins the Pareto front."""
+    split = _main_split(rows)
     uses = _uses([row for row in rows if row.split == split])
     uses.sort(key=lambda use: -statistics.mean(row.mAP_sklearn for row in use))
-    # Uses of the same weights have the same training.
+    # Variants use the weights of their run, so they have no training of their own.
     trained = [use for use in uses if not use[0].variant]
     costs = {field: label for field, label in COSTS.items() if field != "train_gflops" or len(trained) > 1}
     figure, axes = plt.subplots(
         1, len(costs), figsize=(3.5 * len(costs), 4 + 0.16 * (len(uses) // 3)), sharey=True
     )
     for axis, (field, label) in zip(axes, costs.items()):
-        sign = -1 if field.endswith("second") else 1  # more images a second are a lower cost
+        sign = -1 if field.endswith("second") else 1  # more images per second are a lower cost
         points = []
         for number, use in enumerate(uses, start=1):
             if field != "train_gflops" or use in trained:
@@ -162,7 +166,7 @@ def _cost(rows) -> bool:
 
 
 def _number(axis, points) -> None:
-    """Write the points' numbers beside them, those that would overlap above one another."""
+    """Write the number of each point beside it; numbers that would overlap are stacked."""
     low, high = axis.get_ylim()
     step = (high - low) / 26  # a line of text
     taken: list[tuple[float, float]] = []
@@ -179,7 +183,7 @@ def _number(axis, points) -> None:
 
 
 def _bias(rows) -> bool:
-    """mAP against the bias of the training scenes, where the study varies it."""
+    """Draw mAP against the bias of the training scenes; False if the study does not vary the bias."""
     lines: dict[str, dict[float, list]] = {}
     for use in _uses([row for row in rows if row.group.startswith("bias ") and not row.variant]):
         name = use[0].run.rpartition("_bias")[0]
@@ -202,19 +206,20 @@ def _bias(rows) -> bool:
 
 
 def _strength(rows) -> bool:
-    """mAP and excess of false positives against the strength of the effect, a column for every kind of effect.
+    """Draw mAP and excess of false positives against the strength of the effect, one column for each kind.
 
-    Of the runs as they are, those that were evaluated with the most strengths.
+    Variants are left out, and so are runs that were evaluated with fewer strengths than others.
+    False if there are fewer than three strengths.
     """
-    split = _telling_split(rows)
+    split = _main_split(rows)
     own = [row for row in rows if row.split == split and not row.variant]
     factual = {use[0].run: use for use in _uses(own)}
     lines: dict[str, dict[str, dict[float, Sequence]]] = {}
     for row in own:
         prediction = Prediction.parse(row.prediction)
         if prediction.counterfactual is not None and prediction.alpha is not None:
-            of_kind = lines.setdefault(prediction.counterfactual, {})
-            line = of_kind.setdefault(row.run, {0.0: factual[row.run]})
+            by_run = lines.setdefault(prediction.counterfactual, {})
+            line = by_run.setdefault(row.run, {0.0: factual[row.run]})
             line[prediction.alpha] = [*line.get(prediction.alpha, []), row]
     most = max((len(line) for kind in lines.values() for line in kind.values()), default=0)
     if most < 3:
@@ -224,16 +229,14 @@ def _strength(rows) -> bool:
     )
     names = [run for run in factual if any(len(kind.get(run, ())) == most for kind in lines.values())]
     colours = dict(zip(names, COLOURS * len(names)))
-    for column, (kind, of_kind) in zip(axes.T, lines.items()):
-        for run in (run for run in names if len(of_kind.get(run, ())) == most):
-            x = sorted(of_kind[run])
+    for column, (kind, by_run) in zip(axes.T, lines.items()):
+        for run in (run for run in names if len(by_run.get(run, ())) == most):
+            x = sorted(by_run[run])
             text = {"color": colours[run], "marker": "o", "markersize": 4, "label": factual[run][0].text}
-            column[0].plot(
-                x, [statistics.mean(row.mAP_sklearn for row in of_kind[run][a]) for a in x], **text
-            )
-            leans = [[row.excess_fpr for row in of_kind[run][a]] for a in x]
-            if all(value is not None for values in leans for value in values):
-                column[1].plot(x, [statistics.mean(values) for values in leans], **text)
+            column[0].plot(x, [statistics.mean(row.mAP_sklearn for row in by_run[run][a]) for a in x], **text)
+            excesses = [[row.excess_fpr for row in by_run[run][a]] for a in x]
+            if all(value is not None for values in excesses for value in values):
+                column[1].plot(x, [statistics.mean(values) for values in excesses], **text)
         column[0].set(title=f"effect: {kind}")
         column[1].set(xlabel="strength α")
     axes[0][0].set_ylabel(f"mAP, {split}, %")
@@ -248,7 +251,7 @@ def _strength(rows) -> bool:
 
 
 def _effects(effects) -> bool:
-    """Estimated against true effects, a panel for every run and kind; the first seed, each null's last strength."""
+    """Draw estimated against true effects, one panel for each run and kind: first seed, last strength of each null."""
     panels: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in effects:
         if row.seed == effects[0].seed:

@@ -1,6 +1,6 @@
-"""The benchmark's peer: the same work written in PyTorch, in torchvision's and the reference's manner.
+"""The PyTorch side of the benchmark: models as in torchvision; training, prediction and input as in MLC-PAT.
 
-Only `scripts.benchmark.pytorch` uses it, where torch is installed.
+Only `scripts.benchmark.pytorch` imports this module, because it needs torch.
 """
 
 import random
@@ -16,7 +16,7 @@ EMA_DECAY = 0.9997
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: [n, c, h, w] -> [n, planes, h/stride, w/stride]."""
+    """Two 3×3 convolutions with a shortcut: [n, c, h, w] -> [n, planes, h/stride, w/stride]."""
 
     expansion = 1
 
@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, planes, stride)
 
     def forward(self, x):
-        """The block's output."""
+        """The output of the block."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         y += self.downsample(x)
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (strided), 1×1 and a shortcut: [n, c, h, w] -> [n, 4·planes, h/stride, w/stride]."""
+    """1×1, 3×3 (strided) and 1×1 convolutions with a shortcut: [n, c, h, w] -> [n, 4·planes, h/stride, w/stride]."""
 
     expansion = 4
 
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, 4 * planes, stride)
 
     def forward(self, x):
-        """The block's output."""
+        """The output of the block."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -68,7 +68,7 @@ def _shortcut(inputs, outputs, stride):
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-# Blocks of each stage, kind of block, width, and whether the stem is that of small images.
+# Blocks per stage, kind of block, width, and whether the stem is for small images.
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottleneck], int, bool]] = {
     "resnet18": ((2, 2, 2, 2), BasicBlock, 64, False),
     "resnet34": ((3, 4, 6, 3), BasicBlock, 64, False),
@@ -79,7 +79,7 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottlene
 
 
 class Classifier(nn.Module):
-    """Logits (whole, attention, score), each [n, k], of views [n, 3, h, w]."""
+    """Logits of three linear heads: views [n, 3, h, w] -> whole, attention and score, each [n, k]."""
 
     def __init__(self, name: str, num_classes: int):
         super().__init__()
@@ -102,24 +102,24 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(3))
 
     def forward(self, x):
-        """The three heads' logits."""
+        """The logits of the three heads."""
         features = self.backbone(x)
         return [head(features) for head in self.heads]
 
 
 def asymmetric_loss(logits, labels, *, gamma_neg: float = 4.0, clip: float = 0.05):
-    """Summed asymmetric loss with gamma_pos 0, whose focal weight carries no gradient, as the reference trains."""
+    """Asymmetric loss with gamma_pos 0, summed over two [n, k]; its focal weight has no gradient, as in MLC-PAT."""
     positive = torch.sigmoid(logits)
     negative = (1 - positive + clip).clamp(max=1)
-    cells = labels * positive.clamp(min=ASL_EPSILON).log()
-    cells = cells + (1 - labels) * negative.clamp(min=ASL_EPSILON).log()
+    losses = labels * positive.clamp(min=ASL_EPSILON).log()
+    losses = losses + (1 - labels) * negative.clamp(min=ASL_EPSILON).log()
     with torch.no_grad():
         weight = (1 - positive * labels - negative * (1 - labels)) ** (gamma_neg * (1 - labels))
-    return -(cells * weight).sum()
+    return -(losses * weight).sum()
 
 
 class Training:
-    """Updates of a classifier on one batch of views: PAT-T, ASL, AdamW, averaged weights and statistics."""
+    """Training steps of PAT-T on one batch of views: asymmetric loss, AdamW, averaged weights and statistics."""
 
     def __init__(self, name: str, views: np.ndarray, labels: np.ndarray, *, device: str):
         self.model = Classifier(name, labels.shape[1]).train().to(device)
@@ -128,7 +128,7 @@ class Training:
         self.views, self.labels = (torch.from_numpy(array).to(device) for array in (views, labels))
 
     def run(self) -> None:
-        """One update."""
+        """Do one step."""
         whole, attention, score = _by_view(self.model(_pixels(self.views)), len(self.labels))
         weights = attention[:, 1:].softmax(1)
         loss = asymmetric_loss(whole[:, 0], self.labels)
@@ -142,14 +142,14 @@ class Training:
 
 
 class Forward:
-    """Combined logits of one batch of views in evaluation."""
+    """Prediction for one batch of views by the combined logits."""
 
     def __init__(self, name: str, views: np.ndarray, num_classes: int, *, device: str):
         self.model = Classifier(name, num_classes).eval().to(device)
         self.views = torch.from_numpy(views).to(device)
 
     def run(self) -> None:
-        """One forward pass."""
+        """Do one forward pass."""
         with torch.inference_mode():
             whole, attention, score = _by_view(self.model(_pixels(self.views)), len(self.views))
             patch = (attention[:, 1:].softmax(1) * score[:, 1:]).sum(1)
@@ -166,7 +166,7 @@ def _by_view(logits, images):
 
 
 class Views(torch.utils.data.Dataset):
-    """(float views [v, 3, size, size], labels [k]) of photo files, augmented as the reference does."""
+    """Float views [v, 3, size, size] and labels [k] of photo files, augmented as in MLC-PAT."""
 
     def __init__(self, paths: list[Path], size: int, grid: int, labels: np.ndarray):
         self.paths, self.size, self.grid, self.labels = paths, size, grid, labels
@@ -192,7 +192,7 @@ def _to_tensor(view):
 
 
 def cutout(view: Image.Image) -> Image.Image:
-    """The view with a random box of half its side in a random colour, painted in place."""
+    """The same view, in which a random box of half its side was filled with a random colour."""
     half = int(0.5 * view.width + 0.5) // 2
     x, y = random.randrange(view.width), random.randrange(view.height)
     colour = tuple(random.randrange(256) for _ in range(3))
@@ -201,7 +201,7 @@ def cutout(view: Image.Image) -> Image.Image:
 
 
 def rand_augment(view: Image.Image) -> Image.Image:
-    """The view after two of fifteen operations, each at a random level and at even odds."""
+    """The view after two of fifteen random operations, each at a random level and applied with probability 0.5."""
     for _ in range(2):
         operation = random.choice(OPERATIONS)
         level = random.randint(1, 9) / 9
@@ -227,7 +227,7 @@ def _erase(view, level):
 
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
-# (view, level in (0, 1]) -> view; the ranges are those of the reference's package.
+# (view, level in (0, 1]) -> view; the ranges are those of MLC-PAT's package randaugment.
 OPERATIONS = [
     lambda view, level: ImageOps.invert(view),
     _erase,
@@ -248,7 +248,7 @@ OPERATIONS = [
 
 
 def batches(paths: list[Path], *, size: int, grid: int, labels: np.ndarray, batch_size: int, workers: int):
-    """A DataLoader over the photos, shuffled, the last incomplete batch dropped."""
+    """A DataLoader of shuffled batches of the photos, without the incomplete last batch."""
     return torch.utils.data.DataLoader(
         Views(paths, size, grid, labels),
         batch_size=batch_size,

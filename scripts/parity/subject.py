@@ -1,4 +1,4 @@
-"""What is compared: a model that both sides have, and its weights."""
+"""The model that is compared, and its weights for both sides."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.torch_weights import files, mlc_pat
 
-# Our backbones, as the checkout calls them; `q2l_` is before both.
+# Names of our backbones in the checkout. Query2Label's prefix `q2l_` is the same on both sides.
 BACKBONES = {
     "resnet18": "resnet18",
     "resnet34": "resnet34",
@@ -18,11 +18,16 @@ BACKBONES = {
     "tresnet_l": "tresnetl",
     "tresnet_l_v2": "tresnetl_v2",
 }
-PLAIN = ("resnet101", "tresnet_l", "tresnet_l_v2")  # that it builds without Query2Label
+PLAIN = ("resnet101", "tresnet_l", "tresnet_l_v2")  # the checkout builds these without Query2Label
 
 
 class Subject(NamedTuple):
-    """What is compared: a model's name, classes and attention, and its weights as PyTorch's and as ours."""
+    """The model that is compared.
+
+    name, num_classes, attention: as in `cfmlc_jax.create_model`.
+    state_dict: its weights by PyTorch's names.
+    variables: the same weights as Flax variables.
+    """
 
     name: str
     num_classes: int
@@ -32,10 +37,10 @@ class Subject(NamedTuple):
 
 
 def reference_name(name: str) -> str:
-    """What the checkout calls a model of ours.
+    """The checkout's name of one of our models.
 
     Raises:
-        InputError: it has no such model.
+        InputError: the checkout has no such model.
     """
     prefix = catalogue.QUERY2LABEL if name.startswith(catalogue.QUERY2LABEL) else ""
     backbone = name.removeprefix(prefix)
@@ -49,16 +54,16 @@ def from_checkpoint(flags) -> Subject:
     """The model of --checkpoint.
 
     Raises:
-        InputError: a file that cannot be read, of another model, or with a head that MLC-PAT does not have.
+        InputError: the file cannot be read, is of another model, or has a head that MLC-PAT does not have.
     """
     state_dict, _ = mlc_pat.unwrapped(files.read_torch(Path(flags.checkpoint)).weights)
     stored = mlc_pat.architecture(flags.model, state_dict)
-    for flag, given, own in (
+    for flag, requested, actual in (
         ("classes", flags.classes, stored.num_classes),
         ("attention", flags.attention, stored.attention),
     ):
-        if given not in (None, own):
-            raise InputError(f"--{flag}={given}, but {flags.checkpoint} has {own}; leave the flag out")
+        if requested not in (None, actual):
+            raise InputError(f"--{flag}={requested}, but {flags.checkpoint} has {actual}; leave the flag out")
     if stored.head not in ("linear", "query2label"):
         raise InputError(
             f"{flags.checkpoint} has the head {stored.head or 'none'}, which MLC-PAT does not build"
@@ -68,10 +73,10 @@ def from_checkpoint(flags) -> Subject:
 
 
 def at_random(flags, fill) -> Subject:
-    """A model of 80 classes and cross attention, unless the flags say otherwise.
+    """The model of --model with random weights; by default 80 classes and cross attention.
 
     Args:
-        flags: of the command.
+        flags: the command's.
         fill: (number of classes, attention) -> a state_dict of random weights.
     """
     num_classes, attention = flags.classes or 80, flags.attention or "cross"

@@ -31,10 +31,12 @@ def table(rows: Sequence[Row]) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """The verdicts in one line."""
     differing = [row.stage for row in rows if row.verdict == "differs"]
-    drowned = sum(row.verdict == "rounding" for row in rows)
+    inconclusive = sum(row.verdict == "rounding" for row in rows)
     if all(row.verdict == "–" for row in rows):
         return "distances without verdicts"
     text = f"{sum(row.verdict == 'agrees' for row in rows)} of {len(rows)} stages agree"
-    if drowned:
-        text += f"; {drowned} show nothing, for PyTorch's own rounding is too large: try --dtype=float64"
+    if inconclusive:
+        text += (
+            f"; {inconclusive} inconclusive, because PyTorch's own rounding is too large: try --dtype=float64"
+        )
     return text + (f"; first to differ: {differing[0]}" if differing else "")

@@ -1,4 +1,4 @@
-"""Whether two sides agree: what they differ by, held against the rounding of the reference itself."""
+"""Verdicts on agreement: the difference of two sides, compared with the rounding of the reference itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -8,28 +8,28 @@ import numpy as np
 from cfmlc_jax.errors import InputError
 from scripts.parity.observed import Step, group_of
 
-# Of the rounding: what another implementation may differ by.
+# Another implementation may differ by this many times the rounding.
 ALLOWANCE = 10
-# One rounding to float32, which parameters are stored in: nothing need agree better.
+# One rounding to float32, the type of stored parameters; smaller differences are allowed.
 LEAST_ROUNDING = 2.0**-23
-# Gradients in float64: the checkout rounds Query2Label's positions to float32, by its own formula.
+# Rounding of gradients in float64, because the checkout computes Query2Label's positions in float32.
 FAINT = 1e-5
-# What differs by more does not agree, whatever the rounding.
+# Above this relative difference no agreement is claimed, however large the rounding is.
 GREATEST_DIFFERENCE = 0.05
-# Where rounding is a greater share of a gradient, the parameter is not compared.
+# Parameters whose gradient is rounding by more than this share are not compared.
 QUIET = 0.01
 
 
 class Row(NamedTuple):
-    """A line of the table.
+    """One row of the table.
 
-    stage: what is compared.
-    shape: of it, in words.
-    difference: greatest, of ours to PyTorch's.
-    relative: length of the difference over PyTorch's length.
-    rounding: likewise, of PyTorch's float32 to its float64.
-    tolerance: of the relative difference.
-    verdict: "agrees", "differs", "rounding", or "–" where none is asked for.
+    stage: the name of what is compared.
+    shape: its shape, in words.
+    difference: the largest absolute difference between our numbers and PyTorch's.
+    relative: norm of the difference, divided by the norm of PyTorch's numbers.
+    rounding: the same for PyTorch's float32 and float64 numbers.
+    tolerance: the largest allowed `relative`.
+    verdict: "agrees", "differs", "rounding" (inconclusive), or "–" if there is none.
     """
 
     stage: str
@@ -55,15 +55,15 @@ def verdict(difference: float, tolerance: float) -> str:
 
 
 def compare(stage: str, shape: str, ours, theirs, exact, *, known: float = 0.0) -> Row:
-    """The line of one stage.
+    """The row of one stage.
 
     Args:
         stage: its name.
-        shape: in words.
+        shape: its shape, in words.
         ours: our numbers.
-        theirs: PyTorch's, as many.
-        exact: PyTorch's in float64; what theirs differ is rounding.
-        known: rounding to be expected where the measured one may by chance be less.
+        theirs: PyTorch's numbers, as many.
+        exact: PyTorch's numbers in float64. Their difference from `theirs` is the rounding.
+        known: a lower bound of the rounding, for numbers whose measured rounding may be small by chance.
     """
     ours, theirs, exact = (np.asarray(x, np.float64).ravel() for x in (ours, theirs, exact))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -74,10 +74,10 @@ def compare(stage: str, shape: str, ours, theirs, exact, *, known: float = 0.0) 
 
 
 def stage_rows(ours: Mapping, theirs: Mapping, exact: Mapping) -> list[Row]:
-    """A line for each stage of evaluation. Rounding only grows from stage to stage.
+    """One row for each stage of evaluation. The rounding of a stage is at least that of the stages before it.
 
     Raises:
-        InputError: the sides have other stages or shapes.
+        InputError: the sides have different stages or shapes.
     """
     rows: list[Row] = []
     for stage, numbers in theirs.items():
@@ -95,19 +95,21 @@ def stage_rows(ours: Mapping, theirs: Mapping, exact: Mapping) -> list[Row]:
 def step_rows(
     ours: Sequence[Step], theirs: Sequence[Step], exact: Sequence[Step], *, known: float
 ) -> Iterator[Row]:
-    """Lines for every update: settings, gradient, loss and changes; by group where all is new or done.
+    """Rows for every update: settings, gradient, loss and changes.
+
+    Gradients of the first update and changes of the last have one row for each group of parameters.
 
     Args:
         ours: our steps.
-        theirs: PyTorch's.
-        exact: PyTorch's in float64.
+        theirs: PyTorch's steps.
+        exact: PyTorch's steps in float64.
         known: rounding of gradients, `kinks` in float32 and `FAINT` in float64.
     """
     comparable: dict[tuple[str, ...], np.ndarray] = {}
     for i, sides in enumerate(zip(ours, theirs, exact)):
         name = f"step {i + 1}: "
         reference = sides[1]
-        # Each by itself, for they are of very different sizes.
+        # As ratios, because settings have very different sizes.
         settings = (side.settings / reference.settings for side in sides)
         yield compare(f"{name}settings", f"{len(reference.settings)} ratios", *settings)
         trained = {path: np.isfinite(values) for path, values in reference.gradient.items()}
@@ -141,16 +143,17 @@ def _change_rows(name, sides, comparable, known, *, by_group):
 
 
 def _above_rounding(before, gradient, exact, known):
-    """Masks of the parameters whose gradient was never mostly rounding, or that have none.
+    """Masks, by path, of the parameters whose gradients were above their rounding in all steps.
 
-    Adam takes full steps for gradients of any size. The known rounding is spread evenly over an array.
+    Only these are compared, because Adam turns a gradient of any size into a full step. The known rounding is
+    spread evenly over an array.
     """
     masks = {}
     for path, values in gradient.items():
         rounding = np.abs(values - exact[path]) / QUIET
         spread = ALLOWANCE * known * np.sqrt(np.mean(np.square(values)))
-        drowned = np.abs(values) < np.maximum(rounding, spread)
-        masks[path] = ~drowned & before.get(path, True)
+        lost = np.abs(values) < np.maximum(rounding, spread)
+        masks[path] = ~lost & before.get(path, True)
     return masks
 
 

@@ -182,7 +182,7 @@ def test_examples_are_the_best_and_the_worst(scores, evidence):
     assert one.present == bool(labels[i, k]) == bool(one.boxes)
     with Image.open(io.BytesIO(base64.b64decode(first.jpeg))) as picture:
         assert picture.size == (first.width, first.height)
-    assert evidence.cells == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
+    assert evidence.patch_boxes == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
 
 
 def test_tables_have_context_and_pivots(workdir, average):

@@ -113,11 +113,11 @@ def test_sample_is_uniform_over_operations_levels_signs_and_coins():
     generator = np.random.default_rng(5)
     n = 9000
     steps = [step for _ in range(n // 2) for step in randaugment.sample(generator)]
-    cells = Counter((step.name, step.level) for step in steps)
-    assert set(cells) == {(name, level) for name in OPS for level in LEVELS}
+    counts = Counter((step.name, step.level) for step in steps)
+    assert set(counts) == {(name, level) for name in OPS for level in LEVELS}
     expected = n / (15 * 9)
     # Chi-squared with 134 degrees of freedom: mean 134, standard deviation 16.4.
-    assert sum((count - expected) ** 2 / expected for count in cells.values()) < 134 + 5 * 16.4
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 134 + 5 * 16.4
     half = n**0.5 / 2  # one standard deviation of a fair coin
     assert abs(sum(step.applied for step in steps) - n / 2) < 5 * half
     assert abs(sum(step.draw.sign == 1 for step in steps) - n / 2) < 5 * half

@@ -39,8 +39,8 @@ def test_golden_value_and_gradient(golden, gamma_neg, gamma_pos, clip, constant_
 
 def test_hand_values():
     # p = 0.5: a positive costs log 2; a negative has p_neg 0.55 and weight 0.45^4.
-    cells = losses.asymmetric_loss(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
-    np.testing.assert_allclose(cells, [[np.log(2), -(0.45**4) * np.log(0.55)]], rtol=1e-6)
+    entries = losses.asymmetric_loss(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(entries, [[np.log(2), -(0.45**4) * np.log(0.55)]], rtol=1e-6)
 
 
 def test_without_focus_and_clip_it_is_cross_entropy(rng):
@@ -61,7 +61,7 @@ def test_a_negative_below_the_clip_is_free():
 def test_extreme_logits_stay_finite_in_float32(dtype):
     logits = jnp.array([[-60000.0, -18, 0, 18, 60000]], dtype)
     for labels in (jnp.zeros((1, 5)), jnp.ones((1, 5))):
-        cells, gradient = jax.value_and_grad(lambda x, y=labels: losses.asymmetric_loss(x, y).sum())(logits)
-        assert cells.dtype == jnp.float32
-        assert np.isfinite(cells)
+        entries, gradient = jax.value_and_grad(lambda x, y=labels: losses.asymmetric_loss(x, y).sum())(logits)
+        assert entries.dtype == jnp.float32
+        assert np.isfinite(entries)
         assert np.isfinite(np.asarray(gradient, np.float32)).all()

@@ -17,7 +17,7 @@ from cfmlc_jax.results import evidence, multi_label, scores
 from cfmlc_jax.results.evidence import Evidence, Example, ExampleClass, Training
 from cfmlc_jax.results.multi_label import Findings, Measures, MultiLabelResults
 
-CELLS = [[x, y, x + 0.5, y + 0.5] for x in (0.0, 0.5) for y in (0.0, 0.5)]
+PATCH_BOXES = [[x, y, x + 0.5, y + 0.5] for x in (0.0, 0.5) for y in (0.0, 0.5)]
 IMAGES = 60
 
 
@@ -46,7 +46,7 @@ def made_run(tmp_path):
             class_names=list(names),
             training=brief,
             missing="" if training else "the training split cannot be read: data root x is not a folder",
-            cells=CELLS if patches else None,
+            patch_boxes=PATCH_BOXES if patches else None,
             examples={split: {"best": [_example(patches)], "worst": [_example(patches)]} for split in splits},
         )
         evidence.write(workdir / "report" / evidence.FILE, content)

@@ -109,6 +109,7 @@ def as_before(workdir):
     path = workdir / "report" / evidence.FILE
     fields = json.loads(path.read_text())
     fields["exhibits"] = fields.pop("examples")
+    fields["cells"] = fields.pop("patch_boxes")
     del fields["class_counts"]
     path.write_text(json.dumps(fields))
 
@@ -150,12 +151,14 @@ def test_context_and_pivots_are_those_of_the_results(made_run):
             assert row[1:3] == [with_ends(*use["excess_fpr"], 1), with_ends(*use["context_auc"], 1)]
         table = report.tables[f"Strongest pairs on {split}, percent"]
         assert table[0][4:] == ["whole image", "combined", "TDE pivot, α 0.5"]
+        low, high = re.fullmatch("(.+) to (.+) points", table[0][3].replace("−", "-")).groups()
         assert len(table) == 1 + context["pairs"]
         for i, row in enumerate(table[1:]):
             by_pair = [
                 context["predictions"][n]["by_pair"][i] for n in ("whole", "combined", "tde_pivot_0.5")
             ]
             assert row[4:] == [shown(value) for value in by_pair]
+            assert all(float(low) <= value <= float(high) for value in by_pair if not math.isnan(value))
         located = split_results["average"]["localization"]
         rows = {row[0]: row for row in report.tables[f"Pivots by class on {split}, percent"][1:]}
         assert rows.keys() == {name for name, rates in located["by_class"].items() if rates["pairs"]}

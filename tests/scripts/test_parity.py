@@ -213,7 +213,7 @@ def test_summary():
     rows = [row(), row("loss", "rounding"), row("stem", "differs")]
     assert tables.summary(rows[:1]) == "1 of 1 stages agree"
     assert tables.summary(rows[:2]).startswith(
-        "1 of 2 stages agree; 1 show nothing, for PyTorch's own rounding"
+        "1 of 2 stages agree; 1 inconclusive, because PyTorch's own rounding"
     )
     assert tables.summary(rows).endswith("; first to differ: stem")
     assert tables.summary([row(verdict="–")]) == "distances without verdicts"

@@ -73,10 +73,10 @@ def read_table(path: Path) -> list[Row]:
     reader = _reader(text, separator)
     rows: list[Row] = []
     try:
-        for number, cells in enumerate(reader):
-            is_header = number == 0 and [cell.strip().lower() for cell in cells] in _HEADERS
-            if cells and not is_header:
-                rows.append(_row(f"{path} line {reader.line_num}", reader.line_num, cells, separator))
+        for number, columns in enumerate(reader):
+            is_header = number == 0 and [column.strip().lower() for column in columns] in _HEADERS
+            if columns and not is_header:
+                rows.append(_row(f"{path} line {reader.line_num}", reader.line_num, columns, separator))
     except csv.Error as error:
         raise InputError(f"{path} line {reader.line_num}: broken CSV ({error}); {WAY_OUT}") from error
     return rows
@@ -90,23 +90,23 @@ def _separator(text: str) -> str:
     """The first of `SEPARATORS` that every line contains outside quotes; the comma if there is none."""
     for separator in SEPARATORS:
         try:
-            if all(len(cells) != 1 for cells in _reader(text, separator)):
+            if all(len(columns) != 1 for columns in _reader(text, separator)):
                 return separator
         except csv.Error:
             continue
     return SEPARATORS[0]
 
 
-def _row(where: str, line: int, cells: list[str], separator: str) -> Row:
-    if len(cells) == 1:
-        is_other = any(other in cells[0] for other in SEPARATORS)
+def _row(where: str, line: int, columns: list[str], separator: str) -> Row:
+    if len(columns) == 1:
+        is_other = any(other in columns[0] for other in SEPARATORS)
         way_out = "put a comma after the path" if is_other else "end the line with a comma if it has no class"
-        raise InputError(f"{where}: {cells[0]!r} has no label field; {way_out}")
-    if len(cells) > 2 and separator == ",":
+        raise InputError(f"{where}: {columns[0]!r} has no label field; {way_out}")
+    if len(columns) > 2 and separator == ",":
         raise InputError(
-            f"{where}: {len(cells)} fields, wanted 2; separate labels by ';', and quote a path that has a comma"
+            f"{where}: {len(columns)} fields, wanted 2; separate labels by ';', and quote a path that has a comma"
         )
-    written, *rest = cells
+    written, *rest = columns
     field = ";".join(rest)
     if separator != ",":
         field = field.rstrip("; \t")

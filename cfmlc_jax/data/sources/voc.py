@@ -116,11 +116,11 @@ def _present_classes(root: Path, image_list: str) -> dict[str, list[int]]:
 
 
 def _row(path: Path, number: int, line: str) -> tuple[str, str]:
-    cells = line.split()
-    key = fields.as_text(cells[0]) if cells else None
-    if key is None or len(cells) != 2 or cells[1] not in ("-1", "0", "1"):
+    columns = line.split()
+    key = fields.as_text(columns[0]) if columns else None
+    if key is None or len(columns) != 2 or columns[1] not in ("-1", "0", "1"):
         raise InputError(f"{path} line {number}: {line!r} is not an image and -1, 0 or 1; {WAY_OUT}")
-    return key, cells[1]
+    return key, columns[1]
 
 
 class Annotated(NamedTuple):

@@ -70,7 +70,9 @@ def _strongest(training: Training, names):
         "span",
         "Percentage of training images that have the class: of images with its context, and of all images.",
     )
-    content = tables.table(["class, context", "with context", "in all"], rows, caption=words, tall=True)
+    content = tables.table(
+        ["class, context", "with context", "in all images"], rows, caption=words, tall=True
+    )
     return element("figure", element("figcaption", element("strong", words), note), content, class_="panel")
 
 
@@ -147,11 +149,13 @@ def _marked(pairs: Sequence[Sequence[int]], chosen):
 
 def _pairs(split: Split, training: Training, names, used: Context):
     excess = {prediction: used.predictions[prediction].by_pair for prediction in _shown(split)}
+    # With 0 on the axis, so that the signs can be compared.
+    axis = scales.fitted("excess", [0.0, *(float(value) for by_pair in excess.values() for value in by_pair)])
     header = [
         "class, context",
         "P(class | context)",
         "P(class)",
-        "0 to 100 points",
+        tables.axis_text(axis, "points"),
         *(prediction.title for prediction in excess),
     ]
     rows: list[list[tables.Cell]] = []
@@ -159,7 +163,9 @@ def _pairs(split: Split, training: Training, names, used: Context):
         together = training.counts[target][context] / training.counts[context][context]
         values = {prediction: float(by_pair[row]) for prediction, by_pair in excess.items()}
         marks = [
-            (tables.tick if prediction == WHOLE else tables.dot)(value, series.colour(prediction))
+            (tables.tick if prediction == WHOLE else tables.dot)(
+                axis.place(value, 0.0, 100.0), series.colour(prediction)
+            )
             for prediction, value in values.items()
         ]
         label = f"{names[target]}, {names[context]}"

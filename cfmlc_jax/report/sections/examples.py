@@ -41,7 +41,7 @@ def examples(run: Run, view: ExamplesView) -> Markup | None:
                         example,
                         f"photo-{number}-{kind}-{i}",
                         run.evidence.class_names,
-                        run.evidence.cells,
+                        run.evidence.patch_boxes,
                         view,
                     )
                     for i, example in enumerate(kind_examples)
@@ -52,7 +52,7 @@ def examples(run: Run, view: ExamplesView) -> Markup | None:
         ]
         blocks.append(split_block(run, split, *shown))
     lede = view.lede
-    if run.evidence.cells is not None:
+    if run.evidence.patch_boxes is not None:
         lede += (
             f" Patches with a low weight for the class are dimmed. The pivot has a frame if its weight is at least {pivots.PIVOT:g} times the "
             "uniform weight; below that, no patch stands out. Dashed boxes are objects of the class. The effect is the class’s logit minus the logit without its pivot patch."
@@ -60,7 +60,7 @@ def examples(run: Run, view: ExamplesView) -> Markup | None:
     return section("examples", "Best and worst images", *blocks, lede=lede)
 
 
-def _example(example: Example, anchor: str, names: Sequence[str], cells, view: ExamplesView):
+def _example(example: Example, anchor: str, names: Sequence[str], patch_boxes, view: ExamplesView):
     """An image and its classes."""
     labels = ", ".join(names[k] for k in example.labels)
     scale = SIDE / max(example.width, example.height)
@@ -74,7 +74,7 @@ def _example(example: Example, anchor: str, names: Sequence[str], cells, view: E
         _canvas([image], width, height, f"Image {example.id} with {labels}"),
         element("figcaption", element("strong", labels), element("span", example.id), element("span", f"loss {example.loss:.3f}")),
     )  # fmt: skip
-    if cells is None:
+    if patch_boxes is None:
         # Without patches, the panels of all classes would show the same image.
         listed = [
             element("li", element("strong", names[s.label]), " ", *_facts(s, _verdict(s, example, view)))
@@ -82,15 +82,15 @@ def _example(example: Example, anchor: str, names: Sequence[str], cells, view: E
         ]
         return element("div", photo, element("ul", *listed, class_="classes"), class_="example plain")
     classes = [
-        _class(shown, _verdict(shown, example, view), anchor, (width, height), names, cells)
+        _class(shown, _verdict(shown, example, view), anchor, (width, height), names, patch_boxes)
         for shown in example.classes
     ]
     return element("div", photo, *classes, class_="example")
 
 
-def _class(shown: ExampleClass, verdict, anchor, size, names, cells):
+def _class(shown: ExampleClass, verdict, anchor, size, names, patch_boxes):
     name, (width, height) = names[shown.label], size
-    parts = [] if shown.weights is None else _patches(shown.weights, cells, anchor, width, height)
+    parts = [] if shown.weights is None else _patches(shown.weights, patch_boxes, anchor, width, height)
     parts += [_box(box, width, height) for box in shown.boxes]
     text = f"{name}: probability {shown.probability:.2f}, {verdict[0]}"
     return element(
@@ -123,10 +123,12 @@ def _canvas(parts, width, height, text):
     return element("svg", *parts, viewBox=box, class_="photo", role="img", aria_label=text)
 
 
-def _patches(weights, cells, anchor, width, height):
+def _patches(weights, patch_boxes, anchor, width, height):
     """The image, dimmed, and over it each patch with a brightness by its weight; the largest weight on top."""
     pivot, heaviest = pivots.pivot_of(weights), max(weights)
-    boxes = [(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in cells]
+    boxes = [
+        (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height) for x0, y0, x1, y1 in patch_boxes
+    ]
     parts = [element("use", href=f"#{anchor}"), _shade(0, 0, width, height, 1 - pivots.FADED)]
     for p in sorted(range(len(boxes)), key=lambda p: weights[p]):
         x, y, w, h = boxes[p]

@@ -14,19 +14,23 @@ def pivots(run: Run) -> Markup | None:
     """The section with tables of hit rates: in total, by size, by span and by class."""
     if run.evidence is None:
         return None
-    if run.evidence.cells is None:
+    if run.evidence.patch_boxes is None:
         return section(
-            "pivots", "Where it looks", absent("This method has no patches, so there are no pivots.")
+            "pivots", "Where the model looks", absent("This method has no patches, so there are no pivots.")
         )
     if not any(split.multi_label.findings.localization for split in run.splits):
         return section(
-            "pivots", "Where it looks", absent("The evaluated splits have no boxes to compare pivots with.")
+            "pivots",
+            "Where the model looks",
+            absent("The evaluated splits have no boxes to compare pivots with."),
         )
     lede = (
         "The pivot of a class is the patch with the highest attention. It is a hit if no patch contains a larger part of one of the "
         "class’s boxes. The share is the fraction of the box that the pivot contains. Chance is a random patch; best is the maximum over all patches."
     )
-    return section("pivots", "Where it looks", *(_split(run, split) for split in run.splits), lede=lede)
+    return section(
+        "pivots", "Where the model looks", *(_split(run, split) for split in run.splits), lede=lede
+    )
 
 
 def _split(run: Run, split: Split):
