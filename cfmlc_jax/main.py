@@ -9,7 +9,6 @@ after the state was saved.
 import ast
 import contextlib
 import itertools
-import json
 import logging
 import re
 import shutil
