@@ -175,7 +175,7 @@ def test_the_first_writes_the_evaluation_after_training(
     config = configs.default()
     config.evaluate.checkpoint, config.data.test_splits = which, ("test",)
     monkeypatch.setattr(train.build, "open_sources", lambda config, splits, say: {s: Data() for s in splits})
-    monkeypatch.setattr(train, "_Training", lambda config, train_source, val_source: training)
+    monkeypatch.setattr(train, "_Training", lambda *sources: training)
     monkeypatch.setattr(train, "read_model", lambda path, abstract: {"from": path.name})
     (tmp_path / "report").mkdir()
     if process:

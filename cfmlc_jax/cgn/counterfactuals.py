@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax import files
+from cfmlc_jax import files, lock
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn.system import in_bytes
 from cfmlc_jax.data.sources import counterfactuals as records
@@ -170,7 +170,7 @@ def _claim(folder, arguments):
     path = folder / _BEGUN
     if path.exists():
         _require_equal(folder, json.loads(path.read_text(encoding="utf-8")), arguments)
-    elif any(folder.iterdir()):
+    elif any(child.name != lock.FILE for child in folder.iterdir()):
         raise InputError(f"{folder} is not empty and has no generated records; give a new folder")
     else:
         files.write_text(path, json.dumps(arguments) + "\n")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.cgn import __main__ as command
 from cfmlc_jax.cgn import classifiers
 from cfmlc_jax.classify import opening
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
@@ -50,12 +51,31 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path):
     assert len(Counterfactuals(tmp_path / "counterfactuals")) == 600
     with pytest.raises(InputError, match="is of a generator, not of a classifier"):
         opening.open(tmp_path)
+    drawn = tmp_path / "drawn"
+    flags = ["generate", f"--checkpoint={tmp_path}", f"--out={drawn}", "--records=40", "--shard-size=20"]
+    assert command.main(flags) == 0
+    assert len(Counterfactuals(drawn)) == 40
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
     code, output = run(tmp_path)
     assert code == 0, output
     assert classifiers.table(results) in output
     assert "compiling the training step" not in output
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "the following arguments are required: --checkpoint, --out"),
+        (["--checkpoint=nowhere", "--out=drawn"], "nowhere is not a checkpoint"),
+        (["--checkpoint=nowhere", "--out=drawn", "--records=0"], "'0' is not a whole number of 1 or more"),
+    ],
+)
+def test_wrong_flags_are_told_in_a_line(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["generate", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize(
@@ -112,4 +132,5 @@ def test_errors_follow_the_cue_whose_label_they_have(tmp_path):
     assert results["follows"] == {"shape": 25, "texture": 25, "background": 75}
     assert results["errors_follow"] == pytest.approx({"texture": 100 / 3, "background": 100})
     table = classifiers.table({"plain": results})
-    assert table.splitlines()[2].split("|")[1:6] == ["plain  ", "   25.00".rjust(9) + " ", "25.00".rjust(19) + " ", "33.33".rjust(22) + " ", "100.00".rjust(25) + " "]  # fmt: skip
+    values = [value.strip() for value in table.splitlines()[2].strip("|").split("|")]
+    assert values == ["plain", "25.00", "25.00", "33.33", "100.00"]

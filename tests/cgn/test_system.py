@@ -9,6 +9,7 @@ from cfmlc_jax.cgn import system
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
+from cfmlc_jax.engine.system import Update
 from cfmlc_jax.models.generators import critics, mnist, vgg16
 
 PER_EPOCH, EPOCHS, BATCH = 3, 2, 8
@@ -85,8 +86,13 @@ def test_a_killed_and_resumed_run_equals_one_never_killed(tmp_path, devices):
 def first_step():
     trained = digits_system()
     learned = jax.jit(trained.init)(jax.random.key(0))
-    update = jax.jit(trained.update)(learned, batch(0), jax.random.key(1), 0)
-    return trained, learned, update
+
+    @jax.jit
+    def update(learned, batch):
+        step = trained.update(learned, batch, jax.random.key(1), 0)
+        return step.learned, step.values
+
+    return trained, learned, Update(*update(learned, batch(0)))
 
 
 def test_an_update_returns_its_values_in_order(first_step):

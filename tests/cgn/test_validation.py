@@ -24,7 +24,8 @@ class Drawn(nn.Module):
     @nn.compact
     def __call__(self, labels, noise, offsets, *, train):
         shift = self.param("shift", nn.initializers.zeros, ())
-        by_class = np.stack([SOURCE.mask(50 * digit) for digit in range(10)])[..., None]
+        first = [int(index) for index in SOURCE.labels.argmax(axis=0)]
+        by_class = np.stack([SOURCE.mask(index) for index in first])[..., None]
         mask = jnp.clip(jnp.asarray(by_class, jnp.float32)[labels["shape"]] + shift, 0, 1)
         image = jnp.broadcast_to(mask, (*mask.shape[:-1], 3))
         return Composition(image, mask, image, image, mask, image, image)

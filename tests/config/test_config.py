@@ -193,7 +193,7 @@ def as_it_is(name, value):
         (as_it_is("train.epoch", 3), "config.train.epoch is not a field .* did you mean train.epochs?"),
         (as_it_is("learning_rate", 0.1), "config.learning_rate is not .* did you mean optim.learning_rate?"),
         (as_it_is("trian", ConfigDict({"epochs": 3})), "config.trian is not a field"),
-        (as_it_is("quite other", 3), "config.quite other is not a field .* cfmlc_jax/config/fields.py and classifier.py list"),
+        (as_it_is("quite other", 3), "config.quite other is not a field .* the files of cfmlc_jax/config list"),
         (as_it_is("train.epochs", "3"), "config.train.epochs is '3'; it must be a whole number"),
         (as_it_is("train.epochs", 3.0), "config.train.epochs is 3.0; it must be a whole number"),
         (as_it_is("train.epochs", True), "config.train.epochs is True; it must be a whole number"),
