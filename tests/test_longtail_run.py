@@ -137,7 +137,7 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
     assert effect["probability"] != one["probability"]
 
 
-def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, monkeypatch):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(trained, command, tmp_path, monkeypatch):
     requested, asked = hooks.Preemption.requested, itertools.count(1)
     monkeypatch.setattr(hooks.Preemption, "requested", lambda self: next(asked) == STEPS // 2 - 1)
     arguments = (config("plain"), *SMALL, f"--workdir={tmp_path / 'run'}")
@@ -176,7 +176,7 @@ def test_the_second_stage_trains_scales_only(trained, command, tmp_path):
     assert [line["step"] for line in lines if "epoch" in line] == [15, 30]
 
 
-def test_weights_of_even_length_need_no_training(trained, command, tmp_path):
+def test_tau_norm_needs_no_training(trained, command, tmp_path):
     code, _, err = command(
         "--mode=evaluate", f"--checkpoint={trained('plain')}", config("tau"), *SMALL, "--workdir=run"
     )
@@ -242,7 +242,7 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
         ("a damaged archive", CIFAR, ["cifar-10-python.tar.gz", "bytes"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(command, tmp_path, prepare, arguments, words):
+def test_a_user_error_is_one_line(command, tmp_path, prepare, arguments, words):
     if prepare:
         PREPARATIONS[prepare](tmp_path / "data")
     code, _, err = command(config(), *SMALL, *arguments)

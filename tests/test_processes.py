@@ -75,11 +75,11 @@ def ends(started):
         ),
     ],
 )
-def test_all_end_with_the_one_that_fails(whats, expected):
+def test_all_processes_end_if_one_fails(whats, expected):
     assert ends(start(*whats)) == expected
 
 
-def test_what_all_have_to_say_is_said_once():
+def test_messages_of_all_processes_are_printed_once():
     (code, err), (other, more) = ends(start("fails", "fails"))
     assert (code, other) == (1, 1)
     lines = (err + more).splitlines()
@@ -96,7 +96,7 @@ def test_a_defect_keeps_its_traceback_and_ends_all():
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_end_when_one_is_killed(victim):
+def test_all_processes_end_if_one_is_killed(victim):
     started = start("waits", "waits")
     for process in started:
         assert process.stdout.readline() == "joined\n"
@@ -128,7 +128,7 @@ def test_the_others_end_when_one_is_killed(victim):
         (("", 2, 0), "is not host:port"),
     ],
 )
-def test_flags_that_do_not_fit(flags, words):
+def test_inconsistent_flags_are_refused(flags, words):
     with pytest.raises(InputError, match=words):
         processes.join(*flags)
 

@@ -41,7 +41,7 @@ def test_shuffling_hands_every_pixel_its_gradient(rng):
     np.testing.assert_array_equal(gradient, mechanisms.shuffle(jnp.asarray(weights), -offsets))
 
 
-def test_offset_nothing_is_twice_as_likely():
+def test_an_offset_of_zero_is_twice_as_likely():
     offsets = mechanisms.draw_offsets(jax.random.key(0), 40_000, 4)
     assert offsets.shape == (40_000, 2)
     shares = np.bincount(np.asarray(offsets).ravel() % 4) / offsets.size

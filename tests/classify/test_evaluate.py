@@ -186,7 +186,7 @@ def test_tables_have_context_and_pivots(workdir, average):
         assert words in text
 
 
-def test_the_report_can_be_made_of_it(workdir):
+def test_the_report_is_made_from_the_files_of_an_evaluation(workdir):
     text = page.write(workdir).read_text(encoding="utf-8")
     assert "Best and worst images" in text
     assert text.count("data:image/jpeg") == 6
@@ -242,7 +242,7 @@ def test_boxes_that_are_left_out_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])
-def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
+def test_evaluation_with_fewer_branches_than_were_trained(tmp_path, branches, branch):
     """Evaluation with one branch gives the scores of a training with two equal branches."""
     trained = tiny("pat_t")
     trained.unlock()

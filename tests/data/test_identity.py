@@ -46,7 +46,7 @@ def test_equal_data_have_one_identity_wherever_they_are():
         (of(labels=LABELS[:, ::-1]), "train has other labels on its 3 images"),
     ],
 )
-def test_what_has_changed_is_named(new, words):
+def test_changed_data_is_named(new, words):
     assert changed(new) == [words]
 
 

@@ -62,7 +62,7 @@ def test_processes_share_every_batch(source):
 
 @pytest.mark.parametrize("reshuffle", [True, False])
 @pytest.mark.parametrize("start", [1, 5, 7])
-def test_going_on_gives_the_batches_that_remain(source, start, reshuffle):
+def test_resuming_gives_the_remaining_batches(source, start, reshuffle):
     ours = batches(source, start_step=start, reshuffle=reshuffle)
     assert_equal(ours, batches(source, reshuffle=reshuffle)[start:])
 
@@ -192,7 +192,7 @@ def test_evaluation_leaves_out_what_it_skips(source):
         assert not {0, 21} & set(batch["index"].tolist())
 
 
-def test_a_disk_that_is_gone_is_an_error_all_the_same(source, monkeypatch):
+def test_a_missing_disk_is_an_error_even_with_skip(source, monkeypatch):
     monkeypatch.setattr(pipeline, "MOST_IN_A_ROW", 5)
     with pytest.raises(InputError, match=r"^5 consecutive images cannot be read; the first: \d+.jpg"):
         batches(WithDamage(source, range(22)), Reading(skip=True))
@@ -233,7 +233,7 @@ ENDED = "Worker process was terminated unexpectedly with exit code {}. Search th
         (OSError(errno.EMFILE, "Too many open files"), "the 2 workers cannot pass on their images .Too many open files"),
     ],
 )  # fmt: skip
-def test_what_ends_workers_is_one_line(error, words):
+def test_errors_that_end_workers_are_one_line(error, words):
     data = Failing(error)
     with pytest.raises(RunError, match=words):
         list(pipeline.Batches(data, workers=2))

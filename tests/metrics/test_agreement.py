@@ -11,7 +11,7 @@ def compare(estimated, true, **options):
     return agreement(estimated, true, generator=np.random.default_rng(0), **options)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     found = compare([1.0, 2.0, 6.0], [0.0, 1.0, 2.0])
     assert found.effects == 3
     assert found.bias == 2
@@ -35,7 +35,7 @@ def test_exact_estimates():
     assert found.bias == found.mae == found.rmse == 0
 
 
-def test_correlations_ignore_shift_and_scale_and_turn_with_the_sign(rng):
+def test_correlations_ignore_shift_and_scale_and_follow_the_sign(rng):
     true, noise = rng.normal(size=(2, 50))
     plain = compare(true + noise, true)
     moved = compare(5 + 3 * (true + noise), true)
@@ -55,7 +55,7 @@ def test_rank_correlation_ignores_a_monotone_change(rng):
     assert bent.pearson.value != pytest.approx(plain.pearson.value, abs=0.01)
 
 
-def test_values_are_those_of_numpy_and_the_interval_that_of_fisher(rng):
+def test_values_equal_numpys_and_the_interval_equals_fishers(rng):
     true, noise = rng.normal(size=(2, 400))
     estimated = true + noise
     found = compare(estimated, true, resamples=2000)
@@ -67,7 +67,7 @@ def test_values_are_those_of_numpy_and_the_interval_that_of_fisher(rng):
     assert found.pearson.high == pytest.approx(high, abs=0.02)
 
 
-def test_effects_of_one_image_are_drawn_together(rng):
+def test_effects_of_one_image_are_resampled_together(rng):
     true, noise = rng.normal(size=(2, 30))
     alone = compare(true + noise, true, resamples=1000)
     repeated = [np.repeat(x, 9) for x in (true + noise, true)]
@@ -109,6 +109,6 @@ def test_constants_have_no_correlation(rng):
         ([1.0, 2.0], [1.0, 2.0], [0], "one for each of 2"),
     ],
 )
-def test_inputs_that_cannot_be(estimated, true, images, match):
+def test_invalid_inputs_are_refused(estimated, true, images, match):
     with pytest.raises(ValueError, match=match):
         compare(estimated, true, images=images)

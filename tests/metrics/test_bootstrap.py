@@ -81,7 +81,7 @@ def drawn_split(rng, images, separation, share, classes=4):
     [(200, 0.0, 0.1), (200, 0.3, 0.04), (400, 0.3, 0.2), (400, 1.2, 0.1), (300, 3.0, 0.3)],
     ids=["chance", "weak and rare", "weak", "medium", "strong"],
 )
-def test_intervals_cover_the_value_of_endless_images(definition, images, separation, share):
+def test_intervals_cover_the_population_value(definition, images, separation, share):
     """Of 95 % intervals about 95 % hold the truth; percentiles alone of half of the weak cases."""
     rng = np.random.default_rng(3)
     truth = metrics.mean_average_precision(*drawn_split(rng, 60_000, separation, share), definition)
@@ -96,7 +96,7 @@ def test_intervals_cover_the_value_of_endless_images(definition, images, separat
     assert np.mean(hits) >= 0.87  # 95 % less three standard errors of 100 tries, and a little
 
 
-def test_intervals_of_gains_cover_the_gain_of_endless_images():
+def test_intervals_of_gains_cover_the_population_gain():
     """Two predictions on the same images: the better one's gain, and nothing where they are as good."""
     rng = np.random.default_rng(4)
 
@@ -121,7 +121,7 @@ def test_intervals_of_gains_cover_the_gain_of_endless_images():
     assert np.mean(hits) >= 0.88
 
 
-def test_an_interval_holds_its_value_where_every_resample_is_above_it():
+def test_an_interval_contains_its_value_even_below_every_resample():
     """A weak classifier of many classes: repeated images alone raise mean average precision."""
     rng = np.random.default_rng(5)
     labels = np.zeros((60, 40), np.uint8)
@@ -134,7 +134,7 @@ def test_an_interval_holds_its_value_where_every_resample_is_above_it():
     assert found.low < found.value <= found.high
 
 
-def test_a_wider_level_holds_the_narrower(rng):
+def test_a_higher_level_contains_the_lower(rng):
     values = rng.normal(size=50)
     narrow, wide = (
         bootstrap.interval(lambda w: mean(w, values), 50, generator=np.random.default_rng(1), level=level)
@@ -219,7 +219,7 @@ def test_statistics_of_any_shape_and_an_undefined_one():
         ({"level": 95}, "level 95 is outside"),
     ],
 )
-def test_intervals_that_cannot_be(changes, match):
+def test_invalid_intervals_are_refused(changes, match):
     arguments = {"images": 3, "resamples": 2, "level": 0.9} | changes
     with pytest.raises(ValueError, match=match):
         bootstrap.interval(lambda w: w, generator=np.random.default_rng(0), **arguments)
@@ -233,6 +233,6 @@ def test_intervals_that_cannot_be(changes, match):
         (np.full((2, 2), np.nan), np.zeros((2, 2)), "voc", "4 scores are NaN"),
     ],
 )
-def test_inputs_that_cannot_be(scores, labels, definition, match):
+def test_invalid_inputs_are_refused(scores, labels, definition, match):
     with pytest.raises(ValueError, match=match):
         bootstrap.weighted_average_precision(scores, labels, definition)

@@ -78,7 +78,7 @@ def test_unconditional_rates_dilute_the_contrast_by_the_share_of_context(rng):
     )
 
 
-def test_cells_without_images_are_nan_and_counted():
+def test_pairs_without_images_are_nan_and_counted():
     found = cooccurrence.false_positive_rates(LABELS.astype(float), LABELS, 0.5)
     # Absent 0 never stands beside 1, nothing ever beside 2; absent 2 stands beside 0 and 1, and alone.
     assert np.isnan(found.excess).tolist() == [[True, True, True], [False, True, True], [False, False, True]]
@@ -121,7 +121,7 @@ def test_context_auc_against_counting_pairs_of_images(rng):
         assert found[j, i] == pytest.approx(wins.mean(), rel=1e-12)
 
 
-def test_context_auc_sees_ranks_only_and_turns_with_the_score(rng):
+def test_context_auc_depends_on_ranks_only_and_is_reversed_by_negation(rng):
     scores, labels = random_split(rng)
     found = cooccurrence.context_auc(scores, labels)
     np.testing.assert_allclose(cooccurrence.context_auc(np.exp(scores), labels), found, rtol=1e-12)
@@ -137,7 +137,7 @@ def test_the_order_of_images_does_not_matter(rng):
         np.testing.assert_allclose(measure(scores[order], labels[order]), measure(scores, labels), rtol=1e-12)
 
 
-def test_the_summary_is_the_mean_of_the_defined_cells(rng):
+def test_the_summary_is_the_mean_of_the_defined_pairs(rng):
     scores, labels = random_split(rng)
     labels[:, 3] = 1  # never absent: undefined as a target
     pairs = np.array([[0, 1], [2, 0], [3, 1]])
@@ -177,7 +177,7 @@ def test_a_threshold_of_each_class_and_the_scores_own_precision():
         (np.zeros((0, 2)), np.zeros((0, 2)), "at least one image"),
     ],
 )
-def test_inputs_that_cannot_be(scores, labels, match):
+def test_invalid_inputs_are_refused(scores, labels, match):
     with pytest.raises(ValueError, match=match):
         cooccurrence.context_auc(scores, labels)
     with pytest.raises(ValueError, match=match):
@@ -188,13 +188,13 @@ def test_inputs_that_cannot_be(scores, labels, match):
     ("pairs", "match"),
     [([0, 1], "must be \\[m, 2\\]"), ([[1, 1]], "two different"), ([[0, 3]], "below 3"), ([[-1, 0]], "-1")],
 )
-def test_pairs_that_cannot_be(pairs, match):
+def test_invalid_pairs_are_refused(pairs, match):
     with pytest.raises(ValueError, match=match):
         cooccurrence.mean_excess_false_positive_rate(
             LABELS, LABELS, 0.5, pairs, generator=np.random.default_rng(0)
         )
 
 
-def test_no_pairs_cannot_be_asked_for():
+def test_asking_for_no_pairs_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         cooccurrence.strongest_pairs(LABELS, 0)

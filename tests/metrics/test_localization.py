@@ -34,7 +34,7 @@ def scenes(count):
     return tuple(zip(*(boxes.of_image(i) for i in range(count)), strict=True))
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # Three quarters of the box lie in the left half, all of it in the upper.
     box = (20, 10, 60, 30)
     found = one_image(TOP_LEFT, box)
@@ -60,7 +60,7 @@ def test_patches_are_numbered_as_views_are():
         assert [one_image(p, box).hit[0] for p in range(4)] == [p == pivot for p in range(4)]
 
 
-def test_boxes_stretch_with_the_picture():
+def test_boxes_are_scaled_with_the_image():
     square = one_image(TOP_LEFT, (20, 10, 60, 30))
     wide = one_image(TOP_LEFT, (80, 5, 240, 15), width=400, height=50)
     for name in ("hit", "share", "chance_share", "best_share", "relative_area"):
@@ -68,7 +68,7 @@ def test_boxes_stretch_with_the_picture():
     np.testing.assert_allclose(wide.area, 2 * square.area)
 
 
-def test_equal_parts_all_count():
+def test_every_patch_with_an_equal_part_is_a_hit():
     centred = (30, 10, 70, 30)  # on the cut between left and right
     assert [one_image(p, centred).hit[0] for p in range(4)] == [True, False, True, False]
     assert one_image(0, centred).chance_hit == [0.5]
@@ -86,7 +86,7 @@ def test_an_object_inside_the_overlap_is_held_by_several_patches():
     np.testing.assert_allclose([found.chance_hit[0], found.share[0], found.chance_share[0]], [0.5, 1, 0.5])
 
 
-def test_any_box_of_the_class_is_good():
+def test_a_hit_on_any_box_of_the_class_counts():
     boxes = [(10, 10, 20, 20), (70, 70, 95, 95)]
     assert [one_image(p, *boxes).hit[0] for p in range(4)] == [True, False, False, True]
     found = one_image(TOP_LEFT, *boxes)
@@ -95,7 +95,7 @@ def test_any_box_of_the_class_is_good():
     np.testing.assert_allclose(found.area, 625)  # of the largest
 
 
-def test_what_the_division_leaves_over_belongs_to_no_patch():
+def test_the_remainder_of_the_division_belongs_to_no_patch():
     # 7 // 2 = 3: the last of seven columns is in no patch.
     found = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7, patch_boxes=patch_boxes(7, 2))
     assert not found.hit[0]
@@ -122,7 +122,7 @@ def test_classes_and_images_are_kept_apart():
     assert localization.rates(found, found.image == 2).share == 0
 
 
-def test_boxes_are_cut_to_the_picture():
+def test_boxes_are_clipped_to_the_image():
     found = one_image(TOP_LEFT, (-10, -10, 10, 10), (200, 200, 210, 210))
     np.testing.assert_allclose(found.area, 100)
     assert found.boxes_without_area == 1
@@ -252,7 +252,7 @@ GOOD = {
         ({"corners": [[np.nan, 0, 0, 5]]}, "is not left, top, right, bottom"),
     ],
 )
-def test_inputs_that_cannot_be(changes, match):
+def test_invalid_inputs_are_refused(changes, match):
     assert len(localization.localize(**GOOD).hit) == 1
     with pytest.raises(ValueError, match=match):
         localization.localize(**GOOD | changes)
@@ -264,6 +264,6 @@ def test_a_picture_without_a_box_needs_no_size():
     assert found.image.tolist() == [1]
 
 
-def test_a_mask_of_other_pairs():
+def test_a_mask_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="mask"):
         localization.rates(localization.localize(**GOOD), [True, False])

@@ -26,7 +26,7 @@ def test_golden_with_classes_that_have_no_images(golden):
     np.testing.assert_allclose([found["many"], found["medium"], found["few"]], expected, rtol=1e-12)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # Class 0 one of two, class 1 and 2 all, class 3 never: 100 and 20 images are medium.
     predicted, labels = np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 2, 3])
     found = shots.shots(predicted, labels, COUNTS)
@@ -70,7 +70,7 @@ def test_a_class_without_images_has_no_accuracy():
         ([-1], [0], "predictions from -1 to -1 with 4 classes"),
     ],
 )
-def test_what_cannot_be(predicted, labels, match):
+def test_invalid_arguments_are_refused(predicted, labels, match):
     with pytest.raises(ValueError, match=match):
         shots.shots(predicted, labels, COUNTS)
 

@@ -7,7 +7,7 @@ from cfmlc_jax.models.layers.normalise import CIFAR, IMAGENET, INATURALIST, stan
 
 
 @pytest.mark.parametrize("statistics", [CIFAR, IMAGENET, INATURALIST])
-def test_pixels_of_these_statistics_become_standard(rng, statistics):
+def test_pixels_with_these_statistics_get_mean_0_and_deviation_1(rng, statistics):
     noise = rng.standard_normal((2, 40, 40, 3))
     noise = (noise - noise.mean(axis=(0, 1, 2))) / noise.std(axis=(0, 1, 2))
     pixels = np.asarray(statistics.mean) + noise * np.asarray(statistics.deviation)

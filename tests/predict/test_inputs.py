@@ -69,11 +69,11 @@ def test_kinds_that_are_not_read(head, kind):
 @pytest.mark.parametrize(
     "text", [b"", b"a.jpg\n", b"BMW/a.jpg\n", b"P5 old/a.jpg\n", b"RIFF.txt", b"GIFs/a.gif"]
 )
-def test_paths_are_no_images(text):
+def test_paths_are_not_mistaken_for_images(text):
     assert formats.kind_of(text) is None
 
 
-def test_no_suffix_is_read_and_not_read():
+def test_no_suffix_is_both_supported_and_unsupported():
     assert set(formats.SUFFIXES).isdisjoint(formats.UNREAD_SUFFIXES)
     both = {*formats.SUFFIXES, *formats.UNREAD_SUFFIXES}
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in both)
@@ -163,7 +163,7 @@ def test_lists_on_stdin(tmp_path, monkeypatch):
         (b"<!DOCTYPE html>\n", "'<!DOCTYPE html>' does not exist"),
     ],
 )
-def test_what_stdin_must_not_bring(data, words):
+def test_invalid_stdin_is_refused(data, words):
     with pytest.raises(InputError, match=r"^there is no image to predict \(") as error:
         find("-", stdin=data)
     assert words in str(error.value)
@@ -171,7 +171,7 @@ def test_what_stdin_must_not_bring(data, words):
     assert len(str(error.value)) < 500
 
 
-def test_stdin_has_an_end(tmp_path, monkeypatch):
+def test_stdin_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="stdin: more than 100 bytes"):
         find("-", stdin=bytes(101))

@@ -56,7 +56,7 @@ def study(tmp_path_factory):
     return path
 
 
-def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
+def test_a_study_runs_once_and_resumes(study, tmp_path):
     done = ablate(f"--study={study}", f"--workdir={tmp_path}", "--seeds=0")
     assert done.returncode == 0, done.stderr
     assert "[1/1] tiny, seed 0" in done.stdout
@@ -91,7 +91,7 @@ def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
     assert list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines())) == rows
 
 
-def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, capsys):
     """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation."""
     run = tmp_path / "run"
     command = ["-m", "cfmlc_jax.main", "--config=tests/configs/tiny.py", f"--workdir={run}"]
@@ -124,7 +124,7 @@ def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
     assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops
 
 
-def test_knobs_by_method(monkeypatch):
+def test_variants_depend_on_the_method(monkeypatch):
     """Patches of a baseline make it PAT-I; cells of a map have no grids."""
 
     def knob(variant, name):
@@ -166,7 +166,7 @@ def test_bad_arguments(arguments, message, study, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_study_of_one_label(study, tmp_path):
+def test_a_single_label_study_is_refused(study, tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text(STUDY.replace("tests/configs/tiny.py", "configs/longtail_digits.py"))
     done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")

@@ -81,7 +81,7 @@ def test_variables_are_those_of_the_modules(checkpoint, kind):
     assert jax.tree.map(np.shape, head) == jax.tree.map(np.shape, dict(expected))
 
 
-def test_entries_go_where_they_belong(checkpoint):
+def test_entries_become_the_right_variables(checkpoint):
     saved = checkpoint()
     backbone, classifier = (saved["state_dict_best"][part] for part in ("feat_model", "classifier"))
     variables = long_tailed.from_torch(NAME, saved)
@@ -157,7 +157,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_does_not_fit_is_an_error(checkpoint, name):
+def test_mismatched_entries_are_errors(checkpoint, name):
     saved = checkpoint()
     make, message = CHANGES[name]
     make(saved)
@@ -181,7 +181,7 @@ def test_another_model(checkpoint):
         long_tailed.from_torch("resnet33", saved)
 
 
-def test_variables_that_the_reference_cannot_hold(rng, checkpoint):
+def test_variables_without_a_form_in_the_reference_are_refused(rng, checkpoint):
     variables = long_tailed.from_torch(NAME, checkpoint())
     with pytest.raises(InputError, match=r"not the variables of resnet10: .* left over: params/cb_block/"):
         long_tailed.to_torch("resnet10", variables)

@@ -55,7 +55,7 @@ def test_maps_halve_and_branches_stand_side_by_side(rng):
     np.testing.assert_allclose(features["pooled"], features["map"].mean(axis=(2, 3)), rtol=1e-5)
 
 
-def test_half_precision_stays_near_full(rng):
+def test_half_precision_is_close_to_full_precision(rng):
     views = jnp.asarray(rng.random((2, 1, 16, 16, 3)), jnp.float32)
     variables = start(tiny(), views)
     full = run(tiny(), variables, views).whole
@@ -65,7 +65,7 @@ def test_half_precision_stays_near_full(rng):
     np.testing.assert_allclose(half.whole, full, atol=0.05 * np.abs(full).max())
 
 
-def test_kernels_begin_with_the_variance_of_their_inputs():
+def test_kernels_are_initialised_by_fan_in():
     """Kaiming: deviation √(2 / (9 c)) of a 3×3 on c channels; 147,456 numbers know theirs to 1 %."""
     views = jnp.zeros((1, 1, 8, 8, 3))
     model = Classifier(
