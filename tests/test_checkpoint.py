@@ -33,9 +33,9 @@ def save(checkpoints, step, rank=None):
 def restore(folder, warn=pytest.fail, check=lambda path, meta: None):
     checkpoints = Checkpoints(folder)
     model, training = (abstract(tree) for tree in items(0))
-    found = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
+    restored = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
     checkpoints.close()
-    return found
+    return restored
 
 
 @pytest.fixture
@@ -249,8 +249,8 @@ def test_read_errors_of_the_machine_are_not_damage(folder, monkeypatch, trouble)
 
 
 FULL = {
-    "told by Python": OSError(28, "No space left on device"),
-    "told by TensorStore": ValueError(
+    "raised by Python": OSError(28, "No space left on device"),
+    "raised by TensorStore": ValueError(
         "RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']"
     ),
     "a quota": OSError(122, "Disk quota exceeded"),
@@ -350,7 +350,7 @@ def test_a_checkpoint_by_itself(tmp_path):
 def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
     def fail(checkpointer, path, **_):
         path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
-        raise FULL["told by TensorStore"]
+        raise FULL["raised by TensorStore"]
 
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     (tmp_path / "other.orbax-checkpoint-tmp").mkdir()

@@ -178,15 +178,15 @@ def listens(process):
 
 def members(group):
     """The living processes of a group."""
-    found = []
+    processes_of_group = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            state, _, process_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(of) == group and state != "Z":
-            found.append(int(folder.name))
-    return found
+        if int(process_group) == group and state != "Z":
+            processes_of_group.append(int(folder.name))
+    return processes_of_group
 
 
 def wait_for(condition, seconds):

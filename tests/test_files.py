@@ -80,8 +80,8 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
     for name in ("a]", "{b,c}", "lr=0.1, x "):
         checkpoints.write(Path(name), model=model, meta=meta)
         os.rename(name, f"{name}[0]")
-        found = checkpoints.read_model(checkpoints.find(Path(f"{name}[0]")), model)
-        np.testing.assert_array_equal(found["average"]["params"]["w"], np.ones(3))
+        variables = checkpoints.read_model(checkpoints.find(Path(f"{name}[0]")), model)
+        np.testing.assert_array_equal(variables["average"]["params"]["w"], np.ones(3))
 
 
 @pytest.mark.parametrize(

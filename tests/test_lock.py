@@ -120,17 +120,17 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 def test_a_waiting_process_gets_the_lock_next(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SECONDS_BETWEEN_TRIES", 0)
-    first, told = lock.held(tmp_path, "evaluating"), []
+    first, messages = lock.held(tmp_path, "evaluating"), []
 
     def wait(text):
-        told.append(text)
-        if len(told) == 3:
+        messages.append(text)
+        if len(messages) == 3:
             first.__exit__(None, None, None)
 
     first.__enter__()
     with lock.held(tmp_path, "evaluating", wait=wait):
-        assert len(told) == 3
-    assert "(evaluating since" in told[0]
+        assert len(messages) == 3
+    assert "(evaluating since" in messages[0]
 
 
 def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):

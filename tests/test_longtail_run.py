@@ -71,15 +71,17 @@ def arrays(workdir, item="model"):
 
 def test_a_run_has_accuracies_effects_and_a_report(trained):
     workdir = trained()
-    of = results(workdir)["test"]["average"]
-    assert set(of["metrics"]) == {"whole", "tde_feature_0.5", "tde_feature_1", "tde_feature_1.5"}
+    average = results(workdir)["test"]["average"]
+    assert set(average["metrics"]) == {"whole", "tde_feature_0.5", "tde_feature_1", "tde_feature_1.5"}
     with np.load(workdir / "report" / "scores_test_average.npz") as scores:
         scores = dict(scores)
     effect = scores["combined"] - 1.5 * scores["null_feature"]
     expected = shots.shots(effect.argmax(axis=1), scores["labels"].argmax(axis=1), COUNTS)
-    assert of["metrics"]["tde_feature_1.5"] == pytest.approx(expected, nan_ok=True)
-    assert of["rule_of_thumb"]["alpha"] == pytest.approx(1 / of["rule_of_thumb"]["mean_cosine"], rel=1e-3)
-    assert of["rule_of_thumb"]["alpha"] > 1
+    assert average["metrics"]["tde_feature_1.5"] == pytest.approx(expected, nan_ok=True)
+    assert average["rule_of_thumb"]["alpha"] == pytest.approx(
+        1 / average["rule_of_thumb"]["mean_cosine"], rel=1e-3
+    )
+    assert average["rule_of_thumb"]["alpha"] > 1
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     for words in (
         "Accuracy by strength of the effect against the mean feature",
@@ -87,7 +89,7 @@ def test_a_run_has_accuracies_effects_and_a_report(trained):
         "few shots",
     ):
         assert words in page
-    for words in ("Context", "Precision, recall", "Where it looks"):
+    for words in ("Context", "Precision, recall", "Where the model looks"):
         assert words not in page
     table = (workdir / "report" / "per_class_test_average.csv").read_text().splitlines()
     assert [int(line.split(",")[1]) for line in table[1:]] == COUNTS

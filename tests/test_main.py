@@ -333,7 +333,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     (tmp_path / "elsewhere" / "report").mkdir(parents=True)
     with lock.held(tmp_path / "elsewhere" / "report", "evaluating"):
         assert_error(command(*arguments), "elsewhere/report is in use", "evaluating")
-    # A training that goes on there is not in the way.
+    # A training that runs in the workdir does not matter.
     with lock.held(tmp_path / "elsewhere", "training"):
         code, out, err = command(*arguments)
     assert code == 0, err

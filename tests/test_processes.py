@@ -58,11 +58,11 @@ def start(*whats):
 
 def ends(started):
     """Exit code and stderr of each."""
-    found = []
+    results = []
     for process in started:
         _, err = process.communicate(timeout=120)
-        found.append((process.returncode, err))
-    return found
+        results.append((process.returncode, err))
+    return results
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_messages_of_all_processes_are_printed_once():
     (code, err), (other, more) = ends(start("fails", "fails"))
     assert (code, other) == (1, 1)
     lines = (err + more).splitlines()
-    # Whoever is told before it fails itself names the other.
+    # A process that hears of the failure before it fails itself names the other process.
     assert {line.removeprefix("error: ").rpartition(" failed: ")[2] for line in lines} == {"a.jpg: is broken"}
     assert "error: a.jpg: is broken" in lines
 
@@ -101,9 +101,9 @@ def test_all_processes_end_if_one_is_killed(victim):
     for process in started:
         assert process.stdout.readline() == "joined\n"
     started[victim].send_signal(signal.SIGKILL)
-    found = ends(started)
-    assert found[victim] == (-signal.SIGKILL, "")
-    code, err = found[1 - victim]
+    results = ends(started)
+    assert results[victim] == (-signal.SIGKILL, "")
+    code, err = results[1 - victim]
     assert code == 1
     assert err.startswith(f"error: process {victim} is gone (")
     assert len(err.splitlines()) == 1

@@ -212,8 +212,8 @@ def test_a_model_takes_what_it_gives(rng):
     assert outputs.whole.shape == outputs.attention.shape == outputs.score.shape == (2, 5, 7)
     state_dict = cfmlc_jax.to_torch("resnet_small", variables)
     wrapped = {f"module.{key}": array for key, array in state_dict.items()}
-    for given in (state_dict, wrapped):
-        back = cfmlc_jax.from_torch("resnet_small", given)
+    for weights in (state_dict, wrapped):
+        back = cfmlc_jax.from_torch("resnet_small", weights)
         jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(variables))
 
 

@@ -91,9 +91,9 @@ def test_exclusive_evidence_is_the_noisy_or_in_float64(rng):
     evidence = -np.log1p(-share).sum(axis=1)
     moderate = evidence < 5  # beyond, float32 has few digits of what shares of almost 1 leave over
     expected = np.log(np.expm1(evidence))
-    found = np.asarray(patches.exclusive_logits(jnp.asarray(scores, jnp.float32)))
+    actual = np.asarray(patches.exclusive_logits(jnp.asarray(scores, jnp.float32)))
     assert moderate.mean() > 0.5
-    np.testing.assert_allclose(found[moderate], expected[moderate], rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(actual[moderate], expected[moderate], rtol=2e-4, atol=2e-4)
 
 
 def test_a_patch_of_one_class_is_no_evidence_for_another():

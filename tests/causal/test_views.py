@@ -124,14 +124,14 @@ def test_a_removed_patch_is_in_no_other(grid, overlap, rng):
         other = images.at[:, y0:y1, x0:x1].set(jnp.asarray(rng.random((2, y1 - y0, x1 - x0, 3)), jnp.float32))
         before = views.split(images, grid, overlap=overlap, size=size)
         number = jnp.array([patch, -1])
-        found, of_other = (
+        actual, of_other = (
             views.without_one(
                 views.split(x, grid, overlap=overlap, size=size), null_patches, number, grid, overlap=overlap
             )
             for x in (images, other)
         )
-        np.testing.assert_array_equal(found[0], of_other[0])
-        np.testing.assert_array_equal(found[0, patch], null_patches[0, patch])
+        np.testing.assert_array_equal(actual[0], of_other[0])
+        np.testing.assert_array_equal(actual[0, patch], null_patches[0, patch])
         apart = sorted(set(range(len(boxes))) - {patch} - set(views.neighbours(size, grid, overlap)[patch]))
-        np.testing.assert_array_equal(found[0, apart], before[0, apart])
-        np.testing.assert_array_equal(found[1], before[1])
+        np.testing.assert_array_equal(actual[0, apart], before[0, apart])
+        np.testing.assert_array_equal(actual[1], before[1])

@@ -142,8 +142,8 @@ def test_a_tower_is_resized_in_the_other_order(rng):
     tower = Image.fromarray(rng.integers(0, 256, (40_000, 3, 3), np.uint8))
     for filter in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
         expected = np.asarray(tower.resize((448, 448), filter), np.int16)
-        found = np.asarray(to_square(tower, 448, filter), np.int16)
-        assert np.abs(found - expected).max() <= 2
+        actual = np.asarray(to_square(tower, 448, filter), np.int16)
+        assert np.abs(actual - expected).max() <= 2
         assert to_square(tower.crop((0, 0, 3, 37_000)), 448, filter) == tower.crop((0, 0, 3, 37_000)).resize((448, 448), filter)  # fmt: skip
 
 
@@ -203,11 +203,11 @@ def test_a_training_view_is_that_part_of_the_photo(rng):
 
 def test_colours_in_the_drawn_order(rng):
     image = Image.fromarray(record(rng)["image"])
-    found = jitter_colours(image, 0.4, Fixed([0.7, 1.3, 0.9], [2, 0, 1]))
+    actual = jitter_colours(image, 0.4, Fixed([0.7, 1.3, 0.9], [2, 0, 1]))
     expected = ImageEnhance.Color(image).enhance(0.9)
     expected = ImageEnhance.Brightness(expected).enhance(0.7)
     expected = ImageEnhance.Contrast(expected).enhance(1.3)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
     assert jitter_colours(image, 0.0, Fixed()) is image
 
 

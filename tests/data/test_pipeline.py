@@ -38,9 +38,9 @@ def assert_equal(ours, theirs):
 
 
 def test_shapes_and_whole_batches_only(source):
-    found = batches(source)
-    assert len(found) == 2 * (22 // 4)
-    for batch in found:
+    read_batches = batches(source)
+    assert len(read_batches) == 2 * (22 // 4)
+    for batch in read_batches:
         assert (batch["views"].shape, batch["views"].dtype) == ((4, 5, 16, 16, 3), np.uint8)
         assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 10), np.float32)
 
@@ -150,25 +150,27 @@ def test_the_next_image_replaces_one_that_is_skipped(source):
     damaged = WithDamage(source, [7, 8, 21])
     plain = ToViews(size=16, grid=None)
 
-    def read(of, **options):
+    def read(source, **options):
         return list(
-            train_batches(of, plain, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2, **options))
+            train_batches(
+                source, plain, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2, **options)
+            )
         )
 
-    found, whole = read(damaged, skip=True), read(source)
-    replaced = np.concatenate([batch.pop("replaced") for batch in found])
+    read_batches, whole = read(damaged, skip=True), read(source)
+    replaced = np.concatenate([batch.pop("replaced") for batch in read_batches])
     assert set(replaced) == {-1, 7, 8, 21}
     views = {
-        name: np.concatenate([batch["views"] for batch in of])
-        for name, of in (("found", found), ("whole", whole))
+        name: np.concatenate([batch["views"] for batch in its_batches])
+        for name, its_batches in (("skipping", read_batches), ("whole", whole))
     }
-    labels = np.concatenate([batch["labels"] for batch in found])
+    labels = np.concatenate([batch["labels"] for batch in read_batches])
     for row, position in enumerate(replaced):
         if position < 0:
-            np.testing.assert_array_equal(views["found"][row], views["whole"][row])
+            np.testing.assert_array_equal(views["skipping"][row], views["whole"][row])
         else:
             stand_in = {7: 9, 8: 9, 21: 0}[position]
-            np.testing.assert_array_equal(views["found"][row], plain(source[stand_in])["views"])
+            np.testing.assert_array_equal(views["skipping"][row], plain(source[stand_in])["views"])
             np.testing.assert_array_equal(labels[row], source.labels[stand_in])
 
 

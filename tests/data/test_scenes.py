@@ -181,7 +181,7 @@ def test_repr():
     assert "bias=0.0" in repr(Scenes("test_balanced", bias=0.9))
 
 
-# How digits keep company
+# How digits co-occur
 
 
 def expected(bias, least, most, exclusive=False):

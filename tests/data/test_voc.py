@@ -125,10 +125,10 @@ def test_it_pickles_and_its_repr_has_no_path(boxes, tmp_path):
 def test_an_image_without_boxes_file(boxes, tmp_path):
     (boxes / "000005.xml").unlink()
     source = Voc(tmp_path, "train")
-    found = source.boxes()
-    assert [len(found.of_image(i)[0]) for i in (0, 1)] == [0, 2]
+    boxes_read = source.boxes()
+    assert [len(boxes_read.of_image(i)[0]) for i in (0, 1)] == [0, 2]
     assert (
-        found.left_out
+        boxes_read.left_out
         == f"boxes left out of localisation: 1, first {boxes}/000005.xml: No such file or directory"
     )
 
@@ -138,12 +138,12 @@ def test_a_damaged_box_file_does_not_end_training(boxes, tmp_path):
     (boxes / "000012.xml").write_bytes(b"\xff\xfe")
     source = Voc(tmp_path, "train")
     assert source[0]["image"] == b"000005"
-    found = source.boxes()
-    assert not len(found.images)
-    assert found.left_out.startswith(
+    boxes_read = source.boxes()
+    assert not len(boxes_read.images)
+    assert boxes_read.left_out.startswith(
         f"boxes left out of localisation: 2, first {boxes}/000005.xml: broken XML (no element found"
     )
-    assert found.left_out in summary("train", source, read_boxes=True)
+    assert boxes_read.left_out in summary("train", source, read_boxes=True)
 
 
 def test_missing_image(devkit, tmp_path):

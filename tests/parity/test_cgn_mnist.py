@@ -71,17 +71,17 @@ def test_generator_in_evaluation(name, mode):
     module, shapes = GENERATORS[name]
     golden = recorded.arrays("cgn/mnist_generator")
     inputs = generator_inputs(golden, f"{name}_{mode}")
-    found = jax.jit(functools.partial(module.apply, train=False))(filled(module, shapes), *inputs)
-    assert_composition(found, golden, f"{name}_{mode}", EVALUATION)
+    actual = jax.jit(functools.partial(module.apply, train=False))(filled(module, shapes), *inputs)
+    assert_composition(actual, golden, f"{name}_{mode}", EVALUATION)
 
 
-def assert_composition(found, golden, prefix, tolerance):
-    pairs = (("mask", found.mask), ("fg", found.foreground), ("bg", found.background))
+def assert_composition(actual, golden, prefix, tolerance):
+    pairs = (("mask", actual.mask), ("fg", actual.foreground), ("bg", actual.background))
     for part, array in pairs:
         expected = golden[f"{prefix}_{part}"]
         recorded.assert_near(recorded.channels_first(array)[: len(expected)], expected, tolerance, part)
-    composed = mechanisms.compose(found.mask, found.foreground, found.background)
-    np.testing.assert_allclose(found.image, composed, atol=1e-6)
+    composed = mechanisms.compose(actual.mask, actual.foreground, actual.background)
+    np.testing.assert_allclose(actual.image, composed, atol=1e-6)
 
 
 # The large one compiles the same for longer.
@@ -93,17 +93,17 @@ def test_generator_in_training(name):
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def mean_square(params):
-        found, updated = module.apply(
+        actual, updated = module.apply(
             variables | {"params": params},
             *generator_inputs(golden, f"{name}_train"),
             train=True,
             mutable=["batch_stats"],
         )
-        return jnp.square(found.image).mean(), (found, updated["batch_stats"])
+        return jnp.square(actual.image).mean(), (actual, updated["batch_stats"])
 
-    (value, (found, updated)), gradient = jax.jit(mean_square)(variables["params"])
+    (value, (actual, updated)), gradient = jax.jit(mean_square)(variables["params"])
     recorded.assert_near(value, numbers[f"{name}_train_loss_mean_x_sq"], TRAINING)
-    assert_composition(found, golden, f"{name}_train", TRAINING)
+    assert_composition(actual, golden, f"{name}_train", TRAINING)
     after = cgn.to_torch(module, {"params": variables["params"], "batch_stats": updated})
     for key, expected in numbers[f"{name}_bn_after"].items():
         recorded.assert_statistics(after[key], expected, EVALUATION, key)
@@ -111,9 +111,9 @@ def test_generator_in_training(name):
 
 
 def assert_gradients(module, gradient, statistics, expected, tolerance):
-    found = cgn.to_torch(module, {"params": gradient, "batch_stats": statistics})
+    actual = cgn.to_torch(module, {"params": gradient, "batch_stats": statistics})
     for key, value in expected.items():
-        recorded.assert_statistics(found[key], value, tolerance, key)
+        recorded.assert_statistics(actual[key], value, tolerance, key)
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -244,17 +244,17 @@ def test_five_steps_of_the_generator_and_its_critic(name):
         return scores, variables | updated
 
     def generator_loss(params, learned, vgg, inputs, fake_labels, real):
-        found, updated = generator.apply(
+        actual, updated = generator.apply(
             learned["generator"] | {"params": params}, *inputs, train=True, mutable=["batch_stats"]
         )
-        scores, critic_after = score(learned["critic"], found.image, fake_labels)
-        maps, targets = (features.apply(vgg, images) for images in (found.image, real))
+        scores, critic_after = score(learned["critic"], actual.image, fake_labels)
+        maps, targets = (features.apply(vgg, images) for images in (actual.image, real))
         values = {
             "g_adv": losses.generator_cost(scores).mean(),
-            "g_binary": entropy_weight * losses.binary_entropy(found.mask).mean(),
+            "g_binary": entropy_weight * losses.binary_entropy(actual.mask).mean(),
             "g_perc": losses.style(maps, targets, style_weights).mean(),
         }
-        return sum(values.values()), (found, updated, critic_after, values)
+        return sum(values.values()), (actual, updated, critic_after, values)
 
     def critic_loss(params, variables, real, real_labels, fake, fake_labels):
         of_real, variables = score(variables | {"params": params}, real, real_labels)
@@ -270,17 +270,17 @@ def test_five_steps_of_the_generator_and_its_critic(name):
     @jax.jit
     def update(learned, vgg, inputs, fake_labels, real, real_labels):
         """A step of the generator, then one of the critic on the image made before it."""
-        gradient, (found, updated, critic_after, values) = jax.grad(generator_loss, has_aux=True)(
+        gradient, (actual, updated, critic_after, values) = jax.grad(generator_loss, has_aux=True)(
             learned["generator"]["params"], learned, vgg, inputs, fake_labels, real
         )
         learned |= {"generator": learned["generator"] | updated, "critic": critic_after}
         learned |= stepped(learned, "generator", gradient)
         gradient, (critic_after, of_critic) = jax.grad(critic_loss, has_aux=True)(
-            learned["critic"]["params"], learned["critic"], real, real_labels, found.image, fake_labels
+            learned["critic"]["params"], learned["critic"], real, real_labels, actual.image, fake_labels
         )
         learned |= {"critic": critic_after}
         learned |= stepped(learned, "critic", gradient)
-        return learned, values | of_critic | {"x_gen_abs_sum": jnp.abs(found.image).sum()}
+        return learned, values | of_critic | {"x_gen_abs_sum": jnp.abs(actual.image).sum()}
 
     by_order = [draws[key] for key in sorted(draws)]
     for i, expected in enumerate(numbers["steps"]):

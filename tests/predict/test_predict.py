@@ -229,8 +229,8 @@ def test_both_sets_of_weights(tmp_path, checkpoint, photos):
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):
         outputs = parts.model.apply(model[key], views / np.float32(255), train=False)
-        found = Predictor(checkpoint, weights=weights, **how)(views)[0].probabilities
-        np.testing.assert_allclose(found, jax.nn.sigmoid(outputs.whole[0, 0]), atol=1e-5)
+        actual = Predictor(checkpoint, weights=weights, **how)(views)[0].probabilities
+        np.testing.assert_allclose(actual, jax.nn.sigmoid(outputs.whole[0, 0]), atol=1e-5)
 
 
 def test_exif_orientation_is_honoured(command, checkpoint, tmp_path):
@@ -338,7 +338,7 @@ def test_pictures_of_kinds_that_are_not_read(command, checkpoint, photos):
         f"skipped: folder '{photos}': 3 files of kinds that are not read ('x.HEIC', 'z.dng', 'y.jxl')"
     )
     assert summary.startswith("4 predicted, 3 skipped")
-    # Named themselves they are judged by their content, but for the thumbnail in a raw file.
+    # Files that are named explicitly are recognised by content, except the thumbnail in a raw file.
     (photos / "x.HEIC").write_bytes(JPEG)
     code, out, err = command(
         f"--checkpoint={checkpoint}", "--format=jsonl", photos / "x.HEIC", photos / "z.dng"

@@ -193,9 +193,9 @@ def test_strengths_are_read_off_the_scores(made_run):
     rows = {row[0]: row[1:] for row in report.tables["Strengths on val, percent"][1:]}
     assert {f"TDE pivot, α {alpha:g}" for alpha in (0, 0.5, 1.25)} <= rows.keys()
     for name in ("tde_whole_0.5", "tde_whole_1.25", "tde_pivot_0.5", "tde_pivot_1.25"):
-        of = results["val"]["average"]
-        values = of["metrics"][name]
-        auc = of["context"]["predictions"][name]["context_auc"][0]
+        average = results["val"]["average"]
+        values = average["metrics"][name]
+        auc = average["context"]["predictions"][name]["context_auc"][0]
         expected = [values["mAP_sklearn"], values["mAP_voc"], values["CF1"], values["OF1"], auc]
         assert rows[title(name)] == [shown(value) for value in expected]
     combined = results["val"]["average"]["metrics"]["combined"]

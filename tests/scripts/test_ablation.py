@@ -113,12 +113,12 @@ def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, cap
     by = {(row.text, row.prediction): row for row in rows if row.split == "test_iid"}
     results = json.loads((run / "report" / "results.json").read_text())["test_iid"]["average"]
     assert by["as it is", "combined"].mAP_voc == results["metrics"]["combined"]["mAP_voc"]
-    with np.load(run / "report" / "scores_test_iid_average.npz") as found:
-        mixed = 0.75 * found["whole"] + 0.25 * found["patch"]
-        expected = mean_average_precision(mixed, found["labels"], "voc")
+    with np.load(run / "report" / "scores_test_iid_average.npz") as arrays:
+        mixed = 0.75 * arrays["whole"] + 0.25 * arrays["patch"]
+        expected = mean_average_precision(mixed, arrays["labels"], "voc")
     assert by["patches weigh 0.25", "combined"].mAP_voc == pytest.approx(expected)
     assert by["patches weigh 0.25", "combined"].context_auc != by["as it is", "combined"].context_auc
-    # Strengths, and the whole image, are of every evaluation; the latter is judged alike in all.
+    # Every evaluation has strengths and the whole image, whose score is the same in all.
     assert by["grid 3", "whole"].mAP_voc == by["attention none", "whole"].mAP_voc
     assert by["grid 3", "whole"].mAP_voc == by["as it is", "whole"].mAP_voc
     assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops

@@ -65,10 +65,10 @@ def test_without_torch():
 def test_a_folder_that_is_not_a_checkout_is_refused(tmp_path, capsys):
     (tmp_path / "run_PAT-T.py").touch()
     assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: --reference=")
-    assert "is not a checkout of MLC-PAT: run_asl.py is missing; git clone" in told
-    assert told.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: --reference=")
+    assert "is not a checkout of MLC-PAT: run_asl.py is missing; git clone" in err
+    assert err.count("\n") == 1
 
 
 # --- Verdicts -----------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def rows_of_steps(rng, **changed):
 def test_steps_that_agree(rng):
     rows = rows_of_steps(rng)
     verdicts = {stage: row.verdict for stage, row in rows.items()}
-    # That gradient cannot be told, and the parameters that Adam makes of it are left out.
+    # That gradient is inconclusive, and the parameters that Adam updates with it are left out.
     assert verdicts.pop("gradient of layer1") == "rounding"
     assert set(verdicts.values()) == {"agrees"}
     assert "gradient of stem" not in rows
@@ -326,8 +326,8 @@ def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
     variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
     wanted = {key: array.shape for key, array in mlc_pat.to_torch(name, variables).items()}
     stand_in = torch_side.stand_ins.torchvision_stand_in()["torchvision.models"]
-    found = getattr(stand_in, name)().state_dict()
-    assert {key: tuple(tensor.shape) for key, tensor in found.items()} == wanted
+    state_dict = getattr(stand_in, name)().state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state_dict.items()} == wanted
 
 
 def test_stand_in_computes_what_we_do(torch_side):
@@ -412,7 +412,7 @@ def test_importing_the_reference_leaves_no_modules(torch_side, tmp_path):
     (tmp_path / "run.py").write_text(
         "import importlib.util, torch, torchvision\n"
         # As PyTorch's own compiler does, which torchvision imports.
-        "found = [importlib.util.find_spec(name) for name in ('sklearn', 'timm.models', 'inplace_abn')]\n"
+        "specs = [importlib.util.find_spec(name) for name in ('sklearn', 'timm.models', 'inplace_abn')]\n"
         "from torch.utils.tensorboard import SummaryWriter\n"
         "from torch.cuda.amp import GradScaler, autocast\n"
         "from inplace_abn import InPlaceABN, InPlaceABNSync\n"
@@ -429,7 +429,7 @@ def test_importing_the_reference_leaves_no_modules(torch_side, tmp_path):
     assert script.Kept.__mro__[1].__name__ == "Base"
     with script.autocast():
         assert script.GradScaler is torch_side.checkout.PlainScaler
-    assert [spec.name for spec in script.found] == ["sklearn", "timm.models", "inplace_abn"]
+    assert [spec.name for spec in script.specs] == ["sklearn", "timm.models", "inplace_abn"]
     left = {name for name, module in sys.modules.items() if isinstance(module, torch_side.stand_ins.StandIn)}
     assert left == set()
     assert {name: sys.modules[name] for name in before} == before

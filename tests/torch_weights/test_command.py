@@ -99,8 +99,8 @@ def random_weights(rng, name, classes=10, attention="cross"):
 
 def logits(weights, name, attention):
     """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
-    found = mlc_pat.architecture(name, weights)
-    model = catalogue.create_model(name, found.num_classes, attention=attention, image_size=32)
+    architecture = mlc_pat.architecture(name, weights)
+    model = catalogue.create_model(name, architecture.num_classes, attention=attention, image_size=32)
     config = configs.default().data
     config.source, config.scenes.num_test = "scenes", 40
     views = next(
@@ -322,7 +322,7 @@ def test_long_tailed_weights_do_not_go_with_other_tasks(run, long_tailed_files):
 
 
 def test_lightning_without_a_model_named(run, torch_files, tmp_path, rng):
-    """The attribute's name is taken off, the average beside it found, the model told by the entries."""
+    """The prefix is removed, the average is read too, and the model is recognised by its tensors."""
     write, contents = torch_files
     weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
     wrapped = {f"model.{key}": x for key, x in weights.items()}

@@ -51,11 +51,11 @@ def checkpoint(rng):
     return make
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for key, array in expected.items():
-        assert found[key].dtype == array.dtype, key
-        np.testing.assert_array_equal(found[key], array, err_msg=key)
+        assert actual[key].dtype == array.dtype, key
+        np.testing.assert_array_equal(actual[key], array, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
@@ -77,7 +77,9 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoint, kind):
 def test_variables_are_those_of_the_modules(checkpoint, kind):
     variables = long_tailed.from_torch(NAME, checkpoint(kind))
     expected = jax.eval_shape(CLASSIFIERS[kind][1].init, jax.random.key(0), jnp.zeros((2, D)))
-    head = {name: of["head"]["whole"] for name, of in variables.items() if "head" in of}
+    head = {
+        name: collection["head"]["whole"] for name, collection in variables.items() if "head" in collection
+    }
     assert jax.tree.map(np.shape, head) == jax.tree.map(np.shape, dict(expected))
 
 
@@ -98,8 +100,8 @@ def test_entries_become_the_right_variables(checkpoint):
 def test_the_latest_weights_are_read_where_there_are_no_best(checkpoint):
     saved = checkpoint()
     latest = {"epoch": 200, "state_dict": saved["state_dict_best"], "embed": saved["embed"]}
-    found, expected = (long_tailed.from_torch(NAME, one) for one in (latest, saved))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual, expected = (long_tailed.from_torch(NAME, one) for one in (latest, saved))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_a_backbone_by_itself_with_or_without_the_prefix(rng):

@@ -30,13 +30,13 @@ def tensors(torch, weights):
     }
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for part, entries in expected.items():
-        assert found[part].keys() == entries.keys()
+        assert actual[part].keys() == entries.keys()
         for key, array in entries.items():
-            assert isinstance(found[part][key], np.ndarray)
-            np.testing.assert_array_equal(found[part][key], array)
+            assert isinstance(actual[part][key], np.ndarray)
+            np.testing.assert_array_equal(actual[part][key], array)
 
 
 def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path, checkpoint):
@@ -59,11 +59,11 @@ def test_files_of_the_reference(torch, tmp_path, checkpoint, key, dtype):
         "embed": checkpoint["embed"].astype(dtype),
     }
     torch.save(stored, tmp_path / "x.pth")
-    found = long_tailed.read(tmp_path / "x.pth")
-    assert found.keys() == {key, "embed"}
-    assert_same(found[key], checkpoint[key])
-    assert found["embed"].dtype == np.float32
-    np.testing.assert_array_equal(found["embed"], checkpoint["embed"])
+    actual = long_tailed.read(tmp_path / "x.pth")
+    assert actual.keys() == {key, "embed"}
+    assert_same(actual[key], checkpoint[key])
+    assert actual["embed"].dtype == np.float32
+    np.testing.assert_array_equal(actual["embed"], checkpoint["embed"])
 
 
 def test_written_files_are_read_by_the_reference(torch, tmp_path, checkpoint):

@@ -122,8 +122,8 @@ def small(rng):
 
 @pytest.mark.parametrize("attention", BRANCHES)
 def test_classes_attention_and_head_follow_from_the_entries(small, attention):
-    found = mlc_pat.architecture("resnet_small", small(attention))
-    assert found == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", queries=0)
+    actual = mlc_pat.architecture("resnet_small", small(attention))
+    assert actual == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", queries=0)
 
 
 @pytest.mark.parametrize("prefix", ["resnet_small", "q2l_resnet_small"])
@@ -143,8 +143,8 @@ def test_a_head_that_is_incomplete_is_an_error(small):
     weights = {key: array for key, array in small("none").items() if key != "fc.bias"}
     with pytest.raises(InputError, match=r"1 missing: fc\.bias; 1 left over: fc\.weight$"):
         mlc_pat.from_torch("resnet_small", weights)
-    found = mlc_pat.from_torch("resnet_small", weights, allow=[r"^fc\."])
-    assert set(found["params"]) == {"backbone"}
+    actual = mlc_pat.from_torch("resnet_small", weights, allow=[r"^fc\."])
+    assert set(actual["params"]) == {"backbone"}
 
 
 @pytest.mark.parametrize(
@@ -264,28 +264,28 @@ def prefixed(prefix, arrays):
 @pytest.mark.parametrize("name", ["resnet_small", "q2l_resnet_small"])
 def test_prefixes_of_wrappers_are_removed(rng, prefix, name):
     weights = mlc_pat.to_torch(name, small_variables(rng, "cross", name))
-    found, average = mlc_pat.unwrapped(prefixed(prefix, weights))
-    assert_same(found, weights)
+    actual, average = mlc_pat.unwrapped(prefixed(prefix, weights))
+    assert_same(actual, weights)
     assert average is None
-    assert mlc_pat.recognise(found) == name
+    assert mlc_pat.recognise(actual) == name
 
 
 @pytest.mark.parametrize("path", ["ema_model.", "model_ema.module.", "swa_model.", "teacher."])
 def test_an_average_beside_the_weights(small, path):
     weights = small()
     average = {key: array + 1 for key, array in weights.items()}
-    found, beside = mlc_pat.unwrapped(prefixed("model.", weights) | prefixed(path, average))
-    assert_same(found, weights)
+    actual, beside = mlc_pat.unwrapped(prefixed("model.", weights) | prefixed(path, average))
+    assert_same(actual, weights)
     assert_same(beside, average)
 
 
 def test_foreign_entries_keep_their_names_and_are_reported(small):
-    found, _ = mlc_pat.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
+    actual, _ = mlc_pat.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
     with pytest.raises(
         InputError, match=r"not the weights of resnet_small: 1 left over: criterion\.pos_weight$"
     ):
-        mlc_pat.recognise(found)
-    assert mlc_pat.recognise(found, allow=["^criterion"]) == "resnet_small"
+        mlc_pat.recognise(actual)
+    assert mlc_pat.recognise(actual, allow=["^criterion"]) == "resnet_small"
 
 
 def test_several_models_in_one_file(small):
@@ -439,9 +439,9 @@ def test_any_entries_are_converted_or_refused(attention, changes, named):
     for change in changes:
         weights = changed(weights, *change) if weights else weights
     try:
-        found, _ = mlc_pat.unwrapped(weights)
-        name = "resnet_small" if named else mlc_pat.recognise(found)
-        variables = mlc_pat.from_torch(name, found)
+        actual, _ = mlc_pat.unwrapped(weights)
+        name = "resnet_small" if named else mlc_pat.recognise(actual)
+        variables = mlc_pat.from_torch(name, actual)
     except InputError as error:
         message = str(error)
     else:

@@ -35,11 +35,11 @@ def tensors(torch, arrays, prefix=""):
     return OrderedDict((prefix + key, torch.from_numpy(array.copy())) for key, array in arrays.items())
 
 
-def assert_same(found, arrays):
-    assert found.keys() == arrays.keys()
+def assert_same(stored_weights, arrays):
+    assert stored_weights.keys() == arrays.keys()
     for key, array in arrays.items():
-        assert (type(found[key]), found[key].dtype) == (np.ndarray, array.dtype)
-        np.testing.assert_array_equal(found[key], array)
+        assert (type(stored_weights[key]), stored_weights[key].dtype) == (np.ndarray, array.dtype)
+        np.testing.assert_array_equal(stored_weights[key], array)
 
 
 def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path, weights):
@@ -60,9 +60,9 @@ def test_a_state_dict_in_its_containers(torch, tmp_path, weights, container, pre
     stored = tensors(torch, weights, prefix)
     stored = stored if container == "bare" else {container: stored, "epoch": 3}
     torch.save(stored, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    found = read_torch(tmp_path / "x.pth")
-    assert_same(found.weights, weights)
-    assert found.average is None
+    stored_weights = read_torch(tmp_path / "x.pth")
+    assert_same(stored_weights.weights, weights)
+    assert stored_weights.average is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -83,9 +83,9 @@ def test_a_checkpoint_of_mlc_pat(torch, tmp_path, weights, zipped):
         "optimizer": optimizer.state_dict(),
     }
     torch.save(stored, tmp_path / "x.pth.tar", _use_new_zipfile_serialization=zipped)
-    found = read_torch(tmp_path / "x.pth.tar")
-    assert_same(found.weights, weights)
-    assert_same(found.average, ema)
+    stored_weights = read_torch(tmp_path / "x.pth.tar")
+    assert_same(stored_weights.weights, weights)
+    assert_same(stored_weights.average, ema)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -176,9 +176,9 @@ def test_written_files_are_read_by_us_and_by_mlc_pat(torch, tmp_path, weights):
     average = {key: np.asarray(array + 1) for key, array in weights.items()}
     path = tmp_path / "x.pth.tar"
     write_torch(path, weights, average)
-    found = read_torch(path)
-    assert_same(found.weights, weights)
-    assert_same(found.average, average)
+    stored_weights = read_torch(path)
+    assert_same(stored_weights.weights, weights)
+    assert_same(stored_weights.average, average)
     # Its scripts take these two entries.
     stored = torch.load(path)
     assert stored["best_mAP"] is None
@@ -242,18 +242,18 @@ CONTAINERS = {
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_weights_and_average_in_the_places_that_scripts_use(tmp_path, weights, average, name):
     make, has_average = CONTAINERS[name]
-    found = weights_in(tmp_path / "x.pth", make(weights, average) | {"epoch": 3})
-    assert_same(found.weights, weights)
+    stored_weights = weights_in(tmp_path / "x.pth", make(weights, average) | {"epoch": 3})
+    assert_same(stored_weights.weights, weights)
     if has_average:
-        assert_same(found.average, average)
+        assert_same(stored_weights.average, average)
     else:
-        assert found.average is None
+        assert stored_weights.average is None
 
 
 def test_an_average_alone_serves_as_both_sets_of_weights(tmp_path, average):
-    found = weights_in(tmp_path / "x.pth", {"ema_state_dict": average, "epoch": 3})
-    assert_same(found.weights, average)
-    assert_same(found.average, average)
+    stored_weights = weights_in(tmp_path / "x.pth", {"ema_state_dict": average, "epoch": 3})
+    assert_same(stored_weights.weights, average)
+    assert_same(stored_weights.average, average)
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,14 @@ def test_class_names_of_a_file(tmp_path, weights, stored):
     "names", [{1: "cat", 2: "dog"}, ["cat", "cat"], ["cat", 3], ["cat", " "], {"cat": "dog"}, {0: "cat", 2: "dog"}]
 )  # fmt: skip
 def test_unusable_class_names_are_reported_and_ignored(tmp_path, weights, names):
-    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": names})
-    assert found.class_names is None
-    assert found.unread == "its 'classes' is not one name for each label from 0"
+    stored_weights = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": names})
+    assert stored_weights.class_names is None
+    assert stored_weights.unread == "its 'classes' is not one name for each label from 0"
 
 
 def test_a_number_of_classes_is_not_a_list_of_names(tmp_path, weights):
-    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": 80})
-    assert (found.class_names, found.unread) == (None, "")
+    stored_weights = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": 80})
+    assert (stored_weights.class_names, stored_weights.unread) == (None, "")
 
 
 @pytest.fixture
@@ -293,9 +293,9 @@ def no_torch(monkeypatch):
 @pytest.mark.parametrize("name", ["x.safetensors", "model.bin"])
 def test_safetensors_need_no_pytorch(no_torch, tmp_path, weights, name):
     safetensors.numpy.save_file(weights, tmp_path / name, {"format": "pt"})
-    found = read_torch(tmp_path / name)
-    assert_same(found.weights, weights)
-    assert found.average is None
+    stored_weights = read_torch(tmp_path / name)
+    assert_same(stored_weights.weights, weights)
+    assert stored_weights.average is None
 
 
 @pytest.mark.parametrize(
@@ -369,12 +369,12 @@ ANYTHING = st.recursive(
 @given(ANYTHING)
 def test_any_content_is_read_or_refused(stored):
     try:
-        found = weights_in(pathlib.Path("x.pth"), stored)
+        stored_weights = weights_in(pathlib.Path("x.pth"), stored)
     except InputError as error:
         message = str(error)
     else:
         message = "x.pth is read"
-        assert isinstance(found, Weights)
-        assert all(isinstance(array, np.ndarray) for array in found.weights.values())
+        assert isinstance(stored_weights, Weights)
+        assert all(isinstance(array, np.ndarray) for array in stored_weights.weights.values())
     assert message.startswith("x.pth")
     assert len(message.splitlines()) == 1

@@ -83,8 +83,8 @@ def test_a_groups_features_see_its_own_channels_only(rng):
     kernel = variables["params"]["kernel"]
     assert kernel.shape == (3, 3, 4, 6)
     for group in range(3):
-        own, of = slice(2 * group, 2 * group + 2), slice(4 * group, 4 * group + 4)
-        alone = Conv(2, 3, 2).apply({"params": {"kernel": kernel[..., own]}}, x[..., of])
+        own, inputs = slice(2 * group, 2 * group + 2), slice(4 * group, 4 * group + 4)
+        alone = Conv(2, 3, 2).apply({"params": {"kernel": kernel[..., own]}}, x[..., inputs])
         np.testing.assert_allclose(y[..., own], alone, atol=1e-5)
 
 

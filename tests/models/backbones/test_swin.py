@@ -62,7 +62,7 @@ def test_attention_reaches_the_tokens_of_a_window(rng, shifted, seen):
     x = jnp.asarray(rng.normal(size=(1, 8, 8, 8)), jnp.float32)
     block = swin.Block(heads=2, window=4, shifted=shifted, drop_path=0.0, dtype=jnp.float32)
     variables = start(block, x)
-    # The kernels start small; larger ones let attention be told from zero.
+    # The kernels start small; with larger ones attention differs from zero.
     variables = jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim > 1 else leaf, variables)
     other = x.at[0, 3, 3].add(jnp.arange(8.0))
     changed = evaluate(block, variables, other) != evaluate(block, variables, x)
