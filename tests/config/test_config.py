@@ -467,7 +467,7 @@ def test_an_option_of_another_head_is_refused_or_named():
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"),
+    ("fields", "stored"),
     [
         (("q2l_resnet50", "linear"), ("q2l_resnet50", "query2label")),
         (("resnet50", "query2label"), ("q2l_resnet50", "query2label")),
@@ -475,8 +475,8 @@ def test_an_option_of_another_head_is_refused_or_named():
         (("resnet50", "ml_decoder"), ("resnet50", "ml_decoder")),
     ],
 )
-def test_prefix_and_head_query2label_are_made_consistent(given, stored):
-    config = configs.validate(changed(model__name=given[0], model__head=given[1]))
+def test_prefix_and_head_query2label_are_made_consistent(fields, stored):
+    config = configs.validate(changed(model__name=fields[0], model__head=fields[1]))
     assert (config.model.name, config.model.head) == stored
 
 

@@ -88,9 +88,9 @@ def test_pictures_in_a_folder_that_are_not_read_are_named_and_counted(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a.jpg").touch()
-    paths = find(str(tmp_path))
-    assert paths.paths == [str(tmp_path / "a.jpg")]
-    (problem,) = paths.problems
+    inputs_read = find(str(tmp_path))
+    assert inputs_read.paths == [str(tmp_path / "a.jpg")]
+    (problem,) = inputs_read.problems
     assert problem == (
         f"folder {str(tmp_path)!r}: 4 files of kinds that are not read ('b.HEIC', 'd.cr2', 'e.svg', …); convert to JPEG or PNG",
         4,
@@ -114,8 +114,8 @@ def test_pictures_in_a_folder_that_are_not_read_are_named_and_counted(tmp_path):
 def test_an_image_on_stdin(tmp_path, kind):
     (tmp_path / "a.jpg").touch()
     data = encoded(kind)
-    paths = find(str(tmp_path), "-", "-", stdin=data)
-    assert paths == ([str(tmp_path / "a.jpg"), "stdin"], {"stdin": data}, [])
+    inputs_read = find(str(tmp_path), "-", "-", stdin=data)
+    assert inputs_read == ([str(tmp_path / "a.jpg"), "stdin"], {"stdin": data}, [])
     # Its end is looked for where it is decoded.
     assert find("-", stdin=data[:40]).contents == {"stdin": data[:40]}
 
@@ -124,9 +124,9 @@ def test_a_file_that_is_called_as_the_image_on_stdin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stdin").touch()
     (tmp_path / "-").touch()
-    paths = find("stdin", "./-", "-", stdin=encoded("PNG"))
-    assert paths.paths == ["./stdin", "./-", "stdin"]
-    assert list(paths.contents) == ["stdin"]
+    inputs_read = find("stdin", "./-", "-", stdin=encoded("PNG"))
+    assert inputs_read.paths == ["./stdin", "./-", "stdin"]
+    assert list(inputs_read.contents) == ["stdin"]
 
 
 def test_lists_on_stdin(tmp_path, monkeypatch):
@@ -191,9 +191,9 @@ def test_any_stdin_is_an_image_a_list_or_one_line(data):
         os.mkdir(empty)
         with contextlib.chdir(empty):
             # Nothing is looked for elsewhere.
-            paths, message = outcome(data.replace(b"/", b"_"))
-    assert paths is None or paths.paths
-    assert len(message.splitlines()) == (paths is None)
+            inputs_read, message = outcome(data.replace(b"/", b"_"))
+    assert inputs_read is None or inputs_read.paths
+    assert len(message.splitlines()) == (inputs_read is None)
 
 
 def outcome(data):
