@@ -33,9 +33,9 @@ def save(checkpoints, step, rank=None):
 def restore(folder, warn=pytest.fail, check=lambda path, meta: None):
     checkpoints = Checkpoints(folder)
     model, training = (abstract(tree) for tree in items(0))
-    found = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
+    restored = checkpoints.restore_latest(model=model, training=training, check=check, warn=warn)
     checkpoints.close()
-    return found
+    return restored
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_the_best_by_rank(tmp_path, ranks, best, kept):
     assert checkpoint.find(tmp_path).name == str(best)
 
 
-def test_a_rank_comes_after_the_save_and_brings_the_progress_along(folder):
+def test_the_rank_and_the_progress_are_stored_after_the_save(folder):
     assert "rank" not in restore(folder)[2]
     checkpoints = Checkpoints(folder)
     checkpoints.rank(5, 1.5, {"step": 50, "seen": "all"})
@@ -120,14 +120,14 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_what_is_saved_comes_back(folder):
+def test_a_saved_checkpoint_is_restored(folder):
     model, training, meta = restore(folder)
     assert meta == META | {"step": 5}
     jax.tree.map(np.testing.assert_array_equal, (model, training), items(5))
     assert jax.tree.structure(training) == jax.tree.structure(items(5)[1])
 
 
-def test_nothing_saved_is_nothing_restored(tmp_path):
+def test_without_a_checkpoint_nothing_is_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
     assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["5", "5.1"]
 
 
-def test_all_damaged_is_an_error(folder):
+def test_only_damaged_checkpoints_are_an_error(folder):
     for step in ("2", "4", "5"):
         DAMAGES["meta lost"](folder / step)
     with pytest.raises(RunError, match=r"none of the checkpoints \[5, 4, 2\] .* is readable"):
@@ -203,7 +203,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_model_is_no_damage(folder, other):
+def test_a_checkpoint_of_another_model_is_not_damaged(folder, other):
     before = contents(folder)
     model = {"variables": OTHERS[other](jnp.zeros((4, 2)))}
     checkpoints = Checkpoints(folder)
@@ -218,7 +218,7 @@ def test_another_model_is_no_damage(folder, other):
     assert contents(folder) == before
 
 
-def test_what_is_checked_before_arrays_are_read_moves_nothing(folder):
+def test_a_failed_check_before_reading_moves_no_checkpoint(folder):
     def check(path, meta):
         raise InputError(f"{path.name}: {meta['step']}")
 
@@ -240,7 +240,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_what_the_machine_cannot_read_is_no_damage(folder, monkeypatch, trouble):
+def test_read_errors_of_the_machine_are_not_damage(folder, monkeypatch, trouble):
     def fail(*_, **__):
         raise TROUBLES[trouble]
 
@@ -254,8 +254,8 @@ def test_what_the_machine_cannot_read_is_no_damage(folder, monkeypatch, trouble)
 
 
 FULL = {
-    "told by Python": OSError(28, "No space left on device"),
-    "told by TensorStore": ValueError(
+    "raised by Python": OSError(28, "No space left on device"),
+    "raised by TensorStore": ValueError(
         "RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']"
     ),
     "a quota": OSError(122, "Disk quota exceeded"),
@@ -282,7 +282,7 @@ def test_a_full_disk_leaves_the_others(folder, monkeypatch, full):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_save_that_meets_the_end_of_a_disk(small_disk, capfd):
+def test_a_save_on_a_full_disk(small_disk, capfd):
     checkpoints = Checkpoints(small_disk / "checkpoints")
     save(checkpoints, 1)
     model, training = items(2)
@@ -305,7 +305,7 @@ def test_a_save_that_was_killed_leaves_no_trace(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["2", "5"]
 
 
-def test_a_run_its_folder_and_a_step_are_found(folder, tmp_path):
+def test_find_accepts_a_run_its_checkpoints_folder_and_a_step(folder, tmp_path):
     assert checkpoint.find(folder.parent) == folder / "2"
     assert checkpoint.find(folder) == folder / "2"
     assert checkpoint.find(folder / "4") == folder / "4"
@@ -355,7 +355,7 @@ def test_a_checkpoint_by_itself(tmp_path):
 def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
     def fail(checkpointer, path, **_):
         path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
-        raise FULL["told by TensorStore"]
+        raise FULL["raised by TensorStore"]
 
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     (tmp_path / "other.orbax-checkpoint-tmp").mkdir()
@@ -367,7 +367,7 @@ def test_a_checkpoint_by_itself_on_a_full_disk(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["other.orbax-checkpoint-tmp"]
 
 
-def test_a_part_is_read_to_where_it_belongs(tmp_path):
+def test_a_part_is_read_with_its_sharding(tmp_path):
     path, model = lone(tmp_path)
     split = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
     part = checkpoint.read_part(
@@ -379,7 +379,7 @@ def test_a_part_is_read_to_where_it_belongs(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "shape"), [("c", (3,)), ("b", (4,))])
-def test_a_part_that_is_not_there(tmp_path, name, shape):
+def test_a_missing_part_is_an_error(tmp_path, name, shape):
     path, _ = lone(tmp_path)
     wanted = {"average": {name: jax.ShapeDtypeStruct(shape, np.float32)}}
     with pytest.raises(InputError, match=rf"lone has no average/{name} of shape \[{shape[0]}\]"):

@@ -57,7 +57,7 @@ def photos(tmp_path):
     ("run", "arguments"),
     [(main_command.main, ["--help"]), (predict.main, ["--help"]), (report.main, ["--help"])],
 )
-def test_help_on_a_stdout_of_ascii(monkeypatch, run, arguments):
+def test_help_is_printed_on_an_ascii_stdout(monkeypatch, run, arguments):
     written = ascii_streams(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with contextlib.suppress(SystemExit):  # argparse's
@@ -65,7 +65,7 @@ def test_help_on_a_stdout_of_ascii(monkeypatch, run, arguments):
     assert "\\u" in written("stdout")  # the … of an argument
 
 
-def test_classes_and_paths_on_streams_of_ascii(monkeypatch, tmp_path, photos):
+def test_non_ascii_names_are_printed_on_ascii_streams(monkeypatch, tmp_path, photos):
     written = ascii_streams(monkeypatch)
     config = f"--config={TESTS.parent / 'configs' / 'own_images.py'}"
     arguments = [config, f"--config.data.root={photos}", f"--workdir={tmp_path / 'läufe'}"]
@@ -77,14 +77,14 @@ def test_classes_and_paths_on_streams_of_ascii(monkeypatch, tmp_path, photos):
     assert "\\udce9" in written("stderr")
 
 
-def test_a_workdir_whose_name_is_no_text(command):
+def test_a_workdir_name_that_is_not_utf8(command):
     code, _, err = command(TINY, f"--workdir={UNDECODABLE}")
     assert code == 1
     assert len(err.splitlines()) == 1
     assert f"error: --workdir {UNDECODABLE!r} has the character" in err
 
 
-def test_a_run_in_a_folder_whose_name_is_no_text(command, monkeypatch, tmp_path):
+def test_a_run_in_a_folder_whose_name_is_not_utf8(command, monkeypatch, tmp_path):
     (tmp_path / UNDECODABLE).mkdir()
     monkeypatch.chdir(tmp_path / UNDECODABLE)
     code, _, err = command(TINY)
@@ -140,7 +140,7 @@ def test_flags_of_jax_are_checked(command, argument, words):
         assert word in err
 
 
-def test_a_platform_that_is_not_there(monkeypatch):
+def test_a_missing_platform_is_an_error(monkeypatch):
     def unable():
         raise RuntimeError("Unable to initialize backend 'cuda':\n  none")
 
@@ -178,15 +178,15 @@ def listens(process):
 
 def members(group):
     """The living processes of a group."""
-    found = []
+    processes_of_group = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            state, _, process_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(of) == group and state != "Z":
-            found.append(int(folder.name))
-    return found
+        if int(process_group) == group and state != "Z":
+            processes_of_group.append(int(folder.name))
+    return processes_of_group
 
 
 def wait_for(condition, seconds):
@@ -257,7 +257,7 @@ def test_no_worker_outlives_its_run(tmp_path, number, moment):
         process.communicate()
 
 
-def test_mistakes_of_flags_are_told_in_one_line():
+def test_invalid_flags_are_one_line_errors():
     parser = commands.Parser(prog="command")
     parser.add_argument("--steps", type=commands.whole_number(0))
     assert parser.parse_args(["--steps=0"]).steps == 0
@@ -273,7 +273,7 @@ def test_mistakes_of_flags_are_told_in_one_line():
 
 
 @needs_proc
-def test_where_ctrl_c_is_ignored_it_stays_ignored():
+def test_ctrl_c_stays_ignored_if_the_parent_ignores_it():
     program = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"
         "from cfmlc_jax import cli; cli.end_at_interrupt('interrupted');"
@@ -283,7 +283,7 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored():
     assert (done.returncode, done.stderr) == (7, b"")
 
 
-def test_what_is_to_be_done_before_the_end():
+def test_registered_actions_run_before_the_process_ends():
     program = (
         "import os, signal, time; from cfmlc_jax import cli; cli.end_at_interrupt('no more é');"
         "cli.at_interrupt(lambda: print('swept', flush=True));"

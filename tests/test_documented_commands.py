@@ -108,7 +108,7 @@ def test_commands_are_found():
     COMMANDS,
     ids=[" ".join((program, *words)) for _, _, program, words in COMMANDS],
 )
-def test_a_command_is_understood(monkeypatch, stops_behind_its_flags, path, python, program, words):
+def test_every_documented_command_parses(monkeypatch, stops_behind_its_flags, path, python, program, words):
     monkeypatch.chdir(ROOT)
     if program.endswith(".sh"):
         assert not python
@@ -139,7 +139,7 @@ DATA = [words for _, _, program, words in COMMANDS if program == "scripts/prepar
 
 
 @pytest.mark.parametrize("words", DATA, ids=map(" ".join, DATA))
-def test_what_is_said_of_data_that_is_not_there(monkeypatch, tmp_path, capsys, words):
+def test_prepare_data_reports_missing_data(monkeypatch, tmp_path, capsys, words):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CFMLC_DATA", raising=False)
@@ -149,7 +149,7 @@ def test_what_is_said_of_data_that_is_not_there(monkeypatch, tmp_path, capsys, w
     assert "incomplete" in out
 
 
-def test_weights_of_recipes_are_converted_to_where_they_are_looked_for(monkeypatch):
+def test_recipes_convert_weights_to_their_init_from(monkeypatch):
     """The command in a recipe's docstring names its backbone, and its init_from."""
     monkeypatch.chdir(ROOT)
     recipes = sorted((ROOT / "configs" / "reference").glob("*.py"))
@@ -162,7 +162,7 @@ def test_weights_of_recipes_are_converted_to_where_they_are_looked_for(monkeypat
     assert recipes
 
 
-def test_extras_that_are_to_be_installed_are_there():
+def test_documented_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
         name
@@ -173,7 +173,7 @@ def test_extras_that_are_to_be_installed_are_there():
     assert {"torch", "tfds", "cuda12"} <= named <= extras.keys()
 
 
-def test_fields_that_are_named_are_there():
+def test_documented_fields_exist():
     """Of the configuration, as `--config.views.overlap=0.5` or in a document's `views.overlap=0.5`."""
     fields = configs.flat(configs.to_json(configs.default()))
     sections = "|".join({name.partition(".")[0] for name in fields if "." in name})
@@ -188,7 +188,7 @@ def test_fields_that_are_named_are_there():
     assert unknown == set()
 
 
-def test_what_is_not_run_is_written_down():
+def test_every_line_of_a_code_block_is_tested_or_listed():
     """Lines of documents' code blocks are commands that are understood here, or have a reason.
 
     README's blocks in Python are run by test_python_api.py.

@@ -18,7 +18,7 @@ ADDRESSES = ("gs://bucket/run", "s3://b", "file:///run", "https://host/a.npz", "
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_is_no_path(address):
+def test_addresses_are_refused_as_paths(address):
     for path in (address, Path(address)):
         with pytest.raises(InputError, match=r"--there .* is an address, not a path on this machine"):
             files.place(path, "--there")
@@ -47,7 +47,7 @@ def test_a_path_that_may_not_be_looked_at(monkeypatch):
 
 @settings(max_examples=500)
 @given(st.text(st.characters(codec=None), max_size=300))
-def test_any_text_as_a_path(text):
+def test_any_text_is_a_path_or_refused(text):
     try:
         files.place(text, "--there")
     except InputError as error:
@@ -80,8 +80,8 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
     for name in ("a]", "{b,c}", "lr=0.1, x "):
         checkpoints.write(Path(name), model=model, meta=meta)
         os.rename(name, f"{name}[0]")
-        found = checkpoints.read_model(checkpoints.find(Path(f"{name}[0]")), model)
-        np.testing.assert_array_equal(found["average"]["params"]["w"], np.ones(3))
+        variables = checkpoints.read_model(checkpoints.find(Path(f"{name}[0]")), model)
+        np.testing.assert_array_equal(variables["average"]["params"]["w"], np.ones(3))
 
 
 @pytest.mark.parametrize(

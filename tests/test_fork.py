@@ -106,7 +106,7 @@ def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, so
     np.testing.assert_allclose(logits["patch"], expected, rtol=1e-6)
 
 
-def test_a_pooling_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
+def test_an_unknown_pooling_is_refused_with_the_known_ones(monkeypatch):
     monkeypatch.setitem(patches.POOLINGS, "mean", patches.POOLINGS["pivot"])
     with pytest.raises(InputError, match="'men' is not one of pivot, exclusive, mean; did you mean 'mean'"):
         configs.validate(small(pooling="men"))

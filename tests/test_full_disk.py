@@ -21,7 +21,9 @@ WRITERS = {
     ("number", "way_out"),
     [(errno.ENOSPC, "free space there"), (errno.EDQUOT, "free space there"), (errno.EIO, "fix that")],
 )
-def test_the_old_file_is_kept_and_the_new_one_leaves_nothing(tmp_path, monkeypatch, writer, number, way_out):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_new_one(
+    tmp_path, monkeypatch, writer, number, way_out
+):
     def full(_):
         raise OSError(number, os.strerror(number))
 
@@ -47,7 +49,7 @@ def test_a_folder_that_is_gone(tmp_path, writer):
         write(tmp_path / "nowhere" / "file")
 
 
-def test_what_happens_inside_is_not_the_files_fault(tmp_path):
+def test_other_errors_inside_are_not_reported_as_write_errors(tmp_path):
     with pytest.raises(WriteError, match="other/file cannot"), files.replacing(tmp_path / "file"):
         files.write_text(tmp_path / "other" / "file", "")
     with pytest.raises(ZeroDivisionError), files.replacing(tmp_path / "file"):
@@ -55,7 +57,7 @@ def test_what_happens_inside_is_not_the_files_fault(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_appended_text_is_whole_or_not_there(small_disk):
+def test_text_is_appended_in_full_or_not_at_all(small_disk):
     path = small_disk / "lines"
     files.append_text(path, "first\n")
     with pytest.raises(WriteError, match=r"lines cannot be written \(No space left on device\); free space"):

@@ -42,7 +42,7 @@ def take(folder):
         return json.loads((folder / lock.FILE).read_text())
 
 
-def test_one_at_a_time_and_nothing_left(tmp_path):
+def test_one_holder_at_a_time_and_no_file_remains(tmp_path):
     with lock.held(tmp_path, "training"):
         with pytest.raises(lock.InUseError) as error:
             take(tmp_path)
@@ -56,7 +56,7 @@ def test_one_at_a_time_and_nothing_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_process_gives_it_back(tmp_path):
+def test_a_killed_process_releases_the_lock(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
     with holder:
         assert holder.stdout.readline() == "held\n"
@@ -77,7 +77,7 @@ def test_a_holder_that_was_killed_while_it_signed(tmp_path, text):
     assert take(tmp_path)["pid"] == os.getpid()
 
 
-def test_a_number_that_is_another_process_by_now(tmp_path):
+def test_a_reused_process_id_does_not_hold_the_lock(tmp_path):
     sign(tmp_path, pid=os.getppid())
     assert take(tmp_path)["pid"] == os.getpid()
 
@@ -118,19 +118,19 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     assert take(tmp_path)["pid"] == own["pid"]
 
 
-def test_who_waits_gets_it_next(tmp_path, monkeypatch):
+def test_a_waiting_process_gets_the_lock_next(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SECONDS_BETWEEN_TRIES", 0)
-    first, told = lock.held(tmp_path, "evaluating"), []
+    first, messages = lock.held(tmp_path, "evaluating"), []
 
     def wait(text):
-        told.append(text)
-        if len(told) == 3:
+        messages.append(text)
+        if len(messages) == 3:
             first.__exit__(None, None, None)
 
     first.__enter__()
     with lock.held(tmp_path, "evaluating", wait=wait):
-        assert len(told) == 3
-    assert "(evaluating since" in told[0]
+        assert len(messages) == 3
+    assert "(evaluating since" in messages[0]
 
 
 def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):
@@ -142,7 +142,7 @@ def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):
     assert (tmp_path / lock.FILE).exists()
 
 
-def test_a_place_that_cannot_be_locked(tmp_path):
+def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=r"file/\.lock cannot be written \(Not a directory\)"):
         take(tmp_path / "file")

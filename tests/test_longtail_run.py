@@ -71,15 +71,17 @@ def arrays(workdir, item="model"):
 
 def test_a_run_has_accuracies_effects_and_a_report(trained):
     workdir = trained()
-    of = results(workdir)["test"]["average"]
-    assert set(of["metrics"]) == {"whole", "tde_feature_0.5", "tde_feature_1", "tde_feature_1.5"}
+    average = results(workdir)["test"]["average"]
+    assert set(average["metrics"]) == {"whole", "tde_feature_0.5", "tde_feature_1", "tde_feature_1.5"}
     with np.load(workdir / "report" / "scores_test_average.npz") as scores:
         scores = dict(scores)
     effect = scores["combined"] - 1.5 * scores["null_feature"]
     expected = shots.shots(effect.argmax(axis=1), scores["labels"].argmax(axis=1), COUNTS)
-    assert of["metrics"]["tde_feature_1.5"] == pytest.approx(expected, nan_ok=True)
-    assert of["rule_of_thumb"]["alpha"] == pytest.approx(1 / of["rule_of_thumb"]["mean_cosine"], rel=1e-3)
-    assert of["rule_of_thumb"]["alpha"] > 1
+    assert average["metrics"]["tde_feature_1.5"] == pytest.approx(expected, nan_ok=True)
+    assert average["rule_of_thumb"]["alpha"] == pytest.approx(
+        1 / average["rule_of_thumb"]["mean_cosine"], rel=1e-3
+    )
+    assert average["rule_of_thumb"]["alpha"] > 1
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     for words in (
         "Accuracy by strength of the effect against the mean feature",
@@ -87,7 +89,7 @@ def test_a_run_has_accuracies_effects_and_a_report(trained):
         "few shots",
     ):
         assert words in page
-    for words in ("Context", "Precision, recall", "Where it looks"):
+    for words in ("Context", "Precision, recall", "Where the model looks"):
         assert words not in page
     table = (workdir / "report" / "per_class_test_average.csv").read_text().splitlines()
     assert [int(line.split(",")[1]) for line in table[1:]] == COUNTS
@@ -137,7 +139,7 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
     assert effect["probability"] != one["probability"]
 
 
-def test_a_killed_run_ends_as_one_that_never_was(trained, command, tmp_path, monkeypatch):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(trained, command, tmp_path, monkeypatch):
     requested, asked = hooks.Preemption.requested, itertools.count(1)
     monkeypatch.setattr(hooks.Preemption, "requested", lambda self: next(asked) == STEPS // 2 - 1)
     arguments = (config("plain"), *SMALL, f"--workdir={tmp_path / 'run'}")
@@ -176,7 +178,7 @@ def test_the_second_stage_trains_scales_only(trained, command, tmp_path):
     assert [line["step"] for line in lines if "epoch" in line] == [15, 30]
 
 
-def test_weights_of_even_length_need_no_training(trained, command, tmp_path):
+def test_tau_norm_needs_no_training(trained, command, tmp_path):
     code, _, err = command(
         "--mode=evaluate", f"--checkpoint={trained('plain')}", config("tau"), *SMALL, "--workdir=run"
     )
@@ -242,7 +244,7 @@ CIFAR = ("--config.data.source=cifar10_lt", "--config.data.root=data")
         ("a damaged archive", CIFAR, ["cifar-10-python.tar.gz", "bytes"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(command, tmp_path, prepare, arguments, words):
+def test_a_user_error_is_one_line(command, tmp_path, prepare, arguments, words):
     if prepare:
         PREPARATIONS[prepare](tmp_path / "data")
     code, _, err = command(config(), *SMALL, *arguments)

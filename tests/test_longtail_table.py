@@ -9,9 +9,11 @@ def write_results(script, workdir, variant, seed, top1):
     """Results in which few is a tenth of top1: split -> alpha -> percent, 0 for no effect."""
     results = {}
     for split, by_alpha in top1.items():
-        found = {"whole": by_alpha[0.0]}
-        found |= {f"tde_feature_{alpha:g}": by_alpha[alpha] for alpha in script.ALPHAS}
-        metrics = {name: {"top1": x, "many": x, "medium": x, "few": x / 10} for name, x in found.items()}
+        predictions = {"whole": by_alpha[0.0]}
+        predictions |= {f"tde_feature_{alpha:g}": by_alpha[alpha] for alpha in script.ALPHAS}
+        metrics = {
+            name: {"top1": x, "many": x, "medium": x, "few": x / 10} for name, x in predictions.items()
+        }
         results[split] = {"average": {"metrics": metrics}}
     report = workdir / f"{variant}-{seed}" / "report"
     report.mkdir(parents=True)

@@ -102,7 +102,7 @@ def assert_error(result, *words):
         ),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(command, tmp_path, arguments, words):
+def test_a_user_error_is_one_line(command, tmp_path, arguments, words):
     assert_error(command(*arguments), *words)
     # What cannot be trained leaves no folder behind.
     assert list(tmp_path.iterdir()) == []
@@ -143,7 +143,7 @@ def test_a_configuration_file_that_raises(command, tmp_path, text, words):
     assert_error(command("--config=mine.py"), *words)
 
 
-def test_a_configuration_file_that_is_none(command, tmp_path):
+def test_a_file_that_is_not_a_configuration(command, tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(:\n")
     assert_error(command("--config=broken.py"), "--config cannot be read", "broken.py, line 1")
     (tmp_path / "empty.py").write_text("")
@@ -186,7 +186,7 @@ def test_a_failed_start_leaves_what_was_there_before(command, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "log.txt"}
 
 
-def test_a_run_of_few_steps_is_logged_and_resumed_by_another_name_of_its_start(command, tmp_path):
+def test_a_short_run_is_logged_and_resumes_if_init_from_is_spelled_differently(command, tmp_path):
     """Two steps an epoch and a log every 50; `init_from` relative, then absolute."""
     write_start(tmp_path / "start")
     flags = (TINY, *SHORT, "--config.optim.sgd.momentum=0.5", "--workdir=run")
@@ -333,7 +333,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     (tmp_path / "elsewhere" / "report").mkdir(parents=True)
     with lock.held(tmp_path / "elsewhere" / "report", "evaluating"):
         assert_error(command(*arguments), "elsewhere/report is in use", "evaluating")
-    # A training that goes on there is not in the way.
+    # A training that runs in the workdir does not matter.
     with lock.held(tmp_path / "elsewhere", "training"):
         code, out, err = command(*arguments)
     assert code == 0, err
@@ -352,7 +352,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     )
 
 
-def test_a_run_does_not_go_on_with_other_data(command, own_images, tmp_path, monkeypatch):
+def test_a_run_does_not_resume_with_other_data(command, own_images, tmp_path, monkeypatch):
     monkeypatch.setattr(hooks.Preemption, "requested", lambda self: True)  # a step a run will do
     (own_images / "classes.txt").write_text("cat\ndog\n")
     arguments = (TABLE, *FAST, "--workdir=run")

@@ -58,11 +58,11 @@ def start(*whats):
 
 def ends(started):
     """Exit code and stderr of each."""
-    found = []
+    results = []
     for process in started:
         _, err = process.communicate(timeout=120)
-        found.append((process.returncode, err))
-    return found
+        results.append((process.returncode, err))
+    return results
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def ends(started):
         ),
     ],
 )
-def test_all_end_with_the_one_that_fails(whats, expected):
+def test_all_processes_end_if_one_fails(whats, expected):
     assert ends(start(*whats)) == expected
 
 
-def test_what_all_have_to_say_is_said_once():
+def test_messages_of_all_processes_are_printed_once():
     (code, err), (other, more) = ends(start("fails", "fails"))
     assert (code, other) == (1, 1)
     lines = (err + more).splitlines()
-    # Whoever is told before it fails itself names the other.
+    # A process that hears of the failure before it fails itself names the other process.
     assert {line.removeprefix("error: ").rpartition(" failed: ")[2] for line in lines} == {"a.jpg: is broken"}
     assert "error: a.jpg: is broken" in lines
 
@@ -96,14 +96,14 @@ def test_a_defect_keeps_its_traceback_and_ends_all():
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_end_when_one_is_killed(victim):
+def test_all_processes_end_if_one_is_killed(victim):
     started = start("waits", "waits")
     for process in started:
         assert process.stdout.readline() == "joined\n"
     started[victim].send_signal(signal.SIGKILL)
-    found = ends(started)
-    assert found[victim] == (-signal.SIGKILL, "")
-    code, err = found[1 - victim]
+    results = ends(started)
+    assert results[victim] == (-signal.SIGKILL, "")
+    code, err = results[1 - victim]
     assert code == 1
     assert err.startswith(f"error: process {victim} is gone (")
     assert len(err.splitlines()) == 1
@@ -128,7 +128,7 @@ def test_the_others_end_when_one_is_killed(victim):
         (("", 2, 0), "is not host:port"),
     ],
 )
-def test_flags_that_do_not_fit(flags, words):
+def test_inconsistent_flags_are_refused(flags, words):
     with pytest.raises(InputError, match=words):
         processes.join(*flags)
 

@@ -113,7 +113,7 @@ def test_importing_the_package_imports_nothing_else():
     assert done.stdout == "[] ['jax']\n"
 
 
-def test_names_are_there_and_others_are_not():
+def test_the_package_exports_its_names_and_no_others():
     assert set(cfmlc_jax.__all__) <= set(dir(cfmlc_jax))
     for name in cfmlc_jax.__all__:
         assert inspect.getdoc(getattr(cfmlc_jax, name))
@@ -130,7 +130,7 @@ def same(one, other):
     np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
-def test_images_of_every_kind(classifier, tmp_path):
+def test_images_can_be_paths_bytes_pictures_or_arrays(classifier, tmp_path):
     image = picture()
     image.save(tmp_path / "a.png")
     pixels = np.asarray(image)
@@ -149,7 +149,7 @@ def test_images_of_every_kind(classifier, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])
-def test_pillow_images_are_turned_as_their_files(classifier, form):
+def test_pillow_images_are_rotated_by_exif_like_files(classifier, form):
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(picture(), form, exif=exif)
@@ -158,7 +158,7 @@ def test_pillow_images_are_turned_as_their_files(classifier, form):
     assert of_file.boxes[:, [0, 2]].max() == SIZE[1]
 
 
-def test_more_images_than_a_batch_keep_their_order(classifier):
+def test_several_batches_keep_the_order_of_images(classifier):
     pictures = [picture(i) for i in range(19)]
     together = classifier.predict(pictures)
     assert len(together) == 19
@@ -186,7 +186,7 @@ def test_what_is_predicted(classifier):
     assert pivot.weight == pytest.approx(prediction.patch_weights[patch, 3])
 
 
-def test_mistakes_are_named(classifier, tmp_path):
+def test_invalid_arguments_are_named(classifier, tmp_path):
     for images, message in (
         ([picture(), tmp_path / "no.jpg"], r"no\.jpg: cannot be read"),
         ([picture(), b"text"], r"images\[1\]: 4 bytes that are not an image"),
@@ -212,8 +212,8 @@ def test_a_model_takes_what_it_gives(rng):
     assert outputs.whole.shape == outputs.attention.shape == outputs.score.shape == (2, 5, 7)
     state_dict = cfmlc_jax.to_torch("resnet_small", variables)
     wrapped = {f"module.{key}": array for key, array in state_dict.items()}
-    for given in (state_dict, wrapped):
-        back = cfmlc_jax.from_torch("resnet_small", given)
+    for weights in (state_dict, wrapped):
+        back = cfmlc_jax.from_torch("resnet_small", weights)
         jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(variables))
 
 
@@ -240,7 +240,7 @@ def test_generators_and_critics(rng, name):
         np.testing.assert_array_equal(back[key], array)
 
 
-def test_what_does_not_fit_is_named():
+def test_mismatched_weights_are_named():
     with pytest.raises(
         InputError, match=r"model 'cgn_mnst' is not one of resnet18, .*did you mean 'cgn_mnist'"
     ):

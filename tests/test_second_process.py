@@ -45,7 +45,7 @@ def saved(tmp_path):
     return folder
 
 
-def test_the_first_ranks_checkpoints_and_removes_the_old(saved, second):
+def test_only_process_0_ranks_and_removes_checkpoints(saved, second):
     before = contents(saved)
     second()
     checkpoints = Checkpoints(saved)
@@ -57,7 +57,7 @@ def test_the_first_ranks_checkpoints_and_removes_the_old(saved, second):
     assert checkpoints.latest_step() == 4
 
 
-def test_the_first_sets_damaged_checkpoints_aside(saved, second):
+def test_only_process_0_sets_damaged_checkpoints_aside(saved, second):
     for step in "1234":
         (saved / step / "meta" / "metadata").write_text("broken")
     before = contents(saved.parent)
@@ -70,7 +70,7 @@ def test_the_first_sets_damaged_checkpoints_aside(saved, second):
     assert contents(saved.parent) == before
 
 
-def test_the_first_claims_the_workdir_and_takes_the_locks(tmp_path, second, capsys):
+def test_only_process_0_claims_and_locks_the_workdir(tmp_path, second, capsys):
     # As it would be in use by the first.
     with lock.held(tmp_path, "training"):
         before = contents(tmp_path)
@@ -83,7 +83,7 @@ def test_the_first_claims_the_workdir_and_takes_the_locks(tmp_path, second, caps
     assert capsys.readouterr().out == ""
 
 
-def test_the_first_takes_a_failed_start_away(tmp_path, second):
+def test_only_process_0_removes_a_failed_start(tmp_path, second):
     (tmp_path / "report").mkdir()
     for name in ("metrics.jsonl", "config.json", lock.FILE):
         (tmp_path / name).write_text("")
@@ -131,7 +131,9 @@ OPENED = SimpleNamespace(
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_the_first_writes_the_evaluation_of_a_checkpoint(tmp_path, monkeypatch, evaluated, second, process):
+def test_only_process_0_writes_the_evaluation_of_a_checkpoint(
+    tmp_path, monkeypatch, evaluated, second, process
+):
     OPENED.path = tmp_path / "7"
     monkeypatch.setattr(evaluate.opening, "open", lambda path, config: OPENED)
     monkeypatch.setattr(evaluate.configs, "require_splits", lambda data: None)
@@ -163,7 +165,7 @@ class EndedRun:
 
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize(("which", "step"), [("best", "4"), ("last", "8")])
-def test_the_first_writes_the_evaluation_after_training(
+def test_only_process_0_writes_the_evaluation_after_training(
     tmp_path, monkeypatch, evaluated, second, process, which, step
 ):
     training = SimpleNamespace(

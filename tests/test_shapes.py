@@ -34,7 +34,7 @@ def test_letters_numbers_and_any_axes_fit():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(shapes, message):
+def test_mismatched_shapes_are_refused(shapes, message):
     with pytest.raises(ValueError, match=message):
         everything(*(np.zeros(shape) for shape in shapes))
 
@@ -71,7 +71,7 @@ def test_traced_arrays_and_lists_are_taken():
         (metrics.precision_recall, [(5, 4), (5, 1)], "labels"),
     ],
 )
-def test_each_room_refuses_what_would_be_broadcast(function, shapes, argument):
+def test_functions_of_each_room_refuse_silent_broadcasting(function, shapes, argument):
     arrays = [jnp.zeros(shape) for shape in shapes]
     extra = [2] if function is views.without_one else []
     with pytest.raises(ValueError, match=rf"^{function.__name__}: {argument} has shape"):

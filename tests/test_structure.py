@@ -69,11 +69,11 @@ def test_commands_are_not_imported():
 
 def test_pure_rooms_have_no_effects():
     effects = {"logging", "sys", "pathlib", "time", "orbax", "grain", "ml_collections", "absl"}
-    found = [
+    impure = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path, room in files()
         if room in PURE
         for name in imports(path)
         if name.split(".")[0] in effects
     ]
-    assert found == []
+    assert impure == []

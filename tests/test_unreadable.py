@@ -37,7 +37,7 @@ def photos(tmp_path):
     return root
 
 
-def test_a_run_names_and_leaves_out_what_cannot_be_read(command, photos):
+def test_a_run_reports_and_skips_unreadable_images(command, photos):
     arguments = [CONFIG, f"--config.data.root={photos}", "--workdir=run", *SMALL]
     code, out, err = command(*arguments, "--config.data.on_error=skip")
     assert code == 0, err
@@ -77,7 +77,7 @@ class Broken:
         }
 
 
-def test_each_image_is_named_once():
+def test_each_unreadable_image_is_reported_once():
     unreadable = Unreadable(Broken(), ToViews(size=8))
     assert unreadable.report() == []
     unreadable.add(np.array([-1, 2, -1, 0], np.int32))
@@ -92,7 +92,7 @@ def test_each_image_is_named_once():
     ]
 
 
-def test_what_to_do_about_them_is_checked_and_may_change_in_a_run():
+def test_on_error_is_checked_and_may_change_when_a_run_resumes():
     config = configs.default()
     config.data.on_error = "ignore"
     with pytest.raises(InputError, match=r"config.data.on_error 'ignore' is not one of stop, skip"):

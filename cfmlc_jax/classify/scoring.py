@@ -32,8 +32,8 @@ def compiled_scores(
     - "whole", "patch", "combined": factual logits [b, k] (`pat.predict`).
     - "shape", "texture", "background", "shape_texture", for an invariant classifier: logits [b, k] of its heads
       (`invariant.head_logits`).
-    - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "whole" and "pivot"
-      (`pat.counterfactuals`), "feature" (`deconfound.counterfactual`).
+    - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "feature" by
+      `deconfound.counterfactual`, all others by `pat.counterfactuals`.
     - "attention", if there are patches: logits [b, p, k] whose softmax over patches is the weight of each patch
       in a class's evidence.
     - "cosine", for the kind "feature": [b], of the features with the mean feature.
@@ -51,7 +51,7 @@ def compiled_scores(
         if evidence is not None:
             logits["attention"] = pooling.focus(*evidence)
         nulls = {}
-        if {"whole", "pivot"} & set(kinds):
+        if set(kinds) - {"feature"}:
             blank = effects.null_images(views[:, 0], null, mean_colour)
             nulls = pat.counterfactuals(
                 apply, views, outputs, blank, kinds, patching=patching, pooling=pooling

@@ -338,7 +338,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("patches.branches",), config.method == "pat_t"),
         *uses_of("model", {name: each.sections for name, each in catalogue.HEADS.items()}, head),
         *uses_of("loss", {name: tuple(each.options) for name, each in LOSSES.items()}, config.loss.name),
-        Use(("effect.null",), bool({"whole", "pivot"} & set(config.effect.kinds))),
+        Use(("effect.null",), bool(set(config.effect.kinds) - {"feature"})),
         Use(("effect.alphas",), bool(config.effect.kinds)),
     ]
 

@@ -162,7 +162,7 @@ def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
     """One chart per effect, with a line for the accuracy over all images and one per shot group."""
     return [
         Chart(
-            f"Accuracy by strength of the effect against {_COUNTERFACTUALS[each]}",
+            f"Accuracy by strength of the effect against {_COUNTERFACTUALS.get(each, each)}",
             "accuracy, %",
             [
                 Line(TITLES[metric], colour, each, metric, dash)

@@ -48,7 +48,7 @@ def test_blur_keeps_a_constant_image_and_removes_detail(rng):
 
 
 @pytest.mark.parametrize(("kind", "match"), [("black", "not one of"), ("mean", "mean colour")])
-def test_null_kinds_that_cannot_be(kind, match):
+def test_invalid_null_kinds_are_refused(kind, match):
     with pytest.raises(ValueError, match=match):
         effects.null_images(jnp.zeros((1, 4, 4, 3)), kind)
 

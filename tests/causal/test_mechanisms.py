@@ -28,10 +28,10 @@ def test_shuffling_is_a_crop_of_tiles_and_a_roll(rng):
     textures = rng.normal(size=(4, 8, 8, 3)).astype(np.float32)
     offsets = np.array([[0, 0], [8, 0], [3, 7], [8, 8]])
     shuffled = mechanisms.shuffle(jnp.asarray(textures), offsets)
-    for texture, (row, column), found in zip(textures, offsets, shuffled):
+    for texture, (row, column), actual in zip(textures, offsets, shuffled):
         tiled = np.tile(texture, (2, 2, 1))
-        np.testing.assert_array_equal(found, tiled[row : row + 8, column : column + 8])
-        np.testing.assert_array_equal(found, np.roll(texture, (-row, -column), axis=(0, 1)))
+        np.testing.assert_array_equal(actual, tiled[row : row + 8, column : column + 8])
+        np.testing.assert_array_equal(actual, np.roll(texture, (-row, -column), axis=(0, 1)))
 
 
 def test_shuffling_hands_every_pixel_its_gradient(rng):
@@ -41,7 +41,7 @@ def test_shuffling_hands_every_pixel_its_gradient(rng):
     np.testing.assert_array_equal(gradient, mechanisms.shuffle(jnp.asarray(weights), -offsets))
 
 
-def test_offset_nothing_is_twice_as_likely():
+def test_an_offset_of_zero_is_twice_as_likely():
     offsets = mechanisms.draw_offsets(jax.random.key(0), 40_000, 4)
     assert offsets.shape == (40_000, 2)
     shares = np.bincount(np.asarray(offsets).ravel() % 4) / offsets.size

@@ -91,12 +91,12 @@ def test_exclusive_evidence_is_the_noisy_or_in_float64(rng):
     evidence = -np.log1p(-share).sum(axis=1)
     moderate = evidence < 5  # beyond, float32 has few digits of what shares of almost 1 leave over
     expected = np.log(np.expm1(evidence))
-    found = np.asarray(patches.exclusive_logits(jnp.asarray(scores, jnp.float32)))
+    actual = np.asarray(patches.exclusive_logits(jnp.asarray(scores, jnp.float32)))
     assert moderate.mean() > 0.5
-    np.testing.assert_allclose(found[moderate], expected[moderate], rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(actual[moderate], expected[moderate], rtol=2e-4, atol=2e-4)
 
 
-def test_a_patch_that_is_explained_vouches_for_no_other_class():
+def test_a_patch_of_one_class_is_no_evidence_for_another():
     scores = jnp.array([[[2.0, 2.0]]])
     explained = scores.at[0, 0, 1].add(5.0)
     before, after = patches.exclusive_logits(scores)[0], patches.exclusive_logits(explained)[0]

@@ -7,14 +7,14 @@ import pytest
 from cfmlc_jax.causal import views
 
 
-def test_cells_run_column_by_column():
+def test_patches_are_numbered_column_by_column():
     assert views.patch_boxes(8, 2) == [(0, 0, 4, 4), (0, 4, 4, 8), (4, 0, 8, 4), (4, 4, 8, 8)]
 
 
 @pytest.mark.parametrize(
     ("size", "grid", "overlap"), [(112, 3, 0.0), (448, 4, 0.0), (64, 2, 0.5), (96, 3, 0.25)]
 )
-def test_cells_are_equal_squares_inside_the_image(size, grid, overlap):
+def test_patches_are_equal_squares_inside_the_image(size, grid, overlap):
     boxes = views.patch_boxes(size, grid, overlap)
     assert len(boxes) == grid**2
     assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes}) == 1
@@ -28,7 +28,7 @@ def test_overlap_is_the_shared_fraction_and_reaches_the_edges():
 
 
 @pytest.mark.parametrize(("size", "grid", "overlap"), [(8, 1, 0), (8, 2, 1.0), (8, 2, -0.1), (3, 4, 0)])
-def test_cells_that_cannot_be(size, grid, overlap):
+def test_invalid_grids_are_refused(size, grid, overlap):
     with pytest.raises(ValueError, match=r"grid|overlap"):
         views.patch_boxes(size, grid, overlap)
 
@@ -47,7 +47,7 @@ def test_split_enlarges_bilinearly():
     np.testing.assert_allclose(patch[3, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], rtol=1e-6)
 
 
-def test_split_wants_squares():
+def test_split_refuses_images_that_are_not_square():
     with pytest.raises(ValueError, match="not square"):
         views.split(jnp.zeros((1, 4, 6, 3)), 2, size=4)
 
@@ -72,7 +72,7 @@ def test_no_grid_at_all():
 
 
 @pytest.mark.parametrize("grid", [2, (2,), (2, 3), (4, 2)])
-def test_position_leads_back_to_the_cell(grid):
+def test_position_inverts_the_number_of_a_patch(grid):
     for patch, (left, top, right, _) in enumerate(views.patch_boxes(24, grid)):
         along, column, row = views.position(patch, grid)
         side = 24 // along
@@ -124,14 +124,14 @@ def test_a_removed_patch_is_in_no_other(grid, overlap, rng):
         other = images.at[:, y0:y1, x0:x1].set(jnp.asarray(rng.random((2, y1 - y0, x1 - x0, 3)), jnp.float32))
         before = views.split(images, grid, overlap=overlap, size=size)
         number = jnp.array([patch, -1])
-        found, of_other = (
+        actual, of_other = (
             views.without_one(
                 views.split(x, grid, overlap=overlap, size=size), null_patches, number, grid, overlap=overlap
             )
             for x in (images, other)
         )
-        np.testing.assert_array_equal(found[0], of_other[0])
-        np.testing.assert_array_equal(found[0, patch], null_patches[0, patch])
+        np.testing.assert_array_equal(actual[0], of_other[0])
+        np.testing.assert_array_equal(actual[0, patch], null_patches[0, patch])
         apart = sorted(set(range(len(boxes))) - {patch} - set(views.neighbours(size, grid, overlap)[patch]))
-        np.testing.assert_array_equal(found[0, apart], before[0, apart])
-        np.testing.assert_array_equal(found[1], before[1])
+        np.testing.assert_array_equal(actual[0, apart], before[0, apart])
+        np.testing.assert_array_equal(actual[1], before[1])

@@ -50,7 +50,7 @@ class Shelf:
 
 
 @pytest.mark.parametrize(("kind", "always"), [("JPEG", False), ("PNG", False), ("TIFF", True)])
-def test_boxes_do_not_turn(kind, always):
+def test_boxes_are_not_rotated_by_exif(kind, always):
     """Also not those of TIFF images, which are rotated without the option too."""
     source = Shelf([picture(orientation, kind) for orientation in (0, 1, 6, 9)])
     for exif in (False, True):
@@ -61,7 +61,7 @@ def test_boxes_do_not_turn(kind, always):
         assert boxes.sizes.tolist() == [[6, 4]] * 4
 
 
-def test_boxes_of_pictures_that_turn_are_left_out():
+def test_boxes_of_images_rotated_by_exif_are_left_out():
     pictures = [picture(1, "JPEG", (40, 20)), picture(6, "JPEG", (40, 20))]
     source = Shelf(pictures, boxes=[[1, 2, 2, 2]] * 2, classes=[5, 5])
     as_stored = boxes_of(source, threads=2, exif=False)

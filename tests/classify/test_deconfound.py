@@ -71,7 +71,7 @@ def test_scoring_leaves_the_mean_feature(rng):
 
 
 @pytest.mark.parametrize(("with_patches", "share"), [(False, 1.0), (True, 0.5)])
-def test_patches_owe_nothing_to_the_mean_feature(with_patches, share):
+def test_patches_do_not_change_the_mean_feature(with_patches, share):
     along = jnp.arange(6.0).reshape(2, 1, 3)
     outputs = Outputs(None, None, None, None, {}, along)
     np.testing.assert_allclose(counterfactual(outputs, with_patches=with_patches), share * along[:, 0])

@@ -96,18 +96,18 @@ def evidence(workdir):
 
 
 def test_intervals(average, scores):
-    of = average["intervals"]["predictions"]
+    intervals = average["intervals"]["predictions"]
     for definition in ("sklearn", "voc"):
         value = mean_average_precision(scores["combined"], scores["labels"], definition)
-        low, high = of["combined"][f"mAP_{definition}"]
+        low, high = intervals["combined"][f"mAP_{definition}"]
         assert low < high
-        gain, gain_low, gain_high = of["combined"][f"gain_{definition}"]
+        gain, gain_low, gain_high = intervals["combined"][f"gain_{definition}"]
         whole = mean_average_precision(scores["whole"], scores["labels"], definition)
         assert gain == pytest.approx(value - whole)
         assert gain_low <= gain_high
-        assert of["whole"][f"gain_{definition}"] == [0, 0, 0]
+        assert intervals["whole"][f"gain_{definition}"] == [0, 0, 0]
     # The generator's first draws are for the first definition.
-    low, high = of["whole"]["mAP_sklearn"]
+    low, high = intervals["whole"]["mAP_sklearn"]
     again = mean_average_precision_interval(
         scores["whole"], scores["labels"], "sklearn", generator=np.random.default_rng(0), resamples=200
     )
@@ -124,22 +124,22 @@ def test_context_is_over_the_strongest_pairs_of_training(average, scores, eviden
     assert np.array_equal(evidence.training.counts, cooccurrence.counts(train.labels))
     effect = scores["combined"] - 0.5 * scores["null_pivot"]
     for name, logits in (("whole", scores["whole"]), ("tde_pivot_0.5", effect)):
-        of = average["context"]["predictions"][name]
+        use = average["context"]["predictions"][name]
         excess = cooccurrence.false_positive_rates(probabilities(logits), scores["labels"], 0.5).excess
         by_pair = excess[tuple(pairs.T)]
-        np.testing.assert_allclose(of["by_pair"], 100 * by_pair)
-        assert of["excess_fpr"][0] == pytest.approx(100 * np.nanmean(by_pair))
-        assert of["undefined"] == np.isnan(by_pair).sum()
+        np.testing.assert_allclose(use["by_pair"], 100 * by_pair)
+        assert use["excess_fpr"][0] == pytest.approx(100 * np.nanmean(by_pair))
+        assert use["undefined"] == np.isnan(by_pair).sum()
         auc = mean_context_auc(
             logits, scores["labels"], pairs, generator=np.random.default_rng(0), resamples=1
         )
-        assert of["context_auc"][0] == pytest.approx(100 * auc.value)
+        assert use["context_auc"][0] == pytest.approx(100 * auc.value)
 
 
 def test_equal_rankings_have_equal_intervals(average):
-    of = average["context"]["predictions"]
+    uses = average["context"]["predictions"]
     # The null "mean" is the same for all images: it shifts logits, and AUC depends on ranks only.
-    assert of["tde_whole_0.5"]["context_auc"] == pytest.approx(of["combined"]["context_auc"], nan_ok=True)
+    assert uses["tde_whole_0.5"]["context_auc"] == pytest.approx(uses["combined"]["context_auc"], nan_ok=True)
 
 
 def test_localisation(average, scores):
@@ -155,12 +155,12 @@ def test_localisation(average, scores):
         patch_boxes=patch_boxes(32, 2),
     )
     rates = localization.rates(pairs)
-    of = average["localization"]
-    assert of["all"]["hit"] == pytest.approx(100 * rates.hit)
-    assert of["all"]["pairs"] == source.labels.sum()
-    assert sum(by["pairs"] for by in of["by_size"].values()) == rates.pairs
-    assert list(of["by_class"]) == list(source.class_names)
-    assert of["relative"] is True
+    located = average["localization"]
+    assert located["all"]["hit"] == pytest.approx(100 * rates.hit)
+    assert located["all"]["pairs"] == source.labels.sum()
+    assert sum(by["pairs"] for by in located["by_size"].values()) == rates.pairs
+    assert list(located["by_class"]) == list(source.class_names)
+    assert located["relative"] is True
 
 
 def test_examples_are_the_best_and_the_worst(scores, evidence):
@@ -194,7 +194,7 @@ def test_tables_have_context_and_pivots(workdir, average):
         assert words in text
 
 
-def test_the_report_can_be_made_of_it(workdir):
+def test_the_report_is_made_from_the_files_of_an_evaluation(workdir):
     text = page.write(workdir).read_text(encoding="utf-8")
     assert "Best and worst images" in text
     assert text.count("data:image/jpeg") == 6
@@ -287,7 +287,7 @@ def test_boxes_that_are_left_out_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize(("branches", "branch"), [("self", "score"), ("none", "whole")])
-def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
+def test_evaluation_with_fewer_branches_than_were_trained(tmp_path, branches, branch):
     """Evaluation with one branch gives the scores of a training with two equal branches."""
     trained = tiny("pat_t")
     trained.unlock()
@@ -310,7 +310,7 @@ def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
         wanted.patches.branches = "self"
     else:
         wanted.method = "pat_i"
-    of = {}
+    metrics = {}
     for name, path, config in (
         ("fewer", "trained", wanted), ("twice", "twice", None), ("as it was", "trained", None)
     ):  # fmt: skip
@@ -318,6 +318,6 @@ def test_fewer_branches_than_were_trained(tmp_path, branches, branch):
         results = evaluate.evaluate_checkpoint(
             tmp_path / f"{path}.ckpt", config, tmp_path / name, lambda line: None
         )
-        of[name] = results[SPLIT].measures["average"].metrics
-    assert of["fewer"] == of["twice"]
-    assert of["fewer"][PATCH] != of["as it was"][PATCH]
+        metrics[name] = results[SPLIT].measures["average"].metrics
+    assert metrics["fewer"] == metrics["twice"]
+    assert metrics["fewer"][PATCH] != metrics["as it was"][PATCH]

@@ -28,7 +28,7 @@ def results_of(rng, *, without):
     return results, {prediction.name: values for prediction, values in expected.items()}
 
 
-def test_classes_without_a_positive_are_noted_beside_the_map_that_they_lower(rng):
+def test_a_note_counts_classes_without_positives_that_lower_map(rng):
     lowered, expected = results_of(rng, without=2)
     plain, _ = results_of(rng, without=0)
     text = MultiLabel(None).summary({"val": lowered, "test": plain})

@@ -70,7 +70,7 @@ def host(tree):
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 4)])
-def test_eight_devices_do_the_step_of_one(rng, devices, fsdp):
+def test_a_step_on_eight_devices_equals_one_device(rng, devices, fsdp):
     batch = batch_of(rng)
     one, many = run_of(), run_of(devices, fsdp)
     before = host(one.variables)
@@ -84,7 +84,7 @@ def test_eight_devices_do_the_step_of_one(rng, devices, fsdp):
         np.testing.assert_allclose(ours - start, theirs - start, rtol=1e-5, atol=1e-5)
 
 
-def test_parameters_are_born_split_over_fsdp():
+def test_parameters_are_created_sharded_over_fsdp():
     run = run_of(8, 4)
     kernel = run.variables["params"]["backbone"]["layer2_0"]["conv2"]["kernel"]
     assert kernel.shape == (3, 3, 16, 16)
@@ -288,7 +288,7 @@ def test_pivot_counterfactual_is_that_of_patches_cut_anew(rng, grids, overlap, p
 @pytest.mark.parametrize(
     ("grids", "overlap", "place"), [((2,), 0.25, 11), ((2,), 0.5, 11), ((2, 3), 0.0, 3), ((2, 3), 0.25, 2)]
 )
-def test_nothing_of_the_target_is_left_in_patches_of_the_host(grids, overlap, place):
+def test_pivot_removal_leaves_nothing_of_the_target_in_host_patches(grids, overlap, place):
     """A red square is in several patches, of one or two scales: without the pivot its evidence is that of black."""
     square = slice(place, place + 2)
     images = jnp.zeros((1, 24, 24, 3)).at[:, square, square, 0].set(1.0).at[:, 20:22, 20:22, 1].set(1.0)
@@ -306,7 +306,7 @@ def masked(seed, views, patching, **options):
     return pat.mask_patches(jax.random.key(seed), views, patching=patching, **options)
 
 
-def test_nothing_of_the_target_is_left_in_patches_at_training(rng):
+def test_masking_in_training_leaves_nothing_of_the_target_in_patches(rng):
     """A fraction of the images loses a patch; neighbouring patches show the null in its box too."""
     images = jnp.zeros((32, 24, 24, 3)).at[:, 11:13, 11:13].set(1.0)
     patching = HostViews((2,), 0.5)
@@ -362,7 +362,7 @@ def frozen_step(backbone, patterns, size=SIZE):
     [(TINY_RESNET, resnet.FROZEN, False), (TINY_TRESNET, tresnet.FROZEN, True)],
     ids=["resnet", "tresnet"],
 )
-def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, statistics_move):
+def test_frozen_parameters_of_query2label_stay_bit_identical(rng, backbone, patterns, statistics_move):
     """No gradient and no decay; norm layers that are not frozen still update their statistics."""
     run = frozen_step(backbone, patterns)
     before = host(run.variables)
@@ -377,7 +377,7 @@ def test_what_query2label_freezes_stays_bit_for_bit(rng, backbone, patterns, sta
     assert set(jax.tree.leaves(changed)) == {statistics_move}
 
 
-def test_no_backward_pass_through_what_is_frozen(rng):
+def test_no_backward_pass_through_frozen_layers(rng):
     """The last two of five 3×3 convolutions are trained: gradients of two kernels, and of one input."""
     size = 2 * SIZE  # the last map is 4×4; on a smaller map a 3×3 convolution is a matrix product
     counts = []
@@ -443,7 +443,7 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
 
 
 @pytest.mark.parametrize("v", [1, 5])
-def test_a_share_of_the_images_loses_a_patch(rng, v):
+def test_masking_replaces_a_patch_in_a_share_of_the_images(rng, v):
     """A step trains on the mean colour in place of the patch, in the whole view too; other pixels are unchanged."""
     b, half = 64, SIZE // 2
     views = jnp.asarray(rng.random((b, v, SIZE, SIZE, 3)), jnp.float32)

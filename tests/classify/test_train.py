@@ -90,7 +90,7 @@ def test_the_schedule(tmp_path, early_stop, patience):
     )
 
 
-def test_a_validation_is_of_both_sets_of_weights(monkeypatch):
+def test_validation_scores_both_sets_of_weights(monkeypatch):
     made, asked = training(), []
     labels = (np.arange(16 * CLASSES).reshape(16, CLASSES) % 3 == 0).astype(np.uint8)
 

@@ -154,7 +154,7 @@ def test_the_default_is_valid_and_gets_locked():
         ),
     ],
 )
-def test_fields_that_cannot_be(fields, message):
+def test_invalid_fields_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         configs.validate(changed(**fields))
 
@@ -222,19 +222,19 @@ def test_a_file_with_other_fields_or_types(change, message):
 
 
 @pytest.mark.parametrize("config", [None, 3, {"seed": 0}, [("seed", 0)]])
-def test_what_is_no_configuration(config):
+def test_invalid_configuration_files_are_refused(config):
     with pytest.raises(InputError, match="start from cfmlc_jax"):
         configs.validate(config)
 
 
-def test_a_field_with_a_line_break_in_its_name_is_told_in_one_line():
+def test_a_field_name_with_a_line_break_is_a_one_line_error():
     fields = configs.to_json(configs.default())
     fields["data"] = {"\n": None}
     with pytest.raises(InputError, match=r"config\.'data\.\\n' is not a field"):
         configs.from_json(fields)
 
 
-def test_values_of_a_near_type_are_taken():
+def test_compatible_types_are_converted():
     config = configs.default()
     config.optim.learning_rate = 1
     config.patches.grids = [2, 4]
@@ -300,7 +300,7 @@ def test_any_value_of_a_stored_configuration(name, value):
 
 @settings(max_examples=150)
 @given(JSON | st.dictionaries(st.sampled_from([*NAMES, "data", "model", "seed"]), JSON))
-def test_anything_as_a_stored_configuration(fields):
+def test_any_stored_configuration_is_read_or_refused(fields):
     try:
         configs.from_json(fields)
     except InputError as error:
@@ -354,7 +354,7 @@ def test_any_value_of_a_flag(monkeypatch, name, text):
         ),
     ],
 )
-def test_contradictions_are_refused_before_training_and_read_afterwards(fields, message):
+def test_contradictions_are_refused_for_training_and_accepted_in_checkpoints(fields, message):
     config = configs.validate(changed(**fields))
     with pytest.raises(InputError, match=message):
         configs.require_trainable(config)
@@ -371,11 +371,11 @@ def test_contradictions_are_refused_before_training_and_read_afterwards(fields, 
         {"optim__ema_decay": 0.0},
     ],
 )
-def test_what_only_looks_like_a_contradiction(fields):
+def test_apparent_contradictions_are_accepted(fields):
     configs.require_trainable(configs.validate(changed(**fields)))
 
 
-def test_fields_that_a_run_has_no_use_for_are_named():
+def test_unused_fields_are_listed():
     assert configs.unused(configs.validate(configs.default())) == []
     config = changed(
         optim__sgd__momentum=0.5, optim__sgd__drop=0.5, loss__focal_gamma=3.0, data__tfds__name="voc",
@@ -411,7 +411,7 @@ def test_every_configuration_and_variant_can_be_trained(file):
         configs.require_trainable(command.parse(command.define_flags(), ["main", argument]))
 
 
-def test_paths_are_compared_by_what_they_mean(tmp_path, monkeypatch):
+def test_paths_are_compared_after_resolving(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "link").symlink_to(tmp_path / "runs")
@@ -428,7 +428,7 @@ def test_paths_are_compared_by_what_they_mean(tmp_path, monkeypatch):
     assert differences("init_from", "", ".") == ["init_from: '' -> '.'"]
 
 
-def test_what_a_continuation_may_change():
+def test_fields_that_a_resumed_run_may_change():
     old = configs.to_json(configs.default())
     new = configs.to_json(
         changed(data__workers=2, effect__null="zeros", report__tensorboard=True, data__root="/elsewhere")
@@ -467,7 +467,7 @@ def test_an_option_of_another_head_is_refused_or_named():
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"),
+    ("fields", "stored"),
     [
         (("q2l_resnet50", "linear"), ("q2l_resnet50", "query2label")),
         (("resnet50", "query2label"), ("q2l_resnet50", "query2label")),
@@ -475,8 +475,8 @@ def test_an_option_of_another_head_is_refused_or_named():
         (("resnet50", "ml_decoder"), ("resnet50", "ml_decoder")),
     ],
 )
-def test_a_query2label_has_one_form(given, stored):
-    config = configs.validate(changed(model__name=given[0], model__head=given[1]))
+def test_prefix_and_head_query2label_are_made_consistent(fields, stored):
+    config = configs.validate(changed(model__name=fields[0], model__head=fields[1]))
     assert (config.model.name, config.model.head) == stored
 
 

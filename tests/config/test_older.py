@@ -62,7 +62,7 @@ def current(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_what_an_older_version_stored_is_todays_configuration(name):
+def test_an_older_stored_configuration_is_translated(name):
     fields, config = stored(**RUNS[name]), current(name)
     assert configs.from_json(fields) == config
     # A run of the older version can be resumed: no field differs.
@@ -107,7 +107,7 @@ def test_fields_of_an_older_version(fields, expected):
     assert {name: configs.field(config, name) for name in expected} == expected
 
 
-def test_crops_take_their_options_along():
+def test_options_of_crops_move_to_their_section():
     single = {"method": "asl", "model.attention": "none", "effect.kinds": [], "loss.name": "focal"}
     options = {"views.augment": False, "views.flip": False, "views.jitter": 0.25}
     area = configs.from_json(stored(**single, **options, **{"views.crop": "area"}))
@@ -119,7 +119,7 @@ def test_crops_take_their_options_along():
     assert padded.views.area_crop.to_dict() == {"augment": True, "flip": True, "jitter": 0.4}
 
 
-def test_a_still_older_version_lacks_fields():
+def test_fields_missing_in_an_older_version_get_defaults():
     fields = {
         "method": "asl",
         "model": {"name": "resnet18", "attention": "none"},
@@ -129,7 +129,7 @@ def test_a_still_older_version_lacks_fields():
     assert (config.method, config.model.name, config.patches.grids) == ("whole", "resnet18", (2,))
 
 
-def test_another_run_than_the_stored_one_is_told_in_todays_names():
+def test_differences_to_a_stored_run_have_the_new_names():
     new = configs.default()
     new.patches.grids, new.train.mask_rate = (4,), 0.5
     differences = configs.differences(configs.completed(DEFAULT), configs.to_json(new))

@@ -87,6 +87,6 @@ def test_models_can_be_built_and_trained(file, variant):
 @pytest.mark.parametrize(
     "variant", ["cocoa", "coco,voc2007", "asl,asl", "coco;asl", "coco,", "resnet101", "coco,asl,pat_i"]
 )
-def test_variants_that_are_not_offered(variant):
+def test_unknown_variants_are_refused(variant):
     with pytest.raises(InputError, match=r"is not of the form DATA,METHOD: one of coco, voc2007, vg256"):
         load("resnet101", variant)

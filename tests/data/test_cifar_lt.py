@@ -163,7 +163,7 @@ def refused(fake, root, split="train"):
     return message
 
 
-def test_nothing_there(fake, tmp_path):
+def test_an_empty_folder_is_explained(fake, tmp_path):
     message = refused(fake, tmp_path / "nowhere")
     archive = fake.official.python.archive.name
     assert f"no {fake.official.title} in it; download https://www.cs.toronto.edu/~kriz/{archive} (" in message
@@ -180,7 +180,7 @@ def test_a_missing_file(fake, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["python", "binary"])
-def test_a_cut_file(fake, tmp_path, kind):
+def test_a_truncated_file_is_an_error(fake, tmp_path, kind):
     path = fake.unpack(tmp_path, kind) / getattr(fake.official, kind).test[0].name
     path.write_bytes(path.read_bytes()[:-5])
     message = refused(fake, tmp_path, "val")
@@ -234,7 +234,7 @@ def test_a_file_of_python_2_is_read():
     np.testing.assert_array_equal(batch[b"data"], [[0, 1, 254], [3, 4, 255]])
 
 
-def test_a_split_that_is_not_there(fake, tmp_path):
+def test_an_unknown_split_is_refused(fake, tmp_path):
     assert refused(fake, tmp_path, "trian") == "split 'trian' does not exist; use one of train, val, test"
 
 
@@ -245,7 +245,7 @@ def test_a_class_without_images_is_named(fake, tmp_path):
 
 
 @pytest.mark.parametrize("official", DATA_SETS.values(), ids=DATA_SETS)
-def test_the_official_tables_agree_with_themselves(official: DataSet):
+def test_the_tables_of_official_files_are_consistent(official: DataSet):
     """Sizes of binary files are those of 50,000 and 10,000 records; every MD5 is one."""
     record = official.label_bytes + 3072
     assert sum(file.size for file in official.binary.train) == 50_000 * record

@@ -8,7 +8,7 @@ from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError
 
 
-def test_the_well_known_ones():
+def test_built_in_class_names():
     assert {place: len(names) for place, names in KNOWN.items()} == {"coco": 80, "voc2007": 20, "scenes": 10}
     assert all(len(set(names)) == len(names) for names in KNOWN.values())
     # Places in the annotations' order of categories, ids 1, 18 and 90.

@@ -131,7 +131,7 @@ def test_missing_images_are_counted_and_named(write, document):
         Coco(write(document, images=[7, 9]), "train")
 
 
-def test_broken_json_is_placed(write, document, tmp_path):
+def test_invalid_json_is_named_with_its_place(write, document, tmp_path):
     write(document)
     path = tmp_path / "annotations" / "instances_train2014.json"
     path.write_text('{"images": [],\n "annotations": [}')
@@ -227,7 +227,7 @@ def test_annotations_of_another_year_alone(tmp_path):
         Coco(tmp_path, "train")
 
 
-def test_nothing_there(tmp_path):
+def test_an_empty_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match=r"instances_val2014\.json: No such file.*get train2014\.zip"):
         Coco(tmp_path, "val")
 
@@ -253,7 +253,7 @@ def test_unknown_split(tmp_path):
         ([-9, 2, 3, 4], "is outside its image of 64 x 48"),
     ],
 )
-def test_a_box_that_cannot_be_used_is_left_out_and_named(write, document, box, reason):
+def test_an_invalid_box_is_left_out_and_reported(write, document, box, reason):
     document["annotations"][2:4] = [
         {"id": 77, "image_id": 9, "category_id": 2, "bbox": box},
         {"image_id": 25, "category_id": 1, "bbox": box},

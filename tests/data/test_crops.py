@@ -28,7 +28,7 @@ def record(rng, height=32, width=32):
     return {"image": pixels, "labels": np.array([0, 1], np.uint8), "id": "a", "where": "shelf/a.jpg"}
 
 
-def test_a_small_picture_is_itself_in_evaluation(rng):
+def test_padded_crop_leaves_images_unchanged_in_evaluation(rng):
     example = record(rng)
     views = PaddedCrop()(example)
     np.testing.assert_array_equal(views["views"], example["image"][None])
@@ -57,7 +57,7 @@ def test_without_flips_there_are_none(rng):
     assert seen == {example["image"].tobytes()}
 
 
-def test_all_corners_come_up(rng):
+def test_padded_crop_reaches_all_corners(rng):
     """81 corners of margin 4, twice for flips: 400 draws see nearly all of them and nothing else."""
     example = record(rng)
     to_view = PaddedCrop(augment=True)
@@ -71,7 +71,7 @@ def test_a_picture_of_another_size(rng):
 
 
 @pytest.mark.parametrize("kind", [PaddedCrop, AreaCrop])
-def test_what_all_transforms_owe(rng, kind):
+def test_every_transform_follows_the_contract(rng, kind):
     to_view = kind(size=32, augment=True)
     assert to_view.num_views == 1
     assert to_view.grid is None
@@ -142,8 +142,8 @@ def test_a_tower_is_resized_in_the_other_order(rng):
     tower = Image.fromarray(rng.integers(0, 256, (40_000, 3, 3), np.uint8))
     for filter in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
         expected = np.asarray(tower.resize((448, 448), filter), np.int16)
-        found = np.asarray(to_square(tower, 448, filter), np.int16)
-        assert np.abs(found - expected).max() <= 2
+        actual = np.asarray(to_square(tower, 448, filter), np.int16)
+        assert np.abs(actual - expected).max() <= 2
         assert to_square(tower.crop((0, 0, 3, 37_000)), 448, filter) == tower.crop((0, 0, 3, 37_000)).resize((448, 448), filter)  # fmt: skip
 
 
@@ -203,11 +203,11 @@ def test_a_training_view_is_that_part_of_the_photo(rng):
 
 def test_colours_in_the_drawn_order(rng):
     image = Image.fromarray(record(rng)["image"])
-    found = jitter_colours(image, 0.4, Fixed([0.7, 1.3, 0.9], [2, 0, 1]))
+    actual = jitter_colours(image, 0.4, Fixed([0.7, 1.3, 0.9], [2, 0, 1]))
     expected = ImageEnhance.Color(image).enhance(0.9)
     expected = ImageEnhance.Brightness(expected).enhance(0.7)
     expected = ImageEnhance.Contrast(expected).enhance(1.3)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
     assert jitter_colours(image, 0.0, Fixed()) is image
 
 
@@ -221,7 +221,7 @@ def test_factors_of_brightness_stay_in_their_range():
     assert max(levels) in range(137, 141)
 
 
-def test_flips_are_a_coin(rng):
+def test_flips_have_probability_one_half(rng):
     image = Image.fromarray(record(rng)["image"])
     flipped = sum(random_flip(image, rng) is not image for _ in range(400))
     assert 150 < flipped < 250

@@ -18,18 +18,18 @@ class Images(SimpleNamespace):
         return len(self.ids)
 
 
-def of(ids=IDS, labels=LABELS):
+def identity_of(ids=IDS, labels=LABELS):
     return {"train": identity.identity(Images(ids=ids, labels=labels))}
 
 
 def changed(new, same_classes=True):
-    return identity.changed_images(of(), new, same_classes=same_classes)
+    return identity.changed_images(identity_of(), new, same_classes=same_classes)
 
 
 def test_equal_data_have_one_identity_wherever_they_are():
-    stored = json.loads(json.dumps(of()))
-    assert stored == of(list(IDS), LABELS.astype(np.int64))
-    assert identity.changed_images(stored, of(), same_classes=True) == []
+    stored = json.loads(json.dumps(identity_of()))
+    assert stored == identity_of(list(IDS), LABELS.astype(np.int64))
+    assert identity.changed_images(stored, identity_of(), same_classes=True) == []
     scenes = identity.identity(Scenes("train", num_scenes=8))
     assert scenes == identity.identity(Scenes("train", num_scenes=8))
     assert scenes["images"] == 8
@@ -38,25 +38,25 @@ def test_equal_data_have_one_identity_wherever_they_are():
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        (of(IDS[:2], LABELS[:2]), "train has 2 images, not 3"),
-        (of([*IDS, "d.jpg"], LABELS[[0, 1, 2, 2]]), "train has 4 images, not 3"),
-        (of(["a.jpg", "b.jpg", "d.jpg"]), "train has other images, or another order of its 3"),
-        (of(IDS[::-1]), "train has other images, or another order of its 3"),
-        (of(labels=LABELS[::-1]), "train has other labels on its 3 images"),
-        (of(labels=LABELS[:, ::-1]), "train has other labels on its 3 images"),
+        (identity_of(IDS[:2], LABELS[:2]), "train has 2 images, not 3"),
+        (identity_of([*IDS, "d.jpg"], LABELS[[0, 1, 2, 2]]), "train has 4 images, not 3"),
+        (identity_of(["a.jpg", "b.jpg", "d.jpg"]), "train has other images, or another order of its 3"),
+        (identity_of(IDS[::-1]), "train has other images, or another order of its 3"),
+        (identity_of(labels=LABELS[::-1]), "train has other labels on its 3 images"),
+        (identity_of(labels=LABELS[:, ::-1]), "train has other labels on its 3 images"),
     ],
 )
-def test_what_has_changed_is_named(new, words):
+def test_changed_data_is_named(new, words):
     assert changed(new) == [words]
 
 
 def test_labels_of_other_classes_differ_anyhow():
-    assert changed(of(labels=LABELS[:, ::-1]), same_classes=False) == []
+    assert changed(identity_of(labels=LABELS[:, ::-1]), same_classes=False) == []
 
 
 def test_splits_that_a_checkpoint_does_not_know():
-    assert identity.changed_images({}, of(), same_classes=True) == []
-    assert identity.changed_images(of(), {"val": of()["train"]}, same_classes=True) == []
+    assert identity.changed_images({}, identity_of(), same_classes=True) == []
+    assert identity.changed_images(identity_of(), {"val": identity_of()["train"]}, same_classes=True) == []
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_class_names(write):
     assert make(root).class_names == ("class 0", "class 1")
 
 
-def test_pickles_and_repr_has_no_path(write):
+def test_it_pickles_and_its_repr_has_no_path(write):
     root = write()
     source = make(root)
     assert repr(pickle.loads(pickle.dumps(source))) == repr(source)
@@ -106,13 +106,13 @@ def test_pickles_and_repr_has_no_path(write):
         ("\n\n", "Places_LT_train.txt: no image in it"),
     ],
 )
-def test_a_bad_list_is_placed(write, text, message):
+def test_an_invalid_list_is_named_with_its_place(write, text, message):
     with pytest.raises(InputError, match=message) as error:
         make(write(text))
     assert "\n" not in str(error.value)
 
 
-def test_a_label_that_training_has_not(write):
+def test_a_label_missing_in_training_is_refused(write):
     root = write(val="val/f.jpg 2\nval/g.jpg 3\n")
     with pytest.raises(InputError, match=r"Places_LT_val.txt line 2: label 3, but .* has the classes 0 to 2"):
         make(root, "val")
@@ -123,12 +123,12 @@ def test_a_missing_list(write):
         make(write(), "test")
 
 
-def test_a_split_that_is_not_there(write):
+def test_an_unknown_split_is_refused(write):
     with pytest.raises(InputError, match="split 'trian' does not exist; use one of train, val, test"):
         make(write(), "trian")
 
 
-def test_names_that_do_not_suit_the_classes(write):
+def test_class_names_of_the_wrong_number_are_refused(write):
     root = write()
     (root / "classes.txt").write_text("zoo\nbar\n")
     with pytest.raises(InputError, match=r"classes.txt: 2 different names in 2 lines, wanted 3 classes"):

@@ -12,7 +12,7 @@ KINDS = {"exp": "exponential", "step": "step"}
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_counts_are_the_references(case):
+def test_counts_equal_the_references(case):
     name, kind, ratio = case.split("_")
     k = int(name.removeprefix("cifar"))
     assert class_counts(50_000 // k, k, KINDS[kind], float(ratio)).tolist() == GOLDEN[case]
@@ -48,7 +48,7 @@ def test_ranks_may_be_drawn():
         ((10, 4, "step", 0.05), r"class 2 has no training image \(2 of 4 classes have none\)"),
     ],
 )
-def test_tails_that_cannot_be(arguments, message):
+def test_invalid_tails_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         class_counts(*arguments)
     assert "\n" not in str(error.value)
@@ -74,7 +74,7 @@ def test_a_draw_is_its_seeds_and_not_the_first_images(rng):
     assert not np.array_equal(draws[0][:100], draws[0][100:] - 500)
 
 
-def test_a_draw_of_more_than_there_is():
+def test_a_subset_larger_than_the_data_is_refused():
     with pytest.raises(InputError, match="class 1 has 2 images, wanted 3"):
         draw(np.array([0, 1, 1]), np.array([1, 3]), 0)
 

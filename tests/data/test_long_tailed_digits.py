@@ -109,7 +109,7 @@ def test_seeds_and_ranks(train):
         ({"size": 8}, "size 8 is out of range; give 16 to 256 pixels"),
     ],
 )
-def test_data_that_cannot_be(fields, message):
+def test_invalid_data_is_refused(fields, message):
     with pytest.raises(InputError, match=message) as error:
         LongTailedDigits(**({"split": "train"} | fields))
     assert "\n" not in str(error.value)

@@ -16,11 +16,11 @@ def data(source, **longtail):
 
 
 def test_digits_by_their_fields():
-    found = build.source(
+    source = build.source(
         data("long_tailed_digits", largest=20, ratio=0.5, imbalance="step", subset_seed=3), "train"
     )
-    assert repr(found) == repr(LongTailedDigits("train", most=20, ratio=0.5, kind="step", seed=3))
-    assert found.class_counts.tolist() == [20] * 5 + [10] * 5
+    assert repr(source) == repr(LongTailedDigits("train", most=20, ratio=0.5, kind="step", seed=3))
+    assert source.class_counts.tolist() == [20] * 5 + [10] * 5
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_odd_exif_does_not_keep_a_photo_from_being_turned(exif):
 @pytest.mark.parametrize(
     "value", [b"\0\0\0\0", b"\x09\0\0\0", b"\xff\xff\0\0"], ids=["zero", "nine", "65535"]
 )
-def test_an_orientation_that_is_none_leaves_the_picture(value):
+def test_an_invalid_orientation_leaves_the_image_unchanged(value):
     exif = tiff("<", [entry("<", ORIENTATION, SHORT, 1, value)])
     np.testing.assert_array_equal(upright(in_png(chunk(b"eXIf", exif))), PIXELS)
     text = tiff("<", [entry("<", ORIENTATION, ASCII, 2, b"6\0\0\0")])
@@ -402,7 +402,7 @@ def test_transparency_stays():
     assert (upright(data.getvalue()) == 255).all()
 
 
-def test_threads_do_not_meet():
+def test_threads_do_not_interfere():
     turn = chunk(b"eXIf", tiff("<", [entry("<", ORIENTATION, SHORT, 1, b"\6\0\0\0")]))
     files = [in_png(large, turn) for large in text_chunks(2_000_000).values()] * 5
     with ThreadPoolExecutor(8) as pool:

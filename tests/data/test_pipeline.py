@@ -38,9 +38,9 @@ def assert_equal(ours, theirs):
 
 
 def test_shapes_and_whole_batches_only(source):
-    found = batches(source)
-    assert len(found) == 2 * (22 // 4)
-    for batch in found:
+    read_batches = batches(source)
+    assert len(read_batches) == 2 * (22 // 4)
+    for batch in read_batches:
         assert (batch["views"].shape, batch["views"].dtype) == ((4, 5, 16, 16, 3), np.uint8)
         assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 10), np.float32)
 
@@ -62,7 +62,7 @@ def test_processes_share_every_batch(source):
 
 @pytest.mark.parametrize("reshuffle", [True, False])
 @pytest.mark.parametrize("start", [1, 5, 7])
-def test_going_on_gives_the_batches_that_remain(source, start, reshuffle):
+def test_resuming_gives_the_remaining_batches(source, start, reshuffle):
     ours = batches(source, start_step=start, reshuffle=reshuffle)
     assert_equal(ours, batches(source, reshuffle=reshuffle)[start:])
 
@@ -150,25 +150,27 @@ def test_the_next_image_replaces_one_that_is_skipped(source):
     damaged = WithDamage(source, [7, 8, 21])
     plain = ToViews(size=16, grid=None)
 
-    def read(of, **options):
+    def read(source, **options):
         return list(
-            train_batches(of, plain, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2, **options))
+            train_batches(
+                source, plain, batch_size=4, epochs=3, seed=3, reading=Reading(threads=2, **options)
+            )
         )
 
-    found, whole = read(damaged, skip=True), read(source)
-    replaced = np.concatenate([batch.pop("replaced") for batch in found])
+    read_batches, whole = read(damaged, skip=True), read(source)
+    replaced = np.concatenate([batch.pop("replaced") for batch in read_batches])
     assert set(replaced) == {-1, 7, 8, 21}
     views = {
-        name: np.concatenate([batch["views"] for batch in of])
-        for name, of in (("found", found), ("whole", whole))
+        name: np.concatenate([batch["views"] for batch in its_batches])
+        for name, its_batches in (("skipping", read_batches), ("whole", whole))
     }
-    labels = np.concatenate([batch["labels"] for batch in found])
+    labels = np.concatenate([batch["labels"] for batch in read_batches])
     for row, position in enumerate(replaced):
         if position < 0:
-            np.testing.assert_array_equal(views["found"][row], views["whole"][row])
+            np.testing.assert_array_equal(views["skipping"][row], views["whole"][row])
         else:
             stand_in = {7: 9, 8: 9, 21: 0}[position]
-            np.testing.assert_array_equal(views["found"][row], plain(source[stand_in])["views"])
+            np.testing.assert_array_equal(views["skipping"][row], plain(source[stand_in])["views"])
             np.testing.assert_array_equal(labels[row], source.labels[stand_in])
 
 
@@ -192,7 +194,7 @@ def test_evaluation_leaves_out_what_it_skips(source):
         assert not {0, 21} & set(batch["index"].tolist())
 
 
-def test_a_disk_that_is_gone_is_an_error_all_the_same(source, monkeypatch):
+def test_a_missing_disk_is_an_error_even_with_skip(source, monkeypatch):
     monkeypatch.setattr(pipeline, "MOST_IN_A_ROW", 5)
     with pytest.raises(InputError, match=r"^5 consecutive images cannot be read; the first: \d+.jpg"):
         batches(WithDamage(source, range(22)), Reading(skip=True))
@@ -233,7 +235,7 @@ ENDED = "Worker process was terminated unexpectedly with exit code {}. Search th
         (OSError(errno.EMFILE, "Too many open files"), "the 2 workers cannot pass on their images .Too many open files"),
     ],
 )  # fmt: skip
-def test_what_ends_workers_is_one_line(error, words):
+def test_errors_that_end_workers_are_one_line(error, words):
     data = Failing(error)
     with pytest.raises(RunError, match=words):
         list(pipeline.Batches(data, workers=2))

@@ -114,7 +114,7 @@ def test_archives_are_compared_with_what_is_published(script, tmp_path):
     assert script.check_archive(path, script.Archive("http://example.org/a.zip")) is None
 
 
-def test_a_cut_archive_is_a_problem(script, small_coco, tmp_path, capsys):
+def test_a_truncated_archive_is_a_problem(script, small_coco, tmp_path, capsys):
     write_coco(tmp_path)
     (tmp_path / "val2014.zip").write_bytes(b"x")
     assert script.main(["coco", f"--root={tmp_path}"]) == 1

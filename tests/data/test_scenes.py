@@ -117,7 +117,7 @@ def test_removal_changes_the_removed_digits_mask_only(train):
             assert (counterfactual[mask] != factual[mask]).any(axis=1).mean() > 0.5
 
 
-def test_the_digit_that_stays_is_unaffected(train):
+def test_the_remaining_digit_is_unchanged(train):
     """With two digits apart, each one's pixels in the scene are its pixels in the scene without the other."""
     checked = 0
     for index in SOME:
@@ -181,7 +181,7 @@ def test_repr():
     assert "bias=0.0" in repr(Scenes("test_balanced", bias=0.9))
 
 
-# How digits keep company
+# How digits co-occur
 
 
 def expected(bias, least, most, exclusive=False):
@@ -223,7 +223,7 @@ def measured(labels):
         ("test_conflict", Fraction(0), 0.25, 0),
     ],
 )
-def test_rates_and_company_of_partners(split, bias, rate, conditional):
+def test_rates_and_cooccurrence_of_partners(split, bias, rate, conditional):
     """Against the exact process; 40,000 scenes have a standard error of .0023 in a digit's rate."""
     assert expected(bias, 1, 4, split == "test_conflict") == pytest.approx((rate, conditional), abs=1e-4)
     rates, pairs = measured(Scenes(split, num_scenes=40_000).labels)
@@ -260,7 +260,7 @@ def test_conflict_never_holds_both_of_a_pair(least, most):
     assert set(labels.sum(axis=1)) == set(range(least, most + 1))
 
 
-def test_draw_digits_by_hand():
+def test_digits_drawn_from_known_numbers():
     # Number of digits, then (digit's rank among the absent, partner's draw) twice.
     uniforms = np.array(
         [[0.0, 0.35, 0.89, 0.0, 0.0], [0.0, 0.35, 0.91, 0.0, 0.0], [0.99, 0.95, 0.91, 0.95, 0.0]]

@@ -202,7 +202,7 @@ def test_bytes_for_coco(coco, text):
     open_coco(coco, text)
 
 
-def test_the_sound_ones_open(coco, visual_genome, voc, photos):
+def test_valid_files_are_opened(coco, visual_genome, voc, photos):
     assert open_coco(coco, json.dumps(COCO))
     assert open_genome(visual_genome, VISUAL_GENOME, VOCABULARY)
     assert open_voc(voc, XML.encode(), b"a 1\nsub/b 1\n")

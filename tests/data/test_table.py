@@ -67,7 +67,7 @@ def test_given_classes_come_first(write):
     assert source.class_names == ("cat", "bird", "dog")
 
 
-def test_pickles_and_repr_has_no_path(write, tmp_path):
+def test_it_pickles_and_its_repr_has_no_path(write, tmp_path):
     source = Table(write(), "train")
     copy = pickle.loads(pickle.dumps(source))
     assert repr(copy) == repr(source)
@@ -112,13 +112,13 @@ def test_pickles_and_repr_has_no_path(write, tmp_path):
         ("a.jpg,\n", r"train\.csv in .*: no classes"),
     ],
 )
-def test_a_bad_table_is_placed(write, text, message):
+def test_an_invalid_table_is_named_with_its_place(write, text, message):
     with pytest.raises(InputError, match=message) as caught:
         Table(write(text), "train")
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_label_is_placed_and_the_nearest_class_named(write):
+def test_an_unknown_label_is_named_with_its_place_and_the_nearest_class(write):
     root = write("a.jpg,elephant\n", val="a.jpg,elephant\nsub/b.jpg,elefant\n")
     with pytest.raises(
         InputError, match=r"val\.csv line 2: label 'elefant' is not in train\.csv; did you mean 'elephant'"
@@ -167,7 +167,7 @@ def test_tables_of_spreadsheets_that_separate_by_semicolon_or_tab(write, text):
     np.testing.assert_array_equal(source.labels, [[0, 1, 1], [0, 0, 0], [1, 0, 1]])
 
 
-def test_commas_come_first(write):
+def test_commas_take_precedence_over_other_separators(write):
     root = write("a;b.jpg,dog;cat\n", val="a, b.jpg;dog\nsub/b.jpg;\n")
     for name in ("a;b.jpg", "a, b.jpg"):
         (root / name).write_bytes(b"x")

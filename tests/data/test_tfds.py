@@ -156,7 +156,7 @@ def test_labels_that_are_no_numbers_of_classes(value):
 
 
 @needs_tfds
-def test_pickles_and_repr_has_no_path(root):
+def test_it_pickles_and_its_repr_has_no_path(root):
     source = open_tiny(root)
     copy = pickle.loads(pickle.dumps(source))
     assert copy[2]["image"] == source[2]["image"]

@@ -395,7 +395,7 @@ def of_size(kind, side):
     [(kind, side) for kind in SMALL for side in (10_000, 16_000) if (kind, side) != ("WEBP", 10_000)],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bombs_of_every_kind(kind, side):
+def test_decompression_bombs_of_every_format(kind, side):
     assert decode(of_size(kind, 16), "x").size == (16, 16)
     message = refusal(of_size(kind, side))
     if kind == "WEBP" and "cannot be decoded" in message:
@@ -479,7 +479,7 @@ def test_augmentation_follows_the_generator(source):
         transform(record)
 
 
-def test_evaluation_takes_no_chance(source):
+def test_evaluation_uses_no_random_numbers(source):
     generator = np.random.default_rng(1)
     ToViews(48, grid=2)(record_of(source), generator)
     assert generator.random() == np.random.default_rng(1).random()
@@ -503,7 +503,7 @@ def test_exif_reaches_the_views():
     assert ToViews(8, exif=True)(record)["views"][0, 0].max() == 0
 
 
-def test_it_travels_to_worker_processes(source):
+def test_it_pickles_for_worker_processes(source):
     transform = ToViews(32, grid=2, overlap=0.1, augment=True, exif=True)
     copy = pickle.loads(pickle.dumps(transform))
     assert copy == transform
@@ -516,6 +516,6 @@ def test_it_travels_to_worker_processes(source):
 @pytest.mark.parametrize(
     "fields", [{"size": 0}, {"size": 32, "grid": 1}, {"size": 32, "grid": 2, "overlap": 1.0}]
 )
-def test_impossible_fields_are_refused_at_once(fields):
+def test_invalid_fields_are_refused_when_created(fields):
     with pytest.raises(ValueError, match=r"size 0|grid 1|overlap 1"):
         ToViews(**fields)

@@ -127,7 +127,7 @@ def test_all_images_may_be_in_one_folder(ten, vocabulary):
     assert VisualGenome(ten, "train", vocabulary)[0]["image"] == b"1"
 
 
-def test_pickles_and_repr_has_no_path(ten, vocabulary, tmp_path):
+def test_it_pickles_and_its_repr_has_no_path(ten, vocabulary, tmp_path):
     source = VisualGenome(ten, "val", vocabulary)
     copy = pickle.loads(pickle.dumps(source))
     assert repr(copy) == repr(source)
@@ -180,7 +180,7 @@ def test_other_documents_are_refused(tmp_path, vocabulary, document, message):
 
 
 @pytest.mark.parametrize("box", [{"x": "left"}, {"w": -1}, {"h": None}, {"y": float("nan")}, {"x": 10**400}])
-def test_a_box_that_cannot_be_used_is_left_out_and_named(write, vocabulary, box):
+def test_an_invalid_box_is_left_out_and_reported(write, vocabulary, box):
     objects = {number: [thing("zebra")] for number in range(9)}
     objects[8] = [thing("zebra", **box), thing("grass")]
     source = VisualGenome(write(objects), "train", vocabulary)

@@ -116,7 +116,7 @@ def test_no_boxes_without_annotations(devkit, tmp_path):
     assert Voc(tmp_path, "train").boxes() is None
 
 
-def test_pickles_and_repr_has_no_path(boxes, tmp_path):
+def test_it_pickles_and_its_repr_has_no_path(boxes, tmp_path):
     source = pickle.loads(pickle.dumps(Voc(tmp_path, "train")))
     assert source.boxes().of_image(1)[0].shape == (2, 4)
     assert str(tmp_path) not in repr(source)
@@ -125,25 +125,25 @@ def test_pickles_and_repr_has_no_path(boxes, tmp_path):
 def test_an_image_without_boxes_file(boxes, tmp_path):
     (boxes / "000005.xml").unlink()
     source = Voc(tmp_path, "train")
-    found = source.boxes()
-    assert [len(found.of_image(i)[0]) for i in (0, 1)] == [0, 2]
+    boxes_read = source.boxes()
+    assert [len(boxes_read.of_image(i)[0]) for i in (0, 1)] == [0, 2]
     assert (
-        found.left_out
+        boxes_read.left_out
         == f"boxes left out of localisation: 1, first {boxes}/000005.xml: No such file or directory"
     )
 
 
-def test_files_of_boxes_end_no_training(boxes, tmp_path):
+def test_a_damaged_box_file_does_not_end_training(boxes, tmp_path):
     (boxes / "000005.xml").write_text("<annotation>")
     (boxes / "000012.xml").write_bytes(b"\xff\xfe")
     source = Voc(tmp_path, "train")
     assert source[0]["image"] == b"000005"
-    found = source.boxes()
-    assert not len(found.images)
-    assert found.left_out.startswith(
+    boxes_read = source.boxes()
+    assert not len(boxes_read.images)
+    assert boxes_read.left_out.startswith(
         f"boxes left out of localisation: 2, first {boxes}/000005.xml: broken XML (no element found"
     )
-    assert found.left_out in summary("train", source, read_boxes=True)
+    assert boxes_read.left_out in summary("train", source, read_boxes=True)
 
 
 def test_missing_image(devkit, tmp_path):
@@ -155,7 +155,7 @@ def test_missing_image(devkit, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["000005 2", "000005", "000005 dog 1"])
-def test_a_bad_line_is_placed(devkit, tmp_path, line):
+def test_an_invalid_line_is_named_with_its_place(devkit, tmp_path, line):
     (devkit / "ImageSets" / "Main" / "dog_trainval.txt").write_text(f"000012  1\n{line}\n")
     with pytest.raises(InputError, match=rf"dog_trainval\.txt line 2: '{line}' is not"):
         Voc(tmp_path, "train")
@@ -193,7 +193,7 @@ def test_a_split_without_classes(devkit, tmp_path):
         ),
     ],
 )
-def test_a_box_that_cannot_be_used_is_left_out_and_named(tmp_path, body, reason):
+def test_an_invalid_box_is_left_out_and_reported(tmp_path, body, reason):
     path, left_out = tmp_path / "000005.xml", LeftOut()
     path.write_text(f"<annotation>{body}{instance('dog', 1, 1, 2, 2)}</annotation>")
     assert read_boxes(path, left_out).instances == [(DOG, [0, 0, 2, 2])]

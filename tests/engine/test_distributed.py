@@ -126,7 +126,7 @@ def run(path, processes, devices_each):
         return dict(arrays)
 
 
-def test_two_processes_do_what_one_does(tmp_path):
+def test_two_processes_equal_one_process(tmp_path):
     one = run(tmp_path / "one.npz", 1, 4)
     two = run(tmp_path / "two.npz", 2, 2)
     assert one.keys() == two.keys()

@@ -16,7 +16,7 @@ def test_a_bad_step_is_reported_when_the_next_is_on_its_way():
         watch.add(3, FINITE)
 
 
-def test_nothing_is_in_doubt_after_a_flush():
+def test_a_flush_reports_every_bad_step():
     watch = hooks.NonFiniteWatch(["loss"])
     watch.add(1, FINITE)
     watch.flush()
@@ -45,12 +45,12 @@ def stops(patience, *epochs):
         (((5, 5), (4, 6), (3, 7)), []),
     ],
 )
-def test_a_run_stops_by_what_predicts_when_no_set_improves(epochs, expected):
+def test_a_run_stops_when_no_set_of_weights_improves(epochs, expected):
     assert stops(1, *epochs) == expected
     assert stops(None, *epochs) == []
 
 
-def test_patience_is_of_epochs_since_the_best():
+def test_patience_counts_epochs_since_the_best():
     assert stops(2, (5, 5), (4, 4), (3, 3), (6, 6), (5, 5), (5, 5)) == [3, 6]
 
 

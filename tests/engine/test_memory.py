@@ -32,7 +32,7 @@ def in_python():
     ],
 )
 @pytest.mark.parametrize("section", ["train", "evaluate"])
-def test_what_takes_memory_is_named_with_its_value(take, where, section):
+def test_out_of_memory_errors_name_the_fields_to_reduce(take, where, section):
     config = configs.default()
     config[section].batch_size = 77
     with pytest.raises(RunError) as error, needed_for("validation", config, section):
@@ -44,7 +44,7 @@ def test_what_takes_memory_is_named_with_its_value(take, where, section):
     assert "\n" not in message
 
 
-def test_other_errors_pass():
+def test_other_errors_are_unchanged():
     with pytest.raises(InputError), memory.explained("prediction", "less"):
         raise InputError("no")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explained("prediction", "less"):

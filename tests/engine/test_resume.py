@@ -125,7 +125,7 @@ def test_killed_at_a_random_step_it_ends_bit_identical(unbroken, tmp_path, worke
     assert results == expected_results
 
 
-def test_killed_while_it_scores_it_ends_bit_identical(unbroken, tmp_path):
+def test_killed_during_evaluation_it_ends_bit_identical(unbroken, tmp_path):
     # Killed between the save of the first epoch and its validation.
     code, output = interrupt_scoring(tmp_path, signal.SIGKILL, 1)
     assert code == -signal.SIGKILL, output

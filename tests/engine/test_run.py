@@ -43,7 +43,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_a_killed_run_ends_as_one_that_never_was(tmp_path, devices):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, devices):
     program = [sys.executable, toys.__file__, str(tmp_path / "killed"), str(devices), "7"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run(program, env=environment, check=False, capture_output=True, text=True)
@@ -82,7 +82,7 @@ def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
     np.testing.assert_allclose(logged[9], np.mean(costs[6:9]), rtol=1e-5)
 
 
-def test_several_devices_do_what_one_does(tmp_path):
+def test_several_devices_equal_one_device(tmp_path):
     toys.fitted(toys.Line(), tmp_path / "one", 1)
     toys.fitted(toys.Line(), tmp_path / "eight", 8)
     (one, _), (eight, _) = stored(tmp_path / "one"), stored(tmp_path / "eight")
@@ -226,7 +226,7 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     assert run.checkpoints.best_step() == 4
 
 
-def test_a_validation_that_was_interrupted_is_done_first(tmp_path):
+def test_an_interrupted_validation_is_done_first_when_resuming(tmp_path):
     class Interrupted(Scripted):
         def validate(self, learned, poll):
             poll()
@@ -321,7 +321,7 @@ def interrupted(workdir, **options):
     made.close()
 
 
-def test_only_a_new_run_has_a_start_and_writes_its_settings(tmp_path, monkeypatch):
+def test_only_a_new_run_prepares_its_start_and_writes_its_settings(tmp_path, monkeypatch):
     starts, settings = [], []
     monkeypatch.setattr(writers.MultiWriter, "write_hparams", lambda self, hparams: settings.append(hparams))
 

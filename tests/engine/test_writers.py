@@ -11,7 +11,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_lines_hold_numbers_and_null_for_non_finite_values(tmp_path):
+def test_lines_have_numbers_and_null_for_non_finite_values(tmp_path):
     writer = writers.JsonlWriter(tmp_path / "metrics.jsonl", last_step=0)
     writer.write_scalars(1, {"loss": 2.5, "mAP": float("nan")})
     writer.write_scalars(2, {"loss": 1.5})
@@ -22,7 +22,7 @@ def test_lines_hold_numbers_and_null_for_non_finite_values(tmp_path):
     ]
 
 
-def test_resuming_drops_lines_that_are_written_again_and_a_cut_line(tmp_path):
+def test_resuming_drops_a_truncated_line_and_lines_after_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "a')
     writer = writers.JsonlWriter(path, last_step=2)

@@ -37,7 +37,7 @@ def test_golden_value_and_gradient(golden, gamma_neg, gamma_pos, clip, constant_
     np.testing.assert_allclose(jax.grad(total)(x32), arrays[key + "_grad_f64"], atol=1e-6)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # p = 0.5: a positive costs log 2; a negative has p_neg 0.55 and weight 0.45^4.
     entries = losses.asymmetric_loss(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
     np.testing.assert_allclose(entries, [[np.log(2), -(0.45**4) * np.log(0.55)]], rtol=1e-6)

@@ -10,7 +10,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.losses import text_patches
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     np.testing.assert_allclose(losses.generator_cost(jnp.array([1.0, 3.0])), [0, 4])
     np.testing.assert_allclose(losses.critic_cost(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])), [0, 2.5])
     np.testing.assert_allclose(losses.absolute_error(jnp.ones((2, 3)), jnp.full((2, 3), -1.0)), [2, 2])

@@ -33,7 +33,7 @@ def test_golden_weighted(golden):
     np.testing.assert_allclose(values.mean(), z["weighted"], rtol=0, atol=1e-5)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     logits, labels = jnp.zeros((1, 4)), jnp.array([[0, 1, 0, 0]])
     np.testing.assert_allclose(losses.cross_entropy(logits, labels), [np.log(4)], rtol=1e-6)
     np.testing.assert_allclose(losses.focal(logits, labels, 3.0), [0.75**3 * np.log(4)], rtol=1e-6)

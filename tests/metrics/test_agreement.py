@@ -11,31 +11,31 @@ def compare(estimated, true, **options):
     return agreement(estimated, true, generator=np.random.default_rng(0), **options)
 
 
-def test_hand_values():
-    found = compare([1.0, 2.0, 6.0], [0.0, 1.0, 2.0])
-    assert found.effects == 3
-    assert found.bias == 2
-    assert found.mae == 2
-    assert found.rmse == pytest.approx(np.sqrt((1 + 1 + 16) / 3))
-    assert found.slope == pytest.approx(2.5)  # Σ (t − 1) e / Σ (t − 1)² = (6 − 1) / 2
-    assert found.pearson.value == pytest.approx(5 / np.sqrt(2 * 14))
-    assert found.spearman.value == pytest.approx(1)
+def test_values_computed_by_hand():
+    result = compare([1.0, 2.0, 6.0], [0.0, 1.0, 2.0])
+    assert result.effects == 3
+    assert result.bias == 2
+    assert result.mae == 2
+    assert result.rmse == pytest.approx(np.sqrt((1 + 1 + 16) / 3))
+    assert result.slope == pytest.approx(2.5)  # Σ (t − 1) e / Σ (t − 1)² = (6 − 1) / 2
+    assert result.pearson.value == pytest.approx(5 / np.sqrt(2 * 14))
+    assert result.spearman.value == pytest.approx(1)
 
 
 def test_ties_share_their_mean_rank():
     # Ranks 1.5 1.5 3.5 3.5 and 1 2 3 4: covariance 4, variances 4 and 5.
-    found = compare([1.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 40.0])
-    assert found.spearman.value == pytest.approx(4 / np.sqrt(20))
+    result = compare([1.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 40.0])
+    assert result.spearman.value == pytest.approx(4 / np.sqrt(20))
 
 
 def test_exact_estimates():
     true = np.linspace(-2, 3, 30)
-    found = compare(true, true)
-    np.testing.assert_allclose([*found.pearson, *found.spearman, found.slope], 1, rtol=1e-12)
-    assert found.bias == found.mae == found.rmse == 0
+    result = compare(true, true)
+    np.testing.assert_allclose([*result.pearson, *result.spearman, result.slope], 1, rtol=1e-12)
+    assert result.bias == result.mae == result.rmse == 0
 
 
-def test_correlations_ignore_shift_and_scale_and_turn_with_the_sign(rng):
+def test_correlations_ignore_shift_and_scale_and_follow_the_sign(rng):
     true, noise = rng.normal(size=(2, 50))
     plain = compare(true + noise, true)
     moved = compare(5 + 3 * (true + noise), true)
@@ -55,19 +55,19 @@ def test_rank_correlation_ignores_a_monotone_change(rng):
     assert bent.pearson.value != pytest.approx(plain.pearson.value, abs=0.01)
 
 
-def test_values_are_those_of_numpy_and_the_interval_that_of_fisher(rng):
+def test_values_equal_numpys_and_the_interval_equals_fishers(rng):
     true, noise = rng.normal(size=(2, 400))
     estimated = true + noise
-    found = compare(estimated, true, resamples=2000)
+    result = compare(estimated, true, resamples=2000)
     r = np.corrcoef(estimated, true)[0, 1]
-    assert found.pearson.value == pytest.approx(r, rel=1e-12)
-    assert found.slope == pytest.approx(np.polyfit(true, estimated, 1)[0])
+    assert result.pearson.value == pytest.approx(r, rel=1e-12)
+    assert result.slope == pytest.approx(np.polyfit(true, estimated, 1)[0])
     low, high = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(397))
-    assert found.pearson.low == pytest.approx(low, abs=0.02)
-    assert found.pearson.high == pytest.approx(high, abs=0.02)
+    assert result.pearson.low == pytest.approx(low, abs=0.02)
+    assert result.pearson.high == pytest.approx(high, abs=0.02)
 
 
-def test_effects_of_one_image_are_drawn_together(rng):
+def test_effects_of_one_image_are_resampled_together(rng):
     true, noise = rng.normal(size=(2, 30))
     alone = compare(true + noise, true, resamples=1000)
     repeated = [np.repeat(x, 9) for x in (true + noise, true)]
@@ -109,6 +109,6 @@ def test_constants_have_no_correlation(rng):
         ([1.0, 2.0], [1.0, 2.0], [0], "one for each of 2"),
     ],
 )
-def test_inputs_that_cannot_be(estimated, true, images, match):
+def test_invalid_inputs_are_refused(estimated, true, images, match):
     with pytest.raises(ValueError, match=match):
         compare(estimated, true, images=images)

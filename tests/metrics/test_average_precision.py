@@ -35,7 +35,7 @@ def test_ties_do_not_depend_on_the_order_of_images(golden, rng, definition):
     )
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     scores = np.array([[0.9], [0.8], [0.7], [0.6]])
     labels = np.array([[0], [1], [1], [0]])
     # precisions at the two hits: 1/2 and 2/3; the envelope lifts the first to 2/3.
@@ -66,6 +66,6 @@ def test_a_class_without_positives():
         (np.full((2, 2), np.nan), np.zeros((2, 2)), "voc", "4 scores are NaN"),
     ],
 )
-def test_inputs_that_cannot_be(scores, labels, definition, match):
+def test_invalid_inputs_are_refused(scores, labels, definition, match):
     with pytest.raises(ValueError, match=match):
         metrics.average_precision(scores, labels, definition)

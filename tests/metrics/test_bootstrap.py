@@ -40,8 +40,8 @@ def test_weights_are_repeated_images(rng, definition):
     scores, labels = a_split(rng)
     weights = rng.integers(0, 3, (20, 60))
     weights[0] = labels[:, 2] == 0  # a sample without positives of class 2
-    found = bootstrap.weighted_average_precision(scores, labels, definition)(weights.astype(float))
-    for row, w in zip(found, weights, strict=True):
+    actual = bootstrap.weighted_average_precision(scores, labels, definition)(weights.astype(float))
+    for row, w in zip(actual, weights, strict=True):
         drawn = np.repeat(np.arange(60), w)
         expected = metrics.average_precision(scores[drawn], labels[drawn], definition)
         np.testing.assert_allclose(row, expected, rtol=1e-12)
@@ -59,14 +59,14 @@ def test_hand_values_of_weighted_average_precision():
 
 def test_the_interval_of_a_mean_is_that_of_the_central_limit(rng):
     values = rng.normal(size=400)
-    found = bootstrap.interval(
+    actual = bootstrap.interval(
         lambda w: mean(w, values), 400, generator=np.random.default_rng(1), resamples=4000
     )
-    assert found.value == pytest.approx(values.mean(), rel=1e-12)
+    assert actual.value == pytest.approx(values.mean(), rel=1e-12)
     error = values.std() / 20
     # The quantile's own noise over 4000 resamples is about 0.04 errors.
-    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    assert actual.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert actual.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
 def drawn_split(rng, images, separation, share, classes=4):
@@ -81,22 +81,22 @@ def drawn_split(rng, images, separation, share, classes=4):
     [(200, 0.0, 0.1), (200, 0.3, 0.04), (400, 0.3, 0.2), (400, 1.2, 0.1), (300, 3.0, 0.3)],
     ids=["chance", "weak and rare", "weak", "medium", "strong"],
 )
-def test_intervals_cover_the_value_of_endless_images(definition, images, separation, share):
+def test_intervals_cover_the_population_value(definition, images, separation, share):
     """Of 95 % intervals about 95 % hold the truth; percentiles alone of half of the weak cases."""
     rng = np.random.default_rng(3)
     truth = metrics.mean_average_precision(*drawn_split(rng, 60_000, separation, share), definition)
     hits = []
     for _ in range(100):
         scores, labels = drawn_split(rng, images, separation, share)
-        found = bootstrap.mean_average_precision_interval(
+        actual = bootstrap.mean_average_precision_interval(
             scores, labels, definition, generator=rng, resamples=100
         )
-        assert found.low <= found.value <= found.high
-        hits.append(found.low <= truth <= found.high)
+        assert actual.low <= actual.value <= actual.high
+        hits.append(actual.low <= truth <= actual.high)
     assert np.mean(hits) >= 0.87  # 95 % less three standard errors of 100 tries, and a little
 
 
-def test_intervals_of_gains_cover_the_gain_of_endless_images():
+def test_intervals_of_gains_cover_the_population_gain():
     """Two predictions on the same images: the better one's gain, and nothing where they are as good."""
     rng = np.random.default_rng(4)
 
@@ -104,24 +104,24 @@ def test_intervals_of_gains_cover_the_gain_of_endless_images():
         scores, labels = drawn_split(rng, images, 0.5, 0.1)
         return [scores, scores + 0.7 * rng.normal(size=scores.shape)], labels
 
-    def of(each, labels):
+    def mean_precision(each, labels):
         return bootstrap.weighted_mean_average_precision(each, labels, "sklearn")
 
     both, labels = two(60_000)
-    truth = np.subtract(*(of(each, labels)(np.ones((1, 60_000)))[0] for each in both))
+    truth = np.subtract(*(mean_precision(each, labels)(np.ones((1, 60_000)))[0] for each in both))
     hits = []
     for _ in range(80):
         both, labels = two(200)
-        statistic, bounds = bootstrap.values_and_gains([of(each, labels) for each in both], 1)
-        found = bootstrap.interval(statistic, 200, generator=rng, resamples=100, bounds=bounds)
-        assert (found.low <= found.value).all()
-        assert (found.value <= found.high).all()
-        np.testing.assert_array_equal([part[3] for part in found], 0)
-        hits.append(found.low[2] <= truth <= found.high[2])
+        statistic, bounds = bootstrap.values_and_gains([mean_precision(each, labels) for each in both], 1)
+        actual = bootstrap.interval(statistic, 200, generator=rng, resamples=100, bounds=bounds)
+        assert (actual.low <= actual.value).all()
+        assert (actual.value <= actual.high).all()
+        np.testing.assert_array_equal([part[3] for part in actual], 0)
+        hits.append(actual.low[2] <= truth <= actual.high[2])
     assert np.mean(hits) >= 0.88
 
 
-def test_an_interval_holds_its_value_where_every_resample_is_above_it():
+def test_an_interval_contains_its_value_even_below_every_resample():
     """A weak classifier of many classes: repeated images alone raise mean average precision."""
     rng = np.random.default_rng(5)
     labels = np.zeros((60, 40), np.uint8)
@@ -129,12 +129,12 @@ def test_an_interval_holds_its_value_where_every_resample_is_above_it():
     scores = rng.normal(size=labels.shape)
     statistic = bootstrap.weighted_mean_average_precision(scores, labels, "voc")
     drawn = statistic(rng.multinomial(60, np.full(60, 1 / 60), 200).astype(float))
-    found = bootstrap.mean_average_precision_interval(scores, labels, "voc", generator=rng)
-    assert np.quantile(drawn, 0.025) > found.value
-    assert found.low < found.value <= found.high
+    actual = bootstrap.mean_average_precision_interval(scores, labels, "voc", generator=rng)
+    assert np.quantile(drawn, 0.025) > actual.value
+    assert actual.low < actual.value <= actual.high
 
 
-def test_a_wider_level_holds_the_narrower(rng):
+def test_a_higher_level_contains_the_lower(rng):
     values = rng.normal(size=50)
     narrow, wide = (
         bootstrap.interval(lambda w: mean(w, values), 50, generator=np.random.default_rng(1), level=level)
@@ -146,14 +146,14 @@ def test_a_wider_level_holds_the_narrower(rng):
 def test_the_same_generator_gives_the_same_interval_in_any_chunks(rng, monkeypatch):
     scores, labels = a_split(rng)
 
-    def found():
+    def actual():
         return bootstrap.mean_average_precision_interval(
             scores, labels, "voc", generator=np.random.default_rng(7), resamples=30
         )
 
-    at_once = found()
+    at_once = actual()
     monkeypatch.setattr(bootstrap, "CHUNK", 4 * 60)
-    np.testing.assert_allclose(found(), at_once, rtol=1e-12)
+    np.testing.assert_allclose(actual(), at_once, rtol=1e-12)
     assert at_once.low < at_once.value < at_once.high
 
 
@@ -165,8 +165,8 @@ def test_every_resample_draws_as_many_images(monkeypatch):
         seen.append(weights)
         return weights.sum(axis=1)
 
-    found = bootstrap.interval(statistic, 10, generator=np.random.default_rng(0), resamples=7)
-    assert found == (10, 10, 10)
+    actual = bootstrap.interval(statistic, 10, generator=np.random.default_rng(0), resamples=7)
+    assert actual == (10, 10, 10)
     drawn = np.concatenate(seen[1:])
     assert drawn.shape == (7, 10)
     assert len(np.unique(drawn, axis=0)) == 7
@@ -187,28 +187,28 @@ def test_a_perfect_ranking_has_no_uncertainty_and_others_stay_in_bounds(rng):
     assert 0 <= low < high <= 100
     # Two positives: where a resample has neither, "sklearn" counts 0, and less that bias 100 would be passed.
     rare = np.eye(80, 3, dtype=np.uint8) + np.eye(80, 3, -40, dtype=np.uint8)
-    found = bootstrap.mean_average_precision_interval(
+    actual = bootstrap.mean_average_precision_interval(
         rare.astype(float), rare, "sklearn", generator=generator, resamples=50
     )
-    assert found.low < found.value == found.high == 100
+    assert actual.low < actual.value == actual.high == 100
 
 
 def test_a_paired_difference_of_equal_rankings_is_exactly_zero(rng):
     scores, labels = a_split(rng)
     one = bootstrap.weighted_mean_average_precision(scores, labels, "sklearn")
     other = bootstrap.weighted_mean_average_precision(np.exp(scores), labels, "sklearn")
-    found = bootstrap.interval(lambda w: one(w) - other(w), 60, generator=np.random.default_rng(0))
-    assert found == (0, 0, 0)
+    actual = bootstrap.interval(lambda w: one(w) - other(w), 60, generator=np.random.default_rng(0))
+    assert actual == (0, 0, 0)
 
 
 def test_statistics_of_any_shape_and_an_undefined_one():
     def statistic(weights):
         return np.stack([weights[:, :2], np.full((len(weights), 2), np.nan)], axis=1)
 
-    found = bootstrap.interval(statistic, 5, generator=np.random.default_rng(0), resamples=20)
-    assert found.value.shape == found.low.shape == (2, 2)
-    assert np.isnan(found.high[1]).all()
-    assert not np.isnan(found.high[0]).any()
+    actual = bootstrap.interval(statistic, 5, generator=np.random.default_rng(0), resamples=20)
+    assert actual.value.shape == actual.low.shape == (2, 2)
+    assert np.isnan(actual.high[1]).all()
+    assert not np.isnan(actual.high[0]).any()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_statistics_of_any_shape_and_an_undefined_one():
         ({"level": 95}, "level 95 is outside"),
     ],
 )
-def test_intervals_that_cannot_be(changes, match):
+def test_invalid_intervals_are_refused(changes, match):
     arguments = {"images": 3, "resamples": 2, "level": 0.9} | changes
     with pytest.raises(ValueError, match=match):
         bootstrap.interval(lambda w: w, generator=np.random.default_rng(0), **arguments)
@@ -233,6 +233,6 @@ def test_intervals_that_cannot_be(changes, match):
         (np.full((2, 2), np.nan), np.zeros((2, 2)), "voc", "4 scores are NaN"),
     ],
 )
-def test_inputs_that_cannot_be(scores, labels, definition, match):
+def test_invalid_inputs_are_refused(scores, labels, definition, match):
     with pytest.raises(ValueError, match=match):
         bootstrap.weighted_average_precision(scores, labels, definition)

@@ -17,16 +17,16 @@ def scored(rng):
 
 def test_equal_weights_give_the_plain_statistic(scored):
     scores, labels = scored
-    found = context_auc.weighted_context_auc(scores, labels, PAIRS)(np.ones((1, 60)))
-    np.testing.assert_allclose(found[0], cooccurrence.context_auc(scores, labels)[tuple(PAIRS.T)], rtol=1e-12)
+    auc = context_auc.weighted_context_auc(scores, labels, PAIRS)(np.ones((1, 60)))
+    np.testing.assert_allclose(auc[0], cooccurrence.context_auc(scores, labels)[tuple(PAIRS.T)], rtol=1e-12)
 
 
-def test_a_weight_is_so_many_copies(scored, rng):
+def test_an_integer_weight_equals_that_many_copies(scored, rng):
     scores, labels = scored
     copies = rng.integers(0, 3, 60)
-    found = context_auc.weighted_context_auc(scores, labels, PAIRS)(copies[None].astype(float))
+    auc = context_auc.weighted_context_auc(scores, labels, PAIRS)(copies[None].astype(float))
     repeated = cooccurrence.context_auc(np.repeat(scores, copies, axis=0), np.repeat(labels, copies, axis=0))
-    np.testing.assert_allclose(found[0], repeated[tuple(PAIRS.T)], rtol=1e-12)
+    np.testing.assert_allclose(auc[0], repeated[tuple(PAIRS.T)], rtol=1e-12)
 
 
 def test_scores_that_are_the_context_and_scores_that_ignore_it():
@@ -37,7 +37,7 @@ def test_scores_that_are_the_context_and_scores_that_ignore_it():
     assert both.tolist() == [[1.0, 0.5]]
 
 
-def test_the_interval_holds_the_mean_and_leaves_out_what_is_undefined(scored, rng):
+def test_the_interval_contains_the_mean_and_ignores_undefined_pairs(scored, rng):
     scores, labels = scored
     plain = cooccurrence.context_auc(scores, labels)[tuple(PAIRS.T)].mean()
     value, low, high = context_auc.mean_context_auc(scores, labels, PAIRS, generator=rng, resamples=50)
@@ -45,8 +45,8 @@ def test_the_interval_holds_the_mean_and_leaves_out_what_is_undefined(scored, rn
     assert low < value < high
     everywhere = np.concatenate([labels, np.ones((60, 1), np.uint8)], axis=1)
     wider = np.concatenate([scores, scores[:, :1]], axis=1)
-    found = context_auc.weighted_context_auc(wider, everywhere, [[0, 3], [3, 0], [0, 1]])(np.ones((1, 60)))
-    assert np.isnan(found[0]).tolist() == [True, True, False]
+    auc = context_auc.weighted_context_auc(wider, everywhere, [[0, 3], [3, 0], [0, 1]])(np.ones((1, 60)))
+    assert np.isnan(auc[0]).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_the_interval_holds_the_mean_and_leaves_out_what_is_undefined(scored, rn
         (np.zeros((2, 2)), [0, 1], "must be \\[m, 2\\]"),
     ],
 )
-def test_arguments(scores, pairs, message):
+def test_invalid_arguments_are_refused(scores, pairs, message):
     with pytest.raises(ValueError, match=message):
         context_auc.weighted_context_auc(scores, np.eye(2), pairs)

@@ -47,8 +47,8 @@ def test_strongest_pairs_by_strength_then_index_with_enough_images():
     assert cooccurrence.strongest_pairs(LABELS, 9, min_images=3).tolist() == []
     # Two pairs of equal strength, four ordered ones: the lower class index first.
     twins = np.array([[1, 1, 0, 0], [0, 0, 1, 1]])
-    found = cooccurrence.strongest_pairs(twins, 4, min_images=1)
-    assert found.tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
+    actual = cooccurrence.strongest_pairs(twins, 4, min_images=1)
+    assert actual.tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
 
 
 def test_hand_values_of_rates():
@@ -70,19 +70,19 @@ def test_hand_values_of_rates():
 
 def test_unconditional_rates_dilute_the_contrast_by_the_share_of_context(rng):
     scores, labels = random_split(rng)
-    found = cooccurrence.false_positive_rates(scores, labels, 2.5)
+    actual = cooccurrence.false_positive_rates(scores, labels, 2.5)
     absent = labels == 0
     share = (absent.T.astype(float) @ labels) / absent.sum(axis=0)[:, None]
     np.testing.assert_allclose(
-        found.with_context - found.overall[:, None], (1 - share) * found.excess, atol=1e-12
+        actual.with_context - actual.overall[:, None], (1 - share) * actual.excess, atol=1e-12
     )
 
 
-def test_cells_without_images_are_nan_and_counted():
-    found = cooccurrence.false_positive_rates(LABELS.astype(float), LABELS, 0.5)
+def test_pairs_without_images_are_nan_and_counted():
+    actual = cooccurrence.false_positive_rates(LABELS.astype(float), LABELS, 0.5)
     # Absent 0 never stands beside 1, nothing ever beside 2; absent 2 stands beside 0 and 1, and alone.
-    assert np.isnan(found.excess).tolist() == [[True, True, True], [False, True, True], [False, False, True]]
-    assert found.undefined == 3
+    assert np.isnan(actual.excess).tolist() == [[True, True, True], [False, True, True], [False, False, True]]
+    assert actual.undefined == 3
     assert np.isnan(cooccurrence.context_auc(LABELS.astype(float), LABELS)[0, 1])
 
 
@@ -113,21 +113,21 @@ def test_a_prediction_that_is_the_context_has_all_the_excess():
 
 def test_context_auc_against_counting_pairs_of_images(rng):
     scores, labels = random_split(rng)
-    found = cooccurrence.context_auc(scores, labels)
+    actual = cooccurrence.context_auc(scores, labels)
     for j, i in itertools.permutations(range(4), 2):
         beside = scores[(labels[:, j] == 0) & (labels[:, i] == 1), j]
         alone = scores[(labels[:, j] == 0) & (labels[:, i] == 0), j]
         wins = (beside[:, None] > alone) + 0.5 * (beside[:, None] == alone)
-        assert found[j, i] == pytest.approx(wins.mean(), rel=1e-12)
+        assert actual[j, i] == pytest.approx(wins.mean(), rel=1e-12)
 
 
-def test_context_auc_sees_ranks_only_and_turns_with_the_score(rng):
+def test_context_auc_depends_on_ranks_only_and_is_reversed_by_negation(rng):
     scores, labels = random_split(rng)
-    found = cooccurrence.context_auc(scores, labels)
-    np.testing.assert_allclose(cooccurrence.context_auc(np.exp(scores), labels), found, rtol=1e-12)
-    np.testing.assert_allclose(cooccurrence.context_auc(-scores, labels), 1 - found, rtol=1e-12)
-    assert np.nanmin(found) >= 0
-    assert np.nanmax(found) <= 1
+    actual = cooccurrence.context_auc(scores, labels)
+    np.testing.assert_allclose(cooccurrence.context_auc(np.exp(scores), labels), actual, rtol=1e-12)
+    np.testing.assert_allclose(cooccurrence.context_auc(-scores, labels), 1 - actual, rtol=1e-12)
+    assert np.nanmin(actual) >= 0
+    assert np.nanmax(actual) <= 1
 
 
 def test_the_order_of_images_does_not_matter(rng):
@@ -137,7 +137,7 @@ def test_the_order_of_images_does_not_matter(rng):
         np.testing.assert_allclose(measure(scores[order], labels[order]), measure(scores, labels), rtol=1e-12)
 
 
-def test_the_summary_is_the_mean_of_the_defined_cells(rng):
+def test_the_summary_is_the_mean_of_the_defined_pairs(rng):
     scores, labels = random_split(rng)
     labels[:, 3] = 1  # never absent: undefined as a target
     pairs = np.array([[0, 1], [2, 0], [3, 1]])
@@ -162,8 +162,8 @@ def test_without_pairs_there_is_no_summary():
 def test_a_threshold_of_each_class_and_the_scores_own_precision():
     labels = np.array([[0, 1], [0, 0]])
     scores = np.array([[0.6, 0.1], [0.6, 0.1]], np.float32)
-    found = cooccurrence.false_positive_rates(scores, labels, np.array([0.7, 0.5])).overall
-    np.testing.assert_array_equal(found, [0, 0])
+    actual = cooccurrence.false_positive_rates(scores, labels, np.array([0.7, 0.5])).overall
+    np.testing.assert_array_equal(actual, [0, 0])
     # 0.6 in float32 is above 0.6 in float64, and not above itself.
     assert cooccurrence.false_positive_rates(scores, labels, 0.6).overall[0] == 0
 
@@ -177,7 +177,7 @@ def test_a_threshold_of_each_class_and_the_scores_own_precision():
         (np.zeros((0, 2)), np.zeros((0, 2)), "at least one image"),
     ],
 )
-def test_inputs_that_cannot_be(scores, labels, match):
+def test_invalid_inputs_are_refused(scores, labels, match):
     with pytest.raises(ValueError, match=match):
         cooccurrence.context_auc(scores, labels)
     with pytest.raises(ValueError, match=match):
@@ -188,13 +188,13 @@ def test_inputs_that_cannot_be(scores, labels, match):
     ("pairs", "match"),
     [([0, 1], "must be \\[m, 2\\]"), ([[1, 1]], "two different"), ([[0, 3]], "below 3"), ([[-1, 0]], "-1")],
 )
-def test_pairs_that_cannot_be(pairs, match):
+def test_invalid_pairs_are_refused(pairs, match):
     with pytest.raises(ValueError, match=match):
         cooccurrence.mean_excess_false_positive_rate(
             LABELS, LABELS, 0.5, pairs, generator=np.random.default_rng(0)
         )
 
 
-def test_no_pairs_cannot_be_asked_for():
+def test_asking_for_no_pairs_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         cooccurrence.strongest_pairs(LABELS, 0)

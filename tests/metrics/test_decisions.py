@@ -33,7 +33,7 @@ def test_a_rate_below_one_image_predicts_nothing(golden):
     np.testing.assert_array_equal(chosen[:, ~rare], z["at_rate_with_zero"][:, ~rare])
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.8, 0.5], [0.3, 0.7, 0.5], [0.2, 0.1, 0.4]])
     # Of 4 images: 2.4, cut to 2; 1; and 1, with which two more tie.
     np.testing.assert_array_equal(
@@ -65,6 +65,6 @@ def test_ties_at_the_top_go_to_the_first_classes_and_few_classes_are_all_taken()
         (lambda: metrics.at_rate(np.zeros((3, 2)), [0.5, np.nan]), "must be in"),
     ],
 )
-def test_inputs_that_cannot_be(call, match):
+def test_invalid_inputs_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()

@@ -34,17 +34,17 @@ def scenes(count):
     return tuple(zip(*(boxes.of_image(i) for i in range(count)), strict=True))
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # Three quarters of the box lie in the left half, all of it in the upper.
     box = (20, 10, 60, 30)
-    found = one_image(TOP_LEFT, box)
-    assert found.image.tolist() == found.label.tolist() == [0]
-    assert found.hit.tolist() == [True]
+    located = one_image(TOP_LEFT, box)
+    assert located.image.tolist() == located.label.tolist() == [0]
+    assert located.hit.tolist() == [True]
     np.testing.assert_allclose(
-        [found.share[0], found.chance_share[0], found.best_share[0]], [0.75, 0.25, 0.75]
+        [located.share[0], located.chance_share[0], located.best_share[0]], [0.75, 0.25, 0.75]
     )
-    np.testing.assert_allclose([found.chance_hit[0], found.best_hit[0]], [0.25, 1])
-    np.testing.assert_allclose([found.area[0], found.relative_area[0]], [800, 0.08])
+    np.testing.assert_allclose([located.chance_hit[0], located.best_hit[0]], [0.25, 1])
+    np.testing.assert_allclose([located.area[0], located.relative_area[0]], [800, 0.08])
     other = one_image(TOP_RIGHT, box)
     assert other.hit.tolist() == [False]
     np.testing.assert_allclose(other.share, 0.25)
@@ -60,7 +60,7 @@ def test_patches_are_numbered_as_views_are():
         assert [one_image(p, box).hit[0] for p in range(4)] == [p == pivot for p in range(4)]
 
 
-def test_boxes_stretch_with_the_picture():
+def test_boxes_are_scaled_with_the_image():
     square = one_image(TOP_LEFT, (20, 10, 60, 30))
     wide = one_image(TOP_LEFT, (80, 5, 240, 15), width=400, height=50)
     for name in ("hit", "share", "chance_share", "best_share", "relative_area"):
@@ -68,7 +68,7 @@ def test_boxes_stretch_with_the_picture():
     np.testing.assert_allclose(wide.area, 2 * square.area)
 
 
-def test_equal_parts_all_count():
+def test_every_patch_with_an_equal_part_is_a_hit():
     centred = (30, 10, 70, 30)  # on the cut between left and right
     assert [one_image(p, centred).hit[0] for p in range(4)] == [True, False, True, False]
     assert one_image(0, centred).chance_hit == [0.5]
@@ -82,24 +82,26 @@ def test_equal_parts_all_count():
 
 def test_an_object_inside_the_overlap_is_held_by_several_patches():
     # Two patches of side 2/3 overlap in the middle third.
-    found = one_image(TOP_RIGHT, (45, 10, 55, 20), size=90, patch_boxes=patch_boxes(90, 2, 0.5))
-    np.testing.assert_allclose([found.chance_hit[0], found.share[0], found.chance_share[0]], [0.5, 1, 0.5])
+    located = one_image(TOP_RIGHT, (45, 10, 55, 20), size=90, patch_boxes=patch_boxes(90, 2, 0.5))
+    np.testing.assert_allclose(
+        [located.chance_hit[0], located.share[0], located.chance_share[0]], [0.5, 1, 0.5]
+    )
 
 
-def test_any_box_of_the_class_is_good():
+def test_a_hit_on_any_box_of_the_class_counts():
     boxes = [(10, 10, 20, 20), (70, 70, 95, 95)]
     assert [one_image(p, *boxes).hit[0] for p in range(4)] == [True, False, False, True]
-    found = one_image(TOP_LEFT, *boxes)
-    assert found.chance_hit == [0.5]
-    np.testing.assert_allclose(found.share, 1)
-    np.testing.assert_allclose(found.area, 625)  # of the largest
+    located = one_image(TOP_LEFT, *boxes)
+    assert located.chance_hit == [0.5]
+    np.testing.assert_allclose(located.share, 1)
+    np.testing.assert_allclose(located.area, 625)  # of the largest
 
 
-def test_what_the_division_leaves_over_belongs_to_no_patch():
+def test_the_remainder_of_the_division_belongs_to_no_patch():
     # 7 // 2 = 3: the last of seven columns is in no patch.
-    found = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7, patch_boxes=patch_boxes(7, 2))
-    assert not found.hit[0]
-    assert found.chance_hit == found.best_hit == found.best_share == [0]
+    located = one_image(TOP_RIGHT, (6, 0, 7, 2), width=7, height=7, size=7, patch_boxes=patch_boxes(7, 2))
+    assert not located.hit[0]
+    assert located.chance_hit == located.best_hit == located.best_share == [0]
 
 
 def test_classes_and_images_are_kept_apart():
@@ -109,31 +111,31 @@ def test_classes_and_images_are_kept_apart():
         np.zeros((0, 4)),
         np.array([[80, 10, 90, 20], [80, 10, 80, 20]]),  # the second has no area
     ]
-    found = localize(
+    located = localize(
         pivot, boxes, [[1, 0], [], [1, 0]], [(100, 100)] * 3, size=64, patch_boxes=patch_boxes(64, 2)
     )
-    assert found.image.tolist() == [0, 0, 2]
-    assert found.label.tolist() == [0, 1, 1]
-    assert found.hit.tolist() == [True, True, False]
-    assert (found.images_without_boxes, found.boxes_without_area) == (1, 1)
-    of_classes = localization.by_class(found, 2)
+    assert located.image.tolist() == [0, 0, 2]
+    assert located.label.tolist() == [0, 1, 1]
+    assert located.hit.tolist() == [True, True, False]
+    assert (located.images_without_boxes, located.boxes_without_area) == (1, 1)
+    of_classes = localization.by_class(located, 2)
     assert [(r.pairs, r.hit) for r in of_classes] == [(1, 1.0), (2, 0.5)]
-    assert localization.rates(found).hit == pytest.approx(2 / 3)
-    assert localization.rates(found, found.image == 2).share == 0
+    assert localization.rates(located).hit == pytest.approx(2 / 3)
+    assert localization.rates(located, located.image == 2).share == 0
 
 
-def test_boxes_are_cut_to_the_picture():
-    found = one_image(TOP_LEFT, (-10, -10, 10, 10), (200, 200, 210, 210))
-    np.testing.assert_allclose(found.area, 100)
-    assert found.boxes_without_area == 1
-    assert found.share == [1]
+def test_boxes_are_clipped_to_the_image():
+    located = one_image(TOP_LEFT, (-10, -10, 10, 10), (200, 200, 210, 210))
+    np.testing.assert_allclose(located.area, 100)
+    assert located.boxes_without_area == 1
+    assert located.share == [1]
 
 
 def test_sizes_in_pixels_and_relative():
     sides = [31, 32, 95, 96]
     for width, height, relative in [(640, 480, False), (640, 480, True), (64, 48, True)]:
         scale = width / 640
-        found = localize(
+        located = localize(
             np.zeros((4, 1), int),
             [np.array([[0, 0, side * scale, side * scale]]) for side in sides],
             [[0]] * 4,
@@ -141,18 +143,18 @@ def test_sizes_in_pixels_and_relative():
             size=64,
             patch_boxes=patch_boxes(64, 2),
         )
-        groups = localization.by_size(found, relative=relative)
+        groups = localization.by_size(located, relative=relative)
         assert [(name, r.pairs) for name, r in groups.items()] == [("small", 1), ("medium", 2), ("large", 1)]
-    everything_small = localization.by_size(found, relative=False)
+    everything_small = localization.by_size(located, relative=False)
     assert everything_small["small"].pairs == 4
     assert np.isnan(everything_small["large"].hit)
 
 
 def test_objects_that_span_patches():
-    found = [one_image(TOP_LEFT, box) for box in [(0, 0, 100, 100), (30, 10, 70, 30), (10, 10, 20, 20)]]
-    spanning = [localization.by_span(pairs)["spanning"].pairs for pairs in found]
+    located = [one_image(TOP_LEFT, box) for box in [(0, 0, 100, 100), (30, 10, 70, 30), (10, 10, 20, 20)]]
+    spanning = [localization.by_span(pairs)["spanning"].pairs for pairs in located]
     assert spanning == [1, 0, 0]  # a quarter; half; all in one patch
-    assert localization.by_span(found[1], 0.6)["within"].pairs == 0
+    assert localization.by_span(located[1], 0.6)["within"].pairs == 0
 
 
 @pytest.mark.parametrize(("grid", "overlap"), [(2, 0.0), (3, 0.0), (3, 0.4)])
@@ -185,11 +187,11 @@ def test_attention_that_sees_the_object_is_always_right():
     attention = rng.random((40, 4, 10))
     for p, pairs in enumerate(held):
         attention[pairs.image, p, pairs.label] += 10 * pairs.share
-    found = localization.rates(localize(patches.pivot(attention), **options))
-    assert found.pairs == sum(len(np.unique(c)) for c in classes)
-    assert found.hit == found.best_hit == 1
-    assert found.share == pytest.approx(found.best_share)
-    assert found.chance_hit < 0.5
+    located = localization.rates(localize(patches.pivot(attention), **options))
+    assert located.pairs == sum(len(np.unique(c)) for c in classes)
+    assert located.hit == located.best_hit == 1
+    assert located.share == pytest.approx(located.best_share)
+    assert located.chance_hit < 0.5
 
 
 def test_the_order_of_images_and_boxes_does_not_matter(rng):
@@ -210,7 +212,7 @@ def test_the_order_of_images_and_boxes_does_not_matter(rng):
 
 
 def test_no_boxes_at_all():
-    found = localize(
+    located = localize(
         np.zeros((2, 3), int),
         [np.zeros((0, 4))] * 2,
         [[]] * 2,
@@ -218,8 +220,8 @@ def test_no_boxes_at_all():
         size=64,
         patch_boxes=patch_boxes(64, 2),
     )
-    assert found.images_without_boxes == 2
-    overall = localization.rates(found)
+    assert located.images_without_boxes == 2
+    overall = localization.rates(located)
     assert overall.pairs == 0
     assert np.isnan(overall.hit)
 
@@ -252,18 +254,18 @@ GOOD = {
         ({"corners": [[np.nan, 0, 0, 5]]}, "is not left, top, right, bottom"),
     ],
 )
-def test_inputs_that_cannot_be(changes, match):
+def test_invalid_inputs_are_refused(changes, match):
     assert len(localization.localize(**GOOD).hit) == 1
     with pytest.raises(ValueError, match=match):
         localization.localize(**GOOD | changes)
 
 
 def test_a_picture_without_a_box_needs_no_size():
-    found = localize(np.zeros((2, 2), int), [np.zeros((0, 4)), [[0, 0, 5, 5]]], [[], [1]], [(0, 0), (10, 10)],
+    located = localize(np.zeros((2, 2), int), [np.zeros((0, 4)), [[0, 0, 5, 5]]], [[], [1]], [(0, 0), (10, 10)],
                      size=64, patch_boxes=patch_boxes(64, 2))  # fmt: skip
-    assert found.image.tolist() == [1]
+    assert located.image.tolist() == [1]
 
 
-def test_a_mask_of_other_pairs():
+def test_a_mask_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="mask"):
         localization.rates(localization.localize(**GOOD), [True, False])

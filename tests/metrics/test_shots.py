@@ -10,9 +10,11 @@ COUNTS = np.array([101, 100, 20, 19])
 
 def test_golden(golden):
     z = golden("longtail/shots.npz")
-    found = shots.shots(z["predicted"], z["labels"], z["counts"])
-    np.testing.assert_allclose([found["many"], found["medium"], found["few"]], 100 * z["groups"], rtol=1e-12)
-    np.testing.assert_allclose(found["top1"], 100 * z["overall"], rtol=1e-12)
+    accuracies = shots.shots(z["predicted"], z["labels"], z["counts"])
+    np.testing.assert_allclose(
+        [accuracies["many"], accuracies["medium"], accuracies["few"]], 100 * z["groups"], rtol=1e-12
+    )
+    np.testing.assert_allclose(accuracies["top1"], 100 * z["overall"], rtol=1e-12)
     np.testing.assert_array_equal(
         shots.per_class_accuracy(z["predicted"], z["labels"], len(z["counts"])), z["per_class"]
     )
@@ -21,25 +23,27 @@ def test_golden(golden):
 def test_golden_with_classes_that_have_no_images(golden):
     z = golden("longtail/shots.npz")
     some = z["labels"] < 15
-    found = shots.shots(z["predicted"][some], z["labels"][some], z["counts"])
+    accuracies = shots.shots(z["predicted"][some], z["labels"][some], z["counts"])
     expected = 100 * z["groups_of_15"]
-    np.testing.assert_allclose([found["many"], found["medium"], found["few"]], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        [accuracies["many"], accuracies["medium"], accuracies["few"]], expected, rtol=1e-12
+    )
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # Class 0 one of two, class 1 and 2 all, class 3 never: 100 and 20 images are medium.
     predicted, labels = np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 2, 3])
-    found = shots.shots(predicted, labels, COUNTS)
+    accuracies = shots.shots(predicted, labels, COUNTS)
     f1 = [2 / 3, 2 / 3, 2 / 3, 0]
     expected = {"top1": 60, "many": 50, "medium": 100, "few": 0, "macro_F1": 100 * np.mean(f1)}
-    assert list(found) == list(expected)
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-12)
+    assert list(accuracies) == list(expected)
+    np.testing.assert_allclose(list(accuracies.values()), list(expected.values()), rtol=1e-12)
 
 
 def test_thresholds():
     predicted, labels = np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2])
-    found = shots.shots(predicted, labels, COUNTS, many=50, few=10)
-    assert (found["many"], found["medium"]) == (75, 100)
+    accuracies = shots.shots(predicted, labels, COUNTS, many=50, few=10)
+    assert (accuracies["many"], accuracies["medium"]) == (75, 100)
 
 
 def test_an_empty_group_is_undefined_or_the_references_zero():
@@ -50,8 +54,8 @@ def test_an_empty_group_is_undefined_or_the_references_zero():
 
 def test_macro_f1_is_of_classes_labelled_or_predicted():
     # Class 1 is predicted and never right, class 3 neither labelled nor predicted.
-    found = shots.shots(np.array([0, 1, 2]), np.array([0, 0, 2]), COUNTS)
-    np.testing.assert_allclose(found["macro_F1"], 100 * (2 / 3 + 0 + 1) / 3, rtol=1e-12)
+    accuracies = shots.shots(np.array([0, 1, 2]), np.array([0, 0, 2]), COUNTS)
+    np.testing.assert_allclose(accuracies["macro_F1"], 100 * (2 / 3 + 0 + 1) / 3, rtol=1e-12)
 
 
 def test_a_class_without_images_has_no_accuracy():
@@ -70,7 +74,7 @@ def test_a_class_without_images_has_no_accuracy():
         ([-1], [0], "predictions from -1 to -1 with 4 classes"),
     ],
 )
-def test_what_cannot_be(predicted, labels, match):
+def test_invalid_arguments_are_refused(predicted, labels, match):
     with pytest.raises(ValueError, match=match):
         shots.shots(predicted, labels, COUNTS)
 

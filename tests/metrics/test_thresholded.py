@@ -14,7 +14,7 @@ def test_golden_sweep(golden):
         np.testing.assert_allclose(list(values.values()), 100 * expected, rtol=1e-12)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     scores = np.array([[0.9, 0.2], [0.8, 0.3], [0.1, 0.5]])
     labels = np.array([[1, 0], [0, 0], [1, 1]])
     values = metrics.thresholded(scores, labels, 0.5)

@@ -132,6 +132,6 @@ def test_generators(module):
     assert_derivatives(module, *jax.tree.map(two, module.example()))
 
 
-def test_every_backbone_is_of_a_kind_that_is_here():
+def test_every_backbone_has_a_tested_family():
     kinds = {getattr(backbone.create, "func", backbone.create) for backbone in catalogue.BACKBONES.values()}
     assert kinds == {type(backbone) for backbone in BACKBONES.values()}

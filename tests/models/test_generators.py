@@ -56,16 +56,16 @@ def digits_inputs(b, latent, seed=0):
 def test_digits(dtype):
     module = mnist.MnistGenerator(latent=6, ngf=4, dtype=dtype)
     run = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
-    found, updated = run(random_variables(module), *digits_inputs(5, 6))
-    assert found.image.shape == (5, 32, 32, 3)
-    assert found.mask.shape == (5, 32, 32, 1)
-    assert found.image.dtype == found.mask.dtype == dtype
+    actual, updated = run(random_variables(module), *digits_inputs(5, 6))
+    assert actual.image.shape == (5, 32, 32, 3)
+    assert actual.mask.shape == (5, 32, 32, 1)
+    assert actual.image.dtype == actual.mask.dtype == dtype
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
     low, high = (jnp.asarray(end, dtype) for end in mechanisms.MASK_RANGE)
-    assert ((found.mask >= low) & (found.mask <= high)).all()
-    assert jnp.abs(found.image).max() <= 1
+    assert ((actual.mask >= low) & (actual.mask <= high)).all()
+    assert jnp.abs(actual.image).max() <= 1
     # The mean of every shape is 0 before it is clamped.
-    np.testing.assert_allclose(found.shape.mean(axis=(1, 2, 3), dtype=jnp.float32), np.zeros(5), atol=1e-2)
+    np.testing.assert_allclose(actual.shape.mean(axis=(1, 2, 3), dtype=jnp.float32), np.zeros(5), atol=1e-2)
 
 
 def test_norms_start_around_one():
@@ -206,9 +206,9 @@ def test_imagenet_generator():
     classes = {name: jax.nn.one_hot(jnp.array([i, i]), 10) for i, name in enumerate(mechanisms.MECHANISMS)}
     variables = random_variables(module)
     run = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
-    found, updated = run(variables, noise, classes)
-    assert found.image.shape == found.target.shape == (2, 8, 8, 3)
-    assert found.mask.shape == found.background_saliency.shape == (2, 8, 8, 1)
+    actual, updated = run(variables, noise, classes)
+    assert actual.image.shape == actual.target.shape == (2, 8, 8, 3)
+    assert actual.mask.shape == actual.background_saliency.shape == (2, 8, 8, 1)
     moved = {
         part: any(
             not np.array_equal(a, b)

@@ -255,8 +255,8 @@ def test_a_dense_layer_is_the_same_mapped_over_images(rng):
     def over_images(params, x):
         return jnp.sin(mapped.apply({"params": {"inner": {"layer": params}}}, x, train=True)).sum()
 
-    expected, found = (jax.grad(run, argnums=(0, 1))(params, x) for run in (alone, over_images))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    expected, actual = (jax.grad(run, argnums=(0, 1))(params, x) for run in (alone, over_images))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, expected)
 
 
 def test_a_layer_norm_by_hand():

@@ -100,7 +100,7 @@ def test_outputs_of_every_view(rng):
     }
 
 
-def test_a_view_is_judged_by_itself_in_evaluation(rng):
+def test_views_do_not_influence_each_other_in_evaluation(rng):
     views = jnp.asarray(rng.random((2, 5, 32, 32, 3)), jnp.float32)
     model = tiny()
     variables = model.init(jax.random.key(0), views, train=False)
@@ -109,7 +109,7 @@ def test_a_view_is_judged_by_itself_in_evaluation(rng):
     np.testing.assert_allclose(together[1:, 3:4], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_training_is_that_of_one_batch_of_all_views(rng):
+def test_training_equals_one_batch_of_all_views(rng):
     """[b, v] mapped over images equals [1, b·v], where one image holds all views: one batch for the norms."""
     views = jnp.asarray(rng.random((3, 4, 32, 32, 3)), jnp.float32)
     model = tiny()
@@ -149,7 +149,7 @@ def test_heads_by_attention(attention, layers):
         assert bool((weights == score).all()) == (attention == "self")
 
 
-def test_half_precision_stays_near_full(rng):
+def test_half_precision_is_close_to_full_precision(rng):
     views = jnp.asarray(rng.random((2, 5, 32, 32, 3)), jnp.float32)
     variables = tiny().init(jax.random.key(0), views, train=False)
     full = tiny().apply(variables, views, train=False).whole
@@ -181,6 +181,6 @@ def test_space_to_depth_order():
         ("resnet18", "cross", 16, "try 32 or 64"),
     ],
 )
-def test_models_that_cannot_be(name, attention, size, message):
+def test_invalid_models_are_refused(name, attention, size, message):
     with pytest.raises(InputError, match=message):
         catalogue.create_model(name, 10, attention=attention, image_size=size)

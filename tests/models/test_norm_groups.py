@@ -44,7 +44,7 @@ def trained(layer, variables, x):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
-def test_a_group_is_a_batch_by_itself(rng, groups):
+def test_each_group_has_the_statistics_of_its_own_batch(rng, groups):
     x = pixels(rng)
     one, grouped = Mapped(BatchNorm()), Mapped(BatchNorm(groups=groups))
     variables = one.init(jax.random.key(0), x, train=False)
@@ -99,7 +99,7 @@ def test_eight_devices_do_what_one_does_and_send_statistics_only(rng, groups):
     assert max(sizes) <= IMAGES_IN_BATCH * x.shape[-1]
 
 
-def test_a_classifier_of_groups_is_one_of_each(rng):
+def test_a_classifier_with_groups_equals_one_classifier_per_group(rng):
     views = jnp.asarray(rng.random((4, 5, 32, 32, 3)), jnp.float32)
     one, grouped = (
         catalogue.create(catalogue.Model("resnet_small", norm_groups=groups), 3, 32, catalogue.Patches())
@@ -115,7 +115,7 @@ def test_a_classifier_of_groups_is_one_of_each(rng):
     assert np.abs(joint.score - expected).max() > 1e-2
 
 
-def test_groups_that_cannot_be(rng):
+def test_invalid_groups_are_refused(rng):
     x = pixels(rng)
     layer = Mapped(BatchNorm(groups=3))
     variables = layer.init(jax.random.key(0), x, train=False)

@@ -61,7 +61,7 @@ def test_attention_keeps_torchs_packing(rng):
     np.testing.assert_allclose(out, jnp.broadcast_to(jnp.arange(2.0 * D, 3 * D), x.shape), rtol=1e-6)
 
 
-def test_initial_values_are_torchs():
+def test_initial_values_are_distributed_as_in_pytorch():
     x = jnp.zeros((1, 1, 1, 64))
     params = transformer.Attention(4).init(jax.random.key(0), x, x, x, train=False)["params"]
     bound = math.sqrt(6 / (4 * 64))  # Xavier over [3·64, 64]
@@ -124,7 +124,7 @@ def test_gradients(rng):
         check_grads(loss, (variables, target, memory), order=1, modes=["rev"], rtol=1e-6, eps=1e-6)
 
 
-def test_half_precision_stays_near_full(rng):
+def test_half_precision_is_close_to_full_precision(rng):
     x, position = normal(rng, 2, 3, 5, D), normal(rng, 1, 1, 5, D)
     variables = transformer.EncoderLayer(2, 16).init(jax.random.key(0), x, position=position, train=False)
     full, half = (

@@ -145,7 +145,7 @@ def test_an_older_training_of_other_fields_is_refused_by_todays_names(command, u
     assert (workdir / "config.json").read_text() == before
 
 
-def test_the_rank_of_an_older_checkpoint_counts(unpacked):
+def test_the_best_older_checkpoint_is_chosen_by_its_rank(unpacked):
     workdir, _ = unpacked("pat_t")
     assert checkpoint_of(workdir).name == "8"
     assert checkpoints.find(workdir).name == "6"

@@ -28,12 +28,12 @@ def test_schedule_stays_at_its_end():
     assert lr(9) == lr(50)
 
 
-def test_schedule_that_cannot_be():
+def test_an_invalid_schedule_is_refused():
     with pytest.raises(ValueError, match="over 0 steps"):
         one_cycle.learning_rate(1.0, total_steps=0)
 
 
-def test_average_moves_by_its_share():
+def test_average_moves_by_one_minus_decay():
     average = ema.update({"a": jnp.array([1.0])}, {"a": jnp.array([2.0])}, 0.9)
     np.testing.assert_allclose(average["a"], [1.1], rtol=1e-6)
 
@@ -73,11 +73,11 @@ def test_whole_paths_are_frozen():
     assert trained == {"backbone": {"conv1": {"kernel": False}, "bn1": {"scale": True}}, "head": {"b": False}}
 
 
-def test_nothing_is_frozen_by_nothing():
+def test_no_patterns_freeze_no_parameters():
     assert all(jax.tree.leaves(frozen.trainable_mask(PARAMS, ())))
 
 
-def test_a_pattern_without_a_parameter():
+def test_a_pattern_that_matches_no_parameter_is_refused():
     with pytest.raises(InputError, match=r"no parameter matches 'conv1'; .* such as 'backbone/"):
         frozen.trainable_mask(PARAMS, ("head/b", "conv1"))
 

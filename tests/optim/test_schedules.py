@@ -49,7 +49,7 @@ def test_schedule_of_steps():
         assert schedules.per_step(table, 3)(0) == table[0]
 
 
-def test_what_cannot_be():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="over 0 epochs"):
         schedules.recursive_cosine(0.1, epochs=0)
     with pytest.raises(ValueError, match=r"\(5, 3\) must be in ascending order"):
@@ -60,7 +60,7 @@ def test_what_cannot_be():
         schedules.per_step([0.1], 0)
 
 
-def test_sgd_is_pytorchs():
+def test_sgd_equals_pytorchs():
     """Velocity of gradients with decay, scaled by the rate of each step: three steps by hand."""
     table, momentum, decay = np.array([0.2, 0.02]), 0.9, 5e-4
     optimizer = build.sgd(learning_rate=schedules.per_step(table, 2))
@@ -80,7 +80,7 @@ def test_sgd_is_pytorchs():
         np.testing.assert_allclose([values["lr"], values["momentum"]], [table[step // 2], 0.9], rtol=1e-6)
 
 
-def test_sgd_leaves_what_is_not_trained():
+def test_sgd_leaves_frozen_parameters_unchanged():
     params = {"kernel": jnp.ones(2), "scales": jnp.ones(2)}
     trainable_mask = lambda tree: {name: name == "scales" for name in tree}  # noqa: E731
     optimizer = build.sgd(learning_rate=0.5, weight_decay=0.1, trainable_mask=trainable_mask)

@@ -37,9 +37,9 @@ def pooled(x, size=32):
     return channels_first(np.asarray(x).reshape(b, size, h // size, size, w // size, c).mean(axis=(2, 4)))
 
 
-def assert_near(found, expected, tolerance, message=""):
+def assert_near(actual, expected, tolerance, message=""):
     """Within the tolerance, absolute."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, err_msg=message)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=message)
 
 
 def assert_statistics(array, recorded, tolerance, message=""):

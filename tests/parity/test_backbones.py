@@ -71,8 +71,8 @@ def test_evaluation(golden, name):
         pooled = np.asarray(outputs.features["pooled"])[:, 0, ::8]
         np.testing.assert_allclose(pooled, arrays[f"{name}/{variant}/pooled"], rtol=1e-4, atol=1e-5)
         for stage, expected in zip(STAGES, arrays[f"{name}/{variant}/stages"]):
-            found = statistics(outputs.features[stage])
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{variant} {stage}")
+            actual = statistics(outputs.features[stage])
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5, err_msg=f"{variant} {stage}")
     assert_heads(arrays, name, features["A"]["pooled"])
 
 
@@ -91,8 +91,8 @@ def assert_heads(arrays, name, pooled):
         head = LinearHead(classes, attention)
         branches = head.apply({"params": params}, {"pooled": pooled}, train=False)
         expected = arrays[f"{name}/{attention}/{classes}"]
-        found = np.stack([x[:, 0] for x in branches[: len(expected)]])
-        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[name, "A"])
+        actual = np.stack([x[:, 0] for x in branches[: len(expected)]])
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[name, "A"])
 
 
 @pytest.mark.parametrize("name", [pytest.param("resnet101", marks=pytest.mark.slow), "tresnet_l_v2"])
@@ -139,8 +139,8 @@ def weights_only(state_dict):
     return {key: array for key, array in state_dict.items() if not key.endswith("num_batches_tracked")}
 
 
-def assert_same_trees(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_same_trees(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize("name", MODELS)

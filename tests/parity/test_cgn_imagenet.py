@@ -34,9 +34,9 @@ def torch_shapes(module, prefix=""):
     return {prefix + entry.key: entry.torch_shape for entry in cgn.entries(module)}
 
 
-def assert_stage(found, expected, name):
-    recorded.assert_statistics(found, expected, IMAGES, name)
-    recorded.assert_near(np.std(found, ddof=1), expected["std"], IMAGES * max(expected["std"], 1), name)
+def assert_stage(actual, expected, name):
+    recorded.assert_statistics(actual, expected, IMAGES, name)
+    recorded.assert_near(np.std(actual, ddof=1), expected["std"], IMAGES * max(expected["std"], 1), name)
 
 
 def stage_of(features, torch_name):
@@ -44,8 +44,8 @@ def stage_of(features, torch_name):
     name = torch_name.removeprefix("generator.").replace("layers.", "layer")
     if name not in features:
         return None
-    found = np.asarray(features[name])
-    return recorded.channels_first(found) if found.ndim == 4 else found
+    actual = np.asarray(features[name])
+    return recorded.channels_first(actual) if actual.ndim == 4 else actual
 
 
 def test_first_stages_of_biggan():
@@ -57,9 +57,9 @@ def test_first_stages_of_biggan():
     features = run(cgn.from_torch(module, state_dict), noise(0), one_hot(425))
     compared = 0
     for name, expected in numbers["trunc_1.0"]["stages"].items():
-        found = stage_of(features, name)
-        if found is not None and list(found.shape) == expected["shape"]:
-            assert_stage(found, expected, name)
+        actual = stage_of(features, name)
+        if actual is not None and list(actual.shape) == expected["shape"]:
+            assert_stage(actual, expected, name)
             compared += 1
     assert compared == 3
     for name, sigma in numbers["sigma_examples"].items():
@@ -72,9 +72,9 @@ def test_table_of_truncations():
     table = recorded.numbers("cgn/biggan")["truncation_table_start_coef"]
     assert len(table) == 100
     for truncation, (start, share) in table.items():
-        found = biggan_deep.neighbours(float(truncation), 51, biggan_deep.REVERSED)
+        actual = biggan_deep.neighbours(float(truncation), 51, biggan_deep.REVERSED)
         expected = ((start, share), (start + 1, 1 - share)) if share else ((start, 1.0),)
-        assert found == expected, truncation
+        assert actual == expected, truncation
 
 
 @functools.cache
@@ -95,8 +95,8 @@ def test_biggan(truncation):
     recorded.assert_near(recorded.pooled(features["image"]), expected, IMAGES)
     recorded.assert_statistics(recorded.channels_first(features["image"]), numbers["img"], IMAGES)
     for name, stage in numbers["stages"].items():
-        if (found := stage_of(features, name)) is not None:
-            assert_stage(found, stage, name)
+        if (actual := stage_of(features, name)) is not None:
+            assert_stage(actual, stage, name)
 
 
 @pytest.mark.slow(reason=SLOW)
@@ -138,12 +138,12 @@ def test_u2net(size):
     module, variables = saliency()
     x = np.random.RandomState(0).uniform(-1, 1, (1, 3, size, size)).astype(np.float32)
     maps = jax.jit(functools.partial(module.apply, train=False))(variables, recorded.channels_last(x))
-    found = maps["saliency"]
+    actual = maps["saliency"]
     if size == 256:
-        recorded.assert_near(recorded.pooled(found), golden["out_256_pool32"], IMAGES)
+        recorded.assert_near(recorded.pooled(actual), golden["out_256_pool32"], IMAGES)
     else:
-        recorded.assert_near(recorded.channels_first(found), golden[f"out_{size}"], IMAGES)
-    recorded.assert_statistics(recorded.channels_first(found), numbers["out"], IMAGES)
+        recorded.assert_near(recorded.channels_first(actual), golden[f"out_{size}"], IMAGES)
+    recorded.assert_statistics(recorded.channels_first(actual), numbers["out"], IMAGES)
     for name, expected in numbers["stages"].items():
         assert_stage(recorded.channels_first(maps[name]), expected, name)
 
@@ -161,11 +161,11 @@ def test_imagenet_generator():
         "bg_mask": composed.background_saliency,
         "x_gen": composed.image,
     }
-    for name, found in names.items():
-        recorded.assert_near(recorded.pooled(found), golden[f"{name}_pool32"], IMAGES, name)
-        recorded.assert_statistics(recorded.channels_first(found), numbers[name], IMAGES, name)
-    for name, found in imagenet_losses(composed, np.array([numbers["perc_text_idx"]])).items():
-        np.testing.assert_allclose(found[0], numbers[name], rtol=1e-3, err_msg=name)
+    for name, actual in names.items():
+        recorded.assert_near(recorded.pooled(actual), golden[f"{name}_pool32"], IMAGES, name)
+        recorded.assert_statistics(recorded.channels_first(actual), numbers[name], IMAGES, name)
+    for name, actual in imagenet_losses(composed, np.array([numbers["perc_text_idx"]])).items():
+        np.testing.assert_allclose(actual[0], numbers[name], rtol=1e-3, err_msg=name)
 
 
 def imagenet_composition(classes, truncation):

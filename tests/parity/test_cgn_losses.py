@@ -60,10 +60,10 @@ def test_losses_of_masks(name, loss, factor):
 def test_features_of_vgg16():
     numbers = recorded.numbers("cgn/losses")
     maps = jax.jit(MODULE.apply)(vgg(), images(7, 32))
-    for layer, found in zip((3, 8, 15, 22), maps, strict=True):
+    for layer, actual in zip((3, 8, 15, 22), maps, strict=True):
         expected = numbers["vgg_feats_32"][f"layer{layer}"]
-        recorded.assert_statistics(recorded.channels_first(found), expected, VALUES)
-        recorded.assert_statistics(losses.gram(found), numbers["vgg_grams_32"][f"layer{layer}"], STYLE)
+        recorded.assert_statistics(recorded.channels_first(actual), expected, VALUES)
+        recorded.assert_statistics(losses.gram(actual), numbers["vgg_grams_32"][f"layer{layer}"], STYLE)
 
 
 def perceptual(name, maps, targets):

@@ -72,17 +72,17 @@ def test_generator_in_evaluation(name, mode):
     module, shapes = GENERATORS[name]
     golden = recorded.arrays("cgn/mnist_generator")
     inputs = generator_inputs(golden, f"{name}_{mode}")
-    found = jax.jit(functools.partial(module.apply, train=False))(filled(module, shapes), *inputs)
-    assert_composition(found, golden, f"{name}_{mode}", EVALUATION)
+    actual = jax.jit(functools.partial(module.apply, train=False))(filled(module, shapes), *inputs)
+    assert_composition(actual, golden, f"{name}_{mode}", EVALUATION)
 
 
-def assert_composition(found, golden, prefix, tolerance):
-    pairs = (("mask", found.mask), ("fg", found.foreground), ("bg", found.background))
+def assert_composition(actual, golden, prefix, tolerance):
+    pairs = (("mask", actual.mask), ("fg", actual.foreground), ("bg", actual.background))
     for part, array in pairs:
         expected = golden[f"{prefix}_{part}"]
         recorded.assert_near(recorded.channels_first(array)[: len(expected)], expected, tolerance, part)
-    composed = mechanisms.compose(found.mask, found.foreground, found.background)
-    np.testing.assert_allclose(found.image, composed, atol=1e-6)
+    composed = mechanisms.compose(actual.mask, actual.foreground, actual.background)
+    np.testing.assert_allclose(actual.image, composed, atol=1e-6)
 
 
 # The large one compiles the same for longer.
@@ -94,17 +94,17 @@ def test_generator_in_training(name):
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def mean_square(params):
-        found, updated = module.apply(
+        actual, updated = module.apply(
             variables | {"params": params},
             *generator_inputs(golden, f"{name}_train"),
             train=True,
             mutable=["batch_stats"],
         )
-        return jnp.square(found.image).mean(), (found, updated["batch_stats"])
+        return jnp.square(actual.image).mean(), (actual, updated["batch_stats"])
 
-    (value, (found, updated)), gradient = jax.jit(mean_square)(variables["params"])
+    (value, (actual, updated)), gradient = jax.jit(mean_square)(variables["params"])
     recorded.assert_near(value, numbers[f"{name}_train_loss_mean_x_sq"], TRAINING)
-    assert_composition(found, golden, f"{name}_train", TRAINING)
+    assert_composition(actual, golden, f"{name}_train", TRAINING)
     after = cgn.to_torch(module, {"params": variables["params"], "batch_stats": updated})
     for key, expected in numbers[f"{name}_bn_after"].items():
         recorded.assert_statistics(after[key], expected, EVALUATION, key)
@@ -112,9 +112,9 @@ def test_generator_in_training(name):
 
 
 def assert_gradients(module, gradient, statistics, expected, tolerance):
-    found = cgn.to_torch(module, {"params": gradient, "batch_stats": statistics})
+    actual = cgn.to_torch(module, {"params": gradient, "batch_stats": statistics})
     for key, value in expected.items():
-        recorded.assert_statistics(found[key], value, tolerance, key)
+        recorded.assert_statistics(actual[key], value, tolerance, key)
 
 
 @pytest.mark.parametrize("name", CRITICS)

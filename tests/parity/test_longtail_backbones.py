@@ -57,10 +57,10 @@ def forward(model, variables, views, *, train):
     return jax.vmap(one, axis_name=IMAGES, out_axes=(0, None))(views)
 
 
-def assert_near(found, expected, tolerance, scale=None):
+def assert_near(actual, expected, tolerance, scale=None):
     expected = np.asarray(expected)
     scale = np.abs(expected).max() if scale is None else scale
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def assert_statistics(array, recorded, tolerance, message):
@@ -122,9 +122,9 @@ def test_resnet32_in_training():
     )
     for key, recorded in STATISTICS["resnet32_grads"].items():
         # The sum of a gradient cancels: against the sum of its magnitudes.
-        found = np.asarray(gradients[key], np.float64)
-        assert_near(found.ravel()[:8], recorded["first8"], TRAINING, np.abs(found).max())
-        sums = [found.sum(), np.abs(found).sum()]
+        actual = np.asarray(gradients[key], np.float64)
+        assert_near(actual.ravel()[:8], recorded["first8"], TRAINING, np.abs(actual).max())
+        sums = [actual.sum(), np.abs(actual).sum()]
         assert_near(sums, [recorded["sum"], recorded["abs_sum"]], TRAINING, recorded["abs_sum"])
     assert_running("resnet32_cifar", variables, updated, "resnet32_running_after_1_train_fwd")
 
@@ -132,9 +132,9 @@ def test_resnet32_in_training():
 def assert_running(name, variables, updated, recorded):
     state_dict = long_tailed.backbone_to_torch(name, variables | {"batch_stats": updated})
     for key, expected in STATISTICS[recorded].items():
-        found = np.asarray(state_dict[key], np.float64)
-        assert_near(found[:8], expected["first8"], TRAINING, np.abs(found).max())
-        assert_near(found.sum(), expected["sum"], TRAINING, expected["abs_sum"])
+        actual = np.asarray(state_dict[key], np.float64)
+        assert_near(actual[:8], expected["first8"], TRAINING, np.abs(actual).max())
+        assert_near(actual.sum(), expected["sum"], TRAINING, expected["abs_sum"])
 
 
 @pytest.mark.parametrize("train", [False, True])

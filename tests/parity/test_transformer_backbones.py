@@ -42,8 +42,8 @@ def test_evaluation(golden, name, size):
     apply = jax.jit(functools.partial(create(query2label, size).apply, train=False))
     outputs = apply(variables, reference.waves(1, size)[None])
 
-    def assert_near(found, expected):
-        np.testing.assert_allclose(found, arrays[f"{name}/{expected}"], rtol=0, atol=2e-5)
+    def assert_near(actual, expected):
+        np.testing.assert_allclose(actual, arrays[f"{name}/{expected}"], rtol=0, atol=2e-5)
 
     assert_near(outputs.features["pooled"][0, 0], "mean")
     assert_near(outputs.features["map"][0, 0, ..., 0], "channel_0")

@@ -69,11 +69,11 @@ def test_kinds_that_are_not_read(head, kind):
 @pytest.mark.parametrize(
     "text", [b"", b"a.jpg\n", b"BMW/a.jpg\n", b"P5 old/a.jpg\n", b"RIFF.txt", b"GIFs/a.gif"]
 )
-def test_paths_are_no_images(text):
+def test_paths_are_not_mistaken_for_images(text):
     assert formats.kind_of(text) is None
 
 
-def test_no_suffix_is_read_and_not_read():
+def test_no_suffix_is_both_supported_and_unsupported():
     assert set(formats.SUFFIXES).isdisjoint(formats.UNREAD_SUFFIXES)
     both = {*formats.SUFFIXES, *formats.UNREAD_SUFFIXES}
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in both)
@@ -88,9 +88,9 @@ def test_pictures_in_a_folder_that_are_not_read_are_named_and_counted(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a.jpg").touch()
-    found = find(str(tmp_path))
-    assert found.paths == [str(tmp_path / "a.jpg")]
-    (problem,) = found.problems
+    inputs_read = find(str(tmp_path))
+    assert inputs_read.paths == [str(tmp_path / "a.jpg")]
+    (problem,) = inputs_read.problems
     assert problem == (
         f"folder {str(tmp_path)!r}: 4 files of kinds that are not read ('b.HEIC', 'd.cr2', 'e.svg', …); convert to JPEG or PNG",
         4,
@@ -114,8 +114,8 @@ def test_pictures_in_a_folder_that_are_not_read_are_named_and_counted(tmp_path):
 def test_an_image_on_stdin(tmp_path, kind):
     (tmp_path / "a.jpg").touch()
     data = encoded(kind)
-    found = find(str(tmp_path), "-", "-", stdin=data)
-    assert found == ([str(tmp_path / "a.jpg"), "stdin"], {"stdin": data}, [])
+    inputs_read = find(str(tmp_path), "-", "-", stdin=data)
+    assert inputs_read == ([str(tmp_path / "a.jpg"), "stdin"], {"stdin": data}, [])
     # Its end is looked for where it is decoded.
     assert find("-", stdin=data[:40]).contents == {"stdin": data[:40]}
 
@@ -124,9 +124,9 @@ def test_a_file_that_is_called_as_the_image_on_stdin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stdin").touch()
     (tmp_path / "-").touch()
-    found = find("stdin", "./-", "-", stdin=encoded("PNG"))
-    assert found.paths == ["./stdin", "./-", "stdin"]
-    assert list(found.contents) == ["stdin"]
+    inputs_read = find("stdin", "./-", "-", stdin=encoded("PNG"))
+    assert inputs_read.paths == ["./stdin", "./-", "stdin"]
+    assert list(inputs_read.contents) == ["stdin"]
 
 
 def test_lists_on_stdin(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_lists_on_stdin(tmp_path, monkeypatch):
         (b"<!DOCTYPE html>\n", "'<!DOCTYPE html>' does not exist"),
     ],
 )
-def test_what_stdin_must_not_bring(data, words):
+def test_invalid_stdin_is_refused(data, words):
     with pytest.raises(InputError, match=r"^there is no image to predict \(") as error:
         find("-", stdin=data)
     assert words in str(error.value)
@@ -171,7 +171,7 @@ def test_what_stdin_must_not_bring(data, words):
     assert len(str(error.value)) < 500
 
 
-def test_stdin_has_an_end(tmp_path, monkeypatch):
+def test_stdin_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="stdin: more than 100 bytes"):
         find("-", stdin=bytes(101))
@@ -191,9 +191,9 @@ def test_any_stdin_is_an_image_a_list_or_one_line(data):
         os.mkdir(empty)
         with contextlib.chdir(empty):
             # Nothing is looked for elsewhere.
-            found, message = outcome(data.replace(b"/", b"_"))
-    assert found is None or found.paths
-    assert len(message.splitlines()) == (found is None)
+            inputs_read, message = outcome(data.replace(b"/", b"_"))
+    assert inputs_read is None or inputs_read.paths
+    assert len(message.splitlines()) == (inputs_read is None)
 
 
 def outcome(data):

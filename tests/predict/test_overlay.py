@@ -28,7 +28,7 @@ def framed(weights, grid=2):
 @pytest.mark.parametrize(
     ("weights", "grid"), [([0.26, 0.24, 0.24, 0.26], 2), ([0.37, 0.35, 0.14, 0.14], 2), ([0.12] * 8 + [0.04], 3)]
 )  # fmt: skip
-def test_attention_that_is_as_good_as_uniform_has_no_frame(weights, grid):
+def test_near_uniform_attention_has_no_frame(weights, grid):
     assert pivots.pivot_of(weights) is None
     assert framed(weights, grid) == 0
 

@@ -167,7 +167,7 @@ def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, evaluat
             assert label["pivot"]["box"] == [left, top, left + 32, top + 32]
 
 
-def test_what_is_listed(command, checkpoint, photos):
+def test_classes_are_listed_by_threshold_and_top(command, checkpoint, photos):
     def listed(*flags):
         out = command(f"--checkpoint={checkpoint}", "--format=jsonl", *flags, photos / "a.jpg")[1]
         return [(label["index"], label["probability"]) for label in lines_of(out)[0]["labels"]]
@@ -184,7 +184,7 @@ def test_what_is_listed(command, checkpoint, photos):
     assert listed("--threshold=1") == []
 
 
-def test_formats_say_the_same(command, checkpoint, photos):
+def test_all_formats_have_the_same_content(command, checkpoint, photos):
     def run(form, *more):
         return command(f"--checkpoint={checkpoint}", f"--format={form}", *more, photos)[1]
 
@@ -229,8 +229,8 @@ def test_both_sets_of_weights(tmp_path, checkpoint, photos):
     views = np.full((1, 5, 32, 32, 3), 90, np.uint8)
     for weights, key in (("weights", "variables"), ("average", "average")):
         outputs = parts.model.apply(model[key], views / np.float32(255), train=False)
-        found = Predictor(checkpoint, weights=weights, **how)(views)[0].probabilities
-        np.testing.assert_allclose(found, jax.nn.sigmoid(outputs.whole[0, 0]), atol=1e-5)
+        actual = Predictor(checkpoint, weights=weights, **how)(views)[0].probabilities
+        np.testing.assert_allclose(actual, jax.nn.sigmoid(outputs.whole[0, 0]), atol=1e-5)
 
 
 def test_exif_orientation_is_honoured(command, checkpoint, tmp_path):
@@ -338,7 +338,7 @@ def test_pictures_of_kinds_that_are_not_read(command, checkpoint, photos):
         f"skipped: folder '{photos}': 3 files of kinds that are not read ('x.HEIC', 'z.dng', 'y.jxl')"
     )
     assert summary.startswith("4 predicted, 3 skipped")
-    # Named themselves they are judged by their content, but for the thumbnail in a raw file.
+    # Files that are named explicitly are recognised by content, except the thumbnail in a raw file.
     (photos / "x.HEIC").write_bytes(JPEG)
     code, out, err = command(
         f"--checkpoint={checkpoint}", "--format=jsonl", photos / "x.HEIC", photos / "z.dng"
@@ -401,16 +401,16 @@ def test_odd_exif_does_not_end_a_run(command, checkpoint, tmp_path):
         (["photos", "--checkpoint=nowhere"], ["nowhere is not a checkpoint"]),
     ],
 )
-def test_a_mistake_is_told_in_one_line(command, checkpoint, photos, arguments, words):
+def test_a_user_error_is_one_line(command, checkpoint, photos, arguments, words):
     (photos.parent / "empty").mkdir()
     assert_error(command(f"--checkpoint={checkpoint}", *arguments), *words)
 
 
-def test_the_checkpoint_is_asked_for(command):
+def test_a_missing_checkpoint_flag_is_an_error(command):
     assert_error(command("x.jpg"), "--checkpoint", "required")
 
 
-def test_help_tells_of_methods_without_patches(capsys):
+def test_help_describes_methods_without_patches(capsys):
     with pytest.raises(SystemExit) as end:
         predict.main(["--help"])
     assert end.value.code == 0
@@ -540,7 +540,7 @@ def test_odd_files_are_read(command, checkpoint, tmp_path):
     assert len(run("table").splitlines()) == 1 + len(GOOD)
 
 
-def test_broken_files_are_told_and_left_out(command, checkpoint, tmp_path):
+def test_broken_files_are_reported_and_skipped(command, checkpoint, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
     for name, (data, _) in BROKEN.items():
@@ -627,7 +627,7 @@ def test_an_overlay_does_not_replace_a_photo(command, checkpoint, photos):
     assert (photos / "b-2.png").exists()
 
 
-def test_output_is_a_file_whole_or_not_there(command, checkpoint, photos, monkeypatch):
+def test_output_is_written_in_full_or_not_at_all(command, checkpoint, photos, monkeypatch):
     arguments = (f"--checkpoint={checkpoint}", "--format=csv")
     to_stdout = command(*arguments, photos)[1]
     code, out, _ = command(*arguments, "--output=found.csv", photos)
@@ -643,7 +643,7 @@ def interrupted(*arguments, **options):
     raise KeyboardInterrupt
 
 
-def test_a_device_is_written_to_and_not_replaced(command, checkpoint, photos):
+def test_a_device_file_is_not_replaced(command, checkpoint, photos):
     assert command(f"--checkpoint={checkpoint}", "--output=/dev/null", photos)[0] == 0
     assert Path("/dev/null").is_char_device()
 
@@ -664,7 +664,7 @@ def test_progress_of_many_images(command, checkpoint, photos, monkeypatch):
     assert lines[-1].startswith("33 predicted, 1 skipped")
 
 
-def test_a_reader_that_goes_away(checkpoint, photos):
+def test_a_closed_pipe_ends_the_command(checkpoint, photos):
     process = subprocess.Popen(
         [sys.executable, "-m", "cfmlc_jax.predict", f"--checkpoint={checkpoint}", "--threshold=0", "photos"],
         cwd=photos.parent,

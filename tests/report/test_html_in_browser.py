@@ -114,7 +114,7 @@ def test_one_split_is_shown_and_the_others_by_a_switch(made_run, tmp_path):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_letters_of_charts_keep_their_size_also_of_a_lone_one(made_run, tmp_path, width):
+def test_text_in_charts_keeps_its_size_also_in_a_single_chart(made_run, tmp_path, width):
     workdir = made_run(splits=("val",))
     (workdir / "metrics.jsonl").write_text('{"step": 1, "train/lr": 0.1}\n{"step": 2, "train/lr": 0.2}\n')
     page_state = switched(page.write(workdir), width, tmp_path)
@@ -124,7 +124,7 @@ def test_letters_of_charts_keep_their_size_also_of_a_lone_one(made_run, tmp_path
     assert set(page_state["signs"]) == {"local, local, scroll, scroll"}
 
 
-def test_what_is_wrong_would_be_found(tmp_path):
+def test_these_checks_detect_a_broken_page(tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(
         '<body style="margin:0"><div style="width:900px">wide</div><img src="http://127.0.0.1:9/gone.png">'

@@ -50,7 +50,7 @@ def with_ends(value, low, high, digits=2, sign=False):
         ("whole", {"head": "causal_norm"}, "resnet101 with head causal_norm"),
     ],
 )
-def test_the_head_of_the_page_names_what_was_trained(method, fields, words, made_run):
+def test_the_page_header_names_the_trained_model(method, fields, words, made_run):
     workdir = made_run(method)
     path = workdir / "report" / evidence.FILE
     fields_in_file = json.loads(path.read_text())
@@ -193,9 +193,9 @@ def test_strengths_are_read_off_the_scores(made_run):
     rows = {row[0]: row[1:] for row in report.tables["Strengths on val, percent"][1:]}
     assert {f"TDE pivot, α {alpha:g}" for alpha in (0, 0.5, 1.25)} <= rows.keys()
     for name in ("tde_whole_0.5", "tde_whole_1.25", "tde_pivot_0.5", "tde_pivot_1.25"):
-        of = results["val"]["average"]
-        values = of["metrics"][name]
-        auc = of["context"]["predictions"][name]["context_auc"][0]
+        average = results["val"]["average"]
+        values = average["metrics"][name]
+        auc = average["context"]["predictions"][name]["context_auc"][0]
         expected = [values["mAP_sklearn"], values["mAP_voc"], values["CF1"], values["OF1"], auc]
         assert rows[title(name)] == [shown(value) for value in expected]
     combined = results["val"]["average"]["metrics"]["combined"]
@@ -205,7 +205,7 @@ def test_strengths_are_read_off_the_scores(made_run):
     assert [row[0] for row in asked[1:3]] == ["TDE whole, α 0.1", "TDE whole, α 0.3"]
 
 
-def test_it_needs_nothing_but_itself_and_everything_has_a_name(made_run):
+def test_the_page_is_self_contained_and_figures_have_labels(made_run):
     workdir = made_run()
     report = read(workdir)
     tags = {tag for tag, _ in report.elements}
@@ -344,14 +344,14 @@ def test_a_run_that_was_not_evaluated_yet(made_run):
     ]
 
 
-def test_a_line_that_a_crash_cut_off_is_no_record(made_run):
+def test_a_truncated_last_log_line_is_ignored(made_run):
     workdir = made_run()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "train/lo')
     assert len(results_read.run(workdir).log) == 6
 
 
-def test_an_evaluation_alone(made_run):
+def test_an_evaluation_without_training_has_a_report(made_run):
     workdir = made_run()
     (workdir / "metrics.jsonl").unlink()
     (workdir / "config.json").unlink()

@@ -42,12 +42,12 @@ FIELDS = {
 }
 
 
-def test_there_and_back():
+def test_values_survive_a_round_trip():
     assert json_types.to_json(VALUE) == FIELDS
     assert json_types.from_json(Whole, FIELDS, "it") == VALUE
 
 
-def test_names_of_before_and_fields_that_may_be_missing():
+def test_former_names_and_defaults_of_missing_fields():
     before = {name: value for name, value in FIELDS.items() if name not in ("now", "later")}
     assert json_types.from_json(Whole, before | {"before": [1, 2.5], "unknown": 1}, "it") == VALUE
 
@@ -68,6 +68,6 @@ def test_names_of_before_and_fields_that_may_be_missing():
         ({"parts": {"whole": {"count": 1, "span": [1]}}}, r"it.parts.whole.span is \[1\], not \[low, high\]"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_place(changes, message):
+def test_mismatched_values_are_named_with_their_place(changes, message):
     with pytest.raises(FormatError, match=f"^{message}$"):
         json_types.from_json(Whole, FIELDS | changes, "it")

@@ -71,7 +71,7 @@ def test_results_of_an_older_version_are_read(results):
         ("average localization", "val.average has no 'localization'"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(results, place, message):
+def test_missing_fields_are_named(results, place, message):
     fields = fields_of(results)
     *path, last = place.split()
     inner = fields

@@ -63,7 +63,7 @@ def test_counterfactuals():
     assert counterfactual_of("combined") is None
 
 
-def test_what_stands_for_all():
+def test_one_prediction_of_each_kind():
     names = ["whole", "combined", "tde_whole_0.5", "tde_pivot_0.5", "tde_pivot_1"]
     predictions = [Prediction.parse(name) for name in names]
     assert one_of_each_kind(predictions) == predictions[:4]

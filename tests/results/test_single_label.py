@@ -28,39 +28,39 @@ def scores(rng):
 
 
 def test_predictions_are_the_factual_one_and_effects(scores):
-    found = single_label.predictions(scores, (0.5, 2.0))
-    assert [prediction.name for prediction in found] == ["whole", "tde_feature_0.5", "tde_feature_2"]
+    actual = single_label.predictions(scores, (0.5, 2.0))
+    assert [prediction.name for prediction in actual] == ["whole", "tde_feature_0.5", "tde_feature_2"]
     expected = scores.logits["whole"] - 2 * scores.logits["null_feature"]
-    np.testing.assert_allclose(found[effect_of("feature", 2)], expected, rtol=1e-6)
+    np.testing.assert_allclose(actual[effect_of("feature", 2)], expected, rtol=1e-6)
 
 
 def test_accuracies_are_those_of_the_largest_logit(scores):
     labels = scores.labels.argmax(axis=1)
-    found = single_label.summarise(scores, (0.5,), COUNTS)[effect_of("feature", 0.5)]
+    actual = single_label.summarise(scores, (0.5,), COUNTS)[effect_of("feature", 0.5)]
     effect = scores.logits["combined"] - 0.5 * scores.logits["null_feature"]
-    assert found == shots.shots(effect.argmax(axis=1), labels, COUNTS)
-    assert set(found) == set(single_label.METRICS)
+    assert actual == shots.shots(effect.argmax(axis=1), labels, COUNTS)
+    assert set(actual) == set(single_label.METRICS)
 
 
 def test_numbers_of_training_images_may_be_unknown(scores):
-    found = single_label.summarise(scores, (), np.full(4, np.nan))[WHOLE]
-    assert found["top1"] > 0
-    assert all(math.isnan(found[group]) for group in shots.GROUPS)
+    actual = single_label.summarise(scores, (), np.full(4, np.nan))[WHOLE]
+    assert actual["top1"] > 0
+    assert all(math.isnan(actual[group]) for group in shots.GROUPS)
 
 
 def test_intervals_hold_the_values_and_a_gain_is_the_difference(scores):
     values = single_label.summarise(scores, (0.5,), COUNTS)
-    found = single_label.intervals(scores, (0.5,), COUNTS, np.random.default_rng(0))
-    assert found.resamples == 200
-    assert set(found.predictions) == set(values)
-    for prediction, own in found.predictions.items():
+    actual = single_label.intervals(scores, (0.5,), COUNTS, np.random.default_rng(0))
+    assert actual.resamples == 200
+    assert set(actual.predictions) == set(values)
+    for prediction, own in actual.predictions.items():
         for metric in single_label.MEASURED:
             low, high = own.metrics[metric]
             assert low < values[prediction][metric] < high
             gain, gain_low, gain_high = own.gains[metric]
             assert gain == pytest.approx(values[prediction][metric] - values[WHOLE][metric])
             assert gain_low <= gain <= gain_high
-    assert found.predictions[WHOLE].gains["top1"] == (0, 0, 0)
+    assert actual.predictions[WHOLE].gains["top1"] == (0, 0, 0)
 
 
 def test_width_of_an_interval(rng):
@@ -70,10 +70,10 @@ def test_width_of_an_interval(rng):
     labels[:, 0] = 1
     logits = np.zeros((n, 2), np.float32)
     logits[: n // 4, 1] = 1
-    found = single_label.intervals(
+    actual = single_label.intervals(
         Scores({"whole": logits, "combined": logits}, labels), (), [1, 1], np.random.default_rng(0)
     )
-    low, high = found.predictions[WHOLE].metrics["top1"]
+    low, high = actual.predictions[WHOLE].metrics["top1"]
     assert high - low == pytest.approx(100 * 2 * 1.96 * math.sqrt(0.25 * 0.75 / n), rel=0.2)
 
 

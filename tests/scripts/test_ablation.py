@@ -56,7 +56,7 @@ def study(tmp_path_factory):
     return path
 
 
-def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
+def test_a_study_runs_once_and_resumes(study, tmp_path):
     done = ablate(f"--study={study}", f"--workdir={tmp_path}", "--seeds=0")
     assert done.returncode == 0, done.stderr
     assert "[1/1] tiny, seed 0" in done.stdout
@@ -91,7 +91,7 @@ def test_a_study_is_run_once_and_gone_on_with(study, tmp_path):
     assert list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines())) == rows
 
 
-def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, capsys):
     """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation."""
     run = tmp_path / "run"
     command = ["-m", "cfmlc_jax.main", "--config=tests/configs/tiny.py", f"--workdir={run}"]
@@ -113,18 +113,18 @@ def test_a_checkpoint_with_other_knobs(tmp_path, monkeypatch, capsys):
     by = {(row.text, row.prediction): row for row in rows if row.split == "test_iid"}
     results = json.loads((run / "report" / "results.json").read_text())["test_iid"]["average"]
     assert by["as it is", "combined"].mAP_voc == results["metrics"]["combined"]["mAP_voc"]
-    with np.load(run / "report" / "scores_test_iid_average.npz") as found:
-        mixed = 0.75 * found["whole"] + 0.25 * found["patch"]
-        expected = mean_average_precision(mixed, found["labels"], "voc")
+    with np.load(run / "report" / "scores_test_iid_average.npz") as arrays:
+        mixed = 0.75 * arrays["whole"] + 0.25 * arrays["patch"]
+        expected = mean_average_precision(mixed, arrays["labels"], "voc")
     assert by["patches weigh 0.25", "combined"].mAP_voc == pytest.approx(expected)
     assert by["patches weigh 0.25", "combined"].context_auc != by["as it is", "combined"].context_auc
-    # Strengths, and the whole image, are of every evaluation; the latter is judged alike in all.
+    # Every evaluation has strengths and the whole image, whose score is the same in all.
     assert by["grid 3", "whole"].mAP_voc == by["attention none", "whole"].mAP_voc
     assert by["grid 3", "whole"].mAP_voc == by["as it is", "whole"].mAP_voc
     assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops
 
 
-def test_knobs_by_method(monkeypatch):
+def test_variants_depend_on_the_method(monkeypatch):
     """Patches of a baseline make it PAT-I; cells of a map have no grids."""
 
     def knob(variant, name):
@@ -166,7 +166,7 @@ def test_bad_arguments(arguments, message, study, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_study_of_one_label(study, tmp_path):
+def test_a_single_label_study_is_refused(study, tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text(STUDY.replace("tests/configs/tiny.py", "configs/longtail_digits.py"))
     done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")

@@ -47,7 +47,7 @@ def test_table_without_a_peer_has_one_column():
         (["--batches=3"], "unrecognized arguments: --batches=3; --help lists the arguments"),
     ],
 )
-def test_flags_that_cannot_be(arguments, message):
+def test_invalid_flags_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         command.parse(arguments)
     assert "\n" not in str(error.value)
@@ -78,7 +78,7 @@ def test_folders_without_photos(tmp_path):
         inputs.photos_in(tmp_path / "none")
 
 
-def test_a_failing_process_is_told_in_one_line():
+def test_a_failing_process_is_a_one_line_error():
     flags = command.parse(["--model=resnet11", "--batch=8", "--peer=none"])
     with pytest.raises(
         RunError, match="jax train ended with exit code 1: error: model 'resnet11' is not one of"

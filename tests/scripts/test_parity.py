@@ -44,7 +44,7 @@ def torch_side():
         (["--reference=x", "--model=resnet101", "--dtype=float16"], "--dtype: invalid choice: 'float16'"),
     ],
 )
-def test_flags_that_cannot_be(arguments, message):
+def test_invalid_flags_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         command.parse(arguments)
     assert "\n" not in str(error.value)
@@ -62,13 +62,13 @@ def test_without_torch():
         command.check_torch(False)
 
 
-def test_a_folder_that_is_no_checkout(tmp_path, capsys):
+def test_a_folder_that_is_not_a_checkout_is_refused(tmp_path, capsys):
     (tmp_path / "run_PAT-T.py").touch()
     assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: --reference=")
-    assert "is not a checkout of MLC-PAT: run_asl.py is missing; git clone" in told
-    assert told.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: --reference=")
+    assert "is not a checkout of MLC-PAT: run_asl.py is missing; git clone" in err
+    assert err.count("\n") == 1
 
 
 # --- Verdicts -----------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def rows_of_steps(rng, **changed):
 def test_steps_that_agree(rng):
     rows = rows_of_steps(rng)
     verdicts = {stage: row.verdict for stage, row in rows.items()}
-    # That gradient cannot be told, and the parameters that Adam makes of it are left out.
+    # That gradient is inconclusive, and the parameters that Adam updates with it are left out.
     assert verdicts.pop("gradient of layer1") == "rounding"
     assert set(verdicts.values()) == {"agrees"}
     assert "gradient of stem" not in rows
@@ -170,13 +170,13 @@ def test_steps_that_differ(rng, changed, stage):
     assert rows_of_steps(rng, **changed)[stage].verdict == "differs"
 
 
-def test_units_that_open_or_shut():
+def test_rounding_from_relus_that_switch():
     rows = [verdicts.Row("map", "", 0.0, 0.0, rounding, 0.0, "agrees") for rounding in (4e-6, 1e-6)]
     assert verdicts.kinks(rows, np.zeros((1, 5, 40, 50, 100))) == pytest.approx(2e-3)
     assert verdicts.kinks(rows, np.zeros((1, 5, 2, 2, 500))) == pytest.approx(1e-2)
 
 
-def test_parameters_of_faint_gradients_are_left_out(rng):
+def test_parameters_with_rounding_gradients_are_left_out(rng):
     """Adam gives a gradient of 1 % of the array's the same step as all others, and its sign may be rounding."""
     sides = [step(rng) for _ in range(3)]
     for side in sides:
@@ -301,7 +301,7 @@ def test_waves_differ_between_views_and_seeds():
     assert 20 < views.std() < 128
 
 
-def test_photos_begin_anew_after_the_last(tmp_path):
+def test_photos_repeat_after_the_last(tmp_path):
     for i in range(3):
         Image.new("RGB", (40, 30), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
     views = [inputs.photos(tmp_path, 2, 16, step) for step in range(2)]
@@ -326,8 +326,8 @@ def test_stand_in_has_the_entries_of_torchvision(torch_side, name):
     variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
     wanted = {key: array.shape for key, array in mlc_pat.to_torch(name, variables).items()}
     stand_in = torch_side.stand_ins.torchvision_stand_in()["torchvision.models"]
-    found = getattr(stand_in, name)().state_dict()
-    assert {key: tuple(tensor.shape) for key, tensor in found.items()} == wanted
+    state_dict = getattr(stand_in, name)().state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state_dict.items()} == wanted
 
 
 def test_stand_in_computes_what_we_do(torch_side):
@@ -406,13 +406,13 @@ def test_fill_is_a_function_of_seed_and_key(torch_side):
     assert weights["a.conv1.weight"].std() == pytest.approx((3 / 72) ** 0.5, rel=0.2)
 
 
-def test_imports_leave_no_trace(torch_side, tmp_path):
+def test_importing_the_reference_leaves_no_modules(torch_side, tmp_path):
     before = dict(sys.modules)
     (tmp_path / "beside.py").write_text("class Base: ...\n")
     (tmp_path / "run.py").write_text(
         "import importlib.util, torch, torchvision\n"
         # As PyTorch's own compiler does, which torchvision imports.
-        "found = [importlib.util.find_spec(name) for name in ('sklearn', 'timm.models', 'inplace_abn')]\n"
+        "specs = [importlib.util.find_spec(name) for name in ('sklearn', 'timm.models', 'inplace_abn')]\n"
         "from torch.utils.tensorboard import SummaryWriter\n"
         "from torch.cuda.amp import GradScaler, autocast\n"
         "from inplace_abn import InPlaceABN, InPlaceABNSync\n"
@@ -429,7 +429,7 @@ def test_imports_leave_no_trace(torch_side, tmp_path):
     assert script.Kept.__mro__[1].__name__ == "Base"
     with script.autocast():
         assert script.GradScaler is torch_side.checkout.PlainScaler
-    assert [spec.name for spec in script.found] == ["sklearn", "timm.models", "inplace_abn"]
+    assert [spec.name for spec in script.specs] == ["sklearn", "timm.models", "inplace_abn"]
     left = {name for name, module in sys.modules.items() if isinstance(module, torch_side.stand_ins.StandIn)}
     assert left == set()
     assert {name: sys.modules[name] for name in before} == before

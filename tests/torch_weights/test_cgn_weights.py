@@ -100,7 +100,7 @@ def test_the_references_entries_of_imagenet():
 
 
 @pytest.mark.parametrize("module", SMALL, ids=lambda module: type(module).__name__)
-def test_there_and_back(module, rng):
+def test_variables_survive_a_round_trip(module, rng):
     weights = state_dict(module, rng)
     variables = cgn.from_torch(module, weights)
     back = cgn.to_torch(module, variables)

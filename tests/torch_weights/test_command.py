@@ -99,8 +99,8 @@ def random_weights(rng, name, classes=10, attention="cross"):
 
 def logits(weights, name, attention):
     """Whole logits of the split "test_iid" of tiny.py by the model itself, without the loop."""
-    found = mlc_pat.architecture(name, weights)
-    model = catalogue.create_model(name, found.num_classes, attention=attention, image_size=32)
+    architecture = mlc_pat.architecture(name, weights)
+    model = catalogue.create_model(name, architecture.num_classes, attention=attention, image_size=32)
     config = configs.default().data
     config.source, config.scenes.num_test = "scenes", 40
     views = next(
@@ -233,7 +233,7 @@ def test_data_with_other_classes_than_the_checkpoint(run, torch_files, tmp_path,
         (["stored", "new", "--to_torch", "--model=resnet18"], "is resnet_small; omit --model"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(run, torch_files, tmp_path, rng, arguments, message):
+def test_a_user_error_is_one_line(run, torch_files, tmp_path, rng, arguments, message):
     write, _ = torch_files
     (tmp_path / "old").mkdir()
     weights = random_weights(rng, "resnet_small")
@@ -277,7 +277,7 @@ def test_real_files_of_pytorch(run, tmp_path, rng):
         assert all(torch.equal(back[part][key], value) for key, value in wanted.items())
 
 
-def test_the_checkpoint_says_which_model_it_is(run, torch_files, tmp_path, rng):
+def test_the_model_is_recognised_without_a_flag(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small", attention="self"))
     assert run(command.main, "x.pth", "mine", "--model=resnet_small", TINY)[0] == 0
@@ -291,7 +291,7 @@ def test_the_checkpoint_says_which_model_it_is(run, torch_files, tmp_path, rng):
     assert (config.method, config.data.source, config.views.image_size) == ("pat_t", "scenes", 32)
 
 
-def test_a_file_of_the_long_tailed_reference_there_and_back(run, long_tailed_files):
+def test_long_tailed_weights_survive_a_round_trip(run, long_tailed_files):
     saved = long_tailed_files[Path("final_model_checkpoint.pth")]
     code, out, err = run(command.main, "final_model_checkpoint.pth", "mine")
     assert (code, err) == (0, "")
@@ -322,7 +322,7 @@ def test_long_tailed_weights_do_not_go_with_other_tasks(run, long_tailed_files):
 
 
 def test_lightning_without_a_model_named(run, torch_files, tmp_path, rng):
-    """The attribute's name is taken off, the average beside it found, the model told by the entries."""
+    """The prefix is removed, the average is read too, and the model is recognised by its tensors."""
     write, contents = torch_files
     weights, average = (random_weights(rng, "resnet_small") for _ in range(2))
     wrapped = {f"model.{key}": x for key, x in weights.items()}
@@ -358,7 +358,7 @@ def test_safetensors_from_file_to_file(run, tmp_path, rng, monkeypatch):
     assert "truncated, damaged or not a safetensors file" in err
 
 
-def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, tmp_path, rng):
+def test_a_backbone_alone_can_only_start_a_run(run, torch_files, tmp_path, rng):
     write, _ = torch_files
     weights = random_weights(rng, "resnet_small")
     write(Path("backbone.pth"), {key: x for key, x in weights.items() if not key.startswith("fc")})
@@ -395,7 +395,7 @@ def test_a_backbone_alone_begins_a_run_and_does_nothing_else(run, torch_files, t
         (["--normalise=cifar"], 7, "cifar", "pixels: standardised by cifar's mean and deviation; for a run initialised from these weights set --config.data.normalise=cifar"),
     ],
 )  # fmt: skip
-def test_pixels_as_the_weights_want_them(
+def test_the_checkpoint_normalises_pixels_as_the_weights_expect(
     run, torch_files, tmp_path, rng, arguments, classes, statistics, line
 ):
     write, _ = torch_files
@@ -419,7 +419,7 @@ def test_pixels_as_the_weights_want_them(
         ),
     ],
 )  # fmt: skip
-def test_class_names_that_do_not_fit_are_said(run, torch_files, tmp_path, rng, beside, arguments, warning):
+def test_mismatched_class_names_are_reported(run, torch_files, tmp_path, rng, beside, arguments, warning):
     write, _ = torch_files
     write(Path("x.pth"), random_weights(rng, "resnet_small"), **beside)
     code, _, err = run(command.main, "x.pth", "mine", *arguments)

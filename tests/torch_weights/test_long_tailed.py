@@ -51,11 +51,11 @@ def checkpoint(rng):
     return make
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for key, array in expected.items():
-        assert found[key].dtype == array.dtype, key
-        np.testing.assert_array_equal(found[key], array, err_msg=key)
+        assert actual[key].dtype == array.dtype, key
+        np.testing.assert_array_equal(actual[key], array, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
@@ -77,11 +77,13 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoint, kind):
 def test_variables_are_those_of_the_modules(checkpoint, kind):
     variables = long_tailed.from_torch(NAME, checkpoint(kind))
     expected = jax.eval_shape(CLASSIFIERS[kind][1].init, jax.random.key(0), jnp.zeros((2, D)))
-    head = {name: of["head"]["whole"] for name, of in variables.items() if "head" in of}
+    head = {
+        name: collection["head"]["whole"] for name, collection in variables.items() if "head" in collection
+    }
     assert jax.tree.map(np.shape, head) == jax.tree.map(np.shape, dict(expected))
 
 
-def test_entries_go_where_they_belong(checkpoint):
+def test_entries_become_the_right_variables(checkpoint):
     saved = checkpoint()
     backbone, classifier = (saved["state_dict_best"][part] for part in ("feat_model", "classifier"))
     variables = long_tailed.from_torch(NAME, saved)
@@ -98,8 +100,8 @@ def test_entries_go_where_they_belong(checkpoint):
 def test_the_latest_weights_are_read_where_there_are_no_best(checkpoint):
     saved = checkpoint()
     latest = {"epoch": 200, "state_dict": saved["state_dict_best"], "embed": saved["embed"]}
-    found, expected = (long_tailed.from_torch(NAME, one) for one in (latest, saved))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual, expected = (long_tailed.from_torch(NAME, one) for one in (latest, saved))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_a_backbone_by_itself_with_or_without_the_prefix(rng):
@@ -157,7 +159,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_does_not_fit_is_an_error(checkpoint, name):
+def test_mismatched_entries_are_errors(checkpoint, name):
     saved = checkpoint()
     make, message = CHANGES[name]
     make(saved)
@@ -181,7 +183,7 @@ def test_another_model(checkpoint):
         long_tailed.from_torch("resnet33", saved)
 
 
-def test_variables_that_the_reference_cannot_hold(rng, checkpoint):
+def test_variables_without_a_form_in_the_reference_are_refused(rng, checkpoint):
     variables = long_tailed.from_torch(NAME, checkpoint())
     with pytest.raises(InputError, match=r"not the variables of resnet10: .* left over: params/cb_block/"):
         long_tailed.to_torch("resnet10", variables)

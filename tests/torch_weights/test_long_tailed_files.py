@@ -30,16 +30,16 @@ def tensors(torch, weights):
     }
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for part, entries in expected.items():
-        assert found[part].keys() == entries.keys()
+        assert actual[part].keys() == entries.keys()
         for key, array in entries.items():
-            assert isinstance(found[part][key], np.ndarray)
-            np.testing.assert_array_equal(found[part][key], array)
+            assert isinstance(actual[part][key], np.ndarray)
+            np.testing.assert_array_equal(actual[part][key], array)
 
 
-def test_without_pytorch_the_way_out_is_named(monkeypatch, tmp_path, checkpoint):
+def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path, checkpoint):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"needed to read .*x\.pth: pip install 'cfmlc_jax\[torch\]'"):
         long_tailed.read(tmp_path / "x.pth")
@@ -59,14 +59,14 @@ def test_files_of_the_reference(torch, tmp_path, checkpoint, key, dtype):
         "embed": checkpoint["embed"].astype(dtype),
     }
     torch.save(stored, tmp_path / "x.pth")
-    found = long_tailed.read(tmp_path / "x.pth")
-    assert found.keys() == {key, "embed"}
-    assert_same(found[key], checkpoint[key])
-    assert found["embed"].dtype == np.float32
-    np.testing.assert_array_equal(found["embed"], checkpoint["embed"])
+    actual = long_tailed.read(tmp_path / "x.pth")
+    assert actual.keys() == {key, "embed"}
+    assert_same(actual[key], checkpoint[key])
+    assert actual["embed"].dtype == np.float32
+    np.testing.assert_array_equal(actual["embed"], checkpoint["embed"])
 
 
-def test_what_is_written_is_what_the_reference_reads(torch, tmp_path, checkpoint):
+def test_written_files_are_read_by_the_reference(torch, tmp_path, checkpoint):
     long_tailed.write(tmp_path / "x.pth", checkpoint)
     stored = torch.load(tmp_path / "x.pth", weights_only=False)
     assert stored.keys() == {
@@ -103,7 +103,7 @@ def test_other_files(torch, tmp_path, capsys, stored, message):
     assert "run" not in capsys.readouterr().out
 
 
-def test_a_cut_file_a_folder_and_none(torch, tmp_path, checkpoint):
+def test_truncated_missing_and_folder_paths_are_errors(torch, tmp_path, checkpoint):
     path = tmp_path / "x.pth"
     long_tailed.write(path, checkpoint)
     path.write_bytes(path.read_bytes()[:-100])

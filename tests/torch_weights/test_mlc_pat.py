@@ -122,8 +122,8 @@ def small(rng):
 
 @pytest.mark.parametrize("attention", BRANCHES)
 def test_classes_attention_and_head_follow_from_the_entries(small, attention):
-    found = mlc_pat.architecture("resnet_small", small(attention))
-    assert found == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", queries=0)
+    actual = mlc_pat.architecture("resnet_small", small(attention))
+    assert actual == mlc_pat.Architecture(num_classes=5, attention=attention, head="linear", queries=0)
 
 
 @pytest.mark.parametrize("prefix", ["resnet_small", "q2l_resnet_small"])
@@ -143,8 +143,8 @@ def test_a_head_that_is_incomplete_is_an_error(small):
     weights = {key: array for key, array in small("none").items() if key != "fc.bias"}
     with pytest.raises(InputError, match=r"1 missing: fc\.bias; 1 left over: fc\.weight$"):
         mlc_pat.from_torch("resnet_small", weights)
-    found = mlc_pat.from_torch("resnet_small", weights, allow=[r"^fc\."])
-    assert set(found["params"]) == {"backbone"}
+    actual = mlc_pat.from_torch("resnet_small", weights, allow=[r"^fc\."])
+    assert set(actual["params"]) == {"backbone"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_entry_has_its_place_or_is_an_error(small, change):
+def test_unmatched_entries_are_errors(small, change):
     weights = small()
     make, message = CHANGES[change]
     make(weights)
@@ -180,7 +180,7 @@ def test_every_entry_has_its_place_or_is_an_error(small, change):
     assert "\n" not in str(error.value)
 
 
-def test_problems_of_all_kinds_are_told_at_once_and_long_lists_cut(small):
+def test_one_error_lists_all_problems_and_shortens_long_lists(small):
     weights = {key: array for key, array in small().items() if not key.startswith("layer")}
     weights |= {f"other{i}": np.zeros(1) for i in range(20)}
     with pytest.raises(InputError) as error:
@@ -191,7 +191,7 @@ def test_problems_of_all_kinds_are_told_at_once_and_long_lists_cut(small):
     assert " missing: layer" in str(error.value)
 
 
-def test_what_is_allowed_may_be_missing_or_left_over(small):
+def test_allowed_entries_may_be_missing_or_left_over(small):
     weights = small()
     kept = weights.pop("layer1.0.bn2.bias")
     weights["epoch"] = np.zeros(1)
@@ -211,7 +211,7 @@ def test_what_is_allowed_may_be_missing_or_left_over(small):
         mlc_pat.from_torch("resnet_small", weights, allow=["layer2"])
 
 
-def test_what_is_allowed_must_still_have_its_shape(small):
+def test_allowed_entries_must_have_the_right_shape(small):
     weights = small() | {"bn1.bias": np.zeros(7, np.float32)}
     with pytest.raises(InputError, match=r"1 mis-shaped: bn1\.bias \[7\]"):
         mlc_pat.from_torch("resnet_small", weights, allow=["bn1"])
@@ -262,30 +262,30 @@ def prefixed(prefix, arrays):
     "prefix", ["model.", "net.", "module.model.", "ema_model.", "classifier.backbone.", "encoder_q.", "x.y.z."]
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["resnet_small", "q2l_resnet_small"])
-def test_the_attribute_that_held_the_model_is_no_part_of_its_names(rng, prefix, name):
+def test_prefixes_of_wrappers_are_removed(rng, prefix, name):
     weights = mlc_pat.to_torch(name, small_variables(rng, "cross", name))
-    found, average = mlc_pat.unwrapped(prefixed(prefix, weights))
-    assert_same(found, weights)
+    actual, average = mlc_pat.unwrapped(prefixed(prefix, weights))
+    assert_same(actual, weights)
     assert average is None
-    assert mlc_pat.recognise(found) == name
+    assert mlc_pat.recognise(actual) == name
 
 
 @pytest.mark.parametrize("path", ["ema_model.", "model_ema.module.", "swa_model.", "teacher."])
 def test_an_average_beside_the_weights(small, path):
     weights = small()
     average = {key: array + 1 for key, array in weights.items()}
-    found, beside = mlc_pat.unwrapped(prefixed("model.", weights) | prefixed(path, average))
-    assert_same(found, weights)
+    actual, beside = mlc_pat.unwrapped(prefixed("model.", weights) | prefixed(path, average))
+    assert_same(actual, weights)
     assert_same(beside, average)
 
 
-def test_what_is_not_the_models_keeps_its_name_and_is_named(small):
-    found, _ = mlc_pat.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
+def test_foreign_entries_keep_their_names_and_are_reported(small):
+    actual, _ = mlc_pat.unwrapped(prefixed("model.", small()) | {"criterion.pos_weight": np.ones(5)})
     with pytest.raises(
         InputError, match=r"not the weights of resnet_small: 1 left over: criterion\.pos_weight$"
     ):
-        mlc_pat.recognise(found)
-    assert mlc_pat.recognise(found, allow=["^criterion"]) == "resnet_small"
+        mlc_pat.recognise(actual)
+    assert mlc_pat.recognise(actual, allow=["^criterion"]) == "resnet_small"
 
 
 def test_several_models_in_one_file(small):
@@ -328,7 +328,7 @@ def by_torchvision(key):
 @pytest.mark.parametrize("writer", [by_timm, by_torchvision])
 @pytest.mark.parametrize("headless", [True, False])
 @pytest.mark.parametrize("buffers", [True, False])
-def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
+def test_swin_weights_of_other_libraries(rng, tiny_swin, writer, headless, buffers):
     variables = small_variables(rng, "none", tiny_swin)
     weights = mlc_pat.to_torch(tiny_swin, variables, image_size=64)
     assert "layers.0.downsample.reduction.weight" in weights
@@ -346,7 +346,7 @@ def test_swin_by_other_writers(rng, tiny_swin, writer, headless, buffers):
         np.testing.assert_array_equal(array, wanted[path])
 
 
-def test_in_place_norms_are_nobody_elses(rng, tiny_swin):
+def test_in_place_norms_with_names_of_timm_are_refused(rng, tiny_swin):
     weights = mlc_pat.to_torch(tiny_swin, small_variables(rng, "none", tiny_swin), image_size=64)
     with pytest.raises(InputError, match=r"does not go with timm's names \(layers\.3\.downsample"):
         mlc_pat.from_torch(tiny_swin, {by_timm(k): x for k, x in weights.items()}, in_place_norms=True)
@@ -359,13 +359,13 @@ def test_in_place_norms_are_nobody_elses(rng, tiny_swin):
     ("name", "blocks", "expansion"),
     [("resnet18", (2, 2, 2, 2), 1), ("resnet34", (3, 4, 6, 3), 1), ("resnet50", (3, 4, 6, 3), 4)],
 )
-def test_the_entries_tell_the_model(name, blocks, expansion):
+def test_the_model_is_recognised_by_its_entries(name, blocks, expansion):
     shapes = resnet_shapes(blocks, expansion, classes=3, attention="none")
     weights = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     assert mlc_pat.recognise(weights) == name
 
 
-def test_weights_of_no_model_here():
+def test_weights_of_unknown_models_are_refused():
     with pytest.raises(
         InputError, match=r"fit no known model: 1 entries \(encoder\.layer\.0\.weight\), stages of no"
     ):
@@ -389,7 +389,7 @@ def test_weights_of_no_model_here():
         ("resnet50", 1000, "none", "ml_decoder", ""),
     ],
 )
-def test_whose_pixels_are_standardised(name, classes, attention, head, wanted):
+def test_normalisation_follows_from_the_weights(name, classes, attention, head, wanted):
     assert mlc_pat.normalisation(name, mlc_pat.Architecture(classes, attention, head, 0)) == wanted
 
 
@@ -434,14 +434,14 @@ def state_dict_of(attention):
 
 @settings(max_examples=300)
 @given(attention=st.sampled_from(sorted(BRANCHES)), changes=st.lists(CHANGE, max_size=4), named=st.booleans())
-def test_whatever_the_entries_are(attention, changes, named):
+def test_any_entries_are_converted_or_refused(attention, changes, named):
     weights = state_dict_of(attention)
     for change in changes:
         weights = changed(weights, *change) if weights else weights
     try:
-        found, _ = mlc_pat.unwrapped(weights)
-        name = "resnet_small" if named else mlc_pat.recognise(found)
-        variables = mlc_pat.from_torch(name, found)
+        actual, _ = mlc_pat.unwrapped(weights)
+        name = "resnet_small" if named else mlc_pat.recognise(actual)
+        variables = mlc_pat.from_torch(name, actual)
     except InputError as error:
         message = str(error)
     else:

@@ -35,14 +35,14 @@ def tensors(torch, arrays, prefix=""):
     return OrderedDict((prefix + key, torch.from_numpy(array.copy())) for key, array in arrays.items())
 
 
-def assert_same(found, arrays):
-    assert found.keys() == arrays.keys()
+def assert_same(stored_weights, arrays):
+    assert stored_weights.keys() == arrays.keys()
     for key, array in arrays.items():
-        assert (type(found[key]), found[key].dtype) == (np.ndarray, array.dtype)
-        np.testing.assert_array_equal(found[key], array)
+        assert (type(stored_weights[key]), stored_weights[key].dtype) == (np.ndarray, array.dtype)
+        np.testing.assert_array_equal(stored_weights[key], array)
 
 
-def test_without_pytorch_the_way_out_is_named(monkeypatch, tmp_path, weights):
+def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path, weights):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
         InputError, match=r"PyTorch is needed to read .*x\.pth: pip install 'cfmlc_jax\[torch\]'"
@@ -60,9 +60,9 @@ def test_a_state_dict_in_its_containers(torch, tmp_path, weights, container, pre
     stored = tensors(torch, weights, prefix)
     stored = stored if container == "bare" else {container: stored, "epoch": 3}
     torch.save(stored, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    found = read_torch(tmp_path / "x.pth")
-    assert_same(found.weights, weights)
-    assert found.average is None
+    stored_weights = read_torch(tmp_path / "x.pth")
+    assert_same(stored_weights.weights, weights)
+    assert stored_weights.average is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -83,9 +83,9 @@ def test_a_checkpoint_of_mlc_pat(torch, tmp_path, weights, zipped):
         "optimizer": optimizer.state_dict(),
     }
     torch.save(stored, tmp_path / "x.pth.tar", _use_new_zipfile_serialization=zipped)
-    found = read_torch(tmp_path / "x.pth.tar")
-    assert_same(found.weights, weights)
-    assert_same(found.average, ema)
+    stored_weights = read_torch(tmp_path / "x.pth.tar")
+    assert_same(stored_weights.weights, weights)
+    assert_same(stored_weights.average, ema)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -140,7 +140,7 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_files_that_hold_something_else(torch, monkeypatch, tmp_path, weights, content):
+def test_files_without_weights_are_refused(torch, monkeypatch, tmp_path, weights, content):
     monkeypatch.chdir(tmp_path)
     make, message = CONTENTS[content]
     torch.save(make(torch, dict(tensors(torch, weights))), "x.pth")
@@ -150,7 +150,7 @@ def test_files_that_hold_something_else(torch, monkeypatch, tmp_path, weights, c
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.99])
-def test_a_file_that_is_cut_short(torch, tmp_path, weights, share, zipped):
+def test_a_truncated_file_is_an_error(torch, tmp_path, weights, share, zipped):
     path = tmp_path / "x.pth"
     torch.save(tensors(torch, weights), path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
@@ -172,13 +172,13 @@ def assert_refused(path, message):
     assert str(path) in str(error.value)
 
 
-def test_what_is_written_is_read_again_and_by_mlc_pat(torch, tmp_path, weights):
+def test_written_files_are_read_by_us_and_by_mlc_pat(torch, tmp_path, weights):
     average = {key: np.asarray(array + 1) for key, array in weights.items()}
     path = tmp_path / "x.pth.tar"
     write_torch(path, weights, average)
-    found = read_torch(path)
-    assert_same(found.weights, weights)
-    assert_same(found.average, average)
+    stored_weights = read_torch(path)
+    assert_same(stored_weights.weights, weights)
+    assert_same(stored_weights.average, average)
     # Its scripts take these two entries.
     stored = torch.load(path)
     assert stored["best_mAP"] is None
@@ -186,17 +186,17 @@ def test_what_is_written_is_read_again_and_by_mlc_pat(torch, tmp_path, weights):
     assert [file.name for file in tmp_path.iterdir()] == ["x.pth.tar"]
 
 
-def test_without_an_average_the_weights_stand_in(torch, tmp_path, weights):
+def test_without_an_average_the_weights_are_written_as_both(torch, tmp_path, weights):
     write_torch(tmp_path / "x.pth", weights)
     assert_same(read_torch(tmp_path / "x.pth").average, weights)
 
 
-def test_a_place_that_cannot_be_written(torch, tmp_path, weights):
+def test_an_unwritable_path_is_an_error(torch, tmp_path, weights):
     with pytest.raises(InputError, match=r"x\.pth cannot be written \(No such file or directory\)"):
         write_torch(tmp_path / "nowhere" / "x.pth", weights)
 
 
-def test_what_training_scripts_save_beside_the_weights(torch, tmp_path, weights):
+def test_extra_content_of_training_scripts_is_ignored(torch, tmp_path, weights):
     """As timm's and torchvision's do: a namespace of arguments, plain values only."""
     stored = {
         "epoch": 3,
@@ -242,18 +242,18 @@ CONTAINERS = {
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_weights_and_average_in_the_places_that_scripts_use(tmp_path, weights, average, name):
     make, has_average = CONTAINERS[name]
-    found = weights_in(tmp_path / "x.pth", make(weights, average) | {"epoch": 3})
-    assert_same(found.weights, weights)
+    stored_weights = weights_in(tmp_path / "x.pth", make(weights, average) | {"epoch": 3})
+    assert_same(stored_weights.weights, weights)
     if has_average:
-        assert_same(found.average, average)
+        assert_same(stored_weights.average, average)
     else:
-        assert found.average is None
+        assert stored_weights.average is None
 
 
-def test_an_average_by_itself_is_both(tmp_path, average):
-    found = weights_in(tmp_path / "x.pth", {"ema_state_dict": average, "epoch": 3})
-    assert_same(found.weights, average)
-    assert_same(found.average, average)
+def test_an_average_alone_serves_as_both_sets_of_weights(tmp_path, average):
+    stored_weights = weights_in(tmp_path / "x.pth", {"ema_state_dict": average, "epoch": 3})
+    assert_same(stored_weights.weights, average)
+    assert_same(stored_weights.average, average)
 
 
 @pytest.mark.parametrize(
@@ -274,15 +274,15 @@ def test_class_names_of_a_file(tmp_path, weights, stored):
 @pytest.mark.parametrize(
     "names", [{1: "cat", 2: "dog"}, ["cat", "cat"], ["cat", 3], ["cat", " "], {"cat": "dog"}, {0: "cat", 2: "dog"}]
 )  # fmt: skip
-def test_what_is_no_name_for_each_label_is_said_and_not_used(tmp_path, weights, names):
-    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": names})
-    assert found.class_names is None
-    assert found.unread == "its 'classes' is not one name for each label from 0"
+def test_unusable_class_names_are_reported_and_ignored(tmp_path, weights, names):
+    stored_weights = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": names})
+    assert stored_weights.class_names is None
+    assert stored_weights.unread == "its 'classes' is not one name for each label from 0"
 
 
-def test_a_number_of_classes_is_no_name(tmp_path, weights):
-    found = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": 80})
-    assert (found.class_names, found.unread) == (None, "")
+def test_a_number_of_classes_is_not_a_list_of_names(tmp_path, weights):
+    stored_weights = weights_in(tmp_path / "x.pth", {"state_dict": weights, "classes": 80})
+    assert (stored_weights.class_names, stored_weights.unread) == (None, "")
 
 
 @pytest.fixture
@@ -293,9 +293,9 @@ def no_torch(monkeypatch):
 @pytest.mark.parametrize("name", ["x.safetensors", "model.bin"])
 def test_safetensors_need_no_pytorch(no_torch, tmp_path, weights, name):
     safetensors.numpy.save_file(weights, tmp_path / name, {"format": "pt"})
-    found = read_torch(tmp_path / name)
-    assert_same(found.weights, weights)
-    assert found.average is None
+    stored_weights = read_torch(tmp_path / name)
+    assert_same(stored_weights.weights, weights)
+    assert stored_weights.average is None
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_type_of_safetensors_that_numpy_lacks(no_torch, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.5, 0.99])
-def test_a_cut_file_of_safetensors(no_torch, tmp_path, weights, share):
+def test_a_truncated_safetensors_file_is_an_error(no_torch, tmp_path, weights, share):
     path = tmp_path / "x.safetensors"
     safetensors.numpy.save_file(weights, path)
     whole = path.read_bytes()
@@ -338,7 +338,7 @@ def test_a_cut_file_of_safetensors(no_torch, tmp_path, weights, share):
         b"\x40" + bytes(7) + b"{" + b"x" * 70,
     ],
 )
-def test_what_is_no_safetensors(no_torch, tmp_path, content):
+def test_invalid_safetensors_are_refused(no_torch, tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     assert_refused(tmp_path / "x.safetensors", "not a safetensors file")
     assert_refused(tmp_path / "y.safetensors", r"cannot be read \(No such file or directory\)")
@@ -367,14 +367,14 @@ ANYTHING = st.recursive(
 
 @settings(max_examples=200)
 @given(ANYTHING)
-def test_whatever_a_file_holds(stored):
+def test_any_content_is_read_or_refused(stored):
     try:
-        found = weights_in(pathlib.Path("x.pth"), stored)
+        stored_weights = weights_in(pathlib.Path("x.pth"), stored)
     except InputError as error:
         message = str(error)
     else:
         message = "x.pth is read"
-        assert isinstance(found, Weights)
-        assert all(isinstance(array, np.ndarray) for array in found.weights.values())
+        assert isinstance(stored_weights, Weights)
+        assert all(isinstance(array, np.ndarray) for array in stored_weights.weights.values())
     assert message.startswith("x.pth")
     assert len(message.splitlines()) == 1

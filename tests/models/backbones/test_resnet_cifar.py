@@ -55,7 +55,7 @@ def test_maps_halve_and_branches_stand_side_by_side(rng):
     np.testing.assert_allclose(features["pooled"], features["map"].mean(axis=(2, 3)), rtol=1e-5)
 
 
-def test_half_precision_stays_near_full(rng):
+def test_half_precision_is_close_to_full_precision(rng):
     views = jnp.asarray(rng.random((2, 1, 16, 16, 3)), jnp.float32)
     variables = start(tiny(), views)
     full = run(tiny(), variables, views).whole
@@ -65,7 +65,7 @@ def test_half_precision_stays_near_full(rng):
     np.testing.assert_allclose(half.whole, full, atol=0.05 * np.abs(full).max())
 
 
-def test_kernels_begin_with_the_variance_of_their_inputs():
+def test_kernels_are_initialised_by_fan_in():
     """Kaiming: deviation √(2 / (9 c)) of a 3×3 on c channels; 147,456 numbers know theirs to 1 %."""
     views = jnp.zeros((1, 1, 8, 8, 3))
     model = Classifier(
@@ -83,8 +83,8 @@ def test_a_groups_features_see_its_own_channels_only(rng):
     kernel = variables["params"]["kernel"]
     assert kernel.shape == (3, 3, 4, 6)
     for group in range(3):
-        own, of = slice(2 * group, 2 * group + 2), slice(4 * group, 4 * group + 4)
-        alone = Conv(2, 3, 2).apply({"params": {"kernel": kernel[..., own]}}, x[..., of])
+        own, inputs = slice(2 * group, 2 * group + 2), slice(4 * group, 4 * group + 4)
+        alone = Conv(2, 3, 2).apply({"params": {"kernel": kernel[..., own]}}, x[..., inputs])
         np.testing.assert_allclose(y[..., own], alone, atol=1e-5)
 
 

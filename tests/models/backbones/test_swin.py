@@ -57,12 +57,12 @@ def test_a_mask_keeps_the_ends_of_the_map_apart():
 
 
 @pytest.mark.parametrize(("shifted", "seen"), [(False, (0, 4)), (True, (2, 6))])
-def test_what_a_token_sees(rng, shifted, seen):
+def test_attention_reaches_the_tokens_of_a_window(rng, shifted, seen):
     """A token of an 8×8 map is seen by its window, shifted by two or not, and by no other token."""
     x = jnp.asarray(rng.normal(size=(1, 8, 8, 8)), jnp.float32)
     block = swin.Block(heads=2, window=4, shifted=shifted, drop_path=0.0, dtype=jnp.float32)
     variables = start(block, x)
-    # The kernels start small; larger ones let attention be told from zero.
+    # The kernels start small; with larger ones attention differs from zero.
     variables = jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim > 1 else leaf, variables)
     other = x.at[0, 3, 3].add(jnp.arange(8.0))
     changed = evaluate(block, variables, other) != evaluate(block, variables, x)
@@ -71,7 +71,7 @@ def test_what_a_token_sees(rng, shifted, seen):
     np.testing.assert_array_equal(changed[0].any(axis=-1), expected)
 
 
-def test_a_token_in_the_corner_sees_no_other_end(rng):
+def test_shifted_windows_do_not_wrap_around(rng):
     x = jnp.asarray(rng.normal(size=(1, 8, 8, 8)), jnp.float32)
     block = swin.Block(heads=2, window=4, shifted=True, drop_path=0.0, dtype=jnp.float32)
     variables = start(block, x)

@@ -91,7 +91,7 @@ def test_shapes_of_features_and_layers():
     assert params["layer1_0"]["se"]["fc1"]["kernel"].shape == (1, 1, 8, 64)
 
 
-def test_branches_start_as_good_as_silent(images):
+def test_residual_branches_start_near_zero(images):
     """A block that keeps the shape is at first no more than its ReLU."""
     variables = initial(tiny(), images)
     for block, layer in (("layer1_0", "conv2"), ("layer2_1", "conv3")):
@@ -102,7 +102,7 @@ def test_branches_start_as_good_as_silent(images):
     assert float(features["stem"].min()) < 0  # leaky
 
 
-def test_half_precision_stays_near_full(images):
+def test_half_precision_is_close_to_full_precision(images):
     variables = initial(tiny(), images)
     full = features_of(tiny(), variables, images)
     norm = functools.partial(BatchNorm, dtype=jnp.bfloat16)

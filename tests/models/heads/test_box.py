@@ -105,7 +105,7 @@ def test_cascade():
     np.testing.assert_allclose(quirk[0, 1], 1 / (1 + np.exp(-0.6)), rtol=1e-6)
 
 
-def test_what_cannot_be(regions):
+def test_invalid_arguments_are_refused(regions):
     with pytest.raises(ValueError, match="counted 'all' is not one of"):
         mean_after(regions, [0] * 6, background="last", counted="all")
     with pytest.raises(ValueError, match="background 'none' is not one of first, last"):

@@ -77,7 +77,7 @@ def test_a_classifier_of_cells(images):
         ({"source": "map", "branches": "none"}, "need branches 'self' or 'cross', not 'none'"),
     ],
 )
-def test_cells_that_cannot_be(options, match, images):
+def test_invalid_maps_are_refused(options, match, images):
     with pytest.raises(InputError, match=match):
         small(**options).init(jax.random.key(0), images[:, None], train=False)
 

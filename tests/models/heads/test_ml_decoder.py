@@ -41,7 +41,7 @@ def test_logits(features, variables):
     assert variables["params"]["whole"]["duplicate_pooling"].shape == (QUERIES, 768, 3)
 
 
-def test_a_query_speaks_for_its_group(features, variables):
+def test_a_query_scores_the_classes_of_its_group(features, variables):
     before = applied()(variables, features)[0]
     branch = variables["params"]["whole"]
     for query, classes in ((1, slice(3, 6)), (2, slice(6, 7))):
@@ -59,7 +59,7 @@ def test_the_place_of_a_feature_does_not_matter(features, variables):
     )
 
 
-def test_half_precision_stays_near_full(features, variables):
+def test_half_precision_is_close_to_full_precision(features, variables):
     full, half = applied()(variables, features)[0], applied(jnp.bfloat16)(variables, features)[0]
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, full, atol=0.05)
@@ -127,5 +127,5 @@ def test_weights_to_torch_and_back(attention, branches):
     assert jax.tree.all(trained)
 
 
-def test_it_takes_the_place_of_the_backbones_head():
+def test_its_tensors_have_the_prefix_of_the_backbones_head():
     assert ml_decoder.TORCH.prefix(tresnet.TORCH) == "head"

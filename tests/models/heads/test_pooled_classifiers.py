@@ -67,7 +67,7 @@ def test_total_direct_effect_removes_the_part_along_the_mean_feature(
     np.testing.assert_allclose(effect, expected, rtol=0, atol=1e-5)
 
 
-def test_hand_values():
+def test_values_computed_by_hand():
     # One head, x at 60° from the mean feature and w along it, of length 1 with gamma 1: tau · ½ · ½.
     features = jnp.array([[1.0, np.sqrt(3.0)]])
     factual, counterfactual = mean_features.logits(
@@ -99,7 +99,7 @@ def test_length_of_features_matters_to_capsules_only(case):
         assert bool(np.abs(near - far).max() > 1e-2) == matters
 
 
-def test_a_new_classifier_has_seen_nothing(case):
+def test_the_mean_feature_starts_at_zero(case):
     features, _ = case
     variables = classifiers.CosineClassifier(K).init(jax.random.key(0), features)
     np.testing.assert_array_equal(variables["batch_stats"]["mean_feature"], np.zeros(D))
@@ -177,7 +177,7 @@ def test_heads_that_do_not_divide_the_features(num_heads):
         classifiers.CosineClassifier(K, num_heads=num_heads).init(jax.random.key(0), jnp.ones((1, D)))
 
 
-def test_a_norm_that_is_none():
+def test_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="norm 'l1' is not one of causal, cosine, capsule"):
         classifiers.CosineClassifier(K, norm="l1").init(jax.random.key(0), jnp.ones((1, D)))
 

@@ -63,7 +63,7 @@ def test_pixels_are_standardised_inside(views):
     assert np.abs(apply(views).whole - expected).max() > 1e-2
 
 
-def test_options_arrive():
+def test_options_reach_the_classifier():
     def create(**fields):
         return catalogue.create(catalogue.Model("resnet_small", **fields), K, 32)
 

@@ -48,7 +48,7 @@ def test_logits_of_every_branch(features, variables):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_classes_are_alike(features, variables):
+def test_permuting_the_classes_permutes_the_logits(features, variables):
     """Queries and linear maps in another order: logits in that order."""
     params = variables["params"]
     order = jnp.array([2, 0, 1])
@@ -65,7 +65,7 @@ def test_the_place_of_a_feature_matters(features, variables):
     assert float(jnp.abs(mirrored[0] - applied()(variables, features)[0]).max()) > 1e-3
 
 
-def test_half_precision_stays_near_full(features, variables):
+def test_half_precision_is_close_to_full_precision(features, variables):
     full, half = applied()(variables, features), applied(dtype=jnp.bfloat16)(variables, features)
     for a, b in zip(half[:3], full[:3]):
         assert a.dtype == jnp.float32
