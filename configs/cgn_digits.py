@@ -5,8 +5,8 @@
 
 Digits of each class have a colour of their own, and so have their backgrounds; in the test split all colours are
 random. The run trains the network, generates counterfactuals, trains a plain and an invariant classifier, and ends
-with a table. It differs from the reference's recipe (`configs/cgn_mnist.py`), which is for 50,000 images and
-hours: no style loss, averaged weights.
+with a table. It differs from the reference's recipe, which is for 50,000 images and
+hours: no style loss, averaged weights, a new shape for each record.
 """
 
 from cfmlc_jax import config as configs
@@ -18,6 +18,7 @@ def get_config(variant: str = ""):
     config.optim.ema_decay = 0.999
     config.train.epochs = 14
     config.counterfactuals.num_records = 30_000
+    config.counterfactuals.per_shape = 1
     config.classifiers.epochs = 5
     if variant == "smoke":
         config.generator.ngf = 8

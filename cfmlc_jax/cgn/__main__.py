@@ -55,7 +55,7 @@ def _generate(flags) -> None:
         counterfactuals.write(
             flags.out,
             parts.generator,
-            model["average"],
+            counterfactuals.drawing_weights(model["average"], parts.generator, config.optim.ema_decay),
             class_names=meta["class_names"],
             num_records=flags.records,
             per_shape=flags.per_shape,

@@ -4,6 +4,7 @@ As in the reference: each shape is drawn once and painted `per_shape` times, wit
 background each time. Labels are uniform and independent. (The reference permutes the labels of a batch of 100.)
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,18 @@ import numpy as np
 
 from cfmlc_jax import files, lock
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.cgn.system import in_bytes
+from cfmlc_jax.cgn.system import draw, in_bytes
 from cfmlc_jax.data.sources import counterfactuals as records
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators.mnist import SIZE, Composition, MnistGenerator
+from cfmlc_jax.models.layers.norms import BatchNorm
 
 # Images that are drawn at once.
 _BATCH = 500
+# Batches for standing statistics, their size, and the seed of their labels and noise.
+_STANDING_BATCHES, _STANDING_SIZE, _STANDING_SEED = 20, 100, 0
 # What an unfinished folder is being filled with.
 _BEGUN = "begun.json"
 
@@ -77,6 +81,53 @@ class Painter:
         """Labels and images of new counterfactuals."""
         labels, composed = self._paint(variables, key)
         return np.asarray(labels), composed
+
+
+def drawing_weights(average, generator: MnistGenerator, ema_decay: float) -> dict[str, Any]:
+    """The weights that draw counterfactuals, {"params", "batch_stats"}.
+
+    Args:
+        average: the averaged weights, which without averaging are the raw ones.
+        generator: the module.
+        ema_decay: of the average; 0: it has the statistics of training, as in the reference; otherwise it gets
+            `standing_statistics`.
+    """
+    return standing_statistics(average, generator) if ema_decay else average
+
+
+def standing_statistics(variables, generator: MnistGenerator) -> dict[str, Any]:
+    """Averaged weights with batch statistics of their own: the means over many batches without intervention.
+
+    The average over training of the raw weights' statistics does not fit the averaged weights: images that are drawn
+    with it have wrong colours. (BigGAN, Brock et al., ICLR 2019, calls them standing statistics.)
+
+    Args:
+        variables: {"params", "batch_stats"} of a generator; the statistics are replaced.
+        generator: the module.
+    """
+    empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    keys = jax.random.split(jax.random.key(_STANDING_SEED), _STANDING_BATCHES)
+    batches = [
+        _statistics(generator, {"params": variables["params"], "batch_stats": empty}, key) for key in keys
+    ]
+    return {
+        "params": variables["params"],
+        "batch_stats": jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0), *batches),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _statistics(generator, variables, key):
+    """The batch statistics of one batch. Running ones that start at 0 are the batch's times the momentum."""
+    draws = draw(key, _STANDING_SIZE, generator)
+    _, updated = generator.apply(
+        variables,
+        *(mechanisms.same_for_all(x) for x in (draws.labels, draws.noise)),
+        draws.offsets,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return jax.tree.map(lambda running: running / BatchNorm.momentum, updated["batch_stats"])
 
 
 def write(

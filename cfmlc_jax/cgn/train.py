@@ -71,7 +71,12 @@ class _Training:
         self._data = {"train": identity(source)}
         self._parts = build.create(config, len(source.class_names))
         self._validation = Validation(
-            self._parts.generator, self._parts.critic, source, self._parts.mesh, config.train.on_collapse
+            self._parts.generator,
+            self._parts.critic,
+            source,
+            self._parts.mesh,
+            ema_decay=config.optim.ema_decay,
+            on_collapse=config.train.on_collapse,
         )
         self._system = build.system(config, self._parts, self._validation)
 
@@ -116,7 +121,7 @@ class _Training:
         counterfactuals.write(
             folder,
             self._parts.generator,
-            model["average"],
+            counterfactuals.drawing_weights(model["average"], self._parts.generator, config.optim.ema_decay),
             class_names=self._source.class_names,
             num_records=config.counterfactuals.num_records,
             per_shape=config.counterfactuals.per_shape,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cfmlc_jax.causal.mechanisms import MECHANISMS, SHAPE
-from cfmlc_jax.cgn.counterfactuals import Painter
+from cfmlc_jax.cgn.counterfactuals import Painter, drawing_weights
 from cfmlc_jax.cgn.system import in_signed_range
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import RunError
@@ -42,11 +42,22 @@ class Validation:
         critic: scores images and labels.
         source: real images with masks.
         mesh: the devices.
+        ema_decay: of the averaged weights (`counterfactuals.drawing_weights`).
         on_collapse: "warn", or "stop": raise an error if masks have collapsed.
     """
 
-    def __init__(self, generator: MnistGenerator, critic, source, mesh: jax.sharding.Mesh, on_collapse: str):
-        self._painter = Painter(generator, mesh, COUNT)
+    def __init__(
+        self,
+        generator: MnistGenerator,
+        critic,
+        source,
+        mesh: jax.sharding.Mesh,
+        *,
+        ema_decay: float,
+        on_collapse: str,
+    ):
+        self._painter, self._generator = Painter(generator, mesh, COUNT), generator
+        self._ema_decay = ema_decay
         chosen = _spread(len(source), MOST_REAL)
         self._masks = np.stack([source.mask(index) for index in chosen])
         self._labels = source.labels[chosen].argmax(axis=1)
@@ -70,9 +81,15 @@ class Validation:
         self._warnings = []
         real = self._score(learned["critic"], in_signed_range(self._images), self._image_labels)
         metrics = {}
-        for weights, name in (("weights", "generator"), ("average", "average")):
+        drawing = {
+            "weights": learned["generator"],
+            "average": drawing_weights(learned["average"], self._generator, self._ema_decay),
+        }
+        for weights, variables in drawing.items():
             poll()
-            metrics[weights] = self._measure(learned, name) | {"critic_real": float(np.mean(real))}
+            metrics[weights] = self._measure(learned, weights, variables) | {
+                "critic_real": float(np.mean(real))
+            }
         self._warnings = _warnings(metrics["average"])
         return metrics
 
@@ -80,15 +97,15 @@ class Validation:
         """Lines about masks that collapsed or a critic that has won, at the last call."""
         return self._warnings
 
-    def _measure(self, learned, name):
-        labels, composed = self._painter(learned[name], jax.random.key(_SEED))
+    def _measure(self, learned, weights, variables):
+        labels, composed = self._painter(variables, jax.random.key(_SEED))
         shapes = labels[:, MECHANISMS.index(SHAPE)]
         scores = self._score(learned["critic"], composed.image, shapes)
         drawn = np.asarray(composed.mask)[..., 0]
         nearest, values = masks.nearest(drawn > 0.5, self._masks, self._labels)
         mean, deviation = float(drawn.mean()), float(drawn.std(axis=0).mean())
         collapse = _collapse(mean, deviation)
-        if collapse and self._on_collapse == "stop" and name == "average":
+        if collapse and self._on_collapse == "stop" and weights == "average":
             raise RunError(
                 f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
                 "optim.learning_rate"

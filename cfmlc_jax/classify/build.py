@@ -20,7 +20,8 @@ from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
-from cfmlc_jax.data.pipeline import Generated, Reading
+from cfmlc_jax.data.mixing import Generated
+from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary

@@ -15,15 +15,15 @@ from typing import Any
 import grain
 import numpy as np
 
-from cfmlc_jax.causal.mechanisms import MECHANISMS
-from cfmlc_jax.data.sources import MechanismSource, Source
+from cfmlc_jax.data import mixing
+from cfmlc_jax.data.mixing import Generated, Mixed
+from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError, RunError
 
 # So many consecutive unreadable images are not a few damaged files but a disk that is not mounted, for example.
 MOST_IN_A_ROW = 100
 SHARED_MEMORY = "/dev/shm"
-_GENERATED = 1  # the stream of random numbers of generated records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +42,6 @@ class Reading:
     threads: int = 8
     workers: int = 0
     skip: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-    """Generated records in training batches, in place of real ones or beside them.
-
-    source: the records.
-    per_batch: number of them in each batch, over all processes, at least 1; the batch size: no real image is read.
-    """
-
-    source: MechanismSource
-    per_batch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +130,15 @@ def train_batches(
         )
     else:
         records = _mixed(
-            source, generated, to_views, steps, batch_size, epochs, seed, reading.skip, reshuffle
+            source,
+            generated,
+            to_views,
+            steps=steps,
+            batch_size=batch_size,
+            epochs=epochs,
+            seed=seed,
+            skip=reading.skip,
+            reshuffle=reshuffle,
         )
     share = batch_size // reading.processes
     places = grain.MapDataset.range(start_step * share, steps * epochs * share)
@@ -158,26 +154,30 @@ def _repeated(
     return order.repeat(times, reseed_each_epoch=reshuffle).random_map(records)
 
 
-def _mixed(source, generated, to_views, steps, batch_size, epochs, seed, skip, reshuffle) -> "_Mixed":
-    """The real and generated records of all steps."""
-    count = generated.per_batch
-    real_count = batch_size - count
-    drawn = _TrainRecord(generated.source, to_views, skip, _MechanismLabels(generated.source))
-    # Another seed, so that two records of the same place are not augmented alike.
-    own = int(np.random.SeedSequence((seed, _GENERATED)).generate_state(1)[0])
-    if not real_count:
-        first = steps * batch_size
-        return _Mixed(
-            None,
-            _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle),
-            batch_size,
-            count,
-        )
-    real = _TrainRecord(source, to_views, skip, _unknown_mechanisms)
-    every = len(generated.source)
+def _mixed(
+    source: Source,
+    generated: Generated,
+    to_views: Transform,
+    *,
+    steps: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    skip: bool,
+    reshuffle: bool,
+) -> Mixed:
+    """The real and generated records of all steps; the arguments are those of `train_batches`."""
+    count, own = generated.per_batch, mixing.own_seed(seed)
+    drawn = _TrainRecord(generated.source, to_views, skip, mixing.OfGenerated(generated.source))
+    if count == batch_size:
+        first = steps * count
+        alone = _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle)
+        return Mixed(None, alone, batch_size, count)
+    real = _TrainRecord(source, to_views, skip, mixing.of_real)
+    first, every = steps * (batch_size - count), len(generated.source)
     turns = -(-steps * epochs * count // every)
-    return _Mixed(
-        _repeated(real, first=steps * real_count, times=epochs, seed=seed, reshuffle=reshuffle),
+    return Mixed(
+        _repeated(real, first=first, times=epochs, seed=seed, reshuffle=reshuffle),
         _repeated(drawn, first=every, times=turns, seed=own, reshuffle=reshuffle),
         batch_size,
         count,
@@ -333,49 +333,6 @@ class _TrainRecord:
         raise InputError(f"{MOST_IN_A_ROW} consecutive images cannot be read; the first: {first}")
 
 
-def _unknown_mechanisms(position: int) -> dict[str, Any]:
-    """The entries of a real record of mixed batches."""
-    return _mixed_entries(counterfactual=False, labels=[-1] * len(MECHANISMS))
-
-
-@dataclasses.dataclass(frozen=True)
-class _MechanismLabels:
-    """The entries of a generated record of mixed batches."""
-
-    source: MechanismSource
-
-    def __call__(self, position: int) -> dict[str, Any]:
-        return _mixed_entries(counterfactual=True, labels=self.source.mechanisms[position])
-
-
-def _mixed_entries(*, counterfactual, labels):
-    return {
-        "counterfactual": np.bool_(counterfactual),
-        "mechanisms": {name: np.int32(label) for name, label in zip(MECHANISMS, labels, strict=True)},
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mixed:
-    """The records of all steps by index: in each batch `count` generated ones, spread evenly.
-
-    real: b − count records of each step; None if count is b.
-    generated: count records of each step.
-    """
-
-    real: grain.MapDataset | None
-    generated: grain.MapDataset
-    batch_size: int
-    count: int
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        step, within = divmod(index, self.batch_size)
-        before = within * self.count // self.batch_size  # generated records before this one in the batch
-        if self.real is None or (within + 1) * self.count // self.batch_size > before:
-            return self.generated[step * self.count + before]
-        return self.real[step * (self.batch_size - self.count) + within - before]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Share:
     """Maps an index among one process's records to the record among those of all processes.
@@ -384,7 +341,7 @@ class _Share:
     and its norm groups the same images, for any number of processes.
     """
 
-    records: grain.MapDataset | _Mixed
+    records: grain.MapDataset | Mixed
     share: int
     process: int
     processes: int

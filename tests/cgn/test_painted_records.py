@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import counterfactuals
+from cfmlc_jax.cgn.system import draw
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
@@ -111,3 +113,16 @@ def test_a_folder_with_other_files_is_refused(tmp_path, variables):
     (tmp_path / "photo.png").touch()
     with pytest.raises(InputError, match="is not empty"):
         write(tmp_path, variables)
+
+
+def test_standing_statistics_are_means_over_batches(variables):
+    standing = counterfactuals.drawing_weights(variables, GENERATOR, 0.9)
+    assert counterfactuals.drawing_weights(variables, GENERATOR, 0.0) is variables
+    draws = draw(jax.random.key(7), 2000, GENERATOR)
+    inputs = (mechanisms.same_for_all(x) for x in (draws.labels, draws.noise))
+    _, updated = GENERATOR.apply(standing, *inputs, draws.offsets, train=True, mutable=["batch_stats"])
+    before, after = standing["batch_stats"], updated["batch_stats"]
+    # A step of the running statistics towards another batch hardly moves them: they are of such batches.
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0.05, atol=0.05)
+    assert not np.allclose(before["texture"]["bn_rgb"]["mean"], 0, atol=1e-4)

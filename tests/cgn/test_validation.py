@@ -41,7 +41,9 @@ class Critic(nn.Module):
 
 
 def measured(shift, *, factor=0.5, on_collapse="warn"):
-    validation = Validation(Drawn(), Critic(), SOURCE, meshes.create(), on_collapse)
+    validation = Validation(
+        Drawn(), Critic(), SOURCE, meshes.create(), ema_decay=0.0, on_collapse=on_collapse
+    )
     drawn = {"params": {"shift": jnp.float32(shift)}}
     learned = {
         "generator": {"params": {"shift": jnp.float32(0)}},

@@ -11,7 +11,8 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import identity
-from cfmlc_jax.data.pipeline import Generated, Reading, steps_per_epoch, train_batches
+from cfmlc_jax.data.mixing import Generated
+from cfmlc_jax.data.pipeline import Reading, steps_per_epoch, train_batches
 from cfmlc_jax.data.sources import counterfactuals
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
@@ -118,7 +119,7 @@ def _swap(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove("index.json"), r"not a folder of generated records: index.json .*No such file.*--out=FOLDER"),
+        (_remove("index.json"), r"not a folder of generated records: index.json.*No such file.*generate the records to the end"),
         (_write("index.json", b"{"), r"index.json is damaged \(.*restore it, or generate"),
         (_write("index.json", b"[1]"), r"index.json is damaged"),
         (_write("index.json", b'{"class_names": ["a"]}'), r"index.json is damaged \('shards'\)"),

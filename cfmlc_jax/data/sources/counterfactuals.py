@@ -34,7 +34,7 @@ INDEX = "index.json"
 # Encodings of images, and Pillow's options for them.
 ENCODINGS: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}}
 _LABELS = np.dtype("<i4")
-_HOW = "generate them with python -m cfmlc_jax.cgn generate"
+_HOW = "generate the records"
 
 
 def shard_name(shard: int, shards: int) -> str:
@@ -169,8 +169,8 @@ def _read_index(folder):
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder} is not a folder of generated records: {INDEX} cannot be read ({error.strerror}); {_HOW} "
-            "--out=FOLDER, to its end"
+            f"{folder} is not a folder of generated records: {INDEX}, which is written last, cannot be read "
+            f"({error.strerror}); give another folder, or {_HOW} to the end"
         ) from error
     try:
         index = json.loads(content)
