@@ -175,7 +175,9 @@ def test_documented_extras_exist():
 
 def test_documented_fields_exist():
     """Of the configuration, as `--config.views.overlap=0.5` or in a document's `views.overlap=0.5`."""
-    fields = configs.flat(configs.to_json(configs.default()))
+    fields: dict = {}
+    for system in configs.SYSTEMS:
+        fields |= configs.flat(configs.to_json(configs.default(system)))
     sections = "|".join({name.partition(".")[0] for name in fields if "." in name})
     unknown = {
         (path.name, name)

@@ -119,7 +119,7 @@ def _swap(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove("index.json"), r"not a folder of generated records: index.json.*No such file.*generate the records to the end"),
+        (_remove("index.json"), r"not a folder of generated records: index.json.*No such file.*generate the records .* to the end"),
         (_write("index.json", b"{"), r"index.json is damaged \(.*restore it, or generate"),
         (_write("index.json", b"[1]"), r"index.json is damaged"),
         (_write("index.json", b'{"class_names": ["a"]}'), r"index.json is damaged \('shards'\)"),

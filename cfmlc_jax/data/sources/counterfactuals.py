@@ -34,7 +34,7 @@ INDEX = "index.json"
 # Encodings of images, and Pillow's options for them.
 ENCODINGS: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}}
 _LABELS = np.dtype("<i4")
-_HOW = "generate the records"
+_HOW = "generate the records (python -m cfmlc_jax.cgn generate --checkpoint=RUN --out=FOLDER)"
 
 
 def shard_name(shard: int, shards: int) -> str:
