@@ -285,7 +285,8 @@ def test_ctrl_c_stays_ignored_if_the_parent_ignores_it():
 
 def test_registered_actions_run_before_the_process_ends():
     program = (
-        "import os, signal, time; from cfmlc_jax import cli; cli.end_at_interrupt('no more é');"
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from cfmlc_jax import cli; cli.end_at_interrupt('no more é');"
         "cli.at_interrupt(lambda: print('swept', flush=True));"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
     )

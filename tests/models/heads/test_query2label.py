@@ -36,11 +36,11 @@ def applied(attention="cross", dtype=jnp.float32):
 def test_logits_of_every_branch(features, variables):
     cross = applied()(variables, features)
     assert all((x.shape, x.dtype) == ((2, 2, K), jnp.float32) for x in cross[:3])
-    assert cross[3:] == (None, None)
+    assert set(cross[3:]) == {None}
     params = variables["params"]
     trunk = {name: params[name] for name in params if name not in ("whole", "attention", "score")}
     alone = applied("none")({"params": trunk | {"whole": params["whole"]}}, features)
-    assert alone[1:] == (None,) * 4
+    assert set(alone[1:]) == {None}
     double = {"whole": params["whole"], "patch": params["score"]}
     both = applied("self")({"params": trunk | double}, features)
     np.testing.assert_array_equal(both[1], both[2])
