@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import optax
 
-from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.cgn.system import DigitsSystem, Objective, initial_model
 from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.views.crops import PaddedCrop
@@ -17,6 +16,8 @@ from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import critics, mnist
 from cfmlc_jax.models.generators.vgg16 import FEATURES, VGG16Features
+from cfmlc_jax.torch_weights import cgn
+from cfmlc_jax.torch_weights import files as weight_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +87,20 @@ def model_item(config, parts: Parts) -> dict[str, Any]:
     return meshes.with_shardings(initial, parts.mesh)
 
 
-def features(path: Path, abstract) -> Any:
-    """The variables of the features from a converted file.
+def vgg16_features(path: Path, abstract) -> Any:
+    """The variables of VGG-16's features from a PyTorch or safetensors file of torchvision's VGG-16.
 
     Args:
-        path: a checkpoint of `python -m cfmlc_jax.torch_weights`.
+        path: of the file.
         abstract: their shapes and shardings.
 
     Raises:
         InputError: the file cannot be read, or holds other weights.
     """
-    found = checkpoints.read_model(checkpoints.find(path), {"variables": abstract})
-    return found["variables"]
+    variables = cgn.from_torch(VGG16Features(), weight_files.read_torch(path).weights)
+    return jax.tree.map(
+        lambda leaf, array: jax.device_put(array, leaf.sharding), abstract, {"params": variables["params"]}
+    )
 
 
 def require_every_class(source) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
@@ -149,11 +148,8 @@ class _Training:
     def _start(self, state):
         if not self._config.loss.features_from:
             return state
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            state.learned["features"],
-        )
-        loaded = build.features(Path(self._config.loss.features_from), abstract)
+        path = Path(self._config.loss.features_from)
+        loaded = build.vgg16_features(path, state.learned["features"])
         return state.replace(learned=state.learned | {"features": loaded})
 
     def _require_same_data(self, path, meta):

@@ -53,7 +53,7 @@ def _loss() -> ConfigDict:
     # The features, a name of `models.generators.vgg16.FEATURES`. vgg16: as in the reference, with the weights
     # of `features_from`. random: a small network of random weights, where VGG-16's are not at hand.
     loss.features = "random"
-    loss.features_from = ""  # vgg16: a file that `python -m cfmlc_jax.torch_weights` has converted
+    loss.features_from = ""  # vgg16: a PyTorch or safetensors file of torchvision's weights
     return loss
 
 
@@ -165,8 +165,8 @@ def _check(config: ConfigDict) -> None:
     if (config.loss.features == "vgg16") != bool(config.loss.features_from):
         raise InputError(
             f"config.loss.features is {config.loss.features!r} and config.loss.features_from "
-            f"{config.loss.features_from!r}: 'vgg16' needs the file of its weights, which python -m "
-            "cfmlc_jax.torch_weights converts; 'random' has none"
+            f"{config.loss.features_from!r}: 'vgg16' needs the file of "
+            "torchvision's weights; 'random' has none"
         )
     records, per_shape = config.counterfactuals.num_records, config.counterfactuals.per_shape
     if records % per_shape or config.counterfactuals.shard_size % per_shape:

@@ -82,7 +82,7 @@ def test_wrong_flags_are_told_in_a_line(tmp_path, monkeypatch, capsys, flags, me
     ("changes", "message"),
     [
         ({"loss__style": (1.0,)}, "loss.style has 1 weights; give 4"),
-        ({"loss__features": "vgg16"}, "'vgg16' needs the file of its weights"),
+        ({"loss__features": "vgg16"}, "'vgg16' needs the file of torchvision's weights"),
         ({"loss__features_from": "vgg"}, "'random' has none"),
         ({"counterfactuals__per_shape": 7}, "per_shape 7 must divide num_records 600"),
         ({"data__source": "coco"}, "config.data.source 'coco' is not one of colored_digits"),

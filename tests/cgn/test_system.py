@@ -4,13 +4,16 @@ import jax
 import numpy as np
 import optax
 import pytest
+from safetensors import numpy as safetensors
 
-from cfmlc_jax.cgn import system
+from cfmlc_jax.cgn import build, system
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.engine.system import Update
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import critics, mnist, vgg16
+from cfmlc_jax.torch_weights import cgn
 
 PER_EPOCH, EPOCHS, BATCH = 3, 2, 8
 
@@ -133,3 +136,19 @@ def test_images_in_bytes_are_the_same_after_two_conversions():
     pixels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(system.in_bytes(system.in_signed_range(pixels)), pixels)
     assert np.asarray(system.in_bytes(np.array([-1.5, 1.5]))).tolist() == [0, 255]
+
+
+def test_features_are_read_from_a_file_of_torchvision(tmp_path):
+    features = vgg16.VGG16Features()
+    abstract = jax.eval_shape(features.init, jax.random.key(0), *features.example())
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), abstract)
+    safetensors.save_file(cgn.to_torch(features, variables), tmp_path / "vgg16.safetensors")
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device), abstract
+    )
+    loaded = build.vgg16_features(tmp_path / "vgg16.safetensors", wanted)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    with pytest.raises(InputError, match="nowhere"):
+        build.vgg16_features(tmp_path / "nowhere.safetensors", wanted)
