@@ -30,11 +30,8 @@ class Validation:
 
     The metrics are
 
-    - shape_accuracy: percentage of masks whose nearest real mask, by intersection over union, is of the class
-      that was asked for;
-    - mask_iou: mean intersection over union with that nearest mask, percent;
-    - mask_mean: mean of the masks, percent;
-    - mask_binary: percentage of their pixels below .1 or above .9;
+    - those of `metrics.masks.quality`: shape_accuracy, mask_iou, mask_iou_class, mask_mean, mask_deviation,
+      mask_binary;
     - critic_real, critic_generated: the critic's mean scores of real and of drawn images.
 
     Args:
@@ -58,10 +55,10 @@ class Validation:
     ):
         self._painter, self._generator = Painter(generator, mesh, COUNT), generator
         self._ema_decay = ema_decay
-        chosen = _spread(len(source), MOST_REAL)
+        chosen = spread(len(source), MOST_REAL)
         self._masks = np.stack([source.mask(index) for index in chosen])
         self._labels = source.labels[chosen].argmax(axis=1)
-        shown = _spread(len(source), COUNT)
+        shown = spread(len(source), COUNT)
         self._images = np.stack([np.asarray(source[index]["image"]) for index in shown])
         self._image_labels = source.labels[shown].argmax(axis=1)
         self._score = jax.jit(
@@ -102,26 +99,19 @@ class Validation:
         shapes = labels[:, MECHANISMS.index(SHAPE)]
         scores = self._score(learned["critic"], composed.image, shapes)
         drawn = np.asarray(composed.mask)[..., 0]
-        nearest, values = masks.nearest(drawn > 0.5, self._masks, self._labels)
-        mean, deviation = float(drawn.mean()), float(drawn.std(axis=0).mean())
-        collapse = _collapse(mean, deviation)
+        quality = masks.quality(drawn, shapes, self._masks, self._labels)
+        collapse = _collapse(quality)
         if collapse and self._on_collapse == "stop" and weights == "average":
             raise RunError(
                 f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
                 "optim.learning_rate"
             )
-        return {
-            "shape_accuracy": 100 * float((nearest == shapes).mean()),
-            "mask_iou": 100 * float(values.mean()),
-            "mask_mean": 100 * mean,
-            "mask_deviation": 100 * deviation,
-            "mask_binary": 100 * float(((drawn < 0.1) | (drawn > 0.9)).mean()),
-            "critic_generated": float(np.mean(scores)),
-        }
+        return quality | {"critic_generated": float(np.mean(scores))}
 
 
-def _collapse(mean, deviation):
-    """A description of masks that have collapsed; empty if they have not."""
+def _collapse(quality):
+    """A description of masks that have collapsed, by their metrics; empty if they have not."""
+    mean, deviation = quality["mask_mean"] / 100, quality["mask_deviation"] / 100
     if mean < _EMPTY or mean > _FULL:
         return f"the masks are {'empty' if mean < _EMPTY else 'full'}: their mean is {mean:.3f}"
     if deviation < _LEAST_DEVIATION:
@@ -131,7 +121,7 @@ def _collapse(mean, deviation):
 
 def _warnings(metrics):
     lines = []
-    collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
+    collapse = _collapse(metrics)
     if collapse:
         lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
     if metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:
@@ -143,6 +133,6 @@ def _warnings(metrics):
     return lines
 
 
-def _spread(length, most):
-    """At most so many indices, evenly spread over a length."""
+def spread(length, most):
+    """At most so many indices, evenly spread over a length: int [m]."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))

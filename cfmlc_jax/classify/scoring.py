@@ -1,6 +1,6 @@
 """Scores a split, each image exactly once, for validation and evaluation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,7 @@ def score_readable(
     batch_size: int,
     unreadable: Unreadable | None = None,
     poll: Callable[[], None] = lambda: None,
+    weights: Collection[str] = tuple(WEIGHTS),
 ) -> tuple[dict[str, Scores], Source]:
     """The scores by "weights" (raw) and "average" (EMA), and the source of the images that were scored.
 
@@ -108,6 +109,7 @@ def score_readable(
         batch_size: images, over all devices.
         unreadable: records the images that cannot be read.
         poll: called before every batch.
+        weights: the sets of weights to score.
 
     Raises:
         InputError: an image cannot be read; with `parts.reading.skip`, none can.
@@ -116,19 +118,19 @@ def score_readable(
         source, parts.transforms["evaluate"], batch_size=batch_size, reading=parts.reading
     )
     variables = {"weights": model["variables"], "average": model["average"]}
-    outputs: dict[str, list] = {name: [] for name in WEIGHTS}
+    outputs: dict[str, list] = {name: [] for name in weights}
     positions = []
     for batch in batches:
         poll()
         on_devices = meshes.to_devices(batch, parts.mesh)
-        for name in WEIGHTS:
+        for name in weights:
             outputs[name].append(score(variables[name], model["mean_colour"], on_devices["views"]))
         positions.append(gather(on_devices["index"], parts.mesh))
     order, kept = _places(np.concatenate([np.asarray(p) for p in positions]))
     if len(kept) < len(source):
         assert parts.reading.skip, "an image was not scored"
         source = _readable(parts, source, kept, unreadable)
-    return {name: _scores(outputs[name], order, source.labels) for name in WEIGHTS}, source
+    return {name: _scores(outputs[name], order, source.labels) for name in weights}, source
 
 
 def _readable(parts, source, kept, unreadable) -> Source:

@@ -26,6 +26,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
+def with_interval(entry: Sequence[float]) -> str:
+    """A value with the ends of its interval, [value, low, high], as text; a dash for NaN, no ends if they are NaN."""
+    value, low, high = entry
+    if value != value:
+        return "–"
+    return f"{value:.1f}" if low != low else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
 def _cell(value):
     if isinstance(value, float):
         return "–" if value != value else f"{value:.2f}"

@@ -53,14 +53,16 @@ class Look(Protocol):
     places: row or column of the handwriting that each of the image's 32 shows.
     num_draws: uniform draws in [0, 1) that `paint` needs.
     fingerprint: a checksum of the textures; 0 without any.
+    shows_background: whether the label of the background changes the image.
     """
 
     places: np.ndarray
     num_draws: int
     fingerprint: int
+    shows_background: bool
 
     def paint(self, mask: np.ndarray, texture: int, background: int, draws: Sequence[float]) -> np.ndarray:
-        """The image of a mask with the textures of two labels: bool [32, 32] -> uint8 [32, 32, 3]."""
+        """The image of a mask with the textures of two labels: bool [s, s] -> uint8 [s, s, 3], s at least 32."""
 
 
 def ink_mask(ink: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -110,6 +112,7 @@ class Coloured:
     places = BY_CENTRE
     num_draws = 3
     fingerprint = 0
+    shows_background = False
 
     def paint(self, mask, texture, background, draws):
         """The digit in a colour drawn around its texture's mean colour."""
@@ -124,6 +127,7 @@ class DoubleColoured:
     places = BY_CORNER
     num_draws = 6
     fingerprint = 0
+    shows_background = True
 
     def paint(self, mask, texture, background, draws):
         """The digit and its background in their colours, both with jitter."""
@@ -143,6 +147,7 @@ class Textured:
 
     places = BY_CORNER
     num_draws = 4
+    shows_background = True
 
     def __init__(self, textures: Textures):
         self._textures = textures
@@ -152,14 +157,15 @@ class Textured:
 
     def paint(self, mask, texture, background, draws):
         """Crops of the two textures, of the background first."""
-        behind = crop(self._textures.backgrounds[background], *draws[:2])
-        return compose(mask, crop(self._textures.objects[texture], *draws[2:]), behind)
+        side = len(mask)
+        behind = crop(self._textures.backgrounds[background], *draws[:2], side)
+        return compose(mask, crop(self._textures.objects[texture], *draws[2:], side), behind)
 
 
-def crop(texture: np.ndarray, row: float, column: float) -> np.ndarray:
-    """The part of a texture at two uniform draws in [0, 1): uint8 [h, w, 3] -> [32, 32, 3]."""
-    top, left = (int(draw * (side - SIDE + 1)) for draw, side in zip((row, column), texture.shape))
-    return texture[top : top + SIDE, left : left + SIDE]
+def crop(texture: np.ndarray, row: float, column: float, size: int = SIDE) -> np.ndarray:
+    """The part of a texture at two uniform draws in [0, 1): uint8 [h, w, 3] -> [size, size, 3]."""
+    top, left = (int(draw * (side - size + 1)) for draw, side in zip((row, column), texture.shape))
+    return texture[top : top + size, left : left + size]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ In the training split the three labels are equal, so that a classifier can rely 
 texture and background are drawn independently, and only the shape says which digit it is.
 """
 
+import copy
 import operator
 import zlib
 from collections.abc import Callable
@@ -58,6 +59,8 @@ class MechanismDigits:
 
     mechanisms: int32 [n, 3], the label of each mechanism: shape, texture, background
         (`causal.mechanisms.MECHANISMS`).
+    side: of the images, pixels.
+    shows_background: whether the label of the background changes the image.
 
     Args:
         name: name of the data set, for `repr` and messages.
@@ -78,6 +81,7 @@ class MechanismDigits:
             raise InputError(f"{name}: seed {seed} is negative; give 0 or more")
         self._name, self._split, self._seed = name, split, seed
         self._handwritings, self._look = handwritings, look
+        self.side, self.shows_background = digit_looks.SIDE, look.shows_background
         shapes = handwritings.classes
         self.labels = imbalance.one_hot(shapes, 10)
         self.ids = [f"{split}-{row:05d}" for row in handwritings.rows.tolist()]
@@ -106,14 +110,37 @@ class MechanismDigits:
         )
 
     def __repr__(self) -> str:
+        side = "" if self.side == digit_looks.SIDE else f"side={self.side}, "
         return (
-            f"{self._name}({self._split!r}, images={len(self)}, seed={self._seed}, "
+            f"{self._name}({self._split!r}, images={len(self)}, {side}seed={self._seed}, "
             f"content={self._content:08x})"
         )
 
     def mask(self, index: int) -> np.ndarray:
-        """The pixels of the digit: bool [32, 32]."""
-        return digit_looks.ink_mask(self._handwritings.ink[self._position(index)], self._look.places)
+        """The pixels of the digit: bool [side, side]."""
+        ink = digit_looks.ink_mask(self._handwritings.ink[self._position(index)], self._look.places)
+        return np.pad(ink, (self.side - digit_looks.SIDE) // 2)
+
+    def painted_with(
+        self, textures: np.ndarray, backgrounds: np.ndarray, *, side: int = digit_looks.SIDE
+    ) -> "MechanismDigits":
+        """The same handwritings with other labels of texture and background, and the same random draws.
+
+        Two of them differ by their labels alone. None has recorded images.
+
+        Args:
+            textures: int [n].
+            backgrounds: int [n].
+            side: of the images, 32 or 64 pixels; the digit is in the middle, as large as it is in 32.
+        """
+        painted = copy.copy(self)
+        painted.side = side
+        painted._handwritings = self._handwritings._replace(recorded=None)
+        painted.mechanisms = np.column_stack([self.mechanisms[:, 0], textures, backgrounds]).astype(np.int32)
+        painted._content = _checksum(
+            self._handwritings.ink, painted.mechanisms, start=self._look.fingerprint
+        )
+        return painted
 
     def _image(self, index):
         recorded = self._handwritings.recorded
