@@ -122,17 +122,24 @@ def table(results: dict[str, Any]) -> str:
     predictions = {kind_title(kind): each for kind, each in results["predictions"].items()}
     follows = tables.markdown(
         [f"% predicted as the label of (chance {chance:g})", *shown, NONE],
-        [[title, *map(tables.with_interval, each["follows"].values())] for title, each in predictions.items()],
+        [
+            [title, *map(tables.with_interval, each["follows"].values())]
+            for title, each in predictions.items()
+        ],
     )
     errors = tables.markdown(
         ["% of the errors with the label of", "errors", *shown[1:], NONE],
-        [[title, each["errors"], *map(tables.with_interval, each["errors_follow"].values())] for title, each in predictions.items()],
+        [
+            [title, each["errors"], *map(tables.with_interval, each["errors_follow"].values())]
+            for title, each in predictions.items()
+        ],
     )
     rows = [
         [title, name, *(tables.with_interval(values[entry]) for entry in ("accuracy", "change", "misled"))]
         for title, each in predictions.items()
         for name, values in each["exchanged"].items()
     ]
-    exchanged = tables.markdown(["%", "exchanged", "accuracy", "change", "predicted as the other class"], rows)
+    exchanged = tables.markdown(
+        ["%", "exchanged", "accuracy", "change", "predicted as the other class"], rows
+    )
     return f"{follows}\n\n{errors}\n\n{exchanged}"
-

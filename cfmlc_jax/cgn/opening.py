@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, counterfactuals
@@ -39,7 +41,7 @@ class Opened:
 
 
 def open(path: Path) -> Opened:
-    """The generator of a checkpoint.
+    """The generator of a checkpoint, for drawing: batch sizes and mesh are the present devices', not the run's.
 
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
@@ -54,4 +56,7 @@ def open(path: Path) -> Opened:
             f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
         )
     config = configs.from_json(meta["config"])
+    with config.unlocked():
+        config.mesh.fsdp = 1
+        config.train.batch_size = config.evaluate.batch_size = jax.device_count()
     return Opened(path, config, meta["class_names"], build.create(config, len(meta["class_names"])))

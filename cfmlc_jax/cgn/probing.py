@@ -38,7 +38,9 @@ class Probed:
         self.config = configs.from_json(stored)
         parts = build.create(self.config, opened.num_classes)
         # Shares of a part of the images would be those of another test.
-        self._parts: Parts = dataclasses.replace(parts, reading=dataclasses.replace(parts.reading, skip=False))
+        self._parts: Parts = dataclasses.replace(
+            parts, reading=dataclasses.replace(parts.reading, skip=False)
+        )
         self._score = scoring.score_step(self.config, self._parts, ())
 
     def logits(self, source: Source) -> dict[str, np.ndarray]:

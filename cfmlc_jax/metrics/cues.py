@@ -32,12 +32,18 @@ def shares(
     having = properties * count[:, None]
 
     def statistic(weights):
-        return 100 * ratio(weights @ having, np.broadcast_to((weights @ count)[:, None], (len(weights), having.shape[1])))
+        return 100 * ratio(
+            weights @ having, np.broadcast_to((weights @ count)[:, None], (len(weights), having.shape[1]))
+        )
 
-    return interval(statistic, len(count), generator=generator, resamples=resamples, level=level, bounds=PERCENT)
+    return interval(
+        statistic, len(count), generator=generator, resamples=resamples, level=level, bounds=PERCENT
+    )
 
 
-def change(after, before, *, generator: np.random.Generator, resamples: int = 1000, level: float = 0.95) -> Interval:
+def change(
+    after, before, *, generator: np.random.Generator, resamples: int = 1000, level: float = 0.95
+) -> Interval:
     """The difference of two percentages of the same images, with its bootstrap interval: two bool [n] -> three floats."""
     difference = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     bounds = (-PERCENT[1], PERCENT[1])
@@ -95,7 +101,9 @@ def shape_bias(decided, shapes, textures, *, generator: np.random.Generator) -> 
         generator: random generator of the bootstrap.
     """
     by_shape, by_texture = (np.asarray(decided) == np.asarray(labels) for labels in (shapes, textures))
-    return Interval(*(ends[0] for ends in shares(by_shape[:, None], by_shape | by_texture, generator=generator)))
+    return Interval(
+        *(ends[0] for ends in shares(by_shape[:, None], by_shape | by_texture, generator=generator))
+    )
 
 
 def in9_decisions(logits) -> np.ndarray:

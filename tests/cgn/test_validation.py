@@ -62,10 +62,23 @@ def test_intersection_over_union():
     assert values.tolist() == [1]
 
 
+def test_masks_are_compared_with_those_of_the_class_asked_for():
+    real = np.array([[[1, 1], [0, 0]], [[1, 0], [0, 0]]], bool)
+    drawn = real[[0, 0, 1]]
+    quality = masks.quality(drawn.astype(np.float32), np.array([0, 1, 1]), real, np.array([0, 1]))
+    assert quality["shape_accuracy"] == pytest.approx(200 / 3)
+    assert quality["mask_iou"] == quality["mask_binary"] == 100
+    assert quality["mask_iou_class"] == pytest.approx(100 * (1 + 1 / 2 + 1) / 3)
+    assert quality["mask_mean"] == pytest.approx(100 * 5 / 12)
+    assert np.isnan(masks.nearest_of_class(drawn, np.array([0, 1, 7]), real, np.array([0, 1]))).tolist() == [
+        False, False, True,
+    ]  # fmt: skip
+
+
 def test_real_masks_have_the_class_that_was_asked_for():
     metrics, warnings = measured(0)
     assert metrics["average"]["shape_accuracy"] == metrics["average"]["mask_iou"] == 100
-    assert metrics["average"]["mask_binary"] == 100
+    assert metrics["average"]["mask_binary"] == metrics["average"]["mask_iou_class"] == 100
     assert 5 < metrics["average"]["mask_mean"] < 40
     assert metrics["average"]["critic_real"] == metrics["average"]["critic_generated"] == 0.5
     assert warnings == []

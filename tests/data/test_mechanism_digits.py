@@ -412,3 +412,36 @@ def test_the_official_number_of_recorded_colours_is_asked_for(root, monkeypatch)
     write_recorded(root)
     monkeypatch.setattr(idx_files, "PARTS", {"train": 60_000, "t10k": 10_000})
     assert "wanted uint8 images [60000, 28, 28, 3]" in recorded_refusal(root)
+
+
+@pytest.mark.parametrize("name", EMBEDDED + OFFICIAL)
+def test_other_labels_change_nothing_but_their_mechanism(name, root):
+    source = opened(name, "test", root)
+    shapes = source.mechanisms[:, SHAPE]
+    other = (shapes + 1) % 10
+    agreeing, texture, background = (
+        source.painted_with(*labels) for labels in ((shapes, shapes), (other, shapes), (shapes, other))
+    )
+    assert len({repr(each) for each in (source, agreeing, texture, background)}) == 4
+    np.testing.assert_array_equal(texture.mechanisms, np.column_stack([shapes, other, shapes]))
+    for index in (0, 7):
+        inside = source.mask(index)
+        image, painted, behind = (each[index]["image"] for each in (agreeing, texture, background))
+        np.testing.assert_array_equal(painted[~inside], image[~inside])
+        np.testing.assert_array_equal(behind[inside], image[inside])
+        assert (painted[inside] != image[inside]).any()
+        assert (behind[~inside] != image[~inside]).any() == source.shows_background
+    again = source.painted_with(*source.mechanisms[:, 1:].T)
+    np.testing.assert_array_equal(again[3]["image"], source[3]["image"])
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_larger_canvas_has_the_digit_in_its_middle(name):
+    source = embedded(name, "test")
+    large = source.painted_with(*source.mechanisms[:, 1:].T, side=64)
+    assert "side=64" in repr(large)
+    assert large[5]["image"].shape == (64, 64, 3)
+    np.testing.assert_array_equal(large.mask(5)[16:48, 16:48], source.mask(5))
+    assert large.mask(5).sum() == source.mask(5).sum()
+    if name != "wildlife_digits":  # one colour each, whatever the size
+        np.testing.assert_array_equal(large[5]["image"][16:48, 16:48], source[5]["image"])

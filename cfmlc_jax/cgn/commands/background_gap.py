@@ -37,7 +37,10 @@ def add_parser(commands) -> None:
     common.add_classifier(parser, batch_size=64)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="bg_challenge, unpacked")
     parser.add_argument(
-        "--image-size", type=cli.whole_number(1), metavar="N", help="side of the views, pixels; default the checkpoint's"
+        "--image-size",
+        type=cli.whole_number(1),
+        metavar="N",
+        help="side of the views, pixels; default the checkpoint's",
     )
     parser.add_argument(
         "--divisor",
@@ -72,7 +75,9 @@ def run(flags: argparse.Namespace) -> None:
     if flags.image_size is not None:
         fields["views.image_size"] = flags.image_size
     probed = Probed(opened, flags.weights, fields)
-    print(f"{probed.description}, on {', '.join(f'{len(each):,} images of {name}' for name, each in sources.items())}")
+    print(
+        f"{probed.description}, on {', '.join(f'{len(each):,} images of {name}' for name, each in sources.items())}"
+    )
     print(
         f"views of {probed.config.views.image_size} pixels, data.normalise {probed.config.data.normalise!r}, accuracies "
         f"divided by {flags.divisor}"
@@ -118,5 +123,6 @@ def _divisor(images, batch_size, divisor):
 def table(results: dict[str, dict[str, float]]) -> str:
     """A table in Markdown with one row per prediction."""
     return tables.markdown(
-        ["top-1 %", *VARIATIONS, "gap"], [[kind_title(kind), *each.values()] for kind, each in results.items()]
+        ["top-1 %", *VARIATIONS, "gap"],
+        [[kind_title(kind), *each.values()] for kind, each in results.items()],
     )

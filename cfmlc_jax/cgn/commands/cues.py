@@ -35,7 +35,10 @@ def add_parser(commands) -> None:
         help=f"one of {', '.join(_SOURCES)}; default: the checkpoint's if it is one of these, else {_DEFAULT}",
     )
     parser.add_argument(
-        "--root", default="", metavar="FOLDER", help="of MNIST's files for …_mnist; default $CFMLC_DATA/mnist or data/mnist"
+        "--root",
+        default="",
+        metavar="FOLDER",
+        help="of MNIST's files for …_mnist; default $CFMLC_DATA/mnist or data/mnist",
     )
     common.add_out(parser)
 
@@ -49,7 +52,7 @@ def run(flags: argparse.Namespace) -> None:
     """
     common.require_writable(flags.out)
     opened = opening.open(flags.checkpoint, batch_size=flags.batch_size)
-    _require_digits(opened)
+    require_digits(opened)
     trained_on = opened.config.data.source
     name = flags.source or (trained_on if trained_on in _SOURCES else _DEFAULT)
     source = _source(name, flags.root)
@@ -60,7 +63,8 @@ def run(flags: argparse.Namespace) -> None:
     results = cues.measure(probed, source, side=side)
     print(f"\n{cues.table(results)}")
     common.write(
-        flags.out, {"checkpoint": opened.path.name, "method": opened.config.method, "source": repr(source)} | results
+        flags.out,
+        {"checkpoint": opened.path.name, "method": opened.config.method, "source": repr(source)} | results,
     )
 
 
@@ -72,7 +76,7 @@ def _source(name: str, root: str) -> MechanismDigits:
     return source
 
 
-def _require_digits(opened: Opened) -> None:
+def require_digits(opened: Opened) -> None:
     """Raise unless the classes are the ten digits in their order; print that this is assumed if they have no names.
 
     Raises:

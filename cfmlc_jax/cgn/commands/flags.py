@@ -14,10 +14,17 @@ from cfmlc_jax.results.split import WEIGHTS
 def add_classifier(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     """Add the flags of a command that asks a classifier."""
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="RUN", help="a run of a classifier, or one step of it"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="a run of a classifier, or one step of it",
     )
     parser.add_argument(
-        "--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average (default)"
+        "--weights",
+        choices=tuple(WEIGHTS),
+        default="average",
+        help="raw weights, or their moving average (default)",
     )
     parser.add_argument(
         "--batch-size",

@@ -18,6 +18,7 @@ from cfmlc_jax.cgn.validation import MOST_REAL, spread
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.mechanism_digits import MechanismDigits
 from cfmlc_jax.engine.memory import explained
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics import colours, masks
 from cfmlc_jax.results import tables
 
@@ -34,18 +35,22 @@ which are not part of this package, and whose features say little about small di
 
 def add_parser(commands) -> None:
     """Add the command to the subparsers of `python -m cfmlc_jax.cgn`."""
-    parser = commands.add_parser("masks", help="quality of a generator's masks and colours", description=_ABOUT)
+    parser = commands.add_parser(
+        "masks", help="quality of a generator's masks and colours", description=_ABOUT
+    )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="RUN", help="a run of a generator, or one step of it"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="a run of a generator, or one step of it",
     )
     parser.add_argument(
         "--images", type=cli.whole_number(1), default=1000, metavar="N", help="to draw; default 1000"
     )
     parser.add_argument("--seed", type=cli.whole_number(0), default=0, metavar="N", help="default 0")
-    parser.add_argument(
-        "--root", metavar="FOLDER", help="of the data; default: as in the run"
-    )
+    parser.add_argument("--root", metavar="FOLDER", help="of the data; default: as in the run")
     common.add_out(parser)
 
 
@@ -68,7 +73,8 @@ def run(flags: argparse.Namespace) -> None:
     print(f"\n{table(results)}")
     common.write(
         flags.out,
-        {"checkpoint": opened.path.name, "data": fields.source, "images": flags.images, "seed": flags.seed} | results,
+        {"checkpoint": opened.path.name, "data": fields.source, "images": flags.images, "seed": flags.seed}
+        | results,
     )
 
 
@@ -84,9 +90,9 @@ def measure(opened: Opened, fields: Any, images: int, seed: int) -> dict[str, An
         images: number of images to draw.
         seed: of labels and noise.
     """
-    train, test = (data.source(fields, split) for split in ("train", "test"))
-    independent = data.source(fields, "train_decorrelated")
-    assert isinstance(train, MechanismDigits) and isinstance(test, MechanismDigits)
+    train, test, independent = (
+        _with_masks(fields, split) for split in ("train", "test", "train_decorrelated")
+    )
     real_masks, real_labels = _masks(train)
     test_masks, test_labels = _masks(test)
     labels, composed = Painter(opened.parts.generator, opened.parts.mesh, images)(
@@ -112,6 +118,16 @@ def measure(opened: Opened, fields: Any, images: int, seed: int) -> dict[str, An
     }
 
 
+def _with_masks(fields, split) -> MechanismDigits:
+    source = data.source(fields, split)
+    if not isinstance(source, MechanismDigits):
+        raise InputError(
+            f"the masks of {fields.source} are not known, so that drawn ones cannot be compared with them; give a run "
+            "on digits, such as one of configs/cgn_digits.py"
+        )
+    return source
+
+
 def _masks(source: MechanismDigits):
     """Masks bool [m, h, w] and classes int [m] of at most `MOST_REAL` images, evenly spread over a split."""
     chosen = spread(len(source), MOST_REAL)
@@ -131,10 +147,7 @@ def table(results: dict[str, Any]) -> str:
     """Tables in Markdown: masks, masks by class, colours."""
     quality = tables.markdown(
         ["masks, %", "shape accuracy", "IoU, its class", "IoU, nearest", "mean", "deviation", "binary"],
-        [
-            [name, *(each[column] for column in _COLUMNS)]
-            for name, each in results["masks"].items()
-        ],
+        [[name, *(each[column] for column in _COLUMNS)] for name, each in results["masks"].items()],
     )
     classes = tables.markdown(
         ["drawn masks, %", "shape accuracy", "IoU, its class"],

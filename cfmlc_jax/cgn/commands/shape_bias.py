@@ -35,7 +35,10 @@ def add_parser(commands) -> None:
         "--data", type=Path, required=True, metavar="FOLDER", help="style-transfer-preprocessed-512, unpacked"
     )
     parser.add_argument(
-        "--image-size", type=cli.whole_number(1), metavar="N", help="side of the views, pixels; default the checkpoint's"
+        "--image-size",
+        type=cli.whole_number(1),
+        metavar="N",
+        help="side of the views, pixels; default the checkpoint's",
     )
     common.add_out(parser)
 
@@ -57,9 +60,7 @@ def run(flags: argparse.Namespace) -> None:
     probed = Probed(opened, flags.weights, fields)
     print(f"{probed.description}, on {len(source):,} cue-conflict images")
     print("the classes are assumed to be ImageNet's in their usual order")
-    results = {
-        kind: measure(logits, source.mechanisms) for kind, logits in probed.logits(source).items()
-    }
+    results = {kind: measure(logits, source.mechanisms) for kind, logits in probed.logits(source).items()}
     print(f"\n{table(results)}")
     common.write(
         flags.out,

@@ -65,7 +65,9 @@ def _find(root: Path) -> Path:
             return folder
         if len(missing) < len(CATEGORIES):
             raise InputError(f"{folder} has no folder {', '.join(missing)}; {WAY_OUT}")
-    state = "has none of the 16 categories' folders (airplane, bear, …)" if root.is_dir() else "is not a folder"
+    state = (
+        "has none of the 16 categories' folders (airplane, bear, …)" if root.is_dir() else "is not a folder"
+    )
     raise InputError(f"{root} {state}; {WAY_OUT}")
 
 

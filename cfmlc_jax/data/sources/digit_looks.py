@@ -157,12 +157,11 @@ class Textured:
 
     def paint(self, mask, texture, background, draws):
         """Crops of the two textures, of the background first."""
-        side = len(mask)
-        behind = crop(self._textures.backgrounds[background], *draws[:2], side)
-        return compose(mask, crop(self._textures.objects[texture], *draws[2:], side), behind)
+        behind = crop(self._textures.backgrounds[background], *draws[:2], size=len(mask))
+        return compose(mask, crop(self._textures.objects[texture], *draws[2:], size=len(mask)), behind)
 
 
-def crop(texture: np.ndarray, row: float, column: float, size: int = SIDE) -> np.ndarray:
+def crop(texture: np.ndarray, row: float, column: float, *, size: int = SIDE) -> np.ndarray:
     """The part of a texture at two uniform draws in [0, 1): uint8 [h, w, 3] -> [size, size, 3]."""
     top, left = (int(draw * (side - size + 1)) for draw, side in zip((row, column), texture.shape))
     return texture[top : top + size, left : left + size]

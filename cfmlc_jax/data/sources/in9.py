@@ -42,7 +42,9 @@ class ImageNet9(files.FileSource):
         paths, classes = [], []
         for number, name in enumerate(names):
             images = sorted(
-                image for image in files.names_in(folder / name, WAY_OUT) if image.lower().endswith(formats.SUFFIXES)
+                image
+                for image in files.names_in(folder / name, WAY_OUT)
+                if image.lower().endswith(formats.SUFFIXES)
             )
             if not images:
                 raise InputError(f"{folder / name} has no images; {WAY_OUT}")

@@ -137,9 +137,7 @@ class MechanismDigits:
         painted.side = side
         painted._handwritings = self._handwritings._replace(recorded=None)
         painted.mechanisms = np.column_stack([self.mechanisms[:, 0], textures, backgrounds]).astype(np.int32)
-        painted._content = _checksum(
-            self._handwritings.ink, painted.mechanisms, start=self._look.fingerprint
-        )
+        painted._content = _checksum(self._handwritings.ink, painted.mechanisms, start=self._look.fingerprint)
         return painted
 
     def _image(self, index):
