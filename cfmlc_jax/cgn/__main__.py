@@ -21,7 +21,7 @@ import warnings
 from cfmlc_jax import cli
 
 if __name__ == "__main__":
-    cli.end_at_interrupt("interrupted; the same command resumes")
+    cli.end_at_interrupt("interrupted; give the same command again")
 
 from cfmlc_jax.cgn.commands import background_gap, cues, generate, masks, shape_bias
 from cfmlc_jax.errors import InputError, RunError
