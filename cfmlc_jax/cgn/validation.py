@@ -100,7 +100,7 @@ class Validation:
         scores = self._score(learned["critic"], composed.image, shapes)
         drawn = np.asarray(composed.mask)[..., 0]
         quality = masks.quality(drawn, shapes, self._masks, self._labels)
-        collapse = _collapse(quality)
+        collapse = _collapse(quality["mask_mean"] / 100, quality["mask_deviation"] / 100)
         if collapse and self._on_collapse == "stop" and weights == "average":
             raise RunError(
                 f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
@@ -109,9 +109,8 @@ class Validation:
         return quality | {"critic_generated": float(np.mean(scores))}
 
 
-def _collapse(quality):
-    """A description of masks that have collapsed, by their metrics; empty if they have not."""
-    mean, deviation = quality["mask_mean"] / 100, quality["mask_deviation"] / 100
+def _collapse(mean, deviation):
+    """A description of masks that have collapsed; empty if they have not."""
     if mean < _EMPTY or mean > _FULL:
         return f"the masks are {'empty' if mean < _EMPTY else 'full'}: their mean is {mean:.3f}"
     if deviation < _LEAST_DEVIATION:
@@ -121,7 +120,7 @@ def _collapse(quality):
 
 def _warnings(metrics):
     lines = []
-    collapse = _collapse(metrics)
+    collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
     if collapse:
         lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
     if metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:

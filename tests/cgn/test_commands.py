@@ -17,6 +17,7 @@ from cfmlc_jax.classify import build, opening
 from cfmlc_jax.data.sources import scenes
 from cfmlc_jax.data.sources.digit_looks import BACKGROUND_COLOURS
 from cfmlc_jax.data.sources.mechanism_digits import MechanismDigits, embedded
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.imagenet_groups import CATEGORIES
 from cfmlc_jax.models.generators import mnist
 
@@ -300,3 +301,8 @@ def test_classes_without_names_are_assumed_and_other_names_refused(tmp_path, cap
 
 def test_a_classifier_of_the_nine_classes_has_a_background_gap():
     probing.require_imagenet(types.SimpleNamespace(path="nine", num_classes=9), also=(9, "nine"))
+
+
+def test_masks_are_compared_with_known_ones_alone():
+    with pytest.raises(InputError, match="masks of scenes are not compared"):
+        commands.masks.measure(None, types.SimpleNamespace(source="scenes"), 4, 0)

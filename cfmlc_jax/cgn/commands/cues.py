@@ -9,11 +9,12 @@ from cfmlc_jax.cgn.probing import Probed
 from cfmlc_jax.classify import opening
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources import mechanism_digits
 from cfmlc_jax.data.sources.digit_looks import SIDE
 from cfmlc_jax.data.sources.mechanism_digits import MechanismDigits
 from cfmlc_jax.errors import InputError
 
-_SOURCES = tuple(name for name, opening in data.SOURCES.items() if opening.has_mechanisms)
+_SOURCES = (*mechanism_digits.EMBEDDED, *mechanism_digits.OFFICIAL)
 _DEFAULT = "double_colored_digits"
 _ABOUT = """Which cue does a classifier of digits follow: shape, texture or background?
 

@@ -16,12 +16,14 @@ from cfmlc_jax.cgn.opening import Opened
 from cfmlc_jax.cgn.system import in_bytes
 from cfmlc_jax.cgn.validation import MOST_REAL, spread
 from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources import mechanism_digits
 from cfmlc_jax.data.sources.mechanism_digits import MechanismDigits
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics import colours, masks
 from cfmlc_jax.results import tables
 
+_SOURCES = (*mechanism_digits.EMBEDDED, *mechanism_digits.OFFICIAL)
 _ABOUT = """Quality of a generator's masks and of its images' colours.
 
 Counterfactuals are drawn, and their masks are compared with the real masks of the training split: intersection over union
@@ -119,11 +121,11 @@ def measure(opened: Opened, fields: Any, images: int, seed: int) -> dict[str, An
 
 
 def _with_masks(fields, split) -> MechanismDigits:
-    source = data.source(fields, split)
+    source = data.source(fields, split) if fields.source in _SOURCES else None
     if not isinstance(source, MechanismDigits):
         raise InputError(
-            f"the masks of {fields.source} are not known, so that drawn ones cannot be compared with them; give a run "
-            "on digits, such as one of configs/cgn_digits.py"
+            f"masks of {fields.source} are not compared, only those of digits whose mechanisms are known; give a run on "
+            f"{', '.join(mechanism_digits.EMBEDDED)} or MNIST, such as one of configs/cgn_digits.py"
         )
     return source
 

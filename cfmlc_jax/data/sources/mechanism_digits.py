@@ -179,6 +179,8 @@ _EMBEDDED: dict[str, Callable[[], Look]] = {
     "double_colored_digits": digit_looks.DoubleColoured,
     "wildlife_digits": lambda: digit_looks.Textured(digit_looks.embedded_textures()),
 }
+# The data sets of `embedded` and of `official`.
+EMBEDDED, OFFICIAL = tuple(_EMBEDDED), ("colored_mnist", "double_colored_mnist", "wildlife_mnist")
 
 
 def embedded(name: str, split: str, *, seed: int = 0) -> MechanismDigits:
