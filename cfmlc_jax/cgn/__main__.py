@@ -10,7 +10,7 @@ generate writes images with a label for shape, texture and background each, on w
 --config.data.counterfactuals.path trains a classifier; an interrupted command resumes when it is given again. The
 others measure: masks a generator, the rest any classifier. COMMAND --help says more.
 
-Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
+Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted; 141 nobody reads the output any more.
 """
 
 import argparse
@@ -26,6 +26,7 @@ if __name__ == "__main__":
 from cfmlc_jax.cgn.commands import background_gap, cues, generate, masks, shape_bias
 from cfmlc_jax.errors import InputError, RunError
 
+NOBODY_READS = 128 + 13
 COMMANDS = (generate, masks, cues, shape_bias, background_gap)
 
 
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        return NOBODY_READS
     return 0
 
 

@@ -306,3 +306,13 @@ def test_a_classifier_of_the_nine_classes_has_a_background_gap():
 def test_masks_are_compared_with_known_ones_alone():
     with pytest.raises(InputError, match="masks of scenes are not compared"):
         commands.masks.measure(None, types.SimpleNamespace(source="scenes"), 4, 0)
+
+
+def test_a_reader_that_leaves_is_no_error(monkeypatch, of_digits, capsys):
+    def leave(results):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cues, "measure", lambda *arguments, **options: {})
+    monkeypatch.setattr(cues, "table", leave)
+    assert command.main(["cues", f"--checkpoint={of_digits}"]) == 141
+    assert capsys.readouterr().err == ""
