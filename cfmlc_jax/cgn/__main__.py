@@ -1,9 +1,10 @@
-"""Generate counterfactual records with a trained generator.
+"""Draw with a trained generator: counterfactual records, or sheets of its mechanisms.
 
     python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_digits --out=records
+    python -m cfmlc_jax.cgn sheets --checkpoint=runs/cgn_digits --out=pictures
 
-The folder then has images with a label for shape, texture and background each; --config.data.counterfactuals.path
-trains a classifier on them. An interrupted command resumes when it is given again.
+The folder of records then has images with a label for shape, texture and background each; --config.data.counterfactuals.path
+trains a classifier on them. An interrupted command resumes when it is given again. Sheets are PNG files.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """
@@ -17,10 +18,9 @@ from cfmlc_jax import cli
 if __name__ == "__main__":
     cli.end_at_interrupt("interrupted; the same command resumes")
 
-from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock
-from cfmlc_jax.cgn import build, counterfactuals
+from cfmlc_jax.cgn import counterfactuals, opening
+from cfmlc_jax.cgn.commands import sheets
 from cfmlc_jax.errors import InputError, RunError
 
 
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
     cli.tolerate_every_name()
     try:
-        _generate(_parser().parse_args(arguments))
+        flags = _parser().parse_args(arguments)
+        flags.run(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -36,33 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _generate(flags) -> None:
-    path = checkpoints.find(flags.checkpoint)
-    meta = checkpoints.read_meta(path)
-    if configs.system(meta["config"]) != configs.CGN:
-        raise InputError(
-            f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
-        )
+    opened = opening.open(flags.checkpoint)
     if flags.records % flags.per_shape or flags.shard_size % flags.per_shape:
         raise InputError(
             f"--per-shape={flags.per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
         )
     files.require_savable(flags.out, "--out")
-    config = configs.from_json(meta["config"])
-    parts = build.create(config, len(meta["class_names"]))
-    model = checkpoints.read_model(path, build.model_item(config, parts))
+    weights = opened.drawing_weights()
     flags.out.mkdir(parents=True, exist_ok=True)
     with lock.held(flags.out, "generating"):
         counterfactuals.write(
             flags.out,
-            parts.generator,
-            counterfactuals.drawing_weights(model["average"], parts.generator, config.optim.ema_decay),
-            class_names=meta["class_names"],
+            opened.parts.generator,
+            weights,
+            class_names=opened.class_names,
             num_records=flags.records,
             per_shape=flags.per_shape,
             shard_size=flags.shard_size,
             seed=flags.seed,
-            mesh=parts.mesh,
-            origin={"checkpoint": path.name, "data": config.data.source},
+            mesh=opened.parts.mesh,
+            origin={"checkpoint": opened.path.name, "data": opened.config.data.source},
             print_line=print,
             poll=lambda: None,
         )
@@ -71,7 +65,9 @@ def _generate(flags) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m cfmlc_jax.cgn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    sheets.add_parser(commands)
     generate = commands.add_parser("generate", help="write a folder of counterfactual records")
+    generate.set_defaults(run=_generate)
     generate.add_argument(
         "--checkpoint",
         type=Path,

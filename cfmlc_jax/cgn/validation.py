@@ -37,6 +37,9 @@ class Validation:
     - mask_binary: percentage of their pixels below .1 or above .9;
     - critic_real, critic_generated: the critic's mean scores of real and of drawn images.
 
+    Attributes:
+        drawing: the weights that drew the averaged weights' images at the last call.
+
     Args:
         generator: draws counterfactuals.
         critic: scores images and labels.
@@ -71,6 +74,7 @@ class Validation:
         )
         self._on_collapse = on_collapse
         self._warnings: list[str] = []
+        self.drawing: dict[str, Any] = {}
 
     def __call__(self, learned: dict[str, Any], poll: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Metrics of the raw weights ("weights") and of the averaged ones ("average").
@@ -81,11 +85,8 @@ class Validation:
         self._warnings = []
         real = self._score(learned["critic"], in_signed_range(self._images), self._image_labels)
         metrics = {}
-        drawing = {
-            "weights": learned["generator"],
-            "average": drawing_weights(learned["average"], self._generator, self._ema_decay),
-        }
-        for weights, variables in drawing.items():
+        self.drawing = drawing_weights(learned["average"], self._generator, self._ema_decay)
+        for weights, variables in {"weights": learned["generator"], "average": self.drawing}.items():
             poll()
             metrics[weights] = self._measure(learned, weights, variables) | {
                 "critic_real": float(np.mean(real))
