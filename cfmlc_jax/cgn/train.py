@@ -21,9 +21,6 @@ from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from cfmlc_jax.results import mechanisms as results
 
-# Folder of the generated records in a workdir.
-RECORDS = "counterfactuals"
-
 
 def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
     """Train a network in a workdir, or resume; then do what comes after (`classifiers.train`).
@@ -52,12 +49,12 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
                 run.resume()
                 run.fit()
             training.draw_sheets(run, workdir / results.FOLDER)
-            training.generate(run, workdir / RECORDS, preemption, print_line)
+            training.generate(run, workdir / results.RECORDS, preemption, print_line)
         except WriteError as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             run.close()
-    classifiers.train(config, workdir, workdir / RECORDS, print_line)
+    classifiers.train(config, workdir, workdir / results.RECORDS, print_line)
 
 
 class _Training:

@@ -1,6 +1,6 @@
 """Metrics of a generator after an epoch: whether its masks have the shapes of the classes that they are drawn for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -91,7 +91,7 @@ class Validation:
             metrics[weights] = self._measure(learned, weights, variables) | {
                 "critic_real": float(np.mean(real))
             }
-        self._warnings = _warnings(metrics["average"])
+        self._warnings = warnings_of(metrics["average"])
         return metrics
 
     def warnings(self) -> list[str]:
@@ -130,7 +130,8 @@ def _collapse(mean, deviation):
     return ""
 
 
-def _warnings(metrics):
+def warnings_of(metrics: Mapping[str, float]) -> list[str]:
+    """Lines about masks that collapsed or a critic that has won, by metrics of the averaged weights."""
     lines = []
     collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
     if collapse:
