@@ -30,7 +30,8 @@ STEPS = 10
 _EXCHANGED = {TEXTURE: 1, BACKGROUND: 2}
 _EPOCH_SEED = 0
 _GAP, _MARGIN = 2, 12
-_FONT, _LINE = 12, 18
+# Sizes of letters, and how many of them are as wide as the tiles of a wide picture.
+_SMALLEST, _LARGEST, _LETTERS = 11, 20, 46
 _PAPER, _INK, _FAINT = (255, 255, 255), (24, 26, 32), (104, 110, 122)
 
 
@@ -100,12 +101,11 @@ class Artist:
         class_key, draw_key = jax.random.split(key)
         k = len(self._names)
         first, last = jax.random.choice(class_key, k, (2,), replace=k < 2).tolist()
-        shares = jnp.linspace(1, 0, STEPS)[:, None]
-        eye = jnp.eye(k)
         draws = _repeated(draw(draw_key, 1, self._generator), STEPS)
-        drawn = self._drawn(
-            variables, shares * eye[first] + (1 - shares) * eye[last], draws.noise, draws.offsets
-        )
+        shares = jnp.linspace(1, 0, STEPS)
+        one_hot = jnp.eye(k)
+        labels = jnp.outer(shares, one_hot[first]) + jnp.outer(1 - shares, one_hot[last])
+        drawn = self._drawn(variables, labels, draws.noise, draws.offsets)
         ends = (self._names[first], self._names[last])
         return interpolation_sheet(drawn, f"From {ends[0]} to {ends[1]}, with the same noise", ends)
 
@@ -118,7 +118,7 @@ class Artist:
         # On an arc, so that each step's noise has the deviation of the generator's noise.
         angle = jnp.linspace(0, jnp.pi / 2, STEPS)[:, None]
         noise = jnp.cos(angle) * first.noise + jnp.sin(angle) * last.noise
-        labels = jnp.broadcast_to(jnp.eye(k)[label], (STEPS, k))
+        labels = jnp.eye(k)[jnp.full(STEPS, label)]
         drawn = self._drawn(variables, labels, noise, draws.offsets)
         name = self._names[label]
         return interpolation_sheet(drawn, f"From one {name} to another", (name, name))
@@ -204,19 +204,25 @@ def mosaic(tiles: np.ndarray, gap: int = _GAP) -> np.ndarray:
 def picture(sheet: Sheet, scale: int) -> Image.Image:
     """The sheet with its names, each tile enlarged `scale` times."""
     tiles = sheet.tiles.repeat(scale, axis=2).repeat(scale, axis=3)
-    body = Image.fromarray(mosaic(tiles, gap := scale * _GAP))
+    gap = scale * _GAP
+    body = Image.fromarray(mosaic(tiles, gap))
     h, w = tiles.shape[2] + gap, tiles.shape[3] + gap
-    left = _MARGIN + max((_width(name) for name in sheet.rows), default=0) + 8
-    top = _MARGIN + 2 * _LINE
-    width = max(left + body.width, _MARGIN + _width(sheet.title)) + _MARGIN
+    # A wide picture is shown at a smaller scale.
+    size = min(_LARGEST, max(_SMALLEST, body.width // _LETTERS))
+    font, line = ImageFont.load_default(size), round(1.5 * size)
+    left = _MARGIN + max(round(font.getlength(name)) for name in sheet.rows) + line // 2
+    top = _MARGIN + 2 * line
+    width = max(left + body.width, _MARGIN + round(font.getlength(sheet.title))) + _MARGIN
     canvas = Image.new("RGB", (width, top + body.height + _MARGIN), _PAPER)
     canvas.paste(body, (left, top))
     pen = ImageDraw.Draw(canvas)
-    pen.text((_MARGIN, _MARGIN - 2), sheet.title, fill=_INK, font=_font(), anchor="la")
+    pen.text((_MARGIN, _MARGIN), sheet.title, fill=_INK, font=font)
     for i, name in enumerate(sheet.rows):
-        pen.text((left - 8, top + i * h + (h - gap) / 2), name, fill=_FAINT, font=_font(), anchor="rm")
+        at = left - line // 2, top + i * h + (h - gap) / 2
+        pen.text(at, name, fill=_FAINT, font=font, anchor="rm")
     for j, name in enumerate(sheet.columns):
-        pen.text((left + j * w + (w - gap) / 2, top - 4), name, fill=_FAINT, font=_font(), anchor="ms")
+        at = left + j * w + (w - gap) / 2, top - line // 3
+        pen.text(at, _fitted(name, w, font), fill=_FAINT, font=font, anchor="ms")
     return canvas
 
 
@@ -228,15 +234,26 @@ def png(image: Image.Image) -> bytes:
 
 
 def write(folder: Path, sheets: dict[str, Sheet], scale: int) -> list[Path]:
-    """Write each sheet as a PNG file into an existing folder, and return the paths.
+    """Write each sheet as a PNG file into a folder, and return the paths.
 
     Raises:
         WriteError: a file cannot be written.
     """
+    folder.mkdir(exist_ok=True)
     paths = {name: folder / results.sheet_file(name) for name in sheets}
     for name, path in paths.items():
         files.write_bytes(path, png(picture(sheets[name], scale)))
     return list(paths.values())
+
+
+def write_epoch(folder: Path, epoch: int, picture: Image.Image) -> None:
+    """Write the sheet after an epoch into a folder, as a PNG file.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    files.write_bytes(folder / results.epoch_file(epoch), png(picture))
 
 
 def _composed(drawn: dict[str, Any]) -> np.ndarray:
@@ -256,9 +273,10 @@ def _repeated(draws, count):
     return jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), draws)
 
 
-def _width(text):
-    return round(_font().getlength(text))
-
-
-def _font():
-    return ImageFont.load_default(_FONT)
+def _fitted(text, room, font):
+    """The text, cut off where it does not fit."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(f"{text}…") > room:
+        text = text[:-1]
+    return f"{text}…"

@@ -7,7 +7,6 @@ import jax
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
 from cfmlc_jax.cgn import build, classifiers, counterfactuals, sheets
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
@@ -125,7 +124,6 @@ class _Training:
             return
         drawn = self._artist.sheets(self._last(run)[1], self._config.seed)
         if jax.process_index() == 0 and not present:
-            folder.mkdir(exist_ok=True)
             sheets.write(folder, drawn, sheets.SCALE)
 
     def generate(self, run, folder, preemption, print_line) -> None:
@@ -162,8 +160,7 @@ class _Training:
         """Write the sheet of an epoch that was validated just now."""
         picture = self._artist.after_epoch(self._validation.drawing)
         if jax.process_index() == 0:
-            folder.mkdir(exist_ok=True)
-            files.write_bytes(folder / results.epoch_file(epoch), sheets.png(picture))
+            sheets.write_epoch(folder, epoch, picture)
 
     def _batches(self, from_step):
         return train_batches(

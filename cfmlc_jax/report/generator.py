@@ -32,7 +32,7 @@ TRAINING = TrainingView(
             "loss",
             {
                 "train/adversarial": ("critic’s cost", "background"),
-                "train/entropy": ("entropy of masks", "shape"),
+                "train/entropy": ("entropy of masks", "tde-feature"),
                 "train/style": ("style", "texture"),
                 "train/loss": ("sum", "combined"),
             },

@@ -141,8 +141,11 @@ def has_run(workdir: Path) -> bool:
 
 def _stages(workdir: Path, config) -> Stages:
     folder = workdir / mechanisms.FOLDER
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    epochs = {mechanisms.epoch_of(name): name for name in names}
+    epochs = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        epoch = mechanisms.epoch_of(path.name)
+        if epoch is not None:
+            epochs.append((epoch, path))
     sheets = {name: folder / mechanisms.sheet_file(name) for name in mechanisms.SHEETS}
     path = workdir / "report" / mechanisms.ACCURACIES
     accuracies = _checked(path, _accuracies) if path.exists() else {}
@@ -150,7 +153,7 @@ def _stages(workdir: Path, config) -> Stages:
     return Stages(
         num_epochs=config["train"]["epochs"],
         names=classifiers,
-        epochs={epoch: _picture(folder / epochs[epoch]) for epoch in sorted(epochs.keys() - {None})},
+        epochs={epoch: _picture(path) for epoch, path in sorted(epochs)},
         sheets={name: _picture(path) for name, path in sheets.items() if path.exists()},
         generated=(workdir / mechanisms.RECORDS / INDEX).exists(),
         accuracies=accuracies,

@@ -1,5 +1,6 @@
 """The section of a generator's classifiers: their accuracies, and which cue their predictions follow."""
 
+import math
 from collections.abc import Mapping
 
 from cfmlc_jax.causal.mechanisms import MECHANISMS
@@ -29,7 +30,7 @@ def cues(run: Run) -> Markup | None:
         return section("cues", title, absent("No classifier has been evaluated yet."))
     lede = (
         "Top-1 accuracy in percent. In training and in test_iid the mechanisms of an image agree, so that a classifier can use any of them; "
-        "in the decorrelated test they are independent, and the class is that of the shape. Training accuracy is on images as each classifier is trained on."
+        "in the decorrelated test they are independent, and the class is that of the shape. Training accuracy is on images that the classifier is trained on."
     )
     tiles = element("div", *(_tile(name, values) for name, values in accuracies.items()), class_="tiles")
     return section(
@@ -52,13 +53,14 @@ def _tile(name, values: Accuracies):
         element("p", "decorrelated test", class_="under"),
         element(
             "dl",
-            *(
-                element("div", element("dt", title), element("dd", f"{tables.decimal(value, 1)} %"))
-                for title, value in facts
-            ),
+            *(element("div", element("dt", title), element("dd", _percent(value))) for title, value in facts),
         ),
         class_="tile",
     )
+
+
+def _percent(value):
+    return tables.decimal(value, 1) + ("" if math.isnan(value) else " %")
 
 
 def _table(stages: Stages):
@@ -97,7 +99,7 @@ def _followed(accuracies: Mapping[str, Accuracies]) -> list[Markup]:
         ]
         for name, values in accuracies.items()
     ]
-    header = ["classifier", "0 to 100 %", *MECHANISMS, *(f"errors, {cue}" for cue in MECHANISMS[1:])]
+    header = ["classifier", "0 to 100 %", *MECHANISMS, *(f"errors: {cue}" for cue in MECHANISMS[1:])]
     return [
         tables.key([("dot", cue, cue) for cue in MECHANISMS]),
         tables.table(header, rows, caption="Cues that predictions follow, percent"),

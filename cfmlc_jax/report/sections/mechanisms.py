@@ -5,17 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfmlc_jax.cgn.validation import warnings_of
+from cfmlc_jax.report import tables
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.sections.layout import absent, fold, section
+from cfmlc_jax.report.series import evenly
 from cfmlc_jax.results.mechanisms import Picture, Stages
 from cfmlc_jax.results.read import Run
 
 Log = Sequence[Mapping[str, Any]]
 
+_MASKS = "masks"  # the tile of their metrics, among the sheets
 # Columns of two: figures that stand under each other.
 _COLUMNS = (
     ("mechanisms",),
-    ("interpolated_labels", "interpolated_noise"),
+    ("interpolated_labels", "interpolated_noise", _MASKS),
     ("exchanged_texture",),
     ("exchanged_background",),
 )
@@ -26,7 +29,13 @@ _TITLES = {
     "interpolated_labels": ("From class to class", "One mechanism at a time, with the same noise, and all together."),
     "interpolated_noise": ("From noise to noise", "One mechanism at a time, of the same class, and all together."),
 }  # fmt: skip
-MOST_EPOCHS = 12  # whose sheets are shown
+_FACTS = {
+    "mask_iou": "overlap with that mask (IoU)",
+    "mask_mean": "mean of all pixels",
+    "mask_deviation": "deviation between masks",
+    "mask_binary": "pixels below .1 or above .9",
+}
+MOST_EPOCHS = 8  # whose sheets are shown
 _MOST_WARNINGS = 3  # that are shown at once
 _AVERAGE = "val/average/"
 
@@ -39,9 +48,13 @@ def mechanisms(run: Run) -> Markup:
         "An image is composed of three mechanisms: a mask (the shape) filled with a texture, on a background. Each is generated on its own, "
         "so that they can be exchanged: the result is a counterfactual image, with a shape, a texture and a background of different classes."
     )
+    figures = {name: _sheet(name, picture) for name, picture in stages.sheets.items()}
+    tile = _masks(run.log)
+    if tile is not None:
+        figures[_MASKS] = tile
     columns = [
-        element("div", *(_sheet(name, stages.sheets[name]) for name in names), class_="stack")
-        for names in ([name for name in names if name in stages.sheets] for names in _COLUMNS)
+        element("div", *(figures[name] for name in names), class_="stack")
+        for names in ([name for name in names if name in figures] for names in _COLUMNS)
         if names
     ]
     shown = element("div", *columns, class_="panels wide") if columns else None
@@ -95,21 +108,51 @@ def _warnings(log: Log) -> Markup | None:
     )
 
 
-def _warnings_after(record: Mapping[str, Any]) -> list[str]:
-    if "epoch" not in record:
-        return []
-    metrics = {
+def _masks(log: Log) -> Markup | None:
+    """A tile with the metrics of masks after the last epoch; None before."""
+    ends = [record for record in log if "epoch" in record]
+    if not ends:
+        return None
+    metrics = _averaged(ends[-1])
+    facts = [
+        element("div", element("dt", words), element("dd", f"{tables.decimal(metrics[name], 1)} %"))
+        for name, words in _FACTS.items()
+        if name in metrics
+    ]
+    return element(
+        "div",
+        element("h3", f"Masks after epoch {ends[-1]['epoch']:g}"),
+        element(
+            "p",
+            tables.decimal(metrics.get("shape_accuracy", float("nan")), 1),
+            element("small", " % shape accuracy"),
+            class_="big",
+        ),
+        element("p", "nearest real mask is of the class that was asked for", class_="under"),
+        element("dl", *facts),
+        class_="tile",
+    )
+
+
+def _averaged(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of the averaged weights."""
+    return {
         name.removeprefix(_AVERAGE): float("nan") if value is None else float(value)
         for name, value in record.items()
         if name.startswith(_AVERAGE)
     }
-    return warnings_of(metrics)
+
+
+def _warnings_after(record: Mapping[str, Any]) -> list[str]:
+    if "epoch" not in record:
+        return []
+    return warnings_of(_averaged(record))
 
 
 def _sheet(name, picture: Picture) -> Markup:
     title, note = _TITLES[name]
     caption = element("figcaption", element("strong", title), element("span", note))
-    return element("figure", caption, _image(picture, f"{title}. {note}", "sheet"), class_="panel")
+    return element("figure", caption, _image(picture, f"{title}. {note}"), class_="panel")
 
 
 def _epochs(epochs: Mapping[int, Picture]) -> Markup | None:
@@ -121,7 +164,7 @@ def _epochs(epochs: Mapping[int, Picture]) -> Markup | None:
         element(
             "figure",
             element("figcaption", element("strong", f"epoch {epoch}")),
-            _image(epochs[epoch], f"Sheet after epoch {epoch}", "sheet pixels"),
+            _image(epochs[epoch], f"Sheet after epoch {epoch}"),
             class_="small",
         )
         for epoch in chosen
@@ -140,14 +183,7 @@ def _epochs(epochs: Mapping[int, Picture]) -> Markup | None:
     )
 
 
-def evenly(entries: Sequence[int], most: int) -> list[int]:
-    """The entries; if there are too many, so many of them, evenly spaced, with the first and the last."""
-    if len(entries) <= most:
-        return list(entries)
-    return [entries[round(i * (len(entries) - 1) / (most - 1))] for i in range(most)]
-
-
-def _image(picture: Picture, text: str, kind: str) -> Markup:
+def _image(picture: Picture, text: str) -> Markup:
     data = base64.b64encode(picture.data).decode("ascii")
     return element(
         "img",
@@ -155,5 +191,5 @@ def _image(picture: Picture, text: str, kind: str) -> Markup:
         width=picture.width,
         height=picture.height,
         alt=text,
-        class_=kind,
+        class_="sheet",
     )
