@@ -24,6 +24,8 @@ from cfmlc_jax.results import mechanisms as results
 
 # Pixels of a run's sheets for each pixel that is drawn.
 SCALE = 2
+# Classes that have a row in a sheet; of more classes, so many that are evenly spaced.
+MOST_CLASSES = 10
 # Images of an interpolation, its two ends included.
 STEPS = 10
 # In the column of exchanged mechanisms: whose texture and background a class gets, in thirds of the classes further on.
@@ -53,6 +55,9 @@ class Sheet:
 class Artist:
     """Draws the sheets of a generator on the mesh.
 
+    Attributes:
+        shown: positions of the classes that have rows.
+
     Args:
         generator: draws images.
         mesh: the devices.
@@ -61,6 +66,8 @@ class Artist:
 
     def __init__(self, generator: MnistGenerator, mesh: jax.sharding.Mesh, class_names: Sequence[str]):
         self._generator, self._names = generator, list(class_names)
+        positions = np.linspace(0, len(class_names) - 1, min(MOST_CLASSES, len(class_names)))
+        self.shown = positions.round().astype(int)
         self._compose = jax.jit(
             lambda variables, labels, noise, offsets: generator.apply(
                 variables, labels, noise, offsets, train=False
@@ -77,25 +84,26 @@ class Artist:
             seed: of the noise, and of the classes that are interpolated.
         """
         keys = jax.random.split(jax.random.key(seed), 3)
-        drawn = self._one_of_each_class(variables, keys[0])
+        drawn, names = self._one_of_each_class(variables, keys[0])
         return {
-            "mechanisms": mechanism_sheet(drawn, self._names),
-            "exchanged_texture": exchange_sheet(drawn, TEXTURE, self._names),
-            "exchanged_background": exchange_sheet(drawn, BACKGROUND, self._names),
+            "mechanisms": mechanism_sheet(drawn, names),
+            "exchanged_texture": exchange_sheet(drawn, TEXTURE, names),
+            "exchanged_background": exchange_sheet(drawn, BACKGROUND, names),
             "interpolated_labels": self._between_labels(variables, keys[1]),
             "interpolated_noise": self._between_noise(variables, keys[2]),
         }
 
     def after_epoch(self, variables) -> Image.Image:
         """The tiles of `mechanism_sheet` in their own size and without names: of the same noise after every epoch."""
-        drawn = self._one_of_each_class(variables, jax.random.key(_EPOCH_SEED))
-        return Image.fromarray(mosaic(mechanism_sheet(drawn, self._names).tiles))
+        drawn, names = self._one_of_each_class(variables, jax.random.key(_EPOCH_SEED))
+        return Image.fromarray(mosaic(mechanism_sheet(drawn, names).tiles))
 
     def _one_of_each_class(self, variables, key):
-        """Masks, foregrounds and backgrounds of one image per class."""
-        k = len(self._names)
-        draws = draw(key, k, self._generator)
-        return self._drawn(variables, jnp.eye(k), draws.noise, draws.offsets)
+        """Masks, foregrounds and backgrounds of one image for each class that is shown, and the classes' names."""
+        draws = draw(key, len(self.shown), self._generator)
+        labels = jnp.eye(len(self._names))[self.shown]
+        drawn = self._drawn(variables, labels, draws.noise, draws.offsets)
+        return drawn, [self._names[k] for k in self.shown]
 
     def _between_labels(self, variables, key) -> Sheet:
         class_key, draw_key = jax.random.split(key)

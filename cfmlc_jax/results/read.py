@@ -116,7 +116,7 @@ def run(workdir: Path) -> Run:
     report = workdir / "report"
     log = _log(workdir / "metrics.jsonl")
     evaluated = (report / RESULTS).exists()
-    if not has_run(workdir):
+    if not evaluated and not log:
         raise InputError(
             f"{_shown(workdir)} has neither metrics.jsonl nor report/{RESULTS}; give the workdir of a run"
         )
@@ -134,9 +134,12 @@ def run(workdir: Path) -> Run:
 
 
 def has_run(workdir: Path) -> bool:
-    """Whether a folder has a log or an evaluation, which a report can show."""
-    log = workdir / "metrics.jsonl"
-    return (workdir / "report" / RESULTS).exists() or (log.exists() and log.stat().st_size > 0)
+    """Whether a folder has a log or an evaluation, which a report can show.
+
+    Raises:
+        InputError: the log is damaged.
+    """
+    return (workdir / "report" / RESULTS).exists() or bool(_log(workdir / "metrics.jsonl"))
 
 
 def _stages(workdir: Path, config) -> Stages:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import __main__ as command
@@ -54,7 +55,7 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path, capsys):
     assert results["plain"]["test_iid"] > 50 > results["plain"]["test"]
     assert results["plain"]["train"] > 50 > results["invariant"]["train"]
     assert classifiers.table(results) in output
-    assert output.splitlines()[-1] == f"report {tmp_path / 'report' / 'index.html'}"
+    assert f"\nreport {tmp_path / 'report' / 'index.html'}\n" in output
     assert "Not here yet" not in (tmp_path / "report" / "index.html").read_text()
     for name in results:
         assert "not been written yet" not in (tmp_path / name / "report" / "index.html").read_text()
@@ -70,8 +71,10 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path, capsys):
     pictures = tmp_path / "pictures"
     flags = ["sheets", f"--checkpoint={tmp_path}", f"--out={pictures}"]
     assert command.main(flags) == 0
-    for picture in pictures.iterdir():
-        assert picture.read_bytes() == (tmp_path / "sheets" / picture.name).read_bytes()
+    for path in pictures.iterdir():
+        # The run has one device and other optimisations: a pixel may be rounded otherwise.
+        one, other = (np.asarray(Image.open(each), int) for each in (path, tmp_path / "sheets" / path.name))
+        assert np.abs(one - other).max() <= 1
     names = [mechanisms.sheet_file(name) for name in mechanisms.SHEETS]
     assert capsys.readouterr().out.splitlines()[-5:] == [str(pictures / name) for name in names]
     assert command.main(flags) == 1

@@ -166,6 +166,11 @@ def test_tiles_are_where_their_names_are():
     assert np.argwhere((windows == enlarged).all((2, 3, 4))).shape == (1, 2)
 
 
+def test_of_many_classes_a_few_have_rows():
+    few = sheets.Artist(GENERATOR, meshes.create(), [str(k) for k in range(1000)]).shown
+    assert (len(few), few[0], few[-1]) == (10, 0, 999)
+
+
 def test_the_sheet_after_an_epoch_has_a_file_of_its_own(tmp_path, artist, variables):
     picture = artist.after_epoch(variables)
     assert picture.size == (5 * 34 - 2, K * 34 - 2)

@@ -37,18 +37,19 @@ def run(flags: argparse.Namespace) -> None:
         InputError: the checkpoint cannot be used, or the folder is not new.
         RunError: a file cannot be written.
     """
-    _require_new(files.place(flags.out, "--out"))
+    folder = files.place(flags.out, "--out")
+    _require_new(folder)
     opened = opening.open(flags.checkpoint)
     artist = sheets.Artist(opened.parts.generator, opened.parts.mesh, opened.class_names)
-    drawn = artist.sheets(opened.drawing_weights(), flags.seed)
     try:
-        flags.out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"--out {flags.out} cannot be created ({error.strerror}); give another folder"
+            f"--out {folder} cannot be created ({error.strerror}); give another folder"
         ) from error
-    with lock.held(flags.out, "drawing sheets"):
-        for path in sheets.write(flags.out, drawn, flags.scale):
+    with lock.held(folder, "drawing sheets"):
+        drawn = artist.sheets(opened.drawing_weights(), flags.seed)
+        for path in sheets.write(folder, drawn, flags.scale):
             print(path)
 
 
