@@ -19,6 +19,7 @@ from cfmlc_jax import files
 from cfmlc_jax.causal.mechanisms import BACKGROUND, MECHANISMS, SHAPE, TEXTURE, compose, same_for_all
 from cfmlc_jax.cgn.system import draw, in_bytes
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import WriteError
 from cfmlc_jax.models.generators.mnist import MnistGenerator
 from cfmlc_jax.results import mechanisms as results
 
@@ -245,9 +246,9 @@ def write(folder: Path, sheets: dict[str, Sheet], scale: int) -> list[Path]:
     """Write each sheet as a PNG file into a folder, and return the paths.
 
     Raises:
-        WriteError: a file cannot be written.
+        WriteError: the folder cannot be made, or a file not written.
     """
-    folder.mkdir(exist_ok=True)
+    _make(folder)
     paths = {name: folder / results.sheet_file(name) for name in sheets}
     for name, path in paths.items():
         files.write_bytes(path, png(picture(sheets[name], scale)))
@@ -258,10 +259,17 @@ def write_epoch(folder: Path, epoch: int, picture: Image.Image) -> None:
     """Write the sheet after an epoch into a folder, as a PNG file.
 
     Raises:
-        WriteError: the file cannot be written.
+        WriteError: the folder cannot be made, or the file not written.
     """
-    folder.mkdir(exist_ok=True)
+    _make(folder)
     files.write_bytes(folder / results.epoch_file(epoch), png(picture))
+
+
+def _make(folder):
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(folder)) from error
 
 
 def _composed(drawn: dict[str, Any]) -> np.ndarray:

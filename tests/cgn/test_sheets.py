@@ -10,6 +10,7 @@ from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import sheets
 from cfmlc_jax.cgn.system import draw, in_bytes
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import WriteError
 from cfmlc_jax.models.generators import mnist
 from cfmlc_jax.results.mechanisms import SHEETS, epoch_of
 
@@ -180,4 +181,6 @@ def test_the_sheet_after_an_epoch_has_a_file_of_its_own(tmp_path, artist, variab
     assert names == ["epoch-007.png", "epoch-1000.png"]
     assert [epoch_of(name) for name in names] == [7, 1000]
     assert epoch_of("mechanisms.png") is None
+    with pytest.raises(WriteError, match=r"epoch-007\.png cannot be written"):
+        sheets.write_epoch(tmp_path / "sheets" / "epoch-007.png", 7, picture)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheets" / names[0])), picture)
