@@ -132,8 +132,7 @@ def _train(values, config):
                 _say(f"set, but of no use to this run: {', '.join(idle)}")
             system.train(config, workdir, _say)
             undo.pop_all()
-            if system.has_report:
-                _report(workdir)
+            _report(workdir)
 
 
 def _require_classifier(config, *, started: bool) -> None:
@@ -156,12 +155,11 @@ class _System(NamedTuple):
 
     require: Callable[..., None]
     train: Callable[..., Any]
-    has_report: bool = True
 
 
 _SYSTEMS = {
     configs.CLASSIFIER: _System(_require_classifier, train),
-    configs.CGN: _System(_require_cgn, train_cgn, has_report=False),
+    configs.CGN: _System(_require_cgn, train_cgn),
 }
 
 

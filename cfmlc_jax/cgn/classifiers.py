@@ -4,26 +4,32 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.causal.mechanisms import MECHANISMS
+from cfmlc_jax.classify import opening, scoring
 from cfmlc_jax.classify import train as classify
 from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.data import build as data
-from cfmlc_jax.results.read import scores_file
+from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
+from cfmlc_jax.data.sources.selected import Selected
+from cfmlc_jax.results.mechanisms import ACCURACIES
+from cfmlc_jax.results.read import read_evidence, scores_file
 
 # Share of counterfactuals in the training batches.
 SHARES = {"plain": 0.0, "invariant": 1.0, "real_and_counterfactual": 0.5, "decorrelated": 0.0}
-IID, TEST = "test_iid", "test"
-RESULTS = "mechanisms.json"
+TRAIN, IID, TEST = "train", "test_iid", "test"
+# Training images of each kind whose accuracy is measured.
+_MOST = 1000
 
 
 def train(config, workdir: Path, records: Path, print_line: Callable[[str], None]) -> dict[str, dict]:
     """Train the configured classifiers one after the other, each in its own folder of the workdir; resume them.
 
-    Returns the results by classifier (`measure`), which are also written to report/mechanisms.json.
+    Returns the results by classifier (`measure`, and "train"), which are also written to report/mechanisms.json.
 
     Args:
         config: of the network.
@@ -39,9 +45,11 @@ def train(config, workdir: Path, records: Path, print_line: Callable[[str], None
         (folder / "report").mkdir(parents=True, exist_ok=True)
         claim(folder, configs.to_json(own))
         classify.train(own, folder, print_line)
-        results[name] = measure(folder, data.mechanism_source(config.data, TEST).mechanisms)
+        accuracy = measure(folder, data.mechanism_source(config.data, TEST).mechanisms)
+        results[name] = {TRAIN: training_accuracy(own, folder)} | accuracy
+        if jax.process_index() == 0:
+            files.write_text(workdir / "report" / ACCURACIES, json.dumps(results, indent=1) + "\n")
     if results:
-        files.write_text(workdir / "report" / RESULTS, json.dumps(results, indent=1) + "\n")
         print_line(f"\n{table(results)}")
     return results
 
@@ -84,6 +92,30 @@ def configuration(config, name: str, records: Path) -> configs.ConfigDict:
     return configs.validate(own)
 
 
+def training_accuracy(config, folder: Path) -> float:
+    """Top-1 accuracy of an evaluated classifier in percent on images that it was trained on.
+
+    They are real, generated, or of both kinds in the ratio of the training batches.
+
+    Args:
+        config: of the classifier.
+        folder: its workdir.
+    """
+    opened = opening.open(folder / "checkpoints" / read_evidence(folder / "report").checkpoint)
+    score = scoring.score_step(config, opened.parts, ())
+    generated, share = config.data.counterfactuals.path, config.data.counterfactuals.share
+    sources = [] if generated and share == 1 else [data.source(config.data, "train")]
+    sources += [Counterfactuals(Path(generated))] if generated else []
+    percent = []
+    for source in sources:
+        few = Selected(source, np.linspace(0, len(source) - 1, min(_MOST, len(source))).astype(int))
+        scores = scoring.score_split(
+            opened.parts, score, opened.model, few, batch_size=config.evaluate.batch_size
+        )["average"]
+        percent.append(_percent(scores.logits["combined"].argmax(axis=1) == few.labels.argmax(axis=1)))
+    return percent[0] if len(percent) == 1 else (1 - share) * percent[0] + share * percent[1]
+
+
 def measure(folder: Path, mechanisms: np.ndarray) -> dict:
     """Accuracies of an evaluated classifier in percent, and which cue its predictions follow.
 
@@ -110,9 +142,16 @@ def measure(folder: Path, mechanisms: np.ndarray) -> dict:
 
 def table(results: dict[str, dict]) -> str:
     """A table in Markdown with one row per classifier."""
-    head = ["top-1 %", "test_iid", "test, decorrelated", "errors follow texture", "errors follow background"]
+    head = [
+        "top-1 %",
+        TRAIN,
+        "test_iid",
+        "test, decorrelated",
+        "errors follow texture",
+        "errors follow background",
+    ]
     rows = [
-        [name, each[IID], each[TEST], *(each["errors_follow"][cue] for cue in MECHANISMS[1:])]
+        [name, each[TRAIN], each[IID], each[TEST], *(each["errors_follow"][cue] for cue in MECHANISMS[1:])]
         for name, each in results.items()
     ]
     width = max(len(head[0]), *(len(row[0]) for row in rows))

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.cgn import build, classifiers, counterfactuals
+from cfmlc_jax.cgn import build, classifiers, counterfactuals, sheets
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.data import build as data
@@ -17,15 +18,13 @@ from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import InputError, RunError, WriteError
-
-# Folder of the generated records in a workdir.
-RECORDS = "counterfactuals"
+from cfmlc_jax.results import mechanisms as results
 
 
 def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
     """Train a network in a workdir, or resume; then do what comes after (`classifiers.train`).
 
-    The workdir gets the run's checkpoints, `counterfactuals/`, a folder for each classifier, and a table of
+    The workdir gets the run's checkpoints, `sheets/`, `counterfactuals/`, a folder for each classifier, and a table of
     their accuracies. Each stage is resumed where it stopped.
 
     Args:
@@ -48,12 +47,13 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
             with explained("training", "make train.batch_size, generator.ngf or critic.ndf smaller"):
                 run.resume()
                 run.fit()
-            training.generate(run, workdir / RECORDS, preemption, print_line)
+            training.draw_sheets(run, workdir / results.FOLDER)
+            training.generate(run, workdir / results.RECORDS, preemption, print_line)
         except WriteError as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             run.close()
-    classifiers.train(config, workdir, workdir / RECORDS, print_line)
+    classifiers.train(config, workdir, workdir / results.RECORDS, print_line)
 
 
 class _Training:
@@ -78,6 +78,8 @@ class _Training:
             on_collapse=config.train.on_collapse,
         )
         self._system = build.system(config, self._parts, self._validation)
+        self._drawing = None
+        self._artist = sheets.Artist(self._parts.generator, self._parts.mesh, source.class_names)
 
     def run(self, workdir, preemption, print_line) -> Run:
         """The run that trains the system in a workdir."""
@@ -101,6 +103,7 @@ class _Training:
             require_same=self._require_same_data,
             start=self._start,
             notes=self._validation.warnings,
+            keep=lambda epoch: self._keep_sheet(workdir / results.FOLDER, epoch),
             hparams=configs.flat(configs.to_json(config)),
             tensorboard=config.report.tensorboard,
         )
@@ -113,14 +116,23 @@ class _Training:
         print_line(", ".join(f"{part} with {size:,} parameters" for part, size in sizes.items()))
         return run
 
+    def draw_sheets(self, run, folder) -> None:
+        """Write the sheets with the averaged weights of the last checkpoint, unless they are there."""
+        # Only the first process writes, and so only it knows what is there: all processes draw.
+        present = all((folder / results.sheet_file(name)).exists() for name in results.SHEETS)
+        if present and jax.process_count() == 1:
+            return
+        drawn = self._artist.sheets(self._last(run)[1], self._config.seed)
+        if jax.process_index() == 0 and not present:
+            sheets.write(folder, drawn, sheets.SCALE)
+
     def generate(self, run, folder, preemption, print_line) -> None:
         """Write counterfactual records with the averaged weights of the last checkpoint."""
-        config, step = self._config, run.checkpoints.latest_step()
-        model = read_model(run.checkpoints.path(step), self._system.split(run.abstract.learned)[0])
+        config, (step, variables) = self._config, self._last(run)
         counterfactuals.write(
             folder,
             self._parts.generator,
-            counterfactuals.drawing_weights(model["average"], self._parts.generator, config.optim.ema_decay),
+            variables,
             class_names=self._source.class_names,
             num_records=config.counterfactuals.num_records,
             per_shape=config.counterfactuals.per_shape,
@@ -133,6 +145,22 @@ class _Training:
                 "training is done and saved, its counterfactuals come next"
             ),
         )
+
+    def _last(self, run):
+        """The last checkpoint's step, and the weights that draw."""
+        step = run.checkpoints.latest_step()
+        if self._drawing is None:
+            model = read_model(run.checkpoints.path(step), self._system.split(run.abstract.learned)[0])
+            self._drawing = counterfactuals.drawing_weights(
+                model["average"], self._parts.generator, self._config.optim.ema_decay
+            )
+        return step, self._drawing
+
+    def _keep_sheet(self, folder, epoch):
+        """Write the sheet of an epoch that was validated just now."""
+        picture = self._artist.after_epoch(self._validation.drawing)
+        if jax.process_index() == 0:
+            sheets.write_epoch(folder, epoch, picture)
 
     def _batches(self, from_step):
         return train_batches(

@@ -1,6 +1,6 @@
 """Metrics of a generator after an epoch: whether its masks have the shapes of the classes that they are drawn for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,9 @@ class Validation:
     - those of `metrics.masks.quality`: shape_accuracy, mask_iou, mask_iou_class, mask_mean, mask_deviation,
       mask_binary;
     - critic_real, critic_generated: the critic's mean scores of real and of drawn images.
+
+    Attributes:
+        drawing: the weights that drew the averaged weights' images at the last call.
 
     Args:
         generator: draws counterfactuals.
@@ -68,6 +71,7 @@ class Validation:
         )
         self._on_collapse = on_collapse
         self._warnings: list[str] = []
+        self.drawing: dict[str, Any] = {}
 
     def __call__(self, learned: dict[str, Any], poll: Callable[[], None]) -> dict[str, dict[str, float]]:
         """Metrics of the raw weights ("weights") and of the averaged ones ("average").
@@ -78,16 +82,13 @@ class Validation:
         self._warnings = []
         real = self._score(learned["critic"], in_signed_range(self._images), self._image_labels)
         metrics = {}
-        drawing = {
-            "weights": learned["generator"],
-            "average": drawing_weights(learned["average"], self._generator, self._ema_decay),
-        }
-        for weights, variables in drawing.items():
+        self.drawing = drawing_weights(learned["average"], self._generator, self._ema_decay)
+        for weights, variables in {"weights": learned["generator"], "average": self.drawing}.items():
             poll()
             metrics[weights] = self._measure(learned, weights, variables) | {
                 "critic_real": float(np.mean(real))
             }
-        self._warnings = _warnings(metrics["average"])
+        self._warnings = warnings_of(metrics["average"])
         return metrics
 
     def warnings(self) -> list[str]:
@@ -118,7 +119,8 @@ def _collapse(mean, deviation):
     return ""
 
 
-def _warnings(metrics):
+def warnings_of(metrics: Mapping[str, float]) -> list[str]:
+    """Lines about masks that collapsed or a critic that has won, by metrics of the averaged weights."""
     lines = []
     collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
     if collapse:

@@ -54,6 +54,8 @@ class RunOptions:
         checkpoint belongs to other data, for instance.
     start: changes the initial state of a new run, to load pretrained weights for instance.
     notes: called after every epoch; returns lines that are printed.
+    keep: called on all processes with the number of every epoch after its validation, to write further files; a run
+        that was killed before they were complete calls it again.
     hparams: the configuration as a flat dict, for the metric writers.
     tensorboard: write TensorBoard event files too.
     """
@@ -64,6 +66,7 @@ class RunOptions:
     require_same: Callable[[Path, dict], None] = lambda path, meta: None
     start: Callable[[State], State] = lambda state: state
     notes: Callable[[], list[str]] = list
+    keep: Callable[[int], None] = lambda epoch: None
     hparams: Mapping[str, Any] = field(default_factory=dict)
     tensorboard: bool = False
 
@@ -235,6 +238,7 @@ class Run:
         )
         for line in self._options.notes():
             progress.note(line)
+        self._options.keep(epoch)
         scalars = {
             f"val/{weights}/{metric}": value
             for weights, by_metric in metrics.items()

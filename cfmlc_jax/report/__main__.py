@@ -3,7 +3,8 @@
     python -m cfmlc_jax.report runs/scenes
 
 The report is one file, report/index.html. It shows results, classes, curves, co-occurrence, effects, pivots and
-training curves, as far as they exist. Neither the data nor a checkpoint is needed.
+training curves, as far as they exist; of a generator, its sheets and its classifiers, whose reports are written too.
+Neither the data nor a checkpoint is needed.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cfmlc_jax.report.markup import Markup, element, number
 from cfmlc_jax.report.scales import Axis
-from cfmlc_jax.report.series import Series
+from cfmlc_jax.report.series import Series, evenly
 
 WIDTH, HEIGHT = 380, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 36
@@ -92,7 +92,7 @@ def _line(line, x, y):
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     placed = [
         (x.place(px, LEFT, right), y.place(py, bottom, TOP)) if math.isfinite(py) else None
-        for px, py in _thinned(line.points)
+        for px, py in evenly(line.points, MOST_POINTS)
     ]
     style = f"stroke:var(--{line.colour})"
     yield element("path", d=_path(placed), class_="line", stroke_dasharray=line.dash, style=style)
@@ -102,14 +102,6 @@ def _line(line, x, y):
             for place in placed
             if place is not None
         )
-
-
-def _thinned(points):
-    """The points; if there are too many, `MOST_POINTS` of them, evenly spaced, with the first and the last."""
-    if len(points) <= MOST_POINTS:
-        return list(points)
-    step = (len(points) - 1) / (MOST_POINTS - 1)
-    return [points[round(i * step)] for i in range(MOST_POINTS)]
 
 
 def _path(places):

@@ -7,7 +7,7 @@ import numpy as np
 from cfmlc_jax import metrics
 from cfmlc_jax.metrics.bootstrap import mean_of_defined
 from cfmlc_jax.metrics.context_auc import weighted_context_auc
-from cfmlc_jax.report import tables
+from cfmlc_jax.report import classifier_training, tables
 from cfmlc_jax.report.markup import element
 from cfmlc_jax.report.sections.classes import ClassesView, ClassTable, classes
 from cfmlc_jax.report.sections.configuration import configuration
@@ -17,7 +17,7 @@ from cfmlc_jax.report.sections.examples import ExamplesView, examples
 from cfmlc_jax.report.sections.pivots import pivots
 from cfmlc_jax.report.sections.results import Metric, ResultsView, results
 from cfmlc_jax.report.sections.strength import Chart, Line, StrengthView, Sweep, strength
-from cfmlc_jax.report.sections.training import TrainingView, training
+from cfmlc_jax.report.sections.training import training
 from cfmlc_jax.report.series import kind_colour
 from cfmlc_jax.report.task import Section, Task
 from cfmlc_jax.results import multi_label
@@ -181,15 +181,14 @@ EXAMPLES = ExamplesView(
     ),
     predicted=lambda shown, example: shown.probability > multi_label.THRESHOLD,
 )
-TRAINING = TrainingView(
-    chart="Validation mAP",
-    label="mAP (voc), %",
-    metric="mAP_voc",
-    columns={"mAP_voc": "voc", "mAP_sklearn": "sklearn"},
-    caption="Validation mAP by epoch, percent",
+TRAINING = classifier_training.view(
+    "Validation mAP",
+    "mAP (voc), %",
+    {"mAP_voc": "voc", "mAP_sklearn": "sklearn"},
+    "Validation mAP by epoch, percent",
 )
 TASK = Task(
-    kicker="Counterfactual multi-label classification",
+    kicker=lambda run: "Counterfactual multi-label classification",
     trained_as=_trained_as,
     evaluated="curves, context, pivots",
     sections=(

@@ -7,7 +7,7 @@ from pathlib import Path
 import cfmlc_jax
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, printable
-from cfmlc_jax.report import multi_label, single_label
+from cfmlc_jax.report import generator, multi_label, single_label
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.sections.layout import absent, section
 from cfmlc_jax.report.task import Task
@@ -18,6 +18,8 @@ from cfmlc_jax.results.read import Run
 def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
     """Write the report into a workdir, and return its path, report/index.html.
 
+    The report of a generator links those of its classifiers, which are written too.
+
     Args:
         workdir: of a run, evaluated or not.
         alphas: strengths of effects to show; None: strengths around the configured ones.
@@ -25,7 +27,10 @@ def write(workdir: Path, alphas: Sequence[float] | None = None) -> Path:
     Raises:
         InputError: there is no run, a file is damaged, or the folder cannot be written.
     """
-    text = page(read.run(workdir), alphas)
+    run = read.run(workdir)
+    for classifier in run.stages.classifiers if run.stages is not None else ():
+        write(workdir / classifier, alphas)
+    text = page(run, alphas)
     path = workdir / "report" / "index.html"
     try:
         path.parent.mkdir(exist_ok=True)
@@ -43,10 +48,10 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         run: evaluated or not.
         alphas: as in `write`.
     """
-    task = single_label.TASK if run.single_label else multi_label.TASK
+    task = _task(run)
     built = {each: each.build(run, alphas) for each in task.sections}
-    if not run.splits:
-        built[task.sections[0]] = _not_evaluated(task)
+    if not run.splits and task.evaluated is not None:
+        built[task.sections[0]] = _not_evaluated(task.evaluated)
     present = {each: content for each, content in built.items() if content is not None}
     body = element(
         "body",
@@ -62,9 +67,15 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
     return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
 
 
-def _not_evaluated(task: Task):
+def _task(run: Run) -> Task:
+    if run.stages is not None:
+        return generator.TASK
+    return single_label.TASK if run.single_label else multi_label.TASK
+
+
+def _not_evaluated(evaluated: str):
     reason = (
-        f"The full evaluation has not been written yet, so there are no results, classes, {task.evaluated} or images. "
+        f"The full evaluation has not been written yet, so there are no results, classes, {evaluated} or images. "
         "To resume training, run the same command again. To evaluate the best checkpoint so far, use --mode=evaluate."
     )
     return section("results", "Results", absent(reason))
@@ -86,7 +97,7 @@ def _head(run):
 def _header(run, task: Task):
     return element(
         "header",
-        element("p", task.kicker, class_="kicker"),
+        element("p", task.kicker(run), class_="kicker"),
         element("h1", run.name),
         element("p", " · ".join(_facts(run, task)), class_="facts"),
     )

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cfmlc_jax.results.predictions import Prediction
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,14 @@ class Series:
     colour: str
     points: Sequence[tuple[float, float]]
     dash: str | None = None
+
+
+def evenly(entries: Sequence[T], most: int) -> list[T]:
+    """The entries; if there are too many, `most` of them, evenly spaced, with the first and the last."""
+    if len(entries) <= most:
+        return list(entries)
+    step = (len(entries) - 1) / (most - 1)
+    return [entries[round(i * step)] for i in range(most)]
 
 
 def colour(prediction: Prediction) -> str:

@@ -1,4 +1,4 @@
-"""The report of the single-label task, for long-tailed data: its metrics and sections."""
+"""The report of the single-label task: its metrics and sections, with those of long tails."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfmlc_jax.metrics import shots
-from cfmlc_jax.report import tables
+from cfmlc_jax.report import classifier_training, tables
 from cfmlc_jax.report.sections.classes import ClassesView, ClassTable, classes
 from cfmlc_jax.report.sections.configuration import configuration
 from cfmlc_jax.report.sections.examples import ExamplesView, examples
 from cfmlc_jax.report.sections.results import Metric, ResultsView, results
 from cfmlc_jax.report.sections.strength import Chart, Line, StrengthView, Sweep, strength
-from cfmlc_jax.report.sections.training import TrainingView, training
+from cfmlc_jax.report.sections.training import training
 from cfmlc_jax.report.task import Section, Task
 from cfmlc_jax.results import single_label
 from cfmlc_jax.results.predictions import WHOLE, Prediction
@@ -32,6 +32,8 @@ _LINES = {
     "medium": ("patch", "5 3"),
     "few": ("tde-pivot", "5 3"),
 }
+# The largest class of long-tailed data has at least so many times the images of the smallest.
+_LONG_TAIL = 5
 _COUNTERFACTUALS = {
     "feature": "the mean feature",
     "whole": "the null image",
@@ -42,6 +44,24 @@ _COUNTERFACTUALS = {
 def _trained_as(config) -> str:
     heads = ", a head for each mechanism" if config.get("method") == "invariant" else ""
     return f"single-label, loss {config['loss']['name']}{heads}"
+
+
+def _kicker(run: Run) -> str:
+    if _long_tailed(run):
+        return "Counterfactual long-tailed classification"
+    counterfactuals = (run.config or {}).get("data", {}).get("counterfactuals", {})
+    if counterfactuals.get("path"):
+        return "Classification with counterfactual images"
+    return "Single-label classification"
+
+
+def _long_tailed(run: Run) -> bool:
+    """Whether classes have very different numbers of training images; by the data's name if these are unknown."""
+    counts = None if run.evidence is None else run.evidence.class_counts
+    if counts:
+        return max(counts) >= _LONG_TAIL * max(1, min(counts))
+    source = str((run.config or {}).get("data", {}).get("source", ""))
+    return source.endswith("_lt") or source.startswith("long_tailed")
 
 
 def _title(prediction: Prediction) -> str:
@@ -183,15 +203,14 @@ EXAMPLES = ExamplesView(
         shown.label == max(example.classes, key=lambda each: each.probability).label
     ),
 )
-TRAINING = TrainingView(
-    chart="Validation accuracy",
-    label="top-1, %",
-    metric="top1",
-    columns={name: name for name in ("top1", "many", "medium", "few")},
-    caption="Validation accuracy by epoch, percent",
+TRAINING = classifier_training.view(
+    "Validation accuracy",
+    "top-1, %",
+    {name: name for name in ("top1", "many", "medium", "few")},
+    "Validation accuracy by epoch, percent",
 )
 TASK = Task(
-    kicker="Counterfactual long-tailed classification",
+    kicker=_kicker,
     trained_as=_trained_as,
     evaluated="effects",
     sections=(

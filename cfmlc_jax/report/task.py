@@ -26,13 +26,13 @@ class Section:
 class Task:
     """The report of a task.
 
-    kicker: the line above the title.
+    kicker: a function of a run -> the line above the title.
     trained_as: a function of the configuration -> the method in words; "" if unknown.
-    evaluated: sections that need an evaluation, in words; besides results, classes and images.
+    evaluated: sections that need an evaluation, in words; besides results, classes and images. None: no section does.
     sections: in order.
     """
 
-    kicker: str
+    kicker: Callable[[Run], str]
     trained_as: Callable[[Mapping[str, Any]], str]
-    evaluated: str
+    evaluated: str | None
     sections: Sequence[Section]

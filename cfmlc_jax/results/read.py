@@ -2,6 +2,7 @@
 
 import functools
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -12,11 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.results import evidence as evidences
-from cfmlc_jax.results import json_types
+from cfmlc_jax.results import json_types, mechanisms
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.json_types import FormatError
+from cfmlc_jax.results.mechanisms import Accuracies, Picture, Stages
 from cfmlc_jax.results.multi_label import MultiLabelResults
 from cfmlc_jax.results.predictions import KINDS, Prediction, counterfactual_of
 from cfmlc_jax.results.scores import Scores
@@ -28,6 +31,7 @@ T = TypeVar("T")
 RESULTS = "results.json"
 EVALUATE_AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
 _LOGITS = ("whole", "combined")
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def scores_file(split: str, weights: str) -> str:
@@ -81,6 +85,7 @@ class Run:
     log: the lines of metrics.jsonl.
     splits: the evaluated splits; empty before the evaluation.
     evidence: None before the evaluation.
+    stages: of a counterfactual generative network; None for a classifier.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Run:
     log: list[dict[str, Any]]
     splits: list[Split]
     evidence: Evidence | None
+    stages: Stages | None = None
 
     @property
     def single_label(self) -> bool:
@@ -116,13 +122,61 @@ def run(workdir: Path) -> Run:
         )
     name = workdir.resolve().name
     if not evaluated:
-        return Run(name, _config(workdir / "config.json"), log, [], None)
+        config = _config(workdir / "config.json")
+        is_generator = config is not None and configs.system(config) == configs.CGN
+        return Run(name, config, log, [], None, _stages(workdir, config) if is_generator else None)
     by_split, evidence = results(report)
     alphas = tuple(evidence.config["effect"]["alphas"])
     splits = [Split(each, by_split[each], scores(report, each, evidence), alphas) for each in by_split]
     for split in splits:
         _require_same_predictions(report, split)
     return Run(name, evidence.config, log, splits, evidence)
+
+
+def has_run(workdir: Path) -> bool:
+    """Whether a folder has a log or an evaluation, which a report can show.
+
+    Raises:
+        InputError: the log is damaged.
+    """
+    return (workdir / "report" / RESULTS).exists() or bool(_log(workdir / "metrics.jsonl"))
+
+
+def _stages(workdir: Path, config) -> Stages:
+    folder = workdir / mechanisms.FOLDER
+    epochs = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        epoch = mechanisms.epoch_of(path.name)
+        if epoch is not None:
+            epochs.append((epoch, path))
+    sheets = {name: folder / mechanisms.sheet_file(name) for name in mechanisms.SHEETS}
+    path = workdir / "report" / mechanisms.ACCURACIES
+    accuracies = _checked(path, _accuracies) if path.exists() else {}
+    classifiers = tuple(config["classifiers"]["names"])
+    return Stages(
+        num_epochs=config["train"]["epochs"],
+        names=classifiers,
+        epochs={epoch: _picture(path) for epoch, path in sorted(epochs)},
+        sheets={name: _picture(path) for name, path in sheets.items() if path.exists()},
+        generated=(workdir / mechanisms.RECORDS / INDEX).exists(),
+        accuracies=accuracies,
+        classifiers=tuple(name for name in classifiers if has_run(workdir / name)),
+    )
+
+
+def _accuracies(value):
+    entries = json_types.require_object(value, "it")
+    return {name: json_types.from_json(Accuracies, entry, name) for name, entry in entries.items()}
+
+
+def _picture(path) -> Picture:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if not data.startswith(_PNG) or len(data) < len(_PNG) + 16:
+        raise InputError(f"{_shown(path)} is not a PNG file; remove it")
+    return Picture(data, *struct.unpack(">II", data[len(_PNG) + 8 : len(_PNG) + 16]))
 
 
 def results(report: Path) -> tuple[dict[str, Results], Evidence]:

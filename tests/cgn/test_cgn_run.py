@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import __main__ as command
@@ -16,6 +17,7 @@ from cfmlc_jax.cgn import classifiers
 from cfmlc_jax.classify import opening
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.results import mechanisms
 
 CONFIG = Path(__file__).parent.parent / "configs" / "cgn_tiny.py"
 
@@ -39,13 +41,24 @@ def run(workdir):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path):
+def written(workdir):
+    """When the generator's records and sheets were written."""
+    paths = [*workdir.rglob("*.array_record"), *(workdir / "sheets").iterdir()]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path, capsys):
     code, output = run(tmp_path)
     assert code == 0, output
     results = json.loads((tmp_path / "report" / "mechanisms.json").read_text())
     assert list(results) == ["plain", "invariant"]
     assert results["plain"]["test_iid"] > 50 > results["plain"]["test"]
+    assert results["plain"]["train"] > 50 > results["invariant"]["train"]
     assert classifiers.table(results) in output
+    assert f"\nreport {tmp_path / 'report' / 'index.html'}\n" in output
+    assert "Not here yet" not in (tmp_path / "report" / "index.html").read_text()
+    for name in results:
+        assert "not been written yet" not in (tmp_path / name / "report" / "index.html").read_text()
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert any("val/average/shape_accuracy" in line for line in log)
     assert len(Counterfactuals(tmp_path / "counterfactuals")) == 600
@@ -55,12 +68,25 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path):
     flags = ["generate", f"--checkpoint={tmp_path}", f"--out={drawn}", "--records=40", "--shard-size=20"]
     assert command.main(flags) == 0
     assert len(Counterfactuals(drawn)) == 40
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
+    pictures = tmp_path / "pictures"
+    flags = ["sheets", f"--checkpoint={tmp_path}", f"--out={pictures}"]
+    assert command.main(flags) == 0
+    for path in pictures.iterdir():
+        # The run has one device and other optimisations: a pixel may be rounded otherwise.
+        one, other = (np.asarray(Image.open(each), int) for each in (path, tmp_path / "sheets" / path.name))
+        assert np.abs(one - other).max() <= 1
+    names = [mechanisms.sheet_file(name) for name in mechanisms.SHEETS]
+    assert capsys.readouterr().out.splitlines()[-5:] == [str(pictures / name) for name in names]
+    assert command.main(flags) == 1
+    assert capsys.readouterr().err == f"error: --out {pictures} is not empty; give a new folder\n"
+    assert command.main(["sheets", f"--checkpoint={tmp_path / 'plain'}", f"--out={tmp_path / 'none'}"]) == 1
+    assert "is of a classifier, which draws nothing" in capsys.readouterr().err
+    before = written(tmp_path)
     code, output = run(tmp_path)
     assert code == 0, output
     assert classifiers.table(results) in output
     assert "compiling the training step" not in output
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record")}
+    assert before == written(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +94,29 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path):
     [
         ([], "the following arguments are required: --checkpoint, --out"),
         (["--checkpoint=nowhere", "--out=drawn"], "nowhere is not a checkpoint"),
-        (["--checkpoint=nowhere", "--out=drawn", "--records=0"], "'0' is not a whole number of 1 or more"),
+        (["--checkpoint=nowhere", "--out=drawn", "--seed=-1"], "'-1' is not a whole number of 0 or more"),
     ],
 )
-def test_wrong_flags_are_told_in_a_line(tmp_path, monkeypatch, capsys, flags, message):
+@pytest.mark.parametrize("name", ["generate", "sheets"])
+def test_wrong_flags_are_told_in_a_line(tmp_path, monkeypatch, capsys, name, flags, message):
     monkeypatch.chdir(tmp_path)
-    assert command.main(["generate", *flags]) == 1
+    assert command.main([name, *flags]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_records_and_sheets_have_flags_of_their_own(capsys):
+    flags = ["--checkpoint=nowhere", "--out=drawn"]
+    assert command.main(["generate", *flags, "--records=0"]) == 1
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
+    assert command.main(["sheets", *flags, "--scale=0"]) == 1
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
+
+
+def test_sheets_are_not_drawn_into_a_file(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main(["sheets", "--checkpoint=nowhere", f"--out={tmp_path / 'file'}"]) == 1
+    assert capsys.readouterr().err == f"error: --out {tmp_path / 'file'} is a file; give a new folder\n"
 
 
 @pytest.mark.parametrize(
@@ -118,19 +159,19 @@ def test_fields_that_are_not_read_are_told():
 
 
 def test_errors_follow_the_cue_whose_label_they_have(tmp_path):
-    mechanisms = np.array([[0, 1, 2], [1, 1, 2], [2, 0, 1], [0, 2, 2]])
+    labels = np.array([[0, 1, 2], [1, 1, 2], [2, 0, 1], [0, 2, 2]])
     predicted = [0, 2, 1, 2]
     (tmp_path / "report").mkdir()
     for split in ("test_iid", "test"):
         np.savez(
             tmp_path / "report" / f"scores_{split}_average.npz",
             combined=np.eye(3)[predicted],
-            labels=np.eye(3)[mechanisms[:, 0]],
+            labels=np.eye(3)[labels[:, 0]],
         )
-    results = classifiers.measure(tmp_path, mechanisms)
+    results = classifiers.measure(tmp_path, labels)
     assert results["test"] == results["test_iid"] == 25
     assert results["follows"] == {"shape": 25, "texture": 25, "background": 75}
     assert results["errors_follow"] == pytest.approx({"texture": 100 / 3, "background": 100})
-    table = classifiers.table({"plain": results})
+    table = classifiers.table({"plain": {"train": 75.0} | results})
     values = [value.strip() for value in table.splitlines()[2].strip("|").split("|")]
-    assert values == ["plain", "25.00", "25.00", "33.33", "100.00"]
+    assert values == ["plain", "75.00", "25.00", "25.00", "33.33", "100.00"]

@@ -6,7 +6,7 @@ import optax
 import pytest
 from safetensors import numpy as safetensors
 
-from cfmlc_jax.cgn import build, system
+from cfmlc_jax.cgn import build, sheets, system
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
@@ -48,6 +48,11 @@ class KilledError(Exception):
     pass
 
 
+def mesh_of(devices):
+    grid = np.array(jax.devices()[:devices]).reshape(-1, 1)
+    return jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
 def train(workdir, *, devices, killed_at=None):
     """The state after a run, which is killed before a step, or resumed after it was killed."""
 
@@ -57,16 +62,25 @@ def train(workdir, *, devices, killed_at=None):
                 raise KilledError
             yield batch(step)
 
-    grid = np.array(jax.devices()[:devices]).reshape(-1, 1)
-    mesh = jax.sharding.Mesh(grid, (meshes.DATA, meshes.FSDP), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    measure = lambda learned, poll: {"average": {"shape_accuracy": 1.0}}  # noqa: E731
+    names, validated = [str(digit) for digit in range(10)], []
+    artist = sheets.Artist(mnist.MnistGenerator(latent=4, ngf=2), mesh_of(1), names)
+
+    def measure(learned, poll):
+        validated.append(jax.device_get(learned["average"]))
+        return {"average": {"shape_accuracy": 1.0}}
+
+    def keep(epoch):
+        sheets.write_epoch(workdir / "sheets", epoch, artist.after_epoch(validated[-1]))
+
     schedule = Schedule(
         seed=1, epochs=EPOCHS, steps_per_epoch=PER_EPOCH, batch_size=BATCH, log_every=2, checkpoint_every=2
     )
     options = RunOptions(
-        meta={"class_names": []}, print_line=lambda line: None, preemption=hooks.Preemption()
+        meta={"class_names": []}, print_line=lambda line: None, preemption=hooks.Preemption(), keep=keep
     )
-    run = Run(digits_system(critic="conv", measure=measure), batches, schedule, workdir, mesh, options)
+    run = Run(
+        digits_system(critic="conv", measure=measure), batches, schedule, workdir, mesh_of(devices), options
+    )
     try:
         run.resume()
         run.fit()
@@ -75,14 +89,21 @@ def train(workdir, *, devices, killed_at=None):
         run.close()
 
 
+def pictures(workdir):
+    return {path.name: path.read_bytes() for path in sorted((workdir / "sheets").iterdir())}
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_killed_and_resumed_run_equals_one_never_killed(tmp_path, devices):
     whole = train(tmp_path / "whole", devices=devices)
     with pytest.raises(KilledError):
         train(tmp_path / "killed", devices=devices, killed_at=5)
+    assert list(pictures(tmp_path / "killed")) == ["epoch-001.png"]
     resumed = train(tmp_path / "killed", devices=devices)
     assert int(resumed.step) == PER_EPOCH * EPOCHS
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert list(pictures(tmp_path / "whole")) == ["epoch-001.png", "epoch-002.png"]
+    assert pictures(tmp_path / "killed") == pictures(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")

@@ -381,6 +381,22 @@ def test_notes_are_shown_after_every_epoch(tmp_path, capsys):
     assert [lines[i + 1].partition(":")[0] for i in shown] == ["epoch 1", "epoch 2", "epoch 3"]
 
 
+def test_files_of_an_epoch_are_kept_again_after_a_kill_before_its_end(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RunError("the disk is full")
+
+    kept = []
+    run = toys.run(toys.Line(), tmp_path / "run", keep=kept.append)
+    monkeypatch.setattr(run.checkpoints, "rank", fail)
+    run.resume()
+    with pytest.raises(RunError, match="the disk is full"):
+        run.fit()
+    run.close()
+    assert kept == [1]
+    toys.fitted(toys.Line(), tmp_path / "run", keep=kept.append)
+    assert kept == [1, 1, 2, 3]
+
+
 def test_other_processes_log_and_show_nothing(tmp_path, monkeypatch, capsys):
     def before(step):
         if step == 3:

@@ -102,13 +102,13 @@ class MnistGenerator(nn.Module):
         """Compose images.
 
         Args:
-            labels: {mechanism: [b]}, integers.
+            labels: {mechanism: [b]}, integers; or [b, num_classes], shares of the classes, to interpolate between labels.
             noise: {mechanism: [b, latent]}.
             offsets: {"texture": [b, 2], "background": [b, 2]}, offsets for `mechanisms.shuffle`.
             train: whether batch norms use the batch's statistics.
         """
         inputs = {
-            name: jnp.concatenate([noise[name], self.label_embedding(labels[name])], axis=-1)
+            name: jnp.concatenate([noise[name], self._embedded(labels[name])], axis=-1)
             for name in mechanisms.MECHANISMS
         }
         shape = self.shape(inputs[mechanisms.SHAPE], train=train)
@@ -119,6 +119,11 @@ class MnistGenerator(nn.Module):
         background = mechanisms.shuffle(scene, offsets[mechanisms.BACKGROUND])
         image = mechanisms.compose(mask, foreground, background)
         return Composition(image, mask, foreground, background, shape, texture, scene)
+
+    def _embedded(self, labels):
+        if labels.ndim == 1:
+            return self.label_embedding(labels)
+        return jnp.matmul(labels, self.label_embedding.embedding, precision="highest")
 
     def example(self) -> tuple:
         """Arguments for a batch of one image, to infer shapes."""

@@ -11,10 +11,11 @@ def configuration(run: Run) -> Markup:
     """The section with two tables: fields that differ from their defaults, and the other fields."""
     if run.config is None:
         return section("configuration", "Configuration", absent("This folder has no config.json."))
-    fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default()))
+    system = configs.system(run.config)
+    fields, defaults = configs.flat(dict(run.config)), configs.flat(configs.to_json(configs.default(system)))
     chosen = {name: value for name, value in fields.items() if defaults.get(name, _NO_DEFAULT) != value}
     rest = {name: value for name, value in fields.items() if name not in chosen}
-    lede = "Fields that differ from the defaults of cfmlc_jax/config/, which are the paper’s recipe for COCO."
+    lede = f"Fields that differ from the defaults of cfmlc_jax/config/, which are {_RECIPES[system]}."
     return section(
         "configuration",
         "Configuration",
@@ -35,6 +36,11 @@ def configuration(run: Run) -> Markup:
     )
 
 
+# What the defaults of each system are.
+_RECIPES = {
+    configs.CLASSIFIER: "the paper’s recipe for COCO",
+    configs.CGN: "the reference’s recipe for double-coloured digits",
+}
 _NO_DEFAULT = object()
 
 

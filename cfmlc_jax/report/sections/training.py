@@ -1,5 +1,6 @@
 """The section of training: curves from metrics.jsonl."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cfmlc_jax.report import scales, tables
@@ -9,15 +10,6 @@ from cfmlc_jax.report.sections.layout import absent, fold, panels, section
 from cfmlc_jax.report.series import Series
 from cfmlc_jax.results.read import Run
 
-LOSSES = {
-    "train/loss_whole": ("whole image", "whole"),
-    "train/loss_patch": ("patches", "patch"),
-    "train/loss_real": ("real images", "whole"),
-    "train/loss_shape": ("shape head", "shape"),
-    "train/loss_texture": ("texture head", "texture"),
-    "train/loss_background": ("background head", "background"),
-    "train/loss": ("sum", "combined"),
-}
 # By set of weights in metrics.jsonl: its name in charts, its name in the table, its colour.
 WEIGHTS = {
     "weights": ("raw weights", "raw", "whole"),
@@ -26,45 +18,52 @@ WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class TrainingView:
-    """How a task shows its validation.
+class Chart:
+    """A chart of columns of metrics.jsonl over the steps.
 
-    chart: title of the chart of the metric.
+    title: of the chart.
     label: of the vertical axis.
-    metric: its name in metrics.jsonl.
-    columns: name in metrics.jsonl -> title of the column in the table, for each metric.
-    caption: of the table.
+    lines: column -> (name, colour); columns that the log lacks are left out.
     """
 
-    chart: str
+    title: str
     label: str
-    metric: str
-    columns: dict[str, str]
+    lines: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """How a system shows its training.
+
+    charts: in order; those without a line are left out.
+    columns: column of metrics.jsonl -> its title in the table of epochs.
+    caption: of that table.
+    """
+
+    charts: Sequence[Chart]
+    columns: Mapping[str, str]
     caption: str
 
 
+def by_weights(metric: str) -> dict[str, tuple[str, str]]:
+    """The lines of a validation metric: of the raw and of the averaged weights."""
+    return {f"val/{weights}/{metric}": (words, colour) for weights, (words, _, colour) in WEIGHTS.items()}
+
+
 def training(run: Run, view: TrainingView) -> Markup:
-    """The section with loss, validation metric, learning rate and gradient norm by step."""
+    """The section with charts by step, and a table of epochs."""
     if not run.log:
         return section(
             "training",
             "Training",
             absent("This folder has no metrics.jsonl: it holds an evaluation only."),
         )
-    validated = {
-        f"val/{weights}/{view.metric}": (words, colour) for weights, (words, _, colour) in WEIGHTS.items()
-    }
-    charts = [
-        _chart(run, "Loss", "loss", LOSSES),
-        _chart(run, view.chart, view.label, validated),
-        _chart(run, "Learning rate", "rate", {"train/lr": ("learning rate", "combined")}),
-        _chart(run, "Gradient norm", "norm", {"train/grad_norm": ("norm", "combined")}),
-    ]
+    charts = [_chart(run, chart) for chart in view.charts]
     return section("training", "Training", panels(*charts, wide=True), _epochs(run, view))
 
 
-def _chart(run: Run, title, label, columns):
-    lines = [Series(name, colour, _points(run, column)) for column, (name, colour) in columns.items()]
+def _chart(run: Run, chart: Chart):
+    lines = [Series(name, colour, _points(run, column)) for column, (name, colour) in chart.lines.items()]
     lines = [line for line in lines if line.points]
     # If the loss has one term only, the sum is the same line.
     if len(lines) == 2 and lines[0].points == lines[1].points:
@@ -74,7 +73,7 @@ def _chart(run: Run, title, label, columns):
     steps = [x for line in lines for x, _ in line.points]
     values = [y for line in lines for _, y in line.points]
     x = scales.spanning("step", [0, *steps], ticks=5)
-    return line_chart(title, lines, x, scales.fitted(label, values))
+    return line_chart(chart.title, lines, x, scales.fitted(chart.label, values))
 
 
 def _points(run: Run, column):
@@ -90,16 +89,15 @@ def _epochs(run: Run, view: TrainingView):
     ends = [record for record in run.log if "epoch" in record]
     if not ends:
         return absent("The first epoch has not ended yet.")
-    columns = {
-        f"val/{weights}/{metric}": title if i else f"{words}, {title}"
-        for weights, (_, words, _) in WEIGHTS.items()
-        for i, (metric, title) in enumerate(view.columns.items())
-    }
     rows = [
-        [f"{record['epoch']:g}", int(record["step"]), *(_value(record.get(column)) for column in columns)]
+        [
+            f"{record['epoch']:g}",
+            int(record["step"]),
+            *(_value(record.get(column)) for column in view.columns),
+        ]
         for record in ends
     ]
-    header = ["epoch", "step", *columns.values()]
+    header = ["epoch", "step", *view.columns.values()]
     return fold("Validation in numbers", tables.table(header, rows, caption=view.caption, tall=True))
 
 
