@@ -19,6 +19,8 @@ from cfmlc_jax.models.generators.vgg16 import FEATURES, VGG16Features
 from cfmlc_jax.torch_weights import cgn
 from cfmlc_jax.torch_weights import files as weight_files
 
+_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -95,8 +97,12 @@ def vgg16_features(path: Path, abstract) -> Any:
         abstract: their shapes and shardings.
 
     Raises:
-        InputError: the file cannot be read, or holds other weights.
+        InputError: the file is missing, cannot be read, or holds other weights.
     """
+    if not path.is_file():
+        raise InputError(
+            f"config.loss.features_from: {path} is no file; download {_VGG16} and set this field to its path"
+        )
     variables = cgn.from_torch(VGG16Features(), weight_files.read_torch(path).weights)
     return jax.tree.map(
         lambda leaf, array: jax.device_put(array, leaf.sharding), abstract, {"params": variables["params"]}
