@@ -42,6 +42,16 @@ def shard_name(shard: int, shards: int) -> str:
     return f"records-{shard:05d}-of-{shards:05d}.array_record"
 
 
+def is_shard(path: Path, count: int, class_names: Sequence[str]) -> bool:
+    """Whether a shard and its labels are there, with so many records of these classes."""
+    try:
+        _read_labels(path, count, class_names)
+        _open_shard(path, count)
+    except InputError:
+        return False
+    return True
+
+
 def write_shard(path: Path, images: Iterable[np.ndarray], mechanisms: Any, *, encoding: str = "png") -> None:
     """Write the records of one shard, and beside them their labels. A shard that exists is complete.
 
@@ -150,11 +160,14 @@ class Counterfactuals:
         try:
             data = self._shards[shard][place]
         except RuntimeError as error:
-            raise InputError(f"{where} is damaged ({_one_line(error)}); {_HOW} again") from error
+            raise InputError(
+                f"{where} is damaged ({_one_line(error)}); remove the file, and {_HOW} again"
+            ) from error
         size = len(MECHANISMS) * _LABELS.itemsize
         if data[:size] != self.mechanisms[index].astype(_LABELS).tobytes():
             raise InputError(
-                f"{where} has other labels than {Path(self._names[shard]).stem}.npy; {_HOW} again"
+                f"{where} has other labels than {Path(self._names[shard]).stem}.npy; remove both, and {_HOW} "
+                "again"
             )
         return Record(image=data[size:], labels=self.labels[index].copy(), id=self.ids[index], where=where)
 
