@@ -1,8 +1,9 @@
-"""Generate counterfactual records with a trained generator.
+"""Generate counterfactual records with a trained generator, and write them as files of the PyTorch reference.
 
     python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_digits --out=records
+    python -m cfmlc_jax.cgn export --records=records --out=mnists/data
 
-The folder then has images with a label for shape, texture and background each; --config.data.counterfactuals.path
+The folder of generate has images with a label for shape, texture and background each; --config.data.counterfactuals.path
 trains a classifier on them. An interrupted command resumes when it is given again.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
@@ -21,6 +22,7 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock
 from cfmlc_jax.cgn import build, counterfactuals
+from cfmlc_jax.cgn.commands import export
 from cfmlc_jax.errors import InputError, RunError
 
 
@@ -28,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
     cli.tolerate_every_name()
     try:
-        _generate(_parser().parse_args(arguments))
+        flags = _parser().parse_args(arguments)
+        flags.run(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m cfmlc_jax.cgn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="write a folder of counterfactual records")
+    generate.set_defaults(run=_generate)
     generate.add_argument(
         "--checkpoint",
         type=Path,
@@ -98,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="records in a file, default 10000",
     )
     generate.add_argument("--seed", type=cli.whole_number(0), default=0, metavar="N", help="default 0")
+    export.add_parser(commands)
     return parser
 
 

@@ -41,6 +41,13 @@ def write(folder, variables, *, poll=lambda: None, seed=3, **changes):
     return Counterfactuals(folder)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, variables):
+    """A complete folder, and its records."""
+    folder = tmp_path_factory.mktemp("whole") / "records"
+    return folder, write(folder, variables)
+
+
 def test_labels_are_uniform_and_independent():
     labels, noise, offsets = counterfactuals.draw_inputs(jax.random.key(0), 20_000, 1, GENERATOR)
     table = np.stack([labels[name] for name in ("shape", "texture", "background")])
@@ -113,13 +120,6 @@ def test_a_folder_with_other_files_is_refused(tmp_path, variables):
     (tmp_path / "photo.png").touch()
     with pytest.raises(InputError, match="is not empty"):
         write(tmp_path, variables)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, variables):
-    """A complete folder, and its records."""
-    folder = tmp_path_factory.mktemp("whole") / "records"
-    return folder, write(folder, variables)
 
 
 def test_a_folder_of_other_classes_is_refused(tmp_path, variables, whole):

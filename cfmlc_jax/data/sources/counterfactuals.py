@@ -124,6 +124,7 @@ class Counterfactuals:
     Attributes:
         mechanisms: labels int32 [n, 3] in the order of `MECHANISMS`.
         image_size: side of the images, pixels.
+        data: name of the data set that the generator learned from; empty if the index does not say.
 
     Raises:
         InputError: the folder has no index; the index is damaged or of other mechanisms; a shard is missing,
@@ -133,6 +134,7 @@ class Counterfactuals:
     def __init__(self, folder: Path):
         index = _read_index(folder)
         self.class_names, self.image_size = index["class_names"], index["image_size"]
+        self.data = index["data"]
         paths = [folder / shard_name(i, len(index["shards"])) for i in range(len(index["shards"]))]
         shards = list(zip(paths, index["shards"]))
         self.mechanisms = np.concatenate(
@@ -202,6 +204,7 @@ def _read_index(folder):
         "class_names": fields.class_names(names, str(path)),
         "shards": shards,
         "image_size": size,
+        "data": str(index.get("data", "")),
         "content": content,
     }
 
