@@ -41,13 +41,7 @@ class Parts:
 
 
 def create(config, num_classes: int) -> Parts:
-    """The parts of a configuration's network for k classes.
-
-    Raises:
-        InputError: the devices do not divide a batch size.
-    """
-    for section in ("train", "evaluate"):
-        meshes.check_batch(f"{section}.batch_size", config[section].batch_size)
+    """The parts of a configuration's network for k classes."""
     return Parts(
         mesh=meshes.create(config.mesh.fsdp),
         generator=mnist.create(num_classes, config.generator),

@@ -15,6 +15,7 @@ from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
@@ -62,6 +63,9 @@ class _Training:
 
     def __init__(self, config, source):
         self._config, self._source = config, source
+        # Drawing from a checkpoint needs no such batches.
+        for section in ("train", "evaluate"):
+            meshes.check_batch(f"{section}.batch_size", config[section].batch_size)
         self._steps_per_epoch = steps_per_epoch(source, config.train.batch_size)
         if not self._steps_per_epoch:
             raise InputError(
