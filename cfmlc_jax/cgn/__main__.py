@@ -53,7 +53,7 @@ def _generate(flags) -> None:
     config = configs.from_json(meta["config"])
     parts = build.create(config, len(meta["class_names"]))
     model = checkpoints.read_model(path, build.model_item(config, parts))
-    flags.out.mkdir(parents=True, exist_ok=True)
+    files.create_folder(flags.out, "--out")
     with lock.held(flags.out, "generating"):
         counterfactuals.write(
             flags.out,

@@ -15,7 +15,7 @@ from cfmlc_jax import files
 from cfmlc_jax.data.sources import counterfactuals
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.views.decode import decode
-from cfmlc_jax.errors import InputError, WriteError
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.torch_weights import files as torch_files
 
 # Data set of the records -> the name that the reference's classifier of digits has for it.
@@ -40,7 +40,6 @@ def write_tensors(records: Counterfactuals, folder: Path, name: str = "") -> str
 
     Raises:
         InputError: PyTorch is missing; no name for these records; the file exists or cannot be written.
-        WriteError: the folder cannot be written.
     """
     known = sorted(set(_DIGITS.values()))
     name = name or _DIGITS.get(records.data, "")
@@ -52,7 +51,7 @@ def write_tensors(records: Counterfactuals, folder: Path, name: str = "") -> str
     path = folder / f"{name}_counterfactual.pth"
     torch = torch_files.import_torch(f"to write {path}")
     _require_new(path)
-    _create(folder)
+    files.create_folder(folder, "--out")
     images = np.empty((len(records), 3, records.image_size, records.image_size), np.float32)
     for index in range(len(records)):
         images[index] = _pixels(records, index).transpose(2, 0, 1) / np.float32(127.5) - 1
@@ -85,7 +84,7 @@ def write_photos(records: Counterfactuals, folder: Path, name: str = "") -> str:
             f"--name={name}: the reference reads folders whose names begin with train or val; give such a name"
         )
     _require_new(folder / name)
-    _create(folder / name / "ims")
+    files.create_folder(folder / name / "ims", "--out")
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["", "im_name", "shape_cls", "texture_cls", "bg_cls"])
@@ -119,10 +118,3 @@ def _pixels(records, index):
 def _require_new(path):
     if path.exists():
         raise InputError(f"{path} exists already; remove it, or give another --out or --name")
-
-
-def _create(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(error.errno, error.strerror, str(folder)) from error

@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
+from cfmlc_jax.cgn import __main__ as draw
 from cfmlc_jax.cgn import build
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -201,4 +202,33 @@ def test_the_command_refuses_in_a_line(tmp_path, generator_file, monkeypatch, ca
     assert command.main([str(path), str(tmp_path / "out"), *flags]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_other_mechanisms_or_classes_does_not_draw(tmp_path, generator_file, capsys):
+    path, _ = generator_file
+    assert command.main([str(path), str(tmp_path / "whole")]) == 0
+    meta = checkpoints.read_meta(tmp_path / "whole")
+    model = checkpoints.read_part(tmp_path / "whole", checkpoints.model_shapes(tmp_path / "whole"))
+    without = jax.tree.map(lambda tree: tree, model)
+    for item in without.values():
+        for tree in item.values():
+            tree.pop("background")
+    checkpoints.write(tmp_path / "mechanisms", model=without, meta=meta)
+    checkpoints.write(tmp_path / "classes", model=model, meta=meta | {"class_names": meta["class_names"][:7]})
+    (tmp_path / "file").touch()
+    capsys.readouterr()
+    for checkpoint, out, message in (
+        ("mechanisms", "out", "background/block1/bn/mean missing instead of [6]"),
+        (
+            "classes",
+            "out",
+            "background/linear/kernel [15, 384] instead of [12, 384]",
+        ),
+        ("whole", "file", f"--out {tmp_path / 'file'} cannot be created (File exists); give another folder"),
+    ):
+        flags = [f"--checkpoint={tmp_path / checkpoint}", f"--out={tmp_path / out}", "--records=10"]
+        assert draw.main(["generate", *flags]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
     assert not (tmp_path / "out").exists()
