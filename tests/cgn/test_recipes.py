@@ -54,6 +54,7 @@ def test_embedded_variants_need_no_files(variant):
     config = load("cgn_digits", variant)
     assert config.data.source == f"{variant}_digits"
     assert config.loss.features == "random"
+    assert config.critic.name == "linear"
 
 
 @pytest.mark.parametrize("file", ["cgn_mnist", "cgn_digits"])
