@@ -130,7 +130,7 @@ class Checkpoints:
             try:
                 meta = read_meta(path)
                 check(path, meta)
-                _require_shapes(path, model)
+                _require_shapes(path, model, "choose another --workdir")
                 restored = _read(
                     path,
                     model=ocp.args.StandardRestore(model),
@@ -266,6 +266,7 @@ def read_model(path: Path, abstract) -> Any:
     Raises:
         InputError: the checkpoint cannot be read, or belongs to another model.
     """
+    _require_shapes(path, abstract, "its configuration or its class names were changed: restore it")
     return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
 
 
@@ -428,7 +429,7 @@ def _error_number(error) -> int | None:
     return errno.ENOMEM if "RESOURCE_EXHAUSTED" in str(error) else None
 
 
-def _require_shapes(path, abstract):
+def _require_shapes(path, abstract, way_out):
     """Raise unless the "model" item has the abstract arrays' names and shapes."""
     stored, wanted = (_named_shapes(tree) for tree in (model_shapes(path), abstract))
     differing = [
@@ -440,8 +441,7 @@ def _require_shapes(path, abstract):
     if differing:
         more = f" and {len(differing) - _LISTED} more" if len(differing) > _LISTED else ""
         raise InputError(
-            f"checkpoint {path} belongs to another model ({', '.join(differing[:_LISTED])}{more}); "
-            "choose another --workdir"
+            f"checkpoint {path} belongs to another model ({', '.join(differing[:_LISTED])}{more}); {way_out}"
         )
 
 

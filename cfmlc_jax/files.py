@@ -88,6 +88,24 @@ def require_savable(folder: Path, name: str) -> None:
         )
 
 
+def create_folder(folder: Path, name: str) -> None:
+    """Create a folder with its parents, unless it exists.
+
+    Args:
+        folder: the path.
+        name: how the error calls it, for example "--out".
+
+    Raises:
+        InputError: it cannot be created, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{name} {folder} cannot be created ({error.strerror}); give another folder"
+        ) from error
+
+
 def same_path(one: str, other: str) -> bool:
     """Whether two texts name the same path; "~", links, ".." and a trailing slash are resolved."""
     return bool(one) == bool(other) and _real(one) == _real(other)

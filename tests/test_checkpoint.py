@@ -324,9 +324,11 @@ def test_places_without_a_checkpoint(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(folder):
     other = {"variables": {"layer": {"kernel": jnp.zeros((4, 3))}}}
-    with pytest.raises(InputError, match=r"cannot be read: .*\(4, 3\)"):
+    with pytest.raises(
+        InputError, match=r"another model \(variables/layer/kernel \[4, 2\] instead of \[4, 3\]"
+    ):
         checkpoint.read_model(folder / "4", abstract(other))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"variables/other missing instead of \[4, 2\]"):
         checkpoint.read_model(folder / "4", abstract({"variables": {"other": jnp.zeros((4, 2))}}))
 
 

@@ -1,6 +1,7 @@
 """Commands of counterfactual generative networks, and of the cues that classifiers follow.
 
     python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_digits --out=records
+    python -m cfmlc_jax.cgn export --records=records --out=mnists/data
     python -m cfmlc_jax.cgn sheets --checkpoint=runs/cgn_digits --out=pictures
     python -m cfmlc_jax.cgn masks --checkpoint=runs/cgn_digits
     python -m cfmlc_jax.cgn cues --checkpoint=runs/cgn_digits/plain
@@ -9,7 +10,7 @@
 
 generate writes images with a label for shape, texture and background each, on which
 --config.data.counterfactuals.path trains a classifier; an interrupted command resumes when it is given again. The
-others draw pictures (sheets) and measure: masks a generator, the rest any classifier. COMMAND --help says more.
+others write the records as files of the PyTorch reference (export), draw pictures (sheets), and measure: masks a generator, the rest any classifier. COMMAND --help says more.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted; 141 nobody reads the output any more.
 """
@@ -24,11 +25,11 @@ from cfmlc_jax import cli
 if __name__ == "__main__":
     cli.end_at_interrupt("interrupted; give the same command again")
 
-from cfmlc_jax.cgn.commands import background_gap, cues, generate, masks, shape_bias, sheets
+from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
 from cfmlc_jax.errors import InputError, RunError
 
 NOBODY_READS = 128 + 13
-COMMANDS = (generate, sheets, masks, cues, shape_bias, background_gap)
+COMMANDS = (generate, export, sheets, masks, cues, shape_bias, background_gap)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,6 +19,8 @@ from cfmlc_jax.models.generators.vgg16 import FEATURES, VGG16Features
 from cfmlc_jax.torch_weights import cgn
 from cfmlc_jax.torch_weights import files as weight_files
 
+_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -39,13 +41,7 @@ class Parts:
 
 
 def create(config, num_classes: int) -> Parts:
-    """The parts of a configuration's network for k classes.
-
-    Raises:
-        InputError: the devices do not divide a batch size.
-    """
-    for section in ("train", "evaluate"):
-        meshes.check_batch(f"{section}.batch_size", config[section].batch_size)
+    """The parts of a configuration's network for k classes."""
     return Parts(
         mesh=meshes.create(config.mesh.fsdp),
         generator=mnist.create(num_classes, config.generator),
@@ -95,8 +91,12 @@ def vgg16_features(path: Path, abstract) -> Any:
         abstract: their shapes and shardings.
 
     Raises:
-        InputError: the file cannot be read, or holds other weights.
+        InputError: the file is missing, cannot be read, or holds other weights.
     """
+    if not path.is_file():
+        raise InputError(
+            f"config.loss.features_from: {path} is no file; download {_VGG16} and set this field to its path"
+        )
     variables = cgn.from_torch(VGG16Features(), weight_files.read_torch(path).weights)
     return jax.tree.map(
         lambda leaf, array: jax.device_put(array, leaf.sharding), abstract, {"params": variables["params"]}

@@ -145,7 +145,7 @@ def write(
     print_line: Callable[[str], None],
     poll: Callable[[], None],
 ) -> None:
-    """Write a folder of counterfactual records; complete shards of an interrupted call are kept.
+    """Write a folder of counterfactual records; complete shards of an earlier call are kept, damaged ones replaced.
 
     A shard is a function of seed and position alone, so that a resumed call gives the same folder.
 
@@ -169,10 +169,13 @@ def write(
     """
     sizes = _shard_sizes(num_records, shard_size)
     origin = origin | {"seed": seed, "per_shape": per_shape}
+    paths = [folder / records.shard_name(shard, len(sizes)) for shard in range(len(sizes))]
     if (folder / records.INDEX).exists():
-        _require_same(folder, sizes, origin)
-        print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
-        return
+        wanted = origin | {"shards": sizes, "class_names": list(class_names)}
+        _require_equal(folder, _read(folder / records.INDEX), wanted)
+        if all(records.is_shard(path, size, class_names) for path, size in zip(paths, sizes)):
+            print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
+            return
     b = max(per_shape, _BATCH // per_shape * per_shape)
     painter = Painter(generator, mesh, b, per_shape)
     primary = jax.process_index() == 0
@@ -181,17 +184,18 @@ def write(
         _claim(folder, origin | {"shards": sizes})
     progress = Progress(len(sizes), batch_size=shard_size, silent=not primary, unit="files")
     for shard, size in enumerate(sizes):
-        path = folder / records.shard_name(shard, len(sizes))
+        path = paths[shard]
         key = jax.random.fold_in(jax.random.key(seed), shard)
+        missing = not records.is_shard(path, size, class_names)
         # Only the first process writes, and so only it knows what is there: all processes draw every shard.
-        if jax.process_count() > 1 or not path.exists():
+        if jax.process_count() > 1 or missing:
             labels, images = _shard(painter, variables, key, size, b, poll)
-            if primary and not path.exists():
+            if primary and missing:
                 records.write_shard(path, images, labels)
         progress.report(shard + 1, "counterfactuals")
     if primary:
         records.write_index(folder, class_names=class_names, shards=sizes, image_size=SIZE, **origin)
-        (folder / _BEGUN).unlink()
+        (folder / _BEGUN).unlink(missing_ok=True)
     print_line(f"counterfactuals: {num_records:,} records in {folder}")
 
 
@@ -220,16 +224,31 @@ def _claim(folder, arguments):
     """
     path = folder / _BEGUN
     if path.exists():
-        _require_equal(folder, json.loads(path.read_text(encoding="utf-8")), arguments)
+        _require_equal(folder, _read(path), arguments)
+    elif (folder / records.INDEX).exists():
+        return  # compared already; the folder lacks a shard
     elif any(child.name != lock.FILE for child in folder.iterdir()):
         raise InputError(f"{folder} is not empty and has no generated records; give a new folder")
     else:
         files.write_text(path, json.dumps(arguments) + "\n")
 
 
-def _require_same(folder, sizes, origin):
-    index = json.loads((folder / records.INDEX).read_text(encoding="utf-8"))
-    _require_equal(folder, index, origin | {"shards": sizes})
+def _read(path):
+    """The arguments that a folder was, or is being, filled with.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    try:
+        arguments = json.loads(path.read_bytes())
+        if not isinstance(arguments, dict):
+            raise ValueError(f"it holds a {type(arguments).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is damaged ({reason}); remove the folder {path.parent}, or give a new one"
+        ) from error
+    return arguments
 
 
 def _require_equal(folder, before, now):
@@ -239,9 +258,16 @@ def _require_equal(folder, before, now):
         InputError: names the arguments that differ.
     """
     changes = [
-        f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value
+        f"{name} {_short(before.get(name))} -> {_short(value)}"
+        for name, value in now.items()
+        if before.get(name) != value
     ]
     if changes:
         raise InputError(
             f"{folder} holds records that were generated otherwise ({'; '.join(changes)}); remove it, or give a new folder"
         )
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) < 50 else f"{text[:40]}…"

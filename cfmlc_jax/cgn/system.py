@@ -12,7 +12,7 @@ Where everything is:
 - One step (`DigitsSystem.update`): the generator's optimiser, then the critic's. The critic learns from the
   images that the generator drew before its own step.
 - Counterfactuals (`cgn.counterfactuals`): each mechanism gets its own label and noise.
-- Recipes: `config.recipes.cgn_digits`.
+- Recipes: `config.recipes.cgn_digits`, `configs/cgn_mnist.py`.
 """
 
 from collections.abc import Callable, Sequence

@@ -10,13 +10,15 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, classifiers, counterfactuals, sheets
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
+from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.memory import explained
-from cfmlc_jax.engine.run import Run, RunOptions, Schedule
+from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from cfmlc_jax.results import mechanisms as results
 
@@ -61,6 +63,9 @@ class _Training:
 
     def __init__(self, config, source):
         self._config, self._source = config, source
+        # Drawing from a checkpoint needs no such batches.
+        for section in ("train", "evaluate"):
+            meshes.check_batch(f"{section}.batch_size", config[section].batch_size)
         self._steps_per_epoch = steps_per_epoch(source, config.train.batch_size)
         if not self._steps_per_epoch:
             raise InputError(
@@ -84,14 +89,6 @@ class _Training:
     def run(self, workdir, preemption, print_line) -> Run:
         """The run that trains the system in a workdir."""
         config = self._config
-        schedule = Schedule(
-            seed=config.seed,
-            epochs=config.train.epochs,
-            steps_per_epoch=self._steps_per_epoch,
-            batch_size=config.train.batch_size,
-            log_every=config.train.log_every,
-            checkpoint_every=config.train.checkpoint_every,
-        )
         options = RunOptions(
             meta={
                 "config": configs.to_json(config),
@@ -107,7 +104,8 @@ class _Training:
             hparams=configs.flat(configs.to_json(config)),
             tensorboard=config.report.tensorboard,
         )
-        run = Run(self._system, self._batches, schedule, workdir, self._parts.mesh, options)
+        planned = schedule(config, self._steps_per_epoch)
+        run = Run(self._system, self._batches, planned, workdir, self._parts.mesh, options)
         learned = run.abstract.learned
         sizes = {
             part: parameter_overview.count_parameters(learned[part]["params"])

@@ -23,6 +23,8 @@ _SEED = 0
 _EMPTY, _FULL, _LEAST_DEVIATION = 0.01, 0.99, 0.01
 # Mean scores of real and of generated images (1 and 0 are perfect) beyond which the critic has won.
 _REAL_WON, _GENERATED_WON = 0.95, 0.05
+# A mean magnitude of scores beyond which the critic has diverged; useful scores are about 0 to 1.
+_DIVERGED = 5.0
 
 
 class Validation:
@@ -32,7 +34,8 @@ class Validation:
 
     - those of `metrics.masks.quality`: shape_accuracy, mask_iou, mask_iou_class, mask_mean, mask_deviation,
       mask_binary;
-    - critic_real, critic_generated: the critic's mean scores of real and of drawn images.
+    - critic_real, critic_generated: the critic's mean scores of real and of drawn images;
+    - critic_magnitude: the mean magnitude of all these scores.
 
     Attributes:
         drawing: the weights that drew the averaged weights' images at the last call.
@@ -85,9 +88,7 @@ class Validation:
         self.drawing = drawing_weights(learned["average"], self._generator, self._ema_decay)
         for weights, variables in {"weights": learned["generator"], "average": self.drawing}.items():
             poll()
-            metrics[weights] = self._measure(learned, weights, variables) | {
-                "critic_real": float(np.mean(real))
-            }
+            metrics[weights] = self._measure(learned, weights, variables, real)
         self._warnings = warnings_of(metrics["average"])
         return metrics
 
@@ -95,7 +96,7 @@ class Validation:
         """Lines about masks that collapsed or a critic that has won, at the last call."""
         return self._warnings
 
-    def _measure(self, learned, weights, variables):
+    def _measure(self, learned, weights, variables, real):
         labels, composed = self._painter(variables, jax.random.key(_SEED))
         shapes = labels[:, MECHANISMS.index(SHAPE)]
         scores = self._score(learned["critic"], composed.image, shapes)
@@ -107,7 +108,11 @@ class Validation:
                 f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
                 "optim.learning_rate"
             )
-        return quality | {"critic_generated": float(np.mean(scores))}
+        return quality | {
+            "critic_real": float(np.mean(real)),
+            "critic_generated": float(np.mean(scores)),
+            "critic_magnitude": float(np.mean([np.abs(real).mean(), np.abs(scores).mean()])),
+        }
 
 
 def _collapse(mean, deviation):
@@ -125,7 +130,13 @@ def warnings_of(metrics: Mapping[str, float]) -> list[str]:
     collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
     if collapse:
         lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
-    if metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:
+    if metrics["critic_magnitude"] > _DIVERGED:
+        lines.append(
+            f"warning: the critic has diverged: its scores, of use from 0 to 1, have a mean magnitude of "
+            f"{metrics['critic_magnitude']:.1f}; start again in another workdir with a smaller optim.learning_rate, "
+            "with optim.clip=2, which shortens sudden gradients, or with another seed"
+        )
+    elif metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:
         lines.append(
             f"warning: the critic tells all images apart (mean score {metrics['critic_real']:.2f} of real ones, "
             f"{metrics['critic_generated']:.2f} of drawn ones), so that the generator learns little; a smaller "

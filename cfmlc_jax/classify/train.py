@@ -13,12 +13,13 @@ from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.classify import build, evaluate, finetune, memory, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
+from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
-from cfmlc_jax.engine.run import Run, RunOptions, Schedule
+from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
 NO_IMAGES = np.array([], np.int32)
@@ -137,15 +138,6 @@ class _Training:
     def run(self, workdir, preemption, print_line) -> Run:
         """The run that trains the system in a workdir."""
         config = self._config
-        schedule = Schedule(
-            seed=config.seed,
-            epochs=config.train.epochs,
-            steps_per_epoch=self._steps_per_epoch,
-            batch_size=config.train.batch_size,
-            log_every=config.train.log_every,
-            checkpoint_every=config.train.checkpoint_every,
-            patience=config.train.patience if config.train.early_stop else None,
-        )
         options = RunOptions(
             meta=self._meta(),
             print_line=print_line,
@@ -156,7 +148,9 @@ class _Training:
             hparams=configs.flat(configs.to_json(config)),
             tensorboard=config.report.tensorboard,
         )
-        run = Run(self.system, self._batches, schedule, workdir, self.parts.mesh, options)
+        patience = config.train.patience if config.train.early_stop else None
+        planned = schedule(config, self._steps_per_epoch, patience=patience)
+        run = Run(self.system, self._batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run

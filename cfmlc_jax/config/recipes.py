@@ -130,3 +130,39 @@ def long_tailed_photos(name: str, variant: str) -> ConfigDict:
         config.train.epochs = 90
     config.effect.alphas = (3.0,)
     return config
+
+
+# The fields of counterfactual generative networks that each look of the digits changes; the defaults are those of
+# "double_colored".
+LOOKS: dict[str, dict[str, dict[str, Any]]] = {
+    "colored": {
+        "generator": {"gain": 0.1},
+        "loss": {"entropy": 0.1, "style": (0.05, 0.1, 0.01, 0.0)},
+    },
+    "double_colored": {},
+    "wildlife": {
+        "generator": {"init": "normal", "gain": 0.03},
+        "critic": {"name": "conv", "ndf": 32},
+        "loss": {"style": (0.01, 0.05, 0.0, 0.01)},
+    },
+}
+
+
+def cgn_digits(look: str) -> ConfigDict:
+    """The configuration of a generator of digits (Sauer & Geiger, ICLR 2021), unlocked; the caller sets the data.
+
+    The style loss is that of the reference. Its features are the default's, random ones: the caller sets those
+    of VGG-16, or no style loss.
+
+    Args:
+        look: a key of `LOOKS`; empty: "double_colored".
+
+    Raises:
+        InputError: an unknown look.
+    """
+    look = look or "double_colored"
+    if look not in LOOKS:
+        raise InputError(f"variant {look!r} is not one of {', '.join(LOOKS)}")
+    config = configs.default("cgn")
+    config.update(LOOKS[look])
+    return config

@@ -7,7 +7,8 @@
     python -m cfmlc_jax.torch_weights runs/coco OUT.pth.tar --to_torch
 
 IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
-the long-tailed reference (Long-Tailed-Recognition.pytorch). Wrappers of training (Lightning,
+the long-tailed reference (Long-Tailed-Recognition.pytorch), or of a generator of digits (counterfactual_generative_networks),
+with which `python -m cfmlc_jax.cgn` draws. Wrappers of training (Lightning,
 DistributedDataParallel, torch.compile) are removed, and a moving average is converted too.
 Model, classes, attention and head are recognised from the entries. Conversion is strict: unmatched
 entries are errors and are listed. A backbone without a head can only initialise new runs (--config.init_from).
@@ -25,7 +26,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,14 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
+from cfmlc_jax.cgn.counterfactuals import drawing_weights
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.generators import mnist
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
-from cfmlc_jax.torch_weights import files, long_tailed, mlc_pat
+from cfmlc_jax.torch_weights import cgn, files, long_tailed, mlc_pat
 
 PROGRAM = "python -m cfmlc_jax.torch_weights"
 # ImageNet's mean, in [0, 1], instead of the mean of the training images, which PyTorch files do not have. It is
@@ -88,6 +91,9 @@ def from_torch(flags: argparse.Namespace) -> None:
         return
     read = unwrapped(flags.source, files.weights_in(flags.source, stored))
     weights, average = read.weights, read.average
+    if cgn.is_digits_generator(weights):
+        from_generator(flags, weights)
+        return
     flags.model = flags.model or _recognised(flags, weights)
     with _naming(flags.source):
         arch = mlc_pat.architecture(flags.model, weights)
@@ -172,6 +178,48 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     print(f"{flags.out}: a single-label checkpoint, image size {config.views.image_size}")
 
 
+def from_generator(flags: argparse.Namespace, weights: Mapping[str, np.ndarray]) -> None:
+    """Write the checkpoint OUT of a generator of digits.
+
+    Raises:
+        InputError: a file, a name or an option cannot be used.
+    """
+    for name in ("model", "allow", "image_size"):
+        if getattr(flags, name):
+            raise InputError(
+                f"--{name} does not go with a generator of digits, whose sizes are in IN; omit it"
+            )
+    with _naming(flags.source):
+        sizes = cgn.digits_generator_sizes(weights)
+        variables = cgn.from_torch(mnist.MnistGenerator(**sizes._asdict()), weights)
+    if flags.config:
+        config = command.parse(command.define_flags(), [PROGRAM, f"--config={flags.config}"])
+        if configs.system(configs.to_json(config)) != configs.CGN:
+            raise InputError(
+                f"--config={flags.config} is of a classifier, but IN is a generator; give configs/cgn_mnist.py:LOOK"
+            )
+    else:
+        config = configs.default(configs.CGN)
+    stored = configs.to_json(config)
+    stored["generator"] |= {"latent": sizes.latent, "ngf": sizes.ngf}
+    stored["optim"]["ema_decay"] = (
+        0.0  # the weights are raw ones, with the batch statistics of their training
+    )
+    names = _class_names(flags, sizes.num_classes, None)
+    if names is None:
+        names = [f"digit {digit}" for digit in range(sizes.num_classes)]
+    checkpoints.write(
+        flags.out,
+        model={"generator": variables, "average": variables},
+        meta={"config": stored, "class_names": names, "num_classes": sizes.num_classes},
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    print(
+        f"{len(weights)} entries of a generator of digits: {parameters:,} parameters, {sizes.num_classes} classes"
+    )
+    print(f"{flags.out}: a checkpoint of data {config.data.source}")
+
+
 def long_tailed_configuration(flags: argparse.Namespace, head: str) -> Any:
     """The configuration of a checkpoint of the long-tailed reference: --config's, or its recipe, with this model.
 
@@ -216,7 +264,11 @@ def to_torch(flags: argparse.Namespace) -> None:
     if flags.out.suffix == ".safetensors":
         raise InputError(f"{flags.out}: --to_torch writes PyTorch files; give a name that ends with .pth")
     path = checkpoints.find(flags.source)
-    config = configs.from_json(checkpoints.read_meta(path)["config"])
+    meta = checkpoints.read_meta(path)
+    config = configs.from_json(meta["config"])
+    if configs.system(meta["config"]) == configs.CGN:
+        generator_to_torch(flags, path, config, len(meta["class_names"]))
+        return
     name = config.model.name
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the model of checkpoint {path} is {name}; omit --model")
@@ -243,6 +295,23 @@ def to_torch(flags: argparse.Namespace) -> None:
     arch = mlc_pat.architecture(name, weights)
     print(_summary(name, weights, model["variables"], arch))
     print(f"{flags.out}: state_dict and state_dict_ema of {path}")
+
+
+def generator_to_torch(flags: argparse.Namespace, path: Path, config: Any, num_classes: int) -> None:
+    """Write the file OUT, the state_dict of the weights that draw counterfactuals.
+
+    Raises:
+        InputError: the checkpoint cannot be read or the file not written.
+    """
+    if flags.model:
+        raise InputError(f"--model={flags.model}, but checkpoint {path} is of a generator; omit --model")
+    torch = files.import_torch(f"to write {flags.out}")
+    generator = mnist.create(num_classes, config.generator)
+    model = checkpoints.read_part(path, checkpoints.model_shapes(path))
+    drawing = drawing_weights(model["average"], generator, config.optim.ema_decay)
+    state_dict = cgn.to_torch(generator, jax.device_get(drawing))
+    files.save(torch, flags.out, files.tensors(torch, state_dict))
+    print(f"{flags.out}: state_dict of the generator of {path}")
 
 
 def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:

@@ -71,6 +71,38 @@ _KINDS: dict[type | tuple[type, type], _Kind] = {
 }
 
 
+class GeneratorSizes(NamedTuple):
+    """Sizes of a generator of digits, the fields of `mnist.MnistGenerator`."""
+
+    num_classes: int
+    latent: int
+    ngf: int
+
+
+# Entries by which a generator of digits is recognised: the labels' embedding, and the first layer of the shape.
+_EMBEDDING, _FIRST_LAYER = "label_emb.weight", "f_shape.0.weight"
+
+
+def is_digits_generator(state_dict: Mapping[str, Any]) -> bool:
+    """Whether these are the weights of a generator of digits."""
+    return {_EMBEDDING, _FIRST_LAYER} <= set(state_dict)
+
+
+def digits_generator_sizes(state_dict: Mapping[str, Any]) -> GeneratorSizes:
+    """The sizes of a generator of digits, by the shapes of its weights.
+
+    Raises:
+        InputError: the shapes are none of such a generator.
+    """
+    embedding, first = (np.shape(state_dict[key]) for key in (_EMBEDDING, _FIRST_LAYER))
+    if len(embedding) == len(first) == 2 and first[1] > embedding[0] and first[0] and first[0] % 128 == 0:
+        return GeneratorSizes(embedding[0], first[1] - embedding[0], first[0] // 128)
+    raise InputError(
+        f"{_EMBEDDING} {list(embedding)} and {_FIRST_LAYER} {list(first)} are of no generator of digits: wanted "
+        "[k, k] and [128 ngf, latent + k]"
+    )
+
+
 @functools.cache
 def entries(module: nn.Module) -> tuple[strict.Entry, ...]:
     """All variables of a module with their PyTorch keys.

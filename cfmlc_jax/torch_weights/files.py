@@ -164,7 +164,7 @@ def tensors(torch: Any, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {key: torch.from_numpy(np.array(array)) for key, array in state_dict.items()}
 
 
-def save(torch: Any, path: Path, contents: Mapping[str, Any]) -> None:
+def save(torch: Any, path: Path, contents: Any) -> None:
     """Write a PyTorch file, atomically.
 
     Raises:

@@ -1,6 +1,7 @@
 """Generated records: their labels, their files, an interrupted call, and other arguments."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -40,6 +41,13 @@ def write(folder, variables, *, poll=lambda: None, seed=3, **changes):
     return Counterfactuals(folder)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, variables):
+    """A complete folder, and its records."""
+    folder = tmp_path_factory.mktemp("whole") / "records"
+    return folder, write(folder, variables)
+
+
 def test_labels_are_uniform_and_independent():
     labels, noise, offsets = counterfactuals.draw_inputs(jax.random.key(0), 20_000, 1, GENERATOR)
     table = np.stack([labels[name] for name in ("shape", "texture", "background")])
@@ -62,22 +70,21 @@ def test_a_shape_is_drawn_once_and_painted_several_times():
     assert len(np.unique(np.asarray(noise["texture"])[:, 0])) == 12
 
 
-def test_records_are_those_that_the_generator_draws(tmp_path, variables):
-    records = write(tmp_path / "records", variables)
+def test_records_are_those_that_the_generator_draws(variables, whole):
+    folder, records = whole
     assert len(records) == 50
-    assert sorted(path.name for path in (tmp_path / "records").glob("*.array_record")) == [
+    assert sorted(path.name for path in folder.glob("*.array_record")) == [
         f"records-0000{i}-of-00003.array_record" for i in range(3)
     ]
     painter = counterfactuals.Painter(GENERATOR, meshes.create(), 500, 5)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), 0)
     labels, _ = painter(variables, key)
     np.testing.assert_array_equal(records.mechanisms[20:40], labels[:20])
-    index = json.loads((tmp_path / "records" / "index.json").read_text())
+    index = json.loads((folder / "index.json").read_text())
     assert (index["seed"], index["checkpoint"], index["per_shape"]) == (3, "12", 5)
 
 
-def test_an_interrupted_call_is_resumed(tmp_path, variables):
-    whole = write(tmp_path / "whole", variables)
+def test_an_interrupted_call_is_resumed(tmp_path, variables, whole):
     calls = []
 
     def interrupt_at_second_shard():
@@ -92,16 +99,16 @@ def test_an_interrupted_call_is_resumed(tmp_path, variables):
     first = (tmp_path / "twice" / "records-00000-of-00003.array_record").stat().st_mtime_ns
     resumed = write(tmp_path / "twice", variables)
     assert (tmp_path / "twice" / "records-00000-of-00003.array_record").stat().st_mtime_ns == first
-    assert resumed.ids == whole.ids
-    assert [resumed[i]["image"] for i in range(50)] == [whole[i]["image"] for i in range(50)]
+    assert resumed.ids == whole[1].ids
+    assert [resumed[i]["image"] for i in range(50)] == [whole[1][i]["image"] for i in range(50)]
 
 
 @pytest.mark.parametrize("changes", [{"seed": 4}, {"per_shape": 10}, {"num_records": 60}])
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_folder_of_other_arguments_is_refused(tmp_path, variables, changes, complete):
+def test_a_folder_of_other_arguments_is_refused(tmp_path, variables, whole, changes, complete):
     folder = tmp_path / "records"
     if complete:
-        write(folder, variables)
+        shutil.copytree(whole[0], folder)
     else:
         with pytest.raises(KeyboardInterrupt):
             write(folder, variables, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -113,6 +120,80 @@ def test_a_folder_with_other_files_is_refused(tmp_path, variables):
     (tmp_path / "photo.png").touch()
     with pytest.raises(InputError, match="is not empty"):
         write(tmp_path, variables)
+
+
+def test_a_folder_of_other_classes_is_refused(tmp_path, variables, whole):
+    folder = shutil.copytree(whole[0], tmp_path / "records")
+    index = json.loads((folder / "index.json").read_text())
+    index["class_names"][3] = "three"
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        InputError, match=r"generated otherwise \(class_names \['digit 0'.*… -> \['digit 0'.*…\)"
+    ):
+        write(folder, variables)
+
+
+@pytest.mark.parametrize("name", ["index.json", "begun.json"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value: line 1"),
+        (b'{"seed": 3, "sha', "Unterminated string"),
+        (b"[1, 2]", "it holds a list, not an object"),
+        (b"null", "it holds a NoneType, not an object"),
+        (b"\xff\xfe\x00", "utf"),
+        (b"[" * 100_000, "recursion"),
+    ],
+)
+def test_a_damaged_description_is_reported_in_a_line(tmp_path, variables, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"{name} is damaged \(.*remove the folder .*, or give a new one"
+    ) as raised:
+        write(tmp_path, variables)
+    assert reason in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_description_that_is_a_folder_is_reported(tmp_path, variables):
+    (tmp_path / "index.json").mkdir()
+    with pytest.raises(InputError, match=r"index.json is damaged \(.*Is a directory"):
+        write(tmp_path, variables)
+
+
+def _remove(path):
+    path.unlink()
+
+
+def _cut_off(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_remove, _cut_off, _empty])
+@pytest.mark.parametrize("suffix", [".array_record", ".npy"])
+def test_a_damaged_shard_is_reported_in_a_line(tmp_path, whole, damage, suffix):
+    folder = shutil.copytree(whole[0], tmp_path / "records")
+    damage(folder / f"records-00001-of-00003{suffix}")
+    with pytest.raises(
+        InputError, match=r"records-00001-of-00003\S+ (is|cannot be read).*; generate .* again"
+    ) as raised:
+        Counterfactuals(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_damaged_shards_are_drawn_again(tmp_path, variables, whole):
+    folder = shutil.copytree(whole[0], tmp_path / "records")
+    _remove(folder / "records-00000-of-00003.npy")
+    _cut_off(folder / "records-00001-of-00003.array_record")
+    _remove(folder / "records-00002-of-00003.array_record")
+    restored = write(folder, variables)
+    assert restored.ids == whole[1].ids
+    assert [restored[i]["image"] for i in range(50)] == [whole[1][i]["image"] for i in range(50)]
+    assert not (folder / "begun.json").exists()
 
 
 def test_standing_statistics_are_means_over_batches(variables):

@@ -171,5 +171,7 @@ def test_features_are_read_from_a_file_of_torchvision(tmp_path):
     )
     loaded = build.vgg16_features(tmp_path / "vgg16.safetensors", wanted)
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(
+        InputError, match=r"features_from: .*nowhere.safetensors is no file; download https://.*vgg16"
+    ):
         build.vgg16_features(tmp_path / "nowhere.safetensors", wanted)

@@ -94,6 +94,16 @@ def test_a_collapse_of_the_averaged_weights_is_reported(shift, word):
         measured(shift, on_collapse="stop")
 
 
+@pytest.mark.parametrize("factor", [-170.0, 170.0])
+def test_a_critic_that_diverged_is_reported(factor):
+    metrics, (warning,) = measured(0, factor=factor)
+    assert metrics["average"]["critic_magnitude"] == pytest.approx(170)
+    assert (
+        "the critic has diverged: its scores, of use from 0 to 1, have a mean magnitude of 170.0; start"
+        in warning
+    )
+
+
 def test_a_critic_that_has_won_is_reported(monkeypatch):
     # Real images have colours, drawn ones are grey.
     has_colour = lambda self, images, labels, *, train: (jnp.ptp(images, axis=-1) > 0).any((1, 2)) * 1.0  # noqa: E731

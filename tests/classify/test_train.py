@@ -8,6 +8,7 @@ from cfmlc_jax.classify import scoring, train
 from cfmlc_jax.data.identity import identity
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.hooks import Preemption
+from cfmlc_jax.engine.run import Schedule
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.scores import Scores
 
@@ -79,7 +80,7 @@ def test_the_schedule(tmp_path, early_stop, patience):
     }
     run = training(**fields).run(tmp_path, Preemption(), print)
     run.close()
-    assert run._schedule == train.Schedule(
+    assert run._schedule == Schedule(
         seed=5,
         epochs=2,
         steps_per_epoch=3,

@@ -8,10 +8,16 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from safetensors import numpy as safetensors
 
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
+from cfmlc_jax.cgn import __main__ as draw
+from cfmlc_jax.cgn import build
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import biggan_deep, critics, imagenet_cgn, mnist, u2net, vgg16
+from cfmlc_jax.torch_weights import __main__ as command
 from cfmlc_jax.torch_weights import cgn
 
 SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "cgn" / "shapes.json").read_text())
@@ -133,3 +139,96 @@ def test_variables_of_another_module(rng):
 def test_a_module_without_names():
     with pytest.raises(InputError, match="Dense has no table of PyTorch's names; give one of Mnist"):
         cgn.entries(nn.Dense(3))
+
+
+@pytest.fixture
+def generator_file(tmp_path):
+    """A safetensors file of a small generator of digits, and its state_dict."""
+    weights = state_dict(mnist.MnistGenerator(latent=5, ngf=3), np.random.default_rng(0))
+    safetensors.save_file(weights, tmp_path / "ckp.safetensors")
+    return tmp_path / "ckp.safetensors", weights
+
+
+def test_the_command_makes_a_checkpoint_that_draws(tmp_path, generator_file, capsys):
+    path, weights = generator_file
+    assert command.main([str(path), str(tmp_path / "out")]) == 0
+    assert "10 classes" in capsys.readouterr().out
+    meta = checkpoints.read_meta(tmp_path / "out")
+    config = configs.from_json(meta["config"])
+    assert (config.system, config.generator.latent, config.generator.ngf) == ("cgn", 5, 3)
+    assert meta["class_names"][3] == "digit 3"
+    parts = build.create(config, 10)
+    model = checkpoints.read_model(tmp_path / "out", build.model_item(config, parts))
+    for item in ("generator", "average"):
+        back = cgn.to_torch(parts.generator, jax.device_get(model[item]))
+        assert all(np.array_equal(back[key], weights[key]) for key in weights if "num_batches" not in key)
+
+
+def test_the_command_writes_the_file_again(tmp_path, generator_file):
+    torch = pytest.importorskip("torch", reason="the file is PyTorch's")
+    path, weights = generator_file
+    assert command.main([str(path), str(tmp_path / "out")]) == 0
+    assert command.main([str(tmp_path / "out"), str(tmp_path / "ckp.pth"), "--to_torch"]) == 0
+    back = torch.load(tmp_path / "ckp.pth")
+    assert back.keys() == weights.keys()
+    for key, tensor in back.items():
+        if "num_batches" not in key:
+            np.testing.assert_array_equal(tensor.numpy(), weights[key])
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        ({}, ["--model=resnet101"], "--model does not go with a generator of digits"),
+        (
+            {},
+            ["--config=configs/coco.py"],
+            "is of a classifier, but IN is a generator; give configs/cgn_mnist.py",
+        ),
+        ({"label_emb.weight": np.zeros((10, 9), np.float32)}, [], "label_emb.weight"),
+        (
+            {"f_shape.0.weight": np.zeros((3, 15), np.float32)},
+            [],
+            "are of no generator of digits: wanted [k, k]",
+        ),
+        ({"f_text1.3.weight": None}, [], "f_text1.3.weight"),
+    ],
+)
+def test_the_command_refuses_in_a_line(tmp_path, generator_file, monkeypatch, capsys, change, flags, message):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    path, weights = generator_file
+    weights = {key: value for key, value in (weights | change).items() if value is not None}
+    safetensors.save_file(weights, path)
+    assert command.main([str(path), str(tmp_path / "out"), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_other_mechanisms_or_classes_does_not_draw(tmp_path, generator_file, capsys):
+    path, _ = generator_file
+    assert command.main([str(path), str(tmp_path / "whole")]) == 0
+    meta = checkpoints.read_meta(tmp_path / "whole")
+    model = checkpoints.read_part(tmp_path / "whole", checkpoints.model_shapes(tmp_path / "whole"))
+    without = jax.tree.map(lambda tree: tree, model)
+    for item in without.values():
+        for tree in item.values():
+            tree.pop("background")
+    checkpoints.write(tmp_path / "mechanisms", model=without, meta=meta)
+    checkpoints.write(tmp_path / "classes", model=model, meta=meta | {"class_names": meta["class_names"][:7]})
+    (tmp_path / "file").touch()
+    capsys.readouterr()
+    for checkpoint, out, message in (
+        ("mechanisms", "out", "background/block1/bn/mean missing instead of [6]"),
+        (
+            "classes",
+            "out",
+            "background/linear/kernel [15, 384] instead of [12, 384]",
+        ),
+        ("whole", "file", f"--out {tmp_path / 'file'} cannot be created (File exists); give another folder"),
+    ):
+        flags = [f"--checkpoint={tmp_path / checkpoint}", f"--out={tmp_path / out}", "--records=10"]
+        assert draw.main(["generate", *flags]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not (tmp_path / "out").exists()

@@ -54,7 +54,7 @@ def run(flags: argparse.Namespace) -> None:
         )
     files.require_savable(flags.out, "--out")
     weights = opened.drawing_weights()
-    flags.out.mkdir(parents=True, exist_ok=True)
+    files.create_folder(flags.out, "--out")
     with lock.held(flags.out, "generating"):
         counterfactuals.write(
             flags.out,

@@ -42,6 +42,16 @@ def shard_name(shard: int, shards: int) -> str:
     return f"records-{shard:05d}-of-{shards:05d}.array_record"
 
 
+def is_shard(path: Path, count: int, class_names: Sequence[str]) -> bool:
+    """Whether a shard and its labels are there, with so many records of these classes."""
+    try:
+        _read_labels(path, count, class_names)
+        _open_shard(path, count)
+    except InputError:
+        return False
+    return True
+
+
 def write_shard(path: Path, images: Iterable[np.ndarray], mechanisms: Any, *, encoding: str = "png") -> None:
     """Write the records of one shard, and beside them their labels. A shard that exists is complete.
 
@@ -114,6 +124,7 @@ class Counterfactuals:
     Attributes:
         mechanisms: labels int32 [n, 3] in the order of `MECHANISMS`.
         image_size: side of the images, pixels.
+        data: name of the data set that the generator learned from; empty if the index does not say.
 
     Raises:
         InputError: the folder has no index; the index is damaged or of other mechanisms; a shard is missing,
@@ -123,6 +134,7 @@ class Counterfactuals:
     def __init__(self, folder: Path):
         index = _read_index(folder)
         self.class_names, self.image_size = index["class_names"], index["image_size"]
+        self.data = index["data"]
         paths = [folder / shard_name(i, len(index["shards"])) for i in range(len(index["shards"]))]
         shards = list(zip(paths, index["shards"]))
         self.mechanisms = np.concatenate(
@@ -150,11 +162,14 @@ class Counterfactuals:
         try:
             data = self._shards[shard][place]
         except RuntimeError as error:
-            raise InputError(f"{where} is damaged ({_one_line(error)}); {_HOW} again") from error
+            raise InputError(
+                f"{where} is damaged ({_one_line(error)}); remove the file, and {_HOW} again"
+            ) from error
         size = len(MECHANISMS) * _LABELS.itemsize
         if data[:size] != self.mechanisms[index].astype(_LABELS).tobytes():
             raise InputError(
-                f"{where} has other labels than {Path(self._names[shard]).stem}.npy; {_HOW} again"
+                f"{where} has other labels than {Path(self._names[shard]).stem}.npy; remove both, and {_HOW} "
+                "again"
             )
         return Record(image=data[size:], labels=self.labels[index].copy(), id=self.ids[index], where=where)
 
@@ -189,6 +204,7 @@ def _read_index(folder):
         "class_names": fields.class_names(names, str(path)),
         "shards": shards,
         "image_size": size,
+        "data": str(index.get("data", "")),
         "content": content,
     }
 

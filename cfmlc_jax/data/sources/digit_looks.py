@@ -32,12 +32,13 @@ PALETTE = np.array([
 BACKGROUND_COLOURS = PALETTE.astype(np.float32) / np.float32(255)
 OBJECT_COLOURS = np.roll(BACKGROUND_COLOURS, -4, axis=0)
 DEVIATION = 0.01  # of both colours' jitter
-# Mean colours by label of the file "mnist_10color_jitter_var_0.020.npy", as programs that use it list them.
+# Mean colours by label of the file "mnist_10color_jitter_var_0.020.npy", second-hand: as programs that use the file
+# list them. They were not compared with the file.
 MEAN_COLOURS = np.array([
     (220, 20, 60), (0, 128, 128), (253, 233, 16), (0, 149, 182), (237, 145, 33),
     (145, 30, 188), (70, 240, 240), (250, 197, 187), (210, 245, 60), (128, 0, 0),
 ], np.float32) / np.float32(255)  # fmt: skip
-COLOURED_DEVIATION = 0.02**0.5  # the file's name has the variance
+COLOURED_DEVIATION = 0.02**0.5  # by the variance in the file's name
 
 TEXTURE_SIDE, PADDING = 150, 3  # of the reference's texture files, pixels
 # Embedded photo, by name, of each label's texture, and whether it is upside down.
@@ -104,9 +105,10 @@ def normals(draws: Iterable[float]) -> np.ndarray:
 class Coloured:
     """A coloured digit on black: a mean colour by the label of the texture, and normal jitter for each image.
 
-    The reference downloads Colored MNIST of Kim et al. (CVPR 2019), whose colours are drawn from normal
-    distributions around ten mean colours; in its test images the mean colour is random. How that file treats
-    shades of ink is not published: here a digit has one colour. The background's label shows nowhere.
+    In place of the file that the reference downloads, Colored MNIST of Kim et al. (CVPR 2019). What is known of it
+    here is second-hand: ten mean colours, normal distributions around them with the variance in the file's name, a
+    random mean colour in test images. How it treats shades of ink is not known: here a digit has one colour. The
+    background's label shows nowhere.
     """
 
     places = BY_CENTRE
