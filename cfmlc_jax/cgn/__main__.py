@@ -18,9 +18,9 @@ if __name__ == "__main__":
     cli.end_at_interrupt("interrupted; the same command resumes")
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock
-from cfmlc_jax.cgn import build, counterfactuals
+from cfmlc_jax.cgn import counterfactuals, opening
+from cfmlc_jax.config.cgn_imagenet import CLASSES
 from cfmlc_jax.errors import InputError, RunError
 
 
@@ -37,34 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _generate(flags) -> None:
     path = checkpoints.find(flags.checkpoint)
-    meta = checkpoints.read_meta(path)
-    if configs.system(meta["config"]) != configs.CGN:
+    opened = opening.open(path, truncation=flags.truncation, classes=flags.classes)
+    per_shape = flags.per_shape or opened.per_shape
+    if flags.records % per_shape or flags.shard_size % per_shape:
         raise InputError(
-            f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
-        )
-    if flags.records % flags.per_shape or flags.shard_size % flags.per_shape:
-        raise InputError(
-            f"--per-shape={flags.per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
+            f"--per-shape={per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
         )
     files.require_savable(flags.out, "--out")
-    config = configs.from_json(meta["config"])
-    parts = build.create(config, len(meta["class_names"]))
-    model = checkpoints.read_model(path, build.model_item(config, parts))
     flags.out.mkdir(parents=True, exist_ok=True)
     with lock.held(flags.out, "generating"):
         counterfactuals.write(
             flags.out,
-            parts.generator,
-            counterfactuals.drawing_weights(model["average"], parts.generator, config.optim.ema_decay),
-            class_names=meta["class_names"],
+            opened.generator,
+            opened.variables,
+            class_names=opened.class_names,
             num_records=flags.records,
-            per_shape=flags.per_shape,
+            per_shape=per_shape,
             shard_size=flags.shard_size,
             seed=flags.seed,
-            mesh=parts.mesh,
-            origin={"checkpoint": path.name, "data": config.data.source},
+            mesh=opened.mesh,
+            origin=opened.origin,
             print_line=print,
             poll=lambda: None,
+            **opened.options,
         )
 
 
@@ -86,9 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--per-shape",
         type=cli.whole_number(1),
-        default=10,
         metavar="N",
-        help="images that share a shape, default 10",
+        help="images that share a shape, default 10; of ImageNet 1",
+    )
+    generate.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="ImageNet: of the noise, in (0, 1]; default: the configuration's",
+    )
+    generate.add_argument(
+        "--classes",
+        choices=CLASSES,
+        help="ImageNet: random: all; best: those that look good, by the reference; default: the configuration's",
     )
     generate.add_argument(
         "--shard-size",

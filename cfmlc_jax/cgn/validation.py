@@ -104,10 +104,10 @@ class Validation:
         drawn = np.asarray(composed.mask)[..., 0]
         nearest, values = masks.nearest(drawn > 0.5, self._masks, self._labels)
         mean, deviation = float(drawn.mean()), float(drawn.std(axis=0).mean())
-        collapse = _collapse(mean, deviation)
-        if collapse and self._on_collapse == "stop" and weights == "average":
+        problem = collapse(mean, deviation)
+        if problem and self._on_collapse == "stop" and weights == "average":
             raise RunError(
-                f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
+                f"{problem}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
                 "optim.learning_rate"
             )
         return {
@@ -120,7 +120,7 @@ class Validation:
         }
 
 
-def _collapse(mean, deviation):
+def collapse(mean: float, deviation: float) -> str:
     """A description of masks that have collapsed; empty if they have not."""
     if mean < _EMPTY or mean > _FULL:
         return f"the masks are {'empty' if mean < _EMPTY else 'full'}: their mean is {mean:.3f}"
@@ -131,9 +131,9 @@ def _collapse(mean, deviation):
 
 def _warnings(metrics):
     lines = []
-    collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
-    if collapse:
-        lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
+    problem = collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
+    if problem:
+        lines.append(f"warning: {problem}; counterfactuals of such masks have no shape")
     if metrics["critic_real"] > _REAL_WON and metrics["critic_generated"] < _GENERATED_WON:
         lines.append(
             f"warning: the critic tells all images apart (mean score {metrics['critic_real']:.2f} of real ones, "
