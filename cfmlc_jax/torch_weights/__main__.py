@@ -6,15 +6,16 @@
 
     python -m cfmlc_jax.torch_weights runs/coco OUT.pth.tar --to_torch
 
-IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
-the long-tailed reference (Long-Tailed-Recognition.pytorch). Wrappers of training (Lightning,
+IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL,
+the long-tailed reference (Long-Tailed-Recognition.pytorch), or a generator for ImageNet of
+counterfactual_generative_networks. Wrappers of training (Lightning,
 DistributedDataParallel, torch.compile) are removed, and a moving average is converted too.
 Model, classes, attention and head are recognised from the entries. Conversion is strict: unmatched
 entries are errors and are listed. A backbone without a head can only initialise new runs (--config.init_from).
 
 OUT is a new folder, which can be used like any checkpoint. With --to_torch, IN is a run or a checkpoint, and OUT
 a new file in MLC-PAT's format, or, for the heads causal_norm, dot_product and lws, in the format of the
-long-tailed reference.
+long-tailed reference, or, for a generator, in that of counterfactual_generative_networks.
 
 Needs PyTorch, except to read safetensors: pip install 'cfmlc_jax[torch]'.
 Exit codes: 0 OUT is written; 1 an error, printed in one line; 130 interrupted.
@@ -25,7 +26,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
+from cfmlc_jax.cgn.imagenet import torch_files as generator_files
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError, RunError
@@ -86,7 +88,13 @@ def from_torch(flags: argparse.Namespace) -> None:
     if long_tailed.is_checkpoint(stored):
         from_long_tailed(flags, stored)
         return
-    read = unwrapped(flags.source, files.weights_in(flags.source, stored))
+    contents = files.weights_in(flags.source, stored)
+    with _naming(flags.source):
+        is_generator = generator_files.is_generator(contents.weights)
+    if is_generator:
+        from_generator(flags, contents.weights)
+        return
+    read = unwrapped(flags.source, contents)
     weights, average = read.weights, read.average
     flags.model = flags.model or _recognised(flags, weights)
     with _naming(flags.source):
@@ -144,6 +152,28 @@ def _write(out, variables, average, config, names, num_classes):
         },
         meta={"config": configs.to_json(config), "class_names": names, "num_classes": num_classes},
     )
+
+
+def from_generator(flags: argparse.Namespace, weights: Mapping[str, Any]) -> None:
+    """Write the checkpoint OUT of a counterfactual generator for ImageNet.
+
+    Raises:
+        InputError: left over, missing or mis-shaped entries, which are listed; or an option that cannot be used.
+    """
+    for name in ("model", "image_size", "allow"):
+        if getattr(flags, name):
+            raise InputError(
+                f"--{name} does not go with {flags.source}, a counterfactual generator for ImageNet; omit it"
+            )
+    config = configs.default(configs.CGN_IMAGENET)
+    if flags.config:
+        config = command.parse(command.define_flags(), [PROGRAM, f"--config={flags.config}"])
+    elif flags.classes:
+        config.generator.class_names = flags.classes
+    with _naming(flags.source):
+        meta, model = generator_files.from_torch(configs.validate(config), weights)
+    checkpoints.write(flags.out, model=model, meta=meta)
+    print(f"{flags.out}: a generator for ImageNet; python -m cfmlc_jax.cgn generate --checkpoint={flags.out}")
 
 
 def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
@@ -217,6 +247,10 @@ def to_torch(flags: argparse.Namespace) -> None:
         raise InputError(f"{flags.out}: --to_torch writes PyTorch files; give a name that ends with .pth")
     path = checkpoints.find(flags.source)
     config = configs.from_json(checkpoints.read_meta(path)["config"])
+    if configs.system(config) != configs.CLASSIFIER:
+        generator_files.write(flags.out, path, config)
+        print(f"{flags.out}: state_dict of the generator in {path}")
+        return
     name = config.model.name
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the model of checkpoint {path} is {name}; omit --model")

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.models.generators import biggan_deep, u2net, vgg16
-from cfmlc_jax.models.torch_names import Table
 
 
 @flax.struct.dataclass
@@ -161,19 +160,11 @@ def create(
     )
 
 
-# The BigGANs by our names and by the reference's.
-_PARTS = (
-    ("target", "biggan_GT"),
-    ("shape", "f_shape"),
-    ("texture", "f_text"),
-    ("background", "f_bg"),
-)
-TORCH: Table = (
-    *(
-        (rf"{ours}\.{pattern}", f"{theirs}.{replacement}")
-        for ours, theirs in _PARTS
-        for pattern, replacement in biggan_deep.TORCH
-    ),
-    *_PARTS,
-    *((rf"u2net\.{pattern}", f"u2net.{replacement}") for pattern, replacement in u2net.TORCH),
-)
+# The networks by our names and by the reference's; the names inside them are those of the networks alone.
+TORCH_PARTS = {
+    "target": "biggan_GT",
+    "shape": "f_shape",
+    "texture": "f_text",
+    "background": "f_bg",
+    "u2net": "u2net",
+}
