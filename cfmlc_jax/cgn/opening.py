@@ -11,7 +11,6 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, counterfactuals
 from cfmlc_jax.cgn.imagenet import build as imagenet
 from cfmlc_jax.cgn.imagenet import drawing
-from cfmlc_jax.cgn.imagenet.system import generator_variables
 from cfmlc_jax.errors import InputError
 
 
@@ -99,10 +98,9 @@ def _open_imagenet(path, meta, truncation, classes):
     config = configs.from_json(meta["config"])
     parts = imagenet.create(config)
     generator, origin, options = imagenet_options(config, parts, truncation=truncation, classes=classes)
-    model = checkpoints.read_model(path, imagenet.model_item(config, parts))
     return Opened(
         generator,
-        generator_variables(model),
+        checkpoints.read_model(path, imagenet.model_item(config, parts)),
         meta["class_names"],
         parts.mesh,
         {"checkpoint": path.name} | origin,

@@ -1,5 +1,6 @@
 """The system of generators for ImageNet: sums of gradients, losses, what is trained, killed and resumed, half precision."""
 
+import dataclasses
 import functools
 
 import jax
@@ -28,10 +29,12 @@ BIGGAN = {
     "attention": 0,
     "num_statistics": 5,
 }
-STAGE = u2net.Stage(3, 2, 4)
+STAGE = u2net.Stage(2, 2, 4)
 SIZE = imagenet_cgn.Size(BIGGAN, {"encoder": (STAGE, STAGE), "decoder": (STAGE,)}, ((1, 4),) * 4)
 FEATURES = vgg16.VGG16Features(SIZE.features)
 OBJECTIVE = system.Objective(100.0, (4.0,) * 4, 300.0, 500.0, (0.0, 5.0, 5.0, 0.0), 2000.0, FEATURES)
+# The text loss depends on the order of patches that are nearly alike, which rounding changes.
+WITHOUT_TEXT = dataclasses.replace(OBJECTIVE, text=(0.0,) * 4)
 RATES = {"shape": 1e-3, "texture": 3e-3, "background": 2e-3}
 KEY = jax.random.key(3)
 
@@ -39,7 +42,7 @@ KEY = jax.random.key(3)
 def trained(micro_batches=2, **options):
     adam = build.adam(RATES, b1=0.9, b2=0.999)
     generator = imagenet_cgn.create(SIZE)
-    return system.ImageNetSystem(generator, OBJECTIVE, adam, micro_batches=micro_batches, **options)
+    return system.ImageNetSystem(generator, WITHOUT_TEXT, adam, micro_batches=micro_batches, **options)
 
 
 @functools.cache
@@ -58,16 +61,15 @@ def _singular_vectors(matrix):
     return left[:, 0].astype(np.float32), right[0].astype(np.float32)
 
 
+@jax.jit
+def update(learned):
+    """A step of four images in two micro-batches: what is learned after it, its values, its gradients."""
+    step = trained().update(learned, {"position": jnp.arange(4)}, KEY, 0)
+    return step.learned, step.values, dict(step.watched)["gradient"]
+
+
 @functools.cache
-def first_step(micro_batches):
-    """A step of four images: what is learned after it, its values, and the gradients that it watches."""
-    each = trained(micro_batches)
-
-    @jax.jit
-    def update(learned):
-        step = each.update(learned, {"position": jnp.arange(4)}, KEY, 0)
-        return step.learned, step.values, dict(step.watched)["gradient"]
-
+def first_step():
     return update(learned())
 
 
@@ -77,23 +79,45 @@ def assert_near(actual, expected, tolerance=1e-3):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
-def test_gradients_of_micro_batches_are_summed():
-    (_, _, once), (_, _, twice) = first_step(1), first_step(2)
+def test_gradients_of_micro_batches_sum_to_those_of_one_batch():
+    """Of all images at once, by `ImageNetGenerator`, whose BigGANs are not stacked."""
+    generator = imagenet_cgn.create(SIZE)
+    draws = system.draw(KEY, jnp.arange(4), generator, 1.0)
+    assert np.asarray(draws.classes).max() < 10
+    assert np.abs(draws.noise).max() <= 2
+    variables = system.generator_variables(learned())
+    noise, classes = system.inputs(draws, generator)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params):
+        composed, _ = generator.apply(
+            {"params": variables["params"] | params, "batch_stats": variables["batch_stats"]},
+            mechanisms.same_for_all(noise),
+            classes,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        parts = WITHOUT_TEXT(learned()["features"], composed, draws.picks)
+        means = {name: jnp.mean(part) for name, part in parts.items()}
+        return sum(means.values()), means
+
+    once, means = gradient({name: variables["params"][name] for name in mechanisms.MECHANISMS})
+    _, values, sums = first_step()
     # The loss of a micro-batch is a mean: two of two images sum to twice the mean of four.
-    jax.tree.map(lambda one, two: assert_near(two, 2 * one), once, twice)
-    assert any(np.abs(leaf).max() > 1e-2 for leaf in jax.tree.leaves(twice))
-
-
-def test_values_are_means_over_the_images():
-    (_, once, _), (_, twice, _) = first_step(1), first_step(2)
-    assert set(once) == set(trained().values)
-    for name in ("loss", *system.PARTS, "mask_mean"):
-        np.testing.assert_allclose(twice[name], once[name], rtol=1e-4)
-    np.testing.assert_allclose(once["loss"], sum(once[name] for name in system.PARTS), rtol=1e-6)
+    for i, name in enumerate(mechanisms.MECHANISMS):
+        jax.tree.map(lambda one, both, i=i: assert_near(both[i], 2 * one), once[name], sums)
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(once[name])))
+        assert norm > 0.1
+        np.testing.assert_allclose(values[f"grad_norm_{name}"], 2 * norm, rtol=1e-3)
+    assert set(values) == set(trained().values)
+    for name in system.PARTS:
+        np.testing.assert_allclose(values[name], means[name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values["loss"], sum(means.values()), rtol=1e-4)
 
 
 def test_only_the_mechanisms_are_trained():
-    before, (after, _, _) = learned(), first_step(2)
+    before, (after, _, _) = learned(), first_step()
     for name in ("target", "u2net", "features"):
         jax.tree.map(np.testing.assert_array_equal, after[name], before[name])
     # Adam's first step is of the learning rate's size, with the gradient's sign.
@@ -103,40 +127,9 @@ def test_only_the_mechanisms_are_trained():
     np.testing.assert_allclose(np.abs(steps).max(axis=(1, 2)), list(RATES.values()), rtol=1e-2)
 
 
-def test_the_step_is_the_loss_of_the_generator():
-    """The stacked BigGANs give the losses and the gradient of `ImageNetGenerator`."""
-    generator = imagenet_cgn.create(SIZE)
-    draws = system.draw(KEY, jnp.arange(4), generator, 1.0)
-    assert np.asarray(draws.classes).max() < 10
-    assert np.abs(draws.noise).max() <= 2
-    variables = system.generator_variables(learned())
-
-    @jax.jit
-    @functools.partial(jax.grad, has_aux=True)
-    def gradient(texture):
-        params = variables["params"] | {"texture": texture}
-        composed, _ = generator.apply(
-            variables | {"params": params},
-            *system.inputs(draws, generator),
-            train=True,
-            mutable=["batch_stats"],
-        )
-        parts = OBJECTIVE(learned()["features"], composed, draws.picks)
-        means = {name: part.mean() for name, part in parts.items()}
-        return sum(means.values()), means
-
-    of_texture, means = gradient(variables["params"]["texture"])
-    _, values, stacked = first_step(1)
-    for name in system.PARTS:
-        np.testing.assert_allclose(values[name], means[name], rtol=1e-4, atol=1e-5)
-    index = mechanisms.MECHANISMS.index("texture")
-    jax.tree.map(lambda one, all_: assert_near(all_[index], one), of_texture, stacked)
-
-
 def test_spectral_norms_take_a_step_for_each_micro_batch():
-    each = trained(2)
-    start = jax.jit(each.init)(jax.random.key(0))
-    moved = jax.jit(lambda learned: each.update(learned, {"position": jnp.arange(2)}, KEY, 0).learned)(start)
+    start = jax.jit(trained().init)(jax.random.key(0))
+    moved, _, _ = update(start)
     statistics = start["mechanisms"]["batch_stats"]["gen_z"]
     matrix = start["mechanisms"]["params"]["gen_z"]["raw_kernel"][0]
     u = statistics["u"][0]
@@ -152,12 +145,11 @@ def test_the_text_loss_trains_the_texture_alone():
     keys = jax.random.split(KEY, 4)
     images = dict(
         zip(
-            ("shape", "foreground", "background", "target"), (jnp.tanh(jax.random.normal(k, shape)) for k in keys)
+            ("shape", "foreground", "background", "target"),
+            (jnp.tanh(jax.random.normal(k, shape)) for k in keys),
         )
     )
-    u2net_variables = {
-        collection: {"u2net": tree} for collection, tree in learned()["u2net"].items()
-    }
+    u2net_variables = {collection: {"u2net": tree} for collection, tree in learned()["u2net"].items()}
 
     @jax.jit
     @jax.grad
@@ -173,12 +165,13 @@ def test_the_text_loss_trains_the_texture_alone():
 
 def test_half_precision_is_near_single():
     draws = system.draw(KEY, jnp.arange(4), imagenet_cgn.create(SIZE), 0.5)
-    variables = system.generator_variables(learned())
 
     def composed(dtype):
         generator = imagenet_cgn.create(SIZE, dtype=dtype)
-        apply = functools.partial(generator.apply, train=False)
-        return jax.jit(apply, static_argnums=3)(variables, *system.inputs(draws, generator), 0.5)
+        noise, classes = system.inputs(draws, generator)
+        return jax.jit(lambda model: system.compose(generator, model, noise, classes, 0.5, train=False)[0])(
+            learned()
+        )
 
     single, half = composed(jnp.float32), composed(jnp.bfloat16)
     assert half.foreground.dtype == jnp.bfloat16
@@ -219,33 +212,27 @@ def run(workdir, *, devices, killed_at=None):
 
 
 def test_a_killed_and_resumed_run_equals_one_never_killed(tmp_path):
-    whole = run(tmp_path / "whole", devices=8)
+    whole = run(tmp_path / "whole", devices=1)
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", devices=8, killed_at=3)
-    resumed = run(tmp_path / "killed", devices=8)
+        run(tmp_path / "killed", devices=1, killed_at=3)
+    resumed = run(tmp_path / "killed", devices=1)
     assert int(resumed.step) == 4
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
-def test_masks_that_are_all_alike_are_reported():
-    def measured(on_collapse):
-        validation = Validation(
-            imagenet_cgn.create(SIZE),
-            OBJECTIVE,
-            meshes.create(),
-            truncation=1.0,
-            num_images=4,
-            batch_size=2,
-            on_collapse=on_collapse,
-        )
-        return validation(alike, lambda: None)["weights"], validation.warnings()
-
-    alike = learned()
-    flat = jax.tree.map(np.zeros_like, alike["u2net"]["params"])
-    alike = alike | {"u2net": alike["u2net"] | {"params": flat}}
-    metrics, (warning,) = measured("warn")
-    assert "all masks are alike" in warning
-    assert metrics["mask_mean"] == pytest.approx(50)
-    assert metrics["negative_loss"] == pytest.approx(-sum(metrics[name] for name in system.PARTS))
-    with pytest.raises(RunError, match="all masks are alike"):
-        measured("stop")
+def test_masks_that_are_all_alike_can_end_a_run():
+    validation = Validation(
+        imagenet_cgn.create(SIZE),
+        OBJECTIVE,
+        meshes.create(),
+        truncation=1.0,
+        num_images=4,
+        batch_size=2,
+        on_collapse="stop",
+    )
+    flat = jax.tree.map(np.zeros_like, learned()["u2net"]["params"])
+    alike = learned() | {"u2net": learned()["u2net"] | {"params": flat}}
+    with pytest.raises(
+        RunError, match=r"all masks are alike: the deviation between them is 0\.000; start again"
+    ):
+        validation(alike, lambda: None)

@@ -44,9 +44,8 @@ def create(config) -> Parts:
     """The parts of a configuration's networks.
 
     Raises:
-        InputError: the devices do not divide a micro-batch, or the file of class names does not fit.
+        InputError: the file of class names does not fit, or mesh.fsdp does not divide the devices.
     """
-    meshes.check_batch("train.micro_batch", config.train.micro_batch)
     size = imagenet_cgn.SIZES[config.generator.size]
     dtype = jnp.dtype(config.generator.dtype)
     return Parts(
@@ -65,7 +64,11 @@ def system(config, parts: Parts, measure: Callable | None = None) -> ImageNetSys
         config: validated.
         parts: of the same configuration.
         measure: as in `ImageNetSystem`.
+
+    Raises:
+        InputError: the devices do not divide a micro-batch.
     """
+    meshes.check_batch("train.micro_batch", config.train.micro_batch)
     optim = config.optim
     return ImageNetSystem(
         parts.generator,

@@ -6,12 +6,13 @@ As in the reference, the mechanisms of an image have classes of their own and th
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import mechanisms
+from cfmlc_jax.cgn.imagenet.system import compose
 from cfmlc_jax.config.cgn_imagenet import RANDOM
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import biggan_deep
@@ -61,10 +62,9 @@ class ByLabels:
         self.num_classes, self._noise_size = biggan.num_classes, biggan.noise_size
 
     def apply(self, variables, labels: Mapping[str, Any], noise, *, train: bool) -> Composition:
-        """Composed images of labels {mechanism: int32 [b]} and of noise [b, z]."""
+        """Composed images of labels {mechanism: int32 [b]} and of noise [b, z], by the entries `MODEL` of `learned`."""
         classes = {name: jax.nn.one_hot(label, self.num_classes) for name, label in labels.items()}
-        arguments = (mechanisms.same_for_all(noise), classes, self._truncation)
-        composed = cast(Composition, self._generator.apply(variables, *arguments, train=train))
+        composed, _ = compose(self._generator, variables, noise, classes, self._truncation, train=train)
         # Without the target, the frozen BigGAN is not run.
         return dataclasses.replace(composed, target=None)
 

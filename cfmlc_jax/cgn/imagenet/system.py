@@ -71,7 +71,7 @@ class Objective:
     features: nn.Module
 
     def __call__(self, variables, composed: Composition, picks) -> dict[str, Any]:
-        """The weighted losses by the names in `PARTS`, each [b].
+        """The weighted losses by the names in `PARTS`, each [b], or 0 for styles without any weight.
 
         Args:
             variables: of `features`.
@@ -190,25 +190,51 @@ class ImageNetSystem:
 
     def _loss(self, params, statistics, learned, draws):
         """The mean loss of a micro-batch; and the mechanisms' statistics after it, with its parts and the mask's mean."""
-        biggan = self._generator.biggan()
-        classes = jax.nn.one_hot(draws.classes, biggan.num_classes)
-
-        def image(variables):
-            arguments = (draws.noise, classes, self._truncation)
-            features, updated = biggan.apply(variables, *arguments, train=True, mutable=["batch_stats"])
-            return features["image"], updated["batch_stats"]
-
-        images, statistics = jax.lax.map(image, {"params": params, "batch_stats": statistics})
-        target = cast(
-            dict, biggan.apply(learned["target"], draws.noise, classes, self._truncation, train=False)
-        )
-        u2net = {collection: {"u2net": tree} for collection, tree in learned["u2net"].items()}
-        composed = cast(
-            Composition, self._generator.apply(u2net, *images, target["image"], method="composed")
+        model = learned | {"mechanisms": {"params": params, "batch_stats": statistics}}
+        composed, statistics = compose(
+            self._generator, model, *inputs(draws, self._generator), self._truncation, train=True
         )
         parts = self._objective(learned["features"], composed, draws.picks)
-        means = {name: part.mean() for name, part in parts.items()}
+        means = {name: jnp.mean(part) for name, part in parts.items()}
         return sum(means.values()), (statistics, means | {"mask_mean": composed.mask.mean()})
+
+
+def compose(
+    generator: ImageNetGenerator,
+    model: Mapping[str, Any],
+    noise,
+    classes: Mapping,
+    truncation: float,
+    *,
+    train,
+) -> tuple[Composition, Any]:
+    """The images of `ImageNetGenerator`, and the mechanisms' statistics after them, of stacked networks.
+
+    Args:
+        generator: the module.
+        model: the entries `MODEL` of `learned`.
+        noise: [b, z], the same for all mechanisms.
+        classes: {mechanism: [b, k]}.
+        truncation: of the norms' statistics.
+        train: whether the mechanisms' spectral norms take a step.
+    """
+    biggan = generator.biggan()
+
+    def image(mechanism):
+        variables, classes = mechanism
+        features, updated = biggan.apply(
+            variables, noise, classes, truncation, train=train, mutable=["batch_stats"]
+        )
+        return features["image"], updated["batch_stats"]
+
+    by_mechanism = jnp.stack([classes[name] for name in mechanisms.MECHANISMS])
+    images, statistics = jax.lax.map(image, (model["mechanisms"], by_mechanism))
+    target = cast(
+        dict, biggan.apply(model["target"], noise, classes[mechanisms.SHAPE], truncation, train=False)
+    )
+    u2net = {collection: {"u2net": tree} for collection, tree in model["u2net"].items()}
+    composed = generator.apply(u2net, *images, target["image"], method="composed")
+    return cast(Composition, composed), statistics
 
 
 def _norms(gradient):
@@ -240,10 +266,10 @@ def draw(key, positions, generator: ImageNetGenerator, truncation: float) -> Dra
     return jax.vmap(one)(positions)
 
 
-def inputs(draws: Draws, generator: ImageNetGenerator) -> tuple[dict, dict]:
-    """Noise and one-hot classes by mechanism, as the generator takes them, without intervention."""
+def inputs(draws: Draws, generator: ImageNetGenerator) -> tuple[Any, dict]:
+    """Noise [b, z] and one-hot classes {mechanism: [b, k]}, without intervention."""
     classes = jax.nn.one_hot(draws.classes, generator.biggan().num_classes)
-    return mechanisms.same_for_all(draws.noise), mechanisms.same_for_all(classes)
+    return draws.noise, mechanisms.same_for_all(classes)
 
 
 def initial_model(generator: ImageNetGenerator, key) -> dict[str, Any]:

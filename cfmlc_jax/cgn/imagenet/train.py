@@ -10,7 +10,6 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import counterfactuals, opening
 from cfmlc_jax.cgn.imagenet import build
-from cfmlc_jax.cgn.imagenet.system import generator_variables
 from cfmlc_jax.cgn.imagenet.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.engine import hooks
@@ -122,7 +121,7 @@ def _generate(config, parts, run, folder, preemption, print_line):
     counterfactuals.write(
         folder,
         generator,
-        generator_variables(model),
+        model,
         class_names=parts.class_names,
         num_records=config.counterfactuals.num_records,
         per_shape=config.counterfactuals.per_shape,

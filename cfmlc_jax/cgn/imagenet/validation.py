@@ -1,17 +1,17 @@
 """Metrics of a generator for ImageNet after an epoch: its losses and its masks, of the same images every time."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax.cgn.imagenet.system import MODEL, PARTS, Objective, draw, generator_variables, inputs
+from cfmlc_jax.cgn.imagenet.system import MODEL, PARTS, Objective, compose, draw, inputs
 from cfmlc_jax.cgn.validation import collapse
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import RunError
-from cfmlc_jax.models.generators.imagenet_cgn import Composition, ImageNetGenerator
+from cfmlc_jax.models.generators.imagenet_cgn import ImageNetGenerator
 
 _SEED = 0
 
@@ -54,12 +54,9 @@ class Validation:
                 generator,
                 truncation,
             )
-            arguments = (*inputs(draws, generator), truncation)
-            composed = cast(
-                Composition, generator.apply(generator_variables(learned), *arguments, train=False)
-            )
+            composed, _ = compose(generator, learned, *inputs(draws, generator), truncation, train=False)
             parts = objective(learned["features"], composed, draws.picks)
-            return {name: part.mean() for name, part in parts.items()}, composed.mask[..., 0]
+            return {name: jnp.mean(part) for name, part in parts.items()}, composed.mask[..., 0]
 
         self._measure = jax.jit(
             measure,

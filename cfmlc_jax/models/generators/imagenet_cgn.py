@@ -134,8 +134,8 @@ SIZES = {
             "num_statistics": 5,
         },
         saliency={
-            "encoder": (u2net.Stage(3, 4, 8), u2net.Stage(3, 4, 8, dilated=True)),
-            "decoder": (u2net.Stage(3, 4, 8),),
+            "encoder": (u2net.Stage(2, 4, 8), u2net.Stage(2, 4, 8, dilated=True)),
+            "decoder": (u2net.Stage(2, 4, 8),),
         },
         features=vgg16.SMALL_STAGES,
     ),
