@@ -50,7 +50,7 @@ SMALL = [
     u2net.U2Net(**TINY_U2NET),
     imagenet_cgn.ImageNetGenerator(
         generator=lambda **kwargs: biggan_deep.BigGANDeep(**TINY_BIGGAN, **kwargs),
-        saliency=lambda: u2net.U2Net(**TINY_U2NET),
+        saliency=lambda **kwargs: u2net.U2Net(**TINY_U2NET, **kwargs),
     ),
 ]
 
