@@ -173,7 +173,7 @@ def from_generator(flags: argparse.Namespace, weights: Mapping[str, Any]) -> Non
     with _naming(flags.source):
         meta, model = generator_files.from_torch(configs.validate(config), weights)
     checkpoints.write(flags.out, model=model, meta=meta)
-    print(f"{flags.out}: a generator for ImageNet; python -m cfmlc_jax.cgn generate --checkpoint={flags.out}")
+    print(f"{flags.out}: a generator for ImageNet, to draw counterfactuals with (cfmlc_jax.cgn)")
 
 
 def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
