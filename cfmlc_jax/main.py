@@ -32,6 +32,8 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock, processes
 from cfmlc_jax.cgn import build as cgn_build
+from cfmlc_jax.cgn.imagenet import build as imagenet_build
+from cfmlc_jax.cgn.imagenet.train import train as train_imagenet
 from cfmlc_jax.cgn.train import train as train_cgn
 from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
@@ -69,7 +71,7 @@ def main() -> int:
     values = define_flags()
     if "--help" in sys.argv:
         print(
-            f"{__doc__}{values.get_help()}\n\nfields.py, classifier.py and cgn.py of cfmlc_jax/config list the fields for --config.<field>=…"
+            f"{__doc__}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py of cfmlc_jax/config list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
@@ -146,6 +148,12 @@ def _require_cgn(config, *, started: bool) -> None:
     cgn_build.create(config, num_classes=2)
 
 
+def _require_imagenet(config, *, started: bool) -> None:
+    imagenet_build.create(config)
+    if not started:
+        imagenet_build.require_weights(config.weights)
+
+
 class _System(NamedTuple):
     """How a system is run.
 
@@ -160,6 +168,7 @@ class _System(NamedTuple):
 _SYSTEMS = {
     configs.CLASSIFIER: _System(_require_classifier, train),
     configs.CGN: _System(_require_cgn, train_cgn),
+    configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet, has_report=False),
 }
 
 

@@ -66,12 +66,20 @@ class Painter:
         mesh: the devices.
         b: images per call, a multiple of `per_shape`.
         per_shape: images that share a shape.
+        inputs: as `draw_inputs`: labels, and further arguments of the generator.
     """
 
-    def __init__(self, generator: MnistGenerator, mesh: jax.sharding.Mesh, b: int, per_shape: int = 1):
+    def __init__(
+        self,
+        generator: Any,
+        mesh: jax.sharding.Mesh,
+        b: int,
+        per_shape: int = 1,
+        inputs: Callable[..., tuple] = draw_inputs,
+    ):
         def paint(variables, key):
-            labels, noise, offsets = draw_inputs(key, b, per_shape, generator)
-            composed = generator.apply(variables, labels, noise, offsets, train=False)
+            labels, *arguments = inputs(key, b, per_shape, generator)
+            composed = generator.apply(variables, labels, *arguments, train=False)
             return jnp.stack([labels[name] for name in mechanisms.MECHANISMS], axis=1), composed
 
         replicated = meshes.replicated(mesh)
@@ -132,7 +140,7 @@ def _statistics(generator, variables, key):
 
 def write(
     folder: Path,
-    generator: MnistGenerator,
+    generator: Any,
     variables,
     *,
     class_names,
@@ -144,6 +152,9 @@ def write(
     origin: dict[str, Any],
     print_line: Callable[[str], None],
     poll: Callable[[], None],
+    inputs: Callable[..., tuple] = draw_inputs,
+    image_size: int = SIZE,
+    at_once: int = _BATCH,
 ) -> None:
     """Write a folder of counterfactual records; complete shards of an earlier call are kept, damaged ones replaced.
 
@@ -162,6 +173,9 @@ def write(
         origin: where the records come from, JSON types; written to the index.
         print_line: prints a line for the user.
         poll: called between batches; it raises if the run must end.
+        inputs: as in `Painter`.
+        image_size: side of the images, pixels.
+        at_once: images that are drawn at once.
 
     Raises:
         InputError: the folder holds records of other arguments.
@@ -176,8 +190,8 @@ def write(
         if all(records.is_shard(path, size, class_names) for path, size in zip(paths, sizes)):
             print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
             return
-    b = max(per_shape, _BATCH // per_shape * per_shape)
-    painter = Painter(generator, mesh, b, per_shape)
+    b = max(per_shape, at_once // per_shape * per_shape)
+    painter = Painter(generator, mesh, b, per_shape, inputs)
     primary = jax.process_index() == 0
     if primary:
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +208,7 @@ def write(
                 records.write_shard(path, images, labels)
         progress.report(shard + 1, "counterfactuals")
     if primary:
-        records.write_index(folder, class_names=class_names, shards=sizes, image_size=SIZE, **origin)
+        records.write_index(folder, class_names=class_names, shards=sizes, image_size=image_size, **origin)
         (folder / _BEGUN).unlink(missing_ok=True)
     print_line(f"counterfactuals: {num_records:,} records in {folder}")
 

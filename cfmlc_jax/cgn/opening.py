@@ -1,8 +1,9 @@
-"""A generator opened from a checkpoint."""
+"""Trained generators, opened from checkpoints: those of digits, and any to draw counterfactual records."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,12 +11,14 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, counterfactuals
 from cfmlc_jax.cgn.build import Parts
+from cfmlc_jax.cgn.imagenet import build as imagenet
+from cfmlc_jax.cgn.imagenet import drawing
 from cfmlc_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The generator of a checkpoint.
+    """The generator of digits of a checkpoint.
 
     path: of the checkpoint.
     config: the checkpoint's.
@@ -40,23 +43,132 @@ class Opened:
         )
 
 
+class Drawing(NamedTuple):
+    """What `counterfactuals.write` takes of a generator.
+
+    generator: draws images.
+    variables: its weights.
+    class_names: in label order.
+    mesh: the devices.
+    origin: where its images come from, JSON types.
+    per_shape: images that share a shape, unless a user gives another number.
+    options: `inputs`, `image_size` and `at_once`, where they differ from those of digits.
+    """
+
+    generator: Any
+    variables: Any
+    class_names: Sequence[str]
+    mesh: jax.sharding.Mesh
+    origin: dict[str, Any]
+    per_shape: int
+    options: dict[str, Any]
+
+
 def open(path: Path) -> Opened:
-    """The generator of a checkpoint, for drawing: batch sizes and mesh are the present devices', not the run's.
+    """The generator of digits of a checkpoint: batch sizes and mesh are the present devices', not the run's.
 
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
 
     Raises:
-        InputError: there is no such checkpoint, it cannot be read, or it is of a classifier.
+        InputError: there is no such checkpoint, it cannot be read, or it is of another system.
     """
+    path, meta, system = _read(path)
+    if system != configs.CGN:
+        raise InputError(
+            f"checkpoint {path} is of a generator for ImageNet; give one of digits (configs/cgn_digits.py)"
+        )
+    return _open_digits(path, meta)
+
+
+def open_to_draw(path: Path, *, truncation: float | None = None, classes: str | None = None) -> Drawing:
+    """The generator of a checkpoint, of digits or for ImageNet.
+
+    Args:
+        path: a checkpoint, or the workdir of a run for its best checkpoint.
+        truncation: of a generator for ImageNet; None: that of its configuration.
+        classes: likewise, one of `config.cgn_imagenet.CLASSES`.
+
+    Raises:
+        InputError: the checkpoint cannot be read or is of a classifier; a truncation outside (0, 1]; an option that
+            the generator does not have.
+    """
+    path, meta, system = _read(path)
+    return _DRAWINGS[system](path, meta, truncation, classes)
+
+
+def imagenet_options(config, parts: imagenet.Parts, *, truncation: float | None, classes: str | None):
+    """The generator by labels, origin and options (`Drawing`) of a configuration for ImageNet.
+
+    Raises:
+        InputError: a truncation outside (0, 1], or class lists that do not fit.
+    """
+    truncation = config.counterfactuals.truncation if truncation is None else truncation
+    classes = classes or config.counterfactuals.classes
+    generator = drawing.ByLabels(parts.generator, truncation)
+    origin = {"truncation": truncation, "classes": classes}
+    options = {
+        "inputs": drawing.inputs_of(drawing.class_lists(classes, generator.num_classes)),
+        "image_size": parts.image_size,
+        "at_once": drawing.AT_ONCE,
+    }
+    return generator, origin, options
+
+
+def _read(path):
+    """Path, metadata and system of a generator's checkpoint."""
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
-    if configs.system(meta["config"]) != configs.CGN:
+    system = configs.system(meta["config"])
+    if system not in _DRAWINGS:
         raise InputError(
             f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
         )
+    return path, meta, system
+
+
+def _open_digits(path, meta):
     config = configs.from_json(meta["config"])
     with config.unlocked():
         config.mesh.fsdp = 1
         config.train.batch_size = config.evaluate.batch_size = jax.device_count()
     return Opened(path, config, meta["class_names"], build.create(config, len(meta["class_names"])))
+
+
+def _draw_digits(path, meta, truncation, classes):
+    for flag, value in (("truncation", truncation), ("classes", classes)):
+        if value is not None:
+            raise InputError(
+                f"--{flag} is for generators of system {configs.CGN_IMAGENET!r}, not of digits; omit it"
+            )
+    opened = _open_digits(path, meta)
+    return Drawing(
+        opened.parts.generator,
+        opened.drawing_weights(),
+        opened.class_names,
+        opened.parts.mesh,
+        {"checkpoint": path.name, "data": opened.config.data.source},
+        per_shape=10,
+        options={},
+    )
+
+
+def _draw_imagenet(path, meta, truncation, classes):
+    config = configs.from_json(meta["config"])
+    parts = imagenet.create(config)
+    generator, origin, options = imagenet_options(config, parts, truncation=truncation, classes=classes)
+    return Drawing(
+        generator,
+        checkpoints.read_model(path, imagenet.model_item(config, parts)),
+        meta["class_names"],
+        parts.mesh,
+        {"checkpoint": path.name} | origin,
+        per_shape=1,
+        options=options,
+    )
+
+
+_DRAWINGS: dict[str, Callable[..., Drawing]] = {
+    configs.CGN: _draw_digits,
+    configs.CGN_IMAGENET: _draw_imagenet,
+}

@@ -102,10 +102,10 @@ class Validation:
         scores = self._score(learned["critic"], composed.image, shapes)
         drawn = np.asarray(composed.mask)[..., 0]
         quality = masks.quality(drawn, shapes, self._masks, self._labels)
-        collapse = _collapse(quality["mask_mean"] / 100, quality["mask_deviation"] / 100)
-        if collapse and self._on_collapse == "stop" and weights == "average":
+        problem = collapse(quality["mask_mean"] / 100, quality["mask_deviation"] / 100)
+        if problem and self._on_collapse == "stop" and weights == "average":
             raise RunError(
-                f"{collapse}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
+                f"{problem}; start again in another workdir with another seed, a smaller loss.entropy or a smaller "
                 "optim.learning_rate"
             )
         return quality | {
@@ -115,7 +115,7 @@ class Validation:
         }
 
 
-def _collapse(mean, deviation):
+def collapse(mean: float, deviation: float) -> str:
     """A description of masks that have collapsed; empty if they have not."""
     if mean < _EMPTY or mean > _FULL:
         return f"the masks are {'empty' if mean < _EMPTY else 'full'}: their mean is {mean:.3f}"
@@ -127,9 +127,9 @@ def _collapse(mean, deviation):
 def warnings_of(metrics: Mapping[str, float]) -> list[str]:
     """Lines about masks that collapsed or a critic that has won, by metrics of the averaged weights."""
     lines = []
-    collapse = _collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
-    if collapse:
-        lines.append(f"warning: {collapse}; counterfactuals of such masks have no shape")
+    problem = collapse(metrics["mask_mean"] / 100, metrics["mask_deviation"] / 100)
+    if problem:
+        lines.append(f"warning: {problem}; counterfactuals of such masks have no shape")
     if metrics["critic_magnitude"] > _DIVERGED:
         lines.append(
             f"warning: the critic has diverged: its scores, of use from 0 to 1, have a mean magnitude of "

@@ -6,16 +6,16 @@
 
     python -m cfmlc_jax.torch_weights runs/coco OUT.pth.tar --to_torch
 
-IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL or
-the long-tailed reference (Long-Tailed-Recognition.pytorch), or of a generator of digits (counterfactual_generative_networks),
-with which `python -m cfmlc_jax.cgn` draws. Wrappers of training (Lightning,
+IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL,
+the long-tailed reference (Long-Tailed-Recognition.pytorch), or a generator of
+counterfactual_generative_networks, of digits or for ImageNet. Wrappers of training (Lightning,
 DistributedDataParallel, torch.compile) are removed, and a moving average is converted too.
 Model, classes, attention and head are recognised from the entries. Conversion is strict: unmatched
 entries are errors and are listed. A backbone without a head can only initialise new runs (--config.init_from).
 
 OUT is a new folder, which can be used like any checkpoint. With --to_torch, IN is a run or a checkpoint, and OUT
 a new file in MLC-PAT's format, or, for the heads causal_norm, dot_product and lws, in the format of the
-long-tailed reference.
+long-tailed reference, or, for a generator, in that of counterfactual_generative_networks.
 
 Needs PyTorch, except to read safetensors: pip install 'cfmlc_jax[torch]'.
 Exit codes: 0 OUT is written; 1 an error, printed in one line; 130 interrupted.
@@ -42,6 +42,7 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
 from cfmlc_jax.cgn.counterfactuals import drawing_weights
+from cfmlc_jax.cgn.imagenet import torch_files as generator_files
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError, RunError
@@ -89,10 +90,16 @@ def from_torch(flags: argparse.Namespace) -> None:
     if long_tailed.is_checkpoint(stored):
         from_long_tailed(flags, stored)
         return
-    read = unwrapped(flags.source, files.weights_in(flags.source, stored))
+    contents = files.weights_in(flags.source, stored)
+    with _naming(flags.source):
+        is_generator = generator_files.is_generator(contents.weights)
+    if is_generator:
+        from_imagenet_generator(flags, contents.weights)
+        return
+    read = unwrapped(flags.source, contents)
     weights, average = read.weights, read.average
     if cgn.is_digits_generator(weights):
-        from_generator(flags, weights)
+        from_digits_generator(flags, weights)
         return
     flags.model = flags.model or _recognised(flags, weights)
     with _naming(flags.source):
@@ -152,6 +159,28 @@ def _write(out, variables, average, config, names, num_classes):
     )
 
 
+def from_imagenet_generator(flags: argparse.Namespace, weights: Mapping[str, Any]) -> None:
+    """Write the checkpoint OUT of a counterfactual generator for ImageNet.
+
+    Raises:
+        InputError: left over, missing or mis-shaped entries, which are listed; or an option that cannot be used.
+    """
+    for name in ("model", "image_size", "allow"):
+        if getattr(flags, name):
+            raise InputError(
+                f"--{name} does not go with {flags.source}, a counterfactual generator for ImageNet; omit it"
+            )
+    config = configs.default(configs.CGN_IMAGENET)
+    if flags.config:
+        config = command.parse(command.define_flags(), [PROGRAM, f"--config={flags.config}"])
+    elif flags.classes:
+        config.generator.class_names = flags.classes
+    with _naming(flags.source):
+        meta, model = generator_files.from_torch(configs.validate(config), weights)
+    checkpoints.write(flags.out, model=model, meta=meta)
+    print(f"{flags.out}: a generator for ImageNet, to draw counterfactuals with (cfmlc_jax.cgn)")
+
+
 def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     """Write the checkpoint OUT from the content of a file IN of the long-tailed reference.
 
@@ -178,7 +207,7 @@ def from_long_tailed(flags: argparse.Namespace, stored: Any) -> None:
     print(f"{flags.out}: a single-label checkpoint, image size {config.views.image_size}")
 
 
-def from_generator(flags: argparse.Namespace, weights: Mapping[str, np.ndarray]) -> None:
+def from_digits_generator(flags: argparse.Namespace, weights: Mapping[str, np.ndarray]) -> None:
     """Write the checkpoint OUT of a generator of digits.
 
     Raises:
@@ -266,8 +295,12 @@ def to_torch(flags: argparse.Namespace) -> None:
     path = checkpoints.find(flags.source)
     meta = checkpoints.read_meta(path)
     config = configs.from_json(meta["config"])
-    if configs.system(meta["config"]) == configs.CGN:
+    if configs.system(config) == configs.CGN:
         generator_to_torch(flags, path, config, len(meta["class_names"]))
+        return
+    if configs.system(config) == configs.CGN_IMAGENET:
+        generator_files.write(flags.out, path, config)
+        print(f"{flags.out}: state_dict of the generator in {path}")
         return
     name = config.model.name
     if flags.model not in (None, name):

@@ -67,7 +67,7 @@ _KINDS: dict[type | tuple[type, type], _Kind] = {
     vgg16.VGG16Features: _Kind(vgg16.TORCH, takes_train=False, unused=vgg16.TORCH_UNUSED),
     biggan_deep.BigGANDeep: _Kind(biggan_deep.TORCH),
     u2net.U2Net: _Kind(u2net.TORCH),
-    imagenet_cgn.ImageNetGenerator: _Kind(imagenet_cgn.TORCH),
+    imagenet_cgn.ImageNetGenerator: _Kind(()),  # by the tables of its networks
 }
 
 
@@ -110,10 +110,25 @@ def entries(module: nn.Module) -> tuple[strict.Entry, ...]:
     Raises:
         InputError: the module has no table of names.
     """
+    if isinstance(module, imagenet_cgn.ImageNetGenerator):
+        return _entries_of_networks(module)
     kind = _kind(module)
     init = functools.partial(module.init, train=False) if kind.takes_train else module.init
     inputs = (jnp.zeros((1, 1, kind.size, kind.size, 3)),) if kind.size else module.example()
     return strict.entries(jax.eval_shape(init, jax.random.key(0), *inputs), kind.table)
+
+
+def _entries_of_networks(module):
+    """The entries of the four BigGANs, of which one is traced, and of the U²-Net."""
+    biggan, u2net = entries(module.biggan()), entries(module.u2net_alone())
+    return tuple(
+        entry._replace(
+            path=(entry.path[0], ours, *entry.path[1:]),
+            key=f"{theirs}.{entry.key}",
+        )
+        for ours, theirs in imagenet_cgn.TORCH_PARTS.items()
+        for entry in (u2net if ours == "u2net" else biggan)
+    )
 
 
 def from_torch(module: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:

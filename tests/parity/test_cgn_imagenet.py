@@ -12,12 +12,20 @@ import pytest
 import recorded
 import reference
 
-from cfmlc_jax import losses
+from cfmlc_jax import config as configs
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.losses import text_patches
-from cfmlc_jax.models.generators import biggan_deep, imagenet_cgn, u2net, vgg16
+from cfmlc_jax.cgn.imagenet import build
+from cfmlc_jax.models.generators import biggan_deep, imagenet_cgn, u2net
 from cfmlc_jax.torch_weights import cgn
 
+THEIRS = {
+    "l1": "loss_l1",
+    "style": "loss_perc",
+    "entropy": "loss_binary",
+    "mask": "loss_mask",
+    "text": "loss_perc_text",
+    "background": "loss_bg",
+}
 IMAGES, TRAINING = 1e-4, 1e-3
 SLOW = "55 million weights by rule for every BigGAN, and 256 px images: half a minute to minutes"
 
@@ -191,15 +199,9 @@ def imagenet_composition(classes, truncation):
 
 
 def imagenet_losses(composed, picks):
-    module = vgg16.VGG16Features()
-    vgg = cgn.from_torch(module, reference.fill_all(torch_shapes(module)))
-    features = functools.partial(jax.jit(module.apply), vgg)
-    grids = text_patches.patch_grids(composed.target, composed.mask, picks)
-    return {
-        "loss_l1": 100 * losses.absolute_error(composed.image, composed.target),
-        "loss_perc": losses.style(features(composed.image), features(composed.target), (4, 4, 4, 4)),
-        "loss_binary": 300 * losses.binary_entropy(composed.mask),
-        "loss_mask": 500 * losses.mask_size(composed.mask),
-        "loss_bg": 2000 * losses.background_size(composed.background_saliency),
-        "loss_perc_text": losses.style(features(composed.foreground), features(grids), (0, 5, 5, 0)),
-    }
+    """The losses of the default configuration, by the reference's names."""
+    config = configs.validate(configs.default("cgn_imagenet"))
+    objective = build.objective(config, build.create(config))
+    vgg = cgn.from_torch(objective.features, reference.fill_all(torch_shapes(objective.features)))
+    losses = jax.jit(objective)({"params": vgg["params"]}, composed, picks)
+    return {THEIRS[name]: loss for name, loss in losses.items()}

@@ -56,7 +56,7 @@ SMALL = [
     u2net.U2Net(**TINY_U2NET),
     imagenet_cgn.ImageNetGenerator(
         generator=lambda **kwargs: biggan_deep.BigGANDeep(**TINY_BIGGAN, **kwargs),
-        saliency=lambda: u2net.U2Net(**TINY_U2NET),
+        saliency=lambda **kwargs: u2net.U2Net(**TINY_U2NET, **kwargs),
     ),
 ]
 
@@ -96,7 +96,6 @@ def test_the_end_of_vgg16_is_not_read(rng):
     np.testing.assert_equal(cgn.to_torch(module, variables), weights)
 
 
-@pytest.mark.slow(reason="minutes of tracing: the four BigGANs have 2408 entries")
 def test_the_references_entries_of_imagenet():
     parts = ("biggan_GT", "f_shape", "f_text", "f_bg")
     expected = {f"{part}.{key}": shape for part in parts for key, shape in SHAPES["biggan_deep_256"].items()}

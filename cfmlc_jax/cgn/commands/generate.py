@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
 from cfmlc_jax.cgn import counterfactuals, opening
+from cfmlc_jax.config.cgn_imagenet import CLASSES
 from cfmlc_jax.errors import InputError
 
 
@@ -26,9 +27,19 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--per-shape",
         type=cli.whole_number(1),
-        default=10,
         metavar="N",
-        help="images that share a shape, default 10",
+        help="images that share a shape, default 10; of ImageNet 1",
+    )
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="ImageNet: of the noise, in (0, 1]; default: the configuration's",
+    )
+    parser.add_argument(
+        "--classes",
+        choices=CLASSES,
+        help="ImageNet: random: all; best: those that look good, by the reference; default: the configuration's",
     )
     parser.add_argument(
         "--shard-size",
@@ -47,26 +58,27 @@ def run(flags: argparse.Namespace) -> None:
         InputError: the flags do not fit each other, the checkpoint or the folder.
         RunError: the files cannot be written.
     """
-    opened = opening.open(flags.checkpoint)
-    if flags.records % flags.per_shape or flags.shard_size % flags.per_shape:
+    opened = opening.open_to_draw(flags.checkpoint, truncation=flags.truncation, classes=flags.classes)
+    per_shape = flags.per_shape or opened.per_shape
+    if flags.records % per_shape or flags.shard_size % per_shape:
         raise InputError(
-            f"--per-shape={flags.per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
+            f"--per-shape={per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
         )
     files.require_savable(flags.out, "--out")
-    weights = opened.drawing_weights()
     files.create_folder(flags.out, "--out")
     with lock.held(flags.out, "generating"):
         counterfactuals.write(
             flags.out,
-            opened.parts.generator,
-            weights,
+            opened.generator,
+            opened.variables,
             class_names=opened.class_names,
             num_records=flags.records,
-            per_shape=flags.per_shape,
+            per_shape=per_shape,
             shard_size=flags.shard_size,
             seed=flags.seed,
-            mesh=opened.parts.mesh,
-            origin={"checkpoint": opened.path.name, "data": opened.config.data.source},
+            mesh=opened.mesh,
+            origin=opened.origin,
             print_line=print,
             poll=lambda: None,
+            **opened.options,
         )

@@ -88,6 +88,11 @@ class BigGANDeep(nn.Module):
     def _dense(self, features, name):
         return SpectralDense(features, use_bias=True, epsilon=EPSILON, dtype=self.dtype, name=name)
 
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+        return _FIRST * 2 ** sum(upsample for upsample, _, _ in self.layers)
+
     def example(self) -> tuple:
         """Arguments for a batch of one image, to infer shapes."""
         return jnp.zeros((1, self.noise_size)), jnp.zeros((1, self.num_classes))

@@ -4,15 +4,16 @@ Three BigGANs are the mechanisms; a U²-Net computes the mask from the shape's i
 not trained, generates the target of the composed image.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
+import jax.numpy as jnp
 
 from cfmlc_jax.causal import mechanisms
-from cfmlc_jax.models.generators import biggan_deep, u2net
-from cfmlc_jax.models.torch_names import Table
+from cfmlc_jax.models.generators import biggan_deep, u2net, vgg16
 
 
 @flax.struct.dataclass
@@ -71,28 +72,99 @@ class ImageNetGenerator(nn.Module):
         target = self.target(noise[mechanisms.SHAPE], classes[mechanisms.SHAPE], truncation, train=False)[
             "image"
         ]
-        mask = mechanisms.clamp_mask(self.u2net(shape, train=False)["saliency"])
-        background_saliency = self.u2net(background, train=False)["saliency"]
+        return self.composed(shape, foreground, background, target)
+
+    def composed(self, shape, foreground, background, target) -> Composition:
+        """The composition of the BigGANs' images, each [b, h, w, 3]."""
+        # The saliency of both at once; both of an image stay on its device.
+        both = jnp.stack([shape, background], axis=1)
+        saliency = self.u2net(both.reshape(-1, *shape.shape[1:]), train=False)["saliency"]
+        saliency = saliency.reshape(*both.shape[:-1], 1)
+        mask = mechanisms.clamp_mask(saliency[:, 0])
         image = mechanisms.compose(mask, foreground, background)
-        return Composition(image, target, mask, shape, foreground, background, background_saliency)
+        return Composition(image, target, mask, shape, foreground, background, saliency[:, 1])
+
+    def biggan(self) -> biggan_deep.BigGANDeep:
+        """One of the four BigGANs, unbound."""
+        return self.generator(parent=None)
+
+    def u2net_alone(self) -> u2net.U2Net:
+        """The U²-Net, unbound."""
+        return self.saliency(parent=None)
 
     def example(self) -> tuple:
         """Arguments for a batch of one image, to infer shapes."""
-        return tuple(mechanisms.same_for_all(x) for x in self.generator(parent=None).example())
+        return tuple(mechanisms.same_for_all(x) for x in self.biggan().example())
 
 
-_PARTS = (
-    ("target", "biggan_GT"),
-    ("shape", "f_shape"),
-    ("texture", "f_text"),
-    ("background", "f_bg"),
-)
-TORCH: Table = (
-    *(
-        (rf"{ours}\.{pattern}", f"{theirs}.{replacement}")
-        for ours, theirs in _PARTS
-        for pattern, replacement in biggan_deep.TORCH
+class Size(NamedTuple):
+    """The sizes of all networks.
+
+    biggan: fields of `BigGANDeep`.
+    saliency: fields of `U2Net`.
+    features: stages of `VGG16Features`.
+    """
+
+    biggan: Mapping[str, Any] = {}
+    saliency: Mapping[str, Any] = {}
+    features: tuple[tuple[int, int], ...] = vgg16.STAGES
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+        return biggan_deep.BigGANDeep(**self.biggan).image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return biggan_deep.BigGANDeep(**self.biggan).num_classes
+
+
+# By name: the published networks, and small ones without published weights.
+SIZES = {
+    "biggan_deep_256": Size(),
+    "tiny_32": Size(
+        biggan={
+            "num_classes": 10,
+            "noise_size": 16,
+            "class_size": 8,
+            "width": 8,
+            "layers": ((True, 4, 4), (True, 4, 2), (True, 2, 1)),
+            "attention": 1,
+            "num_statistics": 5,
+        },
+        saliency={
+            "encoder": (u2net.Stage(2, 4, 8), u2net.Stage(2, 4, 8, dilated=True)),
+            "decoder": (u2net.Stage(2, 4, 8),),
+        },
+        features=vgg16.SMALL_STAGES,
     ),
-    *_PARTS,
-    *((rf"u2net\.{pattern}", f"u2net.{replacement}") for pattern, replacement in u2net.TORCH),
-)
+}
+
+
+def create(
+    size: Size, interpolation: str = biggan_deep.REVERSED, dtype: Any = jnp.float32
+) -> ImageNetGenerator:
+    """The generator of a size.
+
+    Args:
+        size: a value of `SIZES`, or another one.
+        interpolation: as for `BigGANDeep`.
+        dtype: type of the computation; parameters are float32.
+    """
+    return ImageNetGenerator(
+        generator=functools.partial(
+            biggan_deep.BigGANDeep, interpolation=interpolation, dtype=dtype, **size.biggan
+        ),
+        saliency=functools.partial(u2net.U2Net, dtype=dtype, **size.saliency),
+    )
+
+
+# The networks by our names and by the reference's; the names inside them are those of the networks alone.
+TORCH_PARTS = {
+    "target": "biggan_GT",
+    "shape": "f_shape",
+    "texture": "f_text",
+    "background": "f_bg",
+    "u2net": "u2net",
+}

@@ -45,32 +45,38 @@ class SpectralConv(nn.Module):
     def __call__(self, x, *, train: bool):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         raw = self.param("raw_kernel", uniform_fan_in, shape)
-        # Rows in PyTorch's order (channel, row, column), so that its vector v can be used.
-        matrix = raw.transpose(2, 0, 1, 3).reshape(-1, self.features)
-        kernel = raw / _largest_singular_value(self, matrix, train)
+        kernel = raw / _largest_singular_value(self, as_matrix(raw), train)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1, self.kernel // 2)
         return y + _bias(self)[None, None, None] if self.use_bias else y
+
+
+def as_matrix(kernel):
+    """The matrix of a kernel [d, features] or [h, w, c, features] whose largest singular value counts: [h·w·c, features].
+
+    Rows are in PyTorch's order (channel, row, column), so that its vector v can be used.
+    """
+    return kernel if kernel.ndim == 2 else kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[-1])
+
+
+def unit(x, epsilon: float = 1e-4):
+    """x divided by its length, or by epsilon if that is larger: [d] -> [d]."""
+    return x / jnp.maximum(jnp.linalg.norm(x), epsilon)
 
 
 def _largest_singular_value(layer, matrix, train):
     """Estimate v·W·u for a matrix W [c, d], with the layer's vectors v [c] and u [d]; gradients flow through W only."""
 
     def unit_vector(size):
-        return _unit(jax.random.normal(layer.make_rng("params"), (size,)), layer.epsilon)
+        return unit(jax.random.normal(layer.make_rng("params"), (size,)), layer.epsilon)
 
     c, d = matrix.shape
     u = layer.variable("batch_stats", "u", unit_vector, d)
     v = layer.variable("batch_stats", "v", unit_vector, c)
     if train and not layer.is_initializing():
         constant = jax.lax.stop_gradient(matrix)
-        v.value = _unit(jnp.matmul(constant, u.value, precision=_HIGHEST), layer.epsilon)
-        u.value = _unit(jnp.matmul(v.value, constant, precision=_HIGHEST), layer.epsilon)
+        v.value = unit(jnp.matmul(constant, u.value, precision=_HIGHEST), layer.epsilon)
+        u.value = unit(jnp.matmul(v.value, constant, precision=_HIGHEST), layer.epsilon)
     return jnp.vdot(v.value, jnp.matmul(matrix, u.value, precision=_HIGHEST), precision=_HIGHEST)
-
-
-def _unit(x, epsilon):
-    """x divided by its length, or by epsilon if that is larger: [d] -> [d]."""
-    return x / jnp.maximum(jnp.linalg.norm(x), epsilon)
 
 
 def _bias(layer):

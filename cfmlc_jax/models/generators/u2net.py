@@ -50,7 +50,7 @@ class U2Net(nn.Module):
 
     Attributes:
         encoder, decoder: the blocks in the order in which they are applied.
-        dtype: type of the computation; parameters and statistics are float32.
+        dtype: type of the computation; parameters, statistics and the final sigmoid are float32.
     """
 
     encoder: tuple[Stage, ...] = ENCODER
@@ -79,6 +79,8 @@ class U2Net(nn.Module):
             maps[name] = self._conv(3, name)(x)
             logits.append(resize_bilinear(maps[name], images.shape[1:3]))
         fused = maps["outconv"] = self._conv(1, "outconv")(jnp.concatenate(logits, axis=-1))
+        # In half precision values near 1 would be rounded to 1, where the entropy of a mask has no gradient.
+        fused = fused.astype(jnp.promote_types(fused.dtype, jnp.float32))
         return maps | {"saliency": jax.nn.sigmoid(fused)}
 
     def _conv(self, kernel, name):
