@@ -168,7 +168,7 @@ class _System(NamedTuple):
 _SYSTEMS = {
     configs.CLASSIFIER: _System(_require_classifier, train),
     configs.CGN: _System(_require_cgn, train_cgn),
-    configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet, has_report=False),
+    configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet),
 }
 
 

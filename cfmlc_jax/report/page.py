@@ -5,9 +5,10 @@ from importlib import resources
 from pathlib import Path
 
 import cfmlc_jax
+from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, printable
-from cfmlc_jax.report import generator, multi_label, single_label
+from cfmlc_jax.report import generator, imagenet_generator, multi_label, single_label
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.sections.layout import absent, section
 from cfmlc_jax.report.task import Task
@@ -70,6 +71,8 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
 def _task(run: Run) -> Task:
     if run.stages is not None:
         return generator.TASK
+    if run.config is not None and configs.system(run.config) == configs.CGN_IMAGENET:
+        return imagenet_generator.TASK
     return single_label.TASK if run.single_label else multi_label.TASK
 
 

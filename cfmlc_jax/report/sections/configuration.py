@@ -40,6 +40,7 @@ def configuration(run: Run) -> Markup:
 _RECIPES = {
     configs.CLASSIFIER: "the paper’s recipe for COCO",
     configs.CGN: "the reference’s recipe for double-coloured digits",
+    configs.CGN_IMAGENET: "the reference’s recipe for ImageNet",
 }
 _NO_DEFAULT = object()
 
