@@ -2,8 +2,9 @@
 
     python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_digits --out=records
 
-The folder then has images with a label for shape, texture and background each; --config.data.counterfactuals.path
-trains a classifier on them. An interrupted command resumes when it is given again.
+The folder then has images with a label for shape, texture and background each; of a run on the objects of scenes
+(configs/cgn_scenes.py), multi-label scenes. --config.data.counterfactuals.path trains a classifier on them. An interrupted
+command resumes when it is given again.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """
@@ -11,6 +12,7 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 import argparse
 import sys
 from pathlib import Path
+from typing import cast
 
 from cfmlc_jax import cli
 
@@ -20,8 +22,13 @@ if __name__ == "__main__":
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock
-from cfmlc_jax.cgn import build, counterfactuals
+from cfmlc_jax.cgn import build, counterfactuals, scenes
+from cfmlc_jax.config.cgn import SCENE_OBJECTS
+from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.errors import InputError, RunError
+
+_PER_SHAPE = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,29 +49,47 @@ def _generate(flags) -> None:
         raise InputError(
             f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
         )
-    if flags.records % flags.per_shape or flags.shard_size % flags.per_shape:
+    config = configs.from_json(meta["config"])
+    of_scenes = config.data.source == SCENE_OBJECTS
+    if of_scenes and flags.per_shape is not None:
+        raise InputError(f"--per-shape is for single objects, and {path} composes scenes; omit it")
+    per_shape = _PER_SHAPE if flags.per_shape is None else flags.per_shape
+    if not of_scenes and (flags.records % per_shape or flags.shard_size % per_shape):
         raise InputError(
-            f"--per-shape={flags.per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
+            f"--per-shape={per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
         )
     files.require_savable(flags.out, "--out")
-    config = configs.from_json(meta["config"])
     parts = build.create(config, len(meta["class_names"]))
     model = checkpoints.read_model(path, build.model_item(config, parts))
     flags.out.mkdir(parents=True, exist_ok=True)
     with lock.held(flags.out, "generating"):
+        weights = counterfactuals.drawing_weights(model["average"], parts.generator, config.optim.ema_decay)
+        options = {
+            "num_records": flags.records,
+            "shard_size": flags.shard_size,
+            "seed": flags.seed,
+            "mesh": parts.mesh,
+            "origin": {"checkpoint": path.name, "data": config.data.source},
+            "print_line": print,
+            "poll": lambda: None,
+        }
+        if of_scenes:
+            scenes.write(
+                flags.out,
+                parts.generator,
+                weights,
+                cast(SceneObjects, data.source(config.data, "train")),
+                generated_backgrounds=config.counterfactuals.generated_backgrounds,
+                **options,
+            )
+            return
         counterfactuals.write(
             flags.out,
             parts.generator,
-            counterfactuals.drawing_weights(model["average"], parts.generator, config.optim.ema_decay),
+            weights,
             class_names=meta["class_names"],
-            num_records=flags.records,
-            per_shape=flags.per_shape,
-            shard_size=flags.shard_size,
-            seed=flags.seed,
-            mesh=parts.mesh,
-            origin={"checkpoint": path.name, "data": config.data.source},
-            print_line=print,
-            poll=lambda: None,
+            per_shape=per_shape,
+            **options,
         )
 
 
@@ -86,9 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--per-shape",
         type=cli.whole_number(1),
-        default=10,
         metavar="N",
-        help="images that share a shape, default 10",
+        help=f"images that share a shape, default {_PER_SHAPE}; not for scenes",
     )
     generate.add_argument(
         "--shard-size",

@@ -6,13 +6,14 @@ from pathlib import Path
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.cgn import build, classifiers, counterfactuals
+from cfmlc_jax.cgn import build, classifiers, counterfactuals, scenes
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources.checks import summary
+from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
@@ -117,21 +118,37 @@ class _Training:
         """Write counterfactual records with the averaged weights of the last checkpoint."""
         config, step = self._config, run.checkpoints.latest_step()
         model = read_model(run.checkpoints.path(step), self._system.split(run.abstract.learned)[0])
+        weights = counterfactuals.drawing_weights(
+            model["average"], self._parts.generator, config.optim.ema_decay
+        )
+        options = {
+            "num_records": config.counterfactuals.num_records,
+            "shard_size": config.counterfactuals.shard_size,
+            "seed": config.seed,
+            "mesh": self._parts.mesh,
+            "origin": {"checkpoint": str(step), "data": config.data.source},
+            "print_line": print_line,
+            "poll": lambda: preemption.raise_if_requested(
+                "training is done and saved, its counterfactuals come next"
+            ),
+        }
+        if isinstance(self._source, SceneObjects):
+            scenes.write(
+                folder,
+                self._parts.generator,
+                weights,
+                self._source,
+                generated_backgrounds=config.counterfactuals.generated_backgrounds,
+                **options,
+            )
+            return
         counterfactuals.write(
             folder,
             self._parts.generator,
-            counterfactuals.drawing_weights(model["average"], self._parts.generator, config.optim.ema_decay),
+            weights,
             class_names=self._source.class_names,
-            num_records=config.counterfactuals.num_records,
             per_shape=config.counterfactuals.per_shape,
-            shard_size=config.counterfactuals.shard_size,
-            seed=config.seed,
-            mesh=self._parts.mesh,
-            origin={"checkpoint": str(step), "data": config.data.source},
-            print_line=print_line,
-            poll=lambda: preemption.raise_if_requested(
-                "training is done and saved, its counterfactuals come next"
-            ),
+            **options,
         )
 
     def _batches(self, from_step):
