@@ -16,7 +16,7 @@ composed; masks of real objects are not used.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +27,19 @@ from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import counterfactuals
 from cfmlc_jax.data.sources import counterfactuals as records
 from cfmlc_jax.data.sources import scenes as digit_scenes
-from cfmlc_jax.data.sources.scene_objects import MARGIN, SceneObjects, overlaps
+from cfmlc_jax.data.sources.scene_objects import LUMA, MARGIN, SceneObjects, overlaps
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.models.generators.mnist import SIZE, MnistGenerator
+from cfmlc_jax.models.generators.mnist import Composition, MnistGenerator
 
 # Most objects in a composite, as in a scene.
 MOST = digit_scenes.MAX_DIGITS
 # Objects that are drawn at once.
-_BATCH = 500
+_BATCH = 100
 # Least value of a mask's visible pixels, and of the part of a mask that they must be: less is not an object.
 _VISIBLE, _LEAST_AREA = digit_scenes.FAINTEST / 255, 0.01
 # Textures that are tried until one stands out, and parts of the scene until one shows no object.
 _TEXTURES, _PARTS = 12, digit_scenes.PLACES
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = (LUMA / 256).astype(np.float32)
 
 
 class Pieces(NamedTuple):
@@ -202,9 +202,8 @@ class Composer:
 
         def draw(variables, key, shapes):
             labels, noise, offsets = counterfactuals.draw_inputs(key, _BATCH, 1, generator)
-            composed = generator.apply(
-                variables, labels | {mechanisms.SHAPE: shapes}, noise, offsets, train=False
-            )
+            labels |= {mechanisms.SHAPE: shapes}
+            composed = cast(Composition, generator.apply(variables, labels, noise, offsets, train=False))
             return composed.mask[..., 0], composed.foreground, composed.background
 
         replicated = meshes.replicated(mesh)
@@ -222,7 +221,7 @@ class Composer:
         labels = np.concatenate([np.append(row, 0) for row in added])
         ends = np.cumsum([len(row) + 1 for row in added])
         key = jax.random.fold_in(jax.random.key(seed), number)
-        pieces = self._pieces(variables, key, labels, poll)
+        pieces = _half_inverted(self._pieces(variables, key, labels, poll), random)
         composites = []
         for i in range(size):
             own = np.arange(ends[i] - len(added[i]) - 1, ends[i])
@@ -248,6 +247,15 @@ class Composer:
             drawn.append([np.asarray(part) for part in parts])
         masks, textures, backgrounds = (np.concatenate(part)[: len(labels)] for part in zip(*drawn))
         return Pieces(labels, masks, 127.5 * (textures + 1), 127.5 * (backgrounds + 1))
+
+
+def _half_inverted(pieces, random):
+    """The pieces, of which half have inverted textures and backgrounds: crops are all bright on dark, scenes are not."""
+    inverted = (random.random(len(pieces.labels)) < 0.5)[:, None, None, None]
+    return pieces._replace(
+        textures=np.where(inverted, 255 - pieces.textures, pieces.textures),
+        backgrounds=np.where(inverted, 255 - pieces.backgrounds, pieces.backgrounds),
+    )
 
 
 def _shard(composites, num_classes):

@@ -230,11 +230,11 @@ class CounterfactualScenes(_Records):
         """
         counts = np.diff(self._starts)
         shards = [_read_boxes(path, count) for path, count in zip(self._paths, counts)]
-        columns = np.concatenate([rows + [[start, 0, 0, 0, 0, 0]] for rows, start in zip(shards, self._starts)])
+        columns = np.concatenate(shards)
         return Boxes(
             corners=columns[:, 2:].astype(np.float32),
-            classes=columns[:, 1].astype(np.int32),
-            images=columns[:, 0].astype(np.int64),
+            classes=columns[:, 1],
+            images=columns[:, 0] + np.repeat(self._starts[:-1], [len(rows) for rows in shards]),
             sizes=np.full((len(self), 2), self.image_size, np.int64),
         )
 
@@ -299,7 +299,9 @@ def _read_labels(path, count, num_classes, task):
             f"by {INDEX}; {_HOW} again"
         )
     if labels.min() < 0 or labels.max() >= (num_classes if task == SINGLE_LABEL else 2):
-        wanted = f"for {num_classes} classes in {INDEX}" if task == SINGLE_LABEL else "where scenes have 0 and 1"
+        wanted = (
+            f"for {num_classes} classes in {INDEX}" if task == SINGLE_LABEL else "where scenes have 0 and 1"
+        )
         raise InputError(
             f"{labels_path} has labels from {labels.min()} to {labels.max()} {wanted}; {_HOW} again"
         )
@@ -316,7 +318,9 @@ def _read_boxes(path, count):
         )
     records = boxes[:, 0]
     if len(records) and (records.min() < 0 or records.max() >= count or (np.diff(records) < 0).any()):
-        raise InputError(f"{_boxes_path(path)} has boxes of other records than 0 to {count - 1} in order; {_HOW} again")
+        raise InputError(
+            f"{_boxes_path(path)} has boxes of other records than 0 to {count - 1} in order; {_HOW} again"
+        )
     return boxes.astype(np.int32)
 
 
