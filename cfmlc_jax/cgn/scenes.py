@@ -27,7 +27,7 @@ from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import counterfactuals
 from cfmlc_jax.data.sources import counterfactuals as records
 from cfmlc_jax.data.sources import scenes as digit_scenes
-from cfmlc_jax.data.sources.scene_objects import LUMA, MARGIN, SceneObjects, overlaps
+from cfmlc_jax.data.sources.scene_objects import EDGE, LUMA, MARGIN, SceneObjects, overlaps
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.generators.mnist import Composition, MnistGenerator
 
@@ -246,7 +246,19 @@ class Composer:
             parts = self._draw(variables, jax.random.fold_in(key, batch), jnp.asarray(shapes))
             drawn.append([np.asarray(part) for part in parts])
         masks, textures, backgrounds = (np.concatenate(part)[: len(labels)] for part in zip(*drawn))
-        return Pieces(labels, masks, 127.5 * (textures + 1), 127.5 * (backgrounds + 1))
+        return Pieces(labels, of_inside(masks), 127.5 * (textures + 1), 127.5 * (backgrounds + 1))
+
+
+def of_inside(masks: np.ndarray) -> np.ndarray:
+    """The masks, inverted if they are set along their sides: float32 [n, s, s] -> the same.
+
+    Objects stand inside their crops. A generator may exchange mask and background for some classes, and paint the object
+    by the background's network.
+    """
+    sides = np.ones(masks.shape[1:], bool)
+    sides[EDGE:-EDGE, EDGE:-EDGE] = False
+    around = masks[:, sides].mean(axis=1) > 0.5
+    return np.where(around[:, None, None], 1 - masks, masks)
 
 
 def _half_inverted(pieces, random):

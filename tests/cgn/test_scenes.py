@@ -117,6 +117,12 @@ def test_a_mask_without_an_object_is_no_label():
     assert len(made.boxes) == 1
 
 
+def test_masks_are_of_what_is_inside():
+    masks = known([0, 0]).masks
+    masks[1] = 1 - masks[1]
+    np.testing.assert_array_equal(scenes.of_inside(masks), masks[[0, 0]])
+
+
 def test_a_texture_stands_out():
     pieces = known([0, 3])
     pieces.textures[0] = GREY
