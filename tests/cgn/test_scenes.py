@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from training import mesh_of
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import __main__ as command
@@ -17,7 +18,6 @@ from cfmlc_jax.cgn.scenes import MOST, Pieces, Scene
 from cfmlc_jax.data.sources.counterfactuals import CounterfactualScenes
 from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import mnist
 
@@ -160,7 +160,7 @@ def write(folder, variables, *, poll=lambda: None, seed=3, **changes):
         variables,
         SOURCE,
         seed=seed,
-        mesh=meshes.create(),
+        mesh=mesh_of(1),
         origin={"checkpoint": "12"},
         print_line=lambda line: None,
         poll=poll,
