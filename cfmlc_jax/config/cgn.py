@@ -42,8 +42,8 @@ def _generator() -> ConfigDict:
 def _critic() -> ConfigDict:
     critic = ConfigDict()
     critic.name = "linear"  # a name of `models.generators.critics.CRITICS`
-    critic.ndf = 512  # features: of the hidden layers (linear), of the first layer (conv)
-    critic.dropout = 0.4  # linear: probability of dropout
+    critic.ndf = 512  # features: of the hidden layers (linear, projection), of the first layer (conv)
+    critic.dropout = 0.4  # linear, projection: probability of dropout
     return critic
 
 
@@ -197,7 +197,7 @@ def _check(config: ConfigDict) -> None:
 def _uses(config: ConfigDict) -> list[Use]:
     of_scenes = config.data.source == SCENE_OBJECTS
     return [
-        Use(("critic.dropout",), config.critic.name == "linear"),
+        Use(("critic.dropout",), config.critic.name in ("linear", "projection")),
         Use(("data.scenes.", "counterfactuals.generated_backgrounds"), of_scenes),
         Use(("data.mechanisms.", "counterfactuals.per_shape"), not of_scenes),
     ]
