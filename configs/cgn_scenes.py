@@ -21,8 +21,13 @@ def get_config(variant: str = ""):
         raise ValueError(f"configs/cgn_scenes.py has no variant {variant!r}; leave it out, or take 'smoke'")
     config = configs.default("cgn")
     config.data.source = "scene_objects"
+    config.generator.latent = 16
     config.generator.ngf = 16
+    # Colours do not follow the class here, so that the critic must compare shape and label.
+    config.critic.name = "projection"
     config.loss.style = (0.0, 0.0, 0.0, 0.0)
+    config.loss.sides = 1.0  # objects stand inside their crops
+    config.optim.learning_rate = 5e-4
     config.optim.ema_decay = 0.999
     config.train.epochs = 14
     config.counterfactuals.num_records = 20_000

@@ -51,6 +51,9 @@ def _loss() -> ConfigDict:
     """Weights of the generator's losses; that of the critic's cost is 1."""
     loss = ConfigDict()
     loss.entropy = 0.3  # of the mask's entropy
+    loss.sides = (
+        0.0  # of the mask's mean along its sides, for objects that do not reach them; the reference has none
+    )
     # Of the style distances of the features' maps, the shallowest first; they are squared.
     loss.style = (0.0, 0.05, 0.0, 0.05)
     # The features, a name of `models.generators.vgg16.FEATURES`. vgg16: as in the reference, with the weights

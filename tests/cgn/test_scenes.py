@@ -12,6 +12,7 @@ import pytest
 from training import mesh_of
 
 from cfmlc_jax import config as configs
+from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn import __main__ as command
 from cfmlc_jax.cgn import scenes
 from cfmlc_jax.cgn.scenes import MOST, Pieces, Scene
@@ -121,6 +122,14 @@ def test_masks_are_of_what_is_inside():
     masks = known([0, 0]).masks
     masks[1] = 1 - masks[1]
     np.testing.assert_array_equal(scenes.of_inside(masks), masks[[0, 0]])
+
+
+def test_the_mean_along_the_sides_by_hand():
+    mask = np.zeros((2, 6, 6, 1), np.float32)
+    mask[0, 2:4, 2:4] = 1  # what is inside does not count
+    mask[1, 0] = 1
+    mask[1, 5, 0] = 1
+    np.testing.assert_allclose(mechanisms.along_sides(mask), [0, 7 / 32], rtol=1e-6)
 
 
 def test_a_texture_stands_out():
