@@ -29,8 +29,8 @@ def get_config(variant: str = ""):
     config.loss.sides = 1.0  # objects stand inside their crops
     config.optim.learning_rate = 5e-4
     config.optim.ema_decay = 0.999
-    config.train.epochs = 14
-    config.counterfactuals.num_records = 20_000
+    config.train.epochs = 3
+    config.counterfactuals.num_records = 6_000
     config.counterfactuals.shard_size = 1_000
     config.classifiers.names = ()
     if variant == "smoke":

@@ -53,6 +53,8 @@ def _generate(flags) -> None:
     of_scenes = config.data.source == SCENE_OBJECTS
     if of_scenes and flags.per_shape is not None:
         raise InputError(f"--per-shape is for single objects, and {path} composes scenes; omit it")
+    if flags.removals_alone and not of_scenes:
+        raise InputError(f"--removals-alone is for scenes, and {path} draws single objects; omit it")
     per_shape = _PER_SHAPE if flags.per_shape is None else flags.per_shape
     if not of_scenes and (flags.records % per_shape or flags.shard_size % per_shape):
         raise InputError(
@@ -80,6 +82,7 @@ def _generate(flags) -> None:
                 weights,
                 cast(SceneObjects, data.source(config.data, "train")),
                 generated_backgrounds=config.counterfactuals.generated_backgrounds,
+                removals_alone=flags.removals_alone,
                 **options,
             )
             return
@@ -120,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
         default=10_000,
         metavar="N",
         help="records in a file, default 10000",
+    )
+    generate.add_argument(
+        "--removals-alone",
+        action="store_true",
+        help="scenes: objects are removed and none added, to tell what the generated ones contribute",
     )
     generate.add_argument("--seed", type=cli.whole_number(0), default=0, metavar="N", help="default 0")
     return parser

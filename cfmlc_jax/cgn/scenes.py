@@ -136,6 +136,7 @@ def write(
     origin: dict[str, Any],
     print_line: Callable[[str], None],
     poll: Callable[[], None],
+    removals_alone: bool = False,
 ) -> None:
     """Write a folder of counterfactual scenes; complete shards of an interrupted call are kept.
 
@@ -152,12 +153,14 @@ def write(
         origin: where the records come from, JSON types; written to the index.
         print_line: prints a line for the user.
         poll: called between batches; it raises if the run must end.
+        removals_alone: nothing is added, to tell what the generated objects contribute.
 
     Raises:
         InputError: the folder holds records of other arguments.
         RunError: the files cannot be written.
     """
-    composer = Composer(generator, source, mesh, generated_backgrounds)
+    composer = Composer(generator, source, mesh, generated_backgrounds, removals_alone)
+    kind = {"removals_alone": True} if removals_alone else {}
 
     def shard(number, size):
         return composer(variables, seed, number, size, poll)
@@ -170,7 +173,7 @@ def write(
         shard_size=shard_size,
         image_size=source.scenes.size,
         task=records.MULTI_LABEL,
-        origin=origin | {"seed": seed, "generated_backgrounds": generated_backgrounds},
+        origin=origin | {"seed": seed, "generated_backgrounds": generated_backgrounds} | kind,
         print_line=print_line,
     )
 
@@ -185,6 +188,7 @@ class Composer:
         source: real objects, and their scenes.
         mesh: the devices.
         generated_backgrounds: share of the composites that start from a generated background.
+        removals_alone: nothing is added.
     """
 
     def __init__(
@@ -193,12 +197,13 @@ class Composer:
         source: SceneObjects,
         mesh: jax.sharding.Mesh,
         generated_backgrounds: float,
+        removals_alone: bool = False,
     ):
         self._scenes, self._boxes = source.scenes, source.scenes.boxes()
         self._sides = source.windows[:, 2] - source.windows[:, 0]
         self._num_classes = len(source.class_names)
         self._rate = inclusion_rate(float(source.scenes.labels.sum(axis=1).mean()), self._num_classes)
-        self._generated_backgrounds = generated_backgrounds
+        self._generated_backgrounds, self._removals_alone = generated_backgrounds, removals_alone
 
         def draw(variables, key, shapes):
             labels, noise, offsets = counterfactuals.draw_inputs(key, _BATCH, 1, generator)
@@ -216,7 +221,8 @@ class Composer:
         bases = random.integers(len(self._scenes), size=size)
         empty = random.random(size) < self._generated_backgrounds
         present = self._scenes.labels[bases].astype(bool) & ~empty[:, None]
-        added = [np.flatnonzero(row) for row in wanted & ~present]
+        missing = wanted & ~present & (not self._removals_alone)
+        added = [np.flatnonzero(row) for row in missing]
         # One more piece for each composite, of whose mask nothing is used.
         labels = np.concatenate([np.append(row, 0) for row in added])
         ends = np.cumsum([len(row) + 1 for row in added])

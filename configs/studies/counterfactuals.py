@@ -1,18 +1,23 @@
 """What counterfactual scenes buy at bias 0.9: rows of docs/evidence.md with and without them, at the same cost.
 
     python -m cfmlc_jax.main --config=configs/cgn_scenes.py --workdir=runs/cgn_scenes
+    python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_scenes --records=6000 --removals-alone --out=runs/cgn_removals
     python -m scripts.ablation --study=configs/studies/counterfactuals.py
-    python -m scripts.ablation --study=configs/studies/counterfactuals.py --quick          (the baseline alone, one seed)
+    python -m scripts.ablation --study=configs/studies/counterfactuals.py --quick          (whole images alone, one seed)
 
-Half of each batch are composites. An epoch is of the real images and so has twice as many steps: half as many epochs are
+"removals" are composites without generated objects. Half of each batch are composites. An epoch is of the real images and so has twice as many steps: half as many epochs are
 as many steps and images as without composites.
 """
 
 from typing import Any
 
 BUDGET = 8  # epochs of the baseline, as in configs/studies/evidence.py
-SCENES = "runs/cgn_scenes/counterfactuals"
-WITH_SCENES: dict[str, Any] = {"data.counterfactuals.path": SCENES, "data.counterfactuals.share": 0.5}
+# Name -> text, and folder of the composites.
+COMPOSITES = {
+    "": ("", ""),
+    "_scenes": (", half counterfactual scenes", "runs/cgn_scenes/counterfactuals"),
+    "_removals": (", half with removals alone", "runs/cgn_removals"),
+}
 BASELINE = {"method": "whole", "effect.kinds": ("whole",)}
 EXCLUSIVE = {
     "patches.source": "map",
@@ -34,10 +39,12 @@ def get_study(quick: bool) -> dict:
     runs = {}
     for name in ("asl",) if quick else METHODS:
         text, fields, epochs, shown = METHODS[name]
-        for suffix, more, length in (("", {}, epochs), ("_scenes", WITH_SCENES, epochs // 2)):
+        for suffix, (remark, folder) in COMPOSITES.items():
+            length = epochs // 2 if folder else epochs
             runs[name + suffix] = {
-                "text": f"{text}, half counterfactual scenes" if more else text,
-                "fields": fields | more | {"train.epochs": length, "train.early_stop": False},
+                "text": text + remark,
+                "fields": fields
+                | {"data.counterfactuals.path": folder, "train.epochs": length, "train.early_stop": False},
                 "variants": {},
                 "shown": shown,
                 "group": "bias 0.9",

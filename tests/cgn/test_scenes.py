@@ -196,6 +196,15 @@ def test_labels_are_the_boxes_and_nothing_depends_on_the_number_of_records(whole
     assert not np.array_equal(other.labels, records.labels[:20])
 
 
+def test_without_additions_all_objects_are_of_the_real_scene(whole, tmp_path, variables):
+    records = write(
+        tmp_path / "removals", variables, num_records=20, generated_backgrounds=0.0, removals_alone=True
+    )
+    bases = {tuple(map(int, row)): set() for row in SOURCE.scenes.boxes().corners}
+    assert 0 < records.labels.sum() < 0.6 * whole[1].labels[:20].sum()
+    assert all(tuple(map(int, row)) in bases for row in records.boxes().corners)
+
+
 def test_an_interrupted_call_is_resumed_and_other_arguments_are_refused(whole, tmp_path, variables):
     calls, whole = [], whole[1]
 
@@ -247,3 +256,6 @@ def test_a_run_composes_scenes_and_so_does_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert command.main([*flags, "--records=30", "--per-shape=5"]) == 1
     assert "--per-shape is for single objects" in capsys.readouterr().err
+    alone = ["generate", f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'alone'}", "--shard-size=20"]
+    assert command.main([*alone, "--records=20", "--removals-alone"]) == 0
+    assert CounterfactualScenes(tmp_path / "alone").labels.sum() < drawn.labels[:20].sum()
