@@ -32,6 +32,14 @@ def clamp_mask(mask):
     return jnp.clip(mask, *MASK_RANGE)
 
 
+def along_sides(mask, pixels: int = 2):
+    """The mean of each mask over the pixels along its four sides: [b, h, w, 1] -> [b]."""
+    h, w = mask.shape[1:3]
+    rows, columns = jnp.arange(h)[:, None], jnp.arange(w)[None]
+    sides = (rows < pixels) | (rows >= h - pixels) | (columns < pixels) | (columns >= w - pixels)
+    return jnp.mean(mask[..., 0], axis=(1, 2), where=sides[None])
+
+
 @shaped("b h w c, b 2 -> b h w c")
 def shuffle(textures, offsets):
     """Each texture tiled 2×2 and cropped to its own size at its offset: [b, h, w, c], [b, 2] -> [b, h, w, c].

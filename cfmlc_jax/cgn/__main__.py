@@ -8,9 +8,10 @@
     python -m cfmlc_jax.cgn shape_bias --checkpoint=runs/imagenet --data=style-transfer-preprocessed-512
     python -m cfmlc_jax.cgn background_gap --checkpoint=runs/imagenet --data=bg_challenge
 
-generate writes images with a label for shape, texture and background each, on which
---config.data.counterfactuals.path trains a classifier; an interrupted command resumes when it is given again. The
-others write the records as files of the PyTorch reference (export), draw pictures (sheets), and measure: masks a generator, the rest any classifier. COMMAND --help says more.
+generate writes images with a label for shape, texture and background each, or, of a run on the objects of scenes
+(configs/cgn_scenes.py), multi-label scenes; --config.data.counterfactuals.path trains a classifier on them. An interrupted
+command resumes when it is given again. The others write such records as files of the PyTorch reference (export), draw pictures
+(sheets), and measure: masks a generator, the rest any classifier. COMMAND --help says more.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted; 141 nobody reads the output any more.
 """

@@ -65,7 +65,7 @@ def system(config, parts: Parts, measure: Callable | None) -> DigitsSystem:
         measure: as in `DigitsSystem`.
     """
     features = VGG16Features(FEATURES[config.loss.features])
-    objective = Objective(config.loss.entropy, tuple(config.loss.style), features)
+    objective = Objective(config.loss.entropy, tuple(config.loss.style), features, config.loss.sides)
     optimizers = {"generator": _adam(config.optim), "critic": _adam(config.optim)}
     return DigitsSystem(
         parts.generator,

@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,17 +181,76 @@ def write(
         InputError: the folder holds records of other arguments.
         RunError: the files cannot be written.
     """
+    b = max(per_shape, at_once // per_shape * per_shape)
+    painter = Painter(generator, mesh, b, per_shape, inputs)
+
+    def shard(number, size):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        return Shard(*_shard(painter, variables, key, size, b, poll))
+
+    write_shards(
+        folder,
+        shard,
+        class_names=class_names,
+        num_records=num_records,
+        shard_size=shard_size,
+        image_size=image_size,
+        task=records.SINGLE_LABEL,
+        origin=origin | {"seed": seed, "per_shape": per_shape},
+        print_line=print_line,
+    )
+
+
+class Shard(NamedTuple):
+    """The records of a file: `records.write_shard`.
+
+    labels: int [n, 3] of mechanisms, or of scenes 0 or 1 [n, k].
+    images: uint8 [n, h, w, 3].
+    boxes: of scenes, int [m, 6]; None: there are none.
+    """
+
+    labels: np.ndarray
+    images: np.ndarray
+    boxes: np.ndarray | None = None
+
+
+def write_shards(
+    folder: Path,
+    draw_shard: Callable[[int, int], Shard],
+    *,
+    class_names,
+    num_records: int,
+    shard_size: int,
+    image_size: int,
+    task: str,
+    origin: dict[str, Any],
+    print_line: Callable[[str], None],
+) -> None:
+    """Write a folder of records of any kind; complete shards of an interrupted call are kept.
+
+    Args:
+        folder: of the records; new, or left by an interrupted call with the same arguments.
+        draw_shard: (number of the shard, number of records) -> the shard, the same whenever it is called.
+        class_names: in label order.
+        num_records: in all.
+        shard_size: records in a file.
+        image_size: side of the images, pixels.
+        task: of the records (`records.write_index`).
+        origin: what the records depend on, JSON types; written to the index.
+        print_line: prints a line for the user.
+
+    Raises:
+        InputError: the folder holds records of other arguments.
+        RunError: the files cannot be written.
+    """
     sizes = _shard_sizes(num_records, shard_size)
-    origin = origin | {"seed": seed, "per_shape": per_shape}
     paths = [folder / records.shard_name(shard, len(sizes)) for shard in range(len(sizes))]
     if (folder / records.INDEX).exists():
         wanted = origin | {"shards": sizes, "class_names": list(class_names)}
         _require_equal(folder, _read(folder / records.INDEX), wanted)
-        if all(records.is_shard(path, size, class_names) for path, size in zip(paths, sizes)):
+        if all(records.is_shard(path, size, class_names, task) for path, size in zip(paths, sizes)):
             print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
             return
-    b = max(per_shape, at_once // per_shape * per_shape)
-    painter = Painter(generator, mesh, b, per_shape, inputs)
     primary = jax.process_index() == 0
     if primary:
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,16 +258,17 @@ def write(
     progress = Progress(len(sizes), batch_size=shard_size, silent=not primary, unit="files")
     for shard, size in enumerate(sizes):
         path = paths[shard]
-        key = jax.random.fold_in(jax.random.key(seed), shard)
-        missing = not records.is_shard(path, size, class_names)
+        missing = not records.is_shard(path, size, class_names, task)
         # Only the first process writes, and so only it knows what is there: all processes draw every shard.
         if jax.process_count() > 1 or missing:
-            labels, images = _shard(painter, variables, key, size, b, poll)
+            drawn = draw_shard(shard, size)
             if primary and missing:
-                records.write_shard(path, images, labels)
+                records.write_shard(path, drawn.images, drawn.labels, boxes=drawn.boxes)
         progress.report(shard + 1, "counterfactuals")
     if primary:
-        records.write_index(folder, class_names=class_names, shards=sizes, image_size=image_size, **origin)
+        records.write_index(
+            folder, class_names=class_names, shards=sizes, image_size=image_size, task=task, **origin
+        )
         (folder / _BEGUN).unlink(missing_ok=True)
     print_line(f"counterfactuals: {num_records:,} records in {folder}")
 

@@ -1,18 +1,22 @@
 """Trained generators, opened from checkpoints: those of digits, and any to draw counterfactual records."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax.cgn import build, counterfactuals
+from cfmlc_jax.cgn import build, counterfactuals, scenes
 from cfmlc_jax.cgn.build import Parts
 from cfmlc_jax.cgn.imagenet import build as imagenet
 from cfmlc_jax.cgn.imagenet import drawing
+from cfmlc_jax.config.cgn import SCENE_OBJECTS
+from cfmlc_jax.data import build as data
+from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.errors import InputError
 
 
@@ -44,24 +48,15 @@ class Opened:
 
 
 class Drawing(NamedTuple):
-    """What `counterfactuals.write` takes of a generator.
+    """How records are written with a generator.
 
-    generator: draws images.
-    variables: its weights.
-    class_names: in label order.
-    mesh: the devices.
-    origin: where its images come from, JSON types.
-    per_shape: images that share a shape, unless a user gives another number.
-    options: `inputs`, `image_size` and `at_once`, where they differ from those of digits.
+    write: a function of the folder, and by name num_records, shard_size, seed, print_line and poll; and per_shape,
+        unless that is None.
+    per_shape: images that share a shape, unless a user gives another number; None for scenes, whose objects share none.
     """
 
-    generator: Any
-    variables: Any
-    class_names: Sequence[str]
-    mesh: jax.sharding.Mesh
-    origin: dict[str, Any]
-    per_shape: int
-    options: dict[str, Any]
+    write: Callable[..., None]
+    per_shape: int | None
 
 
 def open(path: Path) -> Opened:
@@ -81,24 +76,31 @@ def open(path: Path) -> Opened:
     return _open_digits(path, meta)
 
 
-def open_to_draw(path: Path, *, truncation: float | None = None, classes: str | None = None) -> Drawing:
-    """The generator of a checkpoint, of digits or for ImageNet.
+def open_to_draw(
+    path: Path,
+    *,
+    truncation: float | None = None,
+    classes: str | None = None,
+    removals_alone: bool = False,
+) -> Drawing:
+    """The generator of a checkpoint, of digits, of the objects of scenes, or for ImageNet.
 
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
         truncation: of a generator for ImageNet; None: that of its configuration.
         classes: likewise, one of `config.cgn_imagenet.CLASSES`.
+        removals_alone: of scenes, as in `scenes.write`.
 
     Raises:
         InputError: the checkpoint cannot be read or is of a classifier; a truncation outside (0, 1]; an option that
             the generator does not have.
     """
     path, meta, system = _read(path)
-    return _DRAWINGS[system](path, meta, truncation, classes)
+    return _DRAWINGS[system](path, meta, truncation, classes, removals_alone)
 
 
 def imagenet_options(config, parts: imagenet.Parts, *, truncation: float | None, classes: str | None):
-    """The generator by labels, origin and options (`Drawing`) of a configuration for ImageNet.
+    """The generator by labels, origin and options of `counterfactuals.write`, of a configuration for ImageNet.
 
     Raises:
         InputError: a truncation outside (0, 1], or class lists that do not fit.
@@ -135,37 +137,57 @@ def _open_digits(path, meta):
     return Opened(path, config, meta["class_names"], build.create(config, len(meta["class_names"])))
 
 
-def _draw_digits(path, meta, truncation, classes):
+def _draw_digits(path, meta, truncation, classes, removals_alone):
     for flag, value in (("truncation", truncation), ("classes", classes)):
         if value is not None:
             raise InputError(
                 f"--{flag} is for generators of system {configs.CGN_IMAGENET!r}, not of digits; omit it"
             )
     opened = _open_digits(path, meta)
-    return Drawing(
-        opened.parts.generator,
-        opened.drawing_weights(),
-        opened.class_names,
-        opened.parts.mesh,
-        {"checkpoint": path.name, "data": opened.config.data.source},
-        per_shape=10,
-        options={},
+    config, generator, variables = opened.config, opened.parts.generator, opened.drawing_weights()
+    common = {"mesh": opened.parts.mesh, "origin": {"checkpoint": path.name, "data": config.data.source}}
+    if config.data.source == SCENE_OBJECTS:
+        write = functools.partial(
+            scenes.write,
+            generator=generator,
+            variables=variables,
+            source=cast(SceneObjects, data.source(config.data, "train")),
+            generated_backgrounds=config.counterfactuals.generated_backgrounds,
+            removals_alone=removals_alone,
+            **common,
+        )
+        return Drawing(write, per_shape=None)
+    _require_scenes(path, removals_alone)
+    write = functools.partial(
+        counterfactuals.write,
+        generator=generator,
+        variables=variables,
+        class_names=opened.class_names,
+        **common,
     )
+    return Drawing(write, per_shape=10)
 
 
-def _draw_imagenet(path, meta, truncation, classes):
+def _draw_imagenet(path, meta, truncation, classes, removals_alone):
+    _require_scenes(path, removals_alone)
     config = configs.from_json(meta["config"])
     parts = imagenet.create(config)
     generator, origin, options = imagenet_options(config, parts, truncation=truncation, classes=classes)
-    return Drawing(
-        generator,
-        checkpoints.read_model(path, imagenet.model_item(config, parts)),
-        meta["class_names"],
-        parts.mesh,
-        {"checkpoint": path.name} | origin,
-        per_shape=1,
-        options=options,
+    write = functools.partial(
+        counterfactuals.write,
+        generator=generator,
+        variables=checkpoints.read_model(path, imagenet.model_item(config, parts)),
+        class_names=meta["class_names"],
+        mesh=parts.mesh,
+        origin={"checkpoint": path.name} | origin,
+        **options,
     )
+    return Drawing(write, per_shape=1)
+
+
+def _require_scenes(path, removals_alone):
+    if removals_alone:
+        raise InputError(f"--removals-alone is for scenes, and {path} draws single objects; omit it")
 
 
 _DRAWINGS: dict[str, Callable[..., Drawing]] = {

@@ -51,11 +51,14 @@ class Objective:
     entropy: weight of the mask's entropy, in bits.
     style: weights of the style distances of the feature maps, the shallowest first; they are squared.
     features: network whose feature maps are compared: images [b, h, w, 3] -> a list of maps. It is not trained.
+    sides: weight of the mask's mean along its sides, where no object is; 0 in the reference. Without it the generator
+        can exchange foreground and background for some classes.
     """
 
     entropy: float
     style: Sequence[float]
     features: nn.Module
+    sides: float = 0.0
 
 
 class DigitsSystem:
@@ -82,7 +85,7 @@ class DigitsSystem:
     """
 
     values = (
-        "loss", "loss_critic", "adversarial", "entropy", "style", "critic_real", "critic_generated",
+        "loss", "loss_critic", "adversarial", "entropy", "style", "sides", "critic_real", "critic_generated",
         "mask_mean", "grad_norm", "grad_norm_critic",
     )  # fmt: skip
     selection = "shape_accuracy"
@@ -144,7 +147,7 @@ class DigitsSystem:
             keys[1:],
         )
         critic, critic_state = self._stepped("critic", learned, critic_gradient, critic_stats)
-        loss = parts["adversarial"] + parts["entropy"] + parts["style"]
+        loss = parts["adversarial"] + parts["entropy"] + parts["style"] + parts["sides"]
         loss_critic = (critic_parts["critic_real"] + critic_parts["critic_generated"]) / 2
         norms = {"grad_norm": optax.tree.norm(gradient), "grad_norm_critic": optax.tree.norm(critic_gradient)}
         return Update(
@@ -204,6 +207,7 @@ class DigitsSystem:
             "adversarial": losses.generator_cost(scores).mean(),
             "entropy": objective.entropy * losses.binary_entropy(drawn.mask).mean(),
             "style": jnp.mean(losses.style(maps, targets, objective.style)),
+            "sides": objective.sides * mechanisms.along_sides(drawn.mask).mean(),
         }
         return sum(parts.values()), (drawn, generator_stats, critic_stats, parts)
 

@@ -7,7 +7,7 @@ import jax
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax.cgn import build, classifiers, counterfactuals, sheets
+from cfmlc_jax.cgn import build, classifiers, counterfactuals, scenes, sheets
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.config.schedule import schedule
@@ -15,6 +15,7 @@ from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources.checks import summary
+from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.memory import explained
@@ -127,21 +128,34 @@ class _Training:
     def generate(self, run, folder, preemption, print_line) -> None:
         """Write counterfactual records with the averaged weights of the last checkpoint."""
         config, (step, variables) = self._config, self._last(run)
+        options = {
+            "num_records": config.counterfactuals.num_records,
+            "shard_size": config.counterfactuals.shard_size,
+            "seed": config.seed,
+            "mesh": self._parts.mesh,
+            "origin": {"checkpoint": str(step), "data": config.data.source},
+            "print_line": print_line,
+            "poll": lambda: preemption.raise_if_requested(
+                "training is done and saved, its counterfactuals come next"
+            ),
+        }
+        if isinstance(self._source, SceneObjects):
+            scenes.write(
+                folder,
+                self._parts.generator,
+                variables,
+                self._source,
+                generated_backgrounds=config.counterfactuals.generated_backgrounds,
+                **options,
+            )
+            return
         counterfactuals.write(
             folder,
             self._parts.generator,
             variables,
             class_names=self._source.class_names,
-            num_records=config.counterfactuals.num_records,
             per_shape=config.counterfactuals.per_shape,
-            shard_size=config.counterfactuals.shard_size,
-            seed=config.seed,
-            mesh=self._parts.mesh,
-            origin={"checkpoint": str(step), "data": config.data.source},
-            print_line=print_line,
-            poll=lambda: preemption.raise_if_requested(
-                "training is done and saved, its counterfactuals come next"
-            ),
+            **options,
         )
 
     def _last(self, run):

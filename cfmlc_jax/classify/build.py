@@ -22,10 +22,10 @@ from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.mixing import Generated
 from cfmlc_jax.data.pipeline import Reading
-from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources import MechanismSource, Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
-from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
+from cfmlc_jax.data.sources.counterfactuals import open_records
 from cfmlc_jax.data.views import transforms
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.engine import mesh as meshes
@@ -226,16 +226,23 @@ def open_counterfactuals(config, source: Source, print_line: Callable[[str], Non
     per_batch = round(fields.share * config.train.batch_size)
     if not fields.path or not per_batch:
         return None
-    records = Counterfactuals(Path(fields.path).expanduser())
+    records = open_records(Path(fields.path).expanduser())
     print_line(summary(COUNTERFACTUALS, records))
     require_same_classes(source, records)
+    if config.task == "single_label":
+        require_one_label(COUNTERFACTUALS, records, config.loss.name)
+    if config.method == "invariant" and not isinstance(records, MechanismSource):
+        raise InputError(
+            f"config.data.counterfactuals.path {fields.path} has scenes without mechanisms, but method 'invariant' has "
+            "a head for each; set method to another, or give records of a network of single objects"
+        )
     if config.views.transform == "padded_crop" and records.image_size != config.views.image_size:
         raise InputError(
             f"config.data.counterfactuals.path {fields.path} has images of {records.image_size} pixels, but "
             f"views.transform 'padded_crop' takes them at views.image_size, {config.views.image_size}; generate them at "
             "this size, or use a transform that resizes"
         )
-    return Generated(records, per_batch)
+    return Generated(records, per_batch, fields.from_epoch)
 
 
 def steps_per_epoch(config, source: Source, generated: Generated | None = None) -> int:

@@ -14,6 +14,8 @@ from cfmlc_jax.models.generators.vgg16 import FEATURES
 
 # Where the generator's style loss has a weight for each map of the features.
 NUM_MAPS = 4
+# The source whose records are objects of scenes: what is generated are scenes.
+SCENE_OBJECTS = "scene_objects"
 STAGES = ("plain", "invariant", "real_and_counterfactual", "decorrelated")
 
 
@@ -22,6 +24,7 @@ def _data() -> ConfigDict:
     data.source = "double_colored_digits"  # a name of `data.build.SOURCES` whose records have mechanisms
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source>
     data.mechanisms = ConfigDict({"decorrelated": False})  # as in config/fields.py
+    data.scenes = fields.scenes()  # scene_objects: of the scenes whose objects are cropped
     data.threads = 2  # threads in each worker that read images
     data.workers = 0  # worker processes; 0: use the main process. Batches do not depend on the number
     return data
@@ -39,8 +42,8 @@ def _generator() -> ConfigDict:
 def _critic() -> ConfigDict:
     critic = ConfigDict()
     critic.name = "linear"  # a name of `models.generators.critics.CRITICS`
-    critic.ndf = 512  # features: of the hidden layers (linear), of the first layer (conv)
-    critic.dropout = 0.4  # linear: probability of dropout
+    critic.ndf = 512  # features: of the hidden layers (linear, projection), of the first layer (conv)
+    critic.dropout = 0.4  # linear, projection: probability of dropout
     return critic
 
 
@@ -48,6 +51,9 @@ def _loss() -> ConfigDict:
     """Weights of the generator's losses; that of the critic's cost is 1."""
     loss = ConfigDict()
     loss.entropy = 0.3  # of the mask's entropy
+    loss.sides = (
+        0.0  # of the mask's mean along its sides, for objects that do not reach them; the reference has none
+    )
     # Of the style distances of the features' maps, the shallowest first; they are squared.
     loss.style = (0.0, 0.05, 0.0, 0.05)
     # The features, a name of `models.generators.vgg16.FEATURES`. vgg16: as in the reference, with the weights
@@ -85,8 +91,11 @@ def _counterfactuals() -> ConfigDict:
     """The records that are generated after training."""
     counterfactuals = ConfigDict()
     counterfactuals.num_records = 100_000
-    counterfactuals.per_shape = 10  # images that share a shape, with other textures and backgrounds
+    # Images that share a shape, with other textures and backgrounds. scene_objects: composites have shapes of their own.
+    counterfactuals.per_shape = 10
     counterfactuals.shard_size = 10_000  # records in a file
+    # scene_objects: share of the composites that start from a generated background, and not from a real scene.
+    counterfactuals.generated_backgrounds = 0.0
     return counterfactuals
 
 
@@ -124,6 +133,9 @@ BOUNDS = {
     "seed": fields.BOUNDS["seed"],
     "data.threads": fields.BOUNDS["data.threads"],
     "data.workers": fields.BOUNDS["data.workers"],
+    "data.scenes.bias": fields.BOUNDS["data.scenes.bias"],
+    "data.scenes.num_train": fields.BOUNDS["data.scenes.num_train"],
+    "data.scenes.num_test": fields.BOUNDS["data.scenes.num_test"],
     "generator.latent": _WIDTH,
     "generator.ngf": _WIDTH,
     "generator.gain": Bounds(open=True),
@@ -139,6 +151,7 @@ BOUNDS = {
     "counterfactuals.num_records": Bounds(1, 100_000_000),
     "counterfactuals.per_shape": Bounds(1, 10_000),
     "counterfactuals.shard_size": Bounds(1, 10_000_000),
+    "counterfactuals.generated_backgrounds": Bounds(0, 1),
     "classifiers.epochs": Bounds(1, 1_000_000),
     "classifiers.batch_size": _BATCH,
     "evaluate.batch_size": _BATCH,
@@ -168,6 +181,14 @@ def _check(config: ConfigDict) -> None:
             f"{config.loss.features_from!r}: 'vgg16' needs the file of "
             "torchvision's weights; 'random' has none"
         )
+    if config.data.source == SCENE_OBJECTS:
+        if config.classifiers.names:
+            raise InputError(
+                f"config.classifiers.names has {config.classifiers.names[0]!r}, but data.source 'scene_objects' gives "
+                "multi-label scenes, which classifiers of single objects cannot use: set it to (), and train on them by "
+                "--config=configs/scenes.py --config.data.counterfactuals.path=FOLDER"
+            )
+        return
     records, per_shape = config.counterfactuals.num_records, config.counterfactuals.per_shape
     if records % per_shape or config.counterfactuals.shard_size % per_shape:
         raise InputError(
@@ -177,7 +198,12 @@ def _check(config: ConfigDict) -> None:
 
 
 def _uses(config: ConfigDict) -> list[Use]:
-    return [Use(("critic.dropout",), config.critic.name == "linear")]
+    of_scenes = config.data.source == SCENE_OBJECTS
+    return [
+        Use(("critic.dropout",), config.critic.name in ("linear", "projection")),
+        Use(("data.scenes.", "counterfactuals.generated_backgrounds"), of_scenes),
+        Use(("data.mechanisms.", "counterfactuals.per_shape"), not of_scenes),
+    ]
 
 
 PART = Part(

@@ -39,11 +39,12 @@ def _data() -> ConfigDict:
     # Share of each training batch that is generated. 1: no real image is trained on, and an epoch is of the
     # generated records.
     counterfactuals.share = 0.5
+    counterfactuals.from_epoch = 1  # first epoch with them, counted from 1; before it: real images alone
     # Digits with mechanisms: texture and background of the training images are independent of the digit, as in
     # the test split. False: they follow it.
     data.mechanisms = ConfigDict({"decorrelated": False})
     data.tfds = _tfds()
-    data.scenes = _scenes()
+    data.scenes = scenes()
     data.longtail = _longtail()
     return data
 
@@ -58,12 +59,13 @@ def _tfds() -> ConfigDict:
     return tfds
 
 
-def _scenes() -> ConfigDict:
-    scenes = ConfigDict()
-    scenes.bias = 0.9  # probability that the partner of a digit is added, in train, val and test_iid
-    scenes.num_train = 6000
-    scenes.num_test = 1000  # images in val, and in each test split
-    return scenes
+def scenes() -> ConfigDict:
+    """Section `data.scenes`, of digit scenes and of their objects."""
+    section = ConfigDict()
+    section.bias = 0.9  # probability that the partner of a digit is added, in train, val and test_iid
+    section.num_train = 6000
+    section.num_test = 1000  # images in val, and in each test split
+    return section
 
 
 def _longtail() -> ConfigDict:
@@ -173,6 +175,7 @@ BOUNDS = {
     "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
     "data.workers": Bounds(0, 1024, ": each is a process of some hundred megabytes"),
     "data.counterfactuals.share": _SHARE,
+    "data.counterfactuals.from_epoch": Bounds(1),
     "data.scenes.bias": _SHARE,
     "data.scenes.num_train": _COUNT,
     "data.scenes.num_test": _COUNT,
@@ -245,6 +248,12 @@ def _check_milestones(config):
 
 def _check_counterfactuals(config):
     share, batch_size = config.data.counterfactuals.share, config.train.batch_size
+    from_epoch = config.data.counterfactuals.from_epoch
+    if config.data.counterfactuals.path and share and from_epoch > config.train.epochs:
+        raise InputError(
+            f"config.data.counterfactuals.from_epoch is {from_epoch}, but train.epochs is {config.train.epochs}: no "
+            "batch would have generated records; make it smaller"
+        )
     if config.data.counterfactuals.path and not math.isclose(share * batch_size, round(share * batch_size)):
         raise InputError(
             f"config.data.counterfactuals.share {share:g} of train.batch_size {batch_size} is {share * batch_size:g} "
@@ -286,6 +295,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         *uses_of("optim.sgd", {name: each.fields for name, each in SCHEDULES.items()}, optim.sgd.schedule),
         Use(("data.counterfactuals.path",), counterfactuals.share > 0),
         Use(("data.counterfactuals.share",), bool(counterfactuals.path)),
+        Use(("data.counterfactuals.from_epoch",), bool(counterfactuals.path) and counterfactuals.share > 0),
         Use(("train.mask_with",), config.train.mask_rate > 0),
         Use(("train.patience",), config.train.early_stop),
     ]

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, cast
 from cfmlc_jax.data.sources import MechanismSource, Source, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
-from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
+from cfmlc_jax.data.sources.counterfactuals import open_records
 from cfmlc_jax.data.sources.image_list import ImageList
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
+from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.tfds import Tfds
@@ -75,6 +76,10 @@ def _scenes(data, split):
     return Scenes(split, num_scenes=num_scenes, **bias)
 
 
+def _scene_objects(data, split):
+    return SceneObjects(_scenes(data, split))
+
+
 # Sources of CIFAR, of lists and of MNIST need no existing folder here: their own errors say which files belong where.
 def _cifar(data, split):
     return CifarLT(data.source, place(data.source, data.root), split, **_tail(data.longtail))
@@ -92,7 +97,7 @@ def _counterfactuals(data, split):
         raise InputError(
             f"generated records in {folder} have no split {split!r}: generate it, with another seed, into {inner}"
         )
-    return Counterfactuals(inner if inner.is_dir() else folder)
+    return open_records(inner if inner.is_dir() else folder)
 
 
 def _digits(data, split):
@@ -136,6 +141,7 @@ SOURCES = {
     "table": Opening(_in_folder(Table)),
     "tfds": Opening(_tfds, ("tfds.",)),
     "scenes": Opening(_scenes, ("scenes.",)),
+    "scene_objects": Opening(_scene_objects, ("scenes.",), has_mechanisms=True),
     "cifar10_lt": Opening(_cifar, _TAIL),
     "cifar100_lt": Opening(_cifar, _TAIL),
     "imagenet_lt": Opening(_image_list),

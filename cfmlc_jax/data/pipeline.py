@@ -102,10 +102,11 @@ def train_batches(
     int32 [b], the position in the source of each image that was replaced, else −1.
 
     With `generated`, real and generated records alternate in a batch as evenly as their numbers allow. Batches
-    also have "counterfactual", bool [b], true for generated records, and "mechanisms", the label int32 [b] of each
-    mechanism by name; −1 for real images, whose mechanisms are unknown. An epoch is of the real images; the generated
-    records have their own order, and start again when all of them were used. If batches have no real image, an
-    epoch is of the generated records.
+    also have "counterfactual", bool [b], true for generated records, and if these have mechanisms "mechanisms", the
+    label int32 [b] of each mechanism by name; −1 for real images, whose mechanisms are unknown. An epoch is of the real
+    images; the generated records have their own order, and start again when all of them were used. If batches have no
+    real image, an epoch is of the generated records. Before `generated.from_epoch`, epochs have as many steps, but of
+    real images alone: of share .5 each image is then read twice in an epoch.
 
     Args:
         source: the training data.
@@ -168,19 +169,24 @@ def _mixed(
 ) -> Mixed:
     """The real and generated records of all steps; the arguments are those of `train_batches`."""
     count, own = generated.per_batch, mixing.own_seed(seed)
-    drawn = _TrainRecord(generated.source, to_views, skip, mixing.OfGenerated(generated.source))
-    if count == batch_size:
+    of_real, of_generated = mixing.entries(generated.source)
+    drawn = _TrainRecord(generated.source, to_views, skip, of_generated)
+    from_step = (generated.from_epoch - 1) * steps
+    if count == batch_size and not from_step:
         first = steps * count
         alone = _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle)
         return Mixed(None, alone, batch_size, count)
-    real = _TrainRecord(source, to_views, skip, mixing.of_real)
-    first, every = steps * (batch_size - count), len(generated.source)
-    turns = -(-steps * epochs * count // every)
+    real = _TrainRecord(source, to_views, skip, of_real)
+    mixed_steps = steps * epochs - from_step
+    num_real = from_step * batch_size + mixed_steps * (batch_size - count)
+    # Epochs of mixed batches, in which each real image is read once; or all images, if these batches have none.
+    first, every = steps * (batch_size - count) or len(source), len(generated.source)
     return Mixed(
-        _repeated(real, first=first, times=epochs, seed=seed, reshuffle=reshuffle),
-        _repeated(drawn, first=every, times=turns, seed=own, reshuffle=reshuffle),
+        _repeated(real, first=first, times=-(-num_real // first), seed=seed, reshuffle=reshuffle),
+        _repeated(drawn, first=every, times=-(-mixed_steps * count // every), seed=own, reshuffle=reshuffle),
         batch_size,
         count,
+        from_step,
     )
 
 

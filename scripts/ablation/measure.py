@@ -67,7 +67,8 @@ def _training_gflops(config) -> float:
         "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
     }
     per_step = _flops(train_step.jitted.lower(abstract, batch))
-    return per_step * build.steps_per_epoch(config, source) * config.train.epochs / 1e9
+    generated = build.open_counterfactuals(config, source, lambda line: None)
+    return per_step * build.steps_per_epoch(config, source, generated) * config.train.epochs / 1e9
 
 
 def _prediction_costs(config) -> dict[str, dict[str, float]]:

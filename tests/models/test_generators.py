@@ -93,6 +93,26 @@ def test_scores_are_float32_and_one_for_one_image(module):
     assert scores.dtype == jnp.float32
 
 
+def test_a_label_is_projected_on_the_last_features():
+    module = critics.ProjectionCritic(ndf=6, dtype=jnp.bfloat16)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    variables = module.init(jax.random.key(0), images, jnp.zeros(2, int), train=False)
+    assert module.apply(variables, images, jnp.array([3, 4]), train=False).dtype == jnp.float32
+    module = module.clone(dtype=jnp.float32)
+    score = functools.partial(module.apply, variables, images, train=False)
+    one, other = score(labels=jnp.array([3, 3])), score(labels=jnp.array([4, 4]))
+    np.testing.assert_allclose(score(labels=jnp.array([3, 4])), [one[0], other[1]], rtol=1e-5)
+    # The difference between two labels is linear in the difference of their embeddings.
+    table = variables["params"]["label_embedding"]["embedding"]
+    halfway = {
+        "params": variables["params"]
+        | {"label_embedding": {"embedding": table.at[3].set((table[3] + table[4]) / 2)}}
+    }
+    middle = module.apply(halfway, images, jnp.array([3, 3]), train=False)
+    np.testing.assert_allclose(middle, (one + other) / 2, rtol=1e-4, atol=1e-6)
+    assert np.abs(one - other).min() > 1e-5
+
+
 def test_features_of_digits_are_pooled_in_float32():
     module = catalogue.create_model("cnn_mnist", 10, image_size=32, dtype=jnp.bfloat16)
     views = jnp.zeros((2, 1, 32, 32, 3))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
-from cfmlc_jax.cgn import counterfactuals, opening
+from cfmlc_jax.cgn import opening
 from cfmlc_jax.config.cgn_imagenet import CLASSES
 from cfmlc_jax.errors import InputError
 
@@ -28,7 +28,7 @@ def add_parser(commands) -> None:
         "--per-shape",
         type=cli.whole_number(1),
         metavar="N",
-        help="images that share a shape, default 10; of ImageNet 1",
+        help="images that share a shape, default 10; of ImageNet 1; not for scenes",
     )
     parser.add_argument(
         "--truncation",
@@ -48,6 +48,11 @@ def add_parser(commands) -> None:
         metavar="N",
         help="records in a file, default 10000",
     )
+    parser.add_argument(
+        "--removals-alone",
+        action="store_true",
+        help="scenes: objects are removed and none added, to tell what the generated ones contribute",
+    )
     parser.add_argument("--seed", type=cli.whole_number(0), default=0, metavar="N", help="default 0")
 
 
@@ -58,27 +63,34 @@ def run(flags: argparse.Namespace) -> None:
         InputError: the flags do not fit each other, the checkpoint or the folder.
         RunError: the files cannot be written.
     """
-    opened = opening.open_to_draw(flags.checkpoint, truncation=flags.truncation, classes=flags.classes)
-    per_shape = flags.per_shape or opened.per_shape
-    if flags.records % per_shape or flags.shard_size % per_shape:
+    drawing = opening.open_to_draw(
+        flags.checkpoint,
+        truncation=flags.truncation,
+        classes=flags.classes,
+        removals_alone=flags.removals_alone,
+    )
+    options = {"num_records": flags.records, "shard_size": flags.shard_size, "seed": flags.seed}
+    if drawing.per_shape is not None:
+        options["per_shape"] = _per_shape(flags, drawing.per_shape)
+    elif flags.per_shape is not None:
         raise InputError(
-            f"--per-shape={per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
+            f"--per-shape is for single objects, and {flags.checkpoint} composes scenes; omit it"
         )
     files.require_savable(flags.out, "--out")
     files.create_folder(flags.out, "--out")
     with lock.held(flags.out, "generating"):
-        counterfactuals.write(
-            flags.out,
-            opened.generator,
-            opened.variables,
-            class_names=opened.class_names,
-            num_records=flags.records,
-            per_shape=per_shape,
-            shard_size=flags.shard_size,
-            seed=flags.seed,
-            mesh=opened.mesh,
-            origin=opened.origin,
-            print_line=print,
-            poll=lambda: None,
-            **opened.options,
+        drawing.write(flags.out, **options, print_line=print, poll=lambda: None)
+
+
+def _per_shape(flags, default):
+    """Images that share a shape.
+
+    Raises:
+        InputError: the number does not divide those of records.
+    """
+    per_shape = flags.per_shape or default
+    if flags.records % per_shape or flags.shard_size % per_shape:
+        raise InputError(
+            f"--per-shape={per_shape} must divide --records={flags.records} and --shard-size={flags.shard_size}"
         )
+    return per_shape

@@ -1,6 +1,6 @@
 """Random-access sources of labelled images, one file per data set, and their common interface."""
 
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+@runtime_checkable
 class MechanismSource(Source, Protocol):
     """A source of images whose mechanisms (shape, texture, background) have a label each; `labels` are the shape's.
 

@@ -242,7 +242,7 @@ class Scenes:
                 instance = _pick_instance(self._part, digit, row[0])
                 ink = _handwriting(instance, self.size, row[1])
                 taken = [layer.info.box for layer in layers]
-                box = _place(ink.size, self.size, row[2 : 2 + 2 * PLACES], taken)
+                box = free_place(ink.size, self.size, row[2 : 2 + 2 * PLACES], taken)
                 colour = _stand_out(background, box, row[2 + 2 * PLACES :])
                 layers.append(_Layer(SceneObject(digit, instance, box, colour), ink))
         return background, layers
@@ -319,7 +319,7 @@ def _handwriting(instance: int, size: int, draw: float) -> Image.Image:
     return ink.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _place(shape: tuple[int, int], size: int, draws: list[float], taken: list[Box]) -> Box:
+def free_place(shape: tuple[int, int], size: int, draws: list[float], taken: list[Box]) -> Box:
     """The first drawn box that overlaps no box in `taken`, or else the one with the least overlap."""
     width, height = shape
     least = math.inf
