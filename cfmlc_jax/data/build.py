@@ -141,7 +141,6 @@ SOURCES = {
     "table": Opening(_in_folder(Table)),
     "tfds": Opening(_tfds, ("tfds.",)),
     "scenes": Opening(_scenes, ("scenes.",)),
-    "scene_objects": Opening(_scene_objects, ("scenes.",), has_mechanisms=True),
     "cifar10_lt": Opening(_cifar, _TAIL),
     "cifar100_lt": Opening(_cifar, _TAIL),
     "imagenet_lt": Opening(_image_list),
@@ -155,6 +154,7 @@ SOURCES = {
     "colored_mnist": _of_mechanisms(_mechanism_mnist),
     "double_colored_mnist": _of_mechanisms(_mechanism_mnist),
     "wildlife_mnist": _of_mechanisms(_mechanism_mnist),
+    "scene_objects": Opening(_scene_objects, ("scenes.",), has_mechanisms=True),
 }
 
 
