@@ -394,6 +394,10 @@ def test_unused_fields_are_listed():
 
 
 VARIANTS = {
+    "cgn_digits": ("", "colored", "wildlife", "paper", "smoke"),
+    "cgn_imagenet": ("", "tiny"),
+    "cgn_mnist": ("", "colored", "double_colored", "wildlife"),
+    "cgn_scenes": ("", "smoke"),
     "scenes": ("", "smoke", "asl", "exclusive"),
     "longtail_digits": ("", "smoke", *recipes.LONG_TAILED),
     "longtail_cifar": ("", *(f"{each},{name}" for each in ("cifar10", "cifar100") for name in recipes.LONG_TAILED)),
