@@ -38,6 +38,7 @@ SOUND = {
     "mask_binary": 94.0,
     "critic_real": 0.6,
     "critic_generated": 0.4,
+    "critic_magnitude": 0.5,
 }
 
 

@@ -54,12 +54,14 @@ def test_embedded_variants_need_no_files(variant):
     config = load("cgn_digits", variant)
     assert config.data.source == f"{variant}_digits"
     assert config.loss.features == "random"
-    assert config.critic.name == "linear"
+    assert config.critic.name == "projection"
 
 
-@pytest.mark.parametrize("file", ["cgn_mnist", "cgn_digits"])
+@pytest.mark.parametrize("file", ["cgn_mnist", "cgn_digits", "cgn_scenes"])
 def test_unknown_variants_are_refused(file):
-    with pytest.raises(InputError, match=r"variant 'striped' is not one of .*double_colored, wildlife"):
+    with pytest.raises(
+        InputError, match=r"(variant 'striped' is not one of .*wildlife|no variant 'striped'; leave it out)"
+    ):
         load(file, "striped")
 
 
