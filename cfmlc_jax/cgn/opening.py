@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import jax
-
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, counterfactuals, scenes
@@ -60,7 +58,7 @@ class Drawing(NamedTuple):
 
 
 def open(path: Path) -> Opened:
-    """The generator of digits of a checkpoint: batch sizes and mesh are the present devices', not the run's.
+    """The generator of digits of a checkpoint, on all present devices, however many the run had.
 
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
@@ -133,7 +131,6 @@ def _open_digits(path, meta):
     config = configs.from_json(meta["config"])
     with config.unlocked():
         config.mesh.fsdp = 1
-        config.train.batch_size = config.evaluate.batch_size = jax.device_count()
     return Opened(path, config, meta["class_names"], build.create(config, len(meta["class_names"])))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cfmlc_jax import cli
 from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.cgn.probing import Probed, require_imagenet
 from cfmlc_jax.classify import opening
@@ -36,12 +35,7 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=run)
     common.add_classifier(parser, batch_size=64)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="bg_challenge, unpacked")
-    parser.add_argument(
-        "--image-size",
-        type=cli.whole_number(1),
-        metavar="N",
-        help="side of the views, pixels; default the checkpoint's",
-    )
+    common.add_image_size(parser)
     parser.add_argument(
         "--divisor",
         choices=(IMAGES, BATCHES),

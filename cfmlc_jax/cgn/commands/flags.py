@@ -35,6 +35,27 @@ def add_classifier(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     )
 
 
+def add_generator(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of a command that draws with a generator."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="a run of a generator, or one step of it",
+    )
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the views' size."""
+    parser.add_argument(
+        "--image-size",
+        type=cli.whole_number(1),
+        metavar="N",
+        help="side of the views, pixels; default the checkpoint's",
+    )
+
+
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add the flag of a file for the results."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results there, as JSON")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
 from cfmlc_jax.cgn import opening
+from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.config.cgn_imagenet import CLASSES
 from cfmlc_jax.errors import InputError
 
@@ -13,13 +14,7 @@ def add_parser(commands) -> None:
     """Add the command to the subparsers of `python -m cfmlc_jax.cgn`."""
     parser = commands.add_parser("generate", help="write a folder of counterfactual records")
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="a run of a generator, or one step of it",
-    )
+    common.add_generator(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--records", type=cli.whole_number(1), default=100_000, metavar="N", help="default 100000"

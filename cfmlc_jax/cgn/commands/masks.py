@@ -1,7 +1,6 @@
 """The command that measures a generator: its masks, and the colours of its images."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,13 +40,7 @@ def add_parser(commands) -> None:
         "masks", help="quality of a generator's masks and colours", description=_ABOUT
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="a run of a generator, or one step of it",
-    )
+    common.add_generator(parser)
     parser.add_argument(
         "--images", type=cli.whole_number(1), default=1000, metavar="N", help="to draw; default 1000"
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cfmlc_jax import cli
 from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.cgn.probing import Probed, require_imagenet
 from cfmlc_jax.classify import opening
@@ -34,12 +33,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FOLDER", help="style-transfer-preprocessed-512, unpacked"
     )
-    parser.add_argument(
-        "--image-size",
-        type=cli.whole_number(1),
-        metavar="N",
-        help="side of the views, pixels; default the checkpoint's",
-    )
+    common.add_image_size(parser)
     common.add_out(parser)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
 from cfmlc_jax.cgn import opening, sheets
+from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.errors import InputError
 
 
@@ -12,13 +13,7 @@ def add_parser(commands) -> None:
     """Add the command to the subparsers of `python -m cfmlc_jax.cgn`."""
     parser = commands.add_parser("sheets", help="draw pictures of mechanisms, exchanged and interpolated")
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="a run of a generator, or one step of it",
-    )
+    common.add_generator(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--scale",

@@ -41,11 +41,7 @@ class LinearCritic(nn.Module):
         # Channel by channel, the order of PyTorch's images, so that its weights can be used.
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         x = jnp.concatenate([pixels, label], axis=-1)
-        x = jax.nn.leaky_relu(Dense(self.ndf, dtype=self.dtype, name="linear1")(x), _SLOPE)
-        for i in (2, 3):
-            x = Dense(self.ndf, dtype=self.dtype, name=f"linear{i}")(x)
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = jax.nn.leaky_relu(x, _SLOPE)
+        x = _hidden(self, x, train)
         return _scores(Dense(1, dtype=self.dtype, name="linear4")(x))
 
     def example(self) -> tuple:
@@ -77,11 +73,7 @@ class ProjectionCritic(nn.Module):
     @nn.compact
     def __call__(self, images, labels, *, train: bool):
         x = images.reshape(len(images), -1)
-        x = jax.nn.leaky_relu(Dense(self.ndf, dtype=self.dtype, name="linear1")(x), _SLOPE)
-        for i in (2, 3):
-            x = Dense(self.ndf, dtype=self.dtype, name=f"linear{i}")(x)
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = jax.nn.leaky_relu(x, _SLOPE)
+        x = _hidden(self, x, train)
         embedding_init = nn.initializers.normal(self.ndf**-0.5)
         label = nn.Embed(self.num_classes, self.ndf, embedding_init=embedding_init, name="label_embedding")(
             labels
@@ -127,6 +119,16 @@ class ConvCritic(nn.Module):
     def example(self) -> tuple:
         """Arguments for a batch of one image, to infer shapes."""
         return _example()
+
+
+def _hidden(critic, x, train):
+    """The last hidden features [b, ndf] of a critic of linear layers, in its scope."""
+    x = jax.nn.leaky_relu(Dense(critic.ndf, dtype=critic.dtype, name="linear1")(x), _SLOPE)
+    for i in (2, 3):
+        x = Dense(critic.ndf, dtype=critic.dtype, name=f"linear{i}")(x)
+        x = nn.Dropout(critic.dropout)(x, deterministic=not train)
+        x = jax.nn.leaky_relu(x, _SLOPE)
+    return x
 
 
 def _scores(x):
