@@ -20,7 +20,7 @@ from cfmlc_jax.results.mechanisms import ACCURACIES
 from cfmlc_jax.results.read import read_evidence, scores_file
 
 # Share of counterfactuals in the training batches.
-SHARES = {"plain": 0.0, "invariant": 1.0, "real_and_counterfactual": 0.5, "decorrelated": 0.0}
+SHARES = {"plain": 0.0, "invariant": 1.0, "real_and_counterfactual": 0.5, "heads": 0.5, "decorrelated": 0.0}
 TRAIN, IID, TEST = "train", "test_iid", "test"
 # Training images of each kind whose accuracy is measured.
 _MOST = 1000
@@ -69,6 +69,8 @@ def configuration(config, name: str, records: Path) -> configs.ConfigDict:
     for field in ("source", "root", "threads", "workers"):
         own.data[field] = config.data[field]
     own.data.normalise = "half"
+    if name == "heads":
+        own.method, own.model.head = "invariant", "mechanisms"
     own.data.mechanisms.decorrelated = name == "decorrelated"
     own.data.test_splits = (IID, TEST)
     if SHARES[name]:

@@ -16,7 +16,7 @@ from cfmlc_jax.models.generators.vgg16 import FEATURES
 NUM_MAPS = 4
 # The source whose records are objects of scenes: what is generated are scenes.
 SCENE_OBJECTS = "scene_objects"
-STAGES = ("plain", "invariant", "real_and_counterfactual", "decorrelated")
+STAGES = ("plain", "invariant", "real_and_counterfactual", "heads", "decorrelated")
 
 
 def _data() -> ConfigDict:
@@ -103,8 +103,9 @@ def _classifiers() -> ConfigDict:
     """The classifiers that are trained after that, one after the other."""
     classifiers = ConfigDict()
     # plain: on real images, in which the mechanisms agree. invariant: on counterfactuals alone, as in the
-    # reference. real_and_counterfactual: on both. decorrelated: on real images whose mechanisms are
-    # independent, as in the test split: the best that counterfactuals could do.
+    # reference. real_and_counterfactual: on both. heads: on both, with a head for each mechanism (method
+    # "invariant" of a classifier). decorrelated: on real images whose mechanisms are independent, as in the
+    # test split: the best that counterfactuals could do.
     classifiers.names = ("plain", "invariant")
     classifiers.epochs = 10
     classifiers.batch_size = 64

@@ -51,10 +51,12 @@ def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path, capsys):
     code, output = run(tmp_path)
     assert code == 0, output
     results = json.loads((tmp_path / "report" / "mechanisms.json").read_text())
-    assert list(results) == ["plain", "invariant"]
+    assert list(results) == ["plain", "invariant", "heads"]
     assert results["plain"]["test_iid"] > 50 > results["plain"]["test"]
     assert results["plain"]["train"] > 50 > results["invariant"]["train"]
     assert classifiers.table(results) in output
+    of_heads = json.loads((tmp_path / "heads" / "report" / "results.json").read_text())["test"]["average"]
+    assert {"shape", "texture", "background"} <= set(of_heads["metrics"])
     assert f"\nreport {tmp_path / 'report' / 'index.html'}\n" in output
     assert "Not here yet" not in (tmp_path / "report" / "index.html").read_text()
     for name in results:

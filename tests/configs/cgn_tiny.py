@@ -1,4 +1,4 @@
-"""A counterfactual network of a few features on embedded digits, and two classifiers: seconds."""
+"""A counterfactual network of a few features on embedded digits, and three classifiers: seconds."""
 
 from cfmlc_jax import config as configs
 
@@ -12,6 +12,7 @@ def get_config():
     config.train.log_every = 3
     config.counterfactuals.num_records = 600
     config.counterfactuals.shard_size = 200
+    config.classifiers.names = ("plain", "invariant", "heads")
     config.classifiers.epochs = 1
     config.classifiers.batch_size = 200
     config.evaluate.batch_size = 200

@@ -15,6 +15,7 @@ TRAINED_ON = {
     "plain": "real images",
     "invariant": "counterfactual images",
     "real_and_counterfactual": "real and counterfactual images",
+    "heads": "real and counterfactual images, a head for each mechanism",
     "decorrelated": "real images whose mechanisms are independent",
 }
 
