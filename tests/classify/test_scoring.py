@@ -13,25 +13,35 @@ from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.hooks import Preempted
 
-IMAGES, CLASSES = 21, 10
+IMAGES, CLASSES, SIZE = 21, 10, 32
 MODEL = {"variables": jnp.float32(1), "average": jnp.float32(100), "mean_colour": jnp.float32(0.25)}
 
 
 @pytest.fixture(scope="module")
 def source():
-    return Scenes("test_iid", num_scenes=IMAGES, size=32)
+    return Scenes("test_iid", num_scenes=IMAGES, size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def parts():
-    transforms = {"evaluate": ToViews(size=32)}
+    transforms = {"evaluate": ToViews(size=SIZE)}
     return SimpleNamespace(mesh=meshes.create(), reading=Reading(threads=1), transforms=transforms)
 
 
-def score(variables, mean_colour, views):
+class Mean:
     """Weights times the image's mean, plus the colour: in place of a classifier."""
-    mean = variables * views.astype(jnp.float32).mean(axis=(1, 2, 3, 4)) + mean_colour
-    return {"combined": jnp.repeat(mean[:, None], CLASSES, axis=1)}
+
+    def with_weights(self, variables, mean_colour, size):
+        assert size == SIZE
+
+        def score(views):
+            mean = variables * views.astype(jnp.float32).mean(axis=(1, 2, 3, 4)) + mean_colour
+            return {"combined": jnp.repeat(mean[:, None], CLASSES, axis=1)}
+
+        return score
+
+
+score = Mean()
 
 
 def test_each_image_once_in_order_by_both_sets_of_weights(source, parts):

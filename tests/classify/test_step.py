@@ -17,7 +17,7 @@ from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.backbones import resnet, tresnet
@@ -201,9 +201,12 @@ def test_the_first_value_that_is_not_finite_is_named(rng, where):
 def test_scores_by_name_and_their_counterfactuals(rng, null):
     run = run_of()
     batch = batch_of(rng, images=4)
-    score = score_step(run.model, HOST, PIVOT, kinds=("whole", "pivot"), null=null, mesh=run.mesh)
+    kinds = ("whole", "pivot")
+    score = score_step(run.model, HOST, PIVOT, kinds=kinds, null=null, mesh=run.mesh, attention=jnp.float16)
     logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
-    assert logits.pop("attention").shape == (4, 4, CLASSES)
+    attention = logits.pop("attention")
+    assert (attention.shape, attention.dtype) == ((4, 4, CLASSES), np.float16)
+    np.testing.assert_array_equal(logits.pop("pivot"), attention.argmax(axis=1))
     assert set(logits) == {"whole", "patch", "combined", "null_whole", "null_pivot"}
     assert all(x.shape == (4, CLASSES) for x in logits.values())
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
@@ -399,7 +402,8 @@ def trained_once(model, patching, batch, pooling="pivot"):
         mesh=mesh_of(1),
         ema_decay=0.75,
     ).start()
-    score = score_step(model, patching, POOLINGS[pooling], kinds=("whole",), null="mean", mesh=run.mesh)
+    options = {"kinds": ("whole",), "null": "mean", "attention": jnp.float32}
+    score = score_step(model, patching, POOLINGS[pooling], mesh=run.mesh, **options)
     logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
     assert run.update(batch) == -1
     return float(run.tally["loss"]), logits

@@ -23,7 +23,7 @@ from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.step import gather
 from cfmlc_jax.models.backbones import resnet
@@ -46,7 +46,7 @@ score = score_step(model, HostViews(2), POOLINGS["pivot"], kinds=("whole", "pivo
 positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)
-    scores = score(run.average, run.mean_colour, on_devices["views"])
+    scores = gather(score(run.average, run.mean_colour, on_devices["views"]), mesh)
     logits.append(np.stack([np.asarray(scores[name]) for name in sorted(scores) if name != "attention"], axis=1))
     positions.append(np.asarray(gather(on_devices["index"], mesh)))
 positions, logits = np.concatenate(positions), np.concatenate(logits)
