@@ -19,7 +19,9 @@ from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
 from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem
+from cfmlc_jax.engine import ahead, memory
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import RunError
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.heads import linear, map_cells
@@ -30,6 +32,14 @@ from cfmlc_jax.optim import frozen
 SIZE, CLASSES = 32, 3
 LEARNING_RATE = 0.01
 PIVOT = POOLINGS["pivot"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_arrays_are_split():
+    """Over "fsdp", as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meshes, "LEAST_SPLIT", 2)
+        yield
 
 
 def tiny(attention="cross"):
@@ -444,6 +454,69 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     assert logits["attention"].shape == (4, (SIZE // 8) ** 2, CLASSES)
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
     assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
+
+
+def temporaries(score, run, views):
+    """Bytes of temporaries of a compiled batch."""
+    lowered = score.lower(run.variables, jnp.zeros(3), views)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def test_counterfactuals_need_the_memory_of_one_forward_pass():
+    """Thirteen patches of two scales, of which each is removed in turn."""
+    patching, size = HostViews((2, 3)), 2 * SIZE
+    run = run_of()
+    views = jax.ShapeDtypeStruct((8, 14, size, size, 3), jnp.uint8)
+    scores = {
+        kinds: score_step(run.model, patching, PIVOT, kinds=kinds, null="mean", mesh=run.mesh)
+        for kinds in ((), ("whole", "pivot"))
+    }
+    factual, all_kinds = (temporaries(score, run, views) for score in scores.values())
+    assert all_kinds < 1.6 * factual
+
+
+@pytest.mark.parametrize(("null", "passes"), [("mean", 1), ("zeros", 1), ("blur", 2)])
+def test_a_null_that_is_the_same_for_all_images_is_not_scored_with_every_batch(null, passes):
+    run = run_of()
+    views = jax.ShapeDtypeStruct((8, 5, SIZE, SIZE, 3), jnp.uint8)
+
+    def operations(kinds):
+        score = score_step(run.model, HOST, PIVOT, kinds=kinds, null=null, mesh=run.mesh)
+        return score.lower(run.variables, jnp.zeros(3), views).cost_analysis()["flops"]
+
+    assert operations(("whole",)) / operations(()) == pytest.approx(passes, rel=0.05)
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again(rng):
+    run, compiled = run_of(8), []
+    score = score_step(run.model, HOST, PIVOT, kinds=("whole", "pivot"), null="mean", mesh=run.mesh)
+    views = meshes.to_devices(batch_of(rng)["views"], run.mesh)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        (run.average, run.mean_colour, views),
+    )
+    ahead.compile_within_memory(score.lower(*shapes))
+
+    def listen(event, seconds, *, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    score(run.average, run.mean_colour, views)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert [name for name in compiled if "score" in name] == []
+    assert [name for name in compiled if "of_null" in name] != []
+
+
+def test_a_program_that_is_larger_than_the_memory_is_refused(monkeypatch):
+    lowered = jax.jit(jnp.cumsum).lower(jax.ShapeDtypeStruct((1024,), jnp.float32))
+    ahead.compile_within_memory(lowered)
+    monkeypatch.setattr(ahead, "bytes_of", lambda device: 1024)
+    with (
+        pytest.raises(RunError, match=r"^evaluation: out of memory on the device.* needs 0.0 GiB of 0.0 GiB"),
+        memory.explained("evaluation", "make it smaller"),
+    ):
+        ahead.compile_within_memory(lowered)
 
 
 @pytest.mark.parametrize("v", [1, 5])
