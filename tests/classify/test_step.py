@@ -22,6 +22,7 @@ from cfmlc_jax.classify.update import ClassifierSystem
 from cfmlc_jax.engine import ahead, memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import RunError
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.heads import linear, map_cells
@@ -456,23 +457,22 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
 
 
-def temporaries(score, run, views):
-    """Bytes of temporaries of a compiled batch."""
-    lowered = score.lower(run.variables, jnp.zeros(3), views)
-    return lowered.compile().memory_analysis().temp_size_in_bytes
-
-
 def test_counterfactuals_need_the_memory_of_one_forward_pass():
-    """Thirteen patches of two scales, of which each is removed in turn."""
-    patching, size = HostViews((2, 3)), 2 * SIZE
-    run = run_of()
-    views = jax.ShapeDtypeStruct((8, 14, size, size, 3), jnp.uint8)
-    scores = {
-        kinds: score_step(run.model, patching, PIVOT, kinds=kinds, null="mean", mesh=run.mesh)
-        for kinds in ((), ("whole", "pivot"))
-    }
-    factual, all_kinds = (temporaries(score, run, views) for score in scores.values())
-    assert all_kinds < 1.6 * factual
+    """Of a ResNet-18: patches are removed one after the other. All at once need 1.39 times as much."""
+    run, model, size = (
+        run_of(),
+        catalogue.create_model("resnet18", CLASSES, attention="cross", image_size=64),
+        64,
+    )
+    views = jax.ShapeDtypeStruct((8, 5, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), views)
+
+    def temporaries(kinds):
+        score = score_step(model, HOST, PIVOT, kinds=kinds, null="mean", mesh=run.mesh)
+        lowered = score.lower(variables, jax.ShapeDtypeStruct((3,), jnp.float32), views)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(("whole", "pivot")) < 1.1 * temporaries(())
 
 
 @pytest.mark.parametrize(("null", "passes"), [("mean", 1), ("zeros", 1), ("blur", 2)])
