@@ -57,8 +57,8 @@ class UnreadableError(InputError):
 class Checkpoints:
     """The checkpoints that one training writes to a folder, saved and restored by step.
 
-    Saving is synchronous, because the next step donates the state's buffers. Opening the folder removes
-    the remains of a killed save.
+    A save copies the arrays to the host, then writes in the background, at most one checkpoint at a time; the
+    other methods wait for it first. Opening the folder removes the remains of a killed save.
     """
 
     def __init__(self, folder: Path):
@@ -70,20 +70,38 @@ class Checkpoints:
                 raise WriteError(error.errno, error.strerror, str(self._folder)) from error
             _remove_unfinished(self._folder, "")
         self._ranks = _ranks(self._folder)
-        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # The step that is being written, and the context that reports why it cannot be written.
+        self._writing: tuple[int, contextlib.ExitStack] | None = None
 
     def save(self, step: int, *, model, training, meta: dict) -> None:
-        """Write one checkpoint, not ranked yet.
+        """Begin to write one checkpoint, not ranked yet. The arrays may be changed or donated after the call.
 
         Raises:
-            WriteError: the disk is full, for example; no part of it is left, the others are unchanged.
+            WriteError: this checkpoint or the one before cannot be written (`wait`).
         """
+        self.wait()
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave(meta),
         )
-        _save(self._checkpointer, self.path(step), items)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_explained(self.path(step)))
+            self._checkpointer.save(self.path(step), args=items)
+            self._writing = step, stack.pop_all()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is complete.
+
+        Raises:
+            WriteError: the disk is full, for example; no part of it is left, the others are unchanged.
+        """
+        if self._writing is None:
+            return
+        (step, stack), self._writing = self._writing, None
+        with stack:
+            self._checkpointer.wait_until_finished()
         self._ranks[step] = None
         self._drop_old()
 
@@ -98,6 +116,7 @@ class Checkpoints:
         Raises:
             WriteError: the disk is full, for example; the checkpoint is unchanged.
         """
+        self.wait()
         if jax.process_index() == 0:
             text = json.dumps(progress | {"rank": float(rank)})
             files.write_text(self.path(step) / _RANK, text + "\n")
@@ -123,6 +142,7 @@ class Checkpoints:
             InputError: the checkpoint belongs to another model.
             RunError: there are checkpoints but none is readable, or the machine cannot read them now.
         """
+        self.wait()
         steps = sorted(self._ranks, reverse=True)
         while self._ranks:
             step = max(self._ranks)
@@ -158,10 +178,12 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the best ranked checkpoint, or of the latest if none is ranked; None without checkpoints."""
+        self.wait()
         return _best(self._ranks)
 
     def latest_step(self) -> int | None:
         """Step of the latest checkpoint; None without checkpoints."""
+        self.wait()
         return max(self._ranks, default=None)
 
     def path(self, step: int) -> Path:
@@ -169,7 +191,12 @@ class Checkpoints:
         return self._folder / str(step)
 
     def close(self) -> None:
-        """Release Orbax's threads."""
+        """Wait for the checkpoint that is being written, and release Orbax's threads.
+
+        A checkpoint that cannot be written is not reported: call `wait` before, unless the run fails anyway.
+        """
+        with contextlib.suppress(WriteError):
+            self.wait()
         self._checkpointer.close()
 
     @property
@@ -243,7 +270,8 @@ def write(path: Path, *, model, meta: dict) -> None:
     items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
-            _save(checkpointer, path, items)
+            with _explained(path):
+                checkpointer.save(path, args=items)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another path") from error
 
@@ -331,12 +359,13 @@ def read_part(path: Path, abstract) -> Any:
     return arrays
 
 
-def _save(checkpointer, path, items):
-    """Write a checkpoint atomically."""
+@contextlib.contextmanager
+def _explained(path) -> Iterator[None]:
+    """A context in which a checkpoint is written: if it cannot be, nothing of it is left, and a `WriteError` says why."""
     others = set(threading.enumerate())
     with _quietly():
         try:
-            checkpointer.save(path, args=items)
+            yield
         except (OSError, ValueError) as error:
             number = _error_number(error)
             if number is None:

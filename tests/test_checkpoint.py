@@ -262,17 +262,29 @@ FULL = {
 }
 
 
+def save_and_wait(checkpoints, model, training, *, step):
+    checkpoints.save(step, model=model, training=training, meta=META)
+    checkpoints.wait()
+
+
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("full", FULL)
-def test_a_full_disk_leaves_the_others(folder, monkeypatch, full):
+def test_a_full_disk_leaves_the_others(folder, monkeypatch, full, background):
     def fail(checkpointer, path, **_):
         path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
         raise FULL[full]
 
+    def fail_in_the_background(_):
+        fail(None, folder / "6")
+
     before = contents(folder)
     checkpoints = Checkpoints(folder)
-    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    method, failure = ("wait_until_finished", fail_in_the_background) if background else ("save", fail)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "wait_until_finished", lambda _: None)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", lambda *_, **__: None)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, method, failure)
     with pytest.raises(WriteError, match=r"checkpoints/6 cannot be written \(.*\); free space there"):
-        save(checkpoints, 6)
+        save_and_wait(checkpoints, *items(6), step=6)
     monkeypatch.undo()
     assert contents(folder).keys() == before.keys()
     assert checkpoints.latest_step() == 5
@@ -288,7 +300,7 @@ def test_a_save_on_a_full_disk(small_disk, capfd):
     model, training = items(2)
     model["variables"] |= {str(i): np.random.default_rng(i).random(4000) for i in range(60)}
     with pytest.raises(WriteError, match=r"checkpoints/2 cannot be written \(No space left on device\)"):
-        checkpoints.save(2, model=model, training=training, meta=META)
+        save_and_wait(checkpoints, model, training, step=2)
     checkpoints.close()
     assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["1"]
     assert restore(small_disk / "checkpoints")[2]["step"] == 1

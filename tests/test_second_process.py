@@ -100,7 +100,7 @@ def evaluated(monkeypatch):
     """What the full evaluation is asked for, instead of doing it."""
     calls = []
 
-    def full_evaluation(config, classifier, sources, training, output):
+    def full_evaluation(config, classifier, sources, training, output, *, score=None):
         locked = output.folder is not None and (output.folder / lock.FILE).exists()
         calls.append((classifier, output, locked))
 
@@ -173,6 +173,8 @@ def test_only_process_0_writes_the_evaluation_after_training(
         parts=None,
         task=SimpleNamespace(selection="mAP"),
         run=lambda workdir, preemption, print_line: EndedRun(tmp_path),
+        compile_scores=lambda run, print_line: None,
+        evaluation=None,
     )
     config = configs.default()
     config.evaluate.checkpoint, config.data.test_splits = which, ("test",)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from cfmlc_jax.causal import patches
 from cfmlc_jax.shapes import shaped
 
-NULL_KINDS = ("zeros", "mean", "blur")
+# Null images that are the same for all images; "blur" is not.
+FIXED_NULLS = ("zeros", "mean")
+NULL_KINDS = (*FIXED_NULLS, "blur")
 
 
 @shaped("..., ... -> ...")

@@ -109,21 +109,6 @@ def _meet(one: Box, other: Box) -> bool:
     return all(max(one[i], other[i]) < min(one[i + 2], other[i + 2]) for i in (0, 1))
 
 
-@shaped("b h w c, * -> b p h w c")
-def remove_patches(images, null, grid: Grid, *, overlap: float = 0.0):
-    """Images without each patch in turn, replaced by the null's pixels: [b, h, h, c] -> [b, p, h, h, c].
-
-    Args:
-        images: whole views.
-        null: pixels that replace a patch, broadcastable to the images.
-        grid: as in `patch_boxes`.
-        overlap: as in `patch_boxes`.
-    """
-    null = jnp.broadcast_to(null, images.shape)
-    inside = _inside(images.shape[1], grid, overlap)
-    return jnp.where(inside[None, :, :, :, None], null[:, None], images[:, None])
-
-
 @shaped("b h w c, *, b -> b h w c")
 def remove_one(images, null, patch, grid: Grid, *, overlap: float = 0.0):
     """Images without one chosen patch each: [b, h, h, c] and int [b] -> [b, h, h, c].

@@ -14,9 +14,11 @@ from cfmlc_jax import files
 from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, scoring, tasks
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
+from cfmlc_jax.classify.scoring import Score
 from cfmlc_jax.classify.tasks import Task
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.boxes import Boxes
+from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
@@ -25,6 +27,8 @@ from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE
 
+# More patches than a map of 16 × 16 cells has: the attention of every image is not kept, only its pivots.
+MOST_KEPT = 256
 # The reason that a single-label report gives for having no co-occurrence.
 SINGLE_LABEL = "every image has one label"
 
@@ -166,19 +170,27 @@ def _brief(names):
     return f"{len(names)} ({', '.join(names[:3])}, …)"
 
 
+def score_of(config, parts: Parts) -> Score:
+    """What the evaluation scores each batch with."""
+    return scoring.score_step(config, parts, config.effect.kinds, attention=np.float16)
+
+
 def full_evaluation(
     config,
     classifier: Classifier,
     sources: Mapping[str, Source],
     training: TrainingSplit,
     output: Output,
+    *,
+    score: Score | None = None,
 ) -> dict[str, read.Results]:
     """The results by split. Writes the report's files, and prints tables.
 
     Intervals, context, localisation and, for the single-label task, the rule of thumb for alpha are of the
     averaged weights. The files are results.json (all metrics), results.md (the tables),
     per_class_<split>_<weights>.csv, scores_<split>_<weights>.npz (the logits, so that a report can use other
-    values of alpha) and evidence.json (everything else that the report shows).
+    values of alpha; the attention of the patches, or with more than `MOST_KEPT` patches the pivots) and
+    evidence.json (everything else that the report shows).
 
     Args:
         config: the configuration to evaluate with.
@@ -186,6 +198,7 @@ def full_evaluation(
         sources: by split.
         training: the split that the classifier was trained on.
         output: where to write and print.
+        score: of this configuration and these parts (`score_of`), if it is compiled already.
     """
     task = tasks.create(
         config,
@@ -193,7 +206,7 @@ def full_evaluation(
         class_counts=training.class_counts,
         num_classes=len(classifier.class_names),
     )
-    evaluation = _Evaluation(config, classifier, task, output)
+    evaluation = _Evaluation(config, classifier, task, output, score)
     results, shown_examples = {}, {}
     for split, source in sources.items():
         results[split], shown_examples[split] = evaluation.split(split, source)
@@ -214,9 +227,11 @@ def full_evaluation(
 class _Evaluation:
     """Evaluates a classifier split by split."""
 
-    def __init__(self, config, classifier: Classifier, task: Task, output: Output):
+    def __init__(self, config, classifier: Classifier, task: Task, output: Output, score: Score | None):
         self._config, self._classifier, self._task, self._output = config, classifier, task, output
-        self._score = scoring.score_step(config, classifier.parts, config.effect.kinds)
+        self._score = score_of(config, classifier.parts) if score is None else score
+        boxes_of_patches = classifier.parts.boxes()
+        self._keeps_attention = boxes_of_patches is not None and len(boxes_of_patches) <= MOST_KEPT
         self._model = deconfound.with_tau_norm(classifier.model, config.model.dot_product.tau_norm)
 
     def split(self, split: str, source: Source) -> tuple[Any, dict[str, list[evidence.Example]]]:
@@ -227,26 +242,46 @@ class _Evaluation:
         self._output.poll()
         split_boxes = self._boxes(split, source)
         results = self._task.results(config, scores, split_boxes, parts.boxes(), class_names)
-        shown = examples.choose(scores[AVERAGE], source, split_boxes, exif=config.data.exif, task=self._task)
+        shown = examples.choose(
+            scores[AVERAGE],
+            source,
+            split_boxes,
+            attention=lambda images: self._attention(scores[AVERAGE], source, images),
+            exif=config.data.exif,
+            task=self._task,
+        )
         return results, shown
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
-        parts, print_line = self._classifier.parts, self._output.print_line
-        unreadable = Unreadable(source, parts.transforms["evaluate"])
-        with memory.needed_for("evaluation", self._config, "evaluate"):
-            scores, source = scoring.score_readable(
-                parts,
-                self._score,
-                self._model,
-                source,
-                batch_size=self._config.evaluate.batch_size,
-                unreadable=unreadable,
-                poll=self._output.poll,
-            )
+        print_line = self._output.print_line
+        unreadable = Unreadable(source, self._classifier.parts.transforms["evaluate"])
+        scores, source = self._score_readable(
+            source, unreadable=unreadable, poll=self._output.poll, attention=self._keeps_attention
+        )
         for line in unreadable.report():
             print_line(f"{split}: {line}")
         print_line(f"{split}: {len(source)} images scored, each once")
         return scores, source
+
+    def _attention(self, scores, source, images) -> np.ndarray | None:
+        """The attention logits [m, p, k] of some images; None without patches."""
+        if scores.pivot is None or not len(images):
+            return None
+        if scores.attention is not None:
+            return scores.attention[images]
+        again, _ = self._score_readable(Selected(source, images), weights=(AVERAGE,))
+        return again[AVERAGE].attention
+
+    def _score_readable(self, source, **options):
+        with memory.needed_for("evaluation", self._config, "evaluate"):
+            return scoring.score_readable(
+                self._classifier.parts,
+                self._score,
+                self._model,
+                source,
+                batch_size=self._config.evaluate.batch_size,
+                **options,
+            )
 
     def _boxes(self, split, source) -> Boxes | None:
         """The annotated boxes of a split; None if there are none."""
@@ -269,6 +304,8 @@ class _Evaluation:
             arrays = scored.logits | {"labels": scored.labels}
             if scored.attention is not None:
                 arrays["attention"] = scored.attention
+            elif scored.pivot is not None:
+                arrays["pivot"] = scored.pivot
             files.write_npz(folder / read.scores_file(split, weights), **arrays)
 
 

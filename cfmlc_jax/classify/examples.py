@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,13 @@ SLIMMEST = 60  # minimum of its shorter side
 
 
 def choose(
-    scores: Scores, source: Source, boxes: Boxes | None, *, exif: bool, task: Task
+    scores: Scores,
+    source: Source,
+    boxes: Boxes | None,
+    *,
+    attention: Callable[[np.ndarray], np.ndarray | None],
+    exif: bool,
+    task: Task,
 ) -> dict[str, list[Example]]:
     """The examples of a split, {"best": […], "worst": […]}, by the cross-entropy of combined predictions.
 
@@ -34,6 +41,7 @@ def choose(
         scores: of the split.
         source: the split.
         boxes: of the split; None without.
+        attention: numbers [m] of images -> attention logits of their patches [m, p, k]; None without patches.
         exif: rotate images upright, as the classifier's transform did.
         task: defines losses and probabilities.
     """
@@ -47,7 +55,10 @@ def choose(
         "best": (order[:count], combined),
         "worst": (order[::-1][:count], task.class_losses(combined, scores.labels)),
     }
-    examples = _Examples(scores, source, boxes, exif)
+    shown = np.concatenate([images for images, _ in kinds.values()])
+    logits = attention(shown)
+    weights = {} if logits is None else dict(zip(shown.tolist(), np.asarray(patches.patch_weights(logits))))
+    examples = _Examples(scores, source, boxes, weights, exif)
     return {
         kind: [
             examples.example(
@@ -73,6 +84,7 @@ class _Examples:
     scores: Scores
     source: Source
     boxes: Boxes | None
+    weights: dict[int, np.ndarray]
     exif: bool
 
     def example(self, index: int, *, loss, probabilities, class_order) -> Example:
@@ -98,9 +110,7 @@ class _Examples:
             label=k,
             present=bool(scores.labels[index, k]),
             probability=float(probability),
-            weights=None
-            if scores.attention is None
-            else np.asarray(patches.patch_weights(scores.attention[index : index + 1]))[0, :, k].tolist(),
+            weights=self.weights[index][:, k].tolist() if index in self.weights else None,
             effect=None if null is None else float(combined - null[index, k]),
             boxes=[] if self.boxes is None else fractions(self.boxes, index, k),
         )

@@ -95,10 +95,10 @@ def _training(labels) -> Training:
 
 def _localization(config, scores, boxes, patch_boxes, class_names):
     """How often the pivot patch hits a box of its class; None without patches or boxes."""
-    if patch_boxes is None or scores.attention is None or boxes is None:
+    if patch_boxes is None or scores.pivot is None or boxes is None:
         return None
     pairs = localization.localize(
-        scores.attention.argmax(axis=1),
+        scores.pivot,
         boxes.corners,
         boxes.classes,
         boxes.images,

@@ -20,14 +20,14 @@ patch that looks most like the class; its evidence is free of most of the contex
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects, views
 from cfmlc_jax.causal.patches import Pooling
-from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.classify.patching import Evidence, Whole
 from cfmlc_jax.models.classifier import Outputs
 
 
@@ -82,15 +82,44 @@ def predict(outputs: Outputs, patching: Whole, pooling: Pooling) -> dict:
     return {"whole": whole, "patch": patch, "combined": effects.combine(whole, patch)}
 
 
+class Null(NamedTuple):
+    """What the classifier says of null images.
+
+    combined: their combined logits, [1 or b, k].
+    evidence: attention and scores of their patches, two [1 or b, p, k]; None without patches.
+    """
+
+    combined: Any
+    evidence: Evidence | None
+
+
+def of_null(apply: Callable, blank, *, patching: Whole, pooling: Pooling) -> Null:
+    """What the classifier says of null images [1 or b, s, s, 3] (`causal.effects.null_images`).
+
+    A null that is the same for all images needs this once for each set of weights.
+    """
+    outputs = apply(patching.null_inputs(blank))
+    return Null(predict(outputs, patching, pooling)["combined"], patching.evidence(outputs))
+
+
 def counterfactuals(
-    apply: Callable, images, outputs: Outputs, blank, kinds, *, patching: Whole, pooling: Pooling
+    apply: Callable,
+    images,
+    outputs: Outputs,
+    blank,
+    kinds,
+    *,
+    patching: Whole,
+    pooling: Pooling,
+    null: Null | None = None,
 ) -> dict:
     """Combined counterfactual logits by kind, each [b, k]; or [1, k] if they are the same for all images.
 
     "whole": the null replaces the image and all its patches. "pivot": for each class, the null replaces its
     pivot patch, in the image and in all patches that overlap it; the rest of the image, the context, stays.
     It is a mean over all patches: class k weighs the logits without patch p by its attention to p, so that its
-    pivot patch dominates.
+    pivot patch dominates. The patches are removed one after the other, so that the memory is that of one
+    forward pass.
 
     Args:
         apply: the classifier, from model inputs (`patching.inputs`) to Outputs.
@@ -100,21 +129,22 @@ def counterfactuals(
         kinds: a subset of "whole" and "pivot"; "pivot" only if `patching.removable`.
         patching: where the patches come from.
         pooling: of patch evidence to one logit per class.
+        null: what `of_null` says of `blank`; None: computed here.
 
     Raises:
         ValueError: kind "pivot" without patches.
     """
-    null_outputs = apply(patching.null_inputs(blank))
+    if null is None:
+        null = of_null(apply, blank, patching=patching, pooling=pooling)
     logits = {}
     if "whole" in kinds:
-        logits["whole"] = predict(null_outputs, patching, pooling)["combined"]
+        logits["whole"] = null.combined
     if "pivot" in kinds:
-        evidence, null = patching.evidence(outputs), patching.evidence(null_outputs)
-        if evidence is None or null is None:
+        evidence = patching.evidence(outputs)
+        if evidence is None or null.evidence is None:
             raise ValueError("the counterfactual of kind 'pivot' needs patches")
-        wholes = views.remove_patches(images[:, 0], blank, patching.grid, overlap=patching.overlap)
-        removed = apply(wholes).whole
-        attention, score = patching.evidence_without_each(apply, images, blank, evidence, null)
+        removed = patching.whole_without_each(apply, images, blank)
+        attention, score = patching.evidence_without_each(apply, images, blank, evidence, null.evidence)
         pooled = effects.pooled_without_each(attention, score, pooling.logits)
         focus = pooling.focus(*evidence)
         logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))

@@ -78,6 +78,22 @@ class Whole:
         """The host's views after one patch was removed: [b, v, s, s, 3]. The arguments are those of `without`."""
         return views.remove_one(images[:, 0], blank, patch, self.grid, overlap=self.overlap)[:, None]
 
+    def whole_without_each(self, apply: Callable[[Any], Outputs], images: Any, blank: Any) -> Any:
+        """The whole-image logits after each patch in turn was removed: [b, p, k]. The arguments are those of `without`.
+
+        The loop handles one removal at a time, to save memory.
+        """
+        whole = images[:, 0]
+        count = len(views.patch_boxes(whole.shape[1], self.grid, self.overlap))
+
+        def score(patch):
+            removed = views.remove_one(
+                whole, blank, jnp.full(len(whole), patch), self.grid, overlap=self.overlap
+            )
+            return apply(removed[:, None]).whole[:, 0]
+
+        return jnp.moveaxis(jax.lax.map(score, jnp.arange(count)), 0, 1)
+
     def evidence_without_each(
         self, apply: Callable[[Any], Outputs], images: Any, blank: Any, evidence: Evidence, null: Evidence
     ) -> Evidence:

@@ -73,13 +73,14 @@ class Predictor:
             config, training_labels=None, class_counts=None, num_classes=opened.num_classes
         )
         model = deconfound.with_tau_norm(opened.model, config.model.dot_product.tau_norm)
-        self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
-        self._mean_colour = model["mean_colour"]
         self._prediction = prediction
         default = "pivot" if parts.patching["evaluate"].removable else "whole"
         self._counterfactual = prediction.counterfactual or (default if with_effect else None)
         kinds = () if self._counterfactual is None else (self._counterfactual,)
-        self._score = scoring.score_step(config, parts, kinds)
+        score = scoring.score_step(config, parts, kinds, attention=np.float32)
+        variables = {"weights": model["variables"], "average": model["average"]}[weights]
+        with self._memory():
+            self._score = score.with_weights(variables, model["mean_colour"], self.to_views.size)
 
     def __call__(self, views: np.ndarray) -> list[ImageScores]:
         """The predictions for n images, n at most `batch_size`.
@@ -87,7 +88,7 @@ class Predictor:
         Raises:
             RunError: a logit is not finite, or there is not enough memory.
         """
-        with memory.explained("prediction", f"make --batch_size (now {self.batch_size}) smaller"):
+        with self._memory():
             outputs = self._outputs(views)
         logits = self._logits(outputs)
         if not np.isfinite(logits).all():
@@ -104,12 +105,15 @@ class Predictor:
         )
         return [ImageScores(*row) for row in rows]
 
+    def _memory(self):
+        return memory.explained("prediction", f"make --batch_size (now {self.batch_size}) smaller")
+
     def _outputs(self, views):
-        """The arrays of `scoring.compiled_scores` by name, for these views."""
+        """The arrays of `scoring.Score` by name, for these views."""
         # Pad with black views, so that only one shape is compiled.
         blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
         on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
-        padded = self._score(self._variables, self._mean_colour, on_devices)
+        padded = self._score(on_devices)
         return {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
 
     def _logits(self, outputs):

@@ -1,6 +1,7 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import ahead, hooks
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -49,6 +50,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         try:
             with memory.needed_for("training", config, "train"):
                 run.resume()
+                training.compile_scores(run, print_line)
                 run.fit()
             output = Output.of_this_process(
                 workdir / "report",
@@ -88,6 +90,7 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
             {split: sources[split] for split in config.data.test_splits},
             TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
             output,
+            score=training.evaluation,
         )
 
 
@@ -116,7 +119,11 @@ class _Training:
         num_classes = len(train_source.class_names)
         self.parts = build.create(config, num_classes)
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
-        self._score = scoring.score_step(config, self.parts, ())
+        self.evaluation = evaluate.score_of(config, self.parts)
+        # Without counterfactuals one program is enough for both.
+        self._validation = (
+            scoring.score_step(config, self.parts, ()) if config.effect.kinds else self.evaluation
+        )
         self._unreadable = {
             "train": Unreadable(self._epoch_source, self.parts.transforms["train"]),
             "val": Unreadable(val_source, self.parts.transforms["evaluate"]),
@@ -149,11 +156,27 @@ class _Training:
             tensorboard=config.report.tensorboard,
         )
         patience = config.train.patience if config.train.early_stop else None
-        planned = schedule(config, self._steps_per_epoch, patience=patience)
+        planned = schedule(
+            config, self._steps_per_epoch, patience=patience, validate_every=config.evaluate.every
+        )
         run = Run(self.system, self._batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
+
+    def compile_scores(self, run, print_line) -> None:
+        """Compile what the run will validate and evaluate with: a lack of memory shows now, not after the training."""
+        start = time.perf_counter()
+        model, _ = self.system.split(run.abstract.learned)
+        views = scoring.views_of(self.parts, self._config.evaluate.batch_size)
+        scores = {"evaluation": self.evaluation}
+        if not run.finished:
+            scores["validation"] = self._validation
+        for activity, score in scores.items():
+            with memory.needed_for(activity, self._config, "evaluate"):
+                ahead.compile_within_memory(score.lower(model["average"], model["mean_colour"], views))
+        seconds = time.perf_counter() - start
+        print_line(f"compiled {' and '.join(reversed(scores))} in {seconds:.1f} s")
 
     def _batches(self, from_step):
         for batch in train_batches(
@@ -179,12 +202,13 @@ class _Training:
         with memory.needed_for("validation", self._config, "evaluate"):
             scores, _ = scoring.score_readable(
                 self.parts,
-                self._score,
+                self._validation,
                 model,
                 self._val_source,
                 batch_size=self._config.evaluate.batch_size,
                 unreadable=self._unreadable["val"],
                 poll=poll,
+                attention=False,
             )
         return {
             name: self.task.validation(scored.logits["combined"], scored.labels)

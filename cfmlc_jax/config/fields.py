@@ -146,6 +146,7 @@ def _train() -> ConfigDict:
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.batch_size = 128  # images, over all devices
+    evaluate.every = 1  # epochs between two validations; the last epoch is always validated
     # Checkpoint to evaluate after training. best: by the validation metric. last: for data whose validation
     # split is the test split.
     evaluate.checkpoint = "best"
@@ -200,6 +201,7 @@ BOUNDS = {
     "train.log_every": Bounds(1),
     "train.patience": Bounds(1),
     "evaluate.batch_size": _BATCH,
+    "evaluate.every": Bounds(1),
     "mesh.fsdp": Bounds(1),
 }
 

@@ -5,13 +5,16 @@ from ml_collections import ConfigDict
 from cfmlc_jax.engine.run import Schedule
 
 
-def schedule(config: ConfigDict, steps_per_epoch: int, *, patience: int | None = None) -> Schedule:
+def schedule(
+    config: ConfigDict, steps_per_epoch: int, *, patience: int | None = None, validate_every: int = 1
+) -> Schedule:
     """The schedule of `seed` and section `train`, which all systems have.
 
     Args:
         config: validated.
         steps_per_epoch: at least 1.
         patience: as in `Schedule`.
+        validate_every: as in `Schedule`.
     """
     return Schedule(
         seed=config.seed,
@@ -21,4 +24,5 @@ def schedule(config: ConfigDict, steps_per_epoch: int, *, patience: int | None =
         log_every=config.train.log_every,
         checkpoint_every=config.train.checkpoint_every,
         patience=patience,
+        validate_every=validate_every,
     )

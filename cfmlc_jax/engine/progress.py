@@ -4,6 +4,9 @@ import contextlib
 import sys
 import time
 
+# What a host can wait for.
+WAITS = ("input", "device")
+
 
 class Progress:
     """Prints "step 280/760  epoch 3/8 …  4.1 steps/s  260 images/s  ETA 1:57" to standard error.
@@ -24,6 +27,7 @@ class Progress:
         self._total, self._batch_size, self._unit = total, batch_size, unit
         self._stream = None if silent else sys.stderr
         self._mark = (done, time.perf_counter())
+        self._waited, self._waits_since = dict.fromkeys(WAITS, 0.0), done
         self._open_line = False
 
     def report(self, step: int, text: str) -> dict[str, float]:
@@ -38,6 +42,20 @@ class Progress:
         )
         self._print(line)
         return {"steps_per_second": rate, "images_per_second": rate * self._batch_size}
+
+    def waits(self, step: int) -> dict[str, float]:
+        """Seconds a step in which the host waited since the last call: {"input_wait", "device_wait"}."""
+        steps = max(step - self._waits_since, 1)
+        waits = {f"{name}_wait": seconds / steps for name, seconds in self._waited.items()}
+        self._waited, self._waits_since = dict.fromkeys(WAITS, 0.0), step
+        return waits
+
+    @contextlib.contextmanager
+    def waiting(self, what: str):
+        """A context in which the host waits for "input" (a batch) or "device" (results)."""
+        start = time.perf_counter()
+        yield
+        self._waited[what] += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self):

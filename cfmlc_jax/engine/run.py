@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.engine import hooks, writers
+from cfmlc_jax.engine import hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
@@ -22,11 +23,12 @@ class Schedule:
     """How long a run trains, and how often it logs, saves and validates.
 
     seed: of the initial values and of the random keys of all steps.
-    epochs, steps_per_epoch: each epoch ends with a checkpoint and a validation.
+    epochs, steps_per_epoch: each epoch ends with a checkpoint, and with a validation as `validate_every` says.
     batch_size: images per step, over all devices; only for the printed rate.
     log_every: steps between two logs; a value above `steps_per_epoch` means one log per epoch.
     checkpoint_every: steps between two further checkpoints; 0: save at the end of epochs only.
     patience: epochs without improvement after which the run stops; None: never stop early.
+    validate_every: epochs between two validations; the last epoch is always validated.
     """
 
     seed: int
@@ -36,11 +38,17 @@ class Schedule:
     log_every: int
     checkpoint_every: int = 0
     patience: int | None = None
+    validate_every: int = 1
 
     @property
     def steps(self) -> int:
         """The number of steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows a step."""
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        return rest == 0 and (epoch % self.validate_every == 0 or epoch == self.epochs)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class RunOptions:
     require_same: called with the path and the meta of a checkpoint before it is resumed; raises if the
         checkpoint belongs to other data, for instance.
     start: changes the initial state of a new run, to load pretrained weights for instance.
-    notes: called after every epoch; returns lines that are printed.
-    keep: called on all processes with the number of every epoch after its validation, to write further files; a run
+    notes: called after every validation; returns lines that are printed.
+    keep: called on all processes with the number of every epoch that was validated, to write further files; a run
         that was killed before they were complete calls it again.
     hparams: the configuration as a flat dict, for the metric writers.
     tensorboard: write TensorBoard event files too.
@@ -105,6 +113,8 @@ class Run:
         self._create_state, self.abstract = plan(system, seed=schedule.seed, mesh=mesh)
         self._early_stop = hooks.EarlyStop(schedule.patience, {})
         self._finished = self._validation_due = False
+        # Seconds that a step would take if the devices did all its operations at their peak rate.
+        self._seconds_at_peak: float | None = None
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self._writer: writers.MetricWriter = writers.MultiWriter(())
 
@@ -129,9 +139,8 @@ class Run:
             self._state = from_items(model, training)
             self._early_stop.best = meta["best"]
             self._finished = meta["finished"]
-            epoch_ended = int(self._state.step) % self._schedule.steps_per_epoch == 0
             # A validation gives its checkpoint a rank; without one, the run ended before it was done.
-            self._validation_due = epoch_ended and "rank" not in meta
+            self._validation_due = self._schedule.validates(int(self._state.step)) and "rank" not in meta
             self._options.print_line(f"resuming at step {int(self._state.step)} of {self._schedule.steps}")
         self._step = int(self._state.step)
         self._writer = writers.create(
@@ -164,6 +173,12 @@ class Run:
                 self._validate(progress)
         if not self._finished:
             self._train(progress)
+        self.checkpoints.wait()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has trained to its end."""
+        return self._finished
 
     def last_saved(self) -> str:
         """The latest checkpoint, in words that end an error message."""
@@ -185,57 +200,77 @@ class Run:
         )
         train_step = _with_compilation_reported(compiled, progress)
         watch = hooks.NonFiniteWatch(compiled.watched)
+        log = _Log(self._mesh, lambda values: self._write(progress, values))
         progress.note(f"reading the first of {self._schedule.steps - self._step} batches")
-        for batch in self._batches(self._step):
+        batches = iter(self._batches(self._step))
+        peak = peaks.flops_per_second(self._mesh)
+        while not self._finished:
+            with progress.waiting("input"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            # The devices work on the step before until `watch.add`: the batch and the new step are sent meanwhile.
             on_devices = meshes.to_devices(batch, self._mesh)
+            if peak is not None and self._seconds_at_peak is None:
+                self._seconds_at_peak = compiled.flops(self._state, on_devices) / peak
             self._state, first_bad = train_step(self._state, on_devices)
             self._step += 1
-            watch.add(self._step, first_bad)
-            epoch_ends = self._step % self._schedule.steps_per_epoch == 0
+            with progress.waiting("device"):
+                log.flush()
+                watch.add(self._step, first_bad)
             if self._step % self._log_every == 0:
-                self._log(progress)
-            if epoch_ends or self._wants_checkpoint():
-                watch.flush()
+                readings = self._system.readings(self._state.learned)
+                log.add(self._step, progress.waits(self._step), self._state.tally, readings)
+            if self._step % self._schedule.steps_per_epoch == 0 or self._wants_checkpoint():
+                self._settle(log, watch, progress)
                 with progress.paused():
                     self._save()
-                    if epoch_ends:
+                    if self._schedule.validates(self._step):
                         self._validate(progress)
             if self._options.preemption.requested():
-                watch.flush()
+                self._settle(log, watch, progress)
                 if self.checkpoints.latest_step() != self._step:
                     self._save()
+                    self.checkpoints.wait()
                 raise hooks.Preempted(f"asked to end; {self._saved()}")
-            if self._finished:
-                break
+
+    def _settle(self, log, watch, progress):
+        """Wait for all steps so far, log what is due, and raise if a value is not finite."""
+        with progress.waiting("device"):
+            log.flush()
+            watch.flush()
 
     def _wants_checkpoint(self):
         every = self._schedule.checkpoint_every
         return every > 0 and self._step % every == 0
 
-    def _log(self, progress):
-        values = hooks.mean_values(self._state.tally)
+    def _write(self, progress, logged: "_Logged"):
+        values = hooks.mean_values(logged.tally)
         first = self._system.values[0]
-        readings = {name: float(value) for name, value in self._system.readings(self._state.learned).items()}
-        epoch = 1 + (self._step - 1) // self._schedule.steps_per_epoch
+        readings = {name: float(value) for name, value in logged.readings.items()}
+        epoch = 1 + (logged.step - 1) // self._schedule.steps_per_epoch
         text = f"epoch {epoch}/{self._schedule.epochs}  {first} {values[first]:.4g}"
         if "lr" in readings:
             text += f"  lr {readings['lr']:.2e}"
-        speed = progress.report(self._step, text)
+        speed = progress.report(logged.step, text) | logged.waits
+        if self._seconds_at_peak is not None:
+            speed["mfu"] = self._seconds_at_peak * speed["steps_per_second"]
         scalars = {f"train/{name}": value for name, value in (values | readings).items()}
-        self._writer.write_scalars(self._step, scalars | {f"time/{name}": v for name, v in speed.items()})
+        self._writer.write_scalars(logged.step, scalars | {f"time/{name}": v for name, v in speed.items()})
 
     def _saved(self):
         return f"saved step {self._step} of {self._schedule.steps}"
 
+    def _end_if_requested(self):
+        if self._options.preemption.requested():
+            self.checkpoints.wait()
+            raise hooks.Preempted(f"asked to end; {self._saved()}, its validation comes next")
+
     def _validate(self, progress):
-        """Compute metrics after an epoch, whose checkpoint is already saved, and rank that checkpoint by them."""
+        """Compute metrics after an epoch, whose checkpoint is saved or on its way, and rank that checkpoint by them."""
         epoch = self._step // self._schedule.steps_per_epoch
-        metrics = self._system.validate(
-            self._state.learned,
-            lambda: self._options.preemption.raise_if_requested(
-                f"{self._saved()}, its validation comes next"
-            ),
-        )
+        metrics = self._system.validate(self._state.learned, self._end_if_requested)
+        self.checkpoints.wait()
         for line in self._options.notes():
             progress.note(line)
         self._options.keep(epoch)
@@ -267,6 +302,40 @@ class Run:
         model, training = to_items(self._state, self._system)
         meta = self._options.meta | self._validation_meta()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)
+
+
+class _Logged(NamedTuple):
+    """What is logged of a step: the host's waits (`Progress.waits`), the state's tally, the system's readings."""
+
+    step: int
+    waits: dict[str, float]
+    tally: dict[str, Any]
+    readings: dict[str, Any]
+
+
+class _Log:
+    """Writes the values of a step when the next step is on its way, so that the devices never wait for the host.
+
+    Args:
+        mesh: the devices.
+        write: called with the values on the host.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh, write: Callable[[_Logged], None]):
+        # Copies, because the next step donates the state.
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=meshes.replicated(mesh))
+        self._write = write
+        self._pending: _Logged | None = None
+
+    def add(self, step: int, waits: dict[str, float], tally, readings) -> None:
+        """Keep the values of a step for the next `flush`."""
+        self._pending = _Logged(step, waits, *self._copy((tally, readings)))
+
+    def flush(self) -> None:
+        """Wait for the values that were added last, and write them."""
+        if self._pending is not None:
+            logged, self._pending = self._pending, None
+            self._write(jax.device_get(logged))
 
 
 def _with_compilation_reported(train_step, progress):

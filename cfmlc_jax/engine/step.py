@@ -1,6 +1,7 @@
 """The compiled training step of a system."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,11 @@ class TrainStep:
     def __call__(self, state: State, batch) -> tuple[State, jax.Array]:
         """The state after the step, and `first_bad`."""
         return self.jitted(state, batch)
+
+    def flops(self, state: State, batch) -> float:
+        """The floating-point operations of a step, over all devices, as XLA counts them before it optimises."""
+        costs: Any = self.jitted.lower(state, batch).cost_analysis()
+        return costs["flops"]
 
 
 def gather(array, mesh: jax.sharding.Mesh):

@@ -240,7 +240,7 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
     if missing:
         raise _damaged(path, f"it has no {', '.join(missing)}")
     labels = arrays.pop("labels")
-    attention = arrays.pop("attention", None)
+    attention, pivot = arrays.pop("attention", None), arrays.pop("pivot", None)
     unknown = [name for name in arrays if name not in KINDS and counterfactual_of(name) is None]
     if unknown:
         raise _damaged(path, f"it has {', '.join(unknown)}, which are not predictions")
@@ -254,7 +254,7 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
         )
     if any(np.isnan(x).any() for x in arrays.values()):
         raise InputError(f"{_shown(path)} has logits that are NaN; evaluate an earlier checkpoint")
-    return Scores(logits=arrays, labels=labels, attention=attention)
+    return Scores(logits=arrays, labels=labels, attention=attention, pivot=pivot)
 
 
 def _arrays(path):

@@ -17,13 +17,15 @@ class Scores:
 
     logits: float32 [n, k] by name: "whole", "patch", "combined", …, and "null_<kind>" (counterfactual).
     labels: uint8 [n, k].
-    attention: float16 [n, p, k], attention logits of the patches; None without patches.
+    attention: float16 [n, p, k], attention logits of the patches; None without patches, or if they are too many.
+    pivot: int32 [n, k], the patch with the most attention; None without patches.
     cosine: float32 [n], of the features with the mean feature; None without one.
     """
 
     logits: dict[str, np.ndarray]
     labels: np.ndarray
     attention: np.ndarray | None = None
+    pivot: np.ndarray | None = None
     cosine: np.ndarray | None = None
 
     @property

@@ -11,7 +11,7 @@ from cfmlc_jax import losses
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem, Objective
 from cfmlc_jax.data.pipeline import Reading, train_batches
 from cfmlc_jax.data.sources.files import FileSource

@@ -17,6 +17,15 @@ from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, query2label
 
+
+@pytest.fixture(autouse=True, scope="module")
+def small_arrays_are_split():
+    """Over "fsdp", as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meshes, "LEAST_SPLIT", 2)
+        yield
+
+
 NAMES = ("cat", "dog", "owl")
 
 

@@ -17,9 +17,12 @@ from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem
+from cfmlc_jax.engine import ahead, memory
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import RunError
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet, tresnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.models.heads import linear, map_cells
@@ -30,6 +33,14 @@ from cfmlc_jax.optim import frozen
 SIZE, CLASSES = 32, 3
 LEARNING_RATE = 0.01
 PIVOT = POOLINGS["pivot"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_arrays_are_split():
+    """Over "fsdp", as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meshes, "LEAST_SPLIT", 2)
+        yield
 
 
 def tiny(attention="cross"):
@@ -201,9 +212,12 @@ def test_the_first_value_that_is_not_finite_is_named(rng, where):
 def test_scores_by_name_and_their_counterfactuals(rng, null):
     run = run_of()
     batch = batch_of(rng, images=4)
-    score = score_step(run.model, HOST, PIVOT, kinds=("whole", "pivot"), null=null, mesh=run.mesh)
+    kinds = ("whole", "pivot")
+    score = score_step(run.model, HOST, PIVOT, kinds=kinds, null=null, mesh=run.mesh, attention=jnp.float16)
     logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
-    assert logits.pop("attention").shape == (4, 4, CLASSES)
+    attention = logits.pop("attention")
+    assert (attention.shape, attention.dtype) == ((4, 4, CLASSES), np.float16)
+    np.testing.assert_array_equal(logits.pop("pivot"), attention.argmax(axis=1))
     assert set(logits) == {"whole", "patch", "combined", "null_whole", "null_pivot"}
     assert all(x.shape == (4, CLASSES) for x in logits.values())
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
@@ -399,7 +413,8 @@ def trained_once(model, patching, batch, pooling="pivot"):
         mesh=mesh_of(1),
         ema_decay=0.75,
     ).start()
-    score = score_step(model, patching, POOLINGS[pooling], kinds=("whole",), null="mean", mesh=run.mesh)
+    options = {"kinds": ("whole",), "null": "mean", "attention": jnp.float32}
+    score = score_step(model, patching, POOLINGS[pooling], mesh=run.mesh, **options)
     logits = host(score(run.variables, jnp.full(3, 0.5), batch["views"]))
     assert run.update(batch) == -1
     return float(run.tally["loss"]), logits
@@ -440,6 +455,68 @@ def test_cells_of_a_map_are_trained_and_scored(rng, pooling):
     assert logits["attention"].shape == (4, (SIZE // 8) ** 2, CLASSES)
     np.testing.assert_allclose(logits["combined"], (logits["whole"] + logits["patch"]) / 2, rtol=1e-5)
     assert np.ptp(logits["null_whole"], axis=0).max() < 1e-5
+
+
+def test_counterfactuals_need_the_memory_of_one_forward_pass():
+    """Of a ResNet-18: patches are removed one after the other. All at once need 1.39 times as much."""
+    run, model, size = (
+        run_of(),
+        catalogue.create_model("resnet18", CLASSES, attention="cross", image_size=64),
+        64,
+    )
+    views = jax.ShapeDtypeStruct((8, 5, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), views)
+
+    def temporaries(kinds):
+        score = score_step(model, HOST, PIVOT, kinds=kinds, null="mean", mesh=run.mesh)
+        lowered = score.lower(variables, jax.ShapeDtypeStruct((3,), jnp.float32), views)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(("whole", "pivot")) < 1.1 * temporaries(())
+
+
+@pytest.mark.parametrize(("null", "passes"), [("mean", 1), ("zeros", 1), ("blur", 2)])
+def test_a_null_that_is_the_same_for_all_images_is_not_scored_with_every_batch(null, passes):
+    run = run_of()
+    views = jax.ShapeDtypeStruct((8, 5, SIZE, SIZE, 3), jnp.uint8)
+
+    def operations(kinds):
+        score = score_step(run.model, HOST, PIVOT, kinds=kinds, null=null, mesh=run.mesh)
+        return score.lower(run.variables, jnp.zeros(3), views).cost_analysis()["flops"]
+
+    assert operations(("whole",)) / operations(()) == pytest.approx(passes, rel=0.05)
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again(rng):
+    run, compiled = run_of(8), []
+    score = score_step(run.model, HOST, PIVOT, kinds=("whole", "pivot"), null="mean", mesh=run.mesh)
+    views = meshes.to_devices(batch_of(rng)["views"], run.mesh)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        (run.average, run.mean_colour, views),
+    )
+    ahead.compile_within_memory(score.lower(*shapes))
+
+    def listen(event, seconds, *, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    score(run.average, run.mean_colour, views)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert [name for name in compiled if "score" in name] == []
+    assert [name for name in compiled if "of_null" in name] != []
+
+
+def test_a_program_that_is_larger_than_the_memory_is_refused(monkeypatch):
+    lowered = jax.jit(jnp.cumsum).lower(jax.ShapeDtypeStruct((1024,), jnp.float32))
+    ahead.compile_within_memory(lowered)
+    monkeypatch.setattr(ahead, "bytes_of", lambda device: 1024)
+    with (
+        pytest.raises(RunError, match=r"^evaluation: out of memory on the device.* needs 0.0 GiB of 0.0 GiB"),
+        memory.explained("evaluation", "make it smaller"),
+    ):
+        ahead.compile_within_memory(lowered)
 
 
 @pytest.mark.parametrize("v", [1, 5])

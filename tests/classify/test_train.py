@@ -95,7 +95,8 @@ def test_validation_scores_both_sets_of_weights(monkeypatch):
     made, asked = training(), []
     labels = (np.arange(16 * CLASSES).reshape(16, CLASSES) % 3 == 0).astype(np.uint8)
 
-    def score_readable(parts, score, model, source, *, batch_size, unreadable, poll):
+    def score_readable(parts, score, model, source, *, batch_size, unreadable, poll, attention):
+        assert not attention
         asked.append((model, source, batch_size, poll))
         wrong = 1 - labels.astype(np.float32)
         return {

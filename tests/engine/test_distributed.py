@@ -6,24 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from cfmlc_jax import checkpoint
 
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join([str(TESTS.parent), str(TESTS)])
 
 PROGRAM = """
 import sys
+from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
 if int(sys.argv[2]) > 1:
     jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 import numpy as np
+from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.step import gather
 from cfmlc_jax.models.backbones import resnet
@@ -32,7 +37,8 @@ from cfmlc_jax.models.heads.linear import LinearHead
 import optax
 from training import Training, objective
 
-mesh = meshes.create()
+meshes.LEAST_SPLIT = 2
+mesh = meshes.create(fsdp=4)
 model = Classifier(
     backbone=resnet.ResNet(stage_sizes=(1,), block=resnet.BasicBlock, width=8, small_stem=True),
     head=LinearHead(10, "cross"),
@@ -46,13 +52,16 @@ score = score_step(model, HostViews(2), POOLINGS["pivot"], kinds=("whole", "pivo
 positions, logits = [], []
 for batch in evaluation_batches(source, to_views, batch_size=8, reading=reading):
     on_devices = meshes.to_devices(batch, mesh)
-    scores = score(run.average, run.mean_colour, on_devices["views"])
+    scores = gather(score(run.average, run.mean_colour, on_devices["views"]), mesh)
     logits.append(np.stack([np.asarray(scores[name]) for name in sorted(scores) if name != "attention"], axis=1))
     positions.append(np.asarray(gather(on_devices["index"], mesh)))
 positions, logits = np.concatenate(positions), np.concatenate(logits)
 kept = positions >= 0
 assert sorted(positions[kept]) == list(range(22))
 leaves = [np.asarray(gather(leaf, mesh)) for leaf in jax.tree.leaves((run.variables, run.tally))]
+checkpoints = Checkpoints(Path(sys.argv[5]).with_suffix(""))
+checkpoints.save(1, model=run.variables, training=run.opt_state, meta={"class_names": []})
+checkpoints.close()
 if jax.process_index() == 0:
     np.savez(sys.argv[5], *leaves, logits=logits[kept][np.argsort(positions[kept])])
 """
@@ -132,3 +141,16 @@ def test_two_processes_equal_one_process(tmp_path):
     assert one.keys() == two.keys()
     for name, expected in one.items():
         np.testing.assert_allclose(two[name], expected, rtol=2e-5, atol=1e-6, err_msg=name)
+    # What two processes saved, each one half of every array, one process restores.
+    restored = jax.tree.leaves(checkpoint.read_part(*whole(tmp_path / "two" / "1")))
+    assert len(restored) > 10
+    for i, leaf in enumerate(restored):
+        np.testing.assert_array_equal(leaf, two[f"arr_{i}"])
+
+
+def whole(path):
+    """A checkpoint, and the shapes of its model on a single device."""
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return path, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), checkpoint.model_shapes(path)
+    )

@@ -35,3 +35,20 @@ def test_shuffled_devices_get_the_same_images(monkeypatch, rng, fsdp):
     for shard in meshes.to_devices(images, mesh).addressable_shards:
         # Device i gets the i-th pair of images.
         np.testing.assert_array_equal(shard.data, 2 * shard.device.id + np.arange(2))
+
+
+def test_only_large_arrays_are_split_over_fsdp():
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 128, 256), np.float32),
+        "least": jax.ShapeDtypeStruct((meshes.LEAST_SPLIT,), np.float32),
+        "less": jax.ShapeDtypeStruct((meshes.LEAST_SPLIT - 8,), np.float32),
+        "odd": jax.ShapeDtypeStruct((1001, 1001), np.float32),
+        "scale": jax.ShapeDtypeStruct((2048,), np.float32),
+        "step": jax.ShapeDtypeStruct((), np.int32),
+    }
+    split = meshes.with_shardings(shapes, meshes.create(fsdp=4))
+    parts = {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in split.items()}
+    assert parts == {name: leaf.shape for name, leaf in shapes.items()} | {
+        "kernel": (3, 3, 128, 64),
+        "least": (meshes.LEAST_SPLIT // 4,),
+    }

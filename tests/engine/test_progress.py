@@ -18,6 +18,19 @@ def test_line_and_rates(capsys, monkeypatch):
     assert capsys.readouterr().err == "step 30/100  loss 1.0  5.00 steps/s  40 images/s  ETA 0:14\n"
 
 
+def test_waits_are_seconds_a_step_since_the_last_time(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    progress = Progress(100, batch_size=1, done=2)
+    for seconds in (3, 1):
+        with progress.waiting("input"):
+            now[0] += seconds
+        with progress.waiting("device"):
+            now[0] += 2
+    assert progress.waits(6) == {"input_wait": 1.0, "device_wait": 1.0}
+    assert progress.waits(8) == {"input_wait": 0.0, "device_wait": 0.0}
+
+
 def test_pauses_do_not_count(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])

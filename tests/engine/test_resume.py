@@ -53,17 +53,20 @@ def interrupt(workdir, number, *flags):
     return code, output
 
 
-# Sends itself a signal before it scores the n-th split. After SIGTERM it continues to the next poll.
+# Sends itself a signal before it scores the n-th split, when the checkpoint of the first epoch is complete. After
+# SIGTERM it continues to the next poll.
 SIGNALLED = """
-import os, sys
+import os, sys, time
 from cfmlc_jax import main
 from cfmlc_jax.classify import scoring
-number, nth = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+number, nth, checkpoint = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 score_readable, calls = scoring.score_readable, []
 
 def signalled(*args, **kwargs):
     calls.append(args)
     if len(calls) == nth:
+        while not os.path.exists(checkpoint):
+            time.sleep(0.01)
         os.kill(os.getpid(), number)
     return score_readable(*args, **kwargs)
 
@@ -74,7 +77,8 @@ sys.exit(main.main())
 
 def interrupt_scoring(workdir, number, nth):
     """Start a run that sends itself a signal before it scores the n-th split."""
-    return finish(start(workdir, program=["-c", SIGNALLED, str(int(number)), str(nth)]))
+    first = str(workdir / "checkpoints" / "20")
+    return finish(start(workdir, program=["-c", SIGNALLED, str(int(number)), str(nth), first]))
 
 
 def saved(workdir):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,26 +17,40 @@ import pytest
 import toys
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax.engine import hooks, writers
+from cfmlc_jax.engine import hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import Update
 from cfmlc_jax.errors import InputError, RunError
 
+
+@pytest.fixture(autouse=True, scope="module")
+def small_arrays_are_split():
+    """Over "fsdp", as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meshes, "LEAST_SPLIT", 2)
+        yield
+
+
 STEPS = toys.EPOCHS * toys.PER_EPOCH
 
 
-def stored(workdir, step=STEPS):
-    """All arrays of a checkpoint, and all logged metrics except times."""
+def stored_arrays(workdir, step):
+    """The two items of a checkpoint."""
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
             workdir / "checkpoints" / str(step),
             args=ocp.args.Composite(model=ocp.args.StandardRestore(), training=ocp.args.StandardRestore()),
         )
+    return restored.model, restored.training
+
+
+def stored(workdir, step=STEPS):
+    """All arrays of a checkpoint, and all logged metrics except times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-    return (restored.model, restored.training), metrics
+    return stored_arrays(workdir, step), metrics
 
 
 def assert_same(one, other):
@@ -44,7 +59,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, devices):
-    program = [sys.executable, toys.__file__, str(tmp_path / "killed"), str(devices), "7"]
+    program = [sys.executable, toys.__file__, str(tmp_path / "killed"), str(devices), "7", "5"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run(program, env=environment, check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -379,6 +394,148 @@ def test_notes_are_shown_after_every_epoch(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     shown = [i for i, line in enumerate(lines) if line == "two images cannot be read"]
     assert [lines[i + 1].partition(":")[0] for i in shown] == ["epoch 1", "epoch 2", "epoch 3"]
+
+
+def validated_every(number, workdir, **options):
+    """A run of three epochs of which not all are validated, and its system."""
+    system = Scripted(sets(5.0, 5.0), sets(4.0, 4.0), sets(4.5, 4.5))
+    return toys.run(system, workdir, validate_every=number, **options), system
+
+
+@pytest.mark.parametrize(("number", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (9, [3])])
+def test_only_some_epochs_are_validated_but_always_the_last(tmp_path, number, epochs):
+    run, system = validated_every(number, tmp_path / "run")
+    run.resume()
+    run.fit()
+    run.close()
+    assert system.validated == epochs
+    _, metrics = stored(tmp_path / "run")
+    assert [line["epoch"] for line in metrics if "epoch" in line] == epochs
+    # The best is one of those that were validated.
+    assert run.checkpoints.best_step() == (4 if 1 in epochs else STEPS)
+    assert run.checkpoints.latest_step() == STEPS
+
+
+@pytest.mark.parametrize("asked", [4, 6])
+def test_a_run_resumed_after_an_epoch_without_validation_does_not_validate_it(tmp_path, asked):
+    """It ends the same, with the same log, whether it ended with that epoch or within the next."""
+    run, system = validated_every(2, tmp_path / "run", asked=asked)
+    run.resume()
+    with pytest.raises(hooks.Preempted, match=rf"saved step {asked} of 12$"):
+        run.fit()
+    run.close()
+    assert system.validated == []
+    resumed, system = validated_every(2, tmp_path / "run")
+    whole, expected = validated_every(2, tmp_path / "whole")
+    for each in (resumed, whole):
+        each.resume()
+        each.fit()
+        each.close()
+    assert system.validated == expected.validated == [2, 3]
+    (arrays, metrics), (all_arrays, all_metrics) = stored(tmp_path / "run"), stored(tmp_path / "whole")
+    assert_same(arrays, all_arrays)
+    assert metrics == all_metrics
+
+
+def test_early_stopping_counts_epochs_and_not_validations(tmp_path):
+    system = Scripted(sets(0.0, 0.0), sets(5.0, 5.0), sets(4.0, 4.0))
+    run = toys.fitted(system, tmp_path / "run", validate_every=2, patience=1)
+    assert system.validated == [2, 3]
+    assert run.finished
+
+
+def test_a_batch_is_sent_and_its_step_started_before_the_last_result_is_awaited(tmp_path, monkeypatch):
+    """Also when every step is logged: the log is that of the step before."""
+    events, to_devices = [], meshes.to_devices
+    check, write = hooks.NonFiniteWatch._check, writers.JsonlWriter.write_scalars
+
+    def sent(batch, mesh):
+        events.append("sent")
+        return to_devices(batch, mesh)
+
+    def checked(watch, step, first_bad):
+        events.append(f"checked {step}")
+        check(watch, step, first_bad)
+
+    def written(writer, step, scalars):
+        events.append(f"wrote {step}")
+        write(writer, step, scalars)
+
+    monkeypatch.setattr(meshes, "to_devices", sent)
+    monkeypatch.setattr(hooks.NonFiniteWatch, "_check", checked)
+    monkeypatch.setattr(writers.JsonlWriter, "write_scalars", written)
+    toys.fitted(toys.Line(), tmp_path / "run", log_every=1)
+    # An epoch of four steps: its last results are awaited for the checkpoint and the validation.
+    assert events[:10] == [
+        "sent", "sent", "wrote 1", "checked 1", "sent", "wrote 2", "checked 2", "sent", "wrote 3", "checked 3",
+    ]  # fmt: skip
+    assert events[10:13] == ["wrote 4", "checked 4", "wrote 4"]
+
+
+def test_waits_for_the_input_are_logged_per_step(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "run", before=lambda step: time.sleep(0.05))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logs = [line for line in lines if "epoch" not in line]
+    assert all(0.05 <= line["time/input_wait"] < 1 for line in logs)
+    assert all(0 <= line["time/device_wait"] < 1 for line in logs)
+    # CPUs have no published peak.
+    assert not any("time/mfu" in line for line in logs)
+
+
+def test_the_share_of_the_peak_rate_is_logged_where_it_is_known(tmp_path, monkeypatch):
+    monkeypatch.setitem(peaks.BFLOAT16, jax.devices()[0].device_kind, 1e-6)
+    toys.fitted(toys.Line(), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logs = [line for line in lines if "epoch" not in line]
+    # All devices of a run together, and the same operations in every step.
+    operations = [line["time/mfu"] * 1e6 / line["time/steps_per_second"] for line in logs]
+    assert 16 < operations[0] < 16 * 100
+    np.testing.assert_allclose(operations, operations[0])
+
+
+@pytest.mark.parametrize(("devices", "fsdp", "least"), [(1, 1, 2), (8, 1, 2), (8, 4, 2), (8, 4, 2**16)])
+def test_a_checkpoint_is_restored_on_other_devices(tmp_path, monkeypatch, devices, fsdp, least):
+    """From arrays that are split over four devices, also by the rule that small ones are not."""
+    step, state, mesh = wide_step(8, 4)
+    state, _ = step(state, meshes.to_devices({"x": np.ones((16, 8), np.float32)}, mesh))
+    saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
+    model, training = to_items(state, Wide())
+    saved.save(1, model=model, training=training, meta={"class_names": []})
+    monkeypatch.setattr(meshes, "LEAST_SPLIT", least)
+    _, abstract = plan(Wide(), seed=3, mesh=toys.mesh_of(devices, fsdp))
+    model, training = to_items(abstract, Wide())
+    options = {"check": lambda path, meta: None, "warn": pytest.fail}
+    model, training, _ = saved.restore_latest(model=model, training=training, **options)
+    saved.close()
+    restored = from_items(model, training)
+    assert_same(restored, state)
+    split = fsdp > 1 and least == 2
+    shape = (8, 10) if split else (8, 40)
+    shards = restored.learned["matrix"].addressable_shards
+    assert {shard.data.shape for shard in shards} == {shape}
+    assert len(shards) == devices
+
+
+def test_a_save_returns_before_the_files_are_complete(tmp_path, monkeypatch):
+    """And the state may change at once: what is saved is the state at the call."""
+    go, finish = threading.Event(), ocp.CompositeCheckpointHandler.finalize
+
+    def held(handler, folder):
+        assert go.wait(60)
+        finish(handler, folder)
+
+    monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", held)
+    step, state, mesh = wide_step(1, 1)
+    saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
+    model, training = to_items(state, Wide())
+    saved.save(0, model=model, training=training, meta={"class_names": []})
+    expected = np.ones((8, 40))
+    step(state, meshes.to_devices({"x": np.ones((16, 8), np.float32)}, mesh))
+    assert not (tmp_path / "checkpoints" / "0").exists()
+    go.set()
+    assert saved.latest_step() == 0
+    saved.close()
+    np.testing.assert_array_equal(stored_arrays(tmp_path, 0)[0]["matrix"], expected)
 
 
 def test_files_of_an_epoch_are_kept_again_after_a_kill_before_its_end(tmp_path, monkeypatch):

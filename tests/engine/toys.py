@@ -1,11 +1,13 @@
 """Systems of a few lines, and runs that train them. As a program, it is a run that kills itself.
 
-python toys.py WORKDIR DEVICES STEP: trains `Line` on DEVICES devices; sends itself SIGKILL before step STEP.
+python toys.py WORKDIR DEVICES STEP SAVED: trains `Line` on DEVICES devices; sends itself SIGKILL before step STEP,
+when checkpoint SAVED is complete.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -111,6 +113,7 @@ def run(
     fsdp=1,
     asked=0,
     patience=None,
+    validate_every=1,
     log_every=3,
     print_line=lambda _: None,
     **options,
@@ -124,6 +127,7 @@ def run(
         log_every=log_every,
         checkpoint_every=5,
         patience=patience,
+        validate_every=validate_every,
     )
     workdir.mkdir(exist_ok=True)
     run_options = RunOptions(
@@ -145,11 +149,18 @@ def fitted(*args, **options):
     return finished
 
 
+def end_before(last, saved):
+    """A function of a step that ends the process before one of them, when a checkpoint is complete."""
+
+    def before(step):
+        while step == last:
+            if saved.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.01)
+
+    return before
+
+
 if __name__ == "__main__":
     workdir, devices, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    fitted(
-        Line(),
-        workdir,
-        devices,
-        before=lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == last else None,
-    )
+    fitted(Line(), workdir, devices, before=end_before(last, workdir / "checkpoints" / sys.argv[4]))

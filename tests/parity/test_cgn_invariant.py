@@ -15,7 +15,7 @@ from cfmlc_jax import losses
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import invariant
 from cfmlc_jax.classify.patching import Whole
-from cfmlc_jax.classify.scoring import compiled_scores
+from cfmlc_jax.classify.scoring import Score
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.torch_weights import cgn
 
@@ -51,7 +51,7 @@ def images(seed):
 
 def test_logits_of_each_head(model, variables):
     golden = recorded.arrays("cgn/invariant_ensemble")
-    score = compiled_scores(model, Whole(2), POOLINGS["pivot"], kinds=(), null="mean", mesh=mesh_of(1))
+    score = Score(model, Whole(2), POOLINGS["pivot"], kinds=(), null="mean", mesh=mesh_of(1))
     logits = score(variables, np.zeros(3, np.float32), images(0))
     for name, recorded_name in LOGITS.items():
         expected = golden[recorded_name]

@@ -14,7 +14,7 @@ from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import sgd

@@ -17,7 +17,7 @@ from training import Training, mesh_of, objective
 
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.scoring import compiled_scores as score_step
+from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.optim.build import adamw_one_cycle, hyperparameters
