@@ -71,19 +71,21 @@ class Parts:
         return self.patching["evaluate"].boxes(self.transforms["evaluate"].size)
 
 
-def create(config, num_classes: int) -> Parts:
+def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None) -> Parts:
     """The parts of a configuration's classifier with k classes.
 
     Args:
         config: validated.
         num_classes: k.
+        devices: of the mesh; None: those of the run.
 
     Raises:
         InputError: for example, the devices do not divide a batch size, or the model does not support the
             image size.
     """
-    meshes.check_batch("train.batch_size", config.train.batch_size)
-    meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
+    mesh = meshes.create(config.mesh.fsdp, devices)
+    for section in ("train", "evaluate"):
+        meshes.check_batch(f"{section}.batch_size", config[section].batch_size, mesh.size)
     method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
     model = models.normalised(
         models.create(
@@ -99,7 +101,7 @@ def create(config, num_classes: int) -> Parts:
         "evaluate": _patching(config, model, method.predict_patches),
     }
     return Parts(
-        mesh=meshes.create(config.mesh.fsdp),
+        mesh=mesh,
         model=model,
         method=method,
         pooling=pooling,

@@ -1,6 +1,6 @@
 """The mesh of all devices: images are split over all of it, parameters over its axis "fsdp"."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -11,17 +11,21 @@ from cfmlc_jax.errors import InputError
 DATA, FSDP = "data", "fsdp"
 
 
-def create(fsdp: int = 1) -> Mesh:
+def create(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh [devices / fsdp, fsdp] of all devices of all processes, in the order of the processes.
 
     Each process reads consecutive images of a batch, and they belong on its own devices. `jax.make_mesh`
     is not used because on TPUs it follows the wiring, which mixes the devices of several processes. The
     axes are Auto: with explicit axes, cutting an image into patches raises a sharding error.
 
+    Args:
+        fsdp: number of devices that together hold one copy of the parameters.
+        devices: of the mesh; None: those of the run.
+
     Raises:
         InputError: fsdp does not divide the number of devices.
     """
-    devices = in_process_order(jax.devices())
+    devices = in_process_order(jax.devices() if devices is None else devices)
     if len(devices) % fsdp:
         raise InputError(
             f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; {_divisors(len(devices))}"
@@ -35,17 +39,18 @@ def in_process_order(devices: Iterable) -> list:
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def check_batch(name: str, batch_size: int) -> None:
+def check_batch(name: str, batch_size: int, devices: int | None = None) -> None:
     """Raise unless the number of devices divides the batch size.
 
     Args:
         name: of the field of the configuration, for the error.
         batch_size: images, over all devices.
+        devices: their number; None: those of the run.
 
     Raises:
         InputError: some devices would get more images than others.
     """
-    devices = jax.device_count()
+    devices = devices or jax.device_count()
     if batch_size % devices:
         below = batch_size // devices * devices
         tries = " or ".join(str(size) for size in (below, below + devices) if size)

@@ -1,0 +1,96 @@
+"""Compiled programs that are kept on disk for later runs, and counts of what was compiled."""
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+NONE = "none"
+# Programs that compile faster are not kept: reading them back would save nothing.
+LEAST_SECONDS = 0.5
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_FROM_CACHE = "/jax/compilation_cache/cache_hits"
+
+
+def default_folder() -> Path:
+    """The folder of compiled programs in the user's cache: $XDG_CACHE_HOME or ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "cfmlc_jax", "xla")
+
+
+def keep(folder: str | None, warn: Callable[[str], None]) -> None:
+    """Let JAX keep compiled programs in a folder, so that the next process does not compile them again.
+
+    A program's name in the folder depends on everything that its code depends on: the program, the versions of JAX and
+    of XLA, the flags of XLA, the kind of the devices. A folder can serve several machines and runs at once.
+
+    Call it before the first program is compiled.
+
+    Args:
+        folder: "none": keep nothing. None: $JAX_COMPILATION_CACHE_DIR if set, which JAX reads by itself; else
+            `default_folder`.
+        warn: prints a line for the user, if the folder cannot be written. Nothing is kept then.
+    """
+    if folder == NONE:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder is None and jax.config.jax_compilation_cache_dir:
+        return
+    try:
+        place = default_folder() if folder is None else Path(folder).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place, prefix=".writable"):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        reason = error.strerror if isinstance(error, OSError) else error
+        named = folder or "the user's cache folder"
+        warn(
+            f"compiled programs are not kept: {named} cannot be written ({reason}); set --compilation_cache=DIR, or none"
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+
+
+class Compilations:
+    """What was compiled inside `counted`: numbers of programs by the name of their function.
+
+    Several shapes of one function are several programs.
+
+    all: compiled, or read from the folder of `keep`.
+    loaded: read from the folder.
+    """
+
+    def __init__(self):
+        self.all: Counter = Counter()
+        self.loaded: Counter = Counter()
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Compilations]:
+    """A context that counts the programs that JAX compiles inside, in all threads."""
+    compilations, at_hand = Compilations(), threading.local()
+
+    def on_event(event, **_):
+        if event == _FROM_CACHE:  # comes before the duration of the same program
+            at_hand.loaded = True
+
+    def on_duration(event, duration, *, fun_name="", **_):
+        if event == _COMPILED:
+            compilations.all[fun_name] += 1
+            compilations.loaded[fun_name] += getattr(at_hand, "loaded", False)
+            at_hand.loaded = False
+
+    jax.monitoring.register_event_listener(on_event)
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    try:
+        yield compilations
+    finally:
+        jax.monitoring.unregister_event_listener(on_event)
+        jax.monitoring.unregister_event_duration_listener(on_duration)
