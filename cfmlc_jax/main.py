@@ -23,6 +23,7 @@ from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
     cli.end_at_interrupt("interrupted; the same command starts again, a training from its last checkpoint")
+    cli.greet(sys.argv)
 
 import jax
 from absl import flags
@@ -111,7 +112,7 @@ def main() -> int:
         if mistake is not None:
             raise mistake
         with members:
-            compilation.keep(values.compilation_cache, _warn)
+            compilation.keep(values.compilation_cache)
             _refuse_unread(values)
             if values.mode == "plan":
                 _plan(values, config)
@@ -245,10 +246,6 @@ def _refuse_unread(values):
     for name in _OF_PLANS:
         if values.mode != "plan" and values[name].present:
             raise InputError(f"--{name} is for --mode=plan; add that, or remove the flag")
-
-
-def _warn(text):
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _held(folder, doing):

@@ -28,6 +28,8 @@ def _of_equation(equation) -> int:
         return _of_product(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
+    if name == "matrix_product":
+        return _of_layer_product(equation)
     inner = [count(jaxpr) for jaxpr in _inner(equation.params)]
     if name == "cond":
         return max(inner, default=0)
@@ -47,6 +49,15 @@ def _of_product(equation) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+
+
+def _of_layer_product(equation) -> int:
+    """Of `models.layers.matrix_products`: x·kernel, or its gradient by either, from the two others of x, kernel and y."""
+    part = equation.params["part"]
+    given = [name for name in ("x", "kernel", "y") if name != part]
+    shapes = {name: var.aval.shape for name, var in zip(given, equation.invars)}
+    shapes[part] = equation.outvars[0].aval.shape
+    return 2 * math.prod(shapes["y"]) * math.prod(shapes["kernel"][:-1])
 
 
 def _of_convolution(equation) -> int:

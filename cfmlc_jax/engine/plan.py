@@ -139,7 +139,7 @@ def measure(program: Program) -> Costs:
         ),
         collectives=text.collectives(),
         compile_seconds=seconds,
-        from_cache=sum(compilations.loaded.values()) > 0,
+        from_cache=compilations.loaded.total() > 0,
     )
 
 

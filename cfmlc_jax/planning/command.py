@@ -88,12 +88,12 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
     limit, fits = question.memory, {}
     for name, found in costs.items():
         field = _batch_field(config, name)
-        start = f"{name}: {text.shown_bytes(found.memory.peak)}"
+        start = f"{name}: {text.shown_bytes(found.memory.peak)} on each device"
         if found.memory.peak <= limit:
-            print_line(f"{start} fit into {text.shown_bytes(limit)}")
+            print_line(f"{start} fits into {text.shown_bytes(limit)}")
             continue
         candidates = _candidates(config, field, devices)
-        print_line(f"{start} do not fit into {text.shown_bytes(limit)}; trying smaller {field}")
+        print_line(f"{start} does not fit into {text.shown_bytes(limit)}; trying smaller {field}")
 
         def need(candidate, name=name):
             workload = _workload(_with(config, candidate.fields), question, devices)
@@ -102,9 +102,9 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
             print_line(f"  {named}: {text.shown_bytes(needed)}")
             return needed
 
-        known = {configs.field(config, field): found.memory.peak}
-        fit = fitting.largest(candidates, need, limit, known)
-        fits[name] = None if fit is None else {**fit.candidate.fields, "memory": fit.need}
+        as_it_is = fitting.Point(configs.field(config, field), found.memory.peak)
+        fit = fitting.largest(candidates, need, limit, as_it_is)
+        fits[name] = None if fit is None else {**fit[0].fields, "memory": fit[1]}
         print_line(f"{name}: {_advice(fit, field)}")
     return fits
 
@@ -112,8 +112,9 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
 def _advice(fit, field):
     if fit is None:
         return f"not even the smallest {field} fits; use more devices, or a smaller model or view"
-    flags = " ".join(f"--config.{name}={value}" for name, value in fit.candidate.fields.items())
-    return f"{flags} fits, with {text.shown_bytes(fit.need)}"
+    candidate, needed = fit
+    flags = " ".join(f"--config.{name}={value}" for name, value in candidate.fields.items())
+    return f"{flags} fits, with {text.shown_bytes(needed)}"
 
 
 def _batch_field(config, name):

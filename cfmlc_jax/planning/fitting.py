@@ -3,6 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+# A fit is good enough if it leaves no larger share of the memory unused, or no candidate is between it and one that is
+# too large.
+SLACK = 0.1
+# Steps along a line; after them the search halves the rest.
+_STEPS = 2
+
 
 class Candidate(NamedTuple):
     """A change of a configuration.
@@ -15,57 +21,42 @@ class Candidate(NamedTuple):
     images: int
 
 
-class Fit(NamedTuple):
-    """A candidate that fits, and the bytes that it needs on each device."""
+class Point(NamedTuple):
+    """A number of images, and the bytes that it needs on each device."""
 
-    candidate: Candidate
+    images: int
     need: int
 
 
 def largest(
-    candidates: Sequence[Candidate], need: Callable[[Candidate], int], limit: int, known: dict[int, int]
-) -> Fit | None:
-    """The candidate with the most images whose need is at most `limit`; None if not even the smallest fits.
+    candidates: Sequence[Candidate], need: Callable[[Candidate], int], limit: int, too_large: Point
+) -> tuple[Candidate, int] | None:
+    """The candidate with the most images whose need is at most `limit`, and its need; None if none fits.
 
-    It measures the smallest candidate and a second one, draws the line through them, measures where the line meets the
-    limit, and goes on from there until the next larger candidate is known or expected not to fit.
+    It measures the smallest candidate, and then the one where the line between two measurements meets the limit.
 
     Args:
         candidates: at least one, by ascending number of images.
         need: compiles a candidate and returns its bytes on each device.
         limit: bytes of a device.
-        known: needs that were measured before, by number of images; it gets the new ones too.
+        too_large: a measurement above the limit.
     """
     by_images = {each.images: each for each in candidates}
-
-    def measured(images):
-        if images not in known:
-            known[images] = need(by_images[images])
-        return known[images]
-
-    smallest = candidates[0].images
-    if measured(smallest) > limit:
+    fitting = Point(candidates[0].images, need(candidates[0]))
+    if fitting.need > limit:
         return None
+    steps = 0
     while True:
-        fitting = max(images for images in by_images if known.get(images, limit + 1) <= limit)
-        # The line through the largest that fits, and the next one that was measured.
-        others = [images for images in known if images != fitting]
-        if not others:
-            following = [images for images in by_images if images > fitting]
-            if not following:
-                break
-            measured(following[0])
-            continue
-        near = min((images for images in others if images > fitting), default=max(others))
-        slope = (known[near] - known[fitting]) / (near - fitting)
-        expected = [
-            images
-            for images in by_images
-            if images > fitting
-            and images not in known
-            and known[fitting] + slope * (images - fitting) <= limit
-        ]
-        if not expected:
-            break
-        measured(max(expected))
-    return Fit(by_images[fitting], known[fitting])
+        between = [images for images in by_images if fitting.images < images < too_large.images]
+        slope = (too_large.need - fitting.need) / (too_large.images - fitting.images)
+        expected = [images for images in between if fitting.need + slope * (images - fitting.images) <= limit]
+        if not between or not expected and fitting.need >= (1 - SLACK) * limit:
+            return by_images[fitting.images], fitting.need
+        steps += 1
+        along_line = expected and steps <= _STEPS
+        images = expected[-1] if along_line else between[len(between) // 2]
+        measured = Point(images, need(by_images[images]))
+        if measured.need <= limit:
+            fitting = measured
+        else:
+            too_large = measured
