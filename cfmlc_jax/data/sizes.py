@@ -1,11 +1,14 @@
 """How many classes and training images a data set has, known without reading it."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from cfmlc_jax.data import build
+from cfmlc_jax.data import build, class_names
 from cfmlc_jax.data.sources import coco, image_list, imbalance, mechanism_digits, visual_genome, voc
 from cfmlc_jax.data.sources.cifar_files import DATA_SETS
 from cfmlc_jax.errors import InputError
+
+CLASS_LIST = "classes.txt"
 
 
 class Size(NamedTuple):
@@ -22,8 +25,16 @@ class Size(NamedTuple):
 
 
 def known(data: Any) -> Size | None:
-    """The size of the training split of config.data, without opening a file; None for data of the user's own."""
+    """The size of the training split of config.data, without reading images or annotations; None if unknown.
+
+    0 images: only the number of classes is known, by a list of their names.
+    """
     name = data.source
+    if name == "table" and (build.place(name, data.root) / CLASS_LIST).is_file():
+        return Size(len(class_names.class_names(str(build.place(name, data.root) / CLASS_LIST))), 0)
+    if name == "vg256" and data.vocabulary:
+        names, _ = visual_genome.read_vocabulary(Path(data.vocabulary).expanduser())
+        return Size(len(names), visual_genome.NUM_TRAIN)
     if name in _PUBLISHED:
         return _PUBLISHED[name]
     if name in DATA_SETS:
@@ -41,13 +52,13 @@ def known(data: Any) -> Size | None:
     return None
 
 
-def size(data: Any, *, classes: int | None = None, images: int | None = None) -> Size:
+def require(data: Any, *, classes: int | None = None, images: int | None = None) -> Size:
     """The size of the training split of config.data, of which the caller may know more.
 
     Args:
         data: section `data` of a configuration.
         classes: number of classes; None: the known one.
-        images: number of training images; None: the known one, and 0 if there is none.
+        images: number of training images; None: the known one, or 0.
 
     Raises:
         InputError: the number of classes is unknown.

@@ -1,6 +1,8 @@
 """The mesh of all devices: images are split over all of it, parameters over its axis "fsdp"."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,6 +62,18 @@ def check_batch(name: str, batch_size: int, devices: int | None = None) -> None:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding that splits the leading axis (images) over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def in_use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """A context in which functions are traced for this mesh, so that they can constrain their arrays' shardings."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def images_over_devices(array, axis: int = 0):
+    """The array with its axis of images split over all devices of the mesh `in_use`; unchanged without one."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, (DATA, FSDP)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

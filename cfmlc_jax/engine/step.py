@@ -36,7 +36,8 @@ class TrainStep:
 
         def step(state: State, batch):
             key = jax.random.fold_in(jax.random.key(seed), state.step)
-            update = system.update(state.learned, batch, key, state.step)
+            with meshes.in_use(mesh):
+                update = system.update(state.learned, batch, key, state.step)
             watched = _watched(update)
             # A side effect of tracing: a separate trace for the names alone takes seconds for a large model.
             self.watched[:] = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in watched]

@@ -70,67 +70,98 @@ def _workload(config, question: Question, devices: Sequence[jax.Device]) -> Work
     system = configs.system(config)
     if system == configs.CGN_IMAGENET:
         return imagenet.workload(config, devices)
-    size = sizes.size(config.data, classes=question.classes, images=question.images)
+    size = sizes.require(config.data, classes=question.classes, images=question.images)
     plans = {configs.CLASSIFIER: classifier.workload, configs.CGN: cgn.workload}
     return plans[system](config, size, devices)
 
 
-# Program -> the field whose value decides how many images are in memory at once.
-_BATCHES = {
-    TRAINING: "train.batch_size",
-    classifier.VALIDATION: "evaluate.batch_size",
-    classifier.EVALUATION: "evaluate.batch_size",
-}
-
-
 def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict[str, Any]:
-    """The largest batches that fit into the memory asked for, by field; prints them."""
+    """What to change so that each program fits into the memory asked for: program -> fields; prints it."""
     limit, fits = question.memory, {}
-    for name, found in costs.items():
-        field = _batch_field(config, name)
-        start = f"{name}: {text.shown_bytes(found.memory.peak)} on each device"
-        if found.memory.peak <= limit:
+    for name, each in costs.items():
+        need = each.memory.peak
+        start = f"{name}: {text.shown_bytes(need)} on each device"
+        if need <= limit:
             print_line(f"{start} fits into {text.shown_bytes(limit)}")
             continue
-        candidates = _candidates(config, field, devices)
-        print_line(f"{start} does not fit into {text.shown_bytes(limit)}; trying smaller {field}")
+        print_line(f"{start} does not fit into {text.shown_bytes(limit)}")
 
-        def need(candidate, name=name):
+        def measured(candidate, name=name):
             workload = _workload(_with(config, candidate.fields), question, devices)
             needed = measure(workload.programs[name]).memory.peak
-            named = ", ".join(f"{key}={value}" for key, value in candidate.fields.items())
-            print_line(f"  {named}: {text.shown_bytes(needed)}")
+            print_line(f"  {_listed(candidate.fields)}: {text.shown_bytes(needed)}")
             return needed
 
-        as_it_is = fitting.Point(configs.field(config, field), found.memory.peak)
-        fit = fitting.largest(candidates, need, limit, as_it_is)
-        fits[name] = None if fit is None else {**fit[0].fields, "memory": fit[1]}
-        print_line(f"{name}: {_advice(fit, field)}")
+        found = None
+        for family in _families(config, name, devices):
+            found = found or fitting.largest(family, measured, limit, _images_and(config, name, need))
+        fits[name] = None if found is None else {**found[0].fields, "memory": found[1]}
+        print_line(f"{name}: {_advice(found)}")
     return fits
 
 
-def _advice(fit, field):
-    if fit is None:
-        return f"not even the smallest {field} fits; use more devices, or a smaller model or view"
-    candidate, needed = fit
+def _advice(found):
+    if found is None:
+        return (
+            "nothing fits; use more devices with mesh.fsdp, model.dtype bfloat16, or a smaller model or view"
+        )
+    candidate, needed = found
     flags = " ".join(f"--config.{name}={value}" for name, value in candidate.fields.items())
     return f"{flags} fits, with {text.shown_bytes(needed)}"
 
 
-def _batch_field(config, name):
-    return "train.micro_batch" if configs.system(config) == configs.CGN_IMAGENET else _BATCHES[name]
+def _listed(fields):
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def _candidates(config, field, devices) -> list[fitting.Candidate]:
-    """Smaller values of a batch size that the configuration accepts on these devices."""
-    accepted = []
-    for size in range(len(devices), configs.field(config, field) + 1, len(devices)):
-        try:
-            _with(config, {field: size})
-        except InputError:
-            continue
-        accepted.append(fitting.Candidate({field: size}, size))
-    return accepted
+def _images_and(config, name, need) -> fitting.Point:
+    """The images of a program that are in memory at once, and its need."""
+    train = config.train
+    if name != TRAINING:
+        return fitting.Point(config.evaluate.batch_size, need)
+    if configs.system(config) == configs.CGN_IMAGENET:
+        return fitting.Point(train.micro_batch, need)
+    return fitting.Point(train.batch_size // train.get("micro_batches", 1), need)
+
+
+def _families(config, name, devices) -> list[list[fitting.Candidate]]:
+    """The changes to try, in this order: those that leave the numbers of a training as they are come first.
+
+    In a family, only the number of images in memory differs; it ascends.
+    """
+    most = _images_and(config, name, 0).images
+    smaller = range(len(devices), most, len(devices))
+    if name != TRAINING:
+        families = [[({"evaluate.batch_size": size}, size) for size in smaller]]
+    elif configs.system(config) == configs.CGN_IMAGENET:
+        images = most * config.train.micro_batches
+        families = [
+            [
+                ({"train.micro_batch": size, "train.micro_batches": images // size}, size)
+                for size in smaller
+                if images % size == 0
+            ]
+        ]
+    else:
+        families = [[({"train.batch_size": size}, size) for size in smaller]]
+        if configs.system(config) == configs.CLASSIFIER:
+            size = config.train.batch_size
+            numbers = configs.micro_batches(config, len(devices))
+            families.insert(
+                0, [({"train.micro_batches": n}, size // n) for n in numbers[:0:-1] if size // n < most]
+            )
+    accepted = [
+        [fitting.Candidate(*each) for each in family if _accepted(config, each[0])] for family in families
+    ]
+    return [family for family in accepted if family]
+
+
+def _accepted(config, fields):
+    try:
+        _with(config, fields)
+    except InputError:
+        return False
+    return True
 
 
 def _with(config, fields: dict[str, Any]):

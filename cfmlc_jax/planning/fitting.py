@@ -50,7 +50,7 @@ def largest(
         between = [images for images in by_images if fitting.images < images < too_large.images]
         slope = (too_large.need - fitting.need) / (too_large.images - fitting.images)
         expected = [images for images in between if fitting.need + slope * (images - fitting.images) <= limit]
-        if not between or not expected and fitting.need >= (1 - SLACK) * limit:
+        if not between or (not expected and fitting.need >= (1 - SLACK) * limit):
             return by_images[fitting.images], fitting.need
         steps += 1
         along_line = expected and steps <= _STEPS

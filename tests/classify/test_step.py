@@ -302,8 +302,13 @@ def test_pivot_removal_leaves_nothing_of_the_target_in_host_patches(grids, overl
     np.testing.assert_allclose(ours, cut_anew(images, DeviceCrops(grids, overlap, size=24)), atol=1e-5)
 
 
-def masked(seed, views, patching, **options):
-    return pat.mask_patches(jax.random.key(seed), views, patching=patching, **options)
+def masked(seed, views, patching, *, rate, **options):
+    return masked_by(jax.random.key(seed), views, patching, rate=rate, **options)
+
+
+def masked_by(key, views, patching, *, rate, **options):
+    patch = pat.patches_to_mask(key, len(views), views.shape[2], rate=rate, patching=patching)
+    return pat.mask_patches(views, patch, patching=patching, **options)
 
 
 def test_masking_in_training_leaves_nothing_of_the_target_in_patches(rng):
@@ -509,7 +514,5 @@ def test_a_step_masks_patches_of_its_own_choice(rng, null, colour):
     np.testing.assert_array_equal(same.views, first.views)
     assert (other.views != first.views).any()
     assert (jax.random.key_data(other.dropout_key) != jax.random.key_data(first.dropout_key)).any()
-    by_dropout = pat.mask_patches(
-        first.dropout_key, views, rate=0.5, null=null, mean_colour=jnp.full(3, 0.25), patching=HOST
-    )
+    by_dropout = masked_by(first.dropout_key, views, HOST, rate=0.5, null=null, mean_colour=jnp.full(3, 0.25))
     assert (by_dropout != first.views).any()

@@ -5,10 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.broadcasting import along_last
-from cfmlc_jax.models.layers.images import IMAGES
+from cfmlc_jax.models.layers.images import IMAGES, devices_of_images, on_all_devices
 
 
 class BatchNorm(nn.Module):
@@ -61,6 +62,7 @@ class BatchNorm(nn.Module):
 
 def _own_statistics(x):
     """As `_batch_statistics`, for x alone, without a mapped axis."""
+    # In two passes: E[x²] − E[x]² loses the digits of a variance far below the squared mean.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axis=axes)
@@ -76,25 +78,50 @@ def _batch_statistics(x, groups):
             f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups); "
             "change either"
         )
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    mean = _group_means(wide.mean(axis=axes), groups)
-    # In two passes: E[x²] − E[x]² loses the digits of a variance far below the squared mean.
-    var = _group_means(jnp.square(wide - along_last(mean[0], x)).mean(axis=axes), groups)
-    return mean, var, x.size // x.shape[-1] * (images // groups)
+    (mean, _), (var, _), size = _own_statistics(x)
+    own, first = _of_groups(jnp.stack([mean, var]), groups)
+    return (own[0], first[0]), (own[1], first[1]), size * (images // groups)
 
 
-def _group_means(value, groups):
-    """Means of the images' values, over this image's group and over the first group: [c] -> two [c]."""
-    if groups == 1:
-        joint = jax.lax.pmean(value, IMAGES)
-        return joint, joint
-    # Gather all images' values on every device, a few kilobytes. Collectives within groups of images
-    # (axis_index_groups) are not defined under a map, and a group may span devices.
-    every = jax.lax.all_gather(value, IMAGES)
-    means = every.reshape(groups, -1, *value.shape).mean(axis=1)
-    own = jax.lax.axis_index(IMAGES) * groups // every.shape[0]
-    return means[own], means[0]
+def _of_groups(statistics, groups):
+    """Mean and variance [2, c] of this image's group and of the first, from those of each image: [2, c] -> two [2, c].
+
+    Means and variances travel together, once; groups that end where devices do stay on their devices.
+    """
+
+    @custom_vmap
+    def of_one_image(statistics):
+        return statistics, statistics
+
+    # A rule for the map over images, and not collectives along its axis: those are undefined within groups of
+    # images (axis_index_groups), and would send means before they can compute variances.
+    @of_one_image.def_vmap
+    def of_images(images, batched, statistics):
+        if not batched[0]:
+            return (statistics, statistics), (False, False)
+        devices = devices_of_images()
+        if groups % devices:
+            # Each device combines its images, and sends the result, a few kilobytes, to all.
+            parts = devices if devices % groups == images % devices == 0 else images
+            statistics = on_all_devices(_combined(statistics.reshape(parts, -1, *statistics.shape[1:])))
+        by_group = _combined(statistics.reshape(groups, -1, *statistics.shape[1:]))
+        if groups == 1:
+            return (by_group[0], by_group[0]), (False, False)
+        return (jnp.repeat(by_group, images // groups, axis=0), by_group[0]), (True, False)
+
+    return of_one_image(statistics)
+
+
+def _combined(statistics):
+    """Mean and variance of equally large parts together: [g, n, 2, c] -> [g, 2, c].
+
+    The variance is the mean of the parts' variances plus the variance of their means (Chan, Golub and LeVeque,
+    1983). It has all its digits: E[x²] − E[x]² loses those of a variance far below the squared mean.
+    """
+    mean, var = statistics[:, :, 0], statistics[:, :, 1]
+    joint = mean.mean(axis=1)
+    between = jnp.square(mean - joint[:, None]).mean(axis=1)
+    return jnp.stack([joint, var.mean(axis=1) + between], axis=1)
 
 
 class LayerNorm(nn.Module):
@@ -112,7 +139,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = wide - wide.mean(axis=-1, keepdims=True)
-        # In two passes, as in `_batch_statistics`.
+        # In two passes, as in `_own_statistics`.
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon) * along_last(scale, x) + along_last(bias, x)
         return y.astype(self.dtype)
