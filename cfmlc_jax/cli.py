@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cfmlc_jax import __version__
+import cfmlc_jax
 from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -62,7 +62,7 @@ def greet(arguments: Sequence[str]) -> None:
     following = dict(itertools.pairwise(words))
     number = following.get("--process_id", following.get("-process_id", "0"))
     if "--help" not in words and number == "0":
-        print(f"cfmlc_jax {__version__}, loading JAX", flush=True)
+        print(f"cfmlc_jax {cfmlc_jax.__version__}, loading JAX", flush=True)
 
 
 def end_at_interrupt(message: str) -> None:

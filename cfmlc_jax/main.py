@@ -43,9 +43,9 @@ from cfmlc_jax.config import older, schema
 from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.hooks import Preempted
+from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.planning import command, topology
-from cfmlc_jax.planning.text import parsed_bytes
 from cfmlc_jax.report import page
 
 _LONG = 300  # the most characters of an error of absl: it repeats the value

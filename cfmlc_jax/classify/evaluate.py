@@ -1,5 +1,6 @@
 """The full evaluation: all metrics of all predictions on all splits, and the files that the report reads."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, scoring, tasks
+from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, plan, scoring, tasks
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.tasks import Task
@@ -233,7 +234,9 @@ class _Evaluation:
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
         parts, print_line = self._classifier.parts, self._output.print_line
         unreadable = Unreadable(source, parts.transforms["evaluate"])
-        with memory.needed_for("evaluation", self._config, "evaluate"):
+        kinds = tuple(self._config.effect.kinds)
+        need = functools.partial(plan.scoring_memory, self._config, parts, kinds)
+        with memory.needed_for("evaluation", self._config, "evaluate", need):
             scores, source = scoring.score_readable(
                 parts,
                 self._score,

@@ -13,10 +13,12 @@ from cfmlc_jax.data.sizes import Size
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.plan import (
     TRAINING,
+    Memory,
     Program,
     Workload,
     bytes_on_device,
     count_parameters,
+    measure,
     training_step,
 )
 
@@ -65,6 +67,24 @@ def workload(config, size: Size, devices: Sequence[jax.Device]) -> Workload:
     )
 
 
+def step_memory(config, parts: Parts, system, k: int, steps_per_epoch: int) -> Memory:
+    """The memory of the training step of a run. Compiles it, or reads it from the cache."""
+    _, step = training_step(
+        system,
+        _training_batch(config, parts, k),
+        mesh=parts.mesh,
+        seed=config.seed,
+        log_every=min(config.train.log_every, steps_per_epoch),
+    )
+    return measure(step).memory
+
+
+def scoring_memory(config, parts: Parts, kinds: Sequence[str]) -> Memory:
+    """The memory of the program that scores a batch with counterfactuals of these kinds. Compiles it likewise."""
+    model = build.model_item(config, parts)
+    return measure(Program(lambda: _scoring(config, parts, model, kinds))).memory
+
+
 def _images_in_epoch(config, size):
     """The images that an epoch goes through; 0: unknown."""
     if config.data.balanced:
@@ -107,21 +127,20 @@ def _scoring_programs(config, parts: Parts, abstract) -> dict[str, Program]:
     state, variables = bytes_on_device(abstract), bytes_on_device(learned["variables"])
     about = f"{config.evaluate.batch_size} images"
     programs = {
-        VALIDATION: Program(lambda: _scoring(config, parts, abstract, ()), about, held=state - variables)
+        VALIDATION: Program(lambda: _scoring(config, parts, learned, ()), about, held=state - variables)
     }
     if kinds:
         # The best checkpoint is read beside the last state.
         programs[EVALUATION] = Program(
-            lambda: _scoring(config, parts, abstract, kinds),
+            lambda: _scoring(config, parts, learned, kinds),
             f"{about}, TDE {' and '.join(kinds)}",
             held=state + bytes_on_device(learned["average"]),
         )
     return programs
 
 
-def _scoring(config, parts: Parts, abstract, kinds) -> jax.stages.Traced:
+def _scoring(config, parts: Parts, model, kinds) -> jax.stages.Traced:
     """The program that scores a batch of evaluation, with counterfactuals of these kinds."""
     shape = (config.evaluate.batch_size, *parts.sample_shape("evaluate")[1:])
     views = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=meshes.batch_sharding(parts.mesh))
-    learned = abstract.learned
-    return scoring.score_step(config, parts, kinds).trace(learned["variables"], learned["mean_colour"], views)
+    return scoring.score_step(config, parts, kinds).trace(model["variables"], model["mean_colour"], views)

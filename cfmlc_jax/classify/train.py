@@ -10,7 +10,7 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.classify import build, evaluate, finetune, memory, scoring, tasks
+from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
@@ -19,6 +19,7 @@ from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -47,7 +48,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         training = _Training(config, sources["train"], sources[config.data.val_split], generated)
         run = training.run(workdir, preemption, print_line)
         try:
-            with memory.needed_for("training", config, "train"):
+            with memory.needed_for("training", config, "train", training.step_memory):
                 run.resume()
                 run.fit()
             output = Output.of_this_process(
@@ -155,6 +156,11 @@ class _Training:
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
 
+    def step_memory(self) -> Memory:
+        """What the training step needs on each device."""
+        num_classes = len(self._train_source.class_names)
+        return plan.step_memory(self._config, self.parts, self.system, num_classes, self._steps_per_epoch)
+
     def _batches(self, from_step):
         for batch in train_batches(
             self._epoch_source,
@@ -176,7 +182,9 @@ class _Training:
             yield batch
 
     def _measure(self, model, poll):
-        with memory.needed_for("validation", self._config, "evaluate"):
+        with memory.needed_for(
+            "validation", self._config, "evaluate", lambda: plan.scoring_memory(self._config, self.parts, ())
+        ):
             scores, _ = scoring.score_readable(
                 self.parts,
                 self._score,

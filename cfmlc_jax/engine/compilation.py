@@ -59,7 +59,7 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
     if folder == NONE:
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    if folder is None and jax.config.jax_compilation_cache_dir:
+    if folder is None and jax.config.values["jax_compilation_cache_dir"]:
         return
     try:
         place = (default_folder() if folder is None else Path(folder).expanduser()) / _processor()
@@ -104,14 +104,14 @@ def counted() -> Iterator[Compilations]:
     """A context that counts the programs that JAX compiles inside, in all threads."""
     compilations, at_hand = Compilations(), threading.local()
 
-    def on_event(event, **_):
+    def on_event(event: str, **_: str | int) -> None:
         if event == _FROM_CACHE:  # comes before the duration of the same program
             at_hand.loaded = True
 
-    def on_duration(event, duration, *, fun_name="", **_):
+    def on_duration(event: str, duration_secs: float, **details: str | int) -> None:
         if event == _COMPILED:
-            compilations.all[fun_name] += 1
-            compilations.loaded[fun_name] += getattr(at_hand, "loaded", False)
+            compilations.all[details.get("fun_name")] += 1
+            compilations.loaded[details.get("fun_name")] += getattr(at_hand, "loaded", False)
             at_hand.loaded = False
 
     jax.monitoring.register_event_listener(on_event)

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 # Collectives by the names of HLO. Asynchronous ones are a pair of instructions, -start and -done.
@@ -34,7 +35,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
-class Collective(NamedTuple):
+@dataclass(frozen=True)
+class Collective:
     """How often a kind of collective is executed in one call of a program, and how many bytes it exchanges.
 
     bytes: of the whole arrays on one device: the one that is reduced, the one that was gathered, the one before it is
@@ -138,7 +140,8 @@ def _width(dtype):
 
 def _computations(text) -> Iterator[tuple[str, bool, list[str]]]:
     """(name, whether it is the entry, lines) of each computation."""
-    name, is_entry, lines = "", False, []
+    name, is_entry = "", False
+    lines: list[str] = []
     for line in text.splitlines():
         start = _COMPUTATION.match(line)
         if start and not line.startswith("HloModule"):

@@ -15,6 +15,7 @@ from cfmlc_jax.cgn.imagenet import plan as imagenet
 from cfmlc_jax.classify import plan as classifier
 from cfmlc_jax.data import sizes
 from cfmlc_jax.engine.plan import TRAINING, Costs, Workload, measure
+from cfmlc_jax.engine.units import shown_bytes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.planning import fitting, text, topology
 
@@ -80,16 +81,16 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
     limit, fits = question.memory, {}
     for name, each in costs.items():
         need = each.memory.peak
-        start = f"{name}: {text.shown_bytes(need)} on each device"
+        start = f"{name}: {shown_bytes(need)} on each device"
         if need <= limit:
-            print_line(f"{start} fits into {text.shown_bytes(limit)}")
+            print_line(f"{start} fits into {shown_bytes(limit)}")
             continue
-        print_line(f"{start} does not fit into {text.shown_bytes(limit)}")
+        print_line(f"{start} does not fit into {shown_bytes(limit)}")
 
         def measured(candidate, name=name):
             workload = _workload(_with(config, candidate.fields), question, devices)
             needed = measure(workload.programs[name]).memory.peak
-            print_line(f"  {_listed(candidate.fields)}: {text.shown_bytes(needed)}")
+            print_line(f"  {_listed(candidate.fields)}: {shown_bytes(needed)}")
             return needed
 
         found = None
@@ -107,7 +108,7 @@ def _advice(found):
         )
     candidate, needed = found
     flags = " ".join(f"--config.{name}={value}" for name, value in candidate.fields.items())
-    return f"{flags} fits, with {text.shown_bytes(needed)}"
+    return f"{flags} fits, with {shown_bytes(needed)}"
 
 
 def _listed(fields):
@@ -190,12 +191,7 @@ def _as_json(workload: Workload, costs: dict[str, Costs], fits, question: Questi
         "steps": workload.steps,
         "hours": None if rate is None else workload.hours(rate),
         "programs": {
-            name: dataclasses.asdict(each)
-            | {
-                "peak": each.memory.peak,
-                "collectives": {kind: found._asdict() for kind, found in each.collectives.items()},
-            }
-            for name, each in costs.items()
+            name: dataclasses.asdict(each) | {"peak": each.memory.peak} for name, each in costs.items()
         },
         "fits": fits,
     }

@@ -1,43 +1,7 @@
-"""A plan in words, and numbers with units."""
-
-import re
+"""A plan in words."""
 
 from cfmlc_jax.engine.plan import Costs, Workload
-from cfmlc_jax.errors import InputError
-
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-
-
-def parsed_bytes(text: str, flag: str) -> int:
-    """Bytes of a text such as "24G", "15.75GiB" or "80 GB"; K, M, G and T are powers of 1024.
-
-    Raises:
-        InputError: another text; the message names the flag.
-    """
-    parts = _SIZE.fullmatch(text.strip())
-    number = float(parts[1]) * 1024 ** _POWERS[parts[2].upper()] if parts else 0
-    if not parts or not 1 <= number < 2**60:
-        raise InputError(f"{flag}={text} is not a size of memory; give 24G, for example")
-    return int(number)
-
-
-def shown_bytes(number: float) -> str:
-    """Bytes with a unit: "14.2 GiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
-        number /= 1024
-    return f"{number:,.2f} TiB"
-
-
-def shown_count(number: float) -> str:
-    """A number with an SI prefix: "7.8 T"."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if number < 1000:
-            return f"{number:.3g} {prefix}".strip()
-        number /= 1000
-    return f"{number:,.3g} P"
+from cfmlc_jax.engine.units import shown_bytes, shown_count
 
 
 def head(workload: Workload, images_per_second: float | None) -> list[str]:

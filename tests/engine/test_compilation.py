@@ -83,3 +83,15 @@ def test_programs_are_counted_by_name():
             jitted(jnp.zeros(shape))
     jitted(jnp.zeros(5))
     assert compilations.all["jit(doubled)"] == 2
+
+
+def test_a_run_compiles_each_program_once(command):
+    """Training, three validations, and an evaluation of two splits; the last two differ in their counterfactuals."""
+    tiny = Path(__file__).parents[1] / "configs" / "tiny.py"
+    with compilation.counted() as compilations:
+        code, _, err = command(f"--config={tiny}", "--config.train.epochs=3")
+    assert code == 0, err
+    programs = {"jit(initial_state)": 1, "jit(step)": 1, "jit(score)": 2}
+    assert {name: compilations.all[name] for name in programs} == programs
+    # Everything else is a single operation, compiled once too.
+    assert set(compilations.all.values()) == {1, 2}

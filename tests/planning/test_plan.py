@@ -19,7 +19,7 @@ from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.plan import TRAINING, Costs, Memory, Program, Workload
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.planning import command as planning
-from cfmlc_jax.planning import text, topology
+from cfmlc_jax.planning import topology
 
 REPOSITORY = Path(__file__).parents[2]
 TESTED = Path(__file__).parents[1] / "configs"
@@ -295,22 +295,3 @@ def test_cpu_devices_of_a_new_process(tmp_path):
     assert done.stdout.startswith("cfmlc_jax 0.1.0, loading JAX\n")
     assert "devices       4 cpu, mesh data 2 × fsdp 2" in done.stdout
     assert "all-gather of" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("written", "size"), [("24G", 24 * 2**30), ("15.75GiB", 15.75 * 2**30), ("512 MB", 2**29), ("1t", 2**40)]
-)
-def test_sizes_of_memory(written, size):
-    assert text.parsed_bytes(written, "--memory") == size
-    with pytest.raises(InputError):
-        text.parsed_bytes(f"-{written}", "--memory")
-
-
-def test_numbers_with_units():
-    assert [text.shown_bytes(n) for n in (0, 1023, 14.2 * 2**30, 3.9 * 2**40)] == [
-        "0 B",
-        "1023 B",
-        "14.2 GiB",
-        "3.90 TiB",
-    ]
-    assert [text.shown_count(n) for n in (12, 7.8e12, 6.2e18)] == ["12", "7.8 T", "6.2e+03 P"]
