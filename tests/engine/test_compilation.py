@@ -91,7 +91,7 @@ def test_a_run_compiles_each_program_once(command):
     with compilation.counted() as compilations:
         code, _, err = command(f"--config={tiny}", "--config.train.epochs=3")
     assert code == 0, err
-    programs = {"jit(initial_state)": 1, "jit(step)": 1, "jit(score)": 2}
-    assert {name: compilations.all[name] for name in programs} == programs
-    # Everything else is a single operation, compiled once too.
-    assert set(compilations.all.values()) == {1, 2}
+    # Orbax cuts replicated arrays into a part for each device, one small program for each shape and part.
+    del compilations.all["jit(slice)"]
+    assert {name: number for name, number in compilations.all.items() if number > 1} == {"jit(score)": 2}
+    assert compilations.all["jit(initial_state)"] == compilations.all["jit(step)"] == 1
