@@ -28,6 +28,7 @@ from cfmlc_jax.optim import build as optim
 from cfmlc_jax.optim import frozen
 
 SIZE, CLASSES = 32, 3
+WIDEST = 16  # channels of the last norm of `tiny`
 LEARNING_RATE = 0.01
 PIVOT = POOLINGS["pivot"]
 
@@ -105,7 +106,7 @@ def test_no_pixels_cross_devices(rng):
         ),
         default=0,
     )
-    assert largest <= 8 * CLASSES
+    assert largest <= 8 * 3 * WIDEST  # each device's statistics of a norm
     assert "all-to-all" not in text
 
 
