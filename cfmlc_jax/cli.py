@@ -3,13 +3,15 @@
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import cfmlc_jax
 from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -47,6 +49,20 @@ def tolerate_every_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def greet(arguments: Sequence[str]) -> None:
+    """Print the first line of a command, before the imports that take seconds.
+
+    Args:
+        arguments: of the command line. With --help, or --process_id of a process that is not the first, nothing is
+            printed.
+    """
+    words = " ".join(arguments).replace("=", " ").split()
+    following = dict(itertools.pairwise(words))
+    number = following.get("--process_id", following.get("-process_id", "0"))
+    if "--help" not in words and number == "0":
+        print(f"cfmlc_jax {cfmlc_jax.__version__}, loading JAX", flush=True)
 
 
 def end_at_interrupt(message: str) -> None:

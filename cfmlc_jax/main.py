@@ -1,6 +1,6 @@
 """The main command: it parses the flags, starts the processes, and trains or evaluates.
 
-    python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate]
+    python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate|plan]
 
 Exit codes: 0 success; 1 an error, which is printed in one line; 130 interrupted; 143 ended by SIGTERM
 after the state was saved.
@@ -23,6 +23,7 @@ from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
     cli.end_at_interrupt("interrupted; the same command starts again, a training from its last checkpoint")
+    cli.greet(sys.argv)
 
 import jax
 from absl import flags
@@ -40,8 +41,11 @@ from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
 from cfmlc_jax.config import older, schema
 from cfmlc_jax.config.workdir import claim, has_checkpoints
+from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.hooks import Preempted
+from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.planning import command, topology
 from cfmlc_jax.report import page
 
 _LONG = 300  # the most characters of an error of absl: it repeats the value
@@ -53,9 +57,31 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "Configuration file, configs/coco.py say.", values)
     flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", values)
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate only.", values)
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "evaluate", "plan"],
+        "Train and evaluate; evaluate only; or plan: print what a training needs, without data.",
+        values,
+    )
     flags.DEFINE_string(
         "checkpoint", None, "With --mode=evaluate: a step's folder, or a run for its best.", values
+    )
+    flags.DEFINE_string(
+        "plan_for", None, f"With --mode=plan: devices that need not be there, {topology.EXAMPLES}.", values
+    )
+    flags.DEFINE_string(
+        "memory", None, "With --mode=plan: memory of a device; finds what fits, as in 24G.", values
+    )
+    flags.DEFINE_integer("classes", None, "With --mode=plan: classes of the data.", 1, flag_values=values)
+    flags.DEFINE_integer("images", None, "With --mode=plan: training images.", 1, flag_values=values)
+    flags.DEFINE_float("images_per_second", None, "With --mode=plan: rate of training.", flag_values=values)
+    flags.DEFINE_string("out", None, "With --mode=plan: a JSON file for the plan.", values)
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder for compiled programs, or none; default $JAX_COMPILATION_CACHE_DIR, else in the user's cache.",
+        values,
     )
     flags.DEFINE_string(
         "coordinator", None, "host:port of process 0, where nothing detects a cluster.", values
@@ -86,8 +112,13 @@ def main() -> int:
         if mistake is not None:
             raise mistake
         with members:
-            processes.require_devices()
-            {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
+            compilation.keep(values.compilation_cache)
+            _refuse_unread(values)
+            if values.mode == "plan":
+                _plan(values, config)
+            else:
+                processes.require_devices()
+                {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
         members.leave()
     except Preempted as event:
         members.leave()
@@ -188,6 +219,33 @@ def _evaluate(values, config):
             evaluate_checkpoint(path, config, workdir / "report", _say)
             undo.pop_all()
             _report(workdir)
+
+
+def _plan(values, config):
+    if config is None:
+        raise InputError(f"--config is missing; {_available()}")
+    rate = values.images_per_second
+    if rate is not None and not 0 < rate < 1e9:
+        raise InputError(f"--images_per_second={rate} must be above 0 and below 1e9")
+    question = command.Question(
+        plan_for=values.plan_for,
+        memory=None if values.memory is None else parsed_bytes(values.memory, "--memory"),
+        classes=values.classes,
+        images=values.images,
+        images_per_second=rate,
+        out=None if values.out is None else files.place(values.out, "--out"),
+    )
+    command.plan(config, question, _say)
+
+
+_OF_PLANS = ("plan_for", "memory", "classes", "images", "images_per_second", "out")
+
+
+def _refuse_unread(values):
+    """Raise if a flag is given that the mode does not read."""
+    for name in _OF_PLANS:
+        if values.mode != "plan" and values[name].present:
+            raise InputError(f"--{name} is for --mode=plan; add that, or remove the flag")
 
 
 def _held(folder, doing):

@@ -38,6 +38,8 @@ def pytest_configure(config):
     if CACHE not in os.environ:  # workers inherit it
         os.environ[CACHE] = tempfile.mkdtemp(prefix="cfmlc_jax-compiled-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE)))
+    # JAX has read the environment already; and commands keep nothing in the user's cache.
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 
 
 @pytest.fixture

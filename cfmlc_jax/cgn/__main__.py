@@ -27,6 +27,7 @@ if __name__ == "__main__":
     cli.end_at_interrupt("interrupted; give the same command again")
 
 from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
+from cfmlc_jax.engine import compilation
 from cfmlc_jax.errors import InputError, RunError
 
 NOBODY_READS = 128 + 13
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             # Pillow warns about odd files, and reads them.
             warnings.filterwarnings("ignore", module="PIL")
+            compilation.keep(flags.compilation_cache)
             flags.run(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
+    for each in commands.choices.values():
+        compilation.add_flag(each)
     return parser
 
 

@@ -1,7 +1,7 @@
 """Builds the parts of a counterfactual generative network from a configuration. The parts do not see the configuration."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,16 @@ class Parts:
     transform: PaddedCrop
 
 
-def create(config, num_classes: int) -> Parts:
-    """The parts of a configuration's network for k classes."""
+def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None) -> Parts:
+    """The parts of a configuration's network for k classes.
+
+    Args:
+        config: validated.
+        num_classes: k.
+        devices: of the mesh; None: those of the run.
+    """
     return Parts(
-        mesh=meshes.create(config.mesh.fsdp),
+        mesh=meshes.create(config.mesh.fsdp, devices),
         generator=mnist.create(num_classes, config.generator),
         critic=critics.CRITICS[config.critic.name](num_classes, config.critic),
         reading=Reading(

@@ -71,19 +71,21 @@ class Parts:
         return self.patching["evaluate"].boxes(self.transforms["evaluate"].size)
 
 
-def create(config, num_classes: int) -> Parts:
+def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None) -> Parts:
     """The parts of a configuration's classifier with k classes.
 
     Args:
         config: validated.
         num_classes: k.
+        devices: of the mesh; None: those of the run.
 
     Raises:
         InputError: for example, the devices do not divide a batch size, or the model does not support the
             image size.
     """
-    meshes.check_batch("train.batch_size", config.train.batch_size)
-    meshes.check_batch("evaluate.batch_size", config.evaluate.batch_size)
+    mesh = meshes.create(config.mesh.fsdp, devices)
+    for section in ("train", "evaluate"):
+        meshes.check_batch(f"{section}.batch_size", config[section].batch_size, mesh.size)
     method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
     model = models.normalised(
         models.create(
@@ -91,6 +93,7 @@ def create(config, num_classes: int) -> Parts:
             num_classes,
             config.views.image_size,
             config.patches if configs.branches(config) != "none" else None,
+            config.train.micro_batches,
         ),
         config.data.normalise,
     )
@@ -99,7 +102,7 @@ def create(config, num_classes: int) -> Parts:
         "evaluate": _patching(config, model, method.predict_patches),
     }
     return Parts(
-        mesh=meshes.create(config.mesh.fsdp),
+        mesh=mesh,
         model=model,
         method=method,
         pooling=pooling,
@@ -131,8 +134,10 @@ def system(
         validation: after every epoch; None for a system that is never validated.
 
     Raises:
-        InputError: `model.frozen` names parameters that the model does not have.
+        InputError: `model.frozen` names parameters that the model does not have; or the devices do not divide a
+            micro-batch.
     """
+    _check_micro_batches(config, parts.mesh.size)
     return ClassifierSystem(
         parts.model,
         parts.sample_shape("train"),
@@ -140,8 +145,21 @@ def system(
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
         mean_feature=_mean_feature(config, steps_per_epoch),
+        micro_batches=config.train.micro_batches,
+        norm_groups=config.model.norm_groups if models.has_batch_statistics(config.model) else None,
         validation=validation,
     )
+
+
+def _check_micro_batches(config, devices):
+    number = config.train.micro_batches
+    possible = configs.micro_batches(config, devices)
+    if number not in possible:
+        raise InputError(
+            f"config.train.micro_batches {number} of train.batch_size {config.train.batch_size} are of "
+            f"{config.train.batch_size // number} images, which the {devices} devices do not divide; "
+            f"{configs.tried(possible)}"
+        )
 
 
 def initial(config, parts: Parts) -> dict[str, Any]:
@@ -163,10 +181,11 @@ def require_model(config) -> None:
     """Raise unless the model can be built and trained on these devices. Checks that need data are not made.
 
     Raises:
-        InputError: as in `create`; the model does not have the map or the frozen parameters that the
+        InputError: as in `create` and `system`; the model does not have the map or the frozen parameters that the
             configuration names; or all parameters are frozen.
     """
     parts = create(config, num_classes=2)
+    _check_micro_batches(config, parts.mesh.size)
     # Computing the shapes of a large model takes seconds, so do it only if a field names parts of the model.
     if not (configs.patch_map(config) or config.model.frozen or models.HEADS[config.model.head].has_mean):
         return
@@ -283,6 +302,7 @@ def _objective(config, parts, class_counts) -> Objective:
         "pooling": parts.pooling,
         "mask_rate": config.train.mask_rate,
         "mask_with": config.train.mask_with,
+        "weight": _weight(config, class_counts),
     }
     if config.method == "invariant":
         per_image = losses.create(config.loss, class_counts)
@@ -306,6 +326,11 @@ def loss(config, class_counts) -> Callable:
     # As in the reference, multi-label losses are summed over images and classes. Adam is invariant to the scale.
     reduce = jnp.mean if config.task == "single_label" else jnp.sum
     return lambda logits, labels: reduce(per_entry(logits, labels))
+
+
+def _weight(config, class_counts) -> Callable | None:
+    """The weight of a batch's loss in the mean of several; None if losses are summed."""
+    return losses.batch_weight(config.loss, class_counts) if config.task == "single_label" else None
 
 
 def _patching(config, model, used: bool) -> patchings.Whole:

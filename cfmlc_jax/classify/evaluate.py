@@ -1,5 +1,6 @@
 """The full evaluation: all metrics of all predictions on all splits, and the files that the report reads."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, scoring, tasks
+from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, plan, scoring, tasks
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.scoring import Score
@@ -170,11 +171,6 @@ def _brief(names):
     return f"{len(names)} ({', '.join(names[:3])}, …)"
 
 
-def score_of(config, parts: Parts) -> Score:
-    """What the evaluation scores each batch with."""
-    return scoring.score_step(config, parts, config.effect.kinds, attention=np.float16)
-
-
 def full_evaluation(
     config,
     classifier: Classifier,
@@ -198,7 +194,7 @@ def full_evaluation(
         sources: by split.
         training: the split that the classifier was trained on.
         output: where to write and print.
-        score: of this configuration and these parts (`score_of`), if it is compiled already.
+        score: of this configuration and these parts (`scoring.for_evaluation`), if it is compiled already.
     """
     task = tasks.create(
         config,
@@ -229,7 +225,7 @@ class _Evaluation:
 
     def __init__(self, config, classifier: Classifier, task: Task, output: Output, score: Score | None):
         self._config, self._classifier, self._task, self._output = config, classifier, task, output
-        self._score = score_of(config, classifier.parts) if score is None else score
+        self._score = scoring.for_evaluation(config, classifier.parts) if score is None else score
         boxes_of_patches = classifier.parts.boxes()
         self._keeps_attention = boxes_of_patches is not None and len(boxes_of_patches) <= MOST_KEPT
         self._model = deconfound.with_tau_norm(classifier.model, config.model.dot_product.tau_norm)
@@ -273,7 +269,8 @@ class _Evaluation:
         return again[AVERAGE].attention
 
     def _score_readable(self, source, **options):
-        with memory.needed_for("evaluation", self._config, "evaluate"):
+        need = functools.partial(plan.scoring_memory, self._config, self._classifier.parts, self._score)
+        with memory.needed_for("evaluation", self._config, "evaluate", need):
             return scoring.score_readable(
                 self._classifier.parts,
                 self._score,

@@ -36,6 +36,11 @@ class InvariantObjective(Objective):
         """The terms of `loss_parts`."""
         return loss_parts(outputs, batch, loss=self.loss)
 
+    def weights(self, batch: dict) -> dict:
+        """The numbers of images of each term: real ones, and generated ones."""
+        generated = batch["counterfactual"].sum()
+        return {name: len(batch["labels"]) - generated if name == LOSSES[0] else generated for name in LOSSES}
+
 
 def loss_parts(outputs: Outputs, batch: dict, *, loss: Callable) -> dict:
     """The terms of the loss, scalars by `LOSSES`; training minimises their sum.

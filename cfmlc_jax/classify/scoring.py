@@ -119,7 +119,7 @@ class Score:
         of_fixed_null = self._of_null(variables, mean_colour, size) if self._fixed_null else None
         return functools.partial(self._score, variables, mean_colour, of_fixed_null)
 
-    def lower(self, variables, mean_colour, views) -> jax.stages.Lowered:
+    def trace(self, variables, mean_colour, views) -> jax.stages.Traced:
         """The program of a batch, not compiled yet; the arguments are arrays, or their shapes and shardings."""
         of_fixed_null = None
         if self._fixed_null:
@@ -130,7 +130,7 @@ class Score:
                 ),
                 shapes,
             )
-        return self._score.lower(variables, mean_colour, of_fixed_null, views)
+        return self._score.trace(variables, mean_colour, of_fixed_null, views)
 
 
 def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: jnp.dtype | None = None) -> Score:
@@ -144,6 +144,16 @@ def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: jnp.dty
         mesh=parts.mesh,
         attention=attention,
     )
+
+
+def for_validation(config, parts: Parts) -> Score:
+    """The `Score` of validations, which need no counterfactuals."""
+    return score_step(config, parts, ())
+
+
+def for_evaluation(config, parts: Parts) -> Score:
+    """The `Score` of the full evaluation."""
+    return score_step(config, parts, config.effect.kinds, attention=np.float16)
 
 
 def views_of(parts: Parts, batch_size: int) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,7 @@ from clu import parameter_overview
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.classify import build, evaluate, finetune, memory, scoring, tasks
+from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
@@ -19,7 +19,9 @@ from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
-from cfmlc_jax.engine import ahead, hooks
+from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine.memory import compile_within_memory
+from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -48,7 +50,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         training = _Training(config, sources["train"], sources[config.data.val_split], generated)
         run = training.run(workdir, preemption, print_line)
         try:
-            with memory.needed_for("training", config, "train"):
+            with memory.needed_for("training", config, "train", training.step_memory):
                 run.resume()
                 training.compile_scores(run, print_line)
                 run.fit()
@@ -119,10 +121,10 @@ class _Training:
         num_classes = len(train_source.class_names)
         self.parts = build.create(config, num_classes)
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
-        self.evaluation = evaluate.score_of(config, self.parts)
+        self.evaluation = scoring.for_evaluation(config, self.parts)
         # Without counterfactuals one program is enough for both.
         self._validation = (
-            scoring.score_step(config, self.parts, ()) if config.effect.kinds else self.evaluation
+            scoring.for_validation(config, self.parts) if config.effect.kinds else self.evaluation
         )
         self._unreadable = {
             "train": Unreadable(self._epoch_source, self.parts.transforms["train"]),
@@ -174,9 +176,15 @@ class _Training:
             scores["validation"] = self._validation
         for activity, score in scores.items():
             with memory.needed_for(activity, self._config, "evaluate"):
-                ahead.compile_within_memory(score.lower(model["average"], model["mean_colour"], views))
+                traced = score.trace(model["average"], model["mean_colour"], views)
+                compile_within_memory(traced.lower())
         seconds = time.perf_counter() - start
         print_line(f"compiled {' and '.join(reversed(scores))} in {seconds:.1f} s")
+
+    def step_memory(self) -> Memory:
+        """What the training step needs on each device."""
+        num_classes = len(self._train_source.class_names)
+        return plan.step_memory(self._config, self.parts, self.system, num_classes, self._steps_per_epoch)
 
     def _batches(self, from_step):
         for batch in train_batches(
@@ -199,7 +207,8 @@ class _Training:
             yield batch
 
     def _measure(self, model, poll):
-        with memory.needed_for("validation", self._config, "evaluate"):
+        need = functools.partial(plan.scoring_memory, self._config, self.parts, self._validation)
+        with memory.needed_for("validation", self._config, "evaluate", need):
             scores, _ = scoring.score_readable(
                 self.parts,
                 self._validation,

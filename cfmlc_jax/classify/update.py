@@ -2,7 +2,8 @@
 
 One step: scale the views to [0, 1]; mask patches if configured; one forward pass of all views; the loss of
 the objective (`Objective.terms`); one optimiser step; then update the averaged (EMA) weights, the mean colour and, for a
-de-confounded head, the mean feature.
+de-confounded head, the mean feature. With micro-batches, forward and backward pass are of one of them at a time
+(`engine.accumulation`), and everything else is as of the whole batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +18,15 @@ from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.engine import accumulation
 from cfmlc_jax.engine.system import Update
 from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.optim import ema, frozen
 from cfmlc_jax.optim.build import hyperparameters
 
-MASKING = 1  # folded into the step's key for masking; dropout uses the step's key itself
+# Folded into the step's key for masking, and for dropout in micro-batches, each of which folds its number into that.
+# Dropout in a whole batch uses the step's key itself.
+MASKING, DROPOUT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Objective:
     pooling: of patch evidence to one logit per class.
     mask_rate: probability that one random patch of a training image is masked; labels stay unchanged.
     mask_with: what replaces the patch, a kind of `causal.effects.null_images`.
+    weight: a function of labels [b, k] -> scalar, if the terms are weighted means over images: the sum of the images'
+        weights. None: the terms are sums over images.
     """
 
     loss: Callable
@@ -43,12 +49,20 @@ class Objective:
     pooling: Pooling
     mask_rate: float = 0.0
     mask_with: str = "mean"
+    weight: Callable | None = None
 
     def terms(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Any]:
         """The terms of the loss, scalars by `names`; training minimises their sum."""
         return pat.loss_parts(
             outputs, batch["labels"], loss=self.loss, patching=self.patching, pooling=self.pooling
         )
+
+    def weights(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The sums of the images' weights in each term that is a weighted mean over images, scalars by name.
+
+        A term of a batch is the mean of its micro-batches' by these weights. It is their sum for terms without a weight.
+        """
+        return {} if self.weight is None else dict.fromkeys(self.names, self.weight(batch["labels"]))
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,8 @@ class ClassifierSystem:
     - "opt_state": of the optimiser.
 
     A batch is {"views": [b, v, s, s, 3] (see `in_unit_range`), "labels": float32 [b, k]}, and what else the objective
-    reads (`data.pipeline.train_batches`). Batch statistics and the loss are computed over the global batch. Parameters that the model freezes get a zero gradient; the
-    optimiser must not decay them.
+    reads (`data.pipeline.train_batches`). The loss is computed over the global batch, batch statistics over each of its
+    norm groups. Parameters that the model freezes get a zero gradient; the optimiser must not decay them.
 
     Args:
         model: the classifier.
@@ -84,6 +98,9 @@ class ClassifierSystem:
         optimizer: an optax transformation with `hyperparameters`.
         ema_decay: of the averaged weights.
         mean_feature: updates the mean feature, for heads that have one.
+        micro_batches: number of parts of a batch that are computed one after the other.
+        norm_groups: number of norm groups of a batch, a multiple of `micro_batches`: each micro-batch is of whole
+            groups, and the model must have the number of one micro-batch. None: images do not depend on each other.
         validation: None for a system that is never validated.
     """
 
@@ -96,10 +113,13 @@ class ClassifierSystem:
         *,
         ema_decay: float,
         mean_feature: MeanFeature | None = None,
+        micro_batches: int = 1,
+        norm_groups: int | None = None,
         validation: Validation | None = None,
     ):
         self._model, self._sample_shape, self._objective = model, tuple(sample_shape), objective
         self._optimizer, self._ema_decay, self._mean_feature = optimizer, ema_decay, mean_feature
+        self._micro_batches, self._norm_groups = micro_batches, norm_groups
         self._validation = validation
         self.values = ("loss", *objective.names, "grad_norm")
         self.selection = "" if validation is None else validation.selection
@@ -111,24 +131,46 @@ class ClassifierSystem:
 
     def update(self, learned, batch, key, step) -> Update:
         """One optimiser step, and the new batch statistics, averaged weights and mean colour."""
-        images = in_unit_range(batch["views"])
-        colour = images[:, 0].mean(axis=(0, 1, 2))
-        images = self._masked(key, images, learned["mean_colour"])
-        params = learned["variables"]["params"]
+        views = batch["views"]
+        colour = in_unit_range(views[:, 0]).mean(axis=(0, 1, 2))
+        params, statistics = (learned["variables"][name] for name in ("params", "batch_stats"))
+        weights = self._objective.weights(batch)
 
-        def loss_of(params):
-            outputs, updated = self._model.apply(
-                learned["variables"] | {"params": frozen.stop_frozen_gradients(params, self._model.frozen)},
-                self._objective.patching.inputs(images),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            parts = self._objective.terms(outputs, batch)
-            pooled = outputs.features["pooled"][:, 0] if self._mean_feature else None
-            return sum(parts.values()), (parts, updated.get("batch_stats", {}), pooled)
+        def gradient_of(number, part, statistics_after):
+            """The gradient of a micro-batch; the statistics; and its share in the terms, with its pooled features."""
+            part, patch = part
+            images = self._masked(part["views"], patch, learned["mean_colour"])
 
-        (loss, (parts, batch_stats, pooled)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+            def loss_of(params):
+                outputs, updated = self._model.apply(
+                    {
+                        "params": frozen.stop_frozen_gradients(params, self._model.frozen),
+                        "batch_stats": statistics,
+                    },
+                    self._objective.patching.inputs(images),
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": self._dropout_key(key, number)},
+                )
+                terms = self._share(self._objective.terms(outputs, part), part, weights)
+                pooled = outputs.features["pooled"][:, 0] if self._mean_feature else None
+                return sum(terms.values()), (terms, updated.get("batch_stats", {}), pooled)
+
+            gradient, (terms, updated, pooled) = jax.grad(loss_of, has_aux=True)(params)
+            # The running statistics follow the first norm group, which is in the first micro-batch.
+            after = jax.tree.map(lambda new, old: jnp.where(number == 0, new, old), updated, statistics_after)
+            return gradient, after, (terms, pooled)
+
+        group = 1 if self._norm_groups is None else len(views) // self._norm_groups
+        gradient, batch_stats, (terms, pooled) = accumulation.accumulate(
+            gradient_of,
+            params,
+            statistics,
+            (batch, self._patches_to_mask(key, views)),
+            number=self._micro_batches,
+            group=group,
+        )
+        parts = {name: by_part.sum(axis=0) for name, by_part in terms.items()}
         if self._mean_feature:
             batch_stats = self._mean_feature.update(batch_stats, pooled, step)
         updates, opt_state = self._optimizer.update(gradient, learned["opt_state"], params)
@@ -140,7 +182,7 @@ class ClassifierSystem:
                 "mean_colour": _running_mean(learned["mean_colour"], colour, step),
                 "opt_state": opt_state,
             },
-            values={"loss": loss, **parts, "grad_norm": optax.tree.norm(gradient)},
+            values={"loss": sum(parts.values()), **parts, "grad_norm": optax.tree.norm(gradient)},
             # In the order of the forward pass, so that the first layer that overflows is the one reported.
             watched=[("batch_stats", batch_stats), ("loss", parts), ("gradient", gradient)],
         )
@@ -161,18 +203,46 @@ class ClassifierSystem:
         model, _ = self.split(learned)
         return self._validation.measure(model, poll)
 
-    def _masked(self, key, images, mean_colour):
+    def _patches_to_mask(self, key, views):
+        """The patch that is masked in each image of the batch, [b]; None: there is no masking."""
         if not self._objective.mask_rate:
+            return None
+        return pat.patches_to_mask(
+            jax.random.fold_in(key, MASKING),
+            len(views),
+            views.shape[2],
+            rate=self._objective.mask_rate,
+            patching=self._objective.patching,
+        )
+
+    def _masked(self, views, patch, mean_colour):
+        images = in_unit_range(views)
+        if patch is None:
             return images
         # The mean colour of the steps so far; in the first step it is black.
         return pat.mask_patches(
-            jax.random.fold_in(key, MASKING),
             images,
-            rate=self._objective.mask_rate,
+            patch,
             null=self._objective.mask_with,
             mean_colour=mean_colour,
             patching=self._objective.patching,
         )
+
+    def _dropout_key(self, key, number):
+        if self._micro_batches == 1:
+            return key
+        return jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
+
+    def _share(self, terms, part, weights):
+        """What a micro-batch adds to the terms of the batch, whose weights these are."""
+        if self._micro_batches == 1:
+            return terms
+        # A batch without a weight has terms of 0.
+        share = {
+            name: weight / jnp.maximum(weights[name], 1)
+            for name, weight in self._objective.weights(part).items()
+        }
+        return {name: term * share[name] if name in share else term for name, term in terms.items()}
 
 
 def initial_model(model: Classifier, sample_shape: Sequence[int], key) -> dict[str, Any]:

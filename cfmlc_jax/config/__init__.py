@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cfmlc_jax import files
 from cfmlc_jax.config import cgn, cgn_imagenet, classifier, fields, older, part, schema
-from cfmlc_jax.config.classifier import branches, branches_of, patch_map
+from cfmlc_jax.config.classifier import branches, branches_of, micro_batches, patch_map, tried
 from cfmlc_jax.config.fields import require_splits
 from cfmlc_jax.config.part import field
 from cfmlc_jax.errors import InputError
@@ -27,6 +27,7 @@ __all__ = [
     "field",
     "flat",
     "from_json",
+    "micro_batches",
     "patch_map",
     "paths",
     "require_splits",
@@ -34,6 +35,7 @@ __all__ = [
     "system",
     "to_json",
     "translated",
+    "tried",
     "unused",
     "validate",
 ]

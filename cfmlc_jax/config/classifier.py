@@ -173,6 +173,7 @@ def _check(config: ConfigDict) -> None:
     _check_method(config)
     _check_patches(config)
     _check_norm_groups(config)
+    _check_micro_batches(config)
     _check_head(config)
     _check_frozen(config.model.frozen)
 
@@ -274,6 +275,48 @@ def _check_norm_groups(config):
         raise InputError(
             f"config.train.batch_size {batch_size} is not divisible by config.model.norm_groups {groups}; try {tries}"
         )
+
+
+def micro_batches(config: Any, devices: int = 1) -> list[int]:
+    """The values of `train.micro_batches` that a configuration can have on a number of devices.
+
+    Each micro-batch has as many images on every device, and whole norm groups, if there are batch statistics.
+    """
+    batch_size, groups = config.train.batch_size, config.model.norm_groups
+    most = groups if catalogue.has_batch_statistics(config.model) else batch_size
+    return [n for n in range(1, most + 1) if most % n == 0 and batch_size % (n * devices) == 0]
+
+
+def _check_micro_batches(config):
+    number, groups = config.train.micro_batches, config.model.norm_groups
+    if number == 1:
+        return
+    possible = micro_batches(config)
+    if number in possible:
+        return
+    if not catalogue.has_batch_statistics(config.model):
+        raise InputError(
+            f"config.train.micro_batches {number} does not divide train.batch_size {config.train.batch_size}; "
+            f"{tried(possible)}"
+        )
+    if groups == 1:
+        raise InputError(
+            f"config.train.micro_batches {number}: batch statistics are of all {config.train.batch_size} images "
+            "together (model.norm_groups 1), which no micro-batch sees; set model.remat to 'blocks' or 'everything', "
+            "which save memory at the same numbers, or model.norm_groups to a multiple of train.micro_batches, which "
+            "changes the statistics"
+        )
+    raise InputError(
+        f"config.train.micro_batches {number} does not divide model.norm_groups {groups}, the groups of images with "
+        f"batch statistics of their own; {tried(possible)}"
+    )
+
+
+def tried(numbers: list[int]) -> str:
+    """The end of an error message: which numbers to try."""
+    return (
+        f"try {', '.join(str(number) for number in numbers[:-1])}{' or ' if numbers[1:] else ''}{numbers[-1]}"
+    )
 
 
 def _check_head(config):

@@ -122,6 +122,8 @@ def _optim() -> ConfigDict:
     adadelta.rho = 0.9  # share of the mean squared gradients and steps that is kept
     adadelta.epsilon = 1e-6  # added to both means
     adadelta.drop = 0.7  # factor of the learning rate after each epoch; 1: it is constant
+    # Gradients of a larger global norm are scaled down to this norm; 0: never. The logged grad_norm is that before.
+    optim.clip_norm = 0.0
     optim.ema_decay = 0.9997  # of the averaged (EMA) parameters and batch statistics
     return optim
 
@@ -129,6 +131,10 @@ def _optim() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.batch_size = 128  # images, over all devices
+    # Number of parts of a batch that are computed one after the other, in the memory of one of them; their gradients
+    # are summed for one step. It divides model.norm_groups, or there are no batch statistics: then a step learns
+    # what it learns from the whole batch.
+    train.micro_batches = 1
     # Probability that one random patch of a training image is replaced (labels unchanged), so that the
     # model knows masked images when TDE uses them.
     train.mask_rate = 0.0
@@ -196,6 +202,7 @@ BOUNDS = {
     "optim.adadelta.epsilon": Bounds(open=True),
     "optim.adadelta.drop": Bounds(0, 1, open=True),
     "train.batch_size": _BATCH,
+    "train.micro_batches": Bounds(1),
     "train.mask_rate": _SHARE,
     "train.epochs": Bounds(1, 1_000_000),
     "train.log_every": Bounds(1),
@@ -318,6 +325,7 @@ PART = Part(
         "data.test_splits",
         "evaluate.",
         "mesh.",
+        "train.micro_batches",  # the gradients of the whole batch, in other memory
         "report.",
     ),
     unique=("data.test_splits",),

@@ -1,6 +1,8 @@
 """The mesh of all devices: images are split over all of it, parameters over its axis "fsdp"."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,17 +15,21 @@ DATA, FSDP = "data", "fsdp"
 LEAST_SPLIT = 2**16
 
 
-def create(fsdp: int = 1) -> Mesh:
+def create(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh [devices / fsdp, fsdp] of all devices of all processes, in the order of the processes.
 
     Each process reads consecutive images of a batch, and they belong on its own devices. `jax.make_mesh`
     is not used because on TPUs it follows the wiring, which mixes the devices of several processes. The
     axes are Auto: with explicit axes, cutting an image into patches raises a sharding error.
 
+    Args:
+        fsdp: number of devices that together hold one copy of the parameters.
+        devices: of the mesh; None: those of the run.
+
     Raises:
         InputError: fsdp does not divide the number of devices.
     """
-    devices = in_process_order(jax.devices())
+    devices = in_process_order(jax.devices() if devices is None else devices)
     if len(devices) % fsdp:
         raise InputError(
             f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; {_divisors(len(devices))}"
@@ -37,17 +43,18 @@ def in_process_order(devices: Iterable) -> list:
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def check_batch(name: str, batch_size: int) -> None:
+def check_batch(name: str, batch_size: int, devices: int | None = None) -> None:
     """Raise unless the number of devices divides the batch size.
 
     Args:
         name: of the field of the configuration, for the error.
         batch_size: images, over all devices.
+        devices: their number; None: those of the run.
 
     Raises:
         InputError: some devices would get more images than others.
     """
-    devices = jax.device_count()
+    devices = devices or jax.device_count()
     if batch_size % devices:
         below = batch_size // devices * devices
         tries = " or ".join(str(size) for size in (below, below + devices) if size)
@@ -57,6 +64,18 @@ def check_batch(name: str, batch_size: int) -> None:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding that splits the leading axis (images) over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def in_use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """A context in which functions are traced for this mesh, so that they can constrain their arrays' shardings."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def images_over_devices(array, axis: int = 0):
+    """The array with its axis of images split over all devices of the mesh `in_use`; unchanged without one."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, (DATA, FSDP)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

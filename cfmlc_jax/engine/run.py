@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.engine import hooks, peaks, writers
+from cfmlc_jax.engine import compilation, hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
@@ -349,12 +349,13 @@ def _with_compilation_reported(train_step, progress):
             return train_step(state, batch)
         progress.note("compiling the training step")
         start = time.perf_counter()
-        with progress.paused():
+        with progress.paused(), compilation.counted() as compilations:
             result = train_step(state, batch)
         compiled = time.perf_counter()
         jax.block_until_ready(result)
+        source = " (from the cache)" if compilations.loaded.total() else ""
         progress.note(
-            f"compiled in {compiled - start:.1f} s; the first step took {time.perf_counter() - compiled:.1f} s"
+            f"compiled in {compiled - start:.1f} s{source}; the first step took {time.perf_counter() - compiled:.1f} s"
         )
         return result
 

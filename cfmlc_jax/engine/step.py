@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.engine import flops
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import State
 from cfmlc_jax.engine.system import System
@@ -37,7 +38,8 @@ class TrainStep:
 
         def step(state: State, batch):
             key = jax.random.fold_in(jax.random.key(seed), state.step)
-            update = system.update(state.learned, batch, key, state.step)
+            with meshes.in_use(mesh):
+                update = system.update(state.learned, batch, key, state.step)
             watched = _watched(update)
             # A side effect of tracing: a separate trace for the names alone takes seconds for a large model.
             self.watched[:] = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in watched]
@@ -62,9 +64,8 @@ class TrainStep:
         return self.jitted(state, batch)
 
     def flops(self, state: State, batch) -> float:
-        """The floating-point operations of a step, over all devices, as XLA counts them before it optimises."""
-        costs: Any = self.jitted.lower(state, batch).cost_analysis()
-        return costs["flops"]
+        """The floating-point operations of the products and convolutions of a step, over all devices."""
+        return flops.count(self.jitted.trace(state, batch).jaxpr)
 
 
 def gather(array, mesh: jax.sharding.Mesh):

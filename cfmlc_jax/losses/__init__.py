@@ -1,7 +1,7 @@
 """Losses in float32, one file per family; the caller reduces them to a scalar."""
 
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
-from cfmlc_jax.losses.catalogue import LOSSES, TASKS, create
+from cfmlc_jax.losses.catalogue import LOSSES, TASKS, batch_weight, create
 from cfmlc_jax.losses.generative import (
     absolute_error,
     background_size,
@@ -19,6 +19,7 @@ __all__ = [
     "absolute_error",
     "asymmetric_loss",
     "background_size",
+    "batch_weight",
     "binary_entropy",
     "class_weights",
     "content",

@@ -57,3 +57,18 @@ def create(loss: Any, class_counts: Any = None) -> Callable[[Any, Any], Any]:
     if entry.weighs_classes:
         options["weights"] = softmax.class_weights(class_counts)
     return lambda logits, labels: entry.function(logits, labels, **options)
+
+
+def batch_weight(loss: Any, class_counts: Any = None) -> Callable[[Any], Any]:
+    """The weight of a batch in the mean of several, of a single-label loss: labels [b, k] -> scalar.
+
+    The mean over images that training minimises is then the same for a batch and for its parts together.
+
+    Args:
+        loss: section `loss` of the configuration.
+        class_counts: as for `create`.
+    """
+    if not LOSSES[loss.name].weighs_classes or class_counts is None:
+        return len
+    weights = softmax.class_weights(class_counts)
+    return lambda labels: softmax.image_weights(labels, weights).sum()

@@ -46,7 +46,7 @@ def weighted_cross_entropy(logits, labels, weights):
 
     w is the weight of the image's class. The plain mean over the batch is then PyTorch's weighted mean,
     Σ w·cost / Σ w. Because of the division by the batch's mean weight, an image's value depends on the other
-    images of the batch; with gradient accumulation each small batch is weighted separately.
+    images of the batch; gradient accumulation weighs each micro-batch by its Σ w (`image_weights`).
 
     Args:
         logits: before the softmax.
@@ -54,8 +54,19 @@ def weighted_cross_entropy(logits, labels, weights):
         weights: class weights (`class_weights`), all positive.
     """
     cost = cross_entropy(logits, labels)
-    image_weights = (labels.astype(cost.dtype) * jnp.asarray(weights, cost.dtype)[None]).sum(axis=-1)
-    return image_weights * cost / image_weights.mean()
+    of_images = image_weights(labels.astype(cost.dtype), weights)
+    return of_images * cost / of_images.mean()
+
+
+@shaped("b k, k -> b")
+def image_weights(labels, weights):
+    """The weight of each image's class: [b, k], [k] -> [b], of the type of the labels.
+
+    Args:
+        labels: 1 at the image's class, else 0.
+        weights: class weights (`class_weights`).
+    """
+    return (labels * jnp.asarray(weights, labels.dtype)[None]).sum(axis=-1)
 
 
 @shaped("k -> k")

@@ -25,6 +25,7 @@ class Backbone(NamedTuple):
     torch: names of its parameters in PyTorch checkpoints.
     frozen: parameters that Query2Label does not train, as in `Classifier.frozen`.
     frozen_norms: in Query2Label the running statistics of the norms are frozen too.
+    batch_norms: it has batch norms.
     """
 
     create: Callable[..., Any]
@@ -32,6 +33,7 @@ class Backbone(NamedTuple):
     torch: TorchNames
     frozen: tuple[str, ...] = ()
     frozen_norms: bool = False
+    batch_norms: bool = True
 
 
 class Head(NamedTuple):
@@ -94,10 +96,10 @@ BACKBONES = {
     "resnet_small": Backbone(resnet.ResNetSmall, 16, resnet.TORCH, resnet.FROZEN, frozen_norms=True),
     "tresnet_l": Backbone(tresnet.TResNetL, 32, tresnet.TORCH, tresnet.FROZEN),
     "tresnet_l_v2": Backbone(tresnet.TResNetLv2, 32, tresnet.TORCH, tresnet.FROZEN),
-    "swin_b_224": Backbone(swin.SwinB224, 224, swin.TORCH),
-    "swin_b_384": Backbone(swin.SwinB384, 384, swin.TORCH),
-    "swin_l_224": Backbone(swin.SwinL224, 224, swin.TORCH),
-    "swin_l_384": Backbone(swin.SwinL384, 384, swin.TORCH),
+    "swin_b_224": Backbone(swin.SwinB224, 224, swin.TORCH, batch_norms=False),
+    "swin_b_384": Backbone(swin.SwinB384, 384, swin.TORCH, batch_norms=False),
+    "swin_l_224": Backbone(swin.SwinL224, 224, swin.TORCH, batch_norms=False),
+    "swin_l_384": Backbone(swin.SwinL384, 384, swin.TORCH, batch_norms=False),
     "cvt_w24": Backbone(cvt.CvTW24, 16, cvt.TORCH),
     "cnn_mnist": Backbone(cnn_mnist.MnistCNN, 32, cnn_mnist.TORCH),
 }
@@ -200,7 +202,27 @@ def in_full(name: str, head: str) -> tuple[str, str]:
     return name, head
 
 
-def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -> Classifier:
+def has_batch_statistics(model: Any) -> bool:
+    """Whether the images of a training batch depend on each other, by the statistics of batch norms.
+
+    Args:
+        model: section `model` of a configuration, or a `Model`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    name, head = in_full(model.name, model.head)
+    backbone, _ = parts(name)
+    return backbone.batch_norms and not _freezes_norms(model, backbone, head)
+
+
+def _freezes_norms(model, backbone, head):
+    return model.frozen_norms or (head == "query2label" and backbone.frozen_norms)
+
+
+def create(
+    model: Any, num_classes: int, image_size: int, patches: Any = None, micro_batches: int = 1
+) -> Classifier:
     """A `Classifier` of k classes: `apply(variables, views[b, v, h, w, 3], train=…) -> Outputs`.
 
     Args:
@@ -208,6 +230,8 @@ def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -
         num_classes: k.
         image_size: side of the views, pixels.
         patches: section `patches` of a configuration, or a `Patches`; None: only the whole view is scored.
+        micro_batches: number of parts of a batch that training computes one after the other; they share the
+            norm groups.
 
     Raises:
         InputError: an unknown name, head or branches, an image size that the backbone's stride does not
@@ -221,16 +245,16 @@ def create(model: Any, num_classes: int, image_size: int, patches: Any = None) -
     if model.norm_groups < 1:
         raise InputError(f"norm_groups {model.norm_groups} must be at least 1: 1 is one group of all images")
     head, dtype = HEADS[head_name], jnp.dtype(model.dtype)
-    is_query2label = head_name == "query2label"
-    frozen_norms = model.frozen_norms or (is_query2label and backbone.frozen_norms)
-    norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=model.norm_groups)
+    frozen_norms = _freezes_norms(model, backbone, head_name)
+    groups = max(model.norm_groups // micro_batches, 1)
+    norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=groups)
     options = {option: getattr(getattr(model, head.section), option) for option in head.options}
     branches, cells = _branches(patches, num_classes, dtype)
     return Classifier(
         backbone=backbone.create(dtype=dtype, norm=norm),
         head=head.create(num_classes, branches, dtype=dtype, **options),
         cells=cells,
-        frozen=(*head.frozen, *(backbone.frozen if is_query2label else ()), *model.frozen),
+        frozen=(*head.frozen, *(backbone.frozen if head_name == "query2label" else ()), *model.frozen),
     )
 
 

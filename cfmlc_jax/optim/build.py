@@ -51,7 +51,24 @@ def create(optim: Any, length: Length, trainable_mask: TrainableMask = None) -> 
         length: length of the training.
         trainable_mask: which parameters are trained; weight decay skips the others.
     """
-    return OPTIMIZERS[optim.name].create(optim, length, trainable_mask)
+    optimizer = OPTIMIZERS[optim.name].create(optim, length, trainable_mask)
+    return clipped(optimizer, optim.clip_norm) if optim.clip_norm else optimizer
+
+
+def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """The optimiser, with gradients of a larger global norm scaled down to this norm. Its state is unchanged.
+
+    Args:
+        optimizer: to give the gradients to.
+        norm: of all gradients together; above 0.
+    """
+    clip = optax.clip_by_global_norm(norm)
+
+    def update(gradient, state, params=None):
+        gradient, _ = clip.update(gradient, clip.init(params))
+        return optimizer.update(gradient, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def epoch_rates(optim: Any, epochs: int) -> np.ndarray:

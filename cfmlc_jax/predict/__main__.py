@@ -36,6 +36,7 @@ from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.classify import examples
 from cfmlc_jax.classify.predictor import ImageScores, Predictor
+from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
@@ -114,6 +115,7 @@ def _parser():
         metavar="N",
         help="images at once, rounded up to a multiple of the devices; default 16",
     )
+    compilation.add_flag(parser)
     return parser
 
 
@@ -160,6 +162,7 @@ def _number(text):
 def _predict(flags) -> int:
     """The exit code after all predictions: 1 if an input could not be read, else 0."""
     images = inputs.find(flags.inputs, sys.stdin.buffer if sys.stdin else io.BytesIO())
+    compilation.keep(flags.compilation_cache)
     processes.require_devices()
     predictor = Predictor(
         checkpoints.find(flags.checkpoint),

@@ -17,6 +17,7 @@ from cfmlc_jax.causal.views import neighbours
 from cfmlc_jax.classify import build, opening, scoring, true_effects
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.engine.flops import count
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.metrics.agreement import agreement
@@ -66,7 +67,7 @@ def _training_gflops(config) -> float:
         "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
         "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
     }
-    per_step = _flops(train_step.jitted.lower(abstract, batch))
+    per_step = train_step.flops(abstract, batch)
     generated = build.open_counterfactuals(config, source, lambda line: None)
     return per_step * build.steps_per_epoch(config, source, generated) * config.train.epochs / 1e9
 
@@ -78,8 +79,6 @@ def _prediction_costs(config) -> dict[str, dict[str, float]]:
     for work in ("factual", *config.effect.kinds):
         score = scoring.score_step(config, parts, () if work == "factual" else (work,))
         flops, rate = _prediction_cost(score, model, config.evaluate.batch_size, parts)
-        if work == "pivot":
-            flops += _further_removals(model["average"], config.evaluate.batch_size, parts)
         costs["mflops"][work], costs["images_per_second"][work] = flops / 1e6, rate
     return costs
 
@@ -88,7 +87,7 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
     """Operations per predicted image, and images per second on a batch on the device."""
     views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
     arguments = model["average"], model["mean_colour"], views
-    flops = _flops(score.lower(*arguments)) / images
+    flops = count(score.trace(*arguments).jaxpr) / images
     jax.block_until_ready(score(*arguments))
     seconds = []
     for _ in range(TIMED):
@@ -96,24 +95,6 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
         jax.block_until_ready(score(*arguments))
         seconds.append(time.perf_counter() - begun)
     return flops, images / min(seconds)
-
-
-def _further_removals(variables, images, parts) -> float:
-    """Operations per image of all removals of a patch but one, because XLA counts their loop only once."""
-    patching, shape = parts.patching["evaluate"], parts.sample_shape("evaluate")
-    removals, others = neighbours(shape[2], patching.grid, patching.overlap).shape
-    if not others:
-        return 0.0
-    whole_views = jax.ShapeDtypeStruct((images, *shape[1:]), jnp.float32)
-    inputs = jax.eval_shape(patching.inputs, whole_views)
-    side = (inputs[-1] if isinstance(inputs, tuple) else inputs).shape[2]
-    views = jax.ShapeDtypeStruct((images, others, side, side, 3), jnp.float32)
-    scored_again = jax.jit(functools.partial(parts.model.apply, train=False))
-    return (removals - 1) * _flops(scored_again.lower(variables, views)) / images
-
-
-def _flops(lowered) -> float:
-    return lowered.compile().cost_analysis()["flops"]
 
 
 def recombined(report: Path, split: str, patch_weight: float) -> dict[str, float]:

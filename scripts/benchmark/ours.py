@@ -1,7 +1,6 @@
 """The measurements of cfmlc_jax."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from cfmlc_jax.data.pipeline import Reading, train_batches
 from cfmlc_jax.data.sources.files import FileSource
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.flops import count
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.models import catalogue as models
@@ -74,14 +74,14 @@ def train(flags) -> Work:
     update, state = TrainStep(system, abstract, seed=0, log_every=50, mesh=mesh), born()
     views, labels = inputs.batch(flags)
     on_device = meshes.to_devices({"views": views, "labels": labels}, mesh)
-    cost: Any = update.jitted.lower(state, on_device).cost_analysis()
+    flops = update.flops(state, on_device)
 
     def run():
         nonlocal state
         state, first_bad = update(state, on_device)
         return state, first_bad
 
-    return _jax_work(run, cost["flops"])
+    return _jax_work(run, flops)
 
 
 def forward(flags) -> Work:
@@ -92,8 +92,8 @@ def forward(flags) -> Work:
     views = meshes.to_devices(inputs.batch(flags)[0], mesh)
     learned = born().learned
     arguments = learned["variables"], learned["mean_colour"], views
-    cost: Any = score.lower(*arguments).cost_analysis()
-    return _jax_work(lambda: score(*arguments), cost["flops"])
+    flops = count(score.trace(*arguments).jaxpr)
+    return _jax_work(lambda: score(*arguments), flops)
 
 
 def reading(flags) -> Work:

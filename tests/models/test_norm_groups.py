@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from training import mesh_of
 
+from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers.images import IMAGES
@@ -76,27 +77,70 @@ def test_gradients_are_those_of_the_groups_apart(rng):
     np.testing.assert_array_equal(of_first[2:], 0)
 
 
-@pytest.mark.parametrize("groups", [2, 4, 8])
-def test_eight_devices_do_what_one_does_and_send_statistics_only(rng, groups):
+def statistics_sent(text):
+    """Kind and number of values of each collective of statistics, with which gradients or the loss may travel."""
+    sent = re.findall(
+        r"^\s*(?:ROOT )?%\S+ = (.*?) (all-gather|all-reduce|all-to-all|collective-permute)\(", text, re.M
+    )
+    shapes = [(kind, re.findall(r"\w+\[([\d,]*)\]", shape)) for shape, kind in sent]
+    return [
+        (kind, sum(int(np.prod([int(n) for n in each.split(",") if n])) for each in every))
+        for kind, every in shapes
+        if any(each for each in every)
+    ]
+
+
+@pytest.mark.parametrize(("groups", "gathers"), [(1, 1), (2, 2), (4, 2), (8, 0)])
+def test_eight_devices_do_what_one_does_and_send_statistics_once(rng, groups, gathers):
+    """Mean and variance once in the forward pass and once in the backward pass; those of a device's groups never."""
     x = pixels(rng)
     layer = Mapped(BatchNorm(groups=groups))
     variables = layer.init(jax.random.key(0), x, train=False)
 
+    def step(devices):
+        mesh = mesh_of(devices)
+
+        def run(x):
+            with meshes.in_use(mesh):
+                y, updated = trained(layer, variables, x)
+            return jnp.sin(y).sum(), (y, updated)
+
+        placed = jax.device_put(x, meshes.batch_sharding(mesh))
+        return jax.jit(jax.value_and_grad(run, has_aux=True)).lower(placed).compile(), placed
+
+    (one, on_one), (eight, on_eight) = step(1), step(8)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), eight(on_eight), one(on_one)
+    )
+    sent = statistics_sent(eight.as_text())
+    kinds = [kind for kind, _ in sent]
+    assert kinds.count("all-gather") == gathers
+    # For one group, the backward pass; for several, the running statistics of the first.
+    assert kinds.count("all-reduce") == 1
+    assert len(kinds) == gathers + 1
+    assert max(values for _, values in sent) <= IMAGES_IN_BATCH * 3 * x.shape[-1]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_variances_far_below_the_squared_mean_keep_their_digits(rng, groups, devices):
+    """Pixels of 10,000 ± 1: in float32, E[x²] − E[x]² would be wrong by several times the variance."""
+    x = jnp.asarray(1e4 + rng.normal(size=(IMAGES_IN_BATCH, 5, 8, 8, 2)), jnp.float32)
+    layer = Mapped(BatchNorm(groups=groups, momentum=1.0))
+    variables = layer.init(jax.random.key(0), x, train=False)
+    mesh = mesh_of(devices)
+
     def run(x):
-        y, updated = trained(layer, variables, x)
-        return jnp.sin(y).sum(), (y, updated)
+        with meshes.in_use(mesh):
+            return trained(layer, variables, x)
 
-    def place(devices):
-        mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-        return jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-
-    step = jax.jit(jax.value_and_grad(run, has_aux=True))
-    one, eight = step(place(1)), step(place(8))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), eight, one)
-    text = step.lower(place(8)).compile().as_text()
-    gathered = re.findall(r"= \(?\w+\[([\d,]*)\][^=]*? (?:all-gather|all-to-all)", text)
-    sizes = [np.prod([int(n) for n in shape.split(",") if n] or [1]) for shape in gathered]
-    assert max(sizes) <= IMAGES_IN_BATCH * x.shape[-1]
+    y, updated = jax.jit(run)(jax.device_put(x, meshes.batch_sharding(mesh)))
+    exact = np.asarray(x, np.float64).reshape(groups, -1, 2)
+    statistics = updated["batch_stats"]["inner"]
+    np.testing.assert_allclose(statistics["mean"], exact[0].mean(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(statistics["var"], exact[0].var(axis=0, ddof=1), rtol=1e-6)
+    normed = (exact - exact.mean(axis=1, keepdims=True)) / exact.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(y).reshape(normed.shape), normed, atol=3e-3)
 
 
 def test_a_classifier_with_groups_equals_one_classifier_per_group(rng):

@@ -1,7 +1,7 @@
 """Builds the parts of a counterfactual generator for ImageNet from a configuration. The parts do not see it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,12 @@ class Parts:
     class_names: tuple[str, ...]
 
 
-def create(config) -> Parts:
+def create(config, devices: Sequence[jax.Device] | None = None) -> Parts:
     """The parts of a configuration's networks.
+
+    Args:
+        config: validated.
+        devices: of the mesh; None: those of the run.
 
     Raises:
         InputError: the file of class names does not fit, or mesh.fsdp does not divide the devices.
@@ -49,7 +53,7 @@ def create(config) -> Parts:
     size = imagenet_cgn.SIZES[config.generator.size]
     dtype = jnp.dtype(config.generator.dtype)
     return Parts(
-        mesh=meshes.create(config.mesh.fsdp),
+        mesh=meshes.create(config.mesh.fsdp, devices),
         generator=imagenet_cgn.create(size, config.generator.interpolation, dtype),
         features=VGG16Features(size.features, dtype),
         image_size=size.image_size,
@@ -68,7 +72,7 @@ def system(config, parts: Parts, measure: Callable | None = None) -> ImageNetSys
     Raises:
         InputError: the devices do not divide a micro-batch.
     """
-    meshes.check_batch("train.micro_batch", config.train.micro_batch)
+    meshes.check_batch("train.micro_batch", config.train.micro_batch, parts.mesh.size)
     optim = config.optim
     return ImageNetSystem(
         parts.generator,

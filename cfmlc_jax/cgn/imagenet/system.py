@@ -26,6 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import losses
 from cfmlc_jax.causal import mechanisms
+from cfmlc_jax.engine import accumulation
 from cfmlc_jax.engine.system import Update
 from cfmlc_jax.losses import text_patches
 from cfmlc_jax.models.generators import spectral
@@ -146,23 +147,20 @@ class ImageNetSystem:
 
     def update(self, learned, batch, key, step) -> Update:
         """Gradients summed over the micro-batches, then one step of the optimiser."""
-        # Consecutive images are on one device. A micro-batch takes some from each device.
-        by_micro_batch = batch["position"].reshape(-1, self._micro_batches).T
         params, statistics = (learned["mechanisms"][name] for name in ("params", "batch_stats"))
 
-        def micro_step(carry, positions):
-            sums, statistics = carry
-            draws = draw(key, positions, self._generator, self._truncation)
+        def gradient_of(number, part, statistics):
+            draws = draw(key, part["position"], self._generator, self._truncation)
             gradient, (statistics, values) = jax.grad(self._loss, has_aux=True)(
                 params, statistics, learned, draws
             )
-            return (jax.tree.map(jnp.add, sums, (gradient, values)), statistics), None
+            return gradient, statistics, values
 
-        no_values = dict.fromkeys((*PARTS, "mask_mean"), jnp.float32(0))
-        start = (jax.tree.map(jnp.zeros_like, params), no_values), statistics
-        ((gradient, totals), statistics), _ = jax.lax.scan(micro_step, start, by_micro_batch)
+        gradient, statistics, values = accumulation.accumulate(
+            gradient_of, params, statistics, batch, number=self._micro_batches
+        )
         updates, state = self._optimizer.update(gradient, learned["optimizer_state"], params)
-        means = {name: total / self._micro_batches for name, total in totals.items()}
+        means = {name: by_part.mean() for name, by_part in values.items()}
         return Update(
             learned=learned
             | {

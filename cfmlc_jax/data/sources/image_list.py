@@ -13,6 +13,8 @@ from cfmlc_jax.errors import InputError
 # Prefixes of the lists' names, before "_train.txt", "_val.txt" and "_test.txt".
 STEMS = {"imagenet_lt": "ImageNet_LT", "places_lt": "Places_LT"}
 SPLITS = ("train", "val", "test")
+# Classes, training images, and images of the most common class, as published (Liu et al., CVPR 2019).
+PUBLISHED = {"imagenet_lt": (1000, 115_846, 1280), "places_lt": (365, 62_500, 4980)}
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 

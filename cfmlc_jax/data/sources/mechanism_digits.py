@@ -23,8 +23,13 @@ DECORRELATED = ("test", "train_decorrelated")
 LABEL_STREAM, LOOK_STREAM = 0, 1
 # Part -> file and rows of MNIST. The reference tests double colours and textures on the end of the training file,
 # and colours on the official test file. Here val has the other one.
-_END = slice(50_000, 60_000)
-_MNIST = {"train": ("train", slice(0, 50_000)), "val": ("t10k", slice(0, 10_000)), "test": ("train", _END)}
+OFFICIAL_TRAIN = 50_000
+_END = slice(OFFICIAL_TRAIN, 60_000)
+_MNIST = {
+    "train": ("train", slice(0, OFFICIAL_TRAIN)),
+    "val": ("t10k", slice(0, 10_000)),
+    "test": ("train", _END),
+}
 _COLORED_MNIST = {**_MNIST, "val": ("train", _END), "test": ("t10k", slice(0, 10_000))}
 
 

@@ -24,6 +24,7 @@ CLASS_NAMES = (
         "tvmonitor",
     ),
 )
+NUM_TRAIN = 5_011  # of the official list
 WAY_OUT = "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar in one folder"
 _LISTS = {"train": "trainval", "val": "test"}
 

@@ -5,10 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.broadcasting import along_last
-from cfmlc_jax.models.layers.images import IMAGES
+from cfmlc_jax.models.layers.images import IMAGES, devices_of_images, on_all_devices
 
 
 class BatchNorm(nn.Module):
@@ -61,6 +62,7 @@ class BatchNorm(nn.Module):
 
 def _own_statistics(x):
     """As `_batch_statistics`, for x alone, without a mapped axis."""
+    # In two passes: E[x²] − E[x]² loses the digits of a variance far below the squared mean.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axis=axes)
@@ -76,25 +78,70 @@ def _batch_statistics(x, groups):
             f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups); "
             "change either"
         )
+    own, first = _of_groups(_image_statistics(x), groups)
+    # A mean is a pivot and a rest; see `_image_statistics`.
+    (mean, var), (first_mean, first_var) = ((pivot + rest, var) for pivot, rest, var in (own, first))
+    return (mean, first_mean), (var, first_var), x.size // x.shape[-1] * (images // groups)
+
+
+def _image_statistics(x):
+    """Pivot, mean minus pivot, and biased variance per channel of the views of an image: [v, h, w, c] -> [3, c].
+
+    The pivot is the mean of every fourth row of pixels. Its squared distance from the mean is at most four times the
+    variance, so that E[(x − pivot)²] − E[x − pivot]² has all digits of the variance but one bit or two, in one pass over x.
+    Kept apart from the rest, it does not round that away either. The mean does not depend on the pivot; no gradient
+    passes through it.
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    mean = _group_means(wide.mean(axis=axes), groups)
-    # In two passes: E[x²] − E[x]² loses the digits of a variance far below the squared mean.
-    var = _group_means(jnp.square(wide - along_last(mean[0], x)).mean(axis=axes), groups)
-    return mean, var, x.size // x.shape[-1] * (images // groups)
+    pivot = jax.lax.stop_gradient(wide[:, ::4].mean(axis=axes))
+    centred = wide - along_last(pivot, x)
+    rest = centred.mean(axis=axes)
+    return jnp.stack([pivot, rest, jnp.square(centred).mean(axis=axes) - jnp.square(rest)])
 
 
-def _group_means(value, groups):
-    """Means of the images' values, over this image's group and over the first group: [c] -> two [c]."""
-    if groups == 1:
-        joint = jax.lax.pmean(value, IMAGES)
-        return joint, joint
-    # Gather all images' values on every device, a few kilobytes. Collectives within groups of images
-    # (axis_index_groups) are not defined under a map, and a group may span devices.
-    every = jax.lax.all_gather(value, IMAGES)
-    means = every.reshape(groups, -1, *value.shape).mean(axis=1)
-    own = jax.lax.axis_index(IMAGES) * groups // every.shape[0]
-    return means[own], means[0]
+def _of_groups(statistics, groups):
+    """The statistics of this image's group and of the first group, from those of each image: [3, c] -> two [3, c].
+
+    All of them travel together, once; those of groups that end where devices do stay on their devices.
+    """
+
+    @custom_vmap
+    def of_one_image(statistics):
+        return statistics, statistics
+
+    # A rule for the map over images, and not collectives along its axis: those are undefined within groups of
+    # images (axis_index_groups), and would send means before they can compute variances.
+    @of_one_image.def_vmap
+    def of_images(images, batched, statistics):
+        if not batched[0]:
+            return (statistics, statistics), (False, False)
+        devices, row = devices_of_images(), statistics.shape[1:]
+        if groups % devices == 0:
+            by_group = _combined(statistics.reshape(groups, -1, *row))
+        else:
+            # Each device combines its images, and sends the result, a few kilobytes, to all.
+            parts = devices if devices % groups == images % devices == 0 else images
+            sent = on_all_devices(_combined(statistics.reshape(parts, -1, *row)))
+            by_group = on_all_devices(_combined(sent.reshape(groups, -1, *row)))
+        if groups == 1:
+            return (by_group[0], by_group[0]), (False, False)
+        return (jnp.repeat(by_group, images // groups, axis=0), by_group[0]), (True, False)
+
+    return of_one_image(statistics)
+
+
+def _combined(statistics):
+    """The statistics of equally large parts together: [g, n, 3, c] -> [g, 3, c].
+
+    The variance is the mean of the parts' variances plus the variance of their means (Chan, Golub and LeVeque, 1983).
+    """
+    pivots, rests, variances = jnp.moveaxis(statistics, 2, 0)
+    pivot = pivots[:, 0]
+    rests += pivots - pivot[:, None]
+    rest = rests.mean(axis=1)
+    between = jnp.square(rests - rest[:, None]).mean(axis=1)
+    return jnp.stack([pivot, rest, variances.mean(axis=1) + between], axis=1)
 
 
 class LayerNorm(nn.Module):
@@ -112,7 +159,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = wide - wide.mean(axis=-1, keepdims=True)
-        # In two passes, as in `_batch_statistics`.
+        # In two passes, as in `_own_statistics`.
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon) * along_last(scale, x) + along_last(bias, x)
         return y.astype(self.dtype)

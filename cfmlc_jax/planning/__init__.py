@@ -1,0 +1,1 @@
+"""`main --mode=plan`: what a run will need, before any data is read."""
