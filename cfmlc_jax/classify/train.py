@@ -1,6 +1,7 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,6 @@
 """The compiled training step of a system."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,5 @@
 """Measurements of an ablation: costs of compiled programs, weights of patches, estimated against true effects."""
 
-import functools
 import json
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.causal.views import neighbours
 from cfmlc_jax.classify import build, opening, scoring, true_effects
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.scenes import Scenes

@@ -19,7 +19,7 @@ from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
 from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem
-from cfmlc_jax.engine import memory
+from cfmlc_jax.engine import flops, memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import RunError
 from cfmlc_jax.models import catalogue
@@ -481,16 +481,20 @@ def test_counterfactuals_need_the_memory_of_one_forward_pass():
     assert temporaries(("whole", "pivot")) < 1.1 * temporaries(())
 
 
-@pytest.mark.parametrize(("null", "passes"), [("mean", 1), ("zeros", 1), ("blur", 2)])
-def test_a_null_that_is_the_same_for_all_images_is_not_scored_with_every_batch(null, passes):
+@pytest.mark.parametrize("null", ["mean", "zeros", "blur"])
+def test_a_null_that_is_the_same_for_all_images_is_not_scored_with_every_batch(null):
     run = run_of()
     views = jax.ShapeDtypeStruct((8, 5, SIZE, SIZE, 3), jnp.uint8)
 
     def operations(kinds):
         score = score_step(run.model, HOST, PIVOT, kinds=kinds, null=null, mesh=run.mesh)
-        return score.trace(run.variables, jnp.zeros(3), views).lower().cost_analysis()["flops"]
+        return flops.count(score.trace(run.variables, jnp.zeros(3), views).jaxpr)
 
-    assert operations(("whole",)) / operations(()) == pytest.approx(passes, rel=0.05)
+    passes = operations(("whole",)) / operations(())
+    if null == "blur":
+        assert passes > 2  # the second pass, and the smoothing
+    else:
+        assert passes == 1
 
 
 def test_what_was_compiled_ahead_is_not_compiled_again(rng):
