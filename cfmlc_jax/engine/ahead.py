@@ -1,5 +1,7 @@
 """Programs that are compiled before they are needed, so that a lack of memory shows early."""
 
+from typing import Any
+
 import jax
 
 
@@ -10,7 +12,7 @@ def compile_within_memory(lowered: jax.stages.Lowered) -> None:
         jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, the program needs more memory than a device has, where that is
             known: GPUs find out only when a program runs.
     """
-    sizes = lowered.compile().memory_analysis()
+    sizes: Any = lowered.compile().memory_analysis()
     limit = bytes_of(jax.local_devices()[0])
     needed = (
         sizes.argument_size_in_bytes

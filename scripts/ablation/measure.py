@@ -89,11 +89,12 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
     views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
     arguments = model["average"], model["mean_colour"], views
     flops = _flops(score.lower(*arguments)) / images
-    jax.block_until_ready(score(*arguments))
+    score_views = score.with_weights(*arguments[:2], views.shape[2])
+    jax.block_until_ready(score_views(views))
     seconds = []
     for _ in range(TIMED):
         begun = time.perf_counter()
-        jax.block_until_ready(score(*arguments))
+        jax.block_until_ready(score_views(views))
         seconds.append(time.perf_counter() - begun)
     return flops, images / min(seconds)
 
@@ -102,14 +103,19 @@ def _further_removals(variables, images, parts) -> float:
     """Operations per image of all removals of a patch but one, because XLA counts their loop only once."""
     patching, shape = parts.patching["evaluate"], parts.sample_shape("evaluate")
     removals, others = neighbours(shape[2], patching.grid, patching.overlap).shape
-    if not others:
-        return 0.0
     whole_views = jax.ShapeDtypeStruct((images, *shape[1:]), jnp.float32)
     inputs = jax.eval_shape(patching.inputs, whole_views)
     side = (inputs[-1] if isinstance(inputs, tuple) else inputs).shape[2]
-    views = jax.ShapeDtypeStruct((images, others, side, side, 3), jnp.float32)
+    # The image without the patch, and the patches that overlap it.
+    seen = {shape[2]: 1}
+    seen[side] = seen.get(side, 0) + others
     scored_again = jax.jit(functools.partial(parts.model.apply, train=False))
-    return (removals - 1) * _flops(scored_again.lower(variables, views)) / images
+    operations = sum(
+        _flops(scored_again.lower(variables, jax.ShapeDtypeStruct((images, number, s, s, 3), jnp.float32)))
+        for s, number in seen.items()
+        if number
+    )
+    return (removals - 1) * operations / images
 
 
 def _flops(lowered) -> float:
