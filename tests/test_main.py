@@ -392,14 +392,14 @@ def test_a_workdir_in_use(command, tmp_path):
 
 
 def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
-    save, saves = ocp.Checkpointer.save, itertools.count(1)
+    finalize, saves = ocp.CompositeCheckpointHandler.finalize, itertools.count(1)
 
-    def full(checkpointer, *args, **kwargs):
+    def full(handler, folder):  # in the background, while the next steps are trained
         if next(saves) == 3:
             raise OSError(28, "No space left on device")
-        save(checkpointer, *args, **kwargs)
+        finalize(handler, folder)
 
-    monkeypatch.setattr(ocp.Checkpointer, "save", full)
+    monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
     result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
     assert_error(
         result, "run/checkpoints/3 cannot be written (No space", "free space", "checkpoint 2 is intact"

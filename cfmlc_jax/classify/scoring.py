@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
@@ -58,7 +59,7 @@ class Score:
         kinds: Sequence[str],
         null: str,
         mesh: jax.sharding.Mesh,
-        attention: jnp.dtype | None = None,
+        attention: DTypeLike | None = None,
     ):
         self._mesh = mesh
         with_null = bool(set(kinds) - {"feature"})
@@ -133,7 +134,7 @@ class Score:
         return self._score.trace(variables, mean_colour, of_fixed_null, views)
 
 
-def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: jnp.dtype | None = None) -> Score:
+def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLike | None = None) -> Score:
     """The `Score` of a configuration's classifier, with counterfactuals of these kinds."""
     return Score(
         parts.model,

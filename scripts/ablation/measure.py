@@ -86,11 +86,12 @@ def _prediction_cost(score, model, images, parts) -> tuple[float, float]:
     views = jnp.zeros((images, *parts.sample_shape("evaluate")[1:]), jnp.uint8)
     arguments = model["average"], model["mean_colour"], views
     flops = count(score.trace(*arguments).jaxpr) / images
-    jax.block_until_ready(score(*arguments))
+    score_views = score.with_weights(*arguments[:2], views.shape[2])
+    jax.block_until_ready(score_views(views))
     seconds = []
     for _ in range(TIMED):
         begun = time.perf_counter()
-        jax.block_until_ready(score(*arguments))
+        jax.block_until_ready(score_views(views))
         seconds.append(time.perf_counter() - begun)
     return flops, images / min(seconds)
 
