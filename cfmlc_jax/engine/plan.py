@@ -140,7 +140,7 @@ def measure(program: Program) -> Costs:
 
 def memory_of(compiled: jax.stages.Compiled, held: int = 0) -> Memory:
     """The memory of a compiled program; `held` is what else of the run is in memory meanwhile."""
-    sizes = compiled.memory_analysis()
+    sizes: Any = compiled.memory_analysis()
     return Memory(
         arguments=sizes.argument_size_in_bytes,
         outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
