@@ -1,7 +1,8 @@
 """Scores a split, each image exactly once, for validation and evaluation."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax.typing import DTypeLike
 
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
-from cfmlc_jax.classify import deconfound, invariant, pat
+from cfmlc_jax.classify import deconfound, invariant, memory, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
@@ -19,6 +20,7 @@ from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable
+from cfmlc_jax.engine import ahead
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.step import gather
 from cfmlc_jax.errors import InputError
@@ -147,10 +149,25 @@ def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLi
     )
 
 
-def views_of(parts: Parts, batch_size: int) -> jax.ShapeDtypeStruct:
-    """Shape and sharding of the views of a batch of evaluation."""
-    shape = (batch_size, *parts.sample_shape("evaluate")[1:])
-    return jax.ShapeDtypeStruct(shape, np.uint8, sharding=meshes.batch_sharding(parts.mesh))
+def compile_ahead(config, parts: Parts, scores: Mapping[str, Score], model: dict) -> float:
+    """The seconds that it took to compile programs, so that a lack of memory shows before they are needed.
+
+    Args:
+        config: of the classifier.
+        parts: of the classifier.
+        scores: what each activity scores with.
+        model: shapes and shardings of {"variables", "average", "mean_colour"}.
+
+    Raises:
+        RunError: a program needs more memory than there is.
+    """
+    start = time.perf_counter()
+    shape = (config.evaluate.batch_size, *parts.sample_shape("evaluate")[1:])
+    views = jax.ShapeDtypeStruct(shape, np.uint8, sharding=meshes.batch_sharding(parts.mesh))
+    for activity, score in scores.items():
+        with memory.needed_for(activity, config, "evaluate"):
+            ahead.compile_within_memory(score.lower(model["average"], model["mean_colour"], views))
+    return time.perf_counter() - start
 
 
 def score_split(

@@ -1,7 +1,6 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
-from cfmlc_jax.engine import ahead, hooks
+from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -166,17 +165,12 @@ class _Training:
 
     def compile_scores(self, run, print_line) -> None:
         """Compile what the run will validate and evaluate with: a lack of memory shows now, not after the training."""
-        start = time.perf_counter()
+        scores = {} if run.finished else {"validation": self._validation}
         model, _ = self.system.split(run.abstract.learned)
-        views = scoring.views_of(self.parts, self._config.evaluate.batch_size)
-        scores = {"evaluation": self.evaluation}
-        if not run.finished:
-            scores["validation"] = self._validation
-        for activity, score in scores.items():
-            with memory.needed_for(activity, self._config, "evaluate"):
-                ahead.compile_within_memory(score.lower(model["average"], model["mean_colour"], views))
-        seconds = time.perf_counter() - start
-        print_line(f"compiled {' and '.join(reversed(scores))} in {seconds:.1f} s")
+        seconds = scoring.compile_ahead(
+            self._config, self.parts, scores | {"evaluation": self.evaluation}, model
+        )
+        print_line(f"compiled {''.join(f'{name} and ' for name in scores)}evaluation in {seconds:.1f} s")
 
     def _batches(self, from_step):
         for batch in train_batches(
