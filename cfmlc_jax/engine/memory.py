@@ -69,13 +69,13 @@ def _numbers(text, device, need, images):
     if used:
         needed, limit = scaled(used[1], used[2]), scaled(used[3], used[4])
         return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(limit)}; "
-    limit = limit_of(device)
-    has = f"{_owner(device)} has {shown_bytes(limit)}" if limit else ""
+    there = limit_of(device)
+    has = f"{_owner(device)} has {shown_bytes(there)}" if there else ""
     memory = None if need is None else _computed(need)
     if memory is not None:
         return (
             f"it needs {shown_bytes(memory.peak)} on each device{f', and {has}' if has else ''}"
-            f"{_room(memory, limit, images)}; "
+            f"{_room(memory, there, images)}; "
         )
     single = _ALLOCATION.search(text)
     if single:

@@ -1,17 +1,16 @@
 """A run: training a system in a workdir, from the start or from the latest checkpoint."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.engine import compilation, hooks, peaks, writers
+from cfmlc_jax.engine import hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.log import Log, Logged, with_compilation_reported
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
@@ -198,9 +197,9 @@ class Run:
             log_every=self._log_every,
             mesh=self._mesh,
         )
-        train_step = _with_compilation_reported(compiled, progress)
+        train_step = with_compilation_reported(compiled, progress)
         watch = hooks.NonFiniteWatch(compiled.watched)
-        log = _Log(self._mesh, lambda values: self._write(progress, values))
+        log = Log(self._mesh, lambda values: self._write(progress, values))
         progress.note(f"reading the first of {self._schedule.steps - self._step} batches")
         batches = iter(self._batches(self._step))
         peak = peaks.flops_per_second(self._mesh)
@@ -244,7 +243,7 @@ class Run:
         every = self._schedule.checkpoint_every
         return every > 0 and self._step % every == 0
 
-    def _write(self, progress, logged: "_Logged"):
+    def _write(self, progress, logged: Logged):
         values = hooks.mean_values(logged.tally)
         first = self._system.values[0]
         readings = {name: float(value) for name, value in logged.readings.items()}
@@ -302,61 +301,3 @@ class Run:
         model, training = to_items(self._state, self._system)
         meta = self._options.meta | self._validation_meta()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)
-
-
-class _Logged(NamedTuple):
-    """What is logged of a step: the host's waits (`Progress.waits`), the state's tally, the system's readings."""
-
-    step: int
-    waits: dict[str, float]
-    tally: dict[str, Any]
-    readings: dict[str, Any]
-
-
-class _Log:
-    """Writes the values of a step when the next step is on its way, so that the devices never wait for the host.
-
-    Args:
-        mesh: the devices.
-        write: called with the values on the host.
-    """
-
-    def __init__(self, mesh: jax.sharding.Mesh, write: Callable[[_Logged], None]):
-        # Copies, because the next step donates the state.
-        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=meshes.replicated(mesh))
-        self._write = write
-        self._pending: _Logged | None = None
-
-    def add(self, step: int, waits: dict[str, float], tally, readings) -> None:
-        """Keep the values of a step for the next `flush`."""
-        self._pending = _Logged(step, waits, *self._copy((tally, readings)))
-
-    def flush(self) -> None:
-        """Wait for the values that were added last, and write them."""
-        if self._pending is not None:
-            logged, self._pending = self._pending, None
-            self._write(jax.device_get(logged))
-
-
-def _with_compilation_reported(train_step, progress):
-    """The same function; its first call, which compiles for seconds to minutes, is timed and not in the rates."""
-    calls = 0
-
-    def timed_once(state, batch):
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            return train_step(state, batch)
-        progress.note("compiling the training step")
-        start = time.perf_counter()
-        with progress.paused(), compilation.counted() as compilations:
-            result = train_step(state, batch)
-        compiled = time.perf_counter()
-        jax.block_until_ready(result)
-        source = " (from the cache)" if compilations.loaded.total() else ""
-        progress.note(
-            f"compiled in {compiled - start:.1f} s{source}; the first step took {time.perf_counter() - compiled:.1f} s"
-        )
-        return result
-
-    return timed_once

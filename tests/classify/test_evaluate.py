@@ -21,6 +21,7 @@ from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.report import page
+from cfmlc_jax.results import read
 from cfmlc_jax.results.evidence import FILE, Evidence
 from cfmlc_jax.results.predictions import PATCH
 from cfmlc_jax.results.scores import probabilities
@@ -134,6 +135,20 @@ def test_context_is_over_the_strongest_pairs_of_training(average, scores, eviden
             logits, scores["labels"], pairs, generator=np.random.default_rng(0), resamples=1
         )
         assert use["context_auc"][0] == pytest.approx(100 * auc.value)
+
+
+def test_of_many_patches_only_pivots_are_kept(workdir, scores, evidence, train, monkeypatch, tmp_path):
+    """The results are the same; the attention of the examples is computed once more."""
+    monkeypatch.setattr(evaluate, "MOST_KEPT", 3)
+    run(tiny("pat_t"), tmp_path, train.labels)
+    with np.load(tmp_path / f"scores_{SPLIT}_average.npz") as arrays:
+        assert "attention" not in arrays
+        np.testing.assert_array_equal(arrays["pivot"], scores["attention"].argmax(axis=1))
+        np.testing.assert_array_equal(arrays["combined"], scores["combined"])
+    assert Evidence.from_json(json.loads((tmp_path / FILE).read_text())) == evidence
+    results = workdir / "report" / "results.json"
+    assert (tmp_path / "results.json").read_text() == results.read_text()
+    assert read.scores(tmp_path, SPLIT, evidence).pivot is not None
 
 
 def test_equal_rankings_have_equal_intervals(average):

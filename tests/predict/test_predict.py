@@ -137,7 +137,8 @@ def scenes(tmp_path_factory):
 def evaluated(checkpoint, scenes):
     """What the evaluation makes of the scenes."""
     opened = opening.open(checkpoint)
-    score = scoring.score_step(opened.config, opened.parts, ("whole", "pivot"))
+    kinds = ("whole", "pivot")
+    score = scoring.score_step(opened.config, opened.parts, kinds, attention=np.float16)
     return scoring.score_split(opened.parts, score, opened.model, scenes[1], batch_size=16)["average"]
 
 
