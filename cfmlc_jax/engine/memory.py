@@ -52,8 +52,8 @@ def _numbers(text, device, need, images):
     """What is needed and what there is, as far as they are known: the middle of a message."""
     used = _USED.search(text)
     if used:
-        needed, limit = scaled(used[1], used[2]), scaled(used[3], used[4])
-        return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(limit)}; "
+        needed, there = scaled(used[1], used[2]), scaled(used[3], used[4])
+        return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(there)}; "
     limit = limit_of(device)
     has = f"{_owner(device)} has {shown_bytes(limit)}" if limit else ""
     memory = None if need is None else _computed(need)
