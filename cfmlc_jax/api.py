@@ -22,6 +22,7 @@ def create_model(
     image_size: int = 448,
     head: str = "linear",
     dtype: Any = jnp.float32,
+    remat: str = "none",
 ) -> Classifier:
     """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
 
@@ -36,12 +37,13 @@ def create_model(
         image_size: side of the views, pixels.
         head: "ml_decoder", "causal_norm", …; the prefix "q2l_" of the name stands for "query2label".
         dtype: type of the computation; parameters are float32.
+        remat: what the backward pass computes again to save memory: "none", "blocks" or "everything".
 
     Raises:
         InputError: an unknown name, head or attention, or an image size that does not suit the backbone.
     """
     return catalogue.create_model(
-        name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype
+        name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype, remat=remat
     )
 
 

@@ -76,6 +76,10 @@ def _model() -> ConfigDict:
     # Number of groups of images in a batch that have separate batch statistics. 1: statistics of the whole
     # batch. The reference has one group per GPU.
     model.norm_groups = 1
+    # What the backward pass computes again, so that it need not be stored; what is learned is the same. none: nothing.
+    # blocks: each residual or transformer block, from its stored input. everything: each stage of the backbone, from
+    # its stored input, and in it each block.
+    model.remat = "none"
     model.dtype = "float32"  # of the computation; parameters and loss are always float32
     return model
 
@@ -137,6 +141,7 @@ def _choices():
         "model.head": catalogue.HEADS,
         "model.cosine.momentum": ("schedule",),
         "model.dtype": catalogue.DTYPES,
+        "model.remat": catalogue.REMAT,
         "loss.name": LOSSES,
         "effect.kinds": EFFECTS,
         "effect.null": NULL_KINDS,
@@ -391,7 +396,7 @@ PART = Part(
     bounds=BOUNDS,
     choices=_choices,
     paths=(),
-    neutral=("effect.", "model.dot_product.tau_norm"),
+    neutral=("effect.", "model.dot_product.tau_norm", "model.remat"),
     unique=("patches.grids", "model.frozen", "effect.kinds"),
     expand=_expand,
     check=_check,

@@ -67,15 +67,15 @@ def _numbers(text, device, need, images):
     """What is needed and what there is, as far as they are known: the middle of a message."""
     used = _USED.search(text)
     if used:
-        needed, limit = scaled(used[1], used[2]), scaled(used[3], used[4])
-        return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(limit)}; "
-    there = limit_of(device)
-    has = f"{_owner(device)} has {shown_bytes(there)}" if there else ""
+        needed, there = scaled(used[1], used[2]), scaled(used[3], used[4])
+        return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(there)}; "
+    limit = limit_of(device)
+    has = f"{_owner(device)} has {shown_bytes(limit)}" if limit else ""
     memory = None if need is None else _computed(need)
     if memory is not None:
         return (
             f"it needs {shown_bytes(memory.peak)} on each device{f', and {has}' if has else ''}"
-            f"{_room(memory, there, images)}; "
+            f"{_room(memory, limit, images)}; "
         )
     single = _ALLOCATION.search(text)
     if single:

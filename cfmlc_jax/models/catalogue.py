@@ -14,18 +14,20 @@ from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.models.layers.norms import BatchNorm
+from cfmlc_jax.models.layers.remat import MODES, NONE
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames, TorchNames
 
 
 class Backbone(NamedTuple):
     """A backbone by name.
 
-    create: (dtype, norm) -> the module.
+    create: (dtype, norm) -> the module; also (dtype, norm, remat), unless `remat` is False.
     stride: image sizes must be multiples of it.
     torch: names of its parameters in PyTorch checkpoints.
     frozen: parameters that Query2Label does not train, as in `Classifier.frozen`.
     frozen_norms: in Query2Label the running statistics of the norms are frozen too.
     batch_norms: it has batch norms.
+    remat: it can compute its blocks again in the backward pass, by `layers.remat`.
     """
 
     create: Callable[..., Any]
@@ -34,12 +36,13 @@ class Backbone(NamedTuple):
     frozen: tuple[str, ...] = ()
     frozen_norms: bool = False
     batch_norms: bool = True
+    remat: bool = True
 
 
 class Head(NamedTuple):
     """A head by name.
 
-    create: (num_classes, attention, dtype, …) -> the module.
+    create: (num_classes, attention, dtype, …) -> the module; also `remat`, if that is True.
     torch: names of its parameters in PyTorch checkpoints; None for a new head, and for those that only
         checkpoints of another reference have (`torch_weights.long_tailed`, `torch_weights.cgn`).
     frozen: parameters that are not trained, as in `Classifier.frozen`.
@@ -47,6 +50,7 @@ class Head(NamedTuple):
     options: fields of that section that `create` takes.
     has_mean: the head has a mean feature, and so a counterfactual of its own.
     second_stage: training starts from the weights of another head (`classify.finetune`).
+    remat: it has blocks to compute again in the backward pass; of one linear layer, only the input is stored anyway.
     """
 
     create: Callable[..., Any]
@@ -56,6 +60,7 @@ class Head(NamedTuple):
     options: tuple[str, ...] = ()
     has_mean: bool = False
     second_stage: bool = False
+    remat: bool = False
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -78,8 +83,8 @@ def _cosine(name: str) -> Head:
     return _pooled(name, section="cosine", options=("num_heads", "tau", "gamma"), has_mean=True)
 
 
-def _ml_decoder(num_classes, attention, *, dtype, queries):
-    return ml_decoder.MLDecoder(num_classes, attention, queries=queries, dtype=dtype)
+def _ml_decoder(num_classes, attention, *, dtype, queries, remat=NONE):
+    return ml_decoder.MLDecoder(num_classes, attention, queries=queries, dtype=dtype, remat=remat)
 
 
 BACKBONES = {
@@ -105,9 +110,14 @@ BACKBONES = {
 }
 HEADS = {
     "linear": Head(linear.LinearHead, linear.TORCH),
-    "query2label": Head(query2label.Query2Label, query2label.TORCH),
+    "query2label": Head(query2label.Query2Label, query2label.TORCH, remat=True),
     "ml_decoder": Head(
-        _ml_decoder, ml_decoder.TORCH, ml_decoder.FROZEN, section="ml_decoder", options=("queries",)
+        _ml_decoder,
+        ml_decoder.TORCH,
+        ml_decoder.FROZEN,
+        section="ml_decoder",
+        options=("queries",),
+        remat=True,
     ),
     "causal_norm": _cosine("causal_norm"),
     "cosine": _cosine("cosine"),
@@ -120,6 +130,8 @@ HEADS = {
 QUERY2LABEL = "q2l_"
 # Types of the computation.
 DTYPES = ("float32", "bfloat16")
+# What the backward pass can compute again.
+REMAT = MODES
 
 
 class Cosine(NamedTuple):
@@ -145,6 +157,7 @@ class Model(NamedTuple):
     frozen_norms: training uses the running statistics of all norms and does not update them.
     norm_groups: number of groups of images with separate batch statistics, as in `BatchNorm.groups`.
     dtype: type of the computation.
+    remat: what the backward pass computes again to save memory, one of `layers.remat.MODES`.
     """
 
     name: str
@@ -155,6 +168,7 @@ class Model(NamedTuple):
     frozen_norms: bool = False
     norm_groups: int = 1
     dtype: Any = "float32"
+    remat: str = NONE
 
 
 class Patches(NamedTuple):
@@ -235,7 +249,7 @@ def create(
 
     Raises:
         InputError: an unknown name, head or branches, an image size that the backbone's stride does not
-            divide, or fewer than one group of norms.
+            divide, fewer than one group of norms, or a backbone without blocks to compute again.
     """
     name, head_name = in_full(model.name, model.head)
     backbone, allowed = parts(name)
@@ -249,10 +263,13 @@ def create(
     groups = max(model.norm_groups // micro_batches, 1)
     norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=groups)
     options = {option: getattr(getattr(model, head.section), option) for option in head.options}
+    recomputed = {} if model.remat == NONE else {"remat": model.remat}
+    if recomputed and not backbone.remat:
+        raise InputError(f"model {name!r} has no remat {model.remat!r}; set it to {NONE!r}")
     branches, cells = _branches(patches, num_classes, dtype)
     return Classifier(
-        backbone=backbone.create(dtype=dtype, norm=norm),
-        head=head.create(num_classes, branches, dtype=dtype, **options),
+        backbone=backbone.create(dtype=dtype, norm=norm, **recomputed),
+        head=head.create(num_classes, branches, dtype=dtype, **options, **(recomputed if head.remat else {})),
         cells=cells,
         frozen=(*head.frozen, *(backbone.frozen if head_name == "query2label" else ()), *model.frozen),
     )
@@ -266,6 +283,7 @@ def create_model(
     image_size: int = 448,
     head: str = "linear",
     dtype: Any = jnp.float32,
+    remat: str = NONE,
 ) -> Classifier:
     """A `Classifier` of k classes by its name, with the defaults of `create`.
 
@@ -276,9 +294,15 @@ def create_model(
         image_size: side of the views, pixels.
         head: a key of `HEADS`.
         dtype: type of the computation.
+        remat: what the backward pass computes again to save memory: "none", "blocks" or "everything".
+
+    Raises:
+        InputError: as in `create`; or an unknown `remat`.
     """
+    if remat not in REMAT:
+        raise InputError(f"remat {remat!r} is not one of {', '.join(REMAT)}")
     patches = None if attention == "none" else Patches(attention)
-    return create(Model(name, head, dtype=dtype), num_classes, image_size, patches)
+    return create(Model(name, head, dtype=dtype, remat=remat), num_classes, image_size, patches)
 
 
 def normalised(classifier: Classifier, name: str) -> Classifier:

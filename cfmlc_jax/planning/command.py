@@ -17,6 +17,7 @@ from cfmlc_jax.data import sizes
 from cfmlc_jax.engine.plan import TRAINING, Costs, Workload, measure
 from cfmlc_jax.engine.units import shown_bytes
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.planning import fitting, text, topology
 
 
@@ -95,7 +96,7 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
 
         found = None
         for family in _families(config, name, devices):
-            found = found or fitting.largest(family, measured, limit, _images_and(config, name, need))
+            found = found or fitting.largest(family.candidates, measured, limit, family.too_large(need))
         fits[name] = None if found is None else {**found[0].fields, "memory": found[1]}
         print_line(f"{name}: {_advice(found)}")
     return fits
@@ -115,46 +116,71 @@ def _listed(fields):
     return ", ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def _images_and(config, name, need) -> fitting.Point:
-    """The images of a program that are in memory at once, and its need."""
-    train = config.train
-    if name != TRAINING:
-        return fitting.Point(config.evaluate.batch_size, need)
-    if configs.system(config) == configs.CGN_IMAGENET:
-        return fitting.Point(train.micro_batch, need)
-    return fitting.Point(train.batch_size // train.get("micro_batches", 1), need)
+class _Family(NamedTuple):
+    """Changes that differ only in the number of images in memory at once; it ascends.
 
-
-def _families(config, name, devices) -> list[list[fitting.Candidate]]:
-    """The changes to try, in this order: those that leave the numbers of a training as they are come first.
-
-    In a family, only the number of images in memory differs; it ascends.
+    images: those of the configuration as it is, if it is a member; None if it is none.
     """
-    most = _images_and(config, name, 0).images
-    smaller = range(len(devices), most, len(devices))
+
+    candidates: list[fitting.Candidate]
+    images: int | None
+
+    def too_large(self, need: int) -> fitting.Point | None:
+        """What is known of the family, if the configuration as it is needs so much."""
+        return None if self.images is None else fitting.Point(self.images, need)
+
+
+def _families(config, name, devices) -> list[_Family]:
+    """The changes to try, in this order: first those that change no number, and of them first those that take no time."""
     if name != TRAINING:
-        families = [[({"evaluate.batch_size": size}, size) for size in smaller]]
+        families = [_smaller(config, "evaluate.batch_size", len(devices))]
     elif configs.system(config) == configs.CGN_IMAGENET:
-        images = most * config.train.micro_batches
-        families = [
-            [
-                ({"train.micro_batch": size, "train.micro_batches": images // size}, size)
-                for size in smaller
-                if images % size == 0
-            ]
-        ]
+        families = [_smaller_micro_batch(config, len(devices))]
     else:
-        families = [[({"train.batch_size": size}, size) for size in smaller]]
+        families = [_smaller(config, "train.batch_size", len(devices))]
         if configs.system(config) == configs.CLASSIFIER:
-            size = config.train.batch_size
-            numbers = configs.micro_batches(config, len(devices))
-            families.insert(
-                0, [({"train.micro_batches": n}, size // n) for n in numbers[:0:-1] if size // n < most]
-            )
+            families = [*_in_parts(config, len(devices)), *families]
     accepted = [
-        [fitting.Candidate(*each) for each in family if _accepted(config, each[0])] for family in families
+        family._replace(candidates=[each for each in family.candidates if _accepted(config, each.fields)])
+        for family in families
     ]
-    return [family for family in accepted if family]
+    return [family for family in accepted if family.candidates]
+
+
+def _smaller(config, field, devices) -> _Family:
+    most = configs.field(config, field)
+    candidates = [fitting.Candidate({field: size}, size) for size in range(devices, most, devices)]
+    return _Family(candidates, most)
+
+
+def _smaller_micro_batch(config, devices) -> _Family:
+    """Micro-batches of a generator for ImageNet: fewer images in each, and more of them."""
+    most, number = config.train.micro_batch, config.train.micro_batches
+    candidates = [
+        fitting.Candidate({"train.micro_batch": size, "train.micro_batches": most * number // size}, size)
+        for size in range(devices, most, devices)
+        if most * number % size == 0
+    ]
+    return _Family(candidates, most)
+
+
+def _in_parts(config, devices) -> list[_Family]:
+    """More micro-batches, then rematerialisation with each number of micro-batches."""
+    size, now = config.train.batch_size, config.train.micro_batches
+    numbers = configs.micro_batches(config, devices)[::-1]
+    remats = catalogue.REMAT[catalogue.REMAT.index(config.model.remat) + 1 :]
+    families = [
+        _Family(
+            [fitting.Candidate({"train.micro_batches": n}, size // n) for n in numbers if n > now],
+            size // now,
+        )
+    ]
+    for remat in remats:
+        fields = [{"model.remat": remat, "train.micro_batches": n} for n in numbers]
+        families.append(
+            _Family([fitting.Candidate(each, size // each["train.micro_batches"]) for each in fields], None)
+        )
+    return families
 
 
 def _accepted(config, fields):

@@ -29,7 +29,10 @@ class Point(NamedTuple):
 
 
 def largest(
-    candidates: Sequence[Candidate], need: Callable[[Candidate], int], limit: int, too_large: Point
+    candidates: Sequence[Candidate],
+    need: Callable[[Candidate], int],
+    limit: int,
+    too_large: Point | None = None,
 ) -> tuple[Candidate, int] | None:
     """The candidate with the most images whose need is at most `limit`, and its need; None if none fits.
 
@@ -39,19 +42,25 @@ def largest(
         candidates: at least one, by ascending number of images.
         need: compiles a candidate and returns its bytes on each device.
         limit: bytes of a device.
-        too_large: a measurement above the limit.
+        too_large: a measurement above the limit; None: the largest candidate is measured too.
     """
     by_images = {each.images: each for each in candidates}
     fitting = Point(candidates[0].images, need(candidates[0]))
     if fitting.need > limit:
         return None
+    if too_large is None and candidates[1:]:
+        most = Point(candidates[-1].images, need(candidates[-1]))
+        if most.need <= limit:
+            fitting = most
+        else:
+            too_large = most
     steps = 0
-    while True:
+    while too_large is not None:
         between = [images for images in by_images if fitting.images < images < too_large.images]
         slope = (too_large.need - fitting.need) / (too_large.images - fitting.images)
         expected = [images for images in between if fitting.need + slope * (images - fitting.images) <= limit]
         if not between or (not expected and fitting.need >= (1 - SLACK) * limit):
-            return by_images[fitting.images], fitting.need
+            break
         steps += 1
         along_line = expected and steps <= _STEPS
         images = expected[-1] if along_line else between[len(between) // 2]
@@ -60,3 +69,4 @@ def largest(
             fitting = measured
         else:
             too_large = measured
+    return by_images[fitting.images], fitting.need

@@ -32,6 +32,15 @@ def test_nothing_fits():
     assert search(lambda images: 1000 + images, (8, 16), 900) == (None, [8])
 
 
+def test_without_a_measurement_the_largest_is_measured():
+    candidates = [Candidate({}, size) for size in (1, 2, 4, 8)]
+    need = lambda candidate: 10 * candidate.images  # noqa: E731
+    assert largest(candidates, need, 100) == (candidates[3], 80)
+    assert largest(candidates, need, 50) == (candidates[2], 40)
+    assert largest(candidates[:1], need, 50) == (candidates[0], 10)
+    assert largest(candidates[:1], need, 5) is None
+
+
 def test_one_candidate_fits():
     assert search(lambda images: images, (8, 16), 9) == (8, [8])
 

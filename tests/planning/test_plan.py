@@ -86,7 +86,8 @@ def compiled(monkeypatch):
     def workload(config, question, devices):
         seen.append(config)
         images = config.train.batch_size // config.train.micro_batches
-        needs = {TRAINING: 1000 + 100 * images, "evaluation": 500 + 10 * config.evaluate.batch_size}
+        each = {"none": 100, "blocks": 50, "everything": 30}[config.model.remat]
+        needs = {TRAINING: 1000 + each * images, "evaluation": 500 + 10 * config.evaluate.batch_size}
         return Workload(
             mesh=meshes.create(1, devices),
             batch="",
@@ -126,9 +127,18 @@ def test_micro_batches_that_fit(compiled):
     assert len(compiled) == 2
 
 
-def test_a_smaller_batch_that_fits_where_statistics_are_of_the_whole_batch(compiled):
-    found, _ = fits(1300, **{"train.batch_size": 16, "model.norm_groups": 1})
-    assert found == {TRAINING: {"train.batch_size": 2, "memory": 1200}}
+def test_rematerialisation_comes_next_then_a_smaller_batch(compiled):
+    """With 4 norm groups there are at most 4 micro-batches; with one group there are none."""
+    groups = {"train.batch_size": 16, "model.norm_groups": 4}
+    parts = {"model.remat": "blocks", "train.micro_batches": 4, "memory": 1200}
+    assert fits(1390, **groups)[0] == {TRAINING: parts}
+    assert fits(1250, **groups)[0] == {TRAINING: parts}
+    joint = {"train.batch_size": 16, "model.norm_groups": 1}
+    remat = {"model.remat": "everything", "train.micro_batches": 1, "memory": 1480}
+    assert fits(1500, **joint)[0] == {TRAINING: remat}
+    assert fits(1300, **joint)[0] == {TRAINING: {"train.batch_size": 2, "memory": 1200}}
+    # From where the configuration is.
+    assert fits(1300, **groups, **{"model.remat": "blocks"})[0][TRAINING]["train.micro_batches"] == 4
 
 
 def test_an_evaluation_that_fits(compiled):

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.initialisers import uniform_fan_in
 from cfmlc_jax.models.layers.norms import BatchNorm
@@ -22,21 +23,26 @@ class MnistCNN(nn.Module):
     Attributes:
         dtype: type of the computation; parameters and statistics are float32.
         norm: `BatchNorm` with its options, except its name.
+        remat: one of `remat.MODES`; all convolutions are one block.
     """
 
     dtype: Any = jnp.float32
     norm: Any = BatchNorm
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, images, *, train: bool):
+        x = remat.block(self.remat, lambda self, x: self._map(x, train), self, images)
+        # The reference pools 7×7 pixels and so drops the last row and column of 8×8.
+        return {"map": x, "pooled": average_pool(x[:, :7, :7])}
+
+    def _map(self, images, train):
         # The first layer is a batch norm of the pixels.
         x = self.norm(name="bn")(images, train=train)
         x = max_pool(jax.nn.relu(self._conv(32, 5, 1, "conv1")(x)))
         x = jax.nn.relu(self._conv(32, 3, 1, "conv2")(x))
         x = jax.nn.relu(self._conv(64, 3, 2, "conv3")(x))
-        x = jax.nn.relu(self._conv(64, 3, 1, "conv4")(x))
-        # The reference pools 7×7 pixels and so drops the last row and column of 8×8.
-        return {"map": x, "pooled": average_pool(x[:, :7, :7])}
+        return jax.nn.relu(self._conv(64, 3, 1, "conv4")(x))
 
     def _conv(self, features, kernel, stride, name):
         return Conv(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.initialisers import uniform_fan_in
 from cfmlc_jax.models.layers.norms import BatchNorm, LayerNorm
 from cfmlc_jax.models.layers.pooling import average_pool
@@ -122,6 +123,7 @@ class Stage(nn.Module):
         kernel, stride, padding: of the convolution that embeds patches.
         drop_path: stochastic depth of the last block in training; it grows linearly from 0 at the first block.
         class_token: whether a learned token is added to those of the map; it is dropped at the end.
+        remat: one of `remat.MODES`.
     """
 
     width: int
@@ -134,6 +136,7 @@ class Stage(nn.Module):
     class_token: bool
     dtype: Any
     norm: Any
+    remat: str
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -147,7 +150,7 @@ class Stage(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (b, 1, d)), x], axis=1)
         for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
             block = Block(self.heads, float(rate), self.dtype, self.norm, name=f"blocks{i}")
-            x = block(x, (h, w), train=train)
+            x = remat.block(self.remat, lambda block, x: block(x, (h, w), train=train), block, x)
         return x[:, -h * w :].reshape(shape)
 
 
@@ -161,6 +164,7 @@ class CvT(nn.Module):
         drop_path: stochastic depth of the last stage's last block in training.
         dtype: type of the computation; parameters and statistics are float32.
         norm: `BatchNorm` with its options, except its name.
+        remat: one of `remat.MODES`.
     """
 
     widths: tuple[int, ...]
@@ -169,6 +173,7 @@ class CvT(nn.Module):
     drop_path: float = 0.3
     dtype: Any = jnp.float32
     norm: Any = BatchNorm
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -187,9 +192,11 @@ class CvT(nn.Module):
                 class_token=i == last,
                 dtype=self.dtype,
                 norm=self.norm,
+                remat=self.remat,
                 name=f"stage{i}",
             )
-            x = features[f"stage{i + 1}"] = stage(x, train=train)
+            x = remat.stage(self.remat, lambda stage, x: stage(x, train=train), stage, x)
+            features[f"stage{i + 1}"] = x
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
         return features | {"map": x, "pooled": average_pool(x)}
 

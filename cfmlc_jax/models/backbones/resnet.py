@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.layers.pooling import average_pool, max_pool, space_to_depth
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
             stage halves the map too. It takes a fraction of the work.
         dtype: type of the computation; parameters and statistics are float32.
         norm: `BatchNorm` with its options, except its name.
+        remat: one of `remat.MODES`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -91,27 +93,32 @@ class ResNet(nn.Module):
     small_stem: bool = False
     dtype: Any = jnp.float32
     norm: Any = BatchNorm
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        x = x.astype(self.dtype)
+        x = remat.block(self.remat, lambda self, x: self._stem(x, train), self, x.astype(self.dtype))
+        features = {"stem": x}
+        for stage in range(len(self.stage_sizes)):
+            x = remat.stage(self.remat, lambda self, x, stage=stage: self._stage(x, stage, train), self, x)
+            features[f"layer{stage + 1}"] = x
+        return features | {"map": x, "pooled": average_pool(x)}
+
+    def _stem(self, x, train):
         if self.small_stem:
             x = Conv(self.width // 2, 3, 1, self.dtype, name="conv1")(space_to_depth(x, 4))
         else:
             x = Conv(self.width, 7, 2, self.dtype, name="conv1")(x)
         x = jax.nn.relu(self.norm(name="bn1")(x, train=train))
-        if not self.small_stem:
-            x = max_pool(x)
-        features = {"stem": x}
-        for stage, blocks in enumerate(self.stage_sizes):
-            for i in range(blocks):
-                stride = 2 if i == 0 and (stage > 0 or self.small_stem) else 1
-                name = f"layer{stage + 1}_{i}"
-                x = self.block(self.width * 2**stage, stride, self.dtype, self.norm, name=name)(
-                    x, train=train
-                )
-            features[f"layer{stage + 1}"] = x
-        return features | {"map": x, "pooled": average_pool(x)}
+        return x if self.small_stem else max_pool(x)
+
+    def _stage(self, x, stage, train):
+        for i in range(self.stage_sizes[stage]):
+            stride = 2 if i == 0 and (stage > 0 or self.small_stem) else 1
+            name = f"layer{stage + 1}_{i}"
+            block = self.block(self.width * 2**stage, stride, self.dtype, self.norm, name=name)
+            x = remat.block(self.remat, lambda block, x: block(x, train=train), block, x)
+        return x
 
 
 ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.layers.pooling import average_pool
@@ -59,31 +60,39 @@ class TwoBranchResNet(nn.Module):
         width: planes of the first stage.
         dtype: type of the computation; parameters and statistics are float32.
         norm: `BatchNorm` with its options, except its name.
+        remat: one of `remat.MODES`.
     """
 
     stage_sizes: tuple[int, ...]
     width: int = 16
     dtype: Any = jnp.float32
     norm: Any = BatchNorm
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        x = _Conv(self.width, 3, 1, self.dtype, name="conv1")(x.astype(self.dtype))
-        x = jax.nn.relu(self.norm(name="bn1")(x, train=train))
+        x = remat.block(self.remat, lambda self, x: self._stem(x, train), self, x.astype(self.dtype))
         features = {"stem": x}
-        for stage, blocks in enumerate(self.stage_sizes):
-            for i in range(blocks):
-                x = self._block(stage, f"layer{stage + 1}_{i}", downsample=stage > 0 and i == 0)(
-                    x, train=train
-                )
+        for stage in range(len(self.stage_sizes)):
+            x = remat.stage(self.remat, lambda self, x, stage=stage: self._stage(x, stage, train), self, x)
             features[f"layer{stage + 1}"] = x
         last = len(self.stage_sizes) - 1
-        branches = {name: self._block(last, name)(x, train=train) for name in ("cb_block", "rb_block")}
+        branches = {name: self._block(x, last, name, train) for name in ("cb_block", "rb_block")}
         x = jnp.concatenate(list(branches.values()), axis=-1)
         return features | branches | {"map": x, "pooled": average_pool(x)}
 
-    def _block(self, stage, name, *, downsample=False):
-        return Block(self.width * 2**stage, 2 if downsample else 1, self.dtype, self.norm, name=name)
+    def _stem(self, x, train):
+        x = _Conv(self.width, 3, 1, self.dtype, name="conv1")(x)
+        return jax.nn.relu(self.norm(name="bn1")(x, train=train))
+
+    def _stage(self, x, stage, train):
+        for i in range(self.stage_sizes[stage]):
+            x = self._block(x, stage, f"layer{stage + 1}_{i}", train, downsample=stage > 0 and i == 0)
+        return x
+
+    def _block(self, x, stage, name, train, *, downsample=False):
+        block = Block(self.width * 2**stage, 2 if downsample else 1, self.dtype, self.norm, name=name)
+        return remat.block(self.remat, lambda block, x: block(x, train=train), block, x)
 
 
 # 15 blocks along one branch: 14 in the stages and the branch's own.

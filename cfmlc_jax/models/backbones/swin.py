@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.pooling import average_pool
 from cfmlc_jax.models.layers.residual import DropPath
@@ -159,6 +160,7 @@ class Swin(nn.Module):
         drop_path: stochastic depth of the last block in training; it grows linearly from 0 at the first block.
         dtype: type of the computation; parameters are float32.
         norm: ignored; there are no batch norms.
+        remat: one of `remat.MODES`.
 
     Raises:
         InputError: windows do not tile the image at every stage.
@@ -171,30 +173,36 @@ class Swin(nn.Module):
     drop_path: float = 0.1
     dtype: Any = jnp.float32
     norm: Any = None
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, x, *, train: bool):
         for size in x.shape[1:3]:
             _check_size(size, self.window, len(self.depths))
-        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)))
         x = PatchEmbed(self.width, _PATCH, _PATCH, padding=0, dtype=self.dtype, name="patch_embed")(x)
         features = {}
-        for stage, depth in enumerate(self.depths):
-            if stage:
-                x = PatchMerging(self.dtype, name=f"layers{stage - 1}_downsample")(x)
-            for i in range(depth):
-                block = Block(
-                    self.heads[stage],
-                    self.window,
-                    shifted=i % 2 == 1,
-                    drop_path=float(next(rates)),
-                    dtype=self.dtype,
-                    name=f"layers{stage}_blocks{i}",
-                )
-                x = block(x, train=train)
+        for stage in range(len(self.depths)):
+            x = remat.stage(self.remat, lambda self, x, stage=stage: self._stage(x, stage, train), self, x)
             features[f"stage{stage + 1}"] = x
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
         return features | {"map": x, "pooled": average_pool(x)}
+
+    def _stage(self, x, stage, train):
+        if stage:
+            x = PatchMerging(self.dtype, name=f"layers{stage - 1}_downsample")(x)
+        before = sum(self.depths[:stage])
+        rates = np.linspace(0, self.drop_path, sum(self.depths))[before : before + self.depths[stage]]
+        for i, rate in enumerate(rates):
+            block = Block(
+                self.heads[stage],
+                self.window,
+                shifted=i % 2 == 1,
+                drop_path=float(rate),
+                dtype=self.dtype,
+                name=f"layers{stage}_blocks{i}",
+            )
+            x = remat.block(self.remat, lambda block, x: block(x, train=train), block, x)
+        return x
 
 
 def _check_size(size, window, stages):

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.layers.pooling import average_pool, space_to_depth
@@ -173,6 +174,7 @@ class TResNet(nn.Module):
         width: planes of the first stage.
         dtype: type of the computation; parameters and statistics are float32.
         norm: `BatchNorm` with its options, except its name and the initialiser of its scale.
+        remat: one of `remat.MODES`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -180,23 +182,29 @@ class TResNet(nn.Module):
     width: int = 64
     dtype: Any = jnp.float32
     norm: Any = BatchNorm
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, x, *, train: bool):
         x = space_to_depth(x.astype(self.dtype), 4)
         stem = ConvNorm(self.width, 3, slope=_STEM_SLOPE, dtype=self.dtype, norm=self.norm, name="conv1")
-        x = stem(x, train=train)
+        x = remat.block(self.remat, lambda stem, x: stem(x, train=train), stem, x)
         features = {"stem": x}
-        last = len(self.stage_sizes) - 1
-        for stage, (size, block) in enumerate(zip(self.stage_sizes, self.blocks)):
-            for i in range(size):
-                stride = 2 if i == 0 and stage > 0 else 1
-                name = f"layer{stage + 1}_{i}"
-                x = block(
-                    self.width * 2**stage, stride, stage < last, self.dtype, self.norm, name=name
-                )(x, train=train)  # fmt: skip
+        for stage in range(len(self.stage_sizes)):
+            x = remat.stage(self.remat, lambda self, x, stage=stage: self._stage(x, stage, train), self, x)
             features[f"layer{stage + 1}"] = x
         return features | {"map": x, "pooled": average_pool(x)}
+
+    def _stage(self, x, stage, train):
+        gated = stage < len(self.stage_sizes) - 1
+        for i in range(self.stage_sizes[stage]):
+            stride = 2 if i == 0 and stage > 0 else 1
+            name = f"layer{stage + 1}_{i}"
+            block = self.blocks[stage](
+                self.width * 2**stage, stride, gated, self.dtype, self.norm, name=name
+            )  # fmt: skip
+            x = remat.block(self.remat, lambda block, x: block(x, train=train), block, x)
+        return x
 
 
 TResNetL = functools.partial(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.heads.output import by_branch
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.linear import Dense
 from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DROPOUT, DecoderLayer
@@ -33,6 +34,7 @@ class MLDecoder(nn.Module):
         attention: a key of `torch_names.BRANCHES`.
         dtype: type of the computation; softmax, norms' statistics and logits are at least float32.
         queries: number of queries, of which at most k are used; a negative number stands for 100.
+        remat: one of `remat.MODES`; each branch is a block.
 
     Raises:
         InputError: `queries` is 0.
@@ -42,16 +44,19 @@ class MLDecoder(nn.Module):
     attention: str
     dtype: Any = jnp.float32
     queries: int = _QUERIES
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, features, *, train: bool):
         queries = number_of_queries(self.queries, self.num_classes)
         b, v, h, w, d = features["map"].shape
         tokens = features["map"].reshape(b, v, h * w, d)
-        return by_branch(
-            self.attention,
-            lambda name: Branch(self.num_classes, queries, self.dtype, name=name)(tokens, train=train),
-        )
+
+        def logits(name):
+            branch = Branch(self.num_classes, queries, self.dtype, name=name)
+            return remat.block(self.remat, lambda branch, x: branch(x, train=train), branch, tokens)
+
+        return by_branch(self.attention, logits)
 
 
 class Branch(nn.Module):

@@ -14,6 +14,7 @@ import numpy as np
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.heads.output import by_branch
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.initialisers import uniform_within
 from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.transformer import DecoderLayer, EncoderLayer
@@ -31,6 +32,7 @@ class Query2Label(nn.Module):
         num_classes: k.
         attention: a key of `torch_names.BRANCHES`.
         dtype: type of the transformer; softmax, norms' statistics and logits are at least float32.
+        remat: one of `remat.MODES`; each layer of the transformer is a block.
 
     Raises:
         InputError: d is not a multiple of 4, as the attention's heads and the positions need.
@@ -39,6 +41,7 @@ class Query2Label(nn.Module):
     num_classes: int
     attention: str
     dtype: Any = jnp.float32
+    remat: str = remat.NONE
 
     @nn.compact
     def __call__(self, features, *, train: bool):
@@ -47,16 +50,25 @@ class Query2Label(nn.Module):
         position = jnp.asarray(sine_positions(h, w, d)).reshape(1, 1, h * w, d)
         sizes = {"heads": _ATTENTION_HEADS, "feed_forward": _FEED_FORWARD}
         fields = {**sizes, "dtype": self.dtype, "kernel_init": nn.initializers.xavier_uniform()}
-        memory = EncoderLayer(**fields, name="encoder_0")(
-            x.reshape(b, v, h * w, d), position=position, train=train
+        memory = remat.block(
+            self.remat,
+            lambda layer, tokens: layer(tokens, position=position, train=train),
+            EncoderLayer(**fields, name="encoder_0"),
+            x.reshape(b, v, h * w, d),
         )
         queries = self.param("query_embed", nn.initializers.normal(1.0), (self.num_classes, d))
         queries = queries.reshape(1, 1, self.num_classes, d)
         # Targets start as zeros and queries are the same for all views, so axes b and v of size 1 suffice.
         target = jnp.zeros(queries.shape, self.dtype)
         for i in range(2):
-            layer = DecoderLayer(**fields, name=f"decoder_{i}")
-            target = layer(target, memory, query_position=queries, position=position, train=train)
+            target = remat.block(
+                self.remat,
+                lambda layer, target, memory, queries: layer(
+                    target, memory, query_position=queries, position=position, train=train
+                ),
+                DecoderLayer(**fields, name=f"decoder_{i}"),
+                *(target, memory, queries),
+            )
         target = LayerNorm(dtype=self.dtype, name="norm")(target)
         return by_branch(self.attention, lambda name: GroupWiseLinear(name=name)(target))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.broadcasting import along_last
 from cfmlc_jax.models.layers.images import IMAGES, devices_of_images, on_all_devices
 
@@ -78,7 +79,7 @@ def _batch_statistics(x, groups):
             f"a batch of {images} images is not divisible by the {groups} groups of the norms (norm_groups); "
             "change either"
         )
-    own, first = _of_groups(_image_statistics(x), groups)
+    own, first = remat.stored(_of_groups(_image_statistics(x), groups))
     # A mean is a pivot and a rest; see `_image_statistics`.
     (mean, var), (first_mean, first_var) = ((pivot + rest, var) for pivot, rest, var in (own, first))
     return (mean, first_mean), (var, first_var), x.size // x.shape[-1] * (images // groups)
