@@ -65,9 +65,9 @@ def compile_within_memory(lowered: jax.stages.Lowered) -> None:
 
 def _numbers(text, device, need, images):
     """What is needed and what there is, as far as they are known: the middle of a message."""
-    used = _USED.search(text)
-    if used:
-        needed, there = scaled(used[1], used[2]), scaled(used[3], used[4])
+    compiled = refused(text)
+    if compiled is not None:
+        needed, there = compiled
         return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(there)}; "
     limit = limit_of(device)
     has = f"{_owner(device)} has {shown_bytes(limit)}" if limit else ""
@@ -82,6 +82,12 @@ def _numbers(text, device, need, images):
         asked = f"{shown_bytes(scaled(single[1], single[2] or ''))} more were asked for"
         return f"{asked}{f', and {has}' if has else ''}; "
     return f"{has}; " if has else ""
+
+
+def refused(text: str) -> tuple[int, int] | None:
+    """The bytes that a program needs, and those of the device, by a compiler's error; None if it is another error."""
+    used = _USED.search(text)
+    return None if used is None else (scaled(used[1], used[2]), scaled(used[3], used[4]))
 
 
 def _computed(need):

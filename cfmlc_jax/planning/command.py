@@ -14,7 +14,8 @@ from cfmlc_jax.cgn import plan as cgn
 from cfmlc_jax.cgn.imagenet import plan as imagenet
 from cfmlc_jax.classify import plan as classifier
 from cfmlc_jax.data import sizes
-from cfmlc_jax.engine.plan import TRAINING, Costs, Workload, measure
+from cfmlc_jax.engine.memory import refused
+from cfmlc_jax.engine.plan import TRAINING, Costs, Program, Workload, measure
 from cfmlc_jax.engine.units import shown_bytes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -54,14 +55,21 @@ def plan(config, question: Question, print_line: Callable[[str], None]) -> dict[
     workload = _workload(config, question, devices)
     for line in text.head(workload, question.images_per_second):
         print_line(line)
-    costs = {}
+    costs: dict[str, Costs] = {}
+    needs = {}
     for name, program in workload.programs.items():
-        costs[name] = measure(program)
-        for line in text.program(name, program.about, costs[name]):
+        measured = _measured(program)
+        if isinstance(measured, Costs):
+            costs[name], needs[name] = measured, measured.memory.peak
+            lines = text.program(name, program.about, measured)
+        else:
+            needs[name] = measured
+            lines = [f"{name} cannot be compiled: it needs {shown_bytes(measured)}, more than the device has"]
+        for line in lines:
             print_line(line)
     fits = {}
     if question.memory is not None:
-        fits = _fit(config, question, devices, costs, print_line)
+        fits = _fit(config, question, devices, needs, print_line)
     answer = _as_json(workload, costs, fits, question)
     if question.out is not None:
         files.write_text(question.out, json.dumps(answer, indent=1) + "\n")
@@ -77,11 +85,21 @@ def _workload(config, question: Question, devices: Sequence[jax.Device]) -> Work
     return plans[system](config, size, devices)
 
 
-def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict[str, Any]:
+def _measured(program: Program) -> Costs | int:
+    """The costs of a program, or the bytes that it needs if a compiler refuses it because the device has fewer."""
+    try:
+        return measure(program)
+    except jax.errors.JaxRuntimeError as error:
+        sizes = refused(str(error))
+        if sizes is None:
+            raise
+        return sizes[0] + program.held
+
+
+def _fit(config, question, devices, needs: dict[str, int], print_line) -> dict[str, Any]:
     """What to change so that each program fits into the memory asked for: program -> fields; prints it."""
     limit, fits = question.memory, {}
-    for name, each in costs.items():
-        need = each.memory.peak
+    for name, need in needs.items():
         start = f"{name}: {shown_bytes(need)} on each device"
         if need <= limit:
             print_line(f"{start} fits into {shown_bytes(limit)}")
@@ -90,7 +108,8 @@ def _fit(config, question, devices, costs: dict[str, Costs], print_line) -> dict
 
         def measured(candidate, name=name):
             workload = _workload(_with(config, candidate.fields), question, devices)
-            needed = measure(workload.programs[name]).memory.peak
+            result = _measured(workload.programs[name])
+            needed = result.memory.peak if isinstance(result, Costs) else result
             print_line(f"  {_listed(candidate.fields)}: {shown_bytes(needed)}")
             return needed
 

@@ -141,6 +141,24 @@ def test_rematerialisation_comes_next_then_a_smaller_batch(compiled):
     assert fits(1300, **groups, **{"model.remat": "blocks"})[0][TRAINING]["train.micro_batches"] == 4
 
 
+def test_a_program_that_the_compiler_refuses_is_too_large(compiled, monkeypatch):
+    """The compiler for TPUs does not compile what its device cannot hold."""
+    measured = planning.measure
+
+    def refuse_large(program):
+        if program.held > 2000:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 2.54K of 2.00K hbm."
+            )
+        return measured(program)
+
+    monkeypatch.setattr(planning, "measure", refuse_large)
+    found, lines = fits(1500, **{"train.batch_size": 16, "model.norm_groups": 4})
+    assert found == {TRAINING: {"train.micro_batches": 4, "memory": 1400}}
+    assert lines[4].startswith("training step cannot be compiled: it needs ")
+    assert len([line for line in lines if line.startswith("evaluation (compiled")]) == 1
+
+
 def test_an_evaluation_that_fits(compiled):
     found, lines = fits(600, **{"evaluate.batch_size": 64})
     assert found["evaluation"] == {"evaluate.batch_size": 10, "memory": 600}
