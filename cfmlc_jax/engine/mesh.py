@@ -69,6 +69,12 @@ def in_use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def in_use_is_of_cpus() -> bool:
+    """Whether there is a mesh `in_use` and its devices are CPUs."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "cpu"
+
+
 def images_over_devices(array, axis: int = 0):
     """The array with its axis of images split over all devices of the mesh `in_use`; unchanged without one."""
     if jax.sharding.get_abstract_mesh().empty:
@@ -105,12 +111,15 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     """The `compiler_options` of `jax.jit` for programs with convolutions on this mesh's platform.
 
     On CPU, XLA runs float32 convolutions by YNNPACK. For the weight gradient of a 3×3 convolution that is
-    up to ten times slower than XLA's own code, so only matrix products and sums are left to YNNPACK.
+    up to ten times slower than XLA's own code, so only matrix products and sums are left to YNNPACK. XLA also drops
+    barriers early on CPU and then stores what was to be computed again (`model.remat`), so that pass is disabled.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}
-    kept = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    return {"xla_cpu_experimental_ynn_fusion_type": kept}
+    return {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+    }
 
 
 def to_devices(batch, mesh: Mesh):
