@@ -50,6 +50,6 @@ def workload(config, size: Size, devices: Sequence[jax.Device]) -> Workload:
         programs={TRAINING: step},
         images_per_step=batch_size,
         images=size.num_images or None,
-        steps_per_epoch=size.num_images // batch_size or None,
+        steps_per_epoch=size.num_images // batch_size if size.num_images else None,
         epochs=config.train.epochs,
     )

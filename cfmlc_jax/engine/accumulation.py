@@ -33,8 +33,8 @@ def accumulate(
         return total, carried, jax.tree.map(lambda value: jnp.asarray(value)[None], values)
 
     def add(state, part):
-        total, carried = state
-        summand, carried, values = gradient(*part, carried)
+        (total, carried), (index, arrays) = state, part
+        summand, carried, values = gradient(index, arrays, carried)
         return (jax.tree.map(jnp.add, total, summand), carried), values
 
     start = jax.tree.map(jnp.zeros_like, params), carried

@@ -82,7 +82,13 @@ def _workload(config, question: Question, devices: Sequence[jax.Device]) -> Work
         return imagenet.workload(config, devices)
     size = sizes.require(config.data, classes=question.classes, images=question.images)
     plans = {configs.CLASSIFIER: classifier.workload, configs.CGN: cgn.workload}
-    return plans[system](config, size, devices)
+    workload = plans[system](config, size, devices)
+    if workload.steps_per_epoch == 0:
+        raise InputError(
+            f"train has {workload.images} images, fewer than config.train.batch_size {config.train.batch_size}; make "
+            "the batch smaller"
+        )
+    return workload
 
 
 def _measured(program: Program) -> Costs | int:

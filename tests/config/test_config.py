@@ -152,11 +152,55 @@ def test_the_default_is_valid_and_gets_locked():
             {"model__norm_groups": 3},
             "batch_size 128 is not divisible by config.model.norm_groups 3; try 126 or 129",
         ),
+        (
+            {"train__micro_batches": 4},
+            r"micro_batches 4: batch statistics are of all 128 images .*\(model.norm_groups 1\).* set model.remat",
+        ),
+        (
+            {"train__micro_batches": 3, "model__norm_groups": 4},
+            "config.train.micro_batches 3 does not divide model.norm_groups 4, .*; try 1, 2 or 4",
+        ),
+        (
+            {"train__micro_batches": 3, "model__frozen_norms": True},
+            "config.train.micro_batches 3 does not divide train.batch_size 128; try 1, 2, 4, 8, 16, 32, 64 or 128",
+        ),
+        ({"train__micro_batches": 0}, "config.train.micro_batches is 0; it must be at least 1"),
+        ({"model__remat": "block"}, "'block' is not one of none, blocks, everything; did you mean 'blocks'?"),
+        ({"optim__clip_norm": -1.0}, "config.optim.clip_norm is -1.0; it must be at least 0"),
     ],
 )
 def test_invalid_fields_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         configs.validate(changed(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "devices", "possible"),
+    [
+        ({"model__norm_groups": 4}, 1, [1, 2, 4]),
+        ({"model__norm_groups": 4}, 64, [1, 2]),
+        (
+            {"model__norm_groups": 4, "model__name": "swin_l_384", "views__image_size": 384},
+            8,
+            [1, 2, 4, 8, 16],
+        ),
+        ({"model__name": "q2l_resnet101"}, 16, [1, 2, 4, 8]),
+        ({"model__name": "q2l_tresnet_l_v2"}, 1, [1]),
+    ],
+)
+def test_micro_batches_hold_whole_norm_groups_on_all_devices(fields, devices, possible):
+    config = configs.validate(changed(**fields))
+    assert configs.micro_batches(config, devices) == possible
+    for number in possible:
+        configs.validate(changed(**fields, train__micro_batches=number))
+
+
+def test_a_run_may_resume_with_other_micro_batches_and_remat():
+    old = configs.to_json(configs.validate(changed(model__norm_groups=4)))
+    new = configs.validate(changed(model__norm_groups=4, train__micro_batches=4, model__remat="blocks"))
+    assert configs.differences(old, configs.to_json(new)) == []
+    del old["train"]["micro_batches"], old["model"]["remat"], old["optim"]["clip_norm"]
+    assert configs.from_json(old).train.micro_batches == 1
 
 
 def test_json_round_trip():

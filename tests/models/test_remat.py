@@ -15,7 +15,6 @@ from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, ml_decoder, query2label
-from cfmlc_jax.models.layers import remat
 
 SMALL_RESNET = functools.partial(
     resnet.ResNet, stage_sizes=(2,), block=resnet.BasicBlock, width=4, small_stem=True
@@ -102,14 +101,11 @@ def test_variables_gradients_and_statistics_are_the_same_in_every_mode(rng, fami
         )
 
 
-def test_each_mode_takes_less_memory_than_the_one_before():
+def test_recomputed_blocks_take_less_memory():
     views = jax.ShapeDtypeStruct((2, 1, 64, 64, 3), jnp.float32)
-    planned = []
-    for mode in remat.MODES:
-        model = Classifier(
-            resnet.ResNet(stage_sizes=(6, 6), block=resnet.BasicBlock, width=8, small_stem=True, remat=mode),
-            linear.LinearHead(3, "none"),
-        )
+    planned = {}
+    for mode in ("none", "blocks"):
+        model = Classifier(SMALL_RESNET(stage_sizes=(8,), width=8, remat=mode), linear.LinearHead(3, "none"))
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), views)
 
         def loss(params, variables, views, model=model):
@@ -120,10 +116,8 @@ def test_each_mode_takes_less_memory_than_the_one_before():
 
         gradient = jax.jit(jax.grad(loss), compiler_options=meshes.compiler_options(mesh_of(1)))
         compiled = gradient.lower(variables["params"], variables, views).compile()
-        planned.append(compiled.memory_analysis().temp_size_in_bytes)
-    print(planned)
-    assert planned[1] < 0.7 * planned[0]
-    assert planned[2] < 0.9 * planned[1]
+        planned[mode] = compiled.memory_analysis().temp_size_in_bytes
+    assert planned["blocks"] < 0.8 * planned["none"]
 
 
 def test_the_mode_is_an_option_of_every_model():

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.optim import build, ema, frozen, one_cycle
 
@@ -52,6 +53,23 @@ def test_golden_weights_after_all_steps(steps_per_epoch, epochs, final):
         updates, state = update(jnp.full(3, 0.1 * (step + 1)), state, weights)
         weights = optax.apply_updates(weights, updates)
     np.testing.assert_allclose(weights, final, rtol=2e-7)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 10.0])
+def test_gradients_are_clipped_to_their_global_norm(clip_norm):
+    """3-4-5: a norm of 5 is scaled to 1, and is unchanged by a limit of 10. The state is the optimiser's own."""
+    optim = configs.default().optim
+    optim.name, optim.clip_norm, optim.weight_decay = "sgd", clip_norm, 0.0
+    weights = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    optimizer = build.create(optim, build.Length(epochs=200, steps=200))
+    state = optimizer.init(weights)
+    updates, state = optimizer.update({"a": jnp.array([3.0]), "b": jnp.array([4.0])}, state, weights)
+    assert set(build.hyperparameters(state)) == {"lr", "momentum"}
+    factor = -build.hyperparameters(state)["lr"] * (0.2 if clip_norm == 1 else 1)
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], factor * np.array([3.0, 4.0]), rtol=1e-6)
+    optim.clip_norm = 0.0
+    plain = build.create(optim, build.Length(epochs=200, steps=200)).init(weights)
+    assert jax.tree.structure(state) == jax.tree.structure(plain)
 
 
 def test_values_in_use_are_reported():

@@ -280,6 +280,10 @@ def test_training_steps_of_all_systems_can_be_traced(file, variant, fields):
         ([TINY, "--classes=0"], "--classes=0"),
         ([TINY, "--plan_for=v5e"], "--plan_for=v5e is not of the form KIND:SHAPE; give v5e:4x4"),
         ([TINY, "--plan_for=cpu:9"], "asks for more CPU devices than the 8"),
+        (
+            [TINY, "--config.train.batch_size=200"],
+            "train has 160 images, fewer than config.train.batch_size 200",
+        ),
         ([TINY, "--plan_for=cpu:99999"], "is more than 4096 devices"),
         ([TINY, "--plan_for=cpu:8", "--config.train.batch_size=12"], "12 is not divisible by the 8 devices"),
         ([TINY, "--config.model.norm_groups=4", "--config.train.micro_batches=3"], "try 1, 2 or 4"),
