@@ -3,8 +3,8 @@
     python -m scripts.memory [--model=resnet18] [--size=64] [--batch=16] [--steps=3]
     python -m scripts.memory --model=resnet101 --size=448 --batch=8 --grid=2 --steps=0 --micro_batches=1
 
-The step is PAT-T's by the published recipe, on one device, with as many norm groups as the largest number of
-micro-batches. Memory is the compiler's plan for temporaries, without parameters, optimiser state and batch. With
+The step is PAT-T's by the published recipe, on all devices, with as many norm groups as the largest number of
+micro-batches. Memory is the compiler's plan for a device's temporaries, without parameters, optimiser state and batch. With
 --steps=0 the step is compiled and not run, so that sizes beyond this machine's memory can be asked for.
 Exit codes: 0 done; 1 an error, printed in one line.
 """
@@ -74,8 +74,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise InputError(
             f"--micro_batches has numbers that do not divide its largest, {most}; give 1,2,4, for instance"
         )
-    if flags.batch % most:
-        raise InputError(f"--batch {flags.batch} is not divisible by {most} micro-batches; try {most * 4}")
+    unit = most * jax.device_count()
+    if flags.batch % unit:
+        raise InputError(
+            f"--batch {flags.batch} is not divisible by {most} micro-batches on {jax.device_count()} devices; "
+            f"try {-(-flags.batch // unit) * unit}"
+        )
     return flags
 
 
@@ -111,7 +115,8 @@ def measure(flags: argparse.Namespace, remat: str, micro_batches: int) -> Measur
         "labels": jax.ShapeDtypeStruct((flags.batch, CLASSES), np.float32, sharding=split),
     }
     compiled = step.jitted.lower(abstract, shapes).compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled.memory_analysis()
+    temporaries = analysis.temp_size_in_bytes
     return Measured(remat, micro_batches, temporaries, _fastest(flags.steps, compiled, create, shapes))
 
 
@@ -132,7 +137,7 @@ def _fastest(steps: int, compiled: Callable[..., Any], create: Callable[[], Any]
 
 
 def table(rows: Sequence[Measured], batch: int) -> str:
-    """The Markdown table."""
+    """The Markdown table, for a number of images on each device."""
     lines = ["| remat | micro-batches | MB an image | temporaries, GB | time of a step, s |", "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for row in rows:
         seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
@@ -158,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     views = f"{flags.batch} images of {1 + flags.grid**2} views of {flags.size} px"
     print(f"\n{flags.model}, {views}, {flags.dtype}, {jax.devices()[0].device_kind}\n")
-    print(table(rows, flags.batch))
+    print(table(rows, flags.batch // jax.device_count()))
     return 0
 
 

@@ -20,6 +20,7 @@ from cfmlc_jax.classify import build, invariant
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import DROPOUT, ClassifierSystem
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
@@ -66,14 +67,14 @@ def steps(system, batches):
 
 
 def assert_same(ours, theirs, tolerance=1e-13):
-    """Within a tolerance of the largest magnitude of each array; the mean feature is float32 at all times."""
+    """Within a tolerance of the largest magnitude of each array; the mean feature is always computed in float32."""
 
-    def leaf(a, b):
+    def leaf(path, a, b):
         if jnp.issubdtype(b.dtype, jnp.floating):
-            least = 1e-6 if b.dtype == jnp.float32 else 0
+            least = 1e-6 if "mean_feature" in jax.tree_util.keystr(path) else 0
             np.testing.assert_allclose(a, b, rtol=0, atol=max(tolerance, least) * max(1, np.abs(b).max()))
 
-    jax.tree.map(leaf, ours, theirs)
+    jax.tree_util.tree_map_with_path(leaf, ours, theirs)
 
 
 def narrowed(monkeypatch, name):
@@ -115,6 +116,14 @@ def test_published_recipes_of_four_gpus_learn_the_same_in_four_micro_batches(mon
     for (ours, values), (theirs, expected), tolerance in zip(*reversed(trajectories), (1e-13, 1e-9, 1e-8)):
         assert_same(ours["variables"]["batch_stats"], theirs["variables"]["batch_stats"], tolerance)
         assert_same(values, expected, tolerance)
+
+
+def test_micro_batches_that_the_devices_do_not_divide_are_refused():
+    config = recipe("resnet101", 4)
+    config.train.batch_size = config.evaluate.batch_size = 16
+    message = "micro_batches 4 of train.batch_size 16 are of 4 images, which the 8 devices do not divide; try 1 or 2"
+    with pytest.raises(InputError, match=message):
+        build.require_model(config)
 
 
 def tiny(number, groups, goal, *, head="linear", patches=None, views=1, **options):
