@@ -109,6 +109,7 @@ def create(config, num_classes: int) -> Parts:
             processes=jax.process_count(),
             threads=config.data.threads,
             workers=config.data.workers,
+            devices=jax.local_device_count(),
             skip=config.data.on_error == "skip",
         ),
         transforms={

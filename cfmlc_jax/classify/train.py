@@ -1,6 +1,7 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
-from cfmlc_jax.data.pipeline import train_batches
+from cfmlc_jax.data.pipeline import Standing, train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
@@ -61,6 +62,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         except WriteError as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
+            training.standing.close()
             run.close()
 
 
@@ -114,7 +116,11 @@ class _Training:
         self._steps_per_epoch = build.steps_per_epoch(config, self._epoch_source, generated)
         counts = class_counts(train_source)
         num_classes = len(train_source.class_names)
-        self.parts = build.create(config, num_classes)
+        parts = build.create(config, num_classes)
+        self.standing = Standing()
+        self.parts = dataclasses.replace(
+            parts, reading=dataclasses.replace(parts.reading, standing=self.standing)
+        )
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
         self._score = scoring.score_step(config, self.parts, ())
         self._unreadable = {
