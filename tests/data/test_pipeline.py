@@ -8,7 +8,14 @@ import pytest
 from absl import flags
 
 from cfmlc_jax.data import pipeline
-from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches, why_unreadable
+from cfmlc_jax.data.pipeline import (
+    Reading,
+    Standing,
+    evaluation_batches,
+    sub_batch,
+    train_batches,
+    why_unreadable,
+)
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.errors import InputError, RunError
@@ -48,6 +55,68 @@ def test_shapes_and_whole_batches_only(source):
 @pytest.mark.parametrize("reading", [Reading(threads=1), Reading(threads=2, workers=2)])
 def test_the_same_for_any_threads_and_workers(source, reading):
     assert_equal(batches(source, reading), batches(source))
+
+
+@pytest.mark.parametrize(
+    ("share", "devices", "image_bytes", "images"),
+    [
+        (128, 1, 5 * 448**2 * 3, 4),  # by bytes
+        (128, 8, 5 * 224**2 * 3, 16),  # by number
+        (64, 8, 12288, 8),  # all images of a device
+        (22, 1, 12288, 11),  # the largest divisor
+        (17, 1, 12288, 1),
+        (6, 4, 12288, 6),  # no equal shares, so that one device is meant
+        (8, 1, 2**30, 1),  # a larger image than a sub-batch should be
+    ],
+)
+def test_sub_batches_divide_the_images_of_a_device(share, devices, image_bytes, images):
+    assert sub_batch(share, devices, image_bytes) == images
+
+
+def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
+    """Each is whole rows of one device; small arrays are joined. The rows are those without workers."""
+    monkeypatch.setattr(pipeline, "_LARGE", 2000)
+    whole = batches(source, batch_size=8)
+    parted = batches(source, Reading(threads=1, workers=1, devices=4), batch_size=8)
+    for batch in parted:
+        assert [len(part) for part in batch["views"]] == [2, 2, 2, 2]
+        batch["views"] = np.concatenate(batch["views"])
+    assert_equal(parted, whole)
+
+
+def test_standing_workers_read_pass_after_pass(source, monkeypatch):
+    """The same batches each time, also after a pass that was broken off; other splits have their own workers."""
+    to_views, other = ToViews(size=16), Scenes("val", num_scenes=5)
+    standing = Standing()
+
+    def read(source, reading, **options):
+        options = {"batch_size": 8} | options
+        return evaluation_batches(source, to_views, reading=reading, **options)
+
+    expected = list(read(source, Reading()))
+    reading = Reading(threads=1, workers=1, standing=standing)
+    started = []
+    make = pipeline._batches
+
+    def counted(*args):
+        started.append(args)
+        return make(*args)
+
+    monkeypatch.setattr(pipeline, "_batches", counted)
+    try:
+        for _ in range(3):
+            assert_equal(list(read(source, reading)), expected)
+        assert len(started) == 1
+        broken = iter(read(source, reading))
+        next(broken)
+        broken.close()
+        assert_equal(list(read(source, reading)), expected)
+        assert len(started) == 2
+        assert_equal(list(read(other, reading)), list(read(other, Reading())))
+        assert_equal(list(read(source, reading, batch_size=4)), list(read(source, Reading(), batch_size=4)))
+    finally:
+        standing.close()
+    standing.close()  # a second time, as at the end of a run that never validated
 
 
 def test_processes_share_every_batch(source):
