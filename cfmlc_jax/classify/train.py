@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,13 +157,14 @@ class _Training:
         )
         patience = config.train.patience if config.train.early_stop else None
         planned = schedule(config, self._steps_per_epoch, patience=patience)
-        run = Run(self.system, self._batches, planned, workdir, self.parts.mesh, options)
+        batches = functools.partial(self._batches, print_line=print_line)
+        run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
 
-    def _batches(self, from_step):
-        for batch in train_batches(
+    def _batches(self, from_step, print_line):
+        batches = train_batches(
             self._epoch_source,
             self.parts.transforms["train"],
             batch_size=self._config.train.batch_size,
@@ -172,7 +174,10 @@ class _Training:
             reshuffle=self._config.data.reshuffle,
             start_step=from_step,
             generated=self._generated,
-        ):
+        )
+        if batches.workers:
+            print_line(f"reading with {batches.workers} worker processes (config.data.workers)")
+        for batch in batches:
             replaced = batch.pop("replaced", NO_IMAGES)
             if self._generated is not None and len(replaced):
                 drawn = batch["counterfactual"]

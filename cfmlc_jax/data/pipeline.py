@@ -30,6 +30,12 @@ SHARED_MEMORY = "/dev/shm"
 # Greatest size of a sub-batch: large enough that passing it on costs little, small enough for a few per worker.
 SUB_BATCH_IMAGES, SUB_BATCH_BYTES = 16, 16 * 2**20
 _BUFFERED = 2  # finished sub-batches that wait in a worker, and again as many that wait in this process
+# `Reading.workers` that stands for a number chosen by `automatic_workers`.
+AUTOMATIC = -1
+# Views of fewer bytes are read in a minute of one core; that is not worth starting workers.
+_SMALL = 6 * 10**9
+_FEWEST_CORES, _MOST_WORKERS = 4, 32
+_THREADS = 2  # in each of an automatic number of workers: one reads files while the other computes
 # Larger arrays of a batch stay in the parts in which workers made them.
 _LARGE = 2**20
 
@@ -41,7 +47,7 @@ class Reading:
     process: index of this process.
     processes: number of processes.
     threads: reading threads in each worker.
-    workers: worker processes that read for this process; 0: it reads itself.
+    workers: worker processes that read for this process; 0: it reads itself; `AUTOMATIC`: see `automatic_workers`.
     skip: whether unreadable images are skipped; otherwise they are errors.
     devices: devices of this process; a sub-batch of a worker is never for two of them.
     standing: keeps the workers of `evaluation_batches` for the next pass; None: they end with each pass.
@@ -281,6 +287,7 @@ def evaluation_batches(
     record = _EvaluationRecord(source, to_views, reading.skip)
     share = batch_size // reading.processes
 
+    reading = _chosen(reading, len(positions), share, to_views)
     if not reading.workers or reading.standing is None:
         return _batches(positions.map(record), to_views, share, reading)
 
@@ -301,6 +308,7 @@ def why_unreadable(source: Source, to_views: Transform, position: int) -> str:
 
 def _batches(records, to_views, share, reading) -> Batches:
     """Batches of `share` consecutive records."""
+    reading = _chosen(reading, len(records), share, to_views)
     if not reading.workers:
         # Prefetch single records, not whole batches: 16 records of five views at 448 px take 50 MB.
         options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads)
@@ -314,6 +322,15 @@ def _batches(records, to_views, share, reading) -> Batches:
         worker_init_fn=_prepare_worker,
     )
     return Batches(parts.batch(share // images, drop_remainder=True, batch_fn=_joined), reading.workers)
+
+
+def _chosen(reading, images, share, to_views) -> Reading:
+    """The same reading; an automatic number of workers is chosen for so many images."""
+    if reading.workers != AUTOMATIC:
+        return reading
+    workers = automatic_workers(images, share, reading.devices, image_bytes(to_views))
+    threads = min(reading.threads, _THREADS) if workers else reading.threads
+    return dataclasses.replace(reading, workers=workers, threads=threads)
 
 
 def image_bytes(to_views: Transform) -> int:
@@ -332,6 +349,29 @@ def sub_batch(share: int, devices: int, bytes_per_image: int) -> int:
     whole = share // devices if share % devices == 0 else share
     most = min(SUB_BATCH_IMAGES, max(1, SUB_BATCH_BYTES // bytes_per_image))
     return max(images for images in range(1, min(most, whole) + 1) if whole % images == 0)
+
+
+def automatic_workers(images: int, share: int, devices: int, bytes_per_image: int) -> int:
+    """The number of workers for `AUTOMATIC`. Batches do not depend on it.
+
+    Half of the cores, at most 32. None with few cores, which the threads of one process can keep busy; for data
+    that one core reads in a minute; and where shared memory is small, as in containers by default.
+
+    Args:
+        images: all that are read.
+        share: images of this process in a batch.
+        devices: devices of this process.
+        bytes_per_image: of its views.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < _FEWEST_CORES or images * bytes_per_image < _SMALL:
+        return 0
+    workers = min(cores // 2, _MOST_WORKERS)
+    if os.path.isdir(SHARED_MEMORY):
+        each = (2 * _BUFFERED + 1) * sub_batch(share, devices, bytes_per_image) * bytes_per_image
+        # The other half is for the workers of a validation.
+        workers = min(workers, shutil.disk_usage(SHARED_MEMORY).free // 2 // each)
+    return workers
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

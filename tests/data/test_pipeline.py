@@ -2,6 +2,7 @@
 
 import errno
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,38 +86,89 @@ def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
 
 
 def test_standing_workers_read_pass_after_pass(source, monkeypatch):
-    """The same batches each time, also after a pass that was broken off; other splits have their own workers."""
-    to_views, other = ToViews(size=16), Scenes("val", num_scenes=5)
-    standing = Standing()
-
-    def read(source, reading, **options):
-        options = {"batch_size": 8} | options
-        return evaluation_batches(source, to_views, reading=reading, **options)
-
-    expected = list(read(source, Reading()))
-    reading = Reading(threads=1, workers=1, standing=standing)
-    started = []
+    """The same batches each time, by workers that are started once."""
+    to_views, standing, started = ToViews(size=16), Standing(), []
     make = pipeline._batches
 
     def counted(*args):
         started.append(args)
         return make(*args)
 
+    def read(reading):
+        return list(evaluation_batches(source, to_views, batch_size=8, reading=reading))
+
+    expected = read(Reading())
     monkeypatch.setattr(pipeline, "_batches", counted)
     try:
         for _ in range(3):
-            assert_equal(list(read(source, reading)), expected)
-        assert len(started) == 1
-        broken = iter(read(source, reading))
-        next(broken)
-        broken.close()
-        assert_equal(list(read(source, reading)), expected)
-        assert len(started) == 2
-        assert_equal(list(read(other, reading)), list(read(other, Reading())))
-        assert_equal(list(read(source, reading, batch_size=4)), list(read(source, Reading(), batch_size=4)))
+            assert_equal(read(Reading(threads=1, workers=1, standing=standing)), expected)
     finally:
         standing.close()
-    standing.close()  # a second time, as at the end of a run that never validated
+    assert len(started) == 1
+
+
+def test_standing_workers_are_of_one_split_and_of_whole_passes(source, monkeypatch):
+    streams = []
+
+    def endless(*args):
+        def stream():
+            number = 0
+            try:
+                while True:
+                    yield number
+                    number += 1
+            finally:
+                closed.append(stream)
+
+        closed = []
+        streams.append(closed)
+        return stream()
+
+    monkeypatch.setattr(pipeline, "_batches", endless)
+    standing, other = Standing(), Scenes("val", num_scenes=5)
+
+    def read(source, batch_size=8):
+        reading = Reading(workers=1, standing=standing)
+        return iter(evaluation_batches(source, ToViews(size=16), batch_size=batch_size, reading=reading))
+
+    assert (list(read(source)), list(read(source))) == ([0, 1, 2], [3, 4, 5])
+    broken = read(source)
+    assert next(broken) == 6
+    broken.close()
+    assert [len(closed) for closed in streams] == [1]
+    assert list(read(source)) == [0, 1, 2]
+    assert list(read(source, batch_size=11)) == [0, 1]
+    assert list(read(other)) == [0]
+    assert [len(closed) for closed in streams] == [1, 1, 1, 0]
+    standing.close()
+    standing.close()
+    assert [len(closed) for closed in streams] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "images", "workers"),
+    [
+        (64, 10**11, 82_000, 32),
+        (128, 10**11, 82_000, 32),
+        (16, 10**11, 82_000, 8),
+        (2, 10**11, 82_000, 0),
+        (64, 64 * 2**20, 82_000, 0),  # a container's /dev/shm
+        (64, 10**9, 82_000, 8),
+        (64, 10**11, 1000, 0),
+    ],
+)
+def test_the_automatic_number_of_workers(monkeypatch, cores, free, images, workers):
+    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(pipeline.os.path, "isdir", lambda path: True)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert pipeline.automatic_workers(images, 128, 1, 5 * 448**2 * 3) == workers
+
+
+def test_an_automatic_number_reads_the_same(source, monkeypatch):
+    monkeypatch.setattr(pipeline, "automatic_workers", lambda *args: 1)
+    automatic = Reading(workers=pipeline.AUTOMATIC)
+    assert pipeline.evaluation_batches(source, AUGMENTED, batch_size=4, reading=automatic).workers == 1
+    assert_equal(batches(source, automatic), batches(source))
 
 
 def test_processes_share_every_batch(source):
