@@ -31,8 +31,8 @@ def _data() -> ConfigDict:
     data.threads = 8  # threads in each worker that read and transform images
     # Worker processes; 0: use the main process. Batches do not depend on the number. -1: half of the cores (at most
     # 32) for data of which an epoch takes one core more than a minute, if there are 4 cores or more and /dev/shm
-    # has room; otherwise 0. The main process alone reads some hundred images a second at most, because of Python's
-    # lock, and a GPU may wait for them. The number is printed.
+    # has room; otherwise 0. Threads of the main process wait for each other wherever they run Python, and a GPU then
+    # waits for images. The number is printed.
     data.workers = -1
     # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
     # training uses the next image instead, evaluation leaves it out.

@@ -115,7 +115,11 @@ def _read(entry: Path) -> Annotations | None:
                 labels=np.unpackbits(arrays["labels"], axis=1, count=len(class_names)),
                 class_names=class_names,
                 boxes=Boxes(
-                    *(arrays[name] for name in ("corners", "classes", "images", "sizes")), texts["left_out"]
+                    corners=arrays["corners"],
+                    classes=arrays["classes"],
+                    images=arrays["images"],
+                    sizes=arrays["sizes"],
+                    left_out=texts["left_out"],
                 ),
             )
     except (
