@@ -10,8 +10,8 @@ import jax
 import optax
 
 from cfmlc_jax.cgn.system import DigitsSystem, Objective, initial_model
-from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import critics, mnist

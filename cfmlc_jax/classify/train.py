@@ -17,9 +17,10 @@ from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
-from cfmlc_jax.data.pipeline import Standing, train_batches
+from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
+from cfmlc_jax.data.workers import Standing
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError

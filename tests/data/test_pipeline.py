@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from cfmlc_jax.data import pipeline
-from cfmlc_jax.data.pipeline import (
-    Reading,
-    Standing,
-    evaluation_batches,
-    sub_batch,
-    train_batches,
-    why_unreadable,
-)
+from cfmlc_jax.data import pipeline, workers
+from cfmlc_jax.data.pipeline import evaluation_batches, train_batches, why_unreadable
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.workers import Reading, Standing, sub_batch
 from cfmlc_jax.errors import InputError, RunError
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags
@@ -76,7 +70,7 @@ def test_sub_batches_divide_the_images_of_a_device(share, devices, image_bytes, 
 
 def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
     """Each is whole rows of one device; small arrays are joined. The rows are those without workers."""
-    monkeypatch.setattr(pipeline, "_LARGE", 2000)
+    monkeypatch.setattr(workers, "_LARGE", 2000)
     whole = batches(source, batch_size=8)
     parted = batches(source, Reading(threads=1, workers=1, devices=4), batch_size=8)
     for batch in parted:
@@ -88,7 +82,7 @@ def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
 def test_standing_workers_read_pass_after_pass(source, monkeypatch):
     """The same batches each time, by workers that are started once."""
     to_views, standing, started = ToViews(size=16), Standing(), []
-    make = pipeline._batches
+    make = workers.batches
 
     def counted(*args):
         started.append(args)
@@ -98,7 +92,7 @@ def test_standing_workers_read_pass_after_pass(source, monkeypatch):
         return list(evaluation_batches(source, to_views, batch_size=8, reading=reading))
 
     expected = read(Reading())
-    monkeypatch.setattr(pipeline, "_batches", counted)
+    monkeypatch.setattr(workers, "batches", counted)
     try:
         for _ in range(3):
             assert_equal(read(Reading(threads=1, workers=1, standing=standing)), expected)
@@ -124,7 +118,7 @@ def test_standing_workers_are_of_one_split_and_of_whole_passes(source, monkeypat
         streams.append(closed)
         return stream()
 
-    monkeypatch.setattr(pipeline, "_batches", endless)
+    monkeypatch.setattr(workers, "batches", endless)
     standing, other = Standing(), Scenes("val", num_scenes=5)
 
     def read(source, batch_size=8):
@@ -146,7 +140,7 @@ def test_standing_workers_are_of_one_split_and_of_whole_passes(source, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("cores", "free", "images", "workers"),
+    ("cores", "free", "images", "expected"),
     [
         (64, 10**11, 82_000, 32),
         (128, 10**11, 82_000, 32),
@@ -157,16 +151,16 @@ def test_standing_workers_are_of_one_split_and_of_whole_passes(source, monkeypat
         (64, 10**11, 1000, 0),
     ],
 )
-def test_the_automatic_number_of_workers(monkeypatch, cores, free, images, workers):
-    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda process: range(cores), raising=False)
-    monkeypatch.setattr(pipeline.os.path, "isdir", lambda path: True)
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert pipeline.automatic_workers(images, 128, 1, 5 * 448**2 * 3) == workers
+def test_the_automatic_number_of_workers(monkeypatch, cores, free, images, expected):
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(workers.os.path, "isdir", lambda path: True)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert workers.automatic_workers(images, 128, 1, 5 * 448**2 * 3) == expected
 
 
 def test_an_automatic_number_reads_the_same(source, monkeypatch):
-    monkeypatch.setattr(pipeline, "automatic_workers", lambda *args: 1)
-    automatic = Reading(workers=pipeline.AUTOMATIC)
+    monkeypatch.setattr(workers, "automatic_workers", lambda *args: 1)
+    automatic = Reading(workers=workers.AUTOMATIC)
     assert pipeline.evaluation_batches(source, AUGMENTED, batch_size=4, reading=automatic).workers == 1
     assert_equal(batches(source, automatic), batches(source))
 
@@ -359,11 +353,11 @@ ENDED = "Worker process was terminated unexpectedly with exit code {}. Search th
 def test_errors_that_end_workers_are_one_line(error, words):
     data = Failing(error)
     with pytest.raises(RunError, match=words):
-        list(pipeline.Batches(data, workers=2))
+        list(workers.Batches(data, workers=2))
     assert data.closed
 
 
 def test_other_errors_keep_their_kind():
     for error in (RuntimeError("a defect"), OSError(errno.EIO, "no worker's")):
         with pytest.raises(type(error)):
-            list(pipeline.Batches(Failing(error), workers=0))
+            list(workers.Batches(Failing(error), workers=0))
