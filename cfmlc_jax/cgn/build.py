@@ -10,8 +10,8 @@ import jax
 import optax
 
 from cfmlc_jax.cgn.system import DigitsSystem, Objective, initial_model
-from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.generators import critics, mnist
@@ -57,6 +57,7 @@ def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None
             processes=jax.process_count(),
             threads=config.data.threads,
             workers=config.data.workers,
+            devices=jax.local_device_count(),
         ),
         transform=PaddedCrop(size=mnist.SIZE, flip=False),
     )

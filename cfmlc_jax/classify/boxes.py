@@ -3,19 +3,23 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.boxes import Boxed, Boxes
 from cfmlc_jax.data.views.decode import header
 from cfmlc_jax.data.views.metadata import UPRIGHT
+from cfmlc_jax.errors import InputError
 
 
 def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
     """The boxes of a split, with the sizes of all images that have boxes; None if the data set has no boxes.
 
-    Image headers are read where the annotations lack the image size, and with `exif` for all images that
-    have boxes.
+    COCO and VOC annotate the size of the image as stored, so that no image is read again. Headers are read where
+    annotations lack the size (Visual Genome, TIFF files), and with `exif`, which can turn an image, for all
+    images that have boxes. Each process reads its part of them, and all processes must call this.
 
     Args:
         source: the split.
@@ -31,12 +35,10 @@ def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
         return None
     with_boxes = np.unique(boxes.images)
     unknown = with_boxes if exif else with_boxes[~boxes.sizes[with_boxes].all(axis=1)]
-    with ThreadPoolExecutor(threads) as pool:
-        headers = list(pool.map(lambda image: _header(source, int(image), exif), unknown))
+    headers = _headers(source, unknown, threads, exif)
     sizes = boxes.sizes.copy()
-    for image, (size, _) in zip(unknown, headers, strict=True):
-        sizes[image] = size
-    turned = [image for image, (_, upright) in zip(unknown, headers, strict=True) if not upright]
+    sizes[unknown] = headers[:, :2]
+    turned = unknown[headers[:, 2] == 0]
     kept = ~np.isin(boxes.images, turned)
     return replace(
         boxes,
@@ -52,6 +54,37 @@ def fractions(boxes: Boxes, image: int, label: int) -> list[list[float]]:
     corners, classes = boxes.of_image(image)
     own = corners[classes == label].astype(np.float64)
     return (own / np.tile(boxes.sizes[image], 2)).clip(0, 1).tolist()
+
+
+def _headers(source: Source, images: np.ndarray, threads: int, exif: bool) -> np.ndarray:
+    """Width, height and whether it is upright, of each of n images: int64 [n, 3]."""
+
+    def read(image):
+        size, upright = _header(source, image, exif)
+        return *size, upright
+
+    headers = np.zeros((len(images), 3), np.int64)
+    own = slice(jax.process_index(), None, jax.process_count())
+    with ThreadPoolExecutor(threads) as pool:
+        read_here = pool.map(_or_zeros(read) if jax.process_count() > 1 else read, images[own].tolist())
+        headers[own] = np.array(list(read_here), np.int64).reshape(-1, 3)
+    if jax.process_count() > 1:
+        headers = multihost_utils.process_allgather(headers).sum(axis=0)
+        for row in np.flatnonzero(headers[:, 0] == 0):
+            headers[row] = read(int(images[row]))  # where a process could not: all raise its error
+    return headers
+
+
+def _or_zeros(read):
+    """The same function, but zeros for an image that cannot be read: an error would leave other processes waiting."""
+
+    def tolerant(image):
+        try:
+            return read(image)
+        except InputError:
+            return 0, 0, 0
+
+    return tolerant
 
 
 def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bool]:

@@ -1,6 +1,7 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
+from cfmlc_jax.data.workers import Standing
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
@@ -66,6 +68,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         except WriteError as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
+            training.standing.close()
             run.close()
 
 
@@ -120,7 +123,11 @@ class _Training:
         self._steps_per_epoch = build.steps_per_epoch(config, self._epoch_source, generated)
         counts = class_counts(train_source)
         num_classes = len(train_source.class_names)
-        self.parts = build.create(config, num_classes)
+        parts = build.create(config, num_classes)
+        self.standing = Standing()
+        self.parts = dataclasses.replace(
+            parts, reading=dataclasses.replace(parts.reading, standing=self.standing)
+        )
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
         self.evaluation = scoring.for_evaluation(config, self.parts)
         # Without counterfactuals one program is enough for both.
@@ -162,7 +169,8 @@ class _Training:
         planned = schedule(
             config, self._steps_per_epoch, patience=patience, validate_every=config.evaluate.every
         )
-        run = Run(self.system, self._batches, planned, workdir, self.parts.mesh, options)
+        batches = functools.partial(self._batches, print_line=print_line)
+        run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
         return run
@@ -187,8 +195,8 @@ class _Training:
         num_classes = len(self._train_source.class_names)
         return plan.step_memory(self._config, self.parts, self.system, num_classes, self._steps_per_epoch)
 
-    def _batches(self, from_step):
-        for batch in train_batches(
+    def _batches(self, from_step, print_line):
+        batches = train_batches(
             self._epoch_source,
             self.parts.transforms["train"],
             batch_size=self._config.train.batch_size,
@@ -198,7 +206,10 @@ class _Training:
             reshuffle=self._config.data.reshuffle,
             start_step=from_step,
             generated=self._generated,
-        ):
+        )
+        if batches.workers:
+            print_line(f"reading with {batches.workers} worker processes (config.data.workers)")
+        for batch in batches:
             replaced = batch.pop("replaced", NO_IMAGES)
             if self._generated is not None and len(replaced):
                 drawn = batch["counterfactual"]

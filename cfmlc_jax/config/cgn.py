@@ -26,7 +26,9 @@ def _data() -> ConfigDict:
     data.mechanisms = ConfigDict({"decorrelated": False})  # as in config/fields.py
     data.scenes = fields.scenes()  # scene_objects: of the scenes whose objects are cropped
     data.threads = 2  # threads in each worker that read images
-    data.workers = 0  # worker processes; 0: use the main process. Batches do not depend on the number
+    data.workers = (
+        0  # worker processes; 0: use the main process. Batches do not depend on the number. -1: automatic
+    )
     return data
 
 

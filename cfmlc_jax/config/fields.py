@@ -29,7 +29,11 @@ def _data() -> ConfigDict:
     data.val_split = "val"  # scored after each epoch, to choose the best checkpoint
     data.test_splits = ("val",)  # scored in full after training
     data.threads = 8  # threads in each worker that read and transform images
-    data.workers = 0  # worker processes; 0: use the main process. Batches do not depend on the number
+    # Worker processes; 0: use the main process. Batches do not depend on the number. -1: half of the cores (at most
+    # 32) for data of which an epoch takes one core more than a minute, if there are 4 cores or more and /dev/shm
+    # has room; otherwise 0. Threads of the main process wait for each other wherever they run Python, and a GPU then
+    # waits for images. The number is printed.
+    data.workers = -1
     # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
     # training uses the next image instead, evaluation leaves it out.
     data.on_error = "stop"
@@ -180,7 +184,7 @@ _SHARE = Bounds(0, 1)
 BOUNDS = {
     "seed": _SEED,
     "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
-    "data.workers": Bounds(0, 1024, ": each is a process of some hundred megabytes"),
+    "data.workers": Bounds(-1, 1024, ": each is a process of some hundred megabytes"),
     "data.counterfactuals.share": _SHARE,
     "data.counterfactuals.from_epoch": Bounds(1),
     "data.scenes.bias": _SHARE,

@@ -1,81 +1,21 @@
 """Batches of views from a source, identical for any number of threads, workers and processes."""
 
 import dataclasses
-import errno
-import multiprocessing
-import multiprocessing.connection
-import os
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
+from collections.abc import Callable
 from typing import Any
 
 import grain
 import numpy as np
 
-from cfmlc_jax.data import mixing
+from cfmlc_jax.data import mixing, workers
 from cfmlc_jax.data.mixing import Generated, Mixed
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.patches import Transform
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.data.workers import Batches, Pass, Reading
+from cfmlc_jax.errors import InputError
 
 # So many consecutive unreadable images are not a few damaged files but a disk that is not mounted, for example.
 MOST_IN_A_ROW = 100
-SHARED_MEMORY = "/dev/shm"
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a process reads images.
-
-    process: index of this process.
-    processes: number of processes.
-    threads: reading threads in each worker.
-    workers: worker processes that read for this process; 0: it reads itself.
-    skip: whether unreadable images are skipped; otherwise they are errors.
-    """
-
-    process: int = 0
-    processes: int = 1
-    threads: int = 8
-    workers: int = 0
-    skip: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-    """An iterable of batches, dicts of arrays, that can be iterated any number of times.
-
-    Raises:
-        InputError: during iteration, an image cannot be read.
-        RunError: during iteration, a worker process died, or the shared memory for its images is full.
-    """
-
-    dataset: grain.IterDataset
-    workers: int
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        batches = None
-        try:
-            if self.workers:
-                _start_tracker()
-            batches = iter(self.dataset)
-            yield from batches
-        except OSError as error:
-            # Errors of images are `InputError`s, so this one comes from the communication with workers.
-            if not self.workers:
-                raise
-            raise _transfer_error(error, self.workers) from error
-        except RuntimeError as error:
-            code = _exit_code(error)
-            if code is None:
-                raise
-            raise _death(code, self.workers) from error
-        finally:
-            if batches is not None:
-                batches.close()
 
 
 def train_batches(
@@ -144,7 +84,7 @@ def train_batches(
     share = batch_size // reading.processes
     places = grain.MapDataset.range(start_step * share, steps * epochs * share)
     mine = places.map(_Share(records, share, reading.process, reading.processes))
-    return Batches(_read(mine, reading).batch(share, drop_remainder=True), reading.workers)
+    return workers.batches(mine, to_views, share, reading)
 
 
 def _repeated(
@@ -198,7 +138,9 @@ def steps_per_epoch(source: Source, batch_size: int, generated: Generated | None
     return len(source) // real
 
 
-def evaluation_batches(source: Source, to_views: Transform, *, batch_size: int, reading: Reading) -> Batches:
+def evaluation_batches(
+    source: Source, to_views: Transform, *, batch_size: int, reading: Reading
+) -> Batches | Pass:
     """All records once, in order: batches {"views", "labels", "index": int32 [b], the position in the source}.
 
     The last batch is padded with blank records of index −1, so that every process has the same
@@ -206,9 +148,17 @@ def evaluation_batches(source: Source, to_views: Transform, *, batch_size: int, 
     """
     padded = -(-len(source) // batch_size) * batch_size
     positions = grain.MapDataset.range(padded)[reading.process :: reading.processes]
-    records = positions.map(_EvaluationRecord(source, to_views, reading.skip))
+    record = _EvaluationRecord(source, to_views, reading.skip)
     share = batch_size // reading.processes
-    return Batches(_read(records, reading).batch(share, drop_remainder=True), reading.workers)
+
+    reading = workers.chosen(reading, len(positions), share, to_views)
+    if not reading.workers or reading.standing is None:
+        return workers.batches(positions.map(record), to_views, share, reading)
+
+    def endless():
+        return workers.batches(positions.repeat().map(record), to_views, share, reading)
+
+    return Pass(reading.standing, (workers.Same(source), to_views, batch_size), endless, padded // batch_size)
 
 
 def why_unreadable(source: Source, to_views: Transform, position: int) -> str:
@@ -218,76 +168,6 @@ def why_unreadable(source: Source, to_views: Transform, position: int) -> str:
     except InputError as error:
         return str(error)
     return f"{source.ids[position]}: could not be read at first, but can be read now; check the disk"
-
-
-def _read(records, reading):
-    # Prefetch single records, not whole batches: 16 records of five views at 448 px take 50 MB.
-    options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads)
-    dataset = records.to_iter_dataset(options)
-    if reading.workers:
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=reading.workers, per_worker_buffer_size=16),
-            worker_init_fn=_end_with_parent,
-        )
-    return dataset
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Let a worker process end when the run is killed; otherwise it would wait forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=[parent.sentinel], daemon=True).start()
-
-
-def _start_tracker():
-    """Start Python's tracker of shared memory here, because starting it in a worker would unblock SIGINT there.
-
-    Workers inherit this thread's blocked SIGINT, so that a terminal's Ctrl-C does not reach them
-    (`cli.end_at_interrupt`).
-    """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _exit_code(error):
-    """Exit code of a worker that died, from Grain's message; None for other errors."""
-    _, separator, after = str(error).partition("terminated unexpectedly with exit code ")
-    return int(after.partition(".")[0]) if separator else None
-
-
-def _death(code, workers):
-    if code == -signal.SIGBUS:  # how Linux reports full shared memory, when it is written to
-        return _full_shared_memory("bus error", workers)
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    reason = "; most likely the machine is out of memory" if code == -signal.SIGKILL else ""
-    return RunError(
-        f"a worker process that reads images died ({how}{reason}); the last checkpoint is intact; lower "
-        f"config.data.workers ({workers}) or config.data.threads, or set data.workers to 0"
-    )
-
-
-def _transfer_error(error, workers):
-    reason = error.strerror or str(error)
-    if error.errno == errno.ENOSPC:
-        return _full_shared_memory(reason, workers)
-    return RunError(
-        f"the {workers} workers cannot pass on their images ({reason}); the last checkpoint is intact; "
-        "lower config.data.workers, or set it to 0"
-    )
-
-
-def _full_shared_memory(reason, workers):
-    size = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if os.path.isdir(SHARED_MEMORY) else 0
-    return RunError(
-        f"{SHARED_MEMORY} ({size:.0f} MB), through which the {workers} workers pass on images, is full "
-        f"({reason}); the last checkpoint is intact; start the container with --shm-size=8g, or set config.data.workers=0"
-    )
 
 
 class _Positions:

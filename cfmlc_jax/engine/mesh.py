@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -127,9 +128,43 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 
 
 def to_devices(batch, mesh: Mesh):
-    """Global arrays, split over the devices, of which each process gives its own numpy part."""
+    """Global arrays, split over the devices, of which each process gives its own numpy part.
+
+    A leaf may be a list of arrays, consecutive rows of one array. Those that are all of a device's rows are put there
+    as they are, and others are joined on their device, not here.
+
+    Args:
+        batch: a tree of arrays and lists of arrays. None of a list's arrays has rows of two devices.
+        mesh: from `create`.
+    """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+    def place(leaf):
+        if isinstance(leaf, list):
+            return _from_parts(leaf, sharding)
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(place, batch, is_leaf=lambda leaf: isinstance(leaf, list))
+
+
+def _from_parts(parts, sharding):
+    """A global array of this process's consecutive parts."""
+    rows = jax.process_count() * sum(map(len, parts))
+    shape = (rows, *parts[0].shape[1:])
+    # This process's devices, in the order of their rows.
+    indices = sharding.addressable_devices_indices_map(shape)
+    devices = sorted(indices, key=lambda device: indices[device][0].start or 0)
+    share = len(parts) // len(devices)
+    shards = []
+    for i, device in enumerate(devices):
+        own = [jax.device_put(part, device) for part in parts[i * share : (i + 1) * share]]
+        shards.append(own[0] if len(own) == 1 else _join(own))
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+@jax.jit
+def _join(parts):
+    return jnp.concatenate(parts)
 
 
 def _divisors(n):

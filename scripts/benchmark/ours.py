@@ -12,9 +12,10 @@ from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.patching import HostViews
 from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem, Objective
-from cfmlc_jax.data.pipeline import Reading, train_batches
+from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.files import FileSource
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.flops import count
 from cfmlc_jax.engine.state import plan

@@ -2,8 +2,10 @@
 
 import io
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from cfmlc_jax.classify.boxes import boxes_of
@@ -88,6 +90,40 @@ def test_headers_are_read_where_annotations_do_not_say():
     turned = boxes_of(source, threads=1, exif=True)
     assert source.read == [0, 1, 2]
     assert turned.sizes.tolist() == [[6, 4], [6, 4], [6, 4], [0, 0]]
+
+
+def as_processes(monkeypatch, source, count):
+    """The boxes of each of so many processes, which read one after the other: their parts, then what they get of all."""
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    parts, read = [], []
+
+    class Gathering(Exception):
+        pass
+
+    def capture(headers):
+        parts.append(headers)
+        raise Gathering
+
+    for process in range(count):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(multihost_utils, "process_allgather", capture)
+        with pytest.raises(Gathering):
+            boxes_of(source, threads=1, exif=True)
+        read.append(source.read.copy())
+        source.read.clear()
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda headers: np.stack(parts))
+    return read, boxes_of(source, threads=1, exif=True)
+
+
+def test_processes_share_the_headers(monkeypatch):
+    source = Shelf([picture(orientation, "JPEG") for orientation in (1, 6, 1, 3, 1)])
+    read, boxes = as_processes(monkeypatch, source, 2)
+    assert read == [[0, 2, 4], [1, 3]]
+    assert boxes.images.tolist() == [0, 2, 4]
+    assert boxes.sizes.tolist() == [[6, 4]] * 5
+    # All processes raise the error of one.
+    with pytest.raises(InputError, match=r"^shelf/1\.jpg: the file is empty"):
+        as_processes(monkeypatch, Shelf([picture(1, "JPEG"), b"", picture(1, "JPEG")]), 2)
 
 
 def test_decoded_pictures_need_no_header():

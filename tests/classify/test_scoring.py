@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.classify import scoring
-from cfmlc_jax.data.pipeline import Reading
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.hooks import Preempted
 

@@ -14,12 +14,13 @@ from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.classify import build
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.mixing import Generated
-from cfmlc_jax.data.pipeline import Reading, steps_per_epoch, train_batches
+from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources import counterfactuals
 from cfmlc_jax.data.sources.boxes import Boxed
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals, CounterfactualScenes, open_records
 from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Scenes
 from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.errors import InputError
 
 SIZE = 64

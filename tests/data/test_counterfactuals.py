@@ -12,12 +12,13 @@ from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import identity
 from cfmlc_jax.data.mixing import Generated
-from cfmlc_jax.data.pipeline import Reading, steps_per_epoch, train_batches
+from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources import counterfactuals
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
 from cfmlc_jax.data.views.crops import PaddedCrop
 from cfmlc_jax.data.views.decode import decode
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.errors import InputError, RunError
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags

@@ -2,15 +2,17 @@
 
 import errno
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from absl import flags
 
-from cfmlc_jax.data import pipeline
-from cfmlc_jax.data.pipeline import Reading, evaluation_batches, train_batches, why_unreadable
+from cfmlc_jax.data import pipeline, workers
+from cfmlc_jax.data.pipeline import evaluation_batches, train_batches, why_unreadable
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.workers import Reading, Standing, sub_batch
 from cfmlc_jax.errors import InputError, RunError
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags
@@ -48,6 +50,119 @@ def test_shapes_and_whole_batches_only(source):
 @pytest.mark.parametrize("reading", [Reading(threads=1), Reading(threads=2, workers=2)])
 def test_the_same_for_any_threads_and_workers(source, reading):
     assert_equal(batches(source, reading), batches(source))
+
+
+@pytest.mark.parametrize(
+    ("share", "devices", "image_bytes", "images"),
+    [
+        (128, 1, 5 * 448**2 * 3, 4),  # by bytes
+        (128, 8, 5 * 224**2 * 3, 16),  # by number
+        (64, 8, 12288, 8),  # all images of a device
+        (22, 1, 12288, 11),  # the largest divisor
+        (17, 1, 12288, 1),
+        (6, 4, 12288, 6),  # no equal shares, so that one device is meant
+        (8, 1, 2**30, 1),  # a larger image than a sub-batch should be
+    ],
+)
+def test_sub_batches_divide_the_images_of_a_device(share, devices, image_bytes, images):
+    assert sub_batch(share, devices, image_bytes) == images
+
+
+def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
+    """Each is whole rows of one device; small arrays are joined. The rows are those without workers."""
+    monkeypatch.setattr(workers, "_LARGE", 2000)
+    whole = batches(source, batch_size=8)
+    parted = batches(source, Reading(threads=1, workers=1, devices=4), batch_size=8)
+    for batch in parted:
+        assert [len(part) for part in batch["views"]] == [2, 2, 2, 2]
+        batch["views"] = np.concatenate(batch["views"])
+    assert_equal(parted, whole)
+
+
+def test_standing_workers_read_pass_after_pass(source, monkeypatch):
+    """The same batches each time, by workers that are started once."""
+    to_views, standing, started = ToViews(size=16), Standing(), []
+    make = workers.batches
+
+    def counted(*args):
+        started.append(args)
+        return make(*args)
+
+    def read(reading):
+        return list(evaluation_batches(source, to_views, batch_size=8, reading=reading))
+
+    expected = read(Reading())
+    monkeypatch.setattr(workers, "batches", counted)
+    try:
+        for _ in range(3):
+            assert_equal(read(Reading(threads=1, workers=1, standing=standing)), expected)
+    finally:
+        standing.close()
+    assert len(started) == 1
+
+
+def test_standing_workers_are_of_one_split_and_of_whole_passes(source, monkeypatch):
+    streams = []
+
+    def endless(*args):
+        def stream():
+            number = 0
+            try:
+                while True:
+                    yield number
+                    number += 1
+            finally:
+                closed.append(stream)
+
+        closed = []
+        streams.append(closed)
+        return stream()
+
+    monkeypatch.setattr(workers, "batches", endless)
+    standing, other = Standing(), Scenes("val", num_scenes=5)
+
+    def read(source, batch_size=8):
+        reading = Reading(workers=1, standing=standing)
+        return iter(evaluation_batches(source, ToViews(size=16), batch_size=batch_size, reading=reading))
+
+    assert (list(read(source)), list(read(source))) == ([0, 1, 2], [3, 4, 5])
+    broken = read(source)
+    assert next(broken) == 6
+    broken.close()
+    assert [len(closed) for closed in streams] == [1]
+    assert list(read(source)) == [0, 1, 2]
+    assert list(read(source, batch_size=11)) == [0, 1]
+    assert list(read(other)) == [0]
+    assert [len(closed) for closed in streams] == [1, 1, 1, 0]
+    standing.close()
+    standing.close()
+    assert [len(closed) for closed in streams] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "images", "expected"),
+    [
+        (64, 10**11, 82_000, 32),
+        (128, 10**11, 82_000, 32),
+        (16, 10**11, 82_000, 8),
+        (2, 10**11, 82_000, 0),
+        (64, 64 * 2**20, 82_000, 0),  # a container's /dev/shm
+        (64, 10**9, 82_000, 8),
+        (64, 10**11, 1000, 0),
+    ],
+)
+def test_the_automatic_number_of_workers(monkeypatch, cores, free, images, expected):
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(workers.os.path, "isdir", lambda path: True)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert workers.automatic_workers(images, 128, 1, 5 * 448**2 * 3) == expected
+
+
+def test_an_automatic_number_reads_the_same(source, monkeypatch):
+    monkeypatch.setattr(workers, "automatic_workers", lambda *args: 1)
+    automatic = Reading(workers=workers.AUTOMATIC)
+    assert pipeline.evaluation_batches(source, AUGMENTED, batch_size=4, reading=automatic).workers == 1
+    assert_equal(batches(source, automatic), batches(source))
 
 
 def test_processes_share_every_batch(source):
@@ -238,11 +353,11 @@ ENDED = "Worker process was terminated unexpectedly with exit code {}. Search th
 def test_errors_that_end_workers_are_one_line(error, words):
     data = Failing(error)
     with pytest.raises(RunError, match=words):
-        list(pipeline.Batches(data, workers=2))
+        list(workers.Batches(data, workers=2))
     assert data.closed
 
 
 def test_other_errors_keep_their_kind():
     for error in (RuntimeError("a defect"), OSError(errno.EIO, "no worker's")):
         with pytest.raises(type(error)):
-            list(pipeline.Batches(Failing(error), workers=0))
+            list(workers.Batches(Failing(error), workers=0))

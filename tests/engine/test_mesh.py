@@ -52,3 +52,21 @@ def test_only_large_arrays_are_split_over_fsdp():
         "kernel": (3, 3, 128, 64),
         "least": (meshes.LEAST_SPLIT // 4,),
     }
+
+
+@pytest.mark.parametrize("rows", [2, 1])
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_parts_go_to_their_devices(rows, fsdp):
+    """A list is consecutive rows; devices with several parts join them."""
+    mesh = meshes.create(fsdp)
+    images = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)
+    parts = [images[i : i + rows] for i in range(0, 16, rows)]
+    batch = {"views": parts, "mechanisms": {"shape": images[:, 0].astype(np.int32)}}
+    placed = meshes.to_devices(batch, mesh)
+    expected = meshes.to_devices({"views": images, "mechanisms": batch["mechanisms"]}, mesh)
+    for one, other in zip(jax.tree.leaves(placed), jax.tree.leaves(expected), strict=True):
+        assert one.sharding == other.sharding
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        for a, b in zip(one.addressable_shards, other.addressable_shards, strict=True):
+            assert a.device == b.device
+            np.testing.assert_array_equal(a.data, b.data)

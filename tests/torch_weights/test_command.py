@@ -16,8 +16,9 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main
 from cfmlc_jax.data import build as data
-from cfmlc_jax.data.pipeline import Reading, evaluation_batches
+from cfmlc_jax.data.pipeline import evaluation_batches
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.torch_weights import __main__ as command

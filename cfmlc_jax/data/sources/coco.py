@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import boxes, fields, files
+from cfmlc_jax.data.sources import annotations, boxes, fields, files
 from cfmlc_jax.errors import InputError
 
 YEAR = "2014"
@@ -24,8 +24,8 @@ class Image(NamedTuple):
     size: tuple[float, float] | None
 
 
-class Annotations(NamedTuple):
-    """All annotations, as lists of equal length.
+class Instances(NamedTuple):
+    """All entries of `annotations`, as lists of equal length.
 
     owners, columns: id of each annotation's image, and column of its class.
     boxes: [left, top, width, height] of each; None for a missing or unusable box.
@@ -63,38 +63,56 @@ class Coco(files.FileSource):
         root = Path(root).expanduser()
         folder = f"{split}{YEAR}"
         path = _annotation_file(root, split)
-        document = files.read_json(path, WAY_OUT)
-        _require_year(path, document)
-        images = _images(path, document, folder)
-        column_of, class_names = _categories(path, document)
-        annotations = _annotations(path, document, images, column_of)
-
-        ids = sorted(set(annotations.owners))
-        if not ids:
-            raise InputError(f"{path}: no image has an annotation; {WAY_OUT}")
-        wanted = [images[key].file for key in ids]
-        files.require_own_files(ids, wanted, str(path))
-        row_of = {key: row for row, key in enumerate(ids)}
-        rows = np.array([row_of[key] for key in annotations.owners])
-        columns = np.array(annotations.columns)
-        labels = np.zeros((len(ids), len(class_names)), np.uint8)
-        labels[rows, columns] = 1
-        usable = [number for number, box in enumerate(annotations.boxes) if box is not None]
+        kept = annotations.cached(f"coco_{split}", [path], lambda: _read(path, folder))
         super().__init__(
             root=root,
             split=split,
-            paths=_paths(root, folder, wanted),
-            ids=ids,
-            labels=labels,
-            class_names=class_names,
-            boxes=boxes.from_annotations(
-                rows[usable],
-                [annotations.boxes[number] for number in usable],
-                columns[usable],
-                [images[key].size for key in ids],
-                str(annotations.left_out),
-            ),
+            paths=_paths(root, folder, kept.files),
+            ids=kept.ids,
+            labels=kept.labels,
+            class_names=kept.class_names,
+            boxes=kept.boxes,
         )
+
+
+def _read(path: Path, folder: str) -> annotations.Annotations:
+    """The content of an annotation file, for the images in a folder."""
+    document = files.read_json(path, WAY_OUT, object_hook=_without_outlines)
+    _require_year(path, document)
+    images = _images(path, document, folder)
+    column_of, class_names = _categories(path, document)
+    instances = _instances(path, document, images, column_of)
+
+    ids = sorted(set(instances.owners))
+    if not ids:
+        raise InputError(f"{path}: no image has an annotation; {WAY_OUT}")
+    wanted = [images[key].file for key in ids]
+    files.require_own_files(ids, wanted, str(path))
+    row_of = {key: row for row, key in enumerate(ids)}
+    rows = np.array([row_of[key] for key in instances.owners])
+    columns = np.array(instances.columns)
+    labels = np.zeros((len(ids), len(class_names)), np.uint8)
+    labels[rows, columns] = 1
+    usable = [number for number, box in enumerate(instances.boxes) if box is not None]
+    return annotations.Annotations(
+        ids=ids,
+        files=wanted,
+        labels=labels,
+        class_names=class_names,
+        boxes=boxes.from_annotations(
+            rows[usable],
+            [instances.boxes[number] for number in usable],
+            columns[usable],
+            [images[key].size for key in ids],
+            str(instances.left_out),
+        ),
+    )
+
+
+def _without_outlines(row: dict) -> dict:
+    """A hook of the JSON parser. The outlines of the objects are most of the file, and would fill gigabytes."""
+    row.pop("segmentation", None)
+    return row
 
 
 def _annotation_file(root: Path, split: str) -> Path:
@@ -185,10 +203,8 @@ def _categories(path: Path, document: Any) -> tuple[dict[str, int], tuple[str, .
     return column_of, tuple(names)
 
 
-def _annotations(
-    path: Path, document: Any, images: dict[str, Image], column_of: dict[str, int]
-) -> Annotations:
-    annotations = Annotations([], [], [], boxes.LeftOut())
+def _instances(path: Path, document: Any, images: dict[str, Image], column_of: dict[str, int]) -> Instances:
+    instances = Instances([], [], [], boxes.LeftOut())
     for number, row in enumerate(_rows(path, document, "annotations")):
         where = f"{path}: annotation {number}"
         category, image = _key(where, row, "category_id"), _key(where, row, "image_id")
@@ -200,11 +216,11 @@ def _annotations(
         box = row.get("bbox") or None
         reason = "" if box is None else boxes.reason_against(box, images[image].size)
         if reason:
-            annotations.left_out.add(f"{where} (id {fields.shown(row.get('id'))})", reason)
-        annotations.columns.append(column_of[category])
-        annotations.owners.append(image)
-        annotations.boxes.append(None if reason else box)
-    return annotations
+            instances.left_out.add(f"{where} (id {fields.shown(row.get('id'))})", reason)
+        instances.columns.append(column_of[category])
+        instances.owners.append(image)
+        instances.boxes.append(None if reason else box)
+    return instances
 
 
 def _paths(root: Path, folder: str, wanted: list[str]) -> list[str]:

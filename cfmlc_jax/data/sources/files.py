@@ -257,10 +257,13 @@ def require_own_files(ids: Iterable[str], paths: Iterable[str], where: str) -> N
             )
 
 
-def names_in(
-    folder: Path, way_out: str, kind: Callable[[os.DirEntry], bool] = os.DirEntry.is_file
-) -> set[str]:
-    """The names of a folder's files, or of its entries of another kind.
+def _may_be_file(entry: os.DirEntry) -> bool:
+    """Whether a folder's entry is a file or a link; a link is not followed, because that is a stat for each of them."""
+    return entry.is_symlink() or entry.is_file()
+
+
+def names_in(folder: Path, way_out: str, kind: Callable[[os.DirEntry], bool] = _may_be_file) -> set[str]:
+    """The names of a folder's files and links, or of its entries of another kind.
 
     Raises:
         InputError: the folder does not exist (the message ends with `way_out`).

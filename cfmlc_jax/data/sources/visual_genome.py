@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfmlc_jax.data.sources import boxes, fields, files
+from cfmlc_jax.data.sources import annotations, boxes, fields, files
 from cfmlc_jax.errors import InputError
 
 WAY_OUT = "get images.zip, images2.zip and objects_v1_2.json.zip and unpack them in one folder"
@@ -66,38 +66,53 @@ class VisualGenome(files.FileSource):
     def __init__(self, root: str | Path, split: str, vocabulary: str | Path):
         files.require_split(split)
         root = Path(root).expanduser()
-        class_names, class_of = read_vocabulary(Path(vocabulary).expanduser())
+        vocabulary = Path(vocabulary).expanduser()
         path = root / "objects.json"
-        numbers, image_objects = _images(path, class_of)
-        rows = split_rows(len(numbers), split)
-        if not len(rows):
-            raise InputError(
-                f"{path}: {len(numbers)} images have a category, too few for a {split} split; {WAY_OUT}"
-            )
-
-        objects = [(row, entry) for row, number in enumerate(rows) for entry in image_objects[number]]
-        labels = np.zeros((len(rows), len(class_names)), np.uint8)
-        labels[[row for row, _ in objects], [entry.column for _, entry in objects]] = 1
-        usable = [(row, entry) for row, entry in objects if not isinstance(entry.box, str)]
-        left_out = boxes.LeftOut()
-        for _, entry in objects:
-            if isinstance(entry.box, str):
-                left_out.add(str(path), entry.box)
+        kept = annotations.cached(
+            f"vg256_{split}", [path, vocabulary], lambda: _read(path, vocabulary, split)
+        )
         super().__init__(
             root=root,
             split=split,
-            paths=_paths(root, [numbers[row] for row in rows]),
-            ids=[str(numbers[row]) for row in rows],
-            labels=labels,
-            class_names=class_names,
-            boxes=boxes.from_annotations(
-                [row for row, _ in usable],
-                [entry.box for _, entry in usable],
-                [entry.column for _, entry in usable],
-                [None] * len(rows),
-                str(left_out),
-            ),
+            paths=_paths(root, kept.files),
+            ids=kept.ids,
+            labels=kept.labels,
+            class_names=kept.class_names,
+            boxes=kept.boxes,
         )
+
+
+def _read(path: Path, vocabulary: Path, split: str) -> annotations.Annotations:
+    """The content of objects.json for a split."""
+    class_names, class_of = read_vocabulary(vocabulary)
+    numbers, image_objects = _images(path, class_of)
+    rows = split_rows(len(numbers), split)
+    if not len(rows):
+        raise InputError(
+            f"{path}: {len(numbers)} images have a category, too few for a {split} split; {WAY_OUT}"
+        )
+
+    objects = [(row, entry) for row, number in enumerate(rows) for entry in image_objects[number]]
+    labels = np.zeros((len(rows), len(class_names)), np.uint8)
+    labels[[row for row, _ in objects], [entry.column for _, entry in objects]] = 1
+    usable = [(row, entry) for row, entry in objects if not isinstance(entry.box, str)]
+    left_out = boxes.LeftOut()
+    for _, entry in objects:
+        if isinstance(entry.box, str):
+            left_out.add(str(path), entry.box)
+    return annotations.Annotations(
+        ids=[str(numbers[row]) for row in rows],
+        files=[f"{numbers[row]}.jpg" for row in rows],
+        labels=labels,
+        class_names=class_names,
+        boxes=boxes.from_annotations(
+            [row for row, _ in usable],
+            [entry.box for _, entry in usable],
+            [entry.column for _, entry in usable],
+            [None] * len(rows),
+            str(left_out),
+        ),
+    )
 
 
 def read_vocabulary(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -198,11 +213,10 @@ def _shrink(path: Path, class_of: dict[str, int]) -> Callable[[dict], Any]:
     return shrink
 
 
-def _paths(root: Path, numbers: list[int]) -> list[str]:
+def _paths(root: Path, names: list[str]) -> list[str]:
     folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
     if not folders:
         raise InputError(f"{root}: neither {FOLDERS[0]} nor {FOLDERS[1]} in it; {WAY_OUT}")
     folder_of = {name: folder for folder in folders for name in files.names_in(root / folder, WAY_OUT)}
-    names = [f"{number}.jpg" for number in numbers]
     files.require_files(names, folder_of, root, WAY_OUT)
     return [f"{folder_of[name]}/{name}" for name in names]

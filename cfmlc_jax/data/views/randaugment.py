@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from cfmlc_jax.data.views.shear import shear_x, shear_y, smooth
+
 LEVELS = range(1, 10)
 PROBABILITY = 0.5
 _GREY = (128, 128, 128)
@@ -52,7 +54,8 @@ def _cutout(view, magnitude, draw):
 
 
 def _sharpness(view, magnitude, draw):
-    return ImageEnhance.Sharpness(view).enhance(1 + magnitude * draw.sign)
+    # As `ImageEnhance.Sharpness` does it.
+    return Image.blend(smooth(view), view, 1 + magnitude * draw.sign)
 
 
 def _autocontrast(view, magnitude, draw):
@@ -64,23 +67,25 @@ def _posterize(view, magnitude, draw):
 
 
 def _shear_x(view, magnitude, draw):
-    return _affine(view, (1, magnitude * draw.sign, 0, 0, 1, 0), Image.Resampling.BICUBIC)
+    return shear_x(view, magnitude * draw.sign, _GREY[0])
 
 
 def _translate_x(view, magnitude, draw):
-    return _affine(view, (1, 0, magnitude * view.width * draw.sign, 0, 1, 0), Image.Resampling.NEAREST)
+    return _affine(view, (1, 0, magnitude * view.width * draw.sign, 0, 1, 0))
 
 
 def _translate_y(view, magnitude, draw):
-    return _affine(view, (1, 0, 0, 0, 1, magnitude * view.height * draw.sign), Image.Resampling.NEAREST)
+    return _affine(view, (1, 0, 0, 0, 1, magnitude * view.height * draw.sign))
 
 
 def _shear_y(view, magnitude, draw):
-    return _affine(view, (1, 0, 0, magnitude * draw.sign, 1, 0), Image.Resampling.BICUBIC)
+    return shear_y(view, magnitude * draw.sign, _GREY[0])
 
 
-def _affine(view, matrix, resample):
-    return view.transform(view.size, Image.Transform.AFFINE, matrix, resample, fillcolor=_GREY)
+def _affine(view, matrix):
+    return view.transform(
+        view.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_GREY
+    )
 
 
 def _rotate(view, magnitude, draw):
