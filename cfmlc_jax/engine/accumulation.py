@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from cfmlc_jax.engine import mesh as meshes
 
+# More micro-batches would take too long to compile one by one.
+MOST_COMPILED = 32
 # (number of the micro-batch, its arrays, what earlier ones carried) -> (gradient, what is carried on, values).
 Gradient = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
@@ -18,7 +20,8 @@ def accumulate(
     """The sum of the micro-batches' gradients; what the last one carries on; and all their values, [number, …].
 
     The micro-batches are computed one after the other by one compiled loop. With one micro-batch there is no loop, nor
-    on CPUs, where XLA's gradients of convolutions are twenty times slower in a loop: there each micro-batch is compiled.
+    on CPUs, where XLA's gradients of convolutions are twenty times slower in a loop: there each of up to
+    `MOST_COMPILED` micro-batches is compiled.
 
     Args:
         gradient: of one micro-batch. Its number is an int32, of which 0 is the first.
@@ -39,7 +42,8 @@ def accumulate(
 
     start = jax.tree.map(jnp.zeros_like, params), carried
     parts = jnp.arange(number), split(batch, number, group)
-    run = _in_turn if meshes.in_use_is_of_cpus() else jax.lax.scan
+    few = number <= MOST_COMPILED
+    run = _in_turn if few and meshes.in_use_is_of_cpus() else jax.lax.scan
     (total, carried), values = run(add, start, parts)
     return total, carried, values
 
