@@ -174,6 +174,8 @@ def test_only_process_0_writes_the_evaluation_after_training(
         task=SimpleNamespace(selection="mAP"),
         run=lambda workdir, preemption, print_line: EndedRun(tmp_path),
         compile_scores=lambda run, print_line: None,
+        step_memory=None,
+        standing=SimpleNamespace(close=lambda: None),
         evaluation=None,
     )
     config = configs.default()

@@ -363,15 +363,15 @@ def test_a_run_has_the_accuracies_of_every_head_and_a_report(trained):
 
 
 def test_a_killed_run_ends_as_one_that_never_was(trained, records, tmp_path, monkeypatch):
-    read = train.train_batches
+    read = train._Training._batches
 
-    def signalled(*args, start_step, **options):
-        for step, batch in enumerate(read(*args, start_step=start_step, **options), start_step + 1):
-            if step == start_step + 7:
+    def signalled(training, from_step, print_line):
+        for number, batch in enumerate(read(training, from_step, print_line), 1):
+            if number == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(train, "train_batches", signalled)
+    monkeypatch.setattr(train._Training, "_batches", signalled)
     assert run(tmp_path / "run", records, "--config.data.workers=2") == 143
     monkeypatch.undo()
     shutil.copytree(records, tmp_path / "moved")
