@@ -86,6 +86,13 @@ def configuration(config, name: str, records: Path) -> configs.ConfigDict:
     own.train.batch_size = config.classifiers.batch_size
     own.train.epochs = config.classifiers.epochs
     own.train.early_stop = False
+    if name == "decorrelated":
+        # As many steps as on the records, over which the learning rate falls as far.
+        images = len(data.source(own.data, TRAIN))
+        own.train.epochs = max(
+            round(config.classifiers.epochs * config.counterfactuals.num_records / images), 1
+        )
+        own.optim.adadelta.drop **= config.classifiers.epochs / own.train.epochs
     own.evaluate.batch_size = config.evaluate.batch_size
     own.evaluate.checkpoint = "last"
     own.effect.kinds = ()

@@ -107,7 +107,7 @@ def _classifiers() -> ConfigDict:
     # plain: on real images, in which the mechanisms agree. invariant: on counterfactuals alone, as in the
     # reference. real_and_counterfactual: on both. heads: on both, with a head for each mechanism (method
     # "invariant" of a classifier). decorrelated: on real images whose mechanisms are independent, as in the
-    # test split: the best that counterfactuals could do.
+    # test split, for as many steps as on the records: what right counterfactuals of the same digits would do.
     classifiers.names = ("plain", "invariant")
     classifiers.epochs = 10
     classifiers.batch_size = 64

@@ -177,3 +177,12 @@ def test_errors_follow_the_cue_whose_label_they_have(tmp_path):
     table = classifiers.table({"plain": {"train": 75.0} | results})
     values = [value.strip() for value in table.splitlines()[2].strip("|").split("|")]
     assert values == ["plain", "75.00", "25.00", "25.00", "33.33", "100.00"]
+
+
+def test_decorrelated_images_are_seen_for_as_many_steps_as_records(tmp_path):
+    config = tiny(counterfactuals__num_records=14_000, classifiers__epochs=3)
+    own = classifiers.configuration(config, "decorrelated", tmp_path)
+    assert own.train.epochs == 12  # of 3,500 images
+    assert own.optim.adadelta.drop**12 == pytest.approx(0.7**3)
+    assert own.data.mechanisms.decorrelated
+    assert classifiers.configuration(config, "plain", tmp_path).train.epochs == 3
