@@ -21,6 +21,13 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PATTERN = "[*?\\"
 
 
+def user_cache(name: str) -> Path:
+    """A folder for files that can be made again: cfmlc_jax/<name> in $XDG_CACHE_HOME, else in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification of the variable says that relative paths are ignored.
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "cfmlc_jax" / name
+
+
 def require_path(text: str, name: str) -> None:
     """Raise unless a text can be a path on this machine, whether or not it exists.
 

@@ -18,19 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cfmlc_jax import cli, losses
-from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.classify import pat
-from cfmlc_jax.classify.patching import HostViews
-from cfmlc_jax.classify.update import ClassifierSystem, Objective
+from cfmlc_jax import cli
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.optim import build as optim
-
-CLASSES = 80
+from scripts.benchmark import ours
+from scripts.benchmark.inputs import CLASSES
 
 
 class Measured(NamedTuple):
@@ -89,23 +84,7 @@ def measure(flags: argparse.Namespace, remat: str, micro_batches: int) -> Measur
     fields = catalogue.Model(flags.model, dtype=flags.dtype, remat=remat, norm_groups=groups)
     model = catalogue.create(fields, CLASSES, flags.size, catalogue.Patches(), micro_batches)
     shape = (1 + flags.grid**2, flags.size, flags.size, 3)
-    objective = Objective(
-        loss=lambda logits, labels: losses.asymmetric_loss(
-            logits, labels, gamma_neg=4.0, gamma_pos=0.0, clip=0.05
-        ).sum(),
-        names=pat.loss_names(pat.METHODS["pat_t"]),
-        patching=HostViews(flags.grid),
-        pooling=POOLINGS["pivot"],
-    )
-    system = ClassifierSystem(
-        model,
-        (1, *shape),
-        objective,
-        optim.adamw_one_cycle(max_lr=1e-4, total_steps=1000),
-        ema_decay=0.9997,
-        micro_batches=micro_batches,
-        norm_groups=groups,
-    )
+    system = ours.system(flags, model, micro_batches=micro_batches, norm_groups=groups)
     mesh = meshes.create()
     create, abstract = plan(system, seed=0, mesh=mesh)
     step = TrainStep(system, abstract, seed=0, log_every=50, mesh=mesh)

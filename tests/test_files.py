@@ -98,3 +98,12 @@ def test_a_checkpoint_to_predict_with(checkpoint, words, tmp_path, capsys):
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
+
+
+def test_the_cache_is_the_users(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert files.user_cache("xla") == Path("/elsewhere/cfmlc_jax/xla")
+    monkeypatch.setenv("HOME", "/home/someone")
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert files.user_cache("xla") == Path("/home/someone/.cache/cfmlc_jax/xla")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import platform
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+
+from cfmlc_jax import files
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NONE = "none"
@@ -36,12 +37,6 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def default_folder() -> Path:
-    """The folder of compiled programs in the user's cache: $XDG_CACHE_HOME or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "cfmlc_jax", "xla")
-
-
 def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> None:
     """Let JAX keep compiled programs in a folder, so that the next process does not compile them again.
 
@@ -53,7 +48,7 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
 
     Args:
         folder: "none": keep nothing. None: $JAX_COMPILATION_CACHE_DIR if set, which JAX reads by itself; else
-            `default_folder`.
+            the user's cache (`files.user_cache`).
         warn: prints a line for the user, if the folder cannot be written. Nothing is kept then.
     """
     if folder == NONE:
@@ -62,7 +57,7 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
     if folder is None and jax.config.values["jax_compilation_cache_dir"]:
         return
     try:
-        place = (default_folder() if folder is None else Path(folder).expanduser()) / _processor()
+        place = (files.user_cache("xla") if folder is None else Path(folder).expanduser()) / _processor()
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place, prefix=".writable"):
             pass

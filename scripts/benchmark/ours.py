@@ -51,8 +51,14 @@ def _jax_model(flags):
     return model, mesh
 
 
-def _system(flags, model) -> ClassifierSystem:
-    """PAT-T's training by the published recipe."""
+def system(flags, model, **options) -> ClassifierSystem:
+    """PAT-T's training by the published recipe.
+
+    Args:
+        flags: with `grid` and `size`.
+        model: the classifier.
+        options: further ones of the system.
+    """
     pooling = POOLINGS["pivot"]
     objective = Objective(
         loss=lambda logits, labels: losses.asymmetric_loss(
@@ -64,15 +70,15 @@ def _system(flags, model) -> ClassifierSystem:
     )
     optimizer = optim.adamw_one_cycle(max_lr=1e-4, total_steps=1000)
     shape = (1, 1 + flags.grid**2, flags.size, flags.size, 3)
-    return ClassifierSystem(model, shape, objective, optimizer, ema_decay=0.9997)
+    return ClassifierSystem(model, shape, objective, optimizer, ema_decay=0.9997, **options)
 
 
 def train(flags) -> Work:
     """PAT-T's update."""
     model, mesh = _jax_model(flags)
-    system = _system(flags, model)
-    born, abstract = plan(system, seed=0, mesh=mesh)
-    update, state = TrainStep(system, abstract, seed=0, log_every=50, mesh=mesh), born()
+    trained = system(flags, model)
+    born, abstract = plan(trained, seed=0, mesh=mesh)
+    update, state = TrainStep(trained, abstract, seed=0, log_every=50, mesh=mesh), born()
     views, labels = inputs.batch(flags)
     on_device = meshes.to_devices({"views": views, "labels": labels}, mesh)
     flops = update.flops(state, on_device)
@@ -88,7 +94,7 @@ def train(flags) -> Work:
 def forward(flags) -> Work:
     """The combined prediction."""
     model, mesh = _jax_model(flags)
-    born, _ = plan(_system(flags, model), seed=0, mesh=mesh)
+    born, _ = plan(system(flags, model), seed=0, mesh=mesh)
     score = score_step(model, HostViews(flags.grid), POOLINGS["pivot"], kinds=(), null="mean", mesh=mesh)
     views = meshes.to_devices(inputs.batch(flags)[0], mesh)
     learned = born().learned

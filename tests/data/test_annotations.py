@@ -4,7 +4,6 @@ import builtins
 import io
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,15 +231,6 @@ def test_small_files_are_not_cached(tmp_path, cache, monkeypatch):
     write_coco(tmp_path)
     Coco(tmp_path, "train")
     assert not cache.exists()
-
-
-def test_the_folder_of_the_cache(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert annotations.folder() == Path("/elsewhere/cfmlc_jax/annotations")
-    monkeypatch.setenv("HOME", "/home/someone")
-    for ignored in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert annotations.folder() == Path("/home/someone/.cache/cfmlc_jax/annotations")
 
 
 def test_missing_files_are_still_named(tmp_path, cache):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from cfmlc_jax.engine import compilation
 
@@ -66,13 +65,6 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (line,) = err.splitlines()
     assert line.startswith(f"warning: compiled programs are not kept: {tmp_path / 'file'} cannot be written")
     assert "--compilation_cache=FOLDER, or none" in line
-
-
-@pytest.mark.parametrize("home", ["", "/nowhere"])
-def test_the_default_folder_is_the_users(monkeypatch, home):
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.setenv("XDG_CACHE_HOME", home)
-    assert compilation.default_folder() == Path(home or "/home/ada/.cache", "cfmlc_jax", "xla")
 
 
 def test_programs_are_counted_by_name():

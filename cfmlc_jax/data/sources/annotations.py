@@ -60,7 +60,7 @@ def cached(name: str, paths: Sequence[Path], read: Callable[[], Annotations]) ->
     # The paths as given are in error messages, such as `Boxes.left_out`.
     where = _digest([[str(path), os.path.abspath(path)] for path in paths])
     which = _digest([VERSION, [[stat.st_size, stat.st_mtime_ns] for stat in stats]])
-    entry = folder() / f"{name}-{where}-{which}.npz"
+    entry = files.user_cache("annotations") / f"{name}-{where}-{which}.npz"
     found = _read(entry)
     if found is None:
         found = read()
@@ -70,13 +70,6 @@ def cached(name: str, paths: Sequence[Path], read: Callable[[], Annotations]) ->
                 if older != entry:
                     older.unlink(missing_ok=True)
     return found
-
-
-def folder() -> Path:
-    """The folder of the entries: cfmlc_jax/annotations in $XDG_CACHE_HOME, else in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification of the variable says that relative paths are ignored.
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "cfmlc_jax" / "annotations"
 
 
 def _digest(value) -> str:
