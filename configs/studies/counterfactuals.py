@@ -1,22 +1,36 @@
 """What counterfactual scenes buy at bias 0.9: rows of docs/evidence.md with and without them, at the same cost.
 
-    python -m cfmlc_jax.main --config=configs/cgn_scenes.py --workdir=runs/cgn_scenes
-    python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_scenes --records=6000 --removals-alone --out=runs/cgn_removals
     python -m scripts.ablation --study=configs/studies/counterfactuals.py
     python -m scripts.ablation --study=configs/studies/counterfactuals.py --quick          (whole images alone, one seed)
 
-"removals" are composites without generated objects. Half of each batch are composites. An epoch is of the real images and so has twice as many steps: half as many epochs are
-as many steps and images as without composites.
+The generator is trained and the composites are drawn first. "removals" are composites without generated objects.
+Half of each batch are composites. An epoch is of the real images and so has twice as many steps: half as many epochs
+are as many steps and images as without composites.
 """
 
 from typing import Any
 
 BUDGET = 8  # epochs of the baseline, as in configs/studies/evidence.py
-# Name -> text, and folder of the composites.
+GENERATOR = "runs/cgn_scenes"
+SCENES = f"{GENERATOR}/counterfactuals"
+REMOVALS = "runs/cgn_removals"
+# File that is written last -> the command that writes it.
+STEPS = {
+    f"{SCENES}/index.json": ("cfmlc_jax.main", "--config=configs/cgn_scenes.py", f"--workdir={GENERATOR}"),
+    f"{REMOVALS}/index.json": (
+        "cfmlc_jax.cgn",
+        "generate",
+        f"--checkpoint={GENERATOR}",
+        "--records=6000",
+        "--removals-alone",
+        f"--out={REMOVALS}",
+    ),
+}
+# Name -> text, folder of the composites, and how many of the steps write it.
 COMPOSITES = {
-    "": ("", ""),
-    "_scenes": (", half counterfactual scenes", "runs/cgn_scenes/counterfactuals"),
-    "_removals": (", half with removals alone", "runs/cgn_removals"),
+    "": ("", "", 0),
+    "_scenes": (", half counterfactual scenes", SCENES, 1),
+    "_removals": (", half with removals alone", REMOVALS, 2),
 }
 BASELINE = {"method": "whole", "effect.kinds": ("whole",)}
 EXCLUSIVE = {
@@ -39,7 +53,7 @@ def get_study(quick: bool) -> dict:
     runs = {}
     for name in ("asl",) if quick else METHODS:
         text, fields, epochs, shown = METHODS[name]
-        for suffix, (remark, folder) in COMPOSITES.items():
+        for suffix, (remark, folder, num_steps) in COMPOSITES.items():
             length = epochs // 2 if folder else epochs
             runs[name + suffix] = {
                 "text": text + remark,
@@ -48,5 +62,7 @@ def get_study(quick: bool) -> dict:
                 "variants": {},
                 "shown": shown,
                 "group": "bias 0.9",
+                "needs": tuple(STEPS)[:num_steps],
             }
-    return {"base": "configs/scenes.py", "seeds": (0,) if quick else (0, 1, 2), "runs": runs}
+    seeds = (0,) if quick else (0, 1, 2)
+    return {"base": "configs/scenes.py", "seeds": seeds, "runs": runs, "steps": STEPS}

@@ -5,7 +5,8 @@
 
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields that it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is an
-example. With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
+example. A run may need "steps", commands that write what it reads; configs/studies/counterfactuals.py has some.
+With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
 attention, nulls, strengths and weights of the patches, on its own test splits.
 
 Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,7 @@ def _parse(arguments):
 def _of_study(flags):
     """Rows and effects of all runs and seeds of a study; runs that are not trained yet are trained now."""
     study = _study(flags)
+    _take_steps(flags.workdir, study)
     jobs = [(name, seed) for seed in study["seeds"] for name in study["runs"]]
     rows, effects, begun = [], [], time.perf_counter()
     for i, (name, seed) in enumerate(jobs):
@@ -123,6 +126,18 @@ def _of_study(flags):
             run_effects = measure.effects(folder, config, run["effects"])
             effects += [tables.EffectRow(name, run["text"], seed, **row) for row in run_effects]
     return rows, effects
+
+
+def _take_steps(workdir: Path, study: dict[str, Any]) -> None:
+    """Run the commands of the steps that the study's runs need, in the study's order, whose file does not exist yet.
+
+    Raises:
+        RunError: a command failed.
+    """
+    needed = {path for run in study["runs"].values() for path in run.get("needs", ())}
+    for number, (path, arguments) in enumerate(study.get("steps", {}).items()):
+        if path in needed and not Path(path).exists():
+            _command(workdir / f"step{number}.log.txt", arguments)
 
 
 def _of_checkpoint(flags):
@@ -257,24 +272,27 @@ def _run(workdir: Path, folder: Path, config, mode: str, *, checkpoint: Path | N
     _make(folder)
     file = folder / "ablation_config.py"
     files.write_text(file, _config_file(config))
-    command = [
-        sys.executable,
-        "-m",
-        "cfmlc_jax.main",
-        f"--config={file}",
-        f"--workdir={folder}",
-        f"--mode={mode}",
-    ]
+    arguments = ["cfmlc_jax.main", f"--config={file}", f"--workdir={folder}", f"--mode={mode}"]
     if checkpoint is not None:
-        command.append(f"--checkpoint={checkpoint}")
-    print("  " + " ".join(command[1:]), flush=True)
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise RunError(
-            f"{mode} of {folder} ended with exit code {done.returncode}: {' '.join(last)}; see {folder / 'log.txt'}"
+        arguments.append(f"--checkpoint={checkpoint}")
+    _command(folder / "log.txt", arguments)
+
+
+def _command(log_file: Path, arguments: Sequence[str]) -> None:
+    """Run `python -m` with these arguments; its output is appended to the file.
+
+    Raises:
+        RunError: the command failed.
+    """
+    line = " ".join(("-m", *arguments))
+    print(f"  {line}", flush=True)
+    with open(log_file, "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT, check=False
         )
+    if done.returncode:
+        last = log_file.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise RunError(f"{line} ended with exit code {done.returncode}: {' '.join(last)}; see {log_file}")
 
 
 def _config_file(config) -> str:

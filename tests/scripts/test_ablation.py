@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.metrics import mean_average_precision
 from scripts.ablation import __main__ as study_command
 from scripts.ablation import figures, tables
@@ -122,6 +122,34 @@ def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, cap
     assert by["grid 3", "whole"].mAP_voc == by["attention none", "whole"].mAP_voc
     assert by["grid 3", "whole"].mAP_voc == by["as it is", "whole"].mAP_voc
     assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops
+
+
+def test_steps_are_taken_once_in_order_where_a_run_needs_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "writes.py").write_text(
+        "import pathlib, sys\npathlib.Path(sys.argv[1]).write_text(sys.argv[2])\n"
+    )
+    study = {
+        "steps": {
+            "generator": ("writes", "generator", "once"),
+            "records": ("writes", "records", "once"),
+            "unused": ("writes", "unused", "never"),
+        },
+        "runs": {"plain": {}, "removals": {"needs": ("generator", "records")}},
+    }
+    study_command._take_steps(tmp_path, study)
+    assert (tmp_path / "records").read_text() == (tmp_path / "generator").read_text() == "once"
+    assert not (tmp_path / "unused").exists()
+    (tmp_path / "generator").write_text("kept")
+    (tmp_path / "records").unlink()
+    study_command._take_steps(tmp_path, study)
+    assert (tmp_path / "generator").read_text() == "kept"
+    assert (tmp_path / "records").exists()
+
+    study["steps"] = {"generator2": ("no_such_module",)}
+    study["runs"] = {"plain": {"needs": ("generator2",)}}
+    with pytest.raises(RunError, match=r"-m no_such_module ended with exit code 1: .*no_such_module.*; see"):
+        study_command._take_steps(tmp_path, study)
 
 
 def test_variants_depend_on_the_method(monkeypatch):
