@@ -118,6 +118,8 @@ def main() -> int:
                 _plan(values, config)
             else:
                 processes.require_devices()
+                if config is not None:
+                    config = configs.on_platform(config, jax.default_backend())
                 {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
         members.leave()
     except Preempted as event:

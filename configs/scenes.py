@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.data.threads = 2
     config.views.image_size = 64
     config.views.squeeze.augment = False
-    config.model.name = "resnet_small"
+    config.model.name, config.model.dtype = "resnet_small", "float32"
     # Three of ten classes are in a scene: not the imbalance that the paper's gamma_neg 4 is for.
     config.loss.gamma_neg = 1.0
     config.optim.learning_rate = 5e-3

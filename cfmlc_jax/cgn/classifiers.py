@@ -65,7 +65,7 @@ def configuration(config, name: str, records: Path) -> configs.ConfigDict:
     own = configs.default()
     own.seed = config.seed
     own.task, own.method, own.loss.name = "single_label", "whole", "cross_entropy"
-    own.model.name = "cnn_mnist"
+    own.model.name, own.model.dtype = "cnn_mnist", "float32"
     for field in ("source", "root", "threads", "workers"):
         own.data[field] = config.data[field]
     own.data.normalise = "half"

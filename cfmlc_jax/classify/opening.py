@@ -16,7 +16,16 @@ from cfmlc_jax.errors import InputError
 # uses the scores of patches as their attention too; "none" scores patches by the whole-image branch.
 _FEWER = {("cross", "self"): {"patch": "score"}, ("cross", "none"): {}, ("self", "none"): {}}
 # Fields of config.model that may differ: they change neither the variables nor their meaning.
-_FREE = ("dtype", "remat", "norm_groups", "frozen", "frozen_norms", "cosine.momentum", "dot_product.tau_norm")
+_FREE = (
+    "dtype",
+    "precision",
+    "remat",
+    "norm_groups",
+    "frozen",
+    "frozen_norms",
+    "cosine.momentum",
+    "dot_product.tau_norm",
+)
 
 
 class Opened:

@@ -17,6 +17,7 @@ from cfmlc_jax.config.classifier import branches, branches_of, micro_batches, pa
 from cfmlc_jax.config.fields import require_splits
 from cfmlc_jax.config.part import field
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
 
 __all__ = [
     "branches",
@@ -28,6 +29,7 @@ __all__ = [
     "flat",
     "from_json",
     "micro_batches",
+    "on_platform",
     "patch_map",
     "paths",
     "require_splits",
@@ -88,6 +90,23 @@ def validate(config: Any) -> ConfigDict:
         for name in each.unique:
             part.require_unique(name, field(checked, name))
     return checked
+
+
+def on_platform(config: ConfigDict, platform: str) -> ConfigDict:
+    """The validated configuration with the types that "auto" stands for on a platform.
+
+    A run stores them, so that its checkpoints are used as they were trained, wherever that is.
+
+    Args:
+        config: validated.
+        platform: of the devices: "cpu", "gpu" or "tpu".
+    """
+    name = "generator.dtype" if system(config) == CGN_IMAGENET else "model.dtype"
+    if system(config) == CGN or field(config, name) != catalogue.AUTO:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config[name.partition(".")[0]].dtype = catalogue.compute_dtype(catalogue.AUTO, platform).name
+    return config.lock()
 
 
 def require_trainable(config: ConfigDict) -> None:

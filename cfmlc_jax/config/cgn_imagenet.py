@@ -22,7 +22,8 @@ def _generator() -> ConfigDict:
     # How norms' statistics are interpolated between the stored truncations. reversed: the shares of the two neighbours
     # are exchanged, as in the reference. linear: they are not.
     generator.interpolation = REVERSED
-    generator.dtype = "float32"  # of the computation; parameters, masks and losses are always float32
+    # Of the computation; parameters, masks and losses are always float32. auto: bfloat16 on GPUs and TPUs.
+    generator.dtype = catalogue.AUTO
     # Names of the classes, which generated records need to have in common with the data of a classifier: a file with
     # one class per line. Empty: "class 17".
     generator.class_names = ""

@@ -12,6 +12,7 @@ from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.losses import LOSSES, TASKS
 from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.classifier import DEFAULT_PRECISION, PRECISIONS
 from cfmlc_jax.models.torch_names import BRANCHES
 from cfmlc_jax.optim.build import OPTIMIZERS
 
@@ -80,7 +81,11 @@ def _model() -> ConfigDict:
     # blocks: each residual or transformer block, from its stored input. everything: each stage of the backbone, from
     # its stored input, and in it each block.
     model.remat = "none"
-    model.dtype = "float32"  # of the computation; parameters and loss are always float32
+    # Of the computation; parameters and loss are always float32. auto: bfloat16 on GPUs and TPUs, float32 on CPUs.
+    model.dtype = catalogue.AUTO
+    # Of products and convolutions of float32. default: GPUs compute them in TF32, TPUs in one pass of bfloat16. high:
+    # several passes. highest: float32.
+    model.precision = DEFAULT_PRECISION
     return model
 
 
@@ -141,6 +146,7 @@ def _choices():
         "model.head": catalogue.HEADS,
         "model.cosine.momentum": ("schedule",),
         "model.dtype": catalogue.DTYPES,
+        "model.precision": PRECISIONS,
         "model.remat": catalogue.REMAT,
         "loss.name": LOSSES,
         "effect.kinds": EFFECTS,

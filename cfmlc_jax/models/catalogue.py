@@ -5,12 +5,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
-from cfmlc_jax.models.classifier import Classifier
+from cfmlc_jax.models.classifier import DEFAULT_PRECISION, Classifier
 from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.models.layers.norms import BatchNorm
@@ -129,7 +130,9 @@ HEADS = {
 # Prefix of a backbone's name that stands for the head "query2label".
 QUERY2LABEL = "q2l_"
 # Types of the computation.
-DTYPES = ("float32", "bfloat16")
+# Types of the computation. "auto": bfloat16 on GPUs and TPUs, which compute it several times as fast, else float32.
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16")
 # What the backward pass can compute again.
 REMAT = MODES
 
@@ -156,7 +159,8 @@ class Model(NamedTuple):
     frozen: further parameters that are not trained, as in `Classifier.frozen`.
     frozen_norms: training uses the running statistics of all norms and does not update them.
     norm_groups: number of groups of images with separate batch statistics, as in `BatchNorm.groups`.
-    dtype: type of the computation.
+    dtype: type of the computation, or "auto" (`compute_dtype`).
+    precision: of float32 products, as in `Classifier.precision`.
     remat: what the backward pass computes again to save memory, one of `layers.remat.MODES`.
     """
 
@@ -167,7 +171,8 @@ class Model(NamedTuple):
     frozen: Sequence[str] = ()
     frozen_norms: bool = False
     norm_groups: int = 1
-    dtype: Any = "float32"
+    dtype: Any = AUTO
+    precision: str = DEFAULT_PRECISION
     remat: str = NONE
 
 
@@ -230,6 +235,18 @@ def has_batch_statistics(model: Any) -> bool:
     return backbone.batch_norms and not _freezes_norms(model, backbone, head)
 
 
+def compute_dtype(dtype: Any, platform: str | None = None) -> jnp.dtype:
+    """The type of a computation: float32 or bfloat16 for "auto", otherwise the type itself.
+
+    Args:
+        dtype: one of `DTYPES`, or any type.
+        platform: of the devices, such as "gpu"; None: of JAX's default devices.
+    """
+    if isinstance(dtype, str) and dtype == AUTO:
+        dtype = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
+    return jnp.dtype(dtype)
+
+
 def _freezes_norms(model, backbone, head):
     return model.frozen_norms or (head == "query2label" and backbone.frozen_norms)
 
@@ -258,7 +275,7 @@ def create(
     _check_image_size(name, backbone.stride, image_size)
     if model.norm_groups < 1:
         raise InputError(f"norm_groups {model.norm_groups} must be at least 1: 1 is one group of all images")
-    head, dtype = HEADS[head_name], jnp.dtype(model.dtype)
+    head, dtype = HEADS[head_name], compute_dtype(model.dtype)
     frozen_norms = _freezes_norms(model, backbone, head_name)
     groups = max(model.norm_groups // micro_batches, 1)
     norm = functools.partial(BatchNorm, dtype=dtype, frozen=frozen_norms, groups=groups)
@@ -272,6 +289,7 @@ def create(
         head=head.create(num_classes, branches, dtype=dtype, **options, **(recomputed if head.remat else {})),
         cells=cells,
         frozen=(*head.frozen, *(backbone.frozen if head_name == "query2label" else ()), *model.frozen),
+        precision=model.precision,
     )
 
 

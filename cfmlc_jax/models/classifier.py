@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from cfmlc_jax.models.layers.images import IMAGES
@@ -38,6 +39,11 @@ class Outputs:
     mechanisms: Any = None
 
 
+# Names for `jax.default_matmul_precision`; "default" is the platform's own.
+DEFAULT_PRECISION = "default"
+PRECISIONS = (DEFAULT_PRECISION, "high", "highest")
+
+
 class Classifier(nn.Module):
     """Views [b, v, h, w, 3] in [0, 1], or several such arrays of views of different sizes -> `Outputs`.
 
@@ -52,6 +58,8 @@ class Classifier(nn.Module):
         cells: features -> (attention, score) of a map's cells, or None.
         frozen: regular expressions of the parameters that are not trained, such as "backbone/conv1/kernel".
         normalisation: mean and deviation by which pixels are standardised before the backbone; None: they are not.
+        precision: of products and convolutions of float32, one of `PRECISIONS`. "default": GPUs compute them in
+            TF32 and TPUs in one pass of bfloat16. "highest": in float32.
     """
 
     backbone: nn.Module
@@ -59,6 +67,7 @@ class Classifier(nn.Module):
     cells: nn.Module | None = None
     frozen: tuple[str, ...] = ()
     normalisation: Normalisation | None = None
+    precision: str = DEFAULT_PRECISION
 
     def __call__(self, views: Any, *, train: bool) -> Outputs:
         """Run backbone and head on all views; v counts the views of all arrays, in their order.
@@ -80,6 +89,12 @@ class Classifier(nn.Module):
         return first.replace(whole=whole, attention=attention, score=score)
 
     def _of_one_size(self, views, train):
+        if self.precision == DEFAULT_PRECISION:
+            return self._outputs(views, train)
+        with jax.default_matmul_precision(self.precision):
+            return self._outputs(views, train)
+
+    def _outputs(self, views, train):
         if self.normalisation is not None:
             views = standardise(views, self.normalisation)
         mapped = nn.vmap(

@@ -52,6 +52,7 @@ def plan(config, question: Question, print_line: Callable[[str], None]) -> dict[
         InputError: the configuration does not work on these devices, or the number of classes is unknown.
     """
     devices = topology.devices(question.plan_for)
+    config = configs.on_platform(config, devices[0].platform)
     workload = _workload(config, question, devices)
     for line in text.head(workload, question.images_per_second):
         print_line(line)

@@ -14,8 +14,8 @@ VG-256, nor for the baseline.
 
 As in the reference, batch statistics are those of all 128 images, synchronised over its four GPUs,
 and all epochs have the same order (the baseline: all images of one GPU, and another order each
-epoch). The reference computes in float16 with a scaled loss; --config.model.dtype=bfloat16 is
-nearest to that. Data: see configs/coco.py, voc2007.py and vg256.py.
+epoch). The reference computes in float16 with a scaled loss, this file in bfloat16 on GPUs and TPUs.
+Data: see configs/coco.py, voc2007.py and vg256.py.
 """
 
 from cfmlc_jax.config import recipes

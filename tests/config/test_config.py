@@ -43,7 +43,7 @@ def test_the_default_is_valid_and_gets_locked():
     [
         ({"data__source": "coc"}, "config.data.source 'coc' is not one of .*did you mean 'coco'"),
         ({"method": "pat"}, "config.method 'pat' is not one of pat_t, pat_i, whole"),
-        ({"model__dtype": "float16"}, "config.model.dtype 'float16' is not one of float32, bfloat16"),
+        ({"model__dtype": "float16"}, "config.model.dtype 'float16' is not one of auto, float32, bfloat16"),
         ({"patches__branches": "none"}, "config.patches.branches 'none' is not one of self, cross"),
         (
             {"model__head": "mldecoder"},
@@ -499,12 +499,25 @@ def test_importing_the_configuration_starts_no_backend():
 def test_models_built_without_a_configuration_have_its_defaults():
     config = configs.default()
     fields = catalogue.Model(config.model.name)
-    for name in ("head", "frozen", "norm_groups", "dtype"):
+    for name in ("head", "frozen", "norm_groups", "dtype", "precision"):
         assert getattr(fields, name) == config.model[name]
     for section in ("cosine", "ml_decoder"):
         options = getattr(fields, section)._asdict()
         assert options == {name: config.model[section][name] for name in options}
     assert catalogue.Patches()._asdict() == {name: config.patches[name] for name in catalogue.Patches._fields}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_type_of_the_computation_is_that_of_the_platform_unless_given(platform):
+    expected = "float32" if platform == "cpu" else "bfloat16"
+    assert configs.on_platform(configs.validate(configs.default()), platform).model.dtype == expected
+    assert catalogue.compute_dtype("auto", platform) == expected
+    generator = configs.validate(configs.default("cgn_imagenet"))
+    assert configs.on_platform(generator, platform).generator.dtype == expected
+    given = configs.validate(changed(model__dtype="float32"))
+    assert configs.on_platform(given, platform) is given
+    digits = configs.validate(configs.default("cgn"))
+    assert configs.on_platform(digits, platform) is digits
 
 
 def test_an_option_of_another_head_is_refused_or_named():

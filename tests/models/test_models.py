@@ -184,3 +184,30 @@ def test_space_to_depth_order():
 def test_invalid_models_are_refused(name, attention, size, message):
     with pytest.raises(InputError, match=message):
         catalogue.create_model(name, 10, attention=attention, image_size=size)
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_every_product_has_the_models_precision_forwards_and_backwards(precision):
+    """What XLA is asked for on accelerators; on a CPU all of them are float32."""
+    options = catalogue.Model("resnet_small", precision=precision)
+    model = catalogue.create(options, 3, 64, catalogue.Patches("cross"))
+    views = jnp.zeros((1, 2, 64, 64, 3))
+    variables = shapes(model, views)
+
+    def loss(params, batch_stats):
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, _ = model.apply(variables, views, train=True, mutable=["batch_stats"])
+        return sum(x.sum() for x in (outputs.whole, outputs.attention, outputs.score))
+
+    traced = jax.jit(jax.grad(loss)).trace(variables["params"], variables["batch_stats"])
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    products = [
+        line
+        for line in text.splitlines()
+        if "stablehlo.dot_general" in line or "stablehlo.convolution" in line
+    ]
+    assert len(products) > 20
+    named = {"default": "DEFAULT", "high": "HIGH", "highest": "HIGHEST"}[precision]
+    assert all(
+        f"precision = [{named}, {named}]" in line or f"<precision {named}>" in line for line in products
+    ), products[0]

@@ -16,6 +16,7 @@ from cfmlc_jax.cgn.imagenet.system import ImageNetSystem, Objective, initial_mod
 from cfmlc_jax.data import class_names as names
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import imagenet_cgn
 from cfmlc_jax.models.generators.vgg16 import VGG16Features
 from cfmlc_jax.torch_weights import cgn
@@ -51,7 +52,7 @@ def create(config, devices: Sequence[jax.Device] | None = None) -> Parts:
         InputError: the file of class names does not fit, or mesh.fsdp does not divide the devices.
     """
     size = imagenet_cgn.SIZES[config.generator.size]
-    dtype = jnp.dtype(config.generator.dtype)
+    dtype = catalogue.compute_dtype(config.generator.dtype)
     return Parts(
         mesh=meshes.create(config.mesh.fsdp, devices),
         generator=imagenet_cgn.create(size, config.generator.interpolation, dtype),
