@@ -1,7 +1,9 @@
 """Times a training step, a forward pass and the input pipeline, and the same in PyTorch if it is installed.
 
-    python -m scripts.benchmark [--model=resnet101] [--only=train,forward,input] [--json=FILE]
+    python -m scripts.benchmark [--model=resnet101] [--only=train,forward,input,layers] [--json=FILE]
 
+"layers" are gradients of single layers: TResNet's blur, squeeze-and-excitation, depthwise convolution and the head of
+Query2Label. Models that the benchmark does not write in PyTorch itself are taken from timm, if that is installed.
 Every measurement runs in a separate process, which reports its peak memory. Our runs and PyTorch's
 alternate, because the speed of a shared machine varies by more than they differ. Ratios are
 those of the fastest runs. The matrix product shows the machine's peak performance.
@@ -20,7 +22,7 @@ from cfmlc_jax import cli
 from cfmlc_jax.errors import InputError, RunError
 from scripts.benchmark import inputs, processes, tables
 
-MEASUREMENTS = ("train", "forward", "input")
+MEASUREMENTS = ("train", "forward", "input", "layers")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,7 +34,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(prog="python -m scripts.benchmark", description=__doc__)
     positive = cli.whole_number(1)
     parser.add_argument(
-        "--only", default=",".join(MEASUREMENTS), help="measurements to run (default: %(default)s)"
+        "--only",
+        default="train,forward,input",
+        help=f"measurements to run, of {', '.join(MEASUREMENTS)} (default: %(default)s)",
     )
     parser.add_argument("--model", default="resnet101", help="a name in cfmlc_jax/models/catalogue.py")
     parser.add_argument("--batch", type=positive, default=4, help="images (default: %(default)s)")
@@ -90,7 +94,9 @@ def _run(flags, photos: Path) -> None:
         f"--{name}={value}" for name, value in vars(flags).items() if name not in ("worker", "torch_device")
     ]
     measured = []
-    for name in ("matmul", *(name for name in MEASUREMENTS if name in flags.only.split(","))):
+    chosen = [name for name in MEASUREMENTS if name in flags.only.split(",")]
+    names = [each for name in chosen for each in (inputs.LAYERS if name == "layers" else (name,))]
+    for name in ("matmul", *names):
         measured.append(processes.measure(name, flags, arguments))
         print(f"{name} done", file=sys.stderr, flush=True)
     views = f"{flags.batch} images of {1 + flags.grid**2} views of {flags.size} px"

@@ -13,6 +13,13 @@ CLASSES = 80
 PHOTOS = 64  # number of generated photos, without --images
 PHOTO_SIZE = (640, 480)
 SUFFIXES = (".jpg", ".jpeg")
+# Maps [n, h, w, c] on which single layers are measured, of 4 images × 5 views of 224 px.
+LAYERS = {
+    "blur": (20, 56, 56, 152),
+    "squeeze_excite": (20, 28, 28, 608),
+    "depthwise": (20, 28, 28, 256),
+    "query2label": (20, 7, 7, 2048),
+}
 
 
 def matmul_side(platform: str) -> int:
@@ -34,6 +41,11 @@ def batch(flags) -> tuple[np.ndarray, np.ndarray]:
 def labels(count: int) -> np.ndarray:
     """A few classes of each image: float32 [count, k]."""
     return (np.random.default_rng(1).random((count, CLASSES)) < 0.04).astype(np.float32)
+
+
+def layer_map(name: str) -> np.ndarray:
+    """Noise of the shape of a layer's input."""
+    return np.random.default_rng(2).standard_normal(LAYERS[name], np.float32)
 
 
 def photos_in(folder: Path) -> list[Path]:

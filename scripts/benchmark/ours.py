@@ -22,7 +22,7 @@ from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.models import catalogue as models
 from cfmlc_jax.optim import build as optim
-from scripts.benchmark import inputs
+from scripts.benchmark import inputs, layers
 from scripts.benchmark.result import Work, timed
 
 
@@ -71,6 +71,11 @@ def system(flags, model, **options) -> ClassifierSystem:
     optimizer = optim.adamw_one_cycle(max_lr=1e-4, total_steps=1000)
     shape = (1, 1 + flags.grid**2, flags.size, flags.size, 3)
     return ClassifierSystem(model, shape, objective, optimizer, ema_decay=0.9997, **options)
+
+
+def layer(name: str, flags) -> Work:
+    """The gradients of one layer, a key of `inputs.LAYERS`."""
+    return _jax_work(layers.step(name), 0.0)
 
 
 def train(flags) -> Work:

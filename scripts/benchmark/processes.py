@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cfmlc_jax.errors import RunError
+from scripts.benchmark import inputs
 from scripts.benchmark.result import Result
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,10 @@ def serve(flags) -> None:
     framework, name = flags.worker.split(":")
     # Each in a process of its own, which imports nothing of the other.
     works = importlib.import_module(f"scripts.benchmark.{MODULES[framework]}")
-    work = getattr(works, "reading" if name == "input" else name)(flags)
+    if name in inputs.LAYERS:
+        work = works.layer(name, flags)
+    else:
+        work = getattr(works, "reading" if name == "input" else name)(flags)
     if name != "input":  # which warms up by itself
         work.run()
     _say({"flops": work.flops, "device": work.device, "platform": work.platform})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.benchmark import inputs, pytorch_models
+from scripts.benchmark import inputs, pytorch_layers, pytorch_models
 from scripts.benchmark.result import Work, timed
 
 
@@ -30,6 +30,11 @@ def matmul(flags) -> Work:
     side = inputs.matmul_side("gpu" if flags.torch_device == "cuda" else "cpu")
     matrix = torch.from_numpy(inputs.matrix(side)).to(flags.torch_device)
     return _work(lambda: matrix @ matrix, 2.0 * side**3, flags)
+
+
+def layer(name: str, flags) -> Work:
+    """The gradients of one layer, a key of `inputs.LAYERS`."""
+    return _work(pytorch_layers.step(name, flags.torch_device), 0.0, flags)
 
 
 def train(flags) -> Work:

@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmark: models as in torchvision; training, prediction and input as in MLC-PAT.
+"""The PyTorch side of the benchmark: models as in torchvision, or timm's; training, prediction and input as in MLC-PAT.
 
 Only `scripts.benchmark.pytorch` imports this module, because it needs torch.
 """
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import nn
+
+from cfmlc_jax.errors import InputError
 
 ASL_EPSILON = 1e-8
 EMA_DECAY = 0.9997
@@ -78,27 +80,45 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottlene
 }
 
 
+# Names in timm of backbones that are not written here; other names are the same there.
+TIMM = {"tresnet_l_v2": "tresnet_v2_l", "swin_b_224": "swin_base_patch4_window7_224"}
+
+
+def _backbone(name):
+    """A module for images [n, 3, h, w] -> features [n, d]; d."""
+    if name not in ARCHITECTURES:
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError(
+                f"PyTorch's {name} is taken from timm; pip install timm, or give --peer=none"
+            ) from error
+        backbone = timm.create_model(TIMM.get(name, name), num_classes=0)
+        return backbone, backbone.num_features
+    stages, block, width, small_stem = ARCHITECTURES[name]
+    layers: list[nn.Module] = []
+    if small_stem:
+        layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, 1, 1, bias=False)]
+    else:
+        layers += [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
+    layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    if not small_stem:
+        layers += [nn.MaxPool2d(3, 2, 1)]
+    channels = width
+    for stage, blocks in enumerate(stages):
+        planes = width * 2**stage
+        for i in range(blocks):
+            layers.append(block(channels, planes, 2 if stage and not i else 1))
+            channels = planes * block.expansion
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
+
+
 class Classifier(nn.Module):
     """Logits of three linear heads: views [n, 3, h, w] -> whole, attention and score, each [n, k]."""
 
     def __init__(self, name: str, num_classes: int):
         super().__init__()
-        stages, block, width, small_stem = ARCHITECTURES[name]
-        layers: list[nn.Module] = []
-        if small_stem:
-            layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, 1, 1, bias=False)]
-        else:
-            layers += [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        if not small_stem:
-            layers += [nn.MaxPool2d(3, 2, 1)]
-        channels = width
-        for stage, blocks in enumerate(stages):
-            planes = width * 2**stage
-            for i in range(blocks):
-                layers.append(block(channels, planes, 2 if stage and not i else 1))
-                channels = planes * block.expansion
-        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.backbone, channels = _backbone(name)
         self.heads = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(3))
 
     def forward(self, x):

@@ -26,7 +26,8 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[float]]]:
             ("input, median, images/s", [1 / seconds for seconds in medians]),
             memory,
         ]
-    return [(f"{name}, s", fastest), (f"{name}, median, s", medians), (f"{name}, {rate[0]}", rate[1]), memory]
+    lines = [(f"{name}, s", fastest), (f"{name}, median, s", medians)]
+    return [*lines, *([(f"{name}, {rate[0]}", rate[1])] if flops else []), memory]
 
 
 def table(measured: Sequence[Sequence[Result]]) -> str:

@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError, RunError
 from scripts.benchmark import __main__ as command
-from scripts.benchmark import inputs, processes, tables
+from scripts.benchmark import inputs, layers, processes, tables
 from scripts.benchmark.result import Result
 
 
@@ -101,3 +102,21 @@ def test_tiny_run(tmp_path, capsys):
         assert entry["peak_mb"] > 10
     assert document["results"][1]["flops"] > 1e6
     assert document["settings"]["model"] == "resnet_small"
+
+
+@pytest.mark.parametrize("name", inputs.LAYERS)
+def test_both_frameworks_differentiate_the_same_layer(name, monkeypatch):
+    """By a map and as many weights; of the blur, which has none, equal numbers."""
+    pytorch_layers = pytest.importorskip(
+        "scripts.benchmark.pytorch_layers", reason="PyTorch is not installed"
+    )
+    channels = 256 if name == "query2label" else 256 // 32
+    monkeypatch.setitem(inputs.LAYERS, name, (2, 4, 4, channels))
+    weights, of_map = layers.step(name)()
+    other_map, *other_weights = pytorch_layers.step(name, "cpu")()
+    assert of_map.shape == tuple(other_map.permute(0, 2, 3, 1).shape)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    theirs = sum(tensor.numel() for tensor in other_weights)
+    assert ours == theirs
+    if name == "blur":
+        np.testing.assert_allclose(of_map, other_map.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)

@@ -82,7 +82,7 @@ class Windows(NamedTuple):
 def product(contraction: Contraction, x, kernel):
     """x·kernel, of arrays of the same type; differentiable in both modes, to any order."""
     y = jax.eval_shape(contraction.plain, x, kernel)
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # defined at run time
     return _bind(contraction, "y", y.shape, precision, {"x": x, "kernel": kernel})
 
 
