@@ -37,6 +37,12 @@ def _data() -> ConfigDict:
     # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
     # training uses the next image instead, evaluation leaves it out.
     data.on_error = "stop"
+    # Task multi_label: training images are drawn with weights that make labels independent of each other
+    # (`causal.decorrelation`), as far as the effective sample size stays above a share of the images. 1: all weights are
+    # equal.
+    data.decorrelate = ConfigDict()
+    data.decorrelate.effective_share = 1.0
+    data.decorrelate.from_epoch = 1  # first epoch with these weights, counted from 1
     # Generated records (`data.sources.counterfactuals`) in the training batches, beside the real images.
     data.counterfactuals = counterfactuals = ConfigDict()
     counterfactuals.path = ""  # their folder; empty: none
@@ -95,9 +101,11 @@ def _views() -> ConfigDict:
     # padded with black and cropped at random. area_crop: the central crop of a photo; in training a
     # random crop.
     views.transform = "squeeze"
-    views.squeeze = ConfigDict(
-        {"augment": True}
-    )  # in training: cutout and RandAugment, for each view independently
+    views.squeeze = ConfigDict()
+    views.squeeze.augment = True  # in training: cutout and RandAugment, for each view independently
+    # In training, before patches are cut: the largest shift, a fraction of the side; and each channel's factor, 1 ±.
+    views.squeeze.shift = 0.0
+    views.squeeze.gain = 0.0
     views.padded_crop = ConfigDict()
     views.padded_crop.augment = True  # in training: shift at random
     views.padded_crop.flip = True  # in training: mirror with probability 0.5 (do not use for digits)
