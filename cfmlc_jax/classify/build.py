@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import losses
+from cfmlc_jax.causal import decorrelation
+from cfmlc_jax.causal.decorrelation import Decorrelation
 from cfmlc_jax.causal.patches import POOLINGS, Pooling
 from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import invariant, pat
@@ -21,6 +23,7 @@ from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, i
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.mixing import Generated
+from cfmlc_jax.data.pipeline import Weighting
 from cfmlc_jax.data.sources import MechanismSource, Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
@@ -263,6 +266,15 @@ def open_counterfactuals(config, source: Source, print_line: Callable[[str], Non
             "this size, or use a transform that resizes"
         )
     return Generated(records, per_batch, fields.from_epoch)
+
+
+def weighting(config, train_source: Source) -> tuple[Weighting | None, Decorrelation | None]:
+    """How often training draws each image, and what that does to the labels; None, None: once in each epoch."""
+    decorrelate = config.data.decorrelate
+    if decorrelate.effective_share == 1:
+        return None, None
+    result = decorrelation.decorrelate(train_source.labels, decorrelate.effective_share)
+    return Weighting(result.weights, decorrelate.from_epoch), result
 
 
 def steps_per_epoch(config, source: Source, generated: Generated | None = None) -> int:

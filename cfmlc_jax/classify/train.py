@@ -119,6 +119,7 @@ class _Training:
     def __init__(self, config, train_source, val_source, generated=None):
         self._config, self._train_source, self._val_source = config, train_source, val_source
         self._generated = generated
+        self._weighting, self._decorrelation = build.weighting(config, train_source)
         self._epoch_source = build.epoch_source(config, train_source)
         self._steps_per_epoch = build.steps_per_epoch(config, self._epoch_source, generated)
         counts = class_counts(train_source)
@@ -170,6 +171,13 @@ class _Training:
             config, self._steps_per_epoch, patience=patience, validate_every=config.evaluate.every
         )
         batches = functools.partial(self._batches, print_line=print_line)
+        if self._decorrelation is not None:
+            before, after = self._decorrelation.correlation
+            print_line(
+                f"images are drawn with weights from {self._decorrelation.weights.min():.2f} to "
+                f"{self._decorrelation.weights.max():.2f}: correlation of labels {before:.3f} -> {after:.3f}, effective "
+                f"sample size {self._decorrelation.effective_share:.0%} of the images"
+            )
         run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
@@ -206,6 +214,7 @@ class _Training:
             reshuffle=self._config.data.reshuffle,
             start_step=from_step,
             generated=self._generated,
+            weighting=self._weighting,
         )
         if batches.workers:
             print_line(f"reading with {batches.workers} worker processes (config.data.workers)")

@@ -37,6 +37,12 @@ def _data() -> ConfigDict:
     # What to do if an image cannot be read. stop: end the run with an error. skip: report it and continue;
     # training uses the next image instead, evaluation leaves it out.
     data.on_error = "stop"
+    # Task multi_label: training images are drawn with weights that make labels independent of each other
+    # (`causal.decorrelation`), as far as the effective sample size stays above a share of the images. 1: all weights are
+    # equal.
+    data.decorrelate = ConfigDict()
+    data.decorrelate.effective_share = 1.0
+    data.decorrelate.from_epoch = 1  # first epoch with these weights, counted from 1
     # Generated records (`data.sources.counterfactuals`) in the training batches, beside the real images.
     data.counterfactuals = counterfactuals = ConfigDict()
     counterfactuals.path = ""  # their folder; empty: none
@@ -95,9 +101,11 @@ def _views() -> ConfigDict:
     # padded with black and cropped at random. area_crop: the central crop of a photo; in training a
     # random crop.
     views.transform = "squeeze"
-    views.squeeze = ConfigDict(
-        {"augment": True}
-    )  # in training: cutout and RandAugment, for each view independently
+    views.squeeze = ConfigDict()
+    views.squeeze.augment = True  # in training: cutout and RandAugment, for each view independently
+    # In training, before patches are cut: the largest shift, a fraction of the side; and each channel's factor, 1 ±.
+    views.squeeze.shift = 0.0
+    views.squeeze.gain = 0.0
     views.padded_crop = ConfigDict()
     views.padded_crop.augment = True  # in training: shift at random
     views.padded_crop.flip = True  # in training: mirror with probability 0.5 (do not use for digits)
@@ -185,6 +193,8 @@ BOUNDS = {
     "seed": _SEED,
     "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
     "data.workers": Bounds(-1, 1024, ": each is a process of some hundred megabytes"),
+    "data.decorrelate.effective_share": Bounds(0, 1, open=True),
+    "data.decorrelate.from_epoch": Bounds(1),
     "data.counterfactuals.share": _SHARE,
     "data.counterfactuals.from_epoch": Bounds(1),
     "data.scenes.bias": _SHARE,
@@ -195,6 +205,8 @@ BOUNDS = {
     "data.longtail.largest": _COUNT,
     "data.longtail.num_test": Bounds(1, 1_000_000),
     "views.image_size": PIXELS,
+    "views.squeeze.shift": Bounds(0, 0.5),
+    "views.squeeze.gain": _SHARE,
     "views.area_crop.jitter": _SHARE,
     "optim.learning_rate": Bounds(open=True),
     "optim.pct_start": _SHARE,
@@ -243,6 +255,7 @@ def _check_training(config: ConfigDict) -> None:
             "config.optim.ema_decay is 1: the averaged weights would stay at their initial values; use a smaller value, such as 0.9997"
         )
     _check_milestones(config)
+    _check_decorrelation(config)
     _check_counterfactuals(config)
     _check_leaks(config.data)
 
@@ -256,6 +269,15 @@ def _check_milestones(config):
         raise InputError(
             f"config.optim.sgd.milestones {tuple(sgd.milestones)} has {beyond[0]}, but train.epochs is {epochs}: "
             "the learning rate would never drop there; use milestones within the epochs, or () for none"
+        )
+
+
+def _check_decorrelation(config):
+    decorrelate, epochs = config.data.decorrelate, config.train.epochs
+    if decorrelate.effective_share < 1 and decorrelate.from_epoch > epochs:
+        raise InputError(
+            f"config.data.decorrelate.from_epoch is {decorrelate.from_epoch}, but train.epochs is {epochs}: no image "
+            "would be drawn with these weights; make it smaller, or set effective_share to 1"
         )
 
 
@@ -306,6 +328,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         *uses_of("views", {name: (f"{name}.",) for name in TRANSFORMS}, config.views.transform),
         *uses_of("optim", {name: each.fields for name, each in OPTIMIZERS.items()}, optim.name),
         *uses_of("optim.sgd", {name: each.fields for name, each in SCHEDULES.items()}, optim.sgd.schedule),
+        Use(("data.decorrelate.from_epoch",), config.data.decorrelate.effective_share < 1),
         Use(("data.counterfactuals.path",), counterfactuals.share > 0),
         Use(("data.counterfactuals.share",), bool(counterfactuals.path)),
         Use(("data.counterfactuals.from_epoch",), bool(counterfactuals.path) and counterfactuals.share > 0),

@@ -29,6 +29,7 @@ def train_batches(
     reshuffle: bool = True,
     start_step: int = 0,
     generated: Generated | None = None,
+    weighting: "Weighting | None" = None,
 ) -> Batches:
     """Shuffled batches {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]} of all epochs.
 
@@ -48,6 +49,8 @@ def train_batches(
     real image, an epoch is of the generated records. Before `generated.from_epoch`, epochs have as many steps, but of
     real images alone: of share .5 each image is then read twice in an epoch.
 
+    With `weighting`, an epoch has as many real images, and each of them about as often as its weight.
+
     Args:
         source: the training data.
         to_views: the transform of records.
@@ -59,11 +62,13 @@ def train_batches(
             does not receive the epoch; augmentations still differ.
         start_step: number of batches to skip.
         generated: generated records in each batch; None: none.
+        weighting: how often each image of the source is drawn; None: once in an epoch.
     """
     steps = steps_per_epoch(source, batch_size, generated)
     if generated is None:
         records = _repeated(
             _TrainRecord(source, to_views, reading.skip),
+            weighting,
             first=steps * batch_size,
             times=epochs,
             seed=seed,
@@ -74,6 +79,7 @@ def train_batches(
             source,
             generated,
             to_views,
+            weighting,
             steps=steps,
             batch_size=batch_size,
             epochs=epochs,
@@ -88,17 +94,45 @@ def train_batches(
 
 
 def _repeated(
-    records: "_TrainRecord", *, first: int, times: int, seed: int, reshuffle: bool
+    records: "_TrainRecord",
+    weighting: "Weighting | None",
+    *,
+    first: int,
+    times: int,
+    seed: int,
+    reshuffle: bool,
 ) -> grain.MapDataset:
     """Records in a random order: the first ones of it, so many times, each time in a new order with `reshuffle`."""
     order = grain.MapDataset.source(_Positions(records.source)).seed(seed).shuffle()[:first]
-    return order.repeat(times, reseed_each_epoch=reshuffle).random_map(records)
+    if weighting is None:
+        return order.repeat(times, reseed_each_epoch=reshuffle).random_map(records)
+    equal, weighted = min(weighting.from_epoch - 1, times), max(times - weighting.from_epoch + 1, 0)
+    drawn = dataclasses.replace(records, drawn=np.cumsum(weighting.weights) / np.sum(weighting.weights))
+    parts = [
+        order.repeat(epochs, reseed_each_epoch=reshuffle).random_map(each)
+        for epochs, each in ((equal, records), (weighted, drawn))
+        if epochs
+    ]
+    return grain.MapDataset.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """How often each image of a source is drawn.
+
+    weights: float [n], in any unit.
+    from_epoch: the first epoch that uses them, from 1; before it each image is drawn once in an epoch.
+    """
+
+    weights: np.ndarray
+    from_epoch: int = 1
 
 
 def _mixed(
     source: Source,
     generated: Generated,
     to_views: Transform,
+    weighting: Weighting | None,
     *,
     steps: int,
     batch_size: int,
@@ -114,7 +148,7 @@ def _mixed(
     from_step = (generated.from_epoch - 1) * steps
     if count == batch_size and not from_step:
         first = steps * count
-        alone = _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle)
+        alone = _repeated(drawn, None, first=first, times=epochs, seed=own, reshuffle=reshuffle)
         return Mixed(None, alone, batch_size, count)
     real = _TrainRecord(source, to_views, skip, of_real)
     mixed_steps = steps * epochs - from_step
@@ -122,8 +156,10 @@ def _mixed(
     # Epochs of mixed batches, in which each real image is read once; or all images, if these batches have none.
     first, every = steps * (batch_size - count) or len(source), len(generated.source)
     return Mixed(
-        _repeated(real, first=first, times=-(-num_real // first), seed=seed, reshuffle=reshuffle),
-        _repeated(drawn, first=every, times=-(-mixed_steps * count // every), seed=own, reshuffle=reshuffle),
+        _repeated(real, weighting, first=first, times=-(-num_real // first), seed=seed, reshuffle=reshuffle),
+        _repeated(
+            drawn, None, first=every, times=-(-mixed_steps * count // every), seed=own, reshuffle=reshuffle
+        ),
         batch_size,
         count,
         from_step,
@@ -191,14 +227,21 @@ class _TrainRecord:
     """Reads a record's views and labels, augmented with the generator that Grain derives for it.
 
     mechanisms: position -> the entries of a record of mixed batches; None: batches are not mixed.
+    drawn: cumulative shares of the images, float [n] up to 1; None: each image is read at its own position. A
+        position is otherwise one of n equal parts of the line from 0 to 1, of which the image at a random point is
+        read: of n positions, each image gets its share, rounded up or down, or one more or less.
     """
 
     source: Source
     to_views: Transform
     skip: bool
     mechanisms: Callable[[int], dict[str, Any]] | None = None
+    drawn: np.ndarray | None = None
 
     def __call__(self, position: int, generator: np.random.Generator) -> dict[str, Any]:
+        if self.drawn is not None:
+            point = (position + generator.random()) / len(self.drawn)
+            position = min(int(np.searchsorted(self.drawn, point, side="right")), len(self.drawn) - 1)
         example, place = self._readable(position, generator)
         record = {"views": example["views"], "labels": example["labels"]}
         if self.mechanisms is not None:

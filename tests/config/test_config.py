@@ -65,6 +65,10 @@ def test_the_default_is_valid_and_gets_locked():
             "config.task 'single_label' is for whole images: set method to 'whole', not 'pat_t'",
         ),
         ({"views__transform": "area_crop"}, "views.transform 'area_crop' is for whole images: set method to"),
+        (
+            {"data__decorrelate__effective_share": 0.0},
+            "config.data.decorrelate.effective_share is 0.0; it must be above 0 and at most 1",
+        ),
         ({"data__balanced": True}, "config.data.balanced is for task 'single_label', not 'multi_label'"),
         (
             {"model__cosine__momentum": "schedul"},
@@ -518,6 +522,20 @@ def test_the_type_of_the_computation_is_that_of_the_platform_unless_given(platfo
     assert configs.on_platform(given, platform) is given
     digits = configs.validate(configs.default("cgn"))
     assert configs.on_platform(digits, platform) is digits
+
+
+def test_weights_after_the_last_epoch_are_refused():
+    late = changed(data__decorrelate__effective_share=0.5, data__decorrelate__from_epoch=81)
+    with pytest.raises(InputError, match="from_epoch is 81, but train.epochs is 80: no image would be drawn"):
+        configs.require_trainable(configs.validate(late))
+    single = changed(
+        task="single_label",
+        method="whole",
+        loss__name="cross_entropy",
+        data__decorrelate__effective_share=0.5,
+    )
+    with pytest.raises(InputError, match="config.data.decorrelate is for task 'multi_label'"):
+        configs.validate(single)
 
 
 def test_an_option_of_another_head_is_refused_or_named():

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from cfmlc_jax.data import pipeline, workers
-from cfmlc_jax.data.pipeline import evaluation_batches, train_batches, why_unreadable
+from cfmlc_jax.data.pipeline import Weighting, evaluation_batches, train_batches, why_unreadable
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.data.workers import Reading, Standing, sub_batch
@@ -212,6 +212,58 @@ def test_seeds_and_epochs_have_other_orders_and_augmentations(source):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+class Counted:
+    """A transform that gives the position of a record instead of its pixels."""
+
+    size, grid, num_views = 1, None, 1
+
+    def __call__(self, record, generator=None):
+        views = np.full((1, 1, 1, 3), int(record["id"].rpartition("-")[2]), np.uint8)
+        return {"views": views, "labels": np.float32(record["labels"]), "id": record["id"]}
+
+
+def drawn(source, weighting, **changes):
+    """Positions of the images of every batch, [steps, b]."""
+    arguments = {"batch_size": 5, "epochs": 40, "seed": 3, "reading": Reading(threads=1)} | changes
+    read_batches = train_batches(source, Counted(), weighting=weighting, **arguments)
+    return np.stack([batch["views"][:, 0, 0, 0, 0] for batch in read_batches])
+
+
+def test_weights_are_how_often_images_are_drawn(source):
+    weights = np.linspace(0, 4, 22)
+    positions = drawn(source, Weighting(weights))
+    assert positions.shape == (40 * 4, 5)  # as many steps as without weights
+    counts = np.bincount(positions.ravel(), minlength=22)
+    assert counts[0] == 0
+    np.testing.assert_allclose(counts / positions.size, weights / weights.sum(), atol=0.015)
+    # An epoch has each image its share of times, rounded, and one more or less at the parts' ends.
+    for epoch in positions.reshape(40, 20):
+        assert (np.bincount(epoch, minlength=22) <= np.ceil(22 * weights / weights.sum()) + 1).all()
+    np.testing.assert_array_equal(drawn(source, Weighting(10 * weights)), positions)
+    assert (drawn(source, Weighting(weights), seed=4) != positions).any()
+
+
+def test_weights_from_an_epoch_on(source):
+    weights = np.where(np.arange(22) < 2, 1.0, 0.0)
+    positions = drawn(source, Weighting(weights, from_epoch=3), epochs=4).reshape(4, 20)
+    np.testing.assert_array_equal(positions[:2], drawn(source, None, epochs=2).reshape(2, 20))
+    assert (positions[2:] < 2).all()
+    np.testing.assert_array_equal(
+        drawn(source, Weighting(weights, from_epoch=9), epochs=2), drawn(source, None, epochs=2)
+    )
+
+
+def test_weighted_batches_resume_and_are_shared(source):
+    weighting = Weighting(np.arange(22.0), from_epoch=2)
+    whole = drawn(source, weighting, batch_size=4, epochs=3)
+    np.testing.assert_array_equal(drawn(source, weighting, batch_size=4, epochs=3, start_step=7), whole[7:])
+    parts = [
+        drawn(source, weighting, batch_size=4, epochs=3, reading=Reading(threads=1, process=i, processes=2))
+        for i in range(2)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
 @pytest.mark.parametrize("batch_size", [4, 22, 32])
 def test_evaluation_sees_each_image_once_in_batches_of_one_shape(source, batch_size, processes):
     to_views = ToViews(size=16)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image, ImageFile
 
 from cfmlc_jax.causal.views import patch_boxes
 from cfmlc_jax.data.views import decode as decoding
-from cfmlc_jax.data.views import formats, patches
+from cfmlc_jax.data.views import formats, patches, transforms
 from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.patches import ToViews, cover, cutout, split_views
 from cfmlc_jax.data.views.resample import double
@@ -519,3 +520,56 @@ def test_it_pickles_for_worker_processes(source):
 def test_invalid_fields_are_refused_when_created(fields):
     with pytest.raises(ValueError, match=r"size 0|grid 1|overlap 1"):
         ToViews(**fields)
+
+
+def test_images_are_shifted_and_coloured_before_they_are_cut():
+    """The patches show what the whole view shows, at another place and in other colours."""
+    image = Image.fromarray(noise(np.random.default_rng(0), 64, 64, 3))
+    record = {"image": encoded(image, "png"), "id": "noise", "labels": [1]}
+    plain = ToViews(64, 2)(record)["views"]
+    transform = ToViews(64, 2, shift=0.125, gain=0.5)
+    places, factors = set(), []
+    for seed in range(40):
+        views = transform(record, np.random.default_rng(seed))["views"]
+        np.testing.assert_array_equal(views, transform(record, np.random.default_rng(seed))["views"])
+        whole = Image.fromarray(views[0])
+        for view, expected in zip(views[1:], split_views(whole, 64, 2)[1:]):
+            np.testing.assert_array_equal(view, np.asarray(expected))
+        pixels = views[0].astype(float)
+        # The centre is a part of the image, shifted by up to 8 pixels, times a factor for each channel.
+        errors = {
+            (i, j): np.abs(_scaled(pixels[16:48, 16:48], plain[0][16 + i : 48 + i, 16 + j : 48 + j])).max()
+            for i in range(-8, 9)
+            for j in range(-8, 9)
+        }
+        place = min(errors, key=errors.get)
+        assert errors[place] <= 1
+        places.add(place)
+        factors.append(
+            pixels[16:48, 16:48].mean()
+            / plain[0][16 + place[0] : 48 + place[0], 16 + place[1] : 48 + place[1]].mean()
+        )
+    assert len(places) > 30
+    assert {-8, 8} & {i for i, _ in places}
+    assert 0.5 < min(factors) < 0.85
+    assert 1.1 < max(factors) < 1.5
+
+
+def _scaled(shown, original):
+    """What is shown minus the original times the best factor of each channel, where that is below white."""
+    original = original.astype(float)
+    dark = shown < 255
+    factors = (shown * original * dark).sum((0, 1)) / (original**2 * dark).sum((0, 1))
+    return (shown - original * factors) * dark
+
+
+def test_variation_needs_a_generator_and_is_of_training_alone():
+    image = Image.fromarray(noise(np.random.default_rng(0), 16, 16, 3))
+    record = {"image": encoded(image, "png"), "id": "noise", "labels": [1]}
+    with pytest.raises(TypeError, match="augmentation needs a generator"):
+        ToViews(16, shift=0.1)(record)
+    section = ConfigDict(
+        {"image_size": 16, "transform": "squeeze", "squeeze": {"augment": False, "shift": 0.25, "gain": 0.5}}
+    )
+    assert transforms.create(section, training=True, exif=False) == ToViews(16, shift=0.25, gain=0.5)
+    assert transforms.create(section, training=False, exif=False) == ToViews(16)

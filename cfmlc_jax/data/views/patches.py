@@ -79,6 +79,24 @@ def _span(centre, side, fraction):
     return max(centre - half, 0), min(centre + half, side)
 
 
+def varied(image: Image.Image, shift: float, gain: float, generator: np.random.Generator) -> Image.Image:
+    """The image at another place and in other colours: RGB [h, w] -> RGB [h, w]; pixels at the border are repeated.
+
+    Args:
+        image: uint8 RGB.
+        shift: the largest shift along each axis, a fraction of the side.
+        gain: each channel is multiplied by a factor drawn from 1 ± gain.
+        generator: draws shift and factors.
+    """
+    pixels = np.asarray(image)
+    for axis, side in enumerate(pixels.shape[:2]):
+        most = round(shift * side)
+        places = np.arange(side) + generator.integers(-most, most + 1)
+        pixels = pixels.take(np.clip(places, 0, side - 1), axis=axis)
+    factors = generator.uniform(1 - gain, 1 + gain, 3).astype(np.float32)
+    return Image.fromarray(np.clip(pixels * factors + 0.5, 0, 255).astype(np.uint8))
+
+
 class Transform(Protocol):
     """The interface of transforms from a record to views: `ToViews`, `crops.PaddedCrop`, `crops.AreaCrop`."""
 
@@ -109,6 +127,8 @@ class ToViews:
     grid: number of patches along one side, or several numbers; None for the whole view only.
     overlap: fraction of a patch's side that neighbours share, [0, 1).
     augment: cutout and RandAugment on every view separately (training).
+    shift: the image is shifted by up to this fraction of its side, along each axis, before it is cut (training).
+    gain: each channel is multiplied by a factor in 1 ± gain (training).
     exif: turn images upright by their EXIF orientation.
 
     Raises:
@@ -120,6 +140,8 @@ class ToViews:
     overlap: float = 0.0
     augment: bool = False
     exif: bool = False
+    shift: float = 0.0
+    gain: float = 0.0
 
     def __post_init__(self):
         if self.size < 1:
@@ -147,9 +169,11 @@ class ToViews:
             InputError: `decode` refuses the image.
             TypeError: augmentation without a generator.
         """
-        if self.augment and generator is None:
+        if (self.augment or self.shift or self.gain) and generator is None:
             raise TypeError("augmentation needs a generator")
         image = decode(record["image"], record.get("where", record["id"]), exif=self.exif)
+        if generator is not None and (self.shift or self.gain):
+            image = varied(image, self.shift, self.gain, generator)
         images = self.cut(image)
         views = np.empty((len(images), self.size, self.size, 3), np.uint8)
         for row, view in zip(views, images):

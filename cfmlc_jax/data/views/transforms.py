@@ -42,5 +42,7 @@ def create(
     entry = TRANSFORMS[views.transform]
     options = {"augment": True} | dict(views.get(views.transform, {}))
     options["augment"] = options["augment"] and training
+    if not training:
+        options |= {name: 0.0 for name in ("shift", "gain") if name in options}
     patches = {"grid": grid, "overlap": overlap} if entry.cuts_patches else {}
     return entry.create(size=views.image_size, exif=exif, **patches, **options)
