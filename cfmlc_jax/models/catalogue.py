@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet, vit
+from cfmlc_jax.models.backbones import cnn_mnist, convnext, cvt, resnet, resnet_cifar, swin, tresnet, vit
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
@@ -110,6 +110,10 @@ BACKBONES = {
     **{
         name: Backbone(model.create, model.create.keywords["patch"], model.torch, batch_norms=False)
         for name, model in vit.MODELS.items()
+    },
+    **{
+        name: Backbone(create, 32, convnext.TORCH, batch_norms=False)
+        for name, create in convnext.MODELS.items()
     },
 }
 HEADS = {
