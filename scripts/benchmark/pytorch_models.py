@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmark: models as in torchvision; training, prediction and input as in MLC-PAT.
+"""The PyTorch side of the benchmark: ResNets as in torchvision, other models by timm; training, prediction and input as in MLC-PAT.
 
 Only `scripts.benchmark.pytorch` imports this module, because it needs torch.
 """
@@ -83,28 +83,42 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str, num_classes: int):
         super().__init__()
-        stages, block, width, small_stem = ARCHITECTURES[name]
-        layers: list[nn.Module] = []
-        if small_stem:
-            layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, 1, 1, bias=False)]
-        else:
-            layers += [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        if not small_stem:
-            layers += [nn.MaxPool2d(3, 2, 1)]
-        channels = width
-        for stage, blocks in enumerate(stages):
-            planes = width * 2**stage
-            for i in range(blocks):
-                layers.append(block(channels, planes, 2 if stage and not i else 1))
-                channels = planes * block.expansion
-        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.backbone, channels = _residual(name) if name in ARCHITECTURES else _of_timm(name)
         self.heads = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(3))
 
     def forward(self, x):
         """The logits of the three heads."""
         features = self.backbone(x)
         return [head(features) for head in self.heads]
+
+
+def _residual(name):
+    """A ResNet without its last layer, and the number of its features."""
+    stages, block, width, small_stem = ARCHITECTURES[name]
+    layers: list[nn.Module] = []
+    if small_stem:
+        layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, 1, 1, bias=False)]
+    else:
+        layers += [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
+    layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    if not small_stem:
+        layers += [nn.MaxPool2d(3, 2, 1)]
+    channels = width
+    for stage, blocks in enumerate(stages):
+        planes = width * 2**stage
+        for i in range(blocks):
+            layers.append(block(channels, planes, 2 if stage and not i else 1))
+            channels = planes * block.expansion
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
+
+
+def _of_timm(name):
+    """timm's model of this name without its last layer, with our stochastic depth, and the number of its features."""
+    import timm
+
+    sizes = {"dynamic_img_size": True} if name.startswith("vit_") else {}
+    model = timm.create_model(name, num_classes=0, drop_path_rate=0.1, **sizes)
+    return model, model.num_features
 
 
 def asymmetric_loss(logits, labels, *, gamma_neg: float = 4.0, clip: float = 0.05):

@@ -54,9 +54,7 @@ class Attention(nn.Module):
             q, k = (rotate(tokens, *angles) for tokens in (q, k))
         wide = jnp.promote_types(x.dtype, jnp.float32)
         # n, m: queries and keys; a: heads.
-        logits = jnp.einsum(
-            "bnad,bmad->banm", q * (d // self.heads) ** -0.5, k, preferred_element_type=wide
-        )
+        logits = jnp.einsum("bnad,bmad->banm", q * (d // self.heads) ** -0.5, k, preferred_element_type=wide)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("banm,bmad->bnad", weights, v).reshape(b, n, d)
         return ViTDense(d, dtype=self.dtype, name="proj")(y)

@@ -59,7 +59,12 @@ def convolve(x, kernel, stride: int, padding: int, groups: int = 1, dilation: in
     side = kernel.shape[0]
     if groups == x.shape[-1] == kernel.shape[-1] and stride == dilation == 1 and side == 2 * padding + 1 > 1:
         return product(Depthwise(side), x, kernel)
-    if groups == dilation == 1 and side == stride > 1 and not padding and not any(n % side for n in x.shape[-3:-1]):
+    if (
+        groups == dilation == 1
+        and side == stride > 1
+        and not padding
+        and not any(n % side for n in x.shape[-3:-1])
+    ):
         return product(Tiles(side), x, kernel)
     height, width = ((pixels + 2 * padding - side) // stride + 1 for pixels in x.shape[-3:-1])
     if groups == dilation == 1 and (side == 1 or max(height, width) < side):

@@ -143,14 +143,17 @@ class Depthwise(NamedTuple):
         h, w, c = x.shape[-3:]
         padded, wide = self._padded(x), jnp.promote_types(x.dtype, jnp.float32)
         taps = (
-            padded[..., i : i + h, j : j + w, :] * kernel[i, j].astype(wide).reshape((1,) * (x.ndim - 1) + (c,))
+            padded[..., i : i + h, j : j + w, :]
+            * kernel[i, j].astype(wide).reshape((1,) * (x.ndim - 1) + (c,))
             for i in range(self.side)
             for j in range(self.side)
         )
         return functools.reduce(jnp.add, taps).astype(x.dtype)
 
     def _kernel(self, x, y):
-        padded = self._padded(x).reshape(-1, *(size + 2 * (self.side // 2) for size in x.shape[-3:-1]), x.shape[-1])
+        padded = self._padded(x).reshape(
+            -1, *(size + 2 * (self.side // 2) for size in x.shape[-3:-1]), x.shape[-1]
+        )
         y = y.reshape(-1, *y.shape[-3:]).astype(padded.dtype)
 
         # In a loop, because all taps at once take ten times as long to compile, and do not run faster.
