@@ -199,7 +199,9 @@ def _as_matrices(gather, part, shape, arrays):
 
     Args:
         gather: the inputs of each place of y: x -> [..., n], so that y is gather(x) @ kernel as [n, d].
-        part, shape, arrays: as in `Contraction.on_cpus`.
+        part: "x", "kernel" or "y".
+        shape: of that part.
+        arrays: the other two, by name.
     """
     if part == "kernel":
         gathered = gather(arrays["x"])

@@ -107,7 +107,7 @@ def test_views_of_two_sizes_and_every_parameter_learns(rng):
     """As PAT-T with patches smaller than the whole view."""
     views = [images(rng, 2, 1), images(rng, 2, 4, size=16)]
     for create in (tiny, functools.partial(rotary, layer_scale=0.1)):
-        model = Classifier(backbone=create(), head=linear.LinearHead(3, "cross"))
+        model = Classifier(backbone=create(depth=1), head=linear.LinearHead(3, "cross"))
         variables = start(model, views)
 
         @jax.jit
