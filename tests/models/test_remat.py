@@ -51,7 +51,7 @@ FAMILIES = {
         16,
     ),
     "vit": (
-        functools.partial(vit.ViT, width=8, depth=5, heads=2, patch=8, grid=3, drop_path=0.5),
+        functools.partial(vit.ViT, width=8, depth=2, heads=2, patch=8, grid=3, drop_path=0.5),
         LINEAR,
         16,
     ),

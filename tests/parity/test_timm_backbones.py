@@ -34,7 +34,8 @@ def recognised(entries):
         return {mlc_pat.recognise(entries)}
     except InputError as error:
         fitting = re.fullmatch(r"the weights fit (.*); choose one by --model", str(error))
-        assert fitting, error
+        if fitting is None:
+            raise
         return set(fitting[1].split(" and "))
 
 

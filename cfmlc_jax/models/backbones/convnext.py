@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -99,7 +100,7 @@ class ConvNeXt(nn.Module):
 
 
 # Names are timm's.
-MODELS = {
+MODELS: dict[str, Callable[..., ConvNeXt]] = {
     "convnext_tiny": ConvNeXt,
     "convnext_small": functools.partial(ConvNeXt, depths=(3, 3, 27, 3)),
     "convnext_base": functools.partial(ConvNeXt, widths=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),

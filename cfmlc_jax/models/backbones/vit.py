@@ -201,12 +201,12 @@ class ViT(nn.Module):
         """The tokens of a map, with those before them and with learned positions: [b, h, w, d] -> [b, n, d]."""
         b, h, w, d = x.shape
         tokens = x.reshape(b, h * w, d)
-        before = [
+        learned = [
             self.param(name, nn.initializers.normal(1e-6), (1, count, d))
             for name, count in (("cls_token", int(self.class_token)), ("reg_token", self.registers))
             if count
         ]
-        before = jnp.concatenate([*before, jnp.zeros((1, 0, d))], axis=1)
+        before = jnp.concatenate([*learned, jnp.zeros((1, 0, d))], axis=1)
         if self.positions != ROTARY:
             placed = before.shape[1] if self.positions == ALL else 0
             table = self.param("pos_embed", nn.initializers.normal(0.02), (1, placed + self.grid**2, d))
