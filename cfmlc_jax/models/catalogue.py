@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
+from cfmlc_jax.models.backbones import cnn_mnist, convnext, cvt, resnet, resnet_cifar, swin, tresnet, vit
 from cfmlc_jax.models.classifier import DEFAULT_PRECISION, Classifier
 from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
@@ -108,6 +108,14 @@ BACKBONES = {
     "swin_l_384": Backbone(swin.SwinL384, 384, swin.TORCH, batch_norms=False),
     "cvt_w24": Backbone(cvt.CvTW24, 16, cvt.TORCH),
     "cnn_mnist": Backbone(cnn_mnist.MnistCNN, 32, cnn_mnist.TORCH),
+    **{
+        name: Backbone(model.create, model.create.keywords["patch"], model.torch, batch_norms=False)
+        for name, model in vit.MODELS.items()
+    },
+    **{
+        name: Backbone(create, 32, convnext.TORCH, batch_norms=False)
+        for name, create in convnext.MODELS.items()
+    },
 }
 HEADS = {
     "linear": Head(linear.LinearHead, linear.TORCH),

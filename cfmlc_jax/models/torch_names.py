@@ -44,6 +44,10 @@ class TorchNames(NamedTuple):
     counts_batches: norms have an entry "num_batches_tracked", which is not read.
     derived: (all other entries by key, image size) -> entries without weights that follow from the
         architecture, such as masks. They are not read; `to_torch` writes them.
+    unread: regular expression of entries of published backbones that this project has no use for; "": none. They are
+        not read if the file has no head, which could depend on them.
+    embeddings: (number of outputs, key of `normalise.NORMALISATIONS`) of published weights whose head projects images
+        into a space that they share with texts.
     """
 
     modules: Table
@@ -55,6 +59,8 @@ class TorchNames(NamedTuple):
     in_place_norms: bool = False
     counts_batches: bool = False
     derived: Callable[[Mapping[str, Any], int], dict[str, np.ndarray]] | None = None
+    unread: str = ""
+    embeddings: tuple[tuple[int, str], ...] = ()
 
 
 class HeadNames(NamedTuple):

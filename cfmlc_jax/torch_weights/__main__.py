@@ -467,7 +467,8 @@ def _pixels_line(flags, config):
     """A line about the normalisation of pixels, which a run initialised from the weights must share."""
     name = config.data.normalise
     if not name:
-        return "pixels: in [0, 1] (--normalise=imagenet if training standardised them)"
+        usual = catalogue.parts(flags.model)[0].torch.normalisation or "imagenet"
+        return f"pixels: in [0, 1] (--normalise={usual} if training standardised them)"
     line = f"pixels: standardised by {name}'s mean and deviation"
     if flags.normalise == "auto":
         line += ", as in ImageNet's plain recipes (--normalise=none: in [0, 1], as in MLC-PAT's)"

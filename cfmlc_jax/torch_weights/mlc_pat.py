@@ -31,13 +31,15 @@ from cfmlc_jax.torch_weights import strict
 
 # InPlaceABN's scale is |weight| plus this.
 _IN_PLACE = np.float32(1e-5)
-# Stage and number of a backbone's block, in the names of all backbones and dialects.
-_BLOCK = re.compile(r"\b(?:layer|layers\.|stage|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?(\d+)\.")
-_INSIDE = re.compile(r"\b(?:layer|layers\.|stage|features\.)\d+\.")
+# Stage (if there are several) and number of a backbone's block, in the names of all backbones and dialects.
+_BLOCK = re.compile(
+    r"\b(?:(?:layer|layers\.|stage|stages\.|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?|blocks\.)(\d+)\."
+)
+_INSIDE = re.compile(r"\b(?:layer|layers\.|stage|stages\.|features\.|blocks\.)\d+\.")
 # Names of modules that contain a moving average.
 _AVERAGED = re.compile("ema|averag|swa|shadow|teacher|momentum", re.IGNORECASE)
-# Numbers of classes of ImageNet-1k, and those in use for ImageNet-21k.
-_IMAGENET = (1000, 10450, 11221, 21841, 21842, 21843)
+# Numbers of classes of ImageNet-1k, and those in use for ImageNet-12k and ImageNet-21k.
+_IMAGENET = (1000, 10450, 11221, 11821, 21841, 21842, 21843)
 
 
 class Architecture(NamedTuple):
@@ -151,8 +153,8 @@ def _is_near(name, state_dict):
 def _depths(state_dict):
     """Number of blocks in each stage, from the keys."""
     blocks = {match.groups() for match in map(_BLOCK.search, state_dict) if match}
-    stages = sorted({int(stage) for stage, _ in blocks})
-    return tuple(sum(int(stage) == wanted for stage, _ in blocks) for wanted in stages)
+    stages = sorted({int(stage or 0) for stage, _ in blocks})
+    return tuple(sum(int(stage or 0) == wanted for stage, _ in blocks) for wanted in stages)
 
 
 def _depths_of(name):
@@ -170,13 +172,14 @@ def _stem(name):
 def normalisation(name: str, arch: Architecture) -> str:
     """The normalisation that weights expect, a key of `normalise.NORMALISATIONS`; "" for pixels in [0, 1].
 
-    It follows from the architecture: plain ImageNet classifiers, and backbones alone, are trained with
-    standardised pixels; models of MLC-PAT, Query2Label and MIIL are not.
+    It follows from the architecture: plain ImageNet classifiers, models of images and texts, and backbones alone are
+    trained with standardised pixels; models of MLC-PAT, Query2Label and MIIL are not.
     """
-    of_imagenet = arch.head in ("", "linear") and arch.num_classes in (0, *_IMAGENET)
-    if not of_imagenet or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
+    if arch.head not in ("", "linear") or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
         return ""
-    return catalogue.parts(name)[0].torch.normalisation
+    names = catalogue.parts(name)[0].torch
+    published = dict.fromkeys((0, *_IMAGENET), names.normalisation) | dict(names.embeddings)
+    return published.get(arch.num_classes, "")
 
 
 def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
@@ -408,10 +411,11 @@ def _difference(name, state_dict, allow) -> strict.Difference:
     arch, dialect = architecture(name, state_dict), _dialect(name, state_dict)
     wanted = {entry.key: entry.torch_shape for entry in _entries_in(dialect, name, arch)}
     unread = _unread(name, arch, dialect)
+    unused = re.compile((not arch.head and catalogue.parts(name)[0].torch.unread) or r"(?!)")
     read = {
         key: array
         for key, array in state_dict.items()
-        if key in wanted or not (key in unread or key.endswith(strict.COUNTER))
+        if key in wanted or not (key in unread or key.endswith(strict.COUNTER) or unused.fullmatch(key))
     }
     difference = strict.compare(wanted, read).without(allow)
     if arch.head:

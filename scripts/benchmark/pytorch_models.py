@@ -11,8 +11,6 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import nn
 
-from cfmlc_jax.errors import InputError
-
 ASL_EPSILON = 1e-8
 EMA_DECAY = 0.9997
 
@@ -84,17 +82,22 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottlene
 TIMM = {"tresnet_l_v2": "tresnet_v2_l", "swin_b_224": "swin_base_patch4_window7_224"}
 
 
-def _backbone(name):
-    """A module for images [n, 3, h, w] -> features [n, d]; d."""
-    if name not in ARCHITECTURES:
-        try:
-            import timm
-        except ImportError as error:
-            raise InputError(
-                f"PyTorch's {name} is taken from timm; pip install timm, or give --peer=none"
-            ) from error
-        backbone = timm.create_model(TIMM.get(name, name), num_classes=0)
-        return backbone, backbone.num_features
+class Classifier(nn.Module):
+    """Logits of three linear heads: views [n, 3, h, w] -> whole, attention and score, each [n, k]."""
+
+    def __init__(self, name: str, num_classes: int):
+        super().__init__()
+        self.backbone, channels = _residual(name) if name in ARCHITECTURES else _of_timm(name)
+        self.heads = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(3))
+
+    def forward(self, x):
+        """The logits of the three heads."""
+        features = self.backbone(x)
+        return [head(features) for head in self.heads]
+
+
+def _residual(name):
+    """A ResNet without its last layer, and the number of its features."""
     stages, block, width, small_stem = ARCHITECTURES[name]
     layers: list[nn.Module] = []
     if small_stem:
@@ -113,18 +116,13 @@ def _backbone(name):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
 
-class Classifier(nn.Module):
-    """Logits of three linear heads: views [n, 3, h, w] -> whole, attention and score, each [n, k]."""
+def _of_timm(name):
+    """timm's model of this name without its last layer, with our stochastic depth, and the number of its features."""
+    import timm
 
-    def __init__(self, name: str, num_classes: int):
-        super().__init__()
-        self.backbone, channels = _backbone(name)
-        self.heads = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(3))
-
-    def forward(self, x):
-        """The logits of the three heads."""
-        features = self.backbone(x)
-        return [head(features) for head in self.heads]
+    sizes = {"dynamic_img_size": True} if name.startswith("vit_") else {}
+    model = timm.create_model(TIMM.get(name, name), num_classes=0, drop_path_rate=0.1, **sizes)
+    return model, model.num_features
 
 
 def asymmetric_loss(logits, labels, *, gamma_neg: float = 4.0, clip: float = 0.05):

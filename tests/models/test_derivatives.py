@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
+from cfmlc_jax.models.backbones import cnn_mnist, convnext, cvt, resnet, resnet_cifar, swin, tresnet, vit
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.generators import biggan_deep, critics, mnist
 from cfmlc_jax.models.heads import linear, map_cells, ml_decoder
@@ -23,11 +23,17 @@ BACKBONES = {
     "swin_b_224": swin.Swin(width=4, heads=(1,), window=4, depths=(1,)),
     "cvt_w24": cvt.CvT(widths=(4,), depths=(1,), heads=(1,)),
     "cnn_mnist": cnn_mnist.MnistCNN(),
+    "vit_small_patch14_dinov2": vit.ViT(width=8, depth=1, heads=2, patch=8, grid=3, layer_scale=0.5),
+    "convnextv2_tiny": convnext.ConvNeXt(widths=(4,), depths=(1,), response_norm=True),
 }
 LARGER = {
     "tresnet_l, halving": tresnet.TResNet(stage_sizes=(1, 1), blocks=(tresnet.BasicBlock,) * 2, width=8),
     "swin_b_224, two stages": swin.Swin(width=8, heads=(2, 4), window=4, depths=(2, 1)),
     "cvt_w24, two stages": cvt.CvT(widths=(4, 8), depths=(1, 1), heads=(1, 2)),
+    "vit_small_patch16_dinov3": vit.ViT(
+        width=16, depth=2, heads=2, patch=8, grid=0, positions=vit.ROTARY, registers=2, pooled=vit.MEAN
+    ),
+    "convnext_tiny, two stages": convnext.ConvNeXt(widths=(4, 8), depths=(1, 1)),
     "resnext50_32x4d": resnet.ResNet(
         stage_sizes=(1,), block=functools.partial(resnet.Bottleneck, groups=2), width=8, small_stem=True
     ),

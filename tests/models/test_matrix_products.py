@@ -11,13 +11,17 @@ import pytest
 from cfmlc_jax.models.layers.convolution import Conv
 from cfmlc_jax.models.layers.images import IMAGES
 from cfmlc_jax.models.layers.linear import Dense
-from cfmlc_jax.models.layers.matrix_products import Rows, Windows, product
+from cfmlc_jax.models.layers.matrix_products import Depthwise, Rows, Tiles, Windows, product
 
 PRODUCTS = {
     "rows": (Rows(), (2, 3, 4), (4, 5)),
     "1×1, strided": (Windows(1, 2, 0), (2, 5, 4, 4), (1, 1, 4, 5)),
     "small maps, strided": (Windows(3, 2, 1), (2, 4, 3, 4), (3, 3, 4, 5)),
     "mapped over images": (Windows(3, 1, 1), (3, 2, 2, 2, 4), (3, 3, 4, 5)),
+    "tiles": (Tiles(2), (2, 4, 6, 3), (2, 2, 3, 5)),
+    "tiles mapped over images": (Tiles(2), (3, 2, 2, 4, 3), (2, 2, 3, 5)),
+    "depthwise": (Depthwise(3), (2, 4, 5, 3), (3, 3, 1, 3)),
+    "depthwise mapped over images": (Depthwise(5), (3, 2, 4, 3, 2), (5, 5, 1, 2)),
 }
 
 
@@ -28,7 +32,7 @@ def drawn(rng, *shapes):
 def run(contraction, kernel, x):
     """The product; of arrays with one axis more than the contraction's mapped over it."""
     one = functools.partial(product, contraction)
-    if isinstance(contraction, Windows) and x.ndim == 5:
+    if not isinstance(contraction, Rows) and x.ndim == 5:
         return jax.vmap(one, (0, None))(x, kernel)
     return one(x, kernel)
 
@@ -57,9 +61,10 @@ def test_every_derivative_is_that_of_plain_operations(rng, name):
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0)])
-def test_gradients_of_each_example(rng, axes):
-    x, kernel = drawn(rng, (2, 2, 2, 4) if axes[0] is None else (3, 2, 2, 2, 4), (3, 3, 3, 4, 5))
-    contraction = Windows(3, 1, 1)
+@pytest.mark.parametrize("contraction", [Windows(3, 1, 1), Depthwise(3)])
+def test_gradients_of_each_example(rng, axes, contraction):
+    kernels = (3, 3, 3, 4, 5) if isinstance(contraction, Windows) else (3, 3, 3, 1, 4)
+    x, kernel = drawn(rng, (2, 2, 2, 4) if axes[0] is None else (3, 2, 2, 2, 4), kernels)
 
     def gradients(product):
         return jax.vmap(jax.grad(lambda x, kernel: jnp.sin(product(x, kernel)).sum(), (0, 1)), axes)(
@@ -96,8 +101,20 @@ def test_on_cpus_the_weight_gradient_is_one_product_over_all_images():
     assert not results(text, "convolution")
 
 
+def test_on_cpus_nothing_convolves_tiles_and_channels():
+    """A depthwise kernel's gradient is a loop over its taps."""
+    depthwise = lowered(Conv(5, 7, groups=5), (3, 2, 4, 4, 5), "cpu")
+    assert not results(depthwise, "convolution")
+    assert "stablehlo.while" in depthwise
+    tiles = lowered(Conv(6, 2, 2, padding=0), (3, 2, 4, 4, 5), "cpu")
+    assert not results(tiles, "convolution")
+    assert "20x6" in results(tiles, "dot_general")
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_platforms_get_plain_operations(platform):
+    assert "6x4x4x5" in results(lowered(Conv(5, 7, groups=5), (3, 2, 4, 4, 5), platform), "convolution")
+    assert not results(lowered(Conv(6, 2, 2, padding=0), (3, 2, 4, 4, 5), platform), "dot_general")
     assert not results(lowered(Conv(6, 1), (3, 2, 4, 4, 5), platform), "dot_general")
     assert not results(lowered(Conv(6, 3), (3, 2, 2, 2, 5), platform), "dot_general")
     assert "3x2x4x6" in results(lowered(Dense(6), (3, 2, 4, 5), platform), "dot_general")

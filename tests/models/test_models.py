@@ -9,7 +9,7 @@ import pytest
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.backbones import resnet
+from cfmlc_jax.models.backbones import resnet, vit
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear
 from cfmlc_jax.models.layers.norms import BatchNorm
@@ -36,6 +36,29 @@ BACKBONE_PARAMETERS = {
     "swin_l_384": 195_198_516,
     "cvt_w24": 276_171_392,  # of 277.2 million
     "cnn_mnist": 67_110,  # by hand
+    # timm's of models without a head (of SigLIP that without pooling by attention).
+    "vit_small_patch16_224": 21_665_664,
+    "vit_base_patch16_224": 85_798_656,
+    "vit_base_patch16_clip_224": 85_799_424,
+    "vit_large_patch14_clip_224": 303_179_776,
+    "vit_base_patch16_clip_quickgelu_224": 85_799_424,
+    "vit_large_patch14_clip_quickgelu_224": 303_179_776,
+    "vit_base_patch16_siglip_224": 85_797_120,
+    "vit_small_patch14_dinov2": 22_056_192,
+    "vit_base_patch14_dinov2": 86_579_712,
+    "vit_large_patch14_dinov2": 304_367_616,
+    "vit_small_patch14_reg4_dinov2": 22_057_344,
+    "vit_base_patch14_reg4_dinov2": 86_582_016,
+    "vit_large_patch14_reg4_dinov2": 304_370_688,
+    "vit_small_patch16_dinov3": 21_586_944,
+    "vit_base_patch16_dinov3": 85_641_216,
+    "vit_large_patch16_dinov3": 303_079_424,
+    "convnext_tiny": 27_820_128,
+    "convnext_small": 49_454_688,
+    "convnext_base": 87_566_464,
+    "convnext_large": 196_230_336,
+    "convnextv2_tiny": 27_866_496,
+    "convnextv2_base": 87_692_800,
 }
 FEATURES = {
     "resnet10": 512,
@@ -57,6 +80,10 @@ FEATURES = {
     "swin_l_384": 1536,
     "cvt_w24": 1024,
     "cnn_mnist": 64,
+    **{name: {"s": 384, "b": 768, "l": 1024}[name.removeprefix("vit_")[0]] for name in vit.MODELS},
+    **dict.fromkeys(("convnext_tiny", "convnext_small", "convnextv2_tiny"), 768),
+    **dict.fromkeys(("convnext_base", "convnextv2_base"), 1024),
+    "convnext_large": 1536,
 }
 
 
@@ -70,7 +97,8 @@ def count(tree):
 
 @pytest.mark.parametrize("name", catalogue.BACKBONES)
 def test_parameter_counts(name):
-    size = max(64, catalogue.BACKBONES[name].stride)
+    stride = catalogue.BACKBONES[name].stride
+    size = stride * max(64 // stride, 1)
     model = catalogue.create_model(name, 10, attention="cross", image_size=size)
     params = shapes(model, jnp.zeros((1, 1, size, size, 3)))["params"]
     assert count(params["backbone"]) == BACKBONE_PARAMETERS[name]

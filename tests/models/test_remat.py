@@ -12,7 +12,7 @@ import cfmlc_jax
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.backbones import cnn_mnist, cvt, resnet, resnet_cifar, swin, tresnet
+from cfmlc_jax.models.backbones import cnn_mnist, convnext, cvt, resnet, resnet_cifar, swin, tresnet, vit
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.models.heads import linear, ml_decoder, query2label
 
@@ -47,6 +47,16 @@ FAMILIES = {
     ),
     "cvt": (
         functools.partial(cvt.CvT, widths=(8, 16), depths=(1, 2), heads=(1, 2), drop_path=0.5),
+        LINEAR,
+        16,
+    ),
+    "vit": (
+        functools.partial(vit.ViT, width=8, depth=2, heads=2, patch=8, grid=3, drop_path=0.5),
+        LINEAR,
+        16,
+    ),
+    "convnext": (
+        functools.partial(convnext.ConvNeXt, widths=(4, 8), depths=(1, 2), drop_path=0.5),
         LINEAR,
         16,
     ),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.backbones import swin
+from cfmlc_jax.models.backbones import convnext, swin, vit
 from cfmlc_jax.models.torch_names import BRANCHES
 from cfmlc_jax.torch_weights import mlc_pat
 
@@ -467,3 +467,56 @@ def test_a_renamed_entry_is_listed_on_both_sides(which, name):
     assert " missing: " in message
     assert " left over: " in message
     assert chosen in message
+
+
+# --- Transformers and ConvNeXt ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "expected"),
+    [
+        ("vit_base_patch16_224", 21843, "half"),
+        ("vit_base_patch16_siglip_224", 0, "half"),
+        ("vit_base_patch16_clip_224", 512, "clip"),  # a projection of images and texts into one space
+        ("vit_base_patch16_clip_224", 11821, "clip"),
+        ("vit_base_patch16_clip_224", 80, ""),
+        ("vit_large_patch14_dinov2", 0, "imagenet"),
+        ("convnext_base", 1000, "imagenet"),
+        ("convnext_base", 640, "clip"),
+        ("q2l_convnext_base", 0, ""),
+    ],
+)
+def test_normalisation_of_published_weights(name, outputs, expected):
+    head = "linear" if outputs else ""
+    assert mlc_pat.normalisation(name, mlc_pat.Architecture(outputs, "none", head, 0)) == expected
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        functools.partial(vit.ViT, width=8, depth=2, heads=2, patch=8, grid=2, registers=1),
+        functools.partial(convnext.ConvNeXt, widths=(4, 8, 8, 8), depths=(1, 1, 1, 1)),
+    ],
+)
+def test_query2label_on_new_backbones_comes_back(monkeypatch, create):
+    """With positions of its map, which are written, and not read."""
+    stride, torch_names = (
+        (8, vit.MODELS["vit_small_patch16_224"].torch) if create.func is vit.ViT else (32, convnext.TORCH)
+    )
+    name = f"tiny_{create.func.__name__}"
+    monkeypatch.setitem(
+        catalogue.BACKBONES, name, catalogue.Backbone(create, stride, torch_names, batch_norms=False)
+    )
+    name = catalogue.QUERY2LABEL + name
+    model = catalogue.create_model(name, 3, image_size=64)
+    shapes = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), np.zeros((1, 1, 64, 64, 3), np.float32)
+    )
+    leaves, tree = jax.tree.flatten(shapes)
+    variables = tree.unflatten(np.full(leaf.shape, i, np.float32) for i, leaf in enumerate(leaves))
+    state_dict = mlc_pat.to_torch(name, variables, image_size=64)
+    assert state_dict["backbone.1.pe"].shape == (1, 8, 64 // stride, 64 // stride)
+    assert mlc_pat.recognise(state_dict) == name
+    jax.tree.map(
+        np.testing.assert_array_equal, mlc_pat.from_torch(name, state_dict)["params"], variables["params"]
+    )

@@ -18,13 +18,8 @@ from cfmlc_jax.models.layers.initialisers import uniform_fan_in
 from cfmlc_jax.models.layers.norms import BatchNorm, LayerNorm
 from cfmlc_jax.models.layers.pooling import average_pool
 from cfmlc_jax.models.layers.residual import DropPath
-from cfmlc_jax.models.layers.vision_transformer import Mlp, PatchEmbed, ViTDense
+from cfmlc_jax.models.layers.vision_transformer import Mlp, PatchEmbed, ViTDense, quick_gelu
 from cfmlc_jax.models.torch_names import TorchNames
-
-
-def quick_gelu(x):
-    """x·sigmoid(1.702·x), an approximation of GELU: [...] -> [...]."""
-    return x * jax.nn.sigmoid(1.702 * x)
 
 
 class DepthwiseConv(nn.Module):

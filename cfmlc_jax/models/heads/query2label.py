@@ -121,13 +121,21 @@ def _positions_entry(entries: Mapping[str, Any], image_size: int) -> dict[str, n
     """The entry of positions [1, d, h, w] for one image size, which PyTorch's checkpoints contain."""
     query = entries["query_embed.weight"]
     channels = int(getattr(query, "shape", query)[1])
-    side = image_size // (_CVT_STRIDE if any(map(_OF_CVT.match, entries)) else _STRIDE)
+    side = image_size // _stride(entries)
     return {"backbone.1.pe": sine_positions(side, side, channels).transpose(2, 0, 1)[None].copy()}
 
 
-# Stride from the image to the last map; a CvT, recognised by its entries, has another than all other backbones.
+def _stride(entries):
+    """Pixels of the image along the side of one of the last map, of a backbone that is recognised by its entries."""
+    if any(map(_OF_VIT.match, entries)):
+        embedding = entries["backbone.0.patch_embed.proj.weight"]
+        return int(getattr(embedding, "shape", embedding)[-1])
+    return _CVT_STRIDE if any(map(_OF_CVT.match, entries)) else _STRIDE
+
+
 _STRIDE, _CVT_STRIDE = 32, 16
 _OF_CVT = re.compile(r"backbone\.0\.stage\d\.")
+_OF_VIT = re.compile(r"backbone\.0\.blocks\.\d")
 
 TORCH = HeadNames(
     prefix=lambda backbone: "fc",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.models.layers.broadcasting import along_last
 from cfmlc_jax.models.layers.initialisers import kaiming_fan_out, uniform_within
-from cfmlc_jax.models.layers.matrix_products import Windows, product
+from cfmlc_jax.models.layers.matrix_products import Depthwise, Tiles, Windows, product
 
 
 class Conv(nn.Module):
@@ -51,11 +51,21 @@ class Conv(nn.Module):
 def convolve(x, kernel, stride: int, padding: int, groups: int = 1, dilation: int = 1):
     """Convolution by a given kernel: [b, h, w, c], [side, side, c / groups, d] -> [b, h/stride, w/stride, d].
 
-    On CPUs two cases are computed as matrix products: 1×1 kernels, and maps smaller than the kernel (as a
-    product of windows). XLA's CPU convolution takes two to three times as long for the weight gradient of
-    the first and thirty times as long for the second (3×3 on 2×2 pixels). Other platforms convolve.
+    On CPUs three cases are computed as matrix products: 1×1 kernels, windows that tile the map, and maps smaller
+    than the kernel (as a product of windows). XLA's CPU convolution takes two to three times as long for the weight
+    gradient of the first and thirty times as long for the last (3×3 on 2×2 pixels). Depthwise convolutions that keep
+    the map's size are sums of shifted maps there (`matrix_products.Depthwise`). Other platforms convolve.
     """
     side = kernel.shape[0]
+    if groups == x.shape[-1] == kernel.shape[-1] and stride == dilation == 1 and side == 2 * padding + 1 > 1:
+        return product(Depthwise(side), x, kernel)
+    if (
+        groups == dilation == 1
+        and side == stride > 1
+        and not padding
+        and not any(n % side for n in x.shape[-3:-1])
+    ):
+        return product(Tiles(side), x, kernel)
     height, width = ((pixels + 2 * padding - side) // stride + 1 for pixels in x.shape[-3:-1])
     if groups == dilation == 1 and (side == 1 or max(height, width) < side):
         return product(Windows(side, stride, padding), x, kernel)

@@ -20,12 +20,15 @@ INATURALIST = Normalisation((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
 IMAGENET9 = Normalisation((0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575))
 # Pixels in [−1, 1], as generators make them (Sauer & Geiger, ICLR 2021).
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Of contrastive pre-training on images and texts (Radford et al., ICML 2021).
+CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 NORMALISATIONS = {
     "cifar": CIFAR,
     "imagenet": IMAGENET,
     "imagenet9": IMAGENET9,
     "inaturalist": INATURALIST,
     "half": HALF,
+    "clip": CLIP,
 }
 
 

@@ -1,4 +1,4 @@
-"""Batch, layer and instance norms with PyTorch's arithmetic."""
+"""Batch, layer, instance and response norms with PyTorch's arithmetic."""
 
 from typing import Any
 
@@ -163,6 +163,29 @@ class LayerNorm(nn.Module):
         # In two passes, as in `_own_statistics`.
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon) * along_last(scale, x) + along_last(bias, x)
+        return y.astype(self.dtype)
+
+
+class ResponseNorm(nn.Module):
+    """Each channel of a map scaled by its share of the response, and the map added: [b, h, w, c] -> [b, h, w, c].
+
+    The response of a channel is its norm over the pixels; a share of 1 is the mean over the channels (global
+    response normalisation; Woo et al., CVPR 2023). Norms are at least float32; the result has the type `dtype`.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        squares = jnp.square(wide).sum(axis=(1, 2), keepdims=True)
+        # The gradient of a norm of 0 is 0, as in PyTorch, and not undefined.
+        response = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+        share = response / (response.mean(axis=-1, keepdims=True) + self.epsilon)
+        y = wide + wide * share * along_last(scale, x) + along_last(bias, x)
         return y.astype(self.dtype)
 
 
