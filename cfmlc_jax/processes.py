@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax._src import distributed, xla_bridge  # the store's client and the flag have no public names
+from jax.experimental import multihost_utils
 
 from cfmlc_jax import cli
 from cfmlc_jax.clusters import detect, gpus
@@ -51,6 +52,10 @@ def require_devices() -> None:
             f"the devices are of {jax.process_count()} processes, which are not connected and could not save together; "
             "remove --cluster=none, or give --coordinator, --num_processes and --process_id"
         )
+    if jax.process_count() > 1:
+        # CPUs wait 30 s for each other at their first collective. The first of a training would come when it is
+        # compiled, which takes one process longer than another that has kept the program.
+        multihost_utils.sync_global_devices(f"{_ROOM}/devices")
 
 
 class Alone:

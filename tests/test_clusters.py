@@ -6,11 +6,15 @@ import socket
 
 import launchers
 import pytest
-from jax._src.clusters import Mpi4pyCluster
+from jax._src.clusters import GceTpuCluster, Mpi4pyCluster
 
-from cfmlc_jax import processes
+from cfmlc_jax import cli, processes
+from cfmlc_jax.cgn import __main__ as cgn
 from cfmlc_jax.clusters import detect, gpus
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.predict import __main__ as predict
+from cfmlc_jax.report import __main__ as report
+from cfmlc_jax.torch_weights import __main__ as torch_weights
 
 # Joins the others, and then fails as its first argument says.
 JOINS = """
@@ -297,3 +301,59 @@ def test_tasks_that_see_the_same_gpus_divide_them():
     program = program.replace("with members:", "jax.config.update('jax_platforms', 'cpu')\n    with members:")
     results = launchers.ends(launchers.start("slurm", WITH_GPUS + program, "end", TEST_GPUS="a,b,c,d"))
     assert [(code, out.splitlines()[-1]) for code, out, _ in results] == [(0, "0,1 of 2"), (0, "2,3 of 2")]
+
+
+COMMANDS = [
+    (predict, ["--checkpoint=run", "nowhere.jpg"]),
+    (report, ["nowhere"]),
+    (torch_weights, ["nowhere", "new"]),
+    (cgn, ["masks", "--checkpoint=nowhere"]),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
+def test_a_command_of_one_process_is_not_run_by_several(
+    started_by, monkeypatch, capsys, tmp_path, command, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    started_by("slurm", 4, 0)
+    assert command.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: this command is one process, and SLURM has 4 of it; start it once, by srun -n 1"
+    )
+    started_by("slurm", 4, 2)
+    with pytest.raises(SystemExit) as end:
+        command.main(arguments)
+    assert (end.value.code, capsys.readouterr().err) == (1, "")
+    # Each may have work of its own.
+    assert command.main([*arguments, "--cluster=none"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_on_a_pod_of_machines_the_first_runs_commands(monkeypatch, number):
+    cluster = detect.Cluster(GceTpuCluster, 2, number)
+    monkeypatch.setattr(detect, "detect", lambda choice: cluster)
+    if number == 0:
+        detect.require_one_process(detect.AUTO)
+        return
+    with pytest.raises(InputError, match="Cloud TPU has 2 of it; run it on the first of them"):
+        detect.require_one_process(detect.AUTO)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number", "greets"),
+    [
+        (["--config=a.py"], None, True),
+        (["--config=a.py"], 0, True),
+        (["--config=a.py"], 1, False),
+        (["--process_id=0"], 1, True),
+        (["--process_id", "1"], None, False),
+    ],
+)
+def test_the_first_process_greets(started_by, capsys, arguments, number, greets):
+    started_by(None if number is None else "slurm", 2, number)
+    cli.greet(arguments)
+    assert ("loading JAX" in capsys.readouterr().out) == greets
