@@ -129,8 +129,8 @@ def main() -> int:
                 {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
         members.leave()
     except Preempted as event:
-        members.leave()
         members.tell(f"{event}; the same command resumes")
+        members.leave()
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)

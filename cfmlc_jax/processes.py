@@ -7,6 +7,7 @@ hand (--coordinator) print that line each; those that a cluster started, whose o
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax._src import distributed, xla_bridge  # the store's client and the flag have no public names
@@ -136,7 +137,8 @@ def join(
     return Together(place, mistake=mistake, handled=handled)
 
 
-class _Place(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Place:
     """Where the processes of a run meet.
 
     host, port: of process 0.
@@ -208,7 +210,7 @@ class Together:
         # By process: its last sign of life and when this process read it.
         self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
         threading.Thread(target=self._watch, daemon=True).start()
-        cli.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
+        cli.at_interrupt(self._interrupted)
         self._mistake = mistake
         if mistake is None:
             try:
@@ -229,8 +231,11 @@ class Together:
         text = f"{kind.__name__}: {' '.join(str(error).split())}"
         mine = f"{self._me}{_SAYS}{text}"[:500]
         first = self._publish(mine)
-        if first == mine or not (self._once and _error_of(first) == _error_of(mine)):
+        if self._once and self._number == 0 and _error_of(first) != _error_of(mine):
+            self._print(first)
+        if not self._once or first == mine or _error_of(first) != _error_of(mine):
             sys.excepthook(kind, error, trace)
+        self._part()
         cli.end(1)
 
     def fail(self, error: Exception) -> None:
@@ -240,13 +245,14 @@ class Together:
         """
         mine = f"{self._me}{_SAYS}{error}"
         first = self._publish(mine)
-        first_too = first == mine or _error_of(first) == str(error)
+        agreed = first == mine or _error_of(first) == str(error)
         if not self._once:
-            if first == mine or not first_too:
-                self._print(str(error))
+            self._print(*([str(error)] if first == mine or not agreed else []))
         elif self._number == 0:
-            self._print(*([] if first_too else [first]), str(error))
-        elif not (first_too and self._process_0_prints()):
+            self._print(*([] if agreed else [first]), str(error))
+        elif not agreed:
+            self._print(mine)
+        if not self._part() and agreed and self._once:
             self._print(mine)
 
     def tell(self, line: str) -> None:
@@ -267,7 +273,7 @@ class Together:
         """Connect all processes; end this one if they do not all come."""
         seconds = JOIN_SECONDS if mistake is None else JOIN_TO_REPORT_SECONDS
         where = f"{place.host}:{place.port}"
-        timer = threading.Timer(seconds, self._end, [str(mistake or _late(place, where, seconds))])
+        timer = threading.Timer(seconds, self._exit, [str(mistake or _late(place, where, seconds))])
         timer.daemon = True
         timer.start()
         if place.cluster is not None and place.number == 0:
@@ -299,7 +305,7 @@ class Together:
 
     def _share_gpus(self, place):
         """Take this process's part of the GPUs that it sees, if others see them too."""
-        platforms = jax.config.jax_platforms
+        platforms = jax.config.values["jax_platforms"]
         chosen = os.environ.get("JAX_LOCAL_DEVICE_IDS") or xla_bridge.CUDA_VISIBLE_DEVICES.value != "all"
         on_gpus = not platforms or "cuda" in platforms or "gpu" in platforms
         uuids = gpus.visible() if on_gpus and not chosen else []
@@ -317,12 +323,9 @@ class Together:
         if own is not None:
             jax.config.update("jax_cuda_visible_devices", ",".join(map(str, own)))
 
-    def _process_0_prints(self):
-        """Whether process 0 has read that a process failed, which it then prints."""
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it does not answer
-            self._client.blocking_key_value_get(f"{_ENDED}0", int(1000 * END_SECONDS))
-            return True
-        return False
+    def _interrupted(self):
+        self._publish(f"{self._me} was interrupted")
+        self._part()
 
     def _publish(self, line):
         """Publish why this process ends; returns the line of the process that failed first."""
@@ -331,18 +334,27 @@ class Together:
             self._client.key_value_set(_FAILED, line)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
             line = self._client.key_value_try_get(_FAILED)
-            self._acknowledge()
         return line
 
-    def _acknowledge(self):
-        """Record that this process has read the failure; process 0, whose exit closes the store, ends last."""
-        self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
-        deadline = time.monotonic() + END_SECONDS
-        while self._number == 0 and time.monotonic() < deadline:
-            if len(self._client.key_value_dir_get(_ENDED)) == self._count:
-                time.sleep(0.5)  # for the others to exit after they have recorded it
-                return
-            time.sleep(0.1)
+    def _part(self) -> bool:
+        """Wait until this process may end; False if another one does not answer.
+
+        Process 0, whose end closes the store, waits for all others. In a cluster these wait until process 0 has
+        printed: MPI's launchers kill it when one of them ends with an error.
+        """
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
+            if self._number > 0 and self._once:
+                self._client.blocking_key_value_get(f"{_ENDED}0", int(1000 * END_SECONDS))
+            deadline = time.monotonic() + END_SECONDS
+            while self._number == 0 and len(self._client.key_value_dir_get(_ENDED)) < self._count:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.1)
+            if self._number == 0:
+                time.sleep(0.5)  # for the others to end after they have recorded it
+            return True
+        return False
 
     def _watch(self):
         self._give_sign()
@@ -354,10 +366,10 @@ class Together:
                     self._lost()
                 self._give_sign()
                 continue
+            if self._once and self._number == 0:
+                time.sleep(0.5)  # an error of all processes is about to be this one's, too
             if not self._leaving:
-                with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._acknowledge()
-                self._end(line if not self._once or self._number == 0 else None)
+                self._end(line)
 
     def _give_sign(self):
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the relay notices if process 0 is gone
@@ -380,21 +392,26 @@ class Together:
     def _lost(self):
         if not self._leaving:
             time.sleep(1)  # process 0 may have published a reason, which `_watch` then prints
-            self._end(_gone("process 0", "its connection broke"))
+            self._exit(_gone("process 0", "its connection broke"))
+
+    def _end(self, line):
+        """End because of a published line, which in a cluster process 0 prints."""
+        self._leaving = True
+        self._print(*([line] if not self._once or self._number == 0 else []))
+        self._part()
+        self._exit()
+
+    def _exit(self, *errors):
+        self._print(*errors)
+        os._exit(1)
 
     def _print(self, *errors):
         with self._lock:
-            self._write(*errors)
-
-    def _end(self, error):
-        with self._lock:
-            self._write(*([] if error is None else [error]))
-            os._exit(1)
-
-    def _write(self, *errors):
-        if not self._told:  # only the first thread prints
-            os.write(2, "".join(f"error: {error}\n" for error in errors).encode("utf-8", "backslashreplace"))
-        self._told = True
+            if not self._told:  # only the first thread prints
+                os.write(
+                    2, "".join(f"error: {error}\n" for error in errors).encode("utf-8", "backslashreplace")
+                )
+            self._told = self._told or bool(errors)
 
 
 def _late(place, where, seconds):

@@ -160,6 +160,8 @@ def test_processes_of_a_cluster_connect(launcher, tmp_path):
     line, member = first.splitlines()
     assert "2 processes, which meet at " in line
     assert (member, second) == ("0 of 2", "1 of 2\n")
+    if launcher == "mpi4py":  # else mpirun would report that they failed
+        assert all((tmp_path / f"note.{number}").exists() for number in range(2))
 
 
 HOST = socket.gethostname()
@@ -269,8 +271,13 @@ class Driver:
         return 0
 
 
-def test_gpus_are_those_of_the_driver(monkeypatch):
+def test_gpus_are_those_of_the_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name: Driver())
+    plugin = tmp_path / "jax_plugins" / "xla_cuda13"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").touch()
+    assert gpus.visible() == []  # JAX computes on CPUs
+    monkeypatch.syspath_prepend(tmp_path)
     assert gpus.visible() == ["01" * 16, "02" * 16]
     monkeypatch.setattr(Driver, "cuInit", lambda self, flags: 100)  # no device
     assert gpus.visible() == []

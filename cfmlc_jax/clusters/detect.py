@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 
 from jax._src import clusters  # the detectors have no public name
@@ -34,16 +35,18 @@ class Cluster:
     detector: JAX's, which found them.
     count: how many there are.
     number: of this process, from 0.
+    known_address: host:port of process 0, if asking for it later is too late.
     """
 
     detector: type[clusters.ClusterEnv]
     count: int
     number: int
+    known_address: str | None = None
 
     @property
     def name(self) -> str:
         """The cluster's name for messages."""
-        return _NAMES.get(self.detector, self.detector.__name__)
+        return _name(self.detector)
 
     @property
     def started_by_command(self) -> bool:
@@ -59,13 +62,8 @@ class Cluster:
         Raises:
             InputError: the cluster does not name it.
         """
-        given = os.environ.get("JAX_COORDINATOR_ADDRESS")
-        if given:
-            return given
-        with _asked(self.name):
-            return self.detector.get_coordinator_address(
-                timeout_secs=seconds, override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
-            )
+        known = os.environ.get("JAX_COORDINATOR_ADDRESS") or self.known_address
+        return known or _address(self.detector, seconds)
 
 
 def detect(choice: str = AUTO) -> Cluster | None:
@@ -139,27 +137,43 @@ def _is_present(detector) -> bool:
                 "this pod is one of an Indexed Job of Kubernetes, whose pods find each other by the package kubernetes; "
                 "pip install kubernetes, or add --cluster=none if each pod is a run of its own"
             )
-    with _asked(_NAMES.get(detector, detector.__name__)):
+    with _asked(_name(detector)):
         return detector.is_env_present()
 
 
 def _of(detector) -> Cluster | None:
     """The processes that a detector finds; None for a single one."""
-    name = _NAMES.get(detector, detector.__name__)
+    name, known_address = _name(detector), None
     with _asked(name):
         count = detector.get_process_count()
         if detector is clusters.SlurmCluster:
             # In an interactive shell SLURM_NTASKS is that of the whole allocation, of which the shell is one task.
             count = min(count, int(os.environ.get("SLURM_STEP_NUM_TASKS", count)))
-        if count == 1:
-            return None
-        number = detector.get_process_id()
+        number = detector.get_process_id() if count > 1 else 0
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        # The detector has begun an MPI program. All processes end it here: mpirun takes one that ends otherwise for failed.
+        known_address = _address(detector, 0)
+        mpi.Finalize()
+    if count == 1:
+        return None
     if not 0 <= number < count:
         raise InputError(
             f"{name} numbers this process {number} of {count}, from 0; start all of them by one command, or add "
             "--cluster=none"
         )
-    return Cluster(detector, count, number)
+    return Cluster(detector, count, number, known_address)
+
+
+def _address(detector, seconds) -> str:
+    with _asked(_name(detector)):
+        return detector.get_coordinator_address(
+            timeout_secs=seconds, override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
+        )
+
+
+def _name(detector) -> str:
+    return _NAMES.get(detector, detector.__name__)
 
 
 def _mpi4py(problem):

@@ -1,13 +1,17 @@
 """NVIDIA GPUs that several processes of one machine see, and which of them each uses."""
 
 import ctypes
+import importlib.util
+import pkgutil
 from collections.abc import Mapping, Sequence
 
 from cfmlc_jax.errors import InputError
 
 
 def visible() -> list[str]:
-    """UUIDs of the GPUs that CUDA shows this process, in its order; none without NVIDIA's driver."""
+    """UUIDs of the GPUs that CUDA shows this process, in its order; none without NVIDIA's driver or JAX's for GPUs."""
+    if not jax_computes_on_gpus():
+        return []
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -21,6 +25,13 @@ def visible() -> list[str]:
         cuda.cuDeviceGetUuid_v2(ctypes.byref(uuid), device)  # of MIG devices, too
         uuids.append(bytes(uuid).hex())
     return uuids
+
+
+def jax_computes_on_gpus() -> bool:
+    """Whether the package is installed by which JAX computes on NVIDIA's GPUs (extras `cuda12`, `cuda13`)."""
+    plugins = importlib.util.find_spec("jax_plugins")  # a namespace of several packages
+    places = plugins.submodule_search_locations if plugins is not None else None
+    return any(module.name.startswith("xla_cuda") for module in pkgutil.iter_modules(places or []))
 
 
 def share(number: int, visible: Mapping[int, Sequence[str]], way_out: str) -> list[int] | None:
