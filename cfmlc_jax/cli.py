@@ -93,14 +93,25 @@ def at_interrupt(action: Callable[[], object]) -> None:
     _at_interrupt.append(action)
 
 
+def run_actions(seconds: float) -> None:
+    """Run the actions of `at_interrupt` before another end of the process, for this many seconds at most."""
+    thread = threading.Thread(target=_run_actions, daemon=True)
+    thread.start()
+    thread.join(seconds)  # a file system may not answer
+
+
+def _run_actions():
+    for action in _at_interrupt:
+        action()
+
+
 def _end_at_interrupt(message):
     signal.sigwait([signal.SIGINT])
     # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
     with contextlib.suppress(OSError):  # a closed pipe
         os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
-    for action in _at_interrupt:
-        action()
+    _run_actions()
     os._exit(INTERRUPTED)
 
 

@@ -115,7 +115,7 @@ def main() -> int:
         config, mistake = _parsed(values)
         members = processes.join(
             *(values[name].value for name in ("coordinator", "num_processes", "process_id")),
-            cluster=values["cluster"].value,
+            cluster=values["cluster"].value or detect.AUTO,
             mistake=mistake,
             handled=(Preempted,),
         )

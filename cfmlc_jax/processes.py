@@ -324,6 +324,8 @@ class Together:
             jax.config.update("jax_cuda_visible_devices", ",".join(map(str, own)))
 
     def _interrupted(self):
+        if self._leaving:
+            return
         self._publish(f"{self._me} was interrupted")
         self._part()
 
@@ -399,6 +401,9 @@ class Together:
         self._leaving = True
         self._print(*([line] if not self._once or self._number == 0 else []))
         self._part()
+        cli.run_actions(
+            END_SECONDS
+        )  # the workdir's lock, which process 0 holds, would stop the next start elsewhere
         self._exit()
 
     def _exit(self, *errors):
