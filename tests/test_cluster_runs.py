@@ -76,19 +76,21 @@ def codes(results):
     return [code for code, _, _ in results]
 
 
-def finish_alone(workdir):
+def finish_alone(workdir, *flags, last=20):
     """The run of one process without a cluster, to its end."""
-    ((code, out, err),) = launchers.ends(start(None, workdir, count=1), 300)
+    ((code, out, err),) = launchers.ends(start(None, workdir, *flags, count=1), 300)
     assert code == 0, err
     assert "resuming at step" in out
-    assert json.loads((workdir / "checkpoints" / "20" / "rank.json").read_text())["finished"]
+    assert json.loads((workdir / "checkpoints" / str(last) / "rank.json").read_text())["finished"]
     assert (workdir / "report" / "index.html").exists()
     assert not (workdir / ".lock").exists()
 
 
 def test_a_run_of_srun_is_preempted_killed_and_resumed(tmp_path):
+    longer = "--config.train.epochs=2"  # 40 steps: those until all have agreed to end, and then two saves
     # SIGTERM to one of them: all save the same step.
-    results = launchers.ends(start("slurm", tmp_path, TEST_SIGNAL=f"training 1 {int(signal.SIGTERM)}"), 300)
+    started = start("slurm", tmp_path, longer, TEST_SIGNAL=f"training 1 {int(signal.SIGTERM)}")
+    results = launchers.ends(started, 300)
     assert codes(results) == [143, 143], printed(results)
     (line,) = printed(results)
     assert line.startswith("asked to end; saved step ")
@@ -97,14 +99,16 @@ def test_a_run_of_srun_is_preempted_killed_and_resumed(tmp_path):
     assert (tmp_path / "checkpoints" / step / "model").is_dir()
     assert not (tmp_path / ".lock").exists()
     # SIGKILL in a save, started by another launcher.
-    started = start("open_mpi", tmp_path, TEST_SIGNAL=f"save 1 {int(signal.SIGKILL)}", TEST_SILENCE="3")
+    killed = f"save 1 {int(signal.SIGKILL)}"
+    started = start("open_mpi", tmp_path, longer, TEST_SIGNAL=killed, TEST_SILENCE="3")
     results = launchers.ends(started, 300)
     assert codes(results) == [1, -signal.SIGKILL], printed(results)
     (line,) = printed(results)
     assert line.startswith("error: process 1 on ")
     assert "is gone (no sign of life for 3 s)" in line
     assert f"resuming at step {step}" in results[0][1]
-    finish_alone(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+    finish_alone(tmp_path, longer, last=40)
 
 
 def ended_after(started, victim):
