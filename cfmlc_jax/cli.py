@@ -15,6 +15,8 @@ import cfmlc_jax
 from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
+# The number of a process among those that a cluster started; which of them counts is decided with JAX's detectors.
+_NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
 
 _at_interrupt: list[Callable[[], object]] = []
 
@@ -55,13 +57,14 @@ def greet(arguments: Sequence[str]) -> None:
     """Print the first line of a command, before the imports that take seconds.
 
     Args:
-        arguments: of the command line. With --help, or --process_id of a process that is not the first, nothing is
-            printed.
+        arguments: of the command line. With --help, or in a process that is not the first by --process_id or by the
+            variables of a cluster, nothing is printed.
     """
     words = " ".join(arguments).replace("=", " ").split()
     following = dict(itertools.pairwise(words))
-    number = following.get("--process_id", following.get("-process_id", "0"))
-    if "--help" not in words and number == "0":
+    given = following.get("--process_id", following.get("-process_id"))
+    numbers = {os.environ.get(name, "0") for name in _NUMBERS} if given is None else {given}
+    if "--help" not in words and numbers == {"0"}:
         print(f"cfmlc_jax {cfmlc_jax.__version__}, loading JAX", flush=True)
 
 
@@ -90,14 +93,25 @@ def at_interrupt(action: Callable[[], object]) -> None:
     _at_interrupt.append(action)
 
 
+def run_actions(seconds: float) -> None:
+    """Run the actions of `at_interrupt` before another end of the process, for this many seconds at most."""
+    thread = threading.Thread(target=_run_actions, daemon=True)
+    thread.start()
+    thread.join(seconds)  # a file system may not answer
+
+
+def _run_actions():
+    for action in _at_interrupt:
+        action()
+
+
 def _end_at_interrupt(message):
     signal.sigwait([signal.SIGINT])
     # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
     with contextlib.suppress(OSError):  # a closed pipe
         os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
-    for action in _at_interrupt:
-        action()
+    _run_actions()
     os._exit(INTERRUPTED)
 
 

@@ -75,7 +75,7 @@ def _take(path, doing) -> TextIO:
             file.close()
             return _take(path, doing)
         holder = _holder(file)
-        if holder and holder["host"] != socket.gethostname():
+        if holder and holder["host"] != socket.gethostname() and not _started_again(holder["job"]):
             raise InputError(
                 f"{path.parent} was locked by {_described(holder)}, and {socket.gethostname()} cannot see whether "
                 f"that process still runs; if it has ended, remove {path}; otherwise choose another --workdir"
@@ -97,6 +97,7 @@ def _sign(file, doing):
         "started": _started(os.getpid()),
         "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "doing": doing,
+        "job": _job(),
     }
     file.truncate(0)
     file.write(json.dumps(holder) + "\n")
@@ -108,9 +109,30 @@ def _holder(file) -> dict[str, Any] | None:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-        return {name: holder[name] for name in ("host", "pid", "started", "since", "doing")}
+        fields = {name: holder[name] for name in ("host", "pid", "started", "since", "doing")}
+        return fields | {"job": holder.get("job")}  # older versions wrote none
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _job() -> list | None:
+    """[cluster and number of SLURM's job, how often it was started again]; None outside of SLURM."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number is None:
+        return None
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return [
+        f"{os.environ.get('SLURM_CLUSTER_NAME', '')} {number}",
+        int(restarts) if restarts.isdecimal() else 0,
+    ]
+
+
+def _started_again(job):
+    """Whether the holder has ended because SLURM has since started its job again, on other hosts: this job."""
+    match job, _job():
+        case [str(then), int(before)], [now, after] if then == now:
+            return before < after
+    return False
 
 
 def _in_use(path, holder):

@@ -2,6 +2,8 @@
 
     python -m cfmlc_jax.main --config=configs/scenes.py [--workdir=…] [--mode=train|evaluate|plan]
 
+Several processes of it, started by srun, mpirun, on a TPU pod or as an Indexed Job of Kubernetes, do one run together.
+
 Exit codes: 0 success; 1 an error, which is printed in one line; 130 interrupted; 143 ended by SIGTERM
 after the state was saved.
 """
@@ -39,6 +41,7 @@ from cfmlc_jax.cgn.train import train as train_cgn
 from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
+from cfmlc_jax.clusters import detect
 from cfmlc_jax.config import older, schema
 from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation
@@ -83,9 +86,15 @@ def define_flags() -> flags.FlagValues:
         "Folder for compiled programs, or none; default $JAX_COMPILATION_CACHE_DIR, else in the user's cache.",
         values,
     )
-    flags.DEFINE_string(
-        "coordinator", None, "host:port of process 0, where nothing detects a cluster.", values
+    flags.DEFINE_enum(
+        "cluster",
+        detect.AUTO,
+        detect.CHOICES,
+        "Who started several processes of this run: auto detects SLURM, Open MPI, Cloud TPU and Kubernetes; mpi4py asks "
+        "that package; none: each process is a run of its own, or has --coordinator.",
+        flag_values=values,
     )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is detected.", values)
     flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.", flag_values=values)
     return values
@@ -106,11 +115,10 @@ def main() -> int:
         config, mistake = _parsed(values)
         members = processes.join(
             *(values[name].value for name in ("coordinator", "num_processes", "process_id")),
+            cluster=values["cluster"].value or detect.AUTO,
             mistake=mistake,
             handled=(Preempted,),
         )
-        if mistake is not None:
-            raise mistake
         with members:
             compilation.keep(values.compilation_cache)
             _refuse_unread(values)
@@ -123,8 +131,8 @@ def main() -> int:
                 {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
         members.leave()
     except Preempted as event:
+        members.tell(f"{event}; the same command resumes")
         members.leave()
-        print(f"{event}; the same command resumes", file=sys.stderr)
         return ENDED_BY_SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)

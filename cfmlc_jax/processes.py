@@ -2,10 +2,13 @@
 
 JAX alone would abort the others with a stack trace, minutes after a process died, and would wait
 five minutes at its exit for one that failed. So the processes watch each other through JAX's
-key-value store: a process that fails publishes why, and the others print that line and end.
+key-value store: a process that fails publishes why, and the others end. Processes that were started by
+hand (--coordinator) print that line each; those that a cluster started, whose output comes together, print it once.
 """
 
 import contextlib
+import dataclasses
+import json
 import os
 import socket
 import sys
@@ -15,9 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import distributed  # the store's client has no public name
+from jax._src import distributed, xla_bridge  # the store's client and the flag have no public names
+from jax.experimental import multihost_utils
 
 from cfmlc_jax import cli
+from cfmlc_jax.clusters import detect, gpus
 from cfmlc_jax.errors import InputError, RunError
 
 JOIN_SECONDS = 300.0  # until all processes must have connected
@@ -26,14 +31,15 @@ SIGN_SECONDS = 5.0  # between signs of life
 SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
 END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the others have read an error
 _ROOM = "cfmlc_jax"
-_FAILED, _ALIVE, _ENDED = f"{_ROOM}/failed", f"{_ROOM}/alive/", f"{_ROOM}/ended/"
+_FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
+_SAYS = " failed: "  # between the name of a process and its error
 
 
 def require_devices() -> None:
     """Raise unless JAX has devices to compute on.
 
     Raises:
-        InputError: the requested platform is not available.
+        InputError: the requested platform is not available, or it joins processes that cannot agree with each other.
     """
     try:
         jax.devices()
@@ -42,12 +48,30 @@ def require_devices() -> None:
         raise InputError(
             f"JAX has no device to compute on ({reason}); check --jax_platforms and $JAX_PLATFORMS"
         ) from error
+    if jax.process_count() > 1 and distributed.global_state.client is None:  # TPU hosts join by themselves
+        raise InputError(
+            f"the devices are of {jax.process_count()} processes, which are not connected and could not save together; "
+            "remove --cluster=none, or give --coordinator, --num_processes and --process_id"
+        )
+    if jax.process_count() > 1:
+        # CPUs wait 30 s for each other at their first collective. The first of a training would come when it is
+        # compiled, which takes one process longer than another that has kept the program.
+        multihost_utils.sync_global_devices(f"{_ROOM}/devices")
 
 
 class Alone:
-    """The only process of a run: it prints its own errors and waits for nobody."""
+    """The only process of a run: it prints its own errors and waits for nobody.
+
+    Args:
+        mistake: an error that it already has to report; entering the context raises it.
+    """
+
+    def __init__(self, mistake: Exception | None = None):
+        self._mistake = mistake
 
     def __enter__(self) -> "Alone":
+        if self._mistake is not None:
+            raise self._mistake
         return self
 
     def __exit__(self, *_):
@@ -56,6 +80,10 @@ class Alone:
     def fail(self, error: Exception) -> None:
         """Print the error on one line."""
         print(f"error: {error}", file=sys.stderr)
+
+    def tell(self, line: str) -> None:
+        """Print a line on stderr."""
+        print(line, file=sys.stderr)
 
     def leave(self) -> None:
         """Return at once: there is no other process to wait for."""
@@ -66,30 +94,79 @@ def join(
     num_processes: int | None,
     process_id: int | None,
     *,
+    cluster: str = detect.AUTO,
     mistake: Exception | None = None,
     handled: tuple[type[Exception], ...] = (),
 ) -> "Alone | Together":
     """Connect to the other processes of the run, if there are any.
 
     Args:
-        coordinator: "host:port" of process 0; None: this is the only process.
-        num_processes: how many processes the run has.
-        process_id: number of this process, from 0.
-        mistake: an error that this process already has to report; it then waits less long for the others.
+        coordinator: "host:port" of process 0; None: the cluster knows it, or this is the only process.
+        num_processes: how many processes the run has, with `coordinator`.
+        process_id: number of this process, from 0, with `coordinator`.
+        cluster: how to look for a cluster (`detect.detect`).
+        mistake: an error that this process already has to report; it then waits less long for the others. The
+            context raises it.
         handled: exceptions, besides this package's, that the caller handles.
 
     Raises:
-        InputError: one of the flags is missing or wrong.
+        InputError: one of the flags is missing or wrong, or the cluster's processes cannot be found. In a cluster
+            the context raises the former, so that it is printed once.
         RunError: process 0 cannot listen at the coordinator's port.
     """
+    place = None
+    try:
+        place = _by_flags(coordinator, num_processes, process_id)
+    except InputError as error:
+        mistake = mistake or error
+    try:
+        detected = detect.detect(cluster)
+    except InputError:
+        if place is None and mistake is None:
+            raise
+        detected = None
+    if detected is not None:
+        if place is not None:
+            mistake = mistake or InputError(
+                f"--coordinator={coordinator} beside {detected.name}, which has started {detected.count} processes that "
+                "find each other; remove --coordinator, --num_processes and --process_id, or add --cluster=none"
+            )
+        place = _by_cluster(detected)
+    if place is None:
+        return Alone(mistake)
+    return Together(place, mistake=mistake, handled=handled)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the processes of a run meet.
+
+    host, port: of process 0.
+    count: of the processes.
+    number: of this process, from 0.
+    cluster: the cluster that started them, whose output comes together; None: they were started by hand.
+    """
+
+    host: str
+    port: int
+    count: int
+    number: int
+    cluster: str | None
+
+
+def _by_flags(coordinator, num_processes, process_id) -> _Place | None:
     if coordinator is None:
         for name, value in (("num_processes", num_processes), ("process_id", process_id)):
             if value is not None:
                 raise InputError(
                     f"--{name}={value} needs --coordinator, host:port of process 0; add it, or omit --{name}"
                 )
-        return Alone()
-    host, port = _place(coordinator)
+        return None
+    address = _address(coordinator)
+    if address is None:
+        raise InputError(
+            f"--coordinator={coordinator} is not host:port; give process 0's host and a free port, such as node1:1234"
+        )
     if num_processes is None or process_id is None:
         name = "num_processes" if num_processes is None else "process_id"
         raise InputError(f"--coordinator={coordinator} needs --{name} too; add it")
@@ -99,7 +176,17 @@ def join(
         raise InputError(
             f"--process_id={process_id} must be from 0 to {num_processes - 1}, for --num_processes={num_processes}"
         )
-    return Together(host, port, num_processes, process_id, mistake=mistake, handled=handled)
+    return _Place(*address, num_processes, process_id, None)
+
+
+def _by_cluster(cluster: detect.Cluster) -> _Place:
+    text = cluster.address(int(JOIN_SECONDS))
+    address = _address(text)
+    if address is None:
+        raise InputError(
+            f"{cluster.name} gives {text!r} as the address of process 0; set $JAX_COORDINATOR_ADDRESS"
+        )
+    return _Place(*address, cluster.count, cluster.number, cluster.name)
 
 
 class Together:
@@ -110,43 +197,30 @@ class Together:
     reported, this process waits until the other one has published its error or counts as dead.
     """
 
-    def __init__(self, host: str, port: int, count: int, number: int, *, mistake, handled):
+    def __init__(self, place: _Place, *, mistake: Exception | None, handled):
         self._handled = (InputError, RunError, KeyboardInterrupt, *handled)
-        self._count, self._number, self._me = count, number, f"process {number}"
-        self._leaving = False
+        self._count, self._number, self._me = place.count, place.number, f"process {place.number}"
+        self._once = place.cluster is not None
+        if self._once:
+            self._me += f" on {socket.gethostname()}"
+        self._leaving = self._told = False
         self._lock = threading.Lock()
-        seconds = JOIN_SECONDS if mistake is None else JOIN_TO_REPORT_SECONDS
-        late = (
-            f"the {count} processes did not all connect to {host}:{port} within {seconds:.0f} s; "
-            "start all of them, with the same --coordinator and --num_processes"
-        )
-        timer = threading.Timer(seconds, self._end, [str(mistake or late)])
-        timer.daemon = True
-        timer.start()
-        # JAX aborts when its connection breaks; the relay ends this process with one line instead.
-        address = f"{host}:{port}" if number == 0 else _Relay(host, port, self._lost).address
-        try:
-            jax.distributed.initialize(
-                address,
-                count,
-                number,
-                coordinator_bind_address=f"[::]:{port}" if number == 0 else None,
-                initialization_timeout=int(2 * JOIN_SECONDS),
-            )
-        except (RuntimeError, ValueError) as failure:
-            reason = " ".join(str(failure).split())
-            raise RunError(
-                f"process {number} cannot listen at --coordinator={host}:{port} ({reason}); choose another port"
-            ) from failure
-        finally:
-            timer.cancel()
+        self._connect(place, mistake)
         self._client: Any = distributed.global_state.client
         # By process: its last sign of life and when this process read it.
-        self._signs = {str(i): ("", time.monotonic()) for i in range(count)}
+        self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
         threading.Thread(target=self._watch, daemon=True).start()
-        cli.at_interrupt(lambda: self._publish(f"{self._me} was interrupted"))
+        cli.at_interrupt(self._interrupted)
+        self._mistake = mistake
+        if mistake is None:
+            try:
+                self._share_gpus(place)
+            except InputError as error:
+                self._mistake = error
 
     def __enter__(self) -> "Together":
+        if self._mistake is not None:
+            raise self._mistake
         return self
 
     def __exit__(self, kind, error, trace):
@@ -154,16 +228,37 @@ class Together:
             return
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
-        self._publish(f"{self._me} failed: {kind.__name__}: {' '.join(str(error).split())}"[:500])
-        sys.excepthook(kind, error, trace)
+        text = f"{kind.__name__}: {' '.join(str(error).split())}"
+        mine = f"{self._me}{_SAYS}{text}"[:500]
+        first = self._publish(mine)
+        if self._once and self._number == 0 and _error_of(first) != _error_of(mine):
+            self._print(first)
+        if not self._once or first == mine or _error_of(first) != _error_of(mine):
+            sys.excepthook(kind, error, trace)
+        self._part()
         cli.end(1)
 
     def fail(self, error: Exception) -> None:
-        """Publish this error so that the others end; print it, unless another process published the same first."""
-        mine = f"{self._me} failed: {error}"
+        """Publish this error so that the others end; print it, unless another process has published the same first.
+
+        In a cluster process 0 prints for all, unless it does not answer.
+        """
+        mine = f"{self._me}{_SAYS}{error}"
         first = self._publish(mine)
-        if first == mine or first.partition(" failed: ")[2] != str(error):
-            print(f"error: {error}", file=sys.stderr)
+        agreed = first == mine or _error_of(first) == str(error)
+        if not self._once:
+            self._print(*([str(error)] if first == mine or not agreed else []))
+        elif self._number == 0:
+            self._print(*([] if agreed else [first]), str(error))
+        elif not agreed:
+            self._print(mine)
+        if not self._part() and agreed and self._once:
+            self._print(mine)
+
+    def tell(self, line: str) -> None:
+        """Print a line on stderr that all processes have to tell; in a cluster process 0 prints it."""
+        if not self._once or self._number == 0:
+            print(line, file=sys.stderr)
 
     def leave(self) -> None:
         """Wait until all processes have finished, then disconnect.
@@ -174,6 +269,66 @@ class Together:
         self._leaving = True
         jax.distributed.shutdown()
 
+    def _connect(self, place, mistake):
+        """Connect all processes; end this one if they do not all come."""
+        seconds = JOIN_SECONDS if mistake is None else JOIN_TO_REPORT_SECONDS
+        where = f"{place.host}:{place.port}"
+        timer = threading.Timer(seconds, self._exit, [str(mistake or _late(place, where, seconds))])
+        timer.daemon = True
+        timer.start()
+        if place.cluster is not None and place.number == 0:
+            print(f"{place.cluster}: {place.count} processes, which meet at {where}", flush=True)
+        # JAX aborts when its connection breaks; the relay ends this process with one line instead.
+        first = place.number == 0
+        address = f"127.0.0.1:{place.port}" if first else _Relay(place.host, place.port, self._lost).address
+        # Both are addresses of this machine, which a proxy would not reach.
+        os.environ["no_grpc_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))  # noqa: SIM112
+        jax.config.update("jax_check_proxy_envs", False)
+        try:
+            jax.distributed.initialize(
+                address,
+                place.count,
+                place.number,
+                coordinator_bind_address=f"[::]:{place.port}" if first else None,
+                initialization_timeout=int(2 * JOIN_SECONDS),
+                cluster_detection_method="deactivate",  # would also choose one GPU for each process
+            )
+        except (RuntimeError, ValueError) as failure:
+            reason = " ".join(str(failure).split())
+            given = f"--coordinator={where}" if place.cluster is None else where
+            how = "" if place.cluster is None else " by $JAX_COORDINATOR_PORT"
+            raise RunError(
+                f"process {place.number} cannot listen at {given} ({reason}); choose another port{how}"
+            ) from failure
+        finally:
+            timer.cancel()
+
+    def _share_gpus(self, place):
+        """Take this process's part of the GPUs that it sees, if others see them too."""
+        platforms = jax.config.values["jax_platforms"]
+        chosen = os.environ.get("JAX_LOCAL_DEVICE_IDS") or xla_bridge.CUDA_VISIBLE_DEVICES.value != "all"
+        on_gpus = not platforms or "cuda" in platforms or "gpu" in platforms
+        uuids = gpus.visible() if on_gpus and not chosen else []
+        self._client.key_value_set(f"{_GPUS}{self._number}", json.dumps(uuids))
+        self._client.wait_at_barrier(f"{_ROOM}/gpus", timeout_in_ms=int(1000 * JOIN_SECONDS))
+        visible = {
+            int(key.removeprefix(_GPUS)): json.loads(text)
+            for key, text in self._client.key_value_dir_get(_GPUS)
+        }
+        if place.cluster == "SLURM":
+            way_out = "add --gpus-per-task=1 to srun, or start one task a node: --ntasks-per-node=1"
+        else:
+            way_out = "set $CUDA_VISIBLE_DEVICES for each process, or start one process a machine"
+        own = gpus.share(self._number, visible, way_out)
+        if own is not None:
+            jax.config.update("jax_cuda_visible_devices", ",".join(map(str, own)))
+
+    def _interrupted(self):
+        if self._leaving:
+            return
+        self._publish(f"{self._me} was interrupted")
+        self._part()
+
     def _publish(self, line):
         """Publish why this process ends; returns the line of the process that failed first."""
         self._leaving = True
@@ -181,20 +336,30 @@ class Together:
             self._client.key_value_set(_FAILED, line)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
             line = self._client.key_value_try_get(_FAILED)
-            self._acknowledge()
         return line
 
-    def _acknowledge(self):
-        """Record that this process has read the failure; process 0, whose exit closes the store, ends last."""
-        self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
-        deadline = time.monotonic() + END_SECONDS
-        while self._number == 0 and time.monotonic() < deadline:
-            if len(self._client.key_value_dir_get(_ENDED)) == self._count:
-                time.sleep(0.5)  # for the others to exit after they have recorded it
-                return
-            time.sleep(0.1)
+    def _part(self) -> bool:
+        """Wait until this process may end; False if another one does not answer.
+
+        Process 0, whose end closes the store, waits for all others. In a cluster these wait until process 0 has
+        printed: MPI's launchers kill it when one of them ends with an error.
+        """
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.key_value_set(f"{_ENDED}{self._number}", "", allow_overwrite=True)
+            if self._number > 0 and self._once:
+                self._client.blocking_key_value_get(f"{_ENDED}0", int(1000 * END_SECONDS))
+            deadline = time.monotonic() + END_SECONDS
+            while self._number == 0 and len(self._client.key_value_dir_get(_ENDED)) < self._count:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.1)
+            if self._number == 0:
+                time.sleep(0.5)  # for the others to end after they have recorded it
+            return True
+        return False
 
     def _watch(self):
+        self._give_sign()
         while not self._leaving:
             try:
                 line = self._client.blocking_key_value_get(_FAILED, int(1000 * SIGN_SECONDS))
@@ -203,14 +368,15 @@ class Together:
                     self._lost()
                 self._give_sign()
                 continue
+            if self._once and self._number == 0:
+                time.sleep(0.5)  # an error of all processes is about to be this one's, too
             if not self._leaving:
-                with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._acknowledge()
                 self._end(line)
 
     def _give_sign(self):
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the relay notices if process 0 is gone
-            self._client.key_value_set(f"{_ALIVE}{self._number}", str(time.time()), allow_overwrite=True)
+            sign = f"{time.time()} {self._me}"
+            self._client.key_value_set(f"{_ALIVE}{self._number}", sign, allow_overwrite=True)
             if self._number == 0:
                 self._look_for_signs()
 
@@ -220,34 +386,68 @@ class Together:
             number = key.removeprefix(_ALIVE)
             if self._signs[number][0] != sign:
                 self._signs[number] = (sign, now)
-        for number, (_, since) in self._signs.items():
+        for number, (sign, since) in self._signs.items():
             if now - since > SILENCE_SECONDS and not self._leaving:
-                self._end(self._publish(_gone(number, f"no sign of life for {SILENCE_SECONDS:.0f} s")))
+                name = sign.partition(" ")[2] or f"process {number}"
+                self._end(self._publish(_gone(name, f"no sign of life for {SILENCE_SECONDS:.0f} s")))
 
     def _lost(self):
         if not self._leaving:
             time.sleep(1)  # process 0 may have published a reason, which `_watch` then prints
-            self._end(_gone("0", "its connection broke"))
+            self._exit(_gone("process 0", "its connection broke"))
 
     def _end(self, line):
-        with self._lock:  # only the first thread prints
-            os.write(2, f"error: {line}\n".encode("utf-8", "backslashreplace"))
-            os._exit(1)
+        """End because of a published line, which in a cluster process 0 prints."""
+        self._leaving = True
+        self._print(*([line] if not self._once or self._number == 0 else []))
+        self._part()
+        cli.run_actions(
+            END_SECONDS
+        )  # the workdir's lock, which process 0 holds, would stop the next start elsewhere
+        self._exit()
+
+    def _exit(self, *errors):
+        self._print(*errors)
+        os._exit(1)
+
+    def _print(self, *errors):
+        with self._lock:
+            if not self._told:  # only the first thread prints
+                os.write(
+                    2, "".join(f"error: {error}\n" for error in errors).encode("utf-8", "backslashreplace")
+                )
+            self._told = self._told or bool(errors)
 
 
-def _gone(number, how):
+def _late(place, where, seconds):
+    if place.cluster is None:
+        return (
+            f"the {place.count} processes did not all connect to {where} within {seconds:.0f} s; "
+            "start all of them, with the same --coordinator and --num_processes"
+        )
     return (
-        f"process {number} is gone ({how}): it was killed, or its machine is down; see its output, then "
+        f"the {place.count} processes of {place.cluster} did not all connect to {where} within {seconds:.0f} s; see the "
+        "output of the others; if this is the only process, add --cluster=none"
+    )
+
+
+def _error_of(line):
+    """The error in a published line, without the process; empty if it did not fail by an error."""
+    return line.partition(_SAYS)[2]
+
+
+def _gone(name, how):
+    return (
+        f"{name} is gone ({how}): it was killed, or its machine is down; see its output, then "
         "run the same commands again to resume from the last checkpoint"
     )
 
 
-def _place(coordinator):
-    host, _, port = coordinator.rpartition(":")
+def _address(text) -> tuple[str, int] | None:
+    """(host, port) of "host:port"; None for another text."""
+    host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(
-            f"--coordinator={coordinator} is not host:port; give process 0's host and a free port, such as node1:1234"
-        )
+        return None
     return host.strip("[]"), int(port)
 
 

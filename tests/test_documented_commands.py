@@ -9,11 +9,13 @@ import importlib
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
@@ -190,6 +192,28 @@ def test_documented_fields_exist():
     assert unknown == set()
 
 
+def blocks_of(wanted):
+    """The code blocks of a language in all documents."""
+    return [
+        block
+        for path in TEXTS
+        if path.suffix == ".md"
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.M | re.S)
+        if language == wanted
+    ]
+
+
+def test_scripts_for_clusters_can_be_read():
+    """By the shell, which does not run them, and as YAML."""
+    scripts, manifests = blocks_of("bash"), blocks_of("yaml")
+    assert scripts
+    assert manifests
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    kinds = [each["kind"] for manifest in manifests for each in yaml.safe_load_all(manifest)]
+    assert "JobSet" in kinds
+
+
 def test_every_line_of_a_code_block_is_tested_or_listed():
     """Lines of documents' code blocks are commands that are understood here, or have a reason.
 
@@ -200,7 +224,7 @@ def test_every_line_of_a_code_block_is_tested_or_listed():
     for path in TEXTS:
         if path.suffix == ".md":
             blocks = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.M | re.S)
-            assert {language for language, _ in blocks} <= {"", "python"}
+            assert {language for language, _ in blocks} <= {"", "python", "bash", "yaml"}
             text = [line for language, block in blocks if not language for line in block.splitlines()]
             lines = [line for line in text if re.match(r"[a-z./]+ ", line)]
             strange += [line for line in lines if not line.startswith(known)]

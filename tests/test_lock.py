@@ -95,6 +95,29 @@ def test_another_host_cannot_be_seen(tmp_path):
     assert take(tmp_path)["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize(
+    ("job", "restarts", "taken"),
+    [
+        (["tron 17", 0], "1", True),
+        (["tron 17", 1], "1", False),  # another step of the same job
+        (["tron 17", 0], "", False),
+        (["tron 18", 0], "1", False),
+        (["tron 17", "0"], "1", False),
+        (None, "1", False),
+    ],
+)
+def test_a_job_that_slurm_started_again_elsewhere_takes_its_lock(tmp_path, monkeypatch, job, restarts, taken):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "tron")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    sign(tmp_path, host="elsewhere", job=job)
+    if taken:
+        assert take(tmp_path)["job"] == ["tron 17", int(restarts)]
+        return
+    with pytest.raises(InputError, match="was locked by process"):
+        take(tmp_path)
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes are looked up in /proc")
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def refuse(*_):

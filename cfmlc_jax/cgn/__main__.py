@@ -27,6 +27,7 @@ if __name__ == "__main__":
     cli.end_at_interrupt("interrupted; give the same command again")
 
 from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
+from cfmlc_jax.clusters import detect
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.errors import InputError, RunError
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         flags = _parser().parse_args(arguments)
+        detect.require_one_process(flags.cluster)
         with warnings.catch_warnings():
             # Pillow warns about odd files, and reads them.
             warnings.filterwarnings("ignore", module="PIL")
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_parser(commands)
     for each in commands.choices.values():
         compilation.add_flag(each)
+        detect.add_flag(each)
     return parser
 
 

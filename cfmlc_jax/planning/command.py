@@ -72,7 +72,7 @@ def plan(config, question: Question, print_line: Callable[[str], None]) -> dict[
     if question.memory is not None:
         fits = _fit(config, question, devices, needs, print_line)
     answer = _as_json(workload, costs, fits, question)
-    if question.out is not None:
+    if question.out is not None and jax.process_index() == 0:
         files.write_text(question.out, json.dumps(answer, indent=1) + "\n")
     return answer
 

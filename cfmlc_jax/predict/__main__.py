@@ -36,6 +36,7 @@ from cfmlc_jax import files, processes
 from cfmlc_jax.causal.views import position
 from cfmlc_jax.classify import examples
 from cfmlc_jax.classify.predictor import ImageScores, Predictor
+from cfmlc_jax.clusters import detect
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.errors import InputError, RunError, printable
@@ -60,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             # Pillow warns about odd files, and reads them.
             warnings.filterwarnings("ignore", module="PIL")
-            return _predict(_parse(arguments))
+            flags = _parse(arguments)
+            detect.require_one_process(flags.cluster)
+            return _predict(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -116,6 +119,7 @@ def _parser():
         help="images at once, rounded up to a multiple of the devices; default 16",
     )
     compilation.add_flag(parser)
+    detect.add_flag(parser)
     return parser
 
 

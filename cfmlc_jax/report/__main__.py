@@ -19,6 +19,7 @@ from cfmlc_jax import cli
 if __name__ == "__main__":
     cli.end_at_interrupt("interrupted")
 
+from cfmlc_jax.clusters import detect
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.report import page
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     cli.tolerate_every_name()
     try:
         flags = _parser().parse_args(arguments)
+        detect.require_one_process(flags.cluster)
         path = page.write(flags.workdir, flags.alphas)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,6 +47,7 @@ def _parser():
         metavar="A,B,…",
         help="strengths of effects to compute from the saved scores; default: eleven from 0 to the largest configured one",
     )
+    detect.add_flag(parser)
     return parser
 
 

@@ -43,6 +43,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
 from cfmlc_jax.cgn.counterfactuals import drawing_weights
 from cfmlc_jax.cgn.imagenet import torch_files as generator_files
+from cfmlc_jax.clusters import detect
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError, RunError
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         flags = _parser().parse_args(arguments)
+        detect.require_one_process(flags.cluster)
         if flags.out.exists():
             raise InputError(f"{flags.out} exists already; remove it, or choose another path")
         if flags.to_torch:
@@ -536,6 +538,7 @@ def _parser():
         "and for backbones alone, else none",
     )
     add("--to_torch", action="store_true", help="convert a checkpoint to a PyTorch file")
+    detect.add_flag(parser)
     return parser
 
 
