@@ -121,7 +121,8 @@ def _of_timm(name):
     import timm
 
     sizes = {"dynamic_img_size": True} if name.startswith("vit_") else {}
-    model = timm.create_model(TIMM.get(name, name), num_classes=0, drop_path_rate=0.1, **sizes)
+    rate = 0.0 if name.startswith(("resn", "tresnet")) else 0.1
+    model = timm.create_model(TIMM.get(name, name), num_classes=0, drop_path_rate=rate, **sizes)
     return model, model.num_features
 
 

@@ -526,7 +526,9 @@ def test_the_type_of_the_computation_is_that_of_the_platform_unless_given(platfo
 
 def test_weights_after_the_last_epoch_are_refused():
     late = changed(data__decorrelate__effective_share=0.5, data__decorrelate__from_epoch=81)
-    with pytest.raises(InputError, match="from_epoch is 81, but train.epochs is 80: no image would be drawn"):
+    with pytest.raises(
+        InputError, match=r"from_epoch is 81, but train.epochs is 80: no image would be drawn"
+    ):
         configs.require_trainable(configs.validate(late))
     single = changed(
         task="single_label",
@@ -534,7 +536,7 @@ def test_weights_after_the_last_epoch_are_refused():
         loss__name="cross_entropy",
         data__decorrelate__effective_share=0.5,
     )
-    with pytest.raises(InputError, match="config.data.decorrelate is for task 'multi_label'"):
+    with pytest.raises(InputError, match=r"config.data.decorrelate is for task 'multi_label'"):
         configs.validate(single)
 
 
