@@ -14,6 +14,7 @@ import fnmatch
 import functools
 import importlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -260,6 +261,8 @@ def filesystem(scheme: str) -> Any:
         raise InputError(
             f"{scheme}:// needs the package {store.package}; pip install 'cfmlc_jax[{store.extra}]'"
         ) from error
+    # It prints what it raises as well.
+    logging.getLogger(store.package).setLevel(logging.CRITICAL)
     try:
         # A listing that is kept would hide what other processes write.
         return fsspec.filesystem(scheme, use_listings_cache=False)
