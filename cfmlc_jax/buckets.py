@@ -169,12 +169,21 @@ class Address(PosixGPath):
             system.pipe_file(self._key, data)
 
     def create(self, data: bytes) -> bool:
-        """Put an object there if there is none, and return whether it was put; of several that try, one succeeds."""
-        with self._translated() as system:
-            try:
+        """Put an object there if there is none, and return whether it was put; of several that try, one succeeds.
+
+        Some servers of s3:// have no such request: there two that try at the same moment may both succeed.
+        """
+        try:
+            with self._translated() as system:
                 system.pipe_file(self._key, data, mode="create")
-            except FileExistsError:
+        except FileExistsError:
+            return False
+        except BucketError as error:
+            if not re.search(r"not implemented|NotImplemented|functionality", str(error.strerror)):
+                raise
+            if self.exists():
                 return False
+            self.replace_by(data)
         return True
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -237,7 +246,7 @@ class Address(PosixGPath):
             raise OSError(number, os.strerror(number), str(self)) from error
         except BucketError:
             raise
-        except (OSError, *_errors(self._scheme)) as error:
+        except _errors(self._scheme) as error:
             raise _bucket_error(error, self) from error
 
 
@@ -266,14 +275,14 @@ def filesystem(scheme: str) -> Any:
     try:
         # A listing that is kept would hide what other processes write.
         return fsspec.filesystem(scheme, use_listings_cache=False)
-    except (ValueError, *_errors(scheme)) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{scheme}:// cannot be used ({_one_line(error)}); see docs/buckets.md") from error
 
 
 @functools.cache
 def _errors(scheme) -> tuple[type[Exception], ...]:
-    """What the file system of a store raises besides OSErrors."""
-    kinds = []
+    """What the file system of a store raises."""
+    kinds: list[type[Exception]] = [OSError]
     for module, name in _STORES[scheme].errors:
         with contextlib.suppress(ImportError):  # a store that tests put in its place
             kinds.append(getattr(importlib.import_module(module), name))

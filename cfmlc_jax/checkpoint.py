@@ -229,7 +229,8 @@ class Checkpoints:
         """
         with contextlib.suppress(WriteError):
             self.wait()
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         self._uploader.shutdown()
 
     @property
@@ -258,9 +259,10 @@ class Checkpoints:
             while target.exists():
                 target = target.with_name(f"{step}.{suffix}")
                 suffix += 1
-            if self._in_bucket:
-                self.path(step).copy_to(target, last=_MARK)
-                _remove(self.path(step))
+            path = self.path(step)
+            if isinstance(path, Address):
+                path.copy_to(target, last=_MARK)
+                _remove(path)
             else:
                 self.path(step).rename(target)
         if jax.process_count() > 1:
@@ -270,9 +272,11 @@ class Checkpoints:
 
 
 def _async_checkpointer(*, alone):
-    """Orbax's checkpointer of all processes, or of the first one alone."""
+    """Orbax's checkpointer of all processes, or of the first one alone: None on the others."""
     if not alone or jax.process_count() == 1:
         return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+    if jax.process_index() != 0:
+        return None
     options = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="first_process"
     )
@@ -290,7 +294,8 @@ def _async_checkpointer(*, alone):
 @contextlib.contextmanager
 def _shared(path) -> Iterator[None]:
     """A block that only the first process does something in: a `WriteError` there is raised on all processes."""
-    number, reason = 0, ""
+    number: int | None = 0
+    reason: str | None = ""
     try:
         if jax.process_index() == 0:
             try:

@@ -53,7 +53,7 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         WriteError: the folder cannot be written.
     """
     path = folder / FILE
-    take = _take_in_bucket if isinstance(path, Address) else _take
+    take: Callable[..., _Object | _OpenFile] = _take_in_bucket if isinstance(path, Address) else _take
     while True:
         try:
             lock = take(path, doing)
@@ -119,7 +119,9 @@ class _Object:
 def _take_in_bucket(address: Address, doing: str) -> _Object:
     """Take the lock: the object is put, with this process written in it as the holder."""
     own = _self(doing) | {"token": uuid.uuid4().hex, "beat": time.time()}
-    if not address.create(_as_json(own)):
+    # Looked at first, because some servers put an object although there is one.
+    holder = _holder_in(address)
+    if holder is not None or not address.create(_as_json(own)):
         holder = _holder_in(address)
         if holder is not None:
             _require_dead(address, holder)

@@ -47,7 +47,7 @@ def require_devices() -> None:
 
 def broadcast(name: str, text: str) -> str:
     """The first process's text, on all processes; each name serves once. Unlike a collective, it may take minutes."""
-    client = distributed.global_state.client
+    client: Any = distributed.global_state.client
     key = f"{_ROOM}/{name}"
     if jax.process_index() == 0:
         client.key_value_set(key, text)

@@ -1,6 +1,7 @@
 """A run in a bucket, of a server on this machine: killed, cut off, resumed and used like any other run."""
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from cfmlc_jax import buckets, files
+from cfmlc_jax.errors import InputError
 
 TESTS = Path(__file__).parent
 # Ten steps with a checkpoint every four.
@@ -209,3 +213,111 @@ def test_what_reads_a_run_reads_it_in_a_bucket(server, tmp_path):
     code, text, err = finish(start(port, "cfmlc_jax.report", RUN))
     assert (code, text) == (0, f"report {RUN}/report/index.html\n"), err
     assert system.cat_file(f"{RUN}/report/index.html") == page
+
+
+# Processes that share no disk save a state of which each holds a part, and restore it.
+TOGETHER = """
+import errno, sys
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 1)
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax.sharding import NamedSharding, PartitionSpec
+from cfmlc_jax import buckets, files
+from cfmlc_jax.checkpoint import Checkpoints
+mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+parts, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
+model = jax.jit(lambda: {"w": jnp.arange(8.0).reshape(4, 2)}, out_shardings=parts)()
+training = jax.jit(lambda: {"step": jnp.int32(7)}, out_shardings=whole)()
+checkpoints = Checkpoints(files.path_of("s3://bucket/together/checkpoints"))
+checkpoints.save(7, model=model, training=training, meta={"class_names": [], "finished": False})
+checkpoints.rank(7, 0.5, {"finished": True})
+abstract = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (model, training)
+)
+again, rest, meta = checkpoints.restore_latest(
+    model=abstract[0], training=abstract[1], check=lambda path, meta: None, warn=print
+)
+assert again["w"].sharding == parts and not again["w"].is_fully_addressable
+equal = jax.jit(lambda a, b: (a == b).all(), out_shardings=whole)(again["w"], model["w"])
+print(bool(equal), int(rest["step"]), meta["finished"], flush=True)
+if jax.process_index() == 0:
+    def refuse(*arguments):
+        raise OSError(errno.EIO, "gone")
+    buckets.filesystem("s3").put = refuse
+checkpoints.save(8, model=model, training=training, meta={})
+try:
+    checkpoints.wait()
+except OSError as error:
+    print(error, flush=True)
+checkpoints.close()
+"""
+
+
+def test_processes_without_a_common_disk(server):
+    port, system = server
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, address, str(number)],
+            env=environment(port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for code, out, err in [finish(process) for process in processes]:
+        assert code == 0, err
+        values, error = out.splitlines()[-2:]
+        assert values == "True 7 True"
+        assert error.startswith("s3://bucket/together/checkpoints/8 cannot be written (gone)")
+    assert not system.exists("s3://bucket/together/checkpoints/8/_CHECKPOINT_METADATA")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers that nobody has rights."""
+
+    def do_GET(self):
+        self.send_response(403)
+        self.end_headers()
+
+    do_HEAD = do_PUT = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_bucket_that_cannot_be_used(monkeypatch):
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "nowhere")
+
+    def message(port, **options):
+        system = s3fs.S3FileSystem(
+            endpoint_url=f"http://127.0.0.1:{port}",
+            config_kwargs={"retries": {"max_attempts": 0}},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            **options,
+        )
+        system.retries = 1
+        monkeypatch.setattr(buckets, "filesystem", lambda scheme: system)
+        with pytest.raises(InputError) as error:
+            files.place("s3://bucket/run", "--workdir", bucket=True)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    anyone = {"key": "anyone", "secret": "anything"}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        port = refusing.server_address[1]
+        assert message(port, **anyone).startswith(
+            "--workdir: s3://bucket/run cannot be used (access denied: Forbidden); get rights or credentials"
+        )
+        assert "cannot be used (no valid credentials: Unable to locate credentials)" in message(port)
+        refusing.shutdown()
+    assert "cannot be used (Could not connect to the endpoint URL" in message(port, **anyone)

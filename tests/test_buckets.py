@@ -20,7 +20,7 @@ from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.table import Table
-from cfmlc_jax.engine.writers import JsonlWriter
+from cfmlc_jax.engine.writers import JsonlWriter, TensorBoardWriter
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
 
@@ -186,7 +186,7 @@ def test_what_a_store_raises_is_one_line(run, monkeypatch, error, words):
 
 
 def test_errors_of_the_packages_are_translated(run, monkeypatch):
-    monkeypatch.setattr(buckets, "_errors", lambda scheme: (ClientError,))
+    monkeypatch.setattr(buckets, "_errors", lambda scheme: (OSError, ClientError))
     broken(monkeypatch, ls=refuse(ClientError, "no such host"))
     with pytest.raises(BucketError, match="no such host"):
         list(run.iterdir())
@@ -429,3 +429,21 @@ def test_sources_that_read_no_buckets(run, monkeypatch):
         build.data_root("coco", "s3://bucket/run")
     monkeypatch.setenv("CFMLC_DATA", "gs://bucket/data")
     assert str(build.place("coco")) == "gs://bucket/data/coco"
+
+
+def test_what_cannot_be_in_a_bucket(run, command):
+    with pytest.raises(InputError, match=r"report\.tensorboard cannot write to s3://bucket/run/tensorboard"):
+        TensorBoardWriter(run / "tensorboard", 0)
+    configuration = Path(__file__).parent / "configs" / "cgn_tiny.py"
+    code, _, err = command(f"--config={configuration}", f"--workdir={run}")
+    assert code == 1
+    assert err.startswith("error: --workdir s3://bucket/run cannot be in a bucket for a generator of digits")
+    for flag in (
+        "--compilation_cache=gs://bucket/compiled",
+        "--config.loss.features_from=gs://bucket/vgg.pth",
+    ):
+        code, _, err = command(f"--config={configuration}", flag)
+        assert code == 1
+        assert "'gs://bucket/" in err
+        assert err.count("\n") == 1
+    assert not run.exists()
