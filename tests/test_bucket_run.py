@@ -82,7 +82,8 @@ def environment(port):
 @pytest.fixture(scope="module")
 def server():
     """The port of a server of buckets, with one bucket."""
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
         stdout=subprocess.DEVNULL,
@@ -93,8 +94,6 @@ def server():
         try:
             port = next(int(m[1]) for line in process.stderr if (m := re.search(r"127\.0\.0\.1:(\d+)", line)))
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            import s3fs
-
             system = s3fs.S3FileSystem(
                 key="anyone",
                 secret="anything",

@@ -26,7 +26,7 @@ from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
-from cfmlc_jax.errors import InputError, RunError, WriteError
+from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
 NO_IMAGES = np.array([], np.int32)
 
@@ -65,7 +65,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
                 ),
             )
             return _evaluate_in_full(config, run, training, sources, output)
-        except WriteError as error:
+        except (WriteError, BucketError) as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             training.standing.close()
