@@ -330,8 +330,9 @@ def local_folder() -> Iterator[Path]:
     """A new folder on the local disk ($TMPDIR), removed when the block ends; those of killed processes are too."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_STAGING))
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".new").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        (folder / ".new").rename(folder / ".lock")  # which nobody sees unlocked
         try:
             yield folder
         finally:

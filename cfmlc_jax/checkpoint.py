@@ -227,7 +227,7 @@ class Checkpoints:
 
         A checkpoint that cannot be written is not reported: call `wait` before, unless the run fails anyway.
         """
-        with contextlib.suppress(WriteError):
+        with contextlib.suppress(WriteError, BucketError):
             self.wait()
         if self._checkpointer is not None:
             self._checkpointer.close()
@@ -264,7 +264,7 @@ class Checkpoints:
                 path.copy_to(target, last=_MARK)
                 _remove(path)
             else:
-                self.path(step).rename(target)
+                path.rename(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"damaged {step}")
         del self._ranks[step]
@@ -646,6 +646,8 @@ def _progress(path) -> dict:
     try:
         text = (file if file.exists() else path / _OLDER_RANK).read_text(encoding="utf-8")
         progress = json.loads(text)
+    except BucketError:
+        raise  # a best checkpoint must not lose its rank to a lost connection
     except (OSError, ValueError):
         return {}
     return progress if isinstance(progress, dict) and isinstance(progress.get("rank"), int | float) else {}

@@ -47,6 +47,8 @@ class BucketError(OSError, RunError):
         """What to do."""
         if self.errno == errno.EACCES:
             return "get rights or credentials for it"
+        if self.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "free space there"
         return "check the network and that the bucket is there"
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -341,8 +342,16 @@ def test_a_holder_elsewhere(run, monkeypatch):
     )
     assert "counts as ended after 180 s of silence, or remove s3://bucket/run/.lock" in line
     assert "\n" not in line
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.1)
     sign(run, host="elsewhere", beat=time.time() - 200)
     assert take(run)["host"] == socket.gethostname()
+    # Its clock is wrong, but it lives.
+    sign(run, host="elsewhere", beat=1)
+    beating = threading.Timer(0.1, sign, [run], {"host": "elsewhere", "beat": 2})
+    beating.start()
+    with pytest.raises(lock.InUseError, match="on elsewhere"):
+        take(run)
+    beating.join()
 
 
 def test_a_holder_tells_that_it_lives_and_ends_when_another_took_over(run, monkeypatch, capsys):
