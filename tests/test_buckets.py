@@ -17,12 +17,16 @@ from PIL import Image
 
 from cfmlc_jax import buckets, cli, files, lock
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.cgn import __main__ as cgn
 from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.engine.writers import JsonlWriter, TensorBoardWriter
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
+from cfmlc_jax.predict import __main__ as predict
+from cfmlc_jax.report import __main__ as report
+from cfmlc_jax.torch_weights import __main__ as torch_weights
 
 
 @pytest.fixture
@@ -456,3 +460,28 @@ def test_what_cannot_be_in_a_bucket(run, command):
         assert "'gs://bucket/" in err
         assert err.count("\n") == 1
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "words"),
+    [
+        (torch_weights.main, ["s3://bucket/w.pth", "out"], "IN 's3://bucket/w.pth' is an address"),
+        (torch_weights.main, ["run", "gs://b/w.pth", "--to_torch"], "OUT 'gs://b/w.pth' is an address"),
+        (torch_weights.main, ["w.pth", "az://b/w"], "'az://b/w' is an address"),
+        (cgn.main, ["export", "--records=a", "--out=s3://b/c"], "'s3://b/c' is an address"),
+        (cgn.main, ["sheets", "--checkpoint=a", "--out=gs://b/c"], "'gs://b/c' is an address"),
+        (cgn.main, ["cues", "--checkpoint=a", "--out=hf://b/c"], "'hf://b/c' is an address"),
+        (predict.main, ["s3://b/a.jpg", "--checkpoint=a"], "'s3://b/a.jpg' is an address; copy the images"),
+        (predict.main, ["a.jpg", "--checkpoint=a", "--output=http://b/c"], "'http://b/c' is an address"),
+        (report.main, ["hdfs://b/run"], "WORKDIR 'hdfs://b/run' is an address"),
+    ],
+)
+def test_commands_refuse_addresses_where_they_cannot_use_them(
+    main, arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
