@@ -150,9 +150,9 @@ def _train(values, config):
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
-    if isinstance(workdir, Address) and configs.system(config) == configs.CGN:
+    if isinstance(workdir, Address) and configs.system(config) != configs.CLASSIFIER:
         raise InputError(
-            f"--workdir {workdir} cannot be in a bucket for a generator of digits or scenes, which writes records; "
+            f"--workdir {workdir} cannot be in a bucket for a generator, whose records need a file system; "
             "take a local or mounted folder"
         )
     system = _SYSTEMS[configs.system(config)]
