@@ -8,10 +8,15 @@ resume with another number of workers, processes or devices.
 
 Readers never change a run's checkpoints, because a training may be writing there. Only the training
 changes the folder, through `Checkpoints`.
+
+In a bucket a checkpoint has the same files. Orbax writes and reads them on the local disk, from and to which they are
+copied: it knows no s3://, and on gs:// other processes than ours. The file `_MARK` is put last and removed first; a
+checkpoint without it does not count. Of several processes the first one gathers and writes all arrays.
 """
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import math
@@ -22,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +36,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from cfmlc_jax import files
-from cfmlc_jax.errors import InputError, RunError, WriteError
+from cfmlc_jax import buckets, files, processes
+from cfmlc_jax.buckets import Address
+from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
 KEEP_LATEST = 2
 # What reading a damaged checkpoint raises: missing files, truncated JSON, chunks that don't decode.
@@ -40,6 +47,8 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # The file with the rank, and the file that Orbax wrote for it in older versions.
 _RANK, _OLDER_RANK = "rank.json", "metrics/metrics"
+# A file that every checkpoint has.
+_MARK = "_CHECKPOINT_METADATA"
 # Part of the name of an Orbax save that is not finished.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _NOBODY_WAITS = "Event loop is closed"
@@ -62,7 +71,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        self._folder = Path(folder).absolute()
+        self._folder = files.path_of(folder).absolute()
         if jax.process_index() == 0:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +79,10 @@ class Checkpoints:
                 raise WriteError(error.errno, error.strerror, str(self._folder)) from error
             _remove_unfinished(self._folder, "")
         self._ranks = _ranks(self._folder)
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._in_bucket = isinstance(self._folder, Address)
+        self._checkpointer = _async_checkpointer(alone=self._in_bucket)
+        self._uploader = ThreadPoolExecutor(1)
+        self._upload: Future | None = None
         # The step that is being written, and the context that reports why it cannot be written.
         self._writing: tuple[int, contextlib.ExitStack] | None = None
 
@@ -81,14 +93,22 @@ class Checkpoints:
             WriteError: this checkpoint or the one before cannot be written (`wait`).
         """
         self.wait()
+        if self._in_bucket and jax.process_count() > 1:
+            model, training = multihost_utils.process_allgather((model, training), tiled=True)
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave(meta),
         )
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_explained(self.path(step)))
-            self._checkpointer.save(self.path(step), args=items)
+            if not self._in_bucket:
+                stack.enter_context(_explained(self.path(step)))
+                self._checkpointer.save(self.path(step), args=items)
+            elif jax.process_index() == 0:
+                copy = stack.enter_context(buckets.local_folder()) / str(step)
+                stack.enter_context(_explained(copy, self.path(step)))
+                self._checkpointer.save(copy, args=items)
+                self._upload = self._uploader.submit(self._put, copy, self.path(step))
             self._writing = step, stack.pop_all()
 
     def wait(self) -> None:
@@ -100,10 +120,21 @@ class Checkpoints:
         if self._writing is None:
             return
         (step, stack), self._writing = self._writing, None
-        with stack:
-            self._checkpointer.wait_until_finished()
+        if not self._in_bucket:
+            with stack:
+                self._checkpointer.wait_until_finished()
+        else:
+            with _shared(self.path(step)), stack:
+                if self._upload is not None:
+                    self._upload.result()
         self._ranks[step] = None
         self._drop_old()
+
+    def _put(self, copy, address):
+        """Put a checkpoint into the bucket, when Orbax has written it to the local disk."""
+        self._checkpointer.wait_until_finished()
+        address.rmtree(missing_ok=True)  # what a save of this step that was killed has left
+        address.upload(copy, last=_MARK)
 
     def rank(self, step: int, rank: float, progress: dict) -> None:
         """Record how good a saved checkpoint is; the largest rank is the best.
@@ -150,12 +181,13 @@ class Checkpoints:
             try:
                 meta = read_meta(path)
                 check(path, meta)
-                _require_shapes(path, model, "choose another --workdir")
-                restored = _read(
-                    path,
-                    model=ocp.args.StandardRestore(model),
-                    training=ocp.args.StandardRestore(training),
-                )
+                with _copied(path, "model", "training"):
+                    _require_shapes(path, model, "choose another --workdir")
+                    restored = _read(
+                        path,
+                        model=ocp.args.StandardRestore(model),
+                        training=ocp.args.StandardRestore(training),
+                    )
             except UnreadableError as error:
                 kept = self._set_aside(step)
                 reason = error.reason[:120]
@@ -195,9 +227,11 @@ class Checkpoints:
 
         A checkpoint that cannot be written is not reported: call `wait` before, unless the run fails anyway.
         """
-        with contextlib.suppress(WriteError):
+        with contextlib.suppress(WriteError, BucketError):
             self.wait()
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+        self._uploader.shutdown()
 
     @property
     def _aside(self):
@@ -208,7 +242,11 @@ class Checkpoints:
         kept = {*sorted(self._ranks)[-KEEP_LATEST:], _best(self._ranks)}
         for step in self._ranks.keys() - kept:
             del self._ranks[step]
-            if jax.process_index() == 0:
+            if jax.process_index() != 0:
+                continue
+            if self._in_bucket:
+                _remove(self.path(step))
+            else:
                 # Renamed first, so that readers never see half of it; after a crash opening removes the rest.
                 doomed = self.path(step).rename(self._folder / f"{step}{_UNFINISHED}-old")
                 shutil.rmtree(doomed)
@@ -221,11 +259,86 @@ class Checkpoints:
             while target.exists():
                 target = target.with_name(f"{step}.{suffix}")
                 suffix += 1
-            self.path(step).rename(target)
+            path = self.path(step)
+            if isinstance(path, Address):
+                path.copy_to(target, last=_MARK)
+                _remove(path)
+            else:
+                path.rename(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"damaged {step}")
         del self._ranks[step]
         return target
+
+
+def _async_checkpointer(*, alone):
+    """Orbax's checkpointer of all processes, or of the first one alone: None on the others."""
+    if not alone or jax.process_count() == 1:
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+    if jax.process_index() != 0:
+        return None
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first_process"
+    )
+    return ocp.AsyncCheckpointer(
+        ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=options),
+            model=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+            training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+            meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
+        ),
+        multiprocessing_options=options,
+    )
+
+
+@contextlib.contextmanager
+def _shared(path) -> Iterator[None]:
+    """A block that only the first process does something in: a `WriteError` there is raised on all processes."""
+    number: int | None = 0
+    reason: str | None = ""
+    try:
+        if jax.process_index() == 0:
+            try:
+                yield
+            except WriteError as error:
+                number, reason = error.errno, error.strerror
+                raise
+        else:
+            yield
+    finally:
+        if jax.process_count() > 1:
+            number, reason = json.loads(
+                processes.broadcast(f"saved/{next(_MESSAGES)}", json.dumps([number, reason]))
+            )
+    if number:
+        raise WriteError(number, reason, str(path))
+
+
+def _remove(address):
+    """Remove a checkpoint from a bucket; from its first moment on readers do not see it."""
+    (address / _MARK).unlink(missing_ok=True)
+    address.rmtree(missing_ok=True)
+
+
+_COPIES: dict[Address, Path] = {}
+_MESSAGES = itertools.count()
+
+
+@contextlib.contextmanager
+def _copied(path, *items: str) -> Iterator[Path]:
+    """The checkpoint on the local disk: itself, or while the block lasts a copy of some items of one in a bucket."""
+    if not isinstance(path, Address):
+        yield path
+        return
+    with contextlib.ExitStack() as stack:
+        if path not in _COPIES:
+            _COPIES[path] = stack.enter_context(buckets.local_folder()) / path.name
+            stack.callback(_COPIES.pop, path)
+        copy = _COPIES[path]
+        with _reading(path):
+            wanted = [name for name in path.files() if "/" not in name or name.partition("/")[0] in items]
+            path.download(copy, [name for name in wanted if not (copy / name).exists()])
+        yield copy
 
 
 def find(path: Path) -> Path:
@@ -234,7 +347,7 @@ def find(path: Path) -> Path:
     Raises:
         InputError: the path leads to no checkpoint.
     """
-    path = files.place(path, "checkpoint").absolute()
+    path = files.place(path, "checkpoint", bucket=True).absolute()
     if "\\" in str(path):
         raise InputError(f"{path} has a backslash in it, which Orbax reads as a slash; rename the folder")
     if (path / "model").is_dir():
@@ -263,13 +376,18 @@ def write(path: Path, *, model, meta: dict) -> None:
     Raises:
         InputError: the folder exists already, or cannot be written.
     """
-    path = files.place(path, "checkpoint").absolute()
+    path = files.place(path, "checkpoint", bucket=True).absolute()
     files.require_savable(path, "checkpoint")
     if path.exists():
         raise InputError(f"{path} exists already; remove it, or choose another path")
     items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
+            if isinstance(path, Address):
+                with buckets.local_folder() as folder, _explained(folder / path.name, path):
+                    checkpointer.save(folder / path.name, args=items)
+                    path.upload(folder / path.name, last=_MARK)
+                return
             with _explained(path):
                 checkpointer.save(path, args=items)
         except OSError as error:
@@ -294,8 +412,9 @@ def read_model(path: Path, abstract) -> Any:
     Raises:
         InputError: the checkpoint cannot be read, or belongs to another model.
     """
-    _require_shapes(path, abstract, "its configuration or its class names were changed: restore it")
-    return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
+    with _copied(path, "model"):
+        _require_shapes(path, abstract, "its configuration or its class names were changed: restore it")
+        return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
 
 
 def num_classes(meta: dict) -> int:
@@ -322,8 +441,12 @@ def model_shapes(path: Path) -> dict:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        metadata = checkpointer.metadata(Path(path) / "model").item_metadata
+    with (
+        _copied(path, "model") as copy,
+        _reading(path),
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+    ):
+        metadata = checkpointer.metadata(copy / "model").item_metadata
     if metadata is None:
         raise _unreadable(path, "its model has no index")
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
@@ -349,8 +472,12 @@ def read_part(path: Path, abstract) -> Any:
     part = ocp.args.PyTreeRestore(
         item=abstract, restore_args=jax.tree.map(restore_args, abstract), partial_restore=True
     )
-    with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        arrays = checkpointer.restore(Path(path) / "model", args=part)
+    with (
+        _copied(path, "model") as copy,
+        _reading(path),
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+    ):
+        arrays = checkpointer.restore(copy / "model", args=part)
     for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(arrays)):
         # For an array that is missing Orbax returns its abstract leaf unchanged.
         if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != wanted.shape:
@@ -360,12 +487,17 @@ def read_part(path: Path, abstract) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(path) -> Iterator[None]:
-    """A context in which a checkpoint is written: if it cannot be, nothing of it is left, and a `WriteError` says why."""
+def _explained(path, address=None) -> Iterator[None]:
+    """A context in which a checkpoint is written: if it cannot be, nothing of it is left, and a `WriteError` says why.
+
+    `address`: where the checkpoint is copied to, in a bucket; what is left of it there does not count.
+    """
     others = set(threading.enumerate())
     with _quietly():
         try:
             yield
+        except BucketError as error:
+            raise WriteError(error.errno, error.strerror, error.filename) from error
         except (OSError, ValueError) as error:
             number = _error_number(error)
             if number is None:
@@ -374,12 +506,18 @@ def _explained(path) -> Iterator[None]:
             for _ in range(5):  # TensorStore's last writes create their folders again
                 _remove_unfinished(path.parent, path.name)
                 time.sleep(0.1)
-            raise WriteError(number, os.strerror(number), str(path)) from error
+            place = path if address is None or number in (errno.ENOSPC, errno.EDQUOT) else address
+            raise WriteError(number, os.strerror(number), str(place)) from error
 
 
 def _remove_unfinished(folder, name):
     """Remove the remains of unfinished saves of this name in a folder; an empty name means all saves."""
     if not folder.is_dir():
+        return
+    if isinstance(folder, Address):
+        for path in _numbered(folder):
+            if name in ("", path.name) and not (path / _MARK).exists():
+                path.rmtree(missing_ok=True)
         return
     for path in folder.iterdir():
         saved, mark, _ = path.name.partition(_UNFINISHED)
@@ -423,8 +561,12 @@ def _quietly() -> Iterator[None]:
 
 
 def _read(path, **items):
-    with _reading(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(path, args=ocp.args.Composite(**items))
+    with (
+        _copied(path, *items) as copy,
+        _reading(path),
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+    ):
+        return checkpointer.restore(copy, args=ocp.args.Composite(**items))
 
 
 @contextlib.contextmanager
@@ -433,6 +575,8 @@ def _reading(path) -> Iterator[None]:
     try:
         with _quietly():
             yield
+    except BucketError:
+        raise
     except _DAMAGED as error:
         number = _error_number(error)
         if number is not None and number not in _OF_FILES:
@@ -443,7 +587,7 @@ def _reading(path) -> Iterator[None]:
 
 
 def _unreadable(path, reason):
-    if not path.exists():
+    if not (path / _MARK if isinstance(path, Address) else path).exists():
         return InputError(f"checkpoint {path} is gone; a running training keeps only the latest and the best")
     return UnreadableError(path, reason)
 
@@ -488,7 +632,11 @@ def _numbered(folder):
 
 def _ranks(folder) -> dict[int, float | None]:
     """Step -> rank of the complete checkpoints in a folder; None for one that is not ranked."""
-    steps = [int(child.name) for child in _numbered(folder) if child.name.isdecimal()]
+    steps = [
+        int(child.name)
+        for child in _numbered(folder)
+        if child.name.isdecimal() and (not isinstance(child, Address) or (child / _MARK).exists())
+    ]
     return {step: _progress(folder / str(step)).get("rank") for step in steps}
 
 
@@ -498,6 +646,8 @@ def _progress(path) -> dict:
     try:
         text = (file if file.exists() else path / _OLDER_RANK).read_text(encoding="utf-8")
         progress = json.loads(text)
+    except BucketError:
+        raise  # a best checkpoint must not lose its rank to a lost connection
     except (OSError, ValueError):
         return {}
     return progress if isinstance(progress, dict) and isinstance(progress.get("rank"), int | float) else {}

@@ -36,6 +36,27 @@ class WriteError(OSError, RunError):
         )
 
 
+class BucketError(OSError, RunError):
+    """A bucket cannot be used: no rights, no credentials, no network.
+
+    It takes the arguments of an OSError: errno, reason, address. `way_out` says what to do.
+    """
+
+    @property
+    def way_out(self) -> str:
+        """What to do."""
+        if self.errno == errno.EACCES:
+            return "get rights or credentials for it"
+        if self.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "free space there"
+        return "check the network and that the bucket is there"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.filename} cannot be used ({self.strerror}); {self.way_out} and run the same command again"
+        )
+
+
 def printable(name: str) -> str:
     """The name on one line: line breaks, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -1,24 +1,32 @@
-"""Files written atomically (under a temporary name, then renamed), and checks of the paths that users give."""
+"""Files written atomically, and checks of the paths that users give: local ones, and addresses in buckets.
 
+A local file is written under a temporary name, then renamed; an object in a bucket is put whole.
+"""
+
+import argparse
 import contextlib
+import errno
 import functools
+import io
 import os
-import re
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 
-from cfmlc_jax import cli
+from cfmlc_jax import buckets, cli
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import InputError, WriteError
 
-# gs://, s3://, file://; also with the one slash that `pathlib` leaves of two.
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Orbax treats the folder of a save as a glob pattern when it merges the files of several processes: the
 # save then lacks its index, or contains another run's arrays. TensorStore reads a backslash as a slash.
 _PATTERN = "[*?\\"
+# What is appended to an object is kept and put later: so often, or so seldom that a megabyte a second is sent.
+SECONDS_BETWEEN_PUTS = 10.0
+_BYTES_PER_SECOND = 2**20
 
 
 def user_cache(name: str) -> Path:
@@ -28,20 +36,24 @@ def user_cache(name: str) -> Path:
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "cfmlc_jax" / name
 
 
-def require_path(text: str, name: str) -> None:
+def require_path(text: str, name: str, *, bucket: bool = False) -> None:
     """Raise unless a text can be a path on this machine, whether or not it exists.
 
     Args:
         text: the path.
         name: how the error calls it, for example "--workdir".
+        bucket: an address in a bucket is as good (`buckets.SCHEMES`).
 
     Raises:
         InputError: the text is the address of a store or a web page, or has a control character or broken
             UTF-8 in it.
     """
-    if _ADDRESS.match(text):
+    scheme = buckets.scheme_of(text)
+    served = f"{scheme}://" in buckets.SCHEMES
+    if scheme and not (served and bucket):
+        also = f", or an address in a bucket, {' or '.join(buckets.SCHEMES)}" if bucket else ""
         raise InputError(
-            f"{name} {text!r} is an address, not a path on this machine; give a local or mounted folder"
+            f"{name} {text!r} is an address, not a path on this machine; give a local or mounted folder{also}"
         )
     character = forbidden_character(text)
     if character:
@@ -50,25 +62,53 @@ def require_path(text: str, name: str) -> None:
         )
 
 
+def path_of(text: str | os.PathLike) -> Path:
+    """The local path with "~" resolved, or the `buckets.Address`, that a text stands for.
+
+    Addresses are no `Path`, but have what this package uses of it. A `Path` made of an address, which has lost one of
+    its two slashes, is the address again, so that it never becomes a folder named "s3:".
+
+    Raises:
+        InputError: the address of a store that is not one of `buckets.SCHEMES`.
+        RuntimeError: the home of an unknown user.
+    """
+    if isinstance(text, Address):
+        return cast(Path, text)
+    text = os.fspath(text)
+    scheme = buckets.scheme_of(text)
+    if not scheme:
+        return Path(text).expanduser()
+    require_path(text, "path", bucket=True)
+    return cast(Path, Address(f"{scheme}://{text.partition(':')[2].lstrip('/')}"))
+
+
 def forbidden_character(text: str) -> str:
     """The first control character or lone surrogate of a text; empty if there is none."""
     return next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), "")
 
 
-def place(text: str | os.PathLike, name: str) -> Path:
+def place(text: str | os.PathLike, name: str, *, bucket: bool = False) -> Path:
     """The path that a user gave with "~" resolved, whether or not it exists.
+
+    Args:
+        text: the path.
+        name: how the error calls it, for example "--workdir".
+        bucket: it may be an address in a bucket; then the bucket must be usable.
 
     Raises:
         InputError: as `require_path`; or the text is empty, begins with the home of an unknown user, or the
-            operating system refuses the path.
+            operating system refuses the path; or `buckets.require_usable` raises.
     """
     text = os.fspath(text)
     if not text:
         raise InputError(f"{name} is empty; give a path, or omit it")
-    require_path(text, name)
+    require_path(text, name, bucket=bucket)
     try:
-        path = Path(text).expanduser()
-        path.exists()
+        path = path_of(text)
+        if isinstance(path, Address):
+            _require_bucket(path, name)
+        else:
+            path.exists()
     except RuntimeError as error:  # from `expanduser`
         raise InputError(
             f"{name} {text!r} begins with the home of an unknown user; give the full path"
@@ -79,6 +119,31 @@ def place(text: str | os.PathLike, name: str) -> Path:
     return path
 
 
+def _require_bucket(address, name):
+    try:
+        buckets.require_usable(address)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def local_path(text: str) -> Path:
+    """A `type` for argparse: a path on this machine; an address is an error."""
+    return _path_argument(text, bucket=False)
+
+
+def any_path(text: str) -> Path:
+    """A `type` for argparse: a path on this machine, or an address in a bucket."""
+    return _path_argument(text, bucket=True)
+
+
+def _path_argument(text, *, bucket):
+    try:
+        require_path(text, "value", bucket=bucket)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path_of(text) if bucket else Path(text)
+
+
 def require_savable(folder: Path, name: str) -> None:
     """Raise unless checkpoints saved in the folder can be read again.
 
@@ -86,7 +151,7 @@ def require_savable(folder: Path, name: str) -> None:
         InputError: the absolute path has a character that Orbax treats as a pattern, or bytes that are not
             text.
     """
-    path = str(folder.absolute())
+    path = str(path_of(folder).absolute())
     character = next((c for c in path if c in _PATTERN), "") or forbidden_character(path)
     if character:
         raise InputError(
@@ -106,6 +171,8 @@ def create_folder(folder: Path, name: str) -> None:
         InputError: it cannot be created, or is a file.
     """
     try:
+        if not isinstance(folder, Address):
+            _require_local(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
@@ -115,11 +182,25 @@ def create_folder(folder: Path, name: str) -> None:
 
 def same_path(one: str, other: str) -> bool:
     """Whether two texts name the same path; "~", links, ".." and a trailing slash are resolved."""
-    return bool(one) == bool(other) and _real(one) == _real(other)
+    return bool(one) == bool(other) and real_path(one) == real_path(other)
 
 
-def _real(text):
-    return os.path.realpath(os.path.expanduser(text))
+def real_path(text: str) -> str:
+    """The text of a path with "~", links and ".." resolved; an address stays as it is, without a trailing slash."""
+    return str(path_of(text)) if buckets.scheme_of(text) else os.path.realpath(os.path.expanduser(text))
+
+
+def read_bytes(path: str | os.PathLike, size: int = -1) -> bytes:
+    """The content of a file or object, or its first bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    given = path_of(path) if buckets.scheme_of(os.fspath(path)) else path
+    if isinstance(given, Address):
+        return given.read_bytes(size)
+    with open(path, "rb") as file:
+        return file.read(size)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -176,9 +257,16 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 def append_text(path: Path, text: str) -> None:
     """Append UTF-8 text to a file: all of it, or none if writing fails.
 
+    Objects cannot be appended to: what is appended to one is kept in memory, and the object is put again after some
+    seconds, and by `flush`.
+
     Raises:
         WriteError: the text cannot be written; the file is unchanged.
     """
+    if isinstance(path, Address):
+        _growing(path).append(text.encode())
+        return
+    _require_local(path)
     rest = memoryview(text.encode())
     try:
         with path.open("ab", buffering=0) as file:
@@ -194,8 +282,73 @@ def append_text(path: Path, text: str) -> None:
         raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
+def flush(path: Path) -> None:
+    """Make sure that all that was appended to a file is in it.
+
+    Raises:
+        WriteError: it cannot be written; what was appended is kept for the next time.
+    """
+    if isinstance(path, Address) and path in _GROWING:
+        _GROWING[path].flush()
+
+
+class _Growing:
+    """An object that is appended to: its content, which is put as a whole."""
+
+    def __init__(self, address: Address):
+        self._address = address
+        try:
+            self._content = bytearray(address.read_bytes() if address.exists() else b"")
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(address)) from error
+        self._put, self._next = len(self._content), 0.0
+
+    def append(self, data: bytes) -> None:
+        self._content += data
+        if time.monotonic() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._put == len(self._content):
+            return
+        _put(self._address, bytes(self._content))
+        self._put = len(self._content)
+        self._next = time.monotonic() + max(SECONDS_BETWEEN_PUTS, self._put / _BYTES_PER_SECOND)
+
+
+_GROWING: dict[Address, _Growing] = {}
+
+
+def _growing(address):
+    if address not in _GROWING:
+        _GROWING[address] = _Growing(address)
+    return _GROWING[address]
+
+
+def _put(address, data):
+    try:
+        address.replace_by(data)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(address)) from error
+
+
+def _require_local(path):
+    """Raise if a local path is an address that was taken for one: it would become a folder named "s3:"."""
+    if any(f"{part}//" in buckets.SCHEMES for part in path.parts):
+        raise WriteError(errno.EINVAL, "an address, taken for a path on this machine", str(path))
+
+
 @contextlib.contextmanager
 def _replacing(path, mode, **options) -> Iterator[Any]:
+    if isinstance(path, Address):
+        data = io.BytesIO()
+        file: Any = data if "b" in mode else io.TextIOWrapper(data, **options)
+        yield file
+        file.flush()
+        _GROWING.pop(path, None)
+        _put(path, data.getvalue())
+        return
+    _require_local(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     cli.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
     try:

@@ -2,6 +2,9 @@
 
 It is the operating system's lock on an open file, which is released even if the process is killed. The file
 itself names the holder: for messages, and for file systems without locks or with locks that hosts do not share.
+
+A bucket has no such locks. There the lock is an object, which only one of several processes can create. Its holder puts
+it again every now and then, and one that has not for minutes counts as dead.
 """
 
 import contextlib
@@ -9,16 +12,26 @@ import fcntl
 import json
 import os
 import socket
+import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from cfmlc_jax import cli
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import InputError, WriteError
 
 FILE = ".lock"
 SECONDS_BETWEEN_TRIES = 1.0
+SECONDS_BETWEEN_BEATS = 20.0  # after which the holder of a lock in a bucket puts it again
+SECONDS_OF_SILENCE = 180.0  # after which such a holder on another host counts as dead
+
+
+_FIELDS = ("host", "pid", "started", "since", "doing")
 
 
 class InUseError(InputError):
@@ -30,7 +43,7 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     """Hold the folder's lock for the duration of the block.
 
     Args:
-        folder: an existing folder.
+        folder: an existing folder, or one in a bucket.
         doing: what the lock is held for, for example "training"; other processes print it.
         wait: if set, wait for the holder, and call this with a line that names it before every try.
 
@@ -40,9 +53,10 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         WriteError: the folder cannot be written.
     """
     path = folder / FILE
+    take: Callable[..., _Object | _OpenFile] = _take_in_bucket if isinstance(path, Address) else _take
     while True:
         try:
-            file = _take(path, doing)
+            lock = take(path, doing)
             break
         except InUseError as error:
             if wait is None:
@@ -55,12 +69,107 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         yield
     finally:
         with contextlib.suppress(OSError):  # a file that stays behind names a process that has ended
-            if _is_still(path, file):
-                path.unlink()
-        file.close()
+            lock.release()
 
 
-def _take(path, doing) -> TextIO:
+class _OpenFile:
+    """A lock that is held on an open file."""
+
+    def __init__(self, path: Path, file: TextIO):
+        self._path, self._file = path, file
+
+    def release(self) -> None:
+        try:
+            if _is_still(self._path, self._file):
+                self._path.unlink()
+        finally:
+            self._file.close()
+
+
+class _Object:
+    """A lock that is held by an object in a bucket, which names its holder and is put again every now and then."""
+
+    def __init__(self, address: Address, holder: dict[str, Any]):
+        self._address, self._holder = address, holder
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def _beat(self):
+        while not self._released.wait(SECONDS_BETWEEN_BEATS):
+            # Without a network the run's own writes fail, which is reported there.
+            with contextlib.suppress(OSError):
+                now = _holder_in(self._address)
+                if now is not None and now["token"] != self._holder["token"]:
+                    # This process was silent for so long that another one writes there now: both must not.
+                    print(
+                        f"error: {self._address.parent} was taken over by {_described(now)}", file=sys.stderr
+                    )
+                    cli.end(1)
+                self._address.replace_by(_as_json(self._holder | {"beat": time.time()}))
+
+    def release(self) -> None:
+        self._released.set()
+        self._thread.join()
+        now = _holder_in(self._address)
+        if now is not None and now["token"] == self._holder["token"]:
+            self._address.unlink()
+
+
+def _take_in_bucket(address: Address, doing: str) -> _Object:
+    """Take the lock: the object is put, with this process written in it as the holder."""
+    own = _self(doing) | {"token": uuid.uuid4().hex, "beat": time.time()}
+    # Looked at first, because some servers put an object although there is one.
+    holder = _holder_in(address)
+    if holder is not None or not address.create(_as_json(own)):
+        holder = _holder_in(address)
+        if holder is not None:
+            _require_dead(address, holder)
+        # Several processes may find the same dead holder: the last one that signs has the lock.
+        address.replace_by(_as_json(own))
+        time.sleep(SECONDS_BETWEEN_TRIES)
+        now = _holder_in(address)
+        if now is None or now["token"] != own["token"]:
+            raise _in_use(address, now)
+    return _Object(address, own)
+
+
+def _require_dead(address, holder):
+    """Raise unless the holder of a lock in a bucket has ended."""
+    if holder["host"] == socket.gethostname():
+        if _runs(holder):
+            raise _in_use(address, holder)
+        return
+    if _started_again(holder["job"]):
+        return
+    silent = time.time() - holder["beat"]
+    if silent > SECONDS_OF_SILENCE:
+        time.sleep(2 * SECONDS_BETWEEN_BEATS)  # the clocks of hosts may differ
+        now = _holder_in(address)
+        if now is not None and now["beat"] != holder["beat"]:
+            raise _in_use(address, now)
+    else:
+        raise InUseError(
+            f"{address.parent} is in use by {_described(holder)}, heard of {max(0, silent):.0f} s ago; wait until it "
+            f"ends: it counts as ended after {SECONDS_OF_SILENCE:.0f} s of silence, or remove {address}; or choose "
+            "another --workdir"
+        )
+
+
+def _holder_in(address) -> dict[str, Any] | None:
+    """The holder written in an object; None without an object, or if it names none."""
+    try:
+        holder = json.loads(address.read_bytes())
+        return {name: holder[name] for name in (*_FIELDS, "token", "beat")} | {"job": holder.get("job")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _as_json(holder):
+    return (json.dumps(holder) + "\n").encode()
+
+
+def _take(path, doing) -> _OpenFile:
     """Take the lock: its open file, with this process written in it as the holder."""
     file = path.open("a+", encoding="utf-8")
     try:
@@ -82,16 +191,18 @@ def _take(path, doing) -> TextIO:
             )
         if holder and _runs(holder):
             raise _in_use(path, holder)
-        _sign(file, doing)
+        file.truncate(0)
+        file.write(json.dumps(_self(doing)) + "\n")
+        file.flush()
     except BaseException:
         file.close()
         raise
-    return file
+    return _OpenFile(path, file)
 
 
-def _sign(file, doing):
-    """Write this process into the lock's file as its holder."""
-    holder = {
+def _self(doing) -> dict[str, Any]:
+    """This process as a holder."""
+    return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
@@ -99,9 +210,6 @@ def _sign(file, doing):
         "doing": doing,
         "job": _job(),
     }
-    file.truncate(0)
-    file.write(json.dumps(holder) + "\n")
-    file.flush()
 
 
 def _holder(file) -> dict[str, Any] | None:
@@ -109,8 +217,9 @@ def _holder(file) -> dict[str, Any] | None:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-        fields = {name: holder[name] for name in ("host", "pid", "started", "since", "doing")}
-        return fields | {"job": holder.get("job")}  # older versions wrote none
+        return {name: holder[name] for name in _FIELDS} | {
+            "job": holder.get("job")
+        }  # older versions wrote none
     except (ValueError, KeyError, TypeError):
         return None
 

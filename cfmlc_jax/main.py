@@ -34,6 +34,7 @@ from ml_collections import config_flags
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock, processes
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.cgn import build as cgn_build
 from cfmlc_jax.cgn.imagenet import build as imagenet_build
 from cfmlc_jax.cgn.imagenet.train import train as train_imagenet
@@ -47,7 +48,7 @@ from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.engine.units import parsed_bytes
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import BucketError, InputError, RunError
 from cfmlc_jax.planning import command, topology
 from cfmlc_jax.report import page
 
@@ -159,6 +160,11 @@ def _train(values, config):
         raise InputError(f"--config is missing; {_available()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
+    if isinstance(workdir, Address) and configs.system(config) != configs.CLASSIFIER:
+        raise InputError(
+            f"--workdir {workdir} cannot be in a bucket for a generator, whose records need a file system; "
+            "take a local or mounted folder"
+        )
     system = _SYSTEMS[configs.system(config)]
     system.require(config, started=has_checkpoints(workdir))
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
@@ -217,9 +223,13 @@ def _evaluate(values, config):
     if values.checkpoint is None and values.workdir is None and config is None:
         raise InputError("--mode=evaluate needs --checkpoint, --workdir or --config")
     has_checkpoint = values.checkpoint is not None
-    place = files.place(values.checkpoint, "--checkpoint") if has_checkpoint else _workdir(values)
+    place = (
+        files.place(values.checkpoint, "--checkpoint", bucket=True) if has_checkpoint else _workdir(values)
+    )
     path = checkpoints.find(place)
-    workdir = _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir")
+    workdir = (
+        _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir", bucket=True)
+    )
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, _missing_folders(workdir))
         _make(workdir / "report")
@@ -243,7 +253,7 @@ def _plan(values, config):
         classes=values.classes,
         images=values.images,
         images_per_second=rate,
-        out=None if values.out is None else files.place(values.out, "--out"),
+        out=None if values.out is None else files.place(values.out, "--out", bucket=True),
     )
     command.plan(config, question, _say)
 
@@ -292,7 +302,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     for name in configs.paths(config):
         path = configs.field(config, name)
         if path:
-            files.place(path, f"config.{name}")
+            files.place(path, f"config.{name}", bucket=name in configs.IN_BUCKETS)
     return config
 
 
@@ -414,7 +424,7 @@ def _available():
 
 def _workdir(values):
     if values.workdir is not None:
-        return files.place(values.workdir, "--workdir").absolute()
+        return files.place(values.workdir, "--workdir", bucket=True).absolute()
     if values.config is None:
         raise InputError("--workdir or --config is missing")
     name = config_flags.get_config_filename(values["config"])
@@ -431,7 +441,9 @@ def _run_of(checkpoint):
 
 
 def _missing_folders(workdir):
-    """The folders that the run will create, the innermost first."""
+    """The folders that the run will create, the innermost first; none in a bucket, which has no folders."""
+    if isinstance(workdir, Address):
+        return []
     folders = (workdir / "report", workdir / "checkpoints", workdir, *workdir.parents)
     return [folder for folder in folders if not folder.exists()]
 
@@ -448,13 +460,18 @@ def _remove_unless_begun(workdir, with_events):
 
     `with_events`: there were event files before it.
     """
+    with contextlib.suppress(BucketError):  # the bucket is why the run failed
+        _remove_files_unless_begun(workdir, with_events)
+
+
+def _remove_files_unless_begun(workdir, with_events):
     log = workdir / "metrics.jsonl"
     logged = log.exists() and log.stat().st_size > 0
     if logged or has_checkpoints(workdir) or jax.process_index() != 0:
         return
     log.unlink(missing_ok=True)
     (workdir / "config.json").unlink(missing_ok=True)
-    if not with_events:
+    if not with_events and not isinstance(workdir, Address):
         shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
 
 
@@ -462,11 +479,14 @@ def _forget(workdir, missing, with_events):
     """Clean up when this process, which holds the lock, is interrupted."""
     _remove_unless_begun(workdir, with_events)
     if jax.process_index() == 0:
-        (workdir / lock.FILE).unlink(missing_ok=True)
+        with contextlib.suppress(BucketError):
+            (workdir / lock.FILE).unlink(missing_ok=True)
     _remove_empty(missing)
 
 
 def _make(folder):
+    if isinstance(folder, Address):
+        return  # whether it can be written shows at the lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # An unnamed file where the system has them, because several processes try at once.

@@ -30,6 +30,7 @@ JOIN_TO_REPORT_SECONDS = 15.0  # the same for a process that already has an erro
 SIGN_SECONDS = 5.0  # between signs of life
 SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
 END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the others have read an error
+WAIT_SECONDS = 3600.0  # for what another process does alone; if it dies, the watch ends this one earlier
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
 _SAYS = " failed: "  # between the name of a process and its error
@@ -57,6 +58,16 @@ def require_devices() -> None:
         # CPUs wait 30 s for each other at their first collective. The first of a training would come when it is
         # compiled, which takes one process longer than another that has kept the program.
         multihost_utils.sync_global_devices(f"{_ROOM}/devices")
+
+
+def broadcast(name: str, text: str) -> str:
+    """The first process's text, on all processes; each name serves once. Unlike a collective, it may take minutes."""
+    client: Any = distributed.global_state.client
+    key = f"{_ROOM}/{name}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, text)
+        return text
+    return client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000))
 
 
 class Alone:

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="number of seeds: 0, 1, …"
     )
-    parser.add_argument("--workdir", type=Path, default=Path("runs/longtail_table"))
+    parser.add_argument("--workdir", type=files.local_path, default=Path("runs/longtail_table"))
     try:
         flags, further = parser.parse_known_args(arguments)
     except InputError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfmlc_jax import cli
+from cfmlc_jax import cli, files
 from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import (
     Source,
@@ -336,14 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"the folder of the data set (DIR; default: ${build.ROOT_VARIABLE}/<data set>, else data/<data set>)",
     )
     parser.add_argument(
-        "--vocabulary", type=Path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
+        "--vocabulary", type=files.local_path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
     )
     try:
         flags = parser.parse_args(arguments)
+        flags.root = build.place(flags.data_set, flags.root)
+        files.require_path(str(flags.root), "--root")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    flags.root = build.place(flags.data_set, flags.root)
     data_set = DATA_SETS[flags.data_set]
 
     print(explain(data_set))

@@ -14,14 +14,26 @@ from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict import __main__ as predict
 
-ADDRESSES = ("gs://bucket/run", "s3://b", "file:///run", "https://host/a.npz", "hf://org/model", "gs:/bucket")
+BUCKETS = ("gs://bucket/run", "s3://b", "gs:/bucket")
+NOBODYS = ("file:///run", "https://host/a.npz", "hf://org/model", "az://bucket", "hdfs:/run", "memory://run")
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", [*BUCKETS, *NOBODYS])
 def test_addresses_are_refused_as_paths(address):
     for path in (address, Path(address)):
         with pytest.raises(InputError, match=r"--there .* is an address, not a path on this machine"):
             files.place(path, "--there")
+
+
+@pytest.mark.parametrize("address", NOBODYS)
+def test_addresses_that_nobody_serves_are_refused_where_buckets_are_not(address):
+    for path in (address, Path(address)):
+        with pytest.raises(
+            InputError, match="give a local or mounted folder, or an address in a bucket, gs:// or s3://"
+        ):
+            files.place(path, "--there", bucket=True)
+        with pytest.raises(InputError, match="is an address"):
+            files.path_of(path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,7 @@ def test_checkpoints_are_not_saved_where_they_could_not_be_read(tmp_path, monkey
 @pytest.mark.parametrize(
     ("checkpoint", "words"),
     [
-        ("s3://bucket/run", "is an address"),
+        ("az://bucket/run", "is an address"),
         ("a\\b", "has a backslash in it"),
         (300 * "x", "File name too long"),
     ],

@@ -10,7 +10,7 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "shapes", "cli", "files", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
+    "errors", "shapes", "cli", "buckets", "files", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
     "checkpoint", "engine", "torch_weights", "api", "config", "results", "classify", "cgn", "planning", "report", "main", "predict",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
+from cfmlc_jax import files
 from cfmlc_jax.engine.state import State
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -29,7 +30,7 @@ def require_start(config) -> None:
         )
     if config.init_from:
         try:
-            checkpoints.find(Path(config.init_from))
+            checkpoints.find(files.path_of(config.init_from))
         except InputError as error:
             raise InputError(f"config.init_from: {error}") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 from clu import parameter_overview
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import lock
+from cfmlc_jax import files, lock
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
@@ -26,7 +26,7 @@ from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
-from cfmlc_jax.errors import InputError, RunError, WriteError
+from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
 NO_IMAGES = np.array([], np.int32)
 
@@ -65,7 +65,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
                 ),
             )
             return _evaluate_in_full(config, run, training, sources, output)
-        except WriteError as error:
+        except (WriteError, BucketError) as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             training.standing.close()
@@ -263,7 +263,7 @@ class _Training:
         if not self._config.init_from:
             return state
         return finetune.start_from(
-            Path(self._config.init_from),
+            files.path_of(self._config.init_from),
             state,
             config=self._config,
             class_names=self._train_source.class_names,

@@ -191,6 +191,8 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Paths of all systems.
+# Fields whose path may be an address in a bucket.
+IN_BUCKETS = ("data.root", "init_from")
 _PATHS = {name for parts in SYSTEMS.values() for each in parts for name in each.paths}
 
 
@@ -218,7 +220,7 @@ def _checked(fields):
         for name, choices in each.choices().items():
             part.require_choice(name, field(config, name), choices)
     for name in paths(config):
-        files.require_path(field(config, name), f"config.{name}")
+        files.require_path(field(config, name), f"config.{name}", bucket=name in IN_BUCKETS)
     for each in parts:
         each.check(config)
     return config.lock()

@@ -7,7 +7,7 @@ import jax
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import BucketError, InputError
 
 
 def claim(workdir: Path, fields: dict) -> None:
@@ -41,6 +41,8 @@ def _fields(path):
     """The fields of a run's config.json."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+    except BucketError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or take another --workdir") from error
     if not isinstance(fields, dict):

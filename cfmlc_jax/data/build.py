@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.data.sources import MechanismSource, Source, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
@@ -18,6 +19,7 @@ from cfmlc_jax.data.sources.tfds import Tfds
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
 from cfmlc_jax.data.sources.voc import Voc
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 ROOT_VARIABLE = "CFMLC_DATA"
 
@@ -39,8 +41,17 @@ def data_root(name: str, root: str) -> Path:
 
 def place(name: str, root: str = "") -> Path:
     """The path of a data set's folder, as in `data_root`, whether or not it exists."""
-    path = Path(root) if root else Path(os.environ.get(ROOT_VARIABLE, "data")) / name
-    return path.expanduser()
+    path = path_of(root or os.path.join(os.environ.get(ROOT_VARIABLE, "data"), name))
+    if isinstance(path, Address) and not _reads_buckets(name):
+        readers = ", ".join(each for each in SOURCES if _reads_buckets(each))
+        raise InputError(
+            f"data source {name} cannot be read from {path}: those that can are {readers}; copy it to a local folder"
+        )
+    return path
+
+
+def _reads_buckets(name: str) -> bool:
+    return name in SOURCES and SOURCES[name].bucket
 
 
 class Opening(NamedTuple):
@@ -49,11 +60,13 @@ class Opening(NamedTuple):
     open: (config.data, split) -> the source.
     fields: fields of config.data that it reads besides the common ones; sections end with a dot.
     has_mechanisms: it is a `sources.MechanismSource` with masks.
+    bucket: its files can be in a bucket.
     """
 
     open: Callable[[Any, str], Source]
     fields: tuple[str, ...] = ()
     has_mechanisms: bool = False
+    bucket: bool = False
 
 
 def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
@@ -67,6 +80,7 @@ def _visual_genome(data, split):
 
 
 def _tfds(data, split):
+    place("tfds", data.root)
     return Tfds(data.root or "~/tensorflow_datasets", split, **data.tfds)
 
 
@@ -135,16 +149,16 @@ def _of_mechanisms(open):
 
 
 SOURCES = {
-    "coco": Opening(_in_folder(Coco)),
-    "voc2007": Opening(_in_folder(Voc)),
-    "vg256": Opening(_visual_genome, ("vocabulary",)),
-    "table": Opening(_in_folder(Table)),
+    "coco": Opening(_in_folder(Coco), bucket=True),
+    "voc2007": Opening(_in_folder(Voc), bucket=True),
+    "vg256": Opening(_visual_genome, ("vocabulary",), bucket=True),
+    "table": Opening(_in_folder(Table), bucket=True),
     "tfds": Opening(_tfds, ("tfds.",)),
     "scenes": Opening(_scenes, ("scenes.",)),
     "cifar10_lt": Opening(_cifar, _TAIL),
     "cifar100_lt": Opening(_cifar, _TAIL),
-    "imagenet_lt": Opening(_image_list),
-    "places_lt": Opening(_image_list),
+    "imagenet_lt": Opening(_image_list, bucket=True),
+    "places_lt": Opening(_image_list, bucket=True),
     # The folder of each split, or the folder itself for "train".
     "counterfactuals": Opening(_counterfactuals),
     "long_tailed_digits": Opening(_digits, (*_TAIL, "longtail.largest", "longtail.num_test")),

@@ -1,12 +1,12 @@
 """How many classes and training images a data set has, known without reading it."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cfmlc_jax.data import build, class_names
 from cfmlc_jax.data.sources import coco, image_list, imbalance, mechanism_digits, visual_genome, voc
 from cfmlc_jax.data.sources.cifar_files import DATA_SETS
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 CLASS_LIST = "classes.txt"
 
@@ -33,7 +33,7 @@ def known(data: Any) -> Size | None:
     if name == "table" and (build.place(name, data.root) / CLASS_LIST).is_file():
         return Size(len(class_names.class_names(str(build.place(name, data.root) / CLASS_LIST))), 0)
     if name == "vg256" and data.vocabulary:
-        names, _ = visual_genome.read_vocabulary(Path(data.vocabulary).expanduser())
+        names, _ = visual_genome.read_vocabulary(path_of(data.vocabulary))
         return Size(len(names), visual_genome.NUM_TRAIN)
     if name in _PUBLISHED:
         return _PUBLISHED[name]

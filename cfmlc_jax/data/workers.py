@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from cfmlc_jax.data.views.patches import Transform
-from cfmlc_jax.errors import RunError
+from cfmlc_jax.errors import BucketError, RunError
 
 SHARED_MEMORY = "/dev/shm"
 # Greatest size of a sub-batch: large enough that passing it on costs little, small enough for a few per worker.
@@ -82,6 +82,8 @@ class Batches:
                 _start_tracker()
             batches = iter(self.dataset)
             yield from batches
+        except BucketError:
+            raise
         except OSError as error:
             # Errors of images are `InputError`s, so this one comes from the communication with workers.
             if not self.workers:

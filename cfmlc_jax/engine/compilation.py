@@ -50,12 +50,17 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
         folder: "none": keep nothing. None: $JAX_COMPILATION_CACHE_DIR if set, which JAX reads by itself; else
             the user's cache (`files.user_cache`).
         warn: prints a line for the user, if the folder cannot be written. Nothing is kept then.
+
+    Raises:
+        InputError: the folder is an address.
     """
     if folder == NONE:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if folder is None and jax.config.values["jax_compilation_cache_dir"]:
         return
+    if folder is not None:
+        files.require_path(folder, "--compilation_cache")
     try:
         place = (files.user_cache("xla") if folder is None else Path(folder).expanduser()) / _processor()
         place.mkdir(parents=True, exist_ok=True)

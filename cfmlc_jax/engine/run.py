@@ -1,5 +1,6 @@
 """A run: training a system in a workdir, from the start or from the latest checkpoint."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import System
+from cfmlc_jax.errors import WriteError
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,10 @@ class Run:
 
     def close(self) -> None:
         """Flush, and close files."""
-        self._writer.close()
+        with contextlib.suppress(
+            WriteError
+        ):  # a run that ends well has flushed; another one has its own error
+            self._writer.close()
         self.checkpoints.close()
 
     def _train(self, progress):
@@ -298,6 +303,8 @@ class Run:
         return {"best": self._early_stop.best, "finished": self._finished}
 
     def _save(self):
+        # A run that resumes from the checkpoint keeps the lines before it: they must be there by then.
+        self._writer.flush()
         model, training = to_items(self._state, self._system)
         meta = self._options.meta | self._validation_meta()
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)

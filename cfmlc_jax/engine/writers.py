@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfmlc_jax import files
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import InputError
 
 
@@ -62,10 +63,12 @@ class JsonlWriter:
         """Do nothing: the configuration is in the workdir's config.json."""
 
     def flush(self):
-        """Do nothing: every line is already in the file."""
+        """Put the lines into a bucket; every line is already in a local file."""
+        files.flush(self._path)
 
     def close(self):
-        """Do nothing: the file is only open while a line is written."""
+        """As `flush`: the file is only open while a line is written."""
+        files.flush(self._path)
 
 
 class TensorBoardWriter:
@@ -74,10 +77,15 @@ class TensorBoardWriter:
     On opening, it marks the events after `last_step` as replaced.
 
     Raises:
-        InputError: tensorboardX is not installed.
+        InputError: tensorboardX is not installed, or the folder is in a bucket.
     """
 
     def __init__(self, folder: Path, last_step: int):
+        if isinstance(folder, Address):
+            raise InputError(
+                f"config.report.tensorboard cannot write to {folder}, because event files grow and objects cannot; "
+                "leave it out, or take a local --workdir"
+            )
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:

@@ -83,9 +83,14 @@ def _parser():
         metavar="INPUT",
         help="image, folder (all images in it and below), glob, or - for an image or a list of paths on stdin",
     )
-    add("--checkpoint", required=True, type=Path, help="a run, for its best checkpoint, or one checkpoint")
+    add(
+        "--checkpoint",
+        required=True,
+        type=files.any_path,
+        help="a run, for its best checkpoint, or one checkpoint",
+    )
     add("--format", choices=formats.FORMATS, default="table", help="default table")
-    add("--output", type=Path, metavar="FILE", help="where predictions go; default stdout")
+    add("--output", type=files.any_path, metavar="FILE", help="where predictions go; default stdout")
     add("--top", type=cli.whole_number(1), metavar="N", help="list the N most probable classes only")
     add(
         "--threshold",
@@ -106,7 +111,7 @@ def _parser():
     add("--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average")
     add(
         "--overlay",
-        type=Path,
+        type=files.any_path,
         metavar="DIR",
         help="write a picture of each image there: patches and their weights, probability and direct effect "
         "(logit − logit without the pivot patch; null image for tde_whole) of its most probable classes",
@@ -264,7 +269,7 @@ class _Album:
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
         # An overlay must not replace an image that is in the same folder.
-        here = os.path.realpath(self._folder)
+        here = files.real_path(str(self._folder))
         inside = [os.path.split(path) for path in paths]
         taken = [name for folder, name in inside if os.path.realpath(folder) == here]
         self._names = dict(zip(paths, overlay.file_names(paths, taken)))

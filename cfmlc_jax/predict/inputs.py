@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
+from cfmlc_jax import buckets
 from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict.photos import MAX_BYTES
@@ -105,6 +106,9 @@ def _is_text(data):
 
 
 def _meant(argument, problems):
+    if buckets.scheme_of(argument):
+        problems.append(Problem(f"{_quoted(argument)} is an address; copy the images to a local folder"))
+        return []
     if os.path.isdir(argument):
         return _images_in(argument, problems)
     if os.path.lexists(argument):

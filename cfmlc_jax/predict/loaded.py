@@ -4,13 +4,13 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import files
 from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import photos
@@ -98,7 +98,7 @@ def load(
         InputError: no checkpoint there, one that cannot be read, or one without that prediction.
     """
     predictor = Predictor(
-        checkpoints.find(Path(path)),
+        checkpoints.find(files.path_of(path)),
         weights=weights,
         prediction=_prediction(prediction, alpha),
         with_effect=False,

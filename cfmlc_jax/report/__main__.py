@@ -12,15 +12,15 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 import argparse
 import math
 import sys
-from pathlib import Path
 
 from cfmlc_jax import cli
 
 if __name__ == "__main__":
     cli.end_at_interrupt("interrupted")
 
+from cfmlc_jax import files
 from cfmlc_jax.clusters import detect
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.report import page
 
 
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags = _parser().parse_args(arguments)
         detect.require_one_process(flags.cluster)
-        path = page.write(flags.workdir, flags.alphas)
-    except InputError as error:
+        path = page.write(files.place(flags.workdir, "WORKDIR", bucket=True), flags.alphas)
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"report {printable(str(path))}")
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser():
     parser = cli.Parser(prog="python -m cfmlc_jax.report", description=__doc__)
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="workdir of a run")
+    parser.add_argument("workdir", metavar="WORKDIR", help="workdir of a run, local or in a bucket")
     parser.add_argument(
         "--alphas",
         type=_strengths,

@@ -14,7 +14,7 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.data.sources.counterfactuals import INDEX
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import BucketError, InputError, printable
 from cfmlc_jax.results import evidence as evidences
 from cfmlc_jax.results import json_types, mechanisms
 from cfmlc_jax.results.evidence import Evidence
@@ -263,6 +263,8 @@ def _arrays(path):
             return dict(arrays)
     except FileNotFoundError as error:
         raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}") from error
+    except BucketError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, str(error)) from error
 
@@ -327,6 +329,8 @@ def _json(path):
 def _text(path):
     try:
         return path.read_text(encoding="utf-8")
+    except BucketError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from error
 

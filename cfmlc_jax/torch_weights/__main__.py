@@ -40,6 +40,7 @@ import numpy as np
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
+from cfmlc_jax import files as paths
 from cfmlc_jax import main as command
 from cfmlc_jax.cgn.counterfactuals import drawing_weights
 from cfmlc_jax.cgn.imagenet import torch_files as generator_files
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = _parser().parse_args(arguments)
         detect.require_one_process(flags.cluster)
+        local = flags.out if flags.to_torch else flags.source
+        paths.require_path(str(local), "OUT" if flags.to_torch else "IN")
         if flags.out.exists():
             raise InputError(f"{flags.out} exists already; remove it, or choose another path")
         if flags.to_torch:
@@ -496,8 +499,13 @@ def _pattern(text):
 def _parser():
     parser = cli.Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("source", metavar="IN", type=Path, help="a file of weights; with --to_torch a run or a checkpoint")
-    add("out", metavar="OUT", type=Path, help="a new folder; with --to_torch a new file")
+    add(
+        "source",
+        metavar="IN",
+        type=paths.any_path,
+        help="a file of weights; with --to_torch a run or a checkpoint",
+    )
+    add("out", metavar="OUT", type=paths.any_path, help="a new folder; with --to_torch a new file")
     add("--model", help=f"one of {', '.join(catalogue.names())}; default: recognised from the entries")
     add(
         "--config",

@@ -78,9 +78,9 @@ def main() -> int:
 def _parse(arguments):
     parser = cli.Parser(prog="python -m scripts.ablation", description=__doc__)
     parser.add_argument("--study", type=Path, help="file with get_study(quick)")
-    parser.add_argument("--checkpoint", type=Path, help="a run or a checkpoint, instead of a study")
+    parser.add_argument("--checkpoint", type=files.any_path, help="a run or a checkpoint, instead of a study")
     parser.add_argument(
-        "--workdir", type=Path, help="output folder; default: runs/<name of the study or run>"
+        "--workdir", type=files.local_path, help="output folder; default: runs/<name of the study or run>"
     )
     parser.add_argument("--quick", action="store_true", help="the study's short form")
     parser.add_argument("--only", help="names of the study's runs to execute, separated by commas")

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfmlc_jax import cli
+from cfmlc_jax import cli, files
 from cfmlc_jax.errors import InputError, RunError
 from scripts.benchmark import inputs, processes, tables
 
@@ -59,6 +59,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--torch_device", default="cpu", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
+    for name in ("images", "json"):
+        files.require_path(getattr(flags, name), f"--{name}")
     if flags.images:
         flags.images = str(
             Path(flags.images).absolute()

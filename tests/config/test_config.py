@@ -126,9 +126,9 @@ def test_the_default_is_valid_and_gets_locked():
         ({"effect__alphas": (0.5, 0.5000001)}, "config.effect.alphas has 0.5 twice"),
         ({"model__frozen": ("head/.*", "head/.*")}, "config.model.frozen has head/.* twice"),
         ({"model__frozen": ("x{99999999999}",)}, "which is not a regular expression"),
-        ({"data__root": "gs://bucket/coco"}, "config.data.root 'gs://bucket/coco' is an address"),
-        ({"init_from": "s3://bucket/run"}, "config.init_from 's3://bucket/run' is an address"),
-        ({"data__vocabulary": "https://host/vg256.json"}, "config.data.vocabulary .* is an address"),
+        ({"data__root": "hf://bucket/coco"}, "config.data.root 'hf://bucket/coco' is an address"),
+        ({"init_from": "az://bucket/run"}, "config.init_from 'az://bucket/run' is an address"),
+        ({"data__vocabulary": "gs://bucket/vg256.json"}, "config.data.vocabulary .* is an address"),
         ({"init_from": "file:///runs/coco"}, "config.init_from 'file:///runs/coco' is an address"),
         (
             {"data__tfds__name": "voc\n2007"},

@@ -237,3 +237,9 @@ def test_mnist(script, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "wanted one for each digit" in printed
     assert f"{colored_mnist_file.NAME} cannot be read" in printed
+
+
+@pytest.mark.parametrize("root", ["gs://bucket/coco", "az://bucket/coco"])
+def test_a_copy_in_a_bucket_is_checked_before_it_is_uploaded(script, root, capsys):
+    assert script.main(["coco", f"--root={root}"]) == 1
+    assert "is an address, not a path on this machine" in capsys.readouterr().err

@@ -1,10 +1,10 @@
 """The command that measures how much a classifier relies on backgrounds: the background gap on ImageNet-9."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
+from cfmlc_jax import files
 from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.cgn.probing import Probed, require_imagenet
 from cfmlc_jax.classify import opening
@@ -34,7 +34,9 @@ def add_parser(commands) -> None:
     )
     parser.set_defaults(run=run)
     common.add_classifier(parser, batch_size=64)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="bg_challenge, unpacked")
+    parser.add_argument(
+        "--data", type=files.local_path, required=True, metavar="FOLDER", help="bg_challenge, unpacked"
+    )
     common.add_image_size(parser)
     parser.add_argument(
         "--divisor",

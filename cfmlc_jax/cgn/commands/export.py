@@ -1,7 +1,6 @@
 """The command that writes records under the names that the reference's own classifiers read."""
 
 import argparse
-from pathlib import Path
 
 from cfmlc_jax import files
 from cfmlc_jax.cgn import reference_files
@@ -14,12 +13,14 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=run)
     parser.add_argument(
         "--records",
-        type=Path,
+        type=files.local_path,
         required=True,
         metavar="FOLDER",
         help="of generated records, such as runs/cgn_mnist/counterfactuals",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the new files")
+    parser.add_argument(
+        "--out", type=files.local_path, required=True, metavar="FOLDER", help="of the new files"
+    )
     parser.add_argument(
         "--layout",
         choices=reference_files.LAYOUTS,

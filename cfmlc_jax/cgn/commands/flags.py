@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cfmlc_jax import cli, files
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.split import WEIGHTS
 
@@ -15,7 +16,7 @@ def add_classifier(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
     """Add the flags of a command that asks a classifier."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=files.any_path,
         required=True,
         metavar="RUN",
         help="a run of a classifier, or one step of it",
@@ -39,7 +40,7 @@ def add_generator(parser: argparse.ArgumentParser) -> None:
     """Add the flag of a command that draws with a generator."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=files.any_path,
         required=True,
         metavar="RUN",
         help="a run of a generator, or one step of it",
@@ -58,7 +59,9 @@ def add_image_size(parser: argparse.ArgumentParser) -> None:
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add the flag of a file for the results."""
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results there, as JSON")
+    parser.add_argument(
+        "--out", type=files.any_path, metavar="FILE", help="also write the results there, as JSON"
+    )
 
 
 def require_writable(out: Path | None) -> None:
@@ -69,7 +72,8 @@ def require_writable(out: Path | None) -> None:
     """
     if out is None:
         return
-    files.require_path(str(out), "--out")
+    if isinstance(out, Address) and not out.is_dir():
+        return
     if out.is_dir() or not out.absolute().parent.is_dir():
         state = "is a folder" if out.is_dir() else f"would be in {out.parent}, which is not a folder"
         raise InputError(f"--out {out} {state}; give a file in a folder that exists")

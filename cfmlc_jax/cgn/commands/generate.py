@@ -1,7 +1,6 @@
 """The command that writes a folder of counterfactual records."""
 
 import argparse
-from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
 from cfmlc_jax.cgn import opening
@@ -15,7 +14,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser("generate", help="write a folder of counterfactual records")
     parser.set_defaults(run=run)
     common.add_generator(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--out", type=files.local_path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--records", type=cli.whole_number(1), default=100_000, metavar="N", help="default 100000"
     )

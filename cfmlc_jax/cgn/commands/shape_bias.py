@@ -1,10 +1,10 @@
 """The command that measures the shape bias of a classifier of ImageNet on cue-conflict images."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
+from cfmlc_jax import files
 from cfmlc_jax.cgn.commands import flags as common
 from cfmlc_jax.cgn.probing import Probed, require_imagenet
 from cfmlc_jax.classify import opening
@@ -31,7 +31,11 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=run)
     common.add_classifier(parser, batch_size=64)
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FOLDER", help="style-transfer-preprocessed-512, unpacked"
+        "--data",
+        type=files.local_path,
+        required=True,
+        metavar="FOLDER",
+        help="style-transfer-preprocessed-512, unpacked",
     )
     common.add_image_size(parser)
     common.add_out(parser)

@@ -1,7 +1,6 @@
 """The command that draws sheets: pictures of shapes, textures and backgrounds, exchanged and interpolated."""
 
 import argparse
-from pathlib import Path
 
 from cfmlc_jax import cli, files, lock
 from cfmlc_jax.cgn import opening, sheets
@@ -14,7 +13,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser("sheets", help="draw pictures of mechanisms, exchanged and interpolated")
     parser.set_defaults(run=run)
     common.add_generator(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--out", type=files.local_path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--scale",
         type=cli.whole_number(1),

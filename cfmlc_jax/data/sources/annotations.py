@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ def cached(name: str, paths: Sequence[Path], read: Callable[[], Annotations]) ->
     """The result of `read`, from the cache if the files are those of which it was made.
 
     The cache is in the user's cache folder: data sets are often shared and not writable, and what one user wrote there
-    the others would have to trust. A file is the same if its path, size and time of modification are. An entry that
+    the others would have to trust. A file is the same if its path, size and time of modification are; an object, if its address, size and tag are. An entry that
     cannot be read is made anew, and a folder that cannot be written to is no error.
 
     Args:
@@ -52,14 +51,14 @@ def cached(name: str, paths: Sequence[Path], read: Callable[[], Annotations]) ->
         read: parses them; what it raises is not caught.
     """
     try:
-        stats = [os.stat(path) for path in paths]
+        stats = [path.stat() for path in paths]
     except OSError:
         return read()  # whose error says what is missing
     if sum(stat.st_size for stat in stats) < SMALLEST:
         return read()
     # The paths as given are in error messages, such as `Boxes.left_out`.
-    where = _digest([[str(path), os.path.abspath(path)] for path in paths])
-    which = _digest([VERSION, [[stat.st_size, stat.st_mtime_ns] for stat in stats]])
+    where = _digest([[str(path), str(path.absolute())] for path in paths])
+    which = _digest([VERSION, [[stat.st_size, _version(stat)] for stat in stats]])
     entry = files.user_cache("annotations") / f"{name}-{where}-{which}.npz"
     found = _read(entry)
     if found is None:
@@ -70,6 +69,11 @@ def cached(name: str, paths: Sequence[Path], read: Callable[[], Annotations]) ->
                 if older != entry:
                     older.unlink(missing_ok=True)
     return found
+
+
+def _version(stat):
+    """What changes with the content of a file or object."""
+    return stat.version if hasattr(stat, "version") else stat.st_mtime_ns
 
 
 def _digest(value) -> str:

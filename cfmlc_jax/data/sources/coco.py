@@ -8,6 +8,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import annotations, boxes, fields, files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 YEAR = "2014"
 NUM_CLASSES, NUM_TRAIN = 80, 82_081  # of the official files; 702 of 82,783 images have no annotation
@@ -60,7 +61,7 @@ class Coco(files.FileSource):
 
     def __init__(self, root: str | Path, split: str):
         files.require_split(split)
-        root = Path(root).expanduser()
+        root = path_of(root)
         folder = f"{split}{YEAR}"
         path = _annotation_file(root, split)
         kept = annotations.cached(f"coco_{split}", [path], lambda: _read(path, folder))

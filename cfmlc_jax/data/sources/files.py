@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cfmlc_jax import files
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.data.sources import Record, fields
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.data.views import formats
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import BucketError, InputError
 
 _RIGHTS = "grant permission to list it"
 
@@ -80,6 +82,8 @@ class FileSource:
 
     def pictures(self) -> list[str]:
         """The n image files with links resolved, so that the same image has the same name in every source."""
+        if isinstance(files.path_of(self._root), Address):  # a bucket has no links
+            return [os.path.join(self._root, path) for path in self._paths]
         folders: dict[str, tuple[str, set[str]]] = {}
         resolved = []
         for path in self._paths:
@@ -116,8 +120,9 @@ def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarr
 
 def _read(path: str, size: int = -1) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(size)
+        return files.read_bytes(path, size)
+    except BucketError:
+        raise  # no image can be read
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the image ({error.strerror}); restore the file and resume"
@@ -225,11 +230,11 @@ def _listing(root: Path, folder: str) -> dict[str, str]:
 
 def _spelled(root: Path, folder: str) -> str | None:
     """A folder's path as spelled on disk; None if the folder does not exist."""
-    if os.path.isdir(root / folder):
+    if (root / folder).is_dir():
         return folder
     place = ""
     for name in folder.split("/") if root.is_dir() else ():
-        folders = _composed(names_in(root / place, _RIGHTS, os.DirEntry.is_dir))
+        folders = _composed(names_in(root / place, _RIGHTS, folders=True))
         if name not in folders:
             return None
         place = posixpath.join(place, folders[name])
@@ -257,20 +262,21 @@ def require_own_files(ids: Iterable[str], paths: Iterable[str], where: str) -> N
             )
 
 
-def _may_be_file(entry: os.DirEntry) -> bool:
-    """Whether a folder's entry is a file or a link; a link is not followed, because that is a stat for each of them."""
-    return entry.is_symlink() or entry.is_file()
+def names_in(folder: Path, way_out: str, *, folders: bool = False) -> set[str]:
+    """The names of a folder's files and links, or of its folders.
 
-
-def names_in(folder: Path, way_out: str, kind: Callable[[os.DirEntry], bool] = _may_be_file) -> set[str]:
-    """The names of a folder's files and links, or of its entries of another kind.
+    A link is not followed to see what it is, because that is a stat for each of them.
 
     Raises:
         InputError: the folder does not exist (the message ends with `way_out`).
     """
     try:
+        if isinstance(folder, Address):
+            return {name for name, is_folder in folder.entries().items() if is_folder == folders}
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if kind(entry)}
+            if folders:
+                return {entry.name for entry in entries if entry.is_dir()}
+            return {entry.name for entry in entries if entry.is_symlink() or entry.is_file()}
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; {way_out}") from error
 

@@ -9,6 +9,7 @@ import numpy as np
 from cfmlc_jax.data.sources import fields, files, imbalance, listed
 from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 # Prefixes of the lists' names, before "_train.txt", "_val.txt" and "_test.txt".
 STEMS = {"imagenet_lt": "ImageNet_LT", "places_lt": "Places_LT"}
@@ -42,7 +43,7 @@ class ImageList(files.FileSource):
     def __init__(self, root: str | Path, split: str, *, stem: str):
         if split not in SPLITS:
             raise InputError(f"split {split!r} does not exist; use one of {', '.join(SPLITS)}")
-        root = Path(root).expanduser()
+        root = path_of(root)
         training = read_list(root / f"{stem}_train.txt")
         self.class_counts = _class_counts(root / f"{stem}_train.txt", training)
         path = root / f"{stem}_{split}.txt"

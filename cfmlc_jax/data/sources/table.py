@@ -11,6 +11,7 @@ import numpy as np
 from cfmlc_jax.data.sources import fields, files, listed
 from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 WAY_OUT = "write one line per image: file,label;label (UTF-8, paths relative to the table's folder)"
 # Separators between path and labels, in the order in which they are tried.
@@ -44,7 +45,7 @@ class Table(files.FileSource):
 
     def __init__(self, root: str | Path, split: str, *, classes: Sequence[str] | None = None):
         files.require_split(split)
-        root = Path(root).expanduser()
+        root = path_of(root)
         path = root / f"{split}.csv"
         rows = read_table(path)
         if not rows:

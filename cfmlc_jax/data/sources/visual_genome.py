@@ -9,6 +9,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import annotations, boxes, fields, files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 WAY_OUT = "get images.zip, images2.zip and objects_v1_2.json.zip and unpack them in one folder"
 FOLDERS = ("VG_100K", "VG_100K_2")
@@ -65,8 +66,8 @@ class VisualGenome(files.FileSource):
 
     def __init__(self, root: str | Path, split: str, vocabulary: str | Path):
         files.require_split(split)
-        root = Path(root).expanduser()
-        vocabulary = Path(vocabulary).expanduser()
+        root = path_of(root)
+        vocabulary = path_of(vocabulary)
         path = root / "objects.json"
         kept = annotations.cached(
             f"vg256_{split}", [path, vocabulary], lambda: _read(path, vocabulary, split)

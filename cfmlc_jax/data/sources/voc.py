@@ -8,6 +8,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import boxes, fields, files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -49,7 +50,7 @@ class Voc(files.FileSource):
 
     def __init__(self, root: str | Path, split: str):
         files.require_split(split)
-        root = find_root(Path(root).expanduser())
+        root = find_root(path_of(root))
         present = _present_classes(root, _LISTS[split])
         ids = sorted(present)
         if not ids:
@@ -72,7 +73,7 @@ class Voc(files.FileSource):
 
     def boxes(self) -> boxes.Boxes | None:
         """The boxes of its images, read from one file per image; None without a folder `Annotations`."""
-        annotations, left_out = Path(self._root) / "Annotations", boxes.LeftOut()
+        annotations, left_out = path_of(self._root) / "Annotations", boxes.LeftOut()
         if not annotations.is_dir():
             return None
         images = [read_boxes(annotations / f"{key}.xml", left_out) for key in self.ids]
