@@ -109,11 +109,14 @@ def translate(fields: dict[str, Any]) -> dict[str, Any]:
 
     Values that no version accepts are kept; the check of the configuration reports them by their new name.
     """
+    later = [name for name in RECAST_LATER if _has(fields, name)]
+    if not later and not is_older(fields):
+        return fields
     fields = {key: _copied(value) for key, value in fields.items()}
-    for name, (recast, _) in RECAST_LATER.items():
-        if _has(fields, name):
-            for new, value in recast(_take(fields, name), {}).items():
-                _put(fields, new, value)
+    for name in later:
+        recast, _ = RECAST_LATER[name]
+        for new, value in recast(_take(fields, name), {}).items():
+            _put(fields, new, value)
     if not is_older(fields):
         return fields
     loss = _get(fields, "loss.name")

@@ -111,6 +111,7 @@ class Profiler:
 
     def _start(self, number):
         try:
+            self._folder.mkdir(exist_ok=True)
             jax.profiler.start_trace(self._folder)
         except (RuntimeError, OSError) as error:  # another profiler is attached to this process
             self._give_up(error)
