@@ -44,7 +44,7 @@ from cfmlc_jax.config.reporting import reporting
 from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation, parameters, profile
 from cfmlc_jax.engine.hooks import Preempted
-from cfmlc_jax.engine.run import Instruments
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.planning import command, topology

@@ -17,7 +17,7 @@ from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.sources.selected import Selected
-from cfmlc_jax.engine.run import Instruments
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.results.headline import headline
 from cfmlc_jax.results.mechanisms import ACCURACIES
 from cfmlc_jax.results.read import read_evidence, scores_file

@@ -18,8 +18,9 @@ from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.engine import hooks, parameters
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
-from cfmlc_jax.engine.run import Instruments, Run, RunOptions
+from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from cfmlc_jax.results import mechanisms as results
 

@@ -22,9 +22,10 @@ from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.data.workers import Standing
 from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
-from cfmlc_jax.engine.run import Instruments, Run, RunOptions
+from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from cfmlc_jax.optim import frozen
 

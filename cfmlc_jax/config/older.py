@@ -114,9 +114,9 @@ def translate(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     fields = {key: _copied(value) for key, value in fields.items()}
     for name in later:
-        recast, _ = RECAST_LATER[name]
-        for new, value in recast(_take(fields, name), {}).items():
-            _put(fields, new, value)
+        recast_later, _ = RECAST_LATER[name]
+        for present, value in recast_later(_take(fields, name), {}).items():
+            _put(fields, present, value)
     if not is_older(fields):
         return fields
     loss = _get(fields, "loss.name")

@@ -70,7 +70,7 @@ class Follower:
         name: of the tracker.
         record: of the run in it; `id` and what was sent.
         connect: opens the run in the tracker by its id.
-        tracker: the opened run; None: the thread opens it.
+        tracker: the opened run, or the exception of a first attempt; the thread makes the next.
         warn: called from the thread with a line for the user.
     """
 
@@ -79,16 +79,18 @@ class Follower:
         name: str,
         record: Record,
         connect: Callable[[], Tracker],
-        tracker: Tracker | None,
+        tracker: Tracker | Exception,
         warn: Callable[[str], None],
     ):
         self._name, self._record, self._connect, self._warn = name, record, connect, warn
-        self._tracker = tracker
+        self._tracker = None if isinstance(tracker, Exception) else tracker
         self._items: collections.deque[_Item] = collections.deque()
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._outcome = FINISHED
         self._failing = False
+        if isinstance(tracker, Exception):
+            self._fail(tracker)
         self._thread = threading.Thread(target=self._run, name=f"to {name}", daemon=True)
         self._thread.start()
 
@@ -132,15 +134,14 @@ class Follower:
             self._closing.set()
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS[outcome])
-        if not self._items and not self._thread.is_alive():
-            return ""
-        number = len(self._items)
-        lines = f"{number} of the run's lines are" if number else "some of the run's lines may be"
-        upload = "" if self._tracker is None else f" ({self._tracker.place})"
-        return (
-            f"{self._name}: {lines} not there yet{upload}; the same command sends what is missing, and "
-            "metrics.jsonl has all"
-        )
+        if self._items:
+            return (
+                f"{self._name}: {len(self._items)} of the run's lines are not there yet; the same command sends "
+                "what is missing, and metrics.jsonl has all"
+            )
+        if self._thread.is_alive() and self._tracker is not None:
+            return f"{self._name} did not confirm all of the run's lines; {self._tracker.rest}"
+        return ""
 
     def _add(self, position, call):
         if position > self._record.sent:
@@ -152,6 +153,8 @@ class Follower:
             self._changed.notify()
 
     def _run(self):
+        if self._failing:
+            self._closing.wait(RETRY_SECONDS)
         while self._wait_for_item():
             if not self._attempt(self._items[0].call):
                 return

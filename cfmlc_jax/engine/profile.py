@@ -71,6 +71,7 @@ class Profiler:
         self._folder, self._progress = folder, progress
         self._steps: Steps | None = None
         self._tracing_from: int | None = None
+        self._latest = done
         if steps is None:
             return
         if steps.first >= total:
@@ -99,15 +100,19 @@ class Profiler:
                 self._start(number)
         with jax.profiler.StepTraceAnnotation(STEP, step_num=number):
             yield
+        self._latest = number
         if self._steps is not None and number == self._steps.last:
             jax.block_until_ready(state())
             with self._progress.paused():
                 self._stop(number)
 
-    def close(self, number: int) -> None:
-        """End a trace that is open, because the run ends early, after step `number`."""
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """End a trace that is open, because the run ends early."""
         if self._tracing_from is not None:
-            self._stop(number)
+            self._stop(self._latest)
 
     def _start(self, number):
         try:

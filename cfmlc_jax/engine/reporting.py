@@ -127,12 +127,12 @@ class Reporting:
         self._step = max(self._step, step)
         if self._jsonl is not None:
             self._jsonl.write_scalars(step, scalars)
-        for writer in (*self._others, *self._followers):
+        for writer in self._passed_on():
             writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Write the named images of a step, each uint8 [n, h, w, 3]; not into the workdir, which has them."""
-        for writer in (*self._others, *self._followers):
+        for writer in self._passed_on():
             writer.write_images(step, images)
 
     def write_results(self, results: Mapping[str, float], report: Path) -> None:
@@ -160,6 +160,10 @@ class Reporting:
         lines, self._warnings[:] = [*self._warnings], []
         return lines
 
+    def _passed_on(self) -> list[MetricWriter | Follower]:
+        """The writers beside metrics.jsonl."""
+        return [*self._others, *self._followers]
+
     def _follower(self, name, workdir, *, starts):
         """The follower of a tracker. A run that starts is a new one in the tracker; one that resumes is continued."""
         record = Record(workdir / FOLDER / f"{name}.json")
@@ -177,7 +181,7 @@ class Reporting:
                     f"{TRACKERS[name].remedy}"
                 ) from error
             # A run that resumes by itself, after a preemption for example, does not end for that: it tries again.
-            return Follower(name, record, connect, None, self._warnings.append)
+            return Follower(name, record, connect, error, self._warnings.append)
         self._print_line(f"{name}: {tracker.place}")
         record.id = tracker.id
         record.write()

@@ -11,10 +11,9 @@ import numpy as np
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.engine import hooks, memory, peaks
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.engine import profile as profiling
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.log import Log, Logged, with_compilation_reported
 from cfmlc_jax.engine.progress import Progress
-from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import System
@@ -51,18 +50,6 @@ class Schedule:
         """Whether a validation follows a step."""
         epoch, rest = divmod(step, self.steps_per_epoch)
         return rest == 0 and (epoch % self.validate_every == 0 or epoch == self.epochs)
-
-
-@dataclass(frozen=True)
-class Instruments:
-    """What observes a run, and changes none of its numbers.
-
-    reporting: the metric writers.
-    profile: the steps of which a trace is written; None: none.
-    """
-
-    reporting: Reporting = field(default_factory=Reporting)
-    profile: profiling.Steps | None = None
 
 
 @dataclass(frozen=True)
@@ -195,17 +182,11 @@ class Run:
         self.checkpoints.close()
 
     def _train(self, progress):
-        profiler = profiling.Profiler(
-            self._options.instruments.profile if jax.process_index() == 0 else None,
-            self._workdir / profiling.FOLDER,
-            done=self._step,
-            total=self._schedule.steps,
-            progress=progress,
+        traced = self._options.instruments.profiler(
+            self._workdir, done=self._step, total=self._schedule.steps, progress=progress
         )
-        try:
+        with traced as profiler:
             self._train_observed(progress, profiler)
-        finally:
-            profiler.close(self._step)
 
     def _train_observed(self, progress, profiler):
         compiled = TrainStep(

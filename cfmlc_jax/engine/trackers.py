@@ -6,7 +6,10 @@ Every call reaches a package that may use the network: a run makes them by a `fo
 import logging
 import os
 import secrets
+import ssl
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +21,8 @@ FINISHED, PREEMPTED, FAILED = "finished", "preempted", "failed"
 REPORT_FILES = ("index.html", "results.md", "results.json", "mechanisms.json")
 # Seconds after which an attempt to reach W&B ends, and one request to MLflow.
 CONNECT_SECONDS, REQUEST_SECONDS = 30, 20
+# Seconds in which a server must answer at all.
+ANSWER_SECONDS = 10
 # The most parameters and metrics that MLflow takes in one request.
 _PARAMS, _METRICS = 100, 1000
 
@@ -53,6 +58,10 @@ class Tracker(Protocol):
     def place(self) -> str:
         """Where the user finds the run."""
 
+    @property
+    def rest(self) -> str:
+        """How the user sends what was handed over and may not have arrived, to end a message."""
+
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the named finite numbers of a step."""
 
@@ -64,6 +73,21 @@ class Tracker(Protocol):
 
     def close(self, outcome: str) -> None:
         """Send everything that is pending, and record how the run ended."""
+
+
+def require_answer(url: str) -> None:
+    """Raise unless a server answers, whatever it says.
+
+    Raises:
+        OSError: it does not.
+    """
+    try:
+        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:  # it answers
+        return
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # certificates are the tracker's business
+            raise
 
 
 class Wandb:
@@ -87,6 +111,10 @@ class Wandb:
     def __init__(self, label: Label, workdir: Path, hparams: Mapping[str, Any], run_id: str | None):
         import wandb
 
+        own = wandb.setup().settings
+        if own.mode not in ("offline", "disabled", "dryrun"):
+            # A failed `wandb.init` blocks the run's id in this process, so that it could not be tried again.
+            require_answer(own.base_url)
         self._wandb = wandb
         settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, reinit="create_new")
         self._run: Any = wandb.init(
@@ -112,8 +140,14 @@ class Wandb:
     def place(self):
         """The run's page, or the command that uploads it."""
         if self._run.offline:
-            return f"offline; upload by wandb sync {self._run.settings.sync_dir}"
+            folder = Path(self._run.settings.sync_dir).parent
+            return f"offline; upload by wandb sync {folder}/offline-run-*-{self.id}"
         return self._run.url or self.id
+
+    @property
+    def rest(self):
+        """The command that uploads the files of this session."""
+        return f"wandb sync {self._run.settings.sync_dir} uploads the rest"
 
     def write_scalars(self, step, scalars):
         """Add a row."""
@@ -198,6 +232,11 @@ class MLflow:
     def place(self):
         """The run, its experiment and the address."""
         return f"run {self._id} of experiment {self._experiment} at {self._uri}"
+
+    @property
+    def rest(self):
+        """The same command."""
+        return "the same command sends it again"
 
     def write_scalars(self, step, scalars):
         """Add a value to the history of each metric."""

@@ -9,8 +9,8 @@ import toys
 
 from cfmlc_jax.engine import profile
 from cfmlc_jax.engine.hooks import Preempted
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.profile import Steps
-from cfmlc_jax.engine.run import Instruments
 from cfmlc_jax.errors import InputError
 
 STEPS = toys.EPOCHS * toys.PER_EPOCH

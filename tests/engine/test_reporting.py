@@ -1,5 +1,6 @@
 """Trackers and writers of the user's: what they get, how they are continued, and that they never disturb a run."""
 
+import http.server
 import json
 import sys
 import threading
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 import toys
 
-from cfmlc_jax.engine import follower
+from cfmlc_jax.engine import follower, trackers
 from cfmlc_jax.engine.hooks import Preempted
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.reporting import Reporting
-from cfmlc_jax.engine.run import Instruments
 from cfmlc_jax.engine.trackers import Label
 from cfmlc_jax.errors import InputError
 
@@ -103,7 +104,7 @@ def test_what_trackers_get(fakes, tmp_path):
     fit(tmp_path / "run", printed=printed, label=label, hparams=hparams)
     (wandb_id,), (mlflow_id,) = fakes["wandb"].runs, fakes["mlflow"].runs
     assert printed == [
-        "wandb: offline; upload by wandb sync SYNC",
+        f"wandb: offline; upload by wandb sync wandb/offline-run-*-{wandb_id}",
         f"mlflow: run {mlflow_id} of experiment digits at file:fake",
     ]
     for name in BOTH:
@@ -223,7 +224,7 @@ def test_a_tracker_that_stays_down_costs_nothing_but_its_lines(fakes, tmp_path, 
     fit(tmp_path / "run", names=(name,), before=before, printed=printed)
     assert len(lines(tmp_path / "run")) == 7
     (last,) = [line for line in printed if "not there yet" in line]
-    assert last.startswith(f"{name}: 8 of the run's lines are not there yet (")  # with the results
+    assert last.startswith(f"{name}: 8 of the run's lines are not there yet; ")  # with the results
     assert "the same command sends what is missing" in last
     fakes[name].down = None
     fit(tmp_path / "run", names=(name,))
@@ -242,6 +243,37 @@ def test_a_tracker_that_hangs_does_not_hold_the_run(fakes, tmp_path, monkeypatch
     fit(tmp_path / "run", names=("wandb",), before=before, printed=printed)
     assert time.monotonic() - start < 60
     assert "wandb: 8 of the run's lines are not there yet" in printed[-1]
+
+
+def test_a_tracker_that_hangs_at_the_end(fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr(follower, "CLOSE_SECONDS", dict.fromkeys(follower.CLOSE_SECONDS, 0.2))
+    monkeypatch.setattr(
+        fakes["wandb"].Run,
+        "finish",
+        lambda run, exit_code: (fakes["wandb"].hanging.clear(), run._keep("", 0)),
+    )
+    printed = []
+    fit(tmp_path / "run", names=("wandb",), printed=printed)
+    text = "wandb did not confirm all of the run's lines; wandb sync wandb/offline-run-1-x uploads the rest"
+    assert printed[1:] == [text]
+
+
+def test_whether_a_server_answers():
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(500)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever).start()
+    trackers.require_answer(address)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(OSError, match="refused"):
+        trackers.require_answer(address)
 
 
 def test_a_tracker_that_is_down_at_the_start_is_an_error(fakes, tmp_path):

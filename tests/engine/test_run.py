@@ -19,8 +19,8 @@ import toys
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.engine import hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.reporting import Reporting
-from cfmlc_jax.engine.run import Instruments
 from cfmlc_jax.engine.state import from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import Update

@@ -4,6 +4,7 @@
 """
 
 import threading
+from types import SimpleNamespace
 
 runs: dict[str, list] = {}
 down: Exception | None = None
@@ -21,11 +22,15 @@ class Error(Exception):
     pass
 
 
+def setup():
+    return SimpleNamespace(settings=SimpleNamespace(mode="offline"))
+
+
 class Settings:
     def __init__(self, **fields):
         assert fields["silent"]
         assert fields["reinit"] == "create_new"
-        self.sync_dir = "SYNC"
+        self.sync_dir = "wandb/offline-run-1-x"
 
 
 def init(*, id, settings, **options):

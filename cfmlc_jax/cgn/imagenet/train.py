@@ -13,8 +13,9 @@ from cfmlc_jax.cgn.imagenet import build
 from cfmlc_jax.cgn.imagenet.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
-from cfmlc_jax.engine.run import Instruments, Run, RunOptions, Schedule
+from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import RunError, WriteError
 
 # Folder of the generated records in a workdir.
