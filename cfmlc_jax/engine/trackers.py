@@ -87,7 +87,7 @@ def require_answer(url: str) -> None:
         return
     except urllib.error.URLError as error:
         if not isinstance(error.reason, ssl.SSLError):  # certificates are the tracker's business
-            raise
+            raise OSError(f"{url} does not answer: {error.reason}") from error
 
 
 class Wandb:
@@ -194,7 +194,8 @@ class MLflow:
         import mlflow
         from mlflow.entities import Metric, Param
 
-        for name in ("mlflow", "alembic"):  # they print a dozen lines for every new database
+        # They print a dozen lines for every new database, and one for every attempt to connect.
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._metric = Metric
         self._client: Any = mlflow.MlflowClient()
