@@ -44,13 +44,16 @@ from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.config import older, schema
+from cfmlc_jax.config.reporting import reporting
 from cfmlc_jax.config.workdir import claim, has_checkpoints
-from cfmlc_jax.engine import compilation
+from cfmlc_jax.engine import compilation, parameters, profile
 from cfmlc_jax.engine.hooks import Preempted
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import BucketError, InputError, RunError
 from cfmlc_jax.planning import command, topology
 from cfmlc_jax.report import page
+from cfmlc_jax.results.headline import headline
 
 _LONG = 300  # the most characters of an error of absl: it repeats the value
 ENDED_BY_SIGTERM = 128 + 15
@@ -81,6 +84,12 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("images", None, "With --mode=plan: training images.", 1, flag_values=values)
     flags.DEFINE_float("images_per_second", None, "With --mode=plan: rate of training.", flag_values=values)
     flags.DEFINE_string("out", None, "With --mode=plan: a JSON file for the plan.", values)
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Steps to trace into WORKDIR/profile: 100:110 for the ten after step 100.",
+        values,
+    )
     flags.DEFINE_string(
         "compilation_cache",
         None,
@@ -165,23 +174,34 @@ def _train(values, config):
             f"--workdir {workdir} cannot be in a bucket for a generator, whose records need a file system; "
             "take a local or mounted folder"
         )
+    traced = None if values.profile is None else profile.parsed(values.profile)
+    if traced is not None and isinstance(workdir, Address):
+        raise InputError(
+            f"--profile={values.profile} writes a trace into the workdir, which cannot be in a bucket ({workdir}); take a "
+            "local --workdir for this run"
+        )
     system = _SYSTEMS[configs.system(config)]
     system.require(config, started=has_checkpoints(workdir))
-    missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
+    missing = _missing_folders(workdir)
+    foreign = {name for name in _OF_WRITERS if (workdir / name).exists()}
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, missing)
         _make(workdir / "report")
         with _held(workdir, "training"):
             claim(workdir, configs.to_json(config))
-            undo.callback(_remove_unless_begun, workdir, with_events)
-            cli.at_interrupt(lambda: _forget(workdir, missing, with_events))
+            undo.callback(_remove_unless_begun, workdir, foreign)
+            cli.at_interrupt(lambda: _forget(workdir, missing, foreign))
             _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
             idle = configs.unused(config)
             if idle:
                 _say(f"set, but of no use to this run: {', '.join(idle)}")
-            system.train(config, workdir, _say)
-            undo.pop_all()
-            _report(workdir)
+            with reporting(config, _say) as writers:
+                system.train(config, workdir, _say, Instruments(writers, traced))
+                undo.pop_all()
+                path = _write_page(workdir)
+                if jax.process_index() == 0:
+                    writers.write_results(headline(workdir / "report"), workdir / "report")
+            _say_results(workdir, path)
 
 
 def _require_classifier(config, *, started: bool) -> None:
@@ -238,7 +258,7 @@ def _evaluate(values, config):
         with _held(workdir / "report", "evaluating"):
             evaluate_checkpoint(path, config, workdir / "report", _say)
             undo.pop_all()
-            _report(workdir)
+            _say_results(workdir, _write_page(workdir))
 
 
 def _plan(values, config):
@@ -266,6 +286,8 @@ def _refuse_unread(values):
     for name in _OF_PLANS:
         if values.mode != "plan" and values[name].present:
             raise InputError(f"--{name} is for --mode=plan; add that, or remove the flag")
+    if values.mode != "train" and values["profile"].present:
+        raise InputError("--profile is for --mode=train; add that, or remove the flag")
 
 
 def _held(folder, doing):
@@ -273,11 +295,14 @@ def _held(folder, doing):
     return lock.held(folder, doing) if jax.process_index() == 0 else contextlib.nullcontext()
 
 
-def _report(workdir):
-    """Write the report page, and print its path as the last line."""
-    if jax.process_index() == 0:
-        path = page.write(workdir)
-        _say(f"\nresults in {workdir / 'report'}\nreport {path}")
+def _write_page(workdir):
+    """The path of the report page, written on the first process."""
+    return page.write(workdir) if jax.process_index() == 0 else None
+
+
+def _say_results(workdir, path):
+    """Print the path of the report page as the last line."""
+    _say(f"\nresults in {workdir / 'report'}\nreport {path}")
 
 
 def parse(values: flags.FlagValues, arguments: list[str]):
@@ -455,29 +480,42 @@ def _remove_empty(folders):
                 folder.rmdir()
 
 
-def _remove_unless_begun(workdir, with_events):
+# Folders of metric writers in a workdir.
+_OF_WRITERS = ("tensorboard", "trackers", "wandb")
+
+
+def _remove_unless_begun(workdir, foreign):
     """Remove the files of a failed run that has neither a checkpoint nor a logged value.
 
-    `with_events`: there were event files before it.
+    `foreign`: which of `_OF_WRITERS` were there before it.
     """
     with contextlib.suppress(BucketError):  # the bucket is why the run failed
-        _remove_files_unless_begun(workdir, with_events)
+        _remove_files_unless_begun(workdir, foreign)
 
 
-def _remove_files_unless_begun(workdir, with_events):
+def _remove_files_unless_begun(workdir, foreign):
     log = workdir / "metrics.jsonl"
     logged = log.exists() and log.stat().st_size > 0
     if logged or has_checkpoints(workdir) or jax.process_index() != 0:
         return
     log.unlink(missing_ok=True)
-    (workdir / "config.json").unlink(missing_ok=True)
-    if not with_events and not isinstance(workdir, Address):
-        shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+    for name in ("config.json", parameters.FILE):
+        (workdir / name).unlink(missing_ok=True)
+    for name in _OF_WRITERS:
+        if name not in foreign:
+            _remove_folder(workdir / name)
 
 
-def _forget(workdir, missing, with_events):
+def _remove_folder(folder):
+    if isinstance(folder, Address):
+        folder.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget(workdir, missing, foreign):
     """Clean up when this process, which holds the lock, is interrupted."""
-    _remove_unless_begun(workdir, with_events)
+    _remove_unless_begun(workdir, foreign)
     if jax.process_index() == 0:
         with contextlib.suppress(BucketError):
             (workdir / lock.FILE).unlink(missing_ok=True)

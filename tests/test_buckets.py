@@ -22,7 +22,8 @@ from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.table import Table
-from cfmlc_jax.engine.writers import JsonlWriter, TensorBoardWriter
+from cfmlc_jax.engine.reporting import Reporting
+from cfmlc_jax.engine.writers import JsonlWriter
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.report import __main__ as report
@@ -445,8 +446,9 @@ def test_sources_that_read_no_buckets(run, monkeypatch):
 
 
 def test_what_cannot_be_in_a_bucket(run, command):
-    with pytest.raises(InputError, match=r"report\.tensorboard cannot write to s3://bucket/run/tensorboard"):
-        TensorBoardWriter(run / "tensorboard", 0)
+    for name, words in (("tensorboard", "event files grow"), ("wandb", "set WANDB_DIR to a local folder")):
+        with pytest.raises(InputError, match=f"has '{name}', whose .*{words}"):
+            Reporting((name,))._require_local(run)
     configuration = Path(__file__).parent / "configs" / "cgn_tiny.py"
     code, _, err = command(f"--config={configuration}", f"--workdir={run}")
     assert code == 1

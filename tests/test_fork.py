@@ -52,11 +52,11 @@ def add_block(package, block):
 
 
 def test_examples_of_the_document_train_together(tmp_path):
-    """A pooling, a head, a loss and a data set are added to a copy of the package as docs/fork.md says."""
+    """A pooling, a head, a loss, a data set and a metric writer are added to a copy of the package as docs/fork.md says."""
     document = (ROOT / "docs" / "fork.md").read_text()
     shutil.copytree(ROOT / "cfmlc_jax", tmp_path / "cfmlc_jax", ignore=shutil.ignore_patterns("__pycache__"))
     blocks = re.findall(r"```python\n(.*?)```", document, re.S)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         add_block(tmp_path, block)
     commands = re.findall(r"^python -m cfmlc_jax\.main --config=tests/configs/tiny\.py (.*)$", document, re.M)
@@ -67,6 +67,7 @@ def test_examples_of_the_document_train_together(tmp_path):
         "squared_hinge",
         "squares",
         '("test",)',
+        '("ours:Lines",)',
     ]
     done = subprocess.run(
         [sys.executable, "-m", "cfmlc_jax.main", f"--config={ROOT}/tests/configs/tiny.py", "--workdir=run", *flags],
@@ -74,6 +75,7 @@ def test_examples_of_the_document_train_together(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "train: 160 images, 4 classes" in done.stdout
+    assert "\nrun 3 train/loss " in done.stdout
     score = re.search(r"^\| combined +\| +([\d.]+) \|", done.stdout, re.M)[1]
     assert float(score) > 90
 

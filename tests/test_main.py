@@ -69,6 +69,11 @@ def assert_error(result, *words):
         (["--mode=evaluate", "--checkpoint=a\\b"], ["has a backslash", "rename the folder"]),
         ([TINY, "--config.train=3"], ["--config.train=3", "is not a dict"]),
         ([TINY, "--config.train.epochs=3\nx"], ["train.epochs=3 x", "invalid literal"]),
+        ([TINY, "--profile=110:100"], ["--profile=110:100 has no step in it", "as in 100:110"]),
+        ([TINY, "--profile=500:510"], ["--profile=500:510 asks for steps 501 to 510", "the run has 40"]),
+        (["--mode=evaluate", "--checkpoint=a", "--profile=1:2"], ["--profile is for --mode=train"]),
+        ([TINY, "--config.report.tensorboard=True"], ["is now config.report.writers", "('jsonl', 'tensorboard')"]),
+        ([TINY, "--config.report.writers=('nowhere:A',)"], ["has 'nowhere:A', which cannot be imported"]),
         ([TINY, "--config.seed=-1"], ["config.seed is -1; it must be at least 0"]),
         ([TINY, "--config.data.test_splits=()"], ["config.data.test_splits is empty"]),
         ([TINY, "--config.data.test_splits=('train',)"], ["has 'train', which is the training split"]),
@@ -301,7 +306,10 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert "positives per class" in out
     assert "ETA" in err
     run = tmp_path / "runs" / "tiny"
-    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "metrics.jsonl", "parameters.txt", "checkpoints", "report",
+    }  # fmt: skip
+    assert "resnet_small: 305,630 parameters, 1.2 MB (parameters.txt lists them)" in out
     results = json.loads((run / "report" / "results.json").read_text())
     assert set(results) == {"test_iid", "test_conflict"}
     # The last line is where to look.
@@ -405,7 +413,7 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
         result, "run/checkpoints/3 cannot be written (No space", "free space", "checkpoint 2 is intact"
     )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl",
+        "checkpoints", "config.json", "metrics.jsonl", "parameters.txt",
     ]  # fmt: skip
 
     def exhausted(*_, **__):

@@ -12,10 +12,13 @@ from cfmlc_jax import files
 from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.classify import opening, scoring
 from cfmlc_jax.classify import train as classify
+from cfmlc_jax.config.reporting import reporting
 from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals
 from cfmlc_jax.data.sources.selected import Selected
+from cfmlc_jax.engine.instruments import Instruments
+from cfmlc_jax.results.headline import headline
 from cfmlc_jax.results.mechanisms import ACCURACIES
 from cfmlc_jax.results.read import read_evidence, scores_file
 
@@ -44,7 +47,10 @@ def train(config, workdir: Path, records: Path, print_line: Callable[[str], None
         folder = workdir / name
         (folder / "report").mkdir(parents=True, exist_ok=True)
         claim(folder, configs.to_json(own))
-        classify.train(own, folder, print_line)
+        with reporting(own, print_line) as writers:
+            classify.train(own, folder, print_line, Instruments(writers))
+            if jax.process_index() == 0:
+                writers.write_results(headline(folder / "report"), folder / "report")
         accuracy = measure(folder, data.mechanism_source(config.data, TEST).mechanisms)
         results[name] = {TRAIN: training_accuracy(own, folder)} | accuracy
         if jax.process_index() == 0:
@@ -97,7 +103,9 @@ def configuration(config, name: str, records: Path) -> configs.ConfigDict:
     own.evaluate.checkpoint = "last"
     own.effect.kinds = ()
     own.mesh.fsdp = config.mesh.fsdp
-    own.report.tensorboard = config.report.tensorboard
+    own.report.update(config.report)
+    run = config.report.name or records.parent.name
+    own.report.name, own.report.group = f"{run}/{name}", config.report.group or run
     return configs.validate(own)
 
 

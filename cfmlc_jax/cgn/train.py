@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from clu import parameter_overview
+import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import build, classifiers, counterfactuals, scenes, sheets
@@ -16,15 +16,18 @@ from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
 from cfmlc_jax.data.sources.checks import summary
 from cfmlc_jax.data.sources.scene_objects import SceneObjects
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import hooks, parameters
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from cfmlc_jax.results import mechanisms as results
 
 
-def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
+def train(
+    config, workdir: Path, print_line: Callable[[str], None], instruments: Instruments | None = None
+) -> None:
     """Train a network in a workdir, or resume; then do what comes after (`classifiers.train`).
 
     The workdir gets the run's checkpoints, `sheets/`, `counterfactuals/`, a folder for each classifier, and a table of
@@ -34,6 +37,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
         config: validated and locked, of system "cgn".
         workdir: an existing folder, empty or of the same configuration, that no other process trains in.
         print_line: prints a line for the user, on the first process.
+        instruments: what observes the run; None: metrics.jsonl alone.
 
     Raises:
         InputError: the data or the configuration cannot be used, or the data has changed since the checkpoint.
@@ -45,7 +49,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
     build.require_every_class(source)
     with hooks.Preemption() as preemption:
         training = _Training(config, source)
-        run = training.run(workdir, preemption, print_line)
+        run = training.run(workdir, preemption, print_line, instruments or Instruments())
         try:
             with explained("training", "make train.batch_size, generator.ngf or critic.ndf smaller"):
                 run.resume()
@@ -87,7 +91,7 @@ class _Training:
         self._drawing = None
         self._artist = sheets.Artist(self._parts.generator, self._parts.mesh, source.class_names)
 
-    def run(self, workdir, preemption, print_line) -> Run:
+    def run(self, workdir, preemption, print_line, instruments) -> Run:
         """The run that trains the system in a workdir."""
         config = self._config
         options = RunOptions(
@@ -102,17 +106,14 @@ class _Training:
             start=self._start,
             notes=self._validation.warnings,
             keep=lambda epoch: self._keep_sheet(workdir / results.FOLDER, epoch),
-            hparams=configs.flat(configs.to_json(config)),
-            tensorboard=config.report.tensorboard,
+            instruments=instruments,
         )
         planned = schedule(config, self._steps_per_epoch)
         run = Run(self._system, self._batches, planned, workdir, self._parts.mesh, options)
         learned = run.abstract.learned
-        sizes = {
-            part: parameter_overview.count_parameters(learned[part]["params"])
-            for part in ("generator", "critic")
-        }
-        print_line(", ".join(f"{part} with {size:,} parameters" for part, size in sizes.items()))
+        networks = [parameters.Network(part, learned[part]["params"]) for part in ("generator", "critic")]
+        for line in parameters.write(workdir, networks):
+            print_line(line)
         return run
 
     def draw_sheets(self, run, folder) -> None:
@@ -169,10 +170,11 @@ class _Training:
         return step, self._drawing
 
     def _keep_sheet(self, folder, epoch):
-        """Write the sheet of an epoch that was validated just now."""
+        """Write the sheet of an epoch that was validated just now; returns it as an image [1, h, w, 3]."""
         picture = self._artist.after_epoch(self._validation.drawing)
         if jax.process_index() == 0:
             sheets.write_epoch(folder, epoch, picture)
+        return {"sheet": np.asarray(picture)[None]}
 
     def _batches(self, from_step):
         return train_batches(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clu import parameter_overview
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, lock
@@ -22,16 +21,20 @@ from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.data.workers import Standing
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
+from cfmlc_jax.optim import frozen
 
 NO_IMAGES = np.array([], np.int32)
 
 
-def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
+def train(
+    config, workdir: Path, print_line: Callable[[str], None], instruments: Instruments | None = None
+) -> dict:
     """The results of `evaluate.full_evaluation` after training, or resuming, in a workdir.
 
     The evaluation is of the best checkpoint, or of the last one by `evaluate.checkpoint`.
@@ -40,6 +43,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
         config: validated and locked.
         workdir: an existing folder, empty or of the same configuration, that no other process trains in.
         print_line: prints a line for the user, on the first process.
+        instruments: what observes the run; None: metrics.jsonl alone.
 
     Raises:
         InputError: the data or the configuration cannot be used, or the data has changed since the checkpoint.
@@ -51,7 +55,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> dict:
     generated = build.open_counterfactuals(config, sources["train"], print_line)
     with hooks.Preemption() as preemption:
         training = _Training(config, sources["train"], sources[config.data.val_split], generated)
-        run = training.run(workdir, preemption, print_line)
+        run = training.run(workdir, preemption, print_line, instruments or Instruments())
         try:
             with memory.needed_for("training", config, "train", training.step_memory):
                 run.resume()
@@ -153,7 +157,7 @@ class _Training:
             validation=Validation(self.task.selection, self._measure),
         )
 
-    def run(self, workdir, preemption, print_line) -> Run:
+    def run(self, workdir, preemption, print_line, instruments) -> Run:
         """The run that trains the system in a workdir."""
         config = self._config
         options = RunOptions(
@@ -163,8 +167,7 @@ class _Training:
             require_same=self._require_same_data,
             start=lambda state: self._start(state, print_line),
             notes=self._notes,
-            hparams=configs.flat(configs.to_json(config)),
-            tensorboard=config.report.tensorboard,
+            instruments=instruments,
         )
         patience = config.train.patience if config.train.early_stop else None
         planned = schedule(
@@ -180,7 +183,9 @@ class _Training:
             )
         run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
-        print_line(f"{config.model.name} with {parameter_overview.count_parameters(params):,} parameters")
+        mask = frozen.trainable_mask(params, self.parts.model.frozen)
+        for line in parameters.write(workdir, [parameters.Network(config.model.name, params, mask)]):
+            print_line(line)
         return run
 
     def compile_scores(self, run, print_line) -> None:

@@ -174,6 +174,7 @@ def _choices():
 
 
 def _check(config: ConfigDict) -> None:
+    fields.check_report(config)
     if len(config.loss.style) != NUM_MAPS:
         raise InputError(
             f"config.loss.style has {len(config.loss.style)} weights; give {NUM_MAPS}, one for each map of the features"
@@ -206,6 +207,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("critic.dropout",), config.critic.name in ("linear", "projection")),
         Use(("data.scenes.", "counterfactuals.generated_backgrounds"), of_scenes),
         Use(("data.mechanisms.", "counterfactuals.per_shape"), not of_scenes),
+        *fields.report_uses(config),
     ]
 
 
@@ -216,7 +218,7 @@ PART = Part(
     paths=("data.root", "loss.features_from"),
     neutral=("data.root", "data.threads", "data.workers", "loss.features_from", "counterfactuals.", "classifiers.",
              "evaluate.", "mesh.", "report.", "train.on_collapse"),
-    unique=("classifiers.names",),
+    unique=("classifiers.names", "report.writers"),
     expand=lambda config: None,
     check=_check,
     check_training=lambda config: None,

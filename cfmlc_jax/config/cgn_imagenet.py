@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cfmlc_jax.config import fields
 from cfmlc_jax.config.cgn import NUM_MAPS
-from cfmlc_jax.config.part import Bounds, Part, Use
+from cfmlc_jax.config.part import Bounds, Part
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators.biggan_deep import LINEAR, REVERSED
@@ -148,6 +148,7 @@ def _choices():
 
 
 def _check(config: ConfigDict) -> None:
+    fields.check_report(config)
     for name in ("style", "text"):
         if len(config.loss[name]) != NUM_MAPS:
             raise InputError(
@@ -192,9 +193,9 @@ PART = Part(
     choices=_choices,
     paths=("generator.class_names", "weights.biggan", "weights.u2net", "weights.vgg16", "weights.cgn"),
     neutral=("weights.", "evaluate.", "counterfactuals.", "mesh.", "report.", "train.on_collapse"),
-    unique=(),
+    unique=("report.writers",),
     expand=lambda config: None,
     check=_check,
     check_training=lambda config: None,
-    uses=lambda config: list[Use](),
+    uses=fields.report_uses,
 )

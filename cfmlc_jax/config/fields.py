@@ -6,9 +6,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfmlc_jax.causal.effects import NULL_KINDS
-from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, uses_of
+from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, require_choice, uses_of
 from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.data.views.transforms import TRANSFORMS
+from cfmlc_jax.engine import reporting
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
@@ -171,6 +172,19 @@ def _evaluate() -> ConfigDict:
     return evaluate
 
 
+def _report() -> ConfigDict:
+    """Where a run's metrics go, and how trackers name the run."""
+    report = ConfigDict()
+    # metrics.jsonl is always written, because the report reads it. Beside it: tensorboard (event files in the
+    # workdir), wandb, mlflow (each an extra of the same name), or module:Class for a writer of your own.
+    report.writers = ("jsonl",)
+    report.project = ""  # of wandb, and experiment of mlflow; empty: $WANDB_PROJECT, $MLFLOW_EXPERIMENT_NAME, else cfmlc_jax
+    report.name = ""  # of the run in the trackers; empty: $WANDB_NAME or, for mlflow, $MLFLOW_RUN_NAME, else the workdir's
+    report.group = ""  # of runs that belong together in the trackers
+    report.tags = ()  # of the run in the trackers
+    return report
+
+
 SECTIONS: dict[str, Any] = {
     "seed": lambda: 0,  # of initial weights, order of images, augmentation and dropout
     "data": _data,
@@ -182,7 +196,7 @@ SECTIONS: dict[str, Any] = {
     # weights, with a new head if the classes differ. Empty: random weights. A resumed run ignores it.
     "init_from": lambda: "",
     "mesh": lambda: ConfigDict({"fsdp": 1}),  # number of devices that together hold one copy of the parameters
-    "report": lambda: ConfigDict({"tensorboard": False}),  # write event files into the workdir; needs the extra "tensorboard"
+    "report": _report,
 }  # fmt: skip
 
 _SEED = Bounds(most=2**32 - 1, why=": keys have 32 bits")
@@ -243,7 +257,25 @@ def _choices():
     }
 
 
+def check_report(config: ConfigDict) -> None:
+    """Raise unless every writer is one of `reporting.WRITERS` or a class of the user's, module:Class.
+
+    Raises:
+        InputError: names the writer.
+    """
+    for name in config.report.writers:
+        if not reporting.is_custom(name):
+            require_choice("report.writers", name, reporting.WRITERS)
+
+
+def report_uses(config: ConfigDict) -> list[Use]:
+    """The fields of section `report` that a run reads."""
+    names = tuple(f"report.{field}" for field in ("project", "name", "group", "tags"))
+    return [Use(names, any(name in reporting.TRACKERS for name in config.report.writers))]
+
+
 def _check(config: ConfigDict) -> None:
+    check_report(config)
     milestones = config.optim.sgd.milestones
     if list(milestones) != sorted(milestones):
         raise InputError(f"config.optim.sgd.milestones {tuple(milestones)} must ascend")
@@ -334,6 +366,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("data.counterfactuals.from_epoch",), bool(counterfactuals.path) and counterfactuals.share > 0),
         Use(("train.mask_with",), config.train.mask_rate > 0),
         Use(("train.patience",), config.train.early_stop),
+        *report_uses(config),
     ]
 
 
@@ -355,7 +388,7 @@ PART = Part(
         "train.micro_batches",  # the gradients of the whole batch, in other memory
         "report.",
     ),
-    unique=("data.test_splits",),
+    unique=("data.test_splits", "report.writers"),
     expand=lambda config: None,
     check=_check,
     check_training=_check_training,

@@ -68,6 +68,10 @@ def _latest(value, old):
     return {"evaluate.checkpoint": ("last" if value else "best") if isinstance(value, bool) else value}
 
 
+def _tensorboard(value, old):
+    return {"report.writers": ("jsonl", "tensorboard") if value is True else ("jsonl",)}
+
+
 # Fields whose values changed too, with their new place in words, for error messages.
 RECAST: dict[str, tuple[Recast, str]] = {
     "views.patch_size": (_patch_size, "config.patches.source 'device' and config.patches.size"),
@@ -89,6 +93,10 @@ RECAST: dict[str, tuple[Recast, str]] = {
     "model.cosine.mu_from_rate": (_mu_from_rate, "config.model.cosine.momentum 'schedule'"),
     "evaluate.latest": (_latest, "config.evaluate.checkpoint"),
 }
+# Fields that changed later, in the configurations of all systems.
+RECAST_LATER: dict[str, tuple[Recast, str]] = {
+    "report.tensorboard": (_tensorboard, "config.report.writers"),
+}
 
 
 def is_older(fields: dict[str, Any]) -> bool:
@@ -101,9 +109,16 @@ def translate(fields: dict[str, Any]) -> dict[str, Any]:
 
     Values that no version accepts are kept; the check of the configuration reports them by their new name.
     """
-    if not is_older(fields):
+    later = [name for name in RECAST_LATER if _has(fields, name)]
+    if not later and not is_older(fields):
         return fields
     fields = {key: _copied(value) for key, value in fields.items()}
+    for name in later:
+        recast_later, _ = RECAST_LATER[name]
+        for present, value in recast_later(_take(fields, name), {}).items():
+            _put(fields, present, value)
+    if not is_older(fields):
+        return fields
     loss = _get(fields, "loss.name")
     fields["task"] = "single_label" if loss in SINGLE_LABEL else "multi_label"
     if fields.get("method") == "asl":
@@ -125,8 +140,8 @@ def moved(name: str, value: Any) -> str:
     """The error message for an old field in a new configuration: its new name; empty if it is not an old field."""
     if name in RENAMED:
         new, where = {RENAMED[name]: value}, f"config.{RENAMED[name]}"
-    elif name in RECAST:
-        recast, where = RECAST[name]
+    elif name in RECAST | RECAST_LATER:
+        recast, where = (RECAST | RECAST_LATER)[name]
         new = recast(value, {})
     else:
         return ""

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -131,3 +133,16 @@ def _brief(error):
     """The first line of an error message that may have hundreds."""
     lines = str(error).strip().splitlines() or ["no details"]
     return lines[0].strip().rstrip(".:")[:200]
+
+
+def peak_usage() -> dict[str, float]:
+    """The most memory in use so far, GiB: "host_peak_gib" of this process, "device_peak_gib" of its fullest device.
+
+    The second is missing where devices do not count it, such as CPUs.
+    """
+    in_use = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    readings = {"host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    known = [number for number in in_use if number is not None]
+    return readings | ({"device_peak_gib": max(known) / 2**30} if known else {})

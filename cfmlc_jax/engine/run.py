@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.engine import hooks, peaks, writers
+from cfmlc_jax.engine import hooks, memory, peaks
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.log import Log, Logged, with_compilation_reported
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
@@ -64,9 +66,8 @@ class RunOptions:
     start: changes the initial state of a new run, to load pretrained weights for instance.
     notes: called after every validation; returns lines that are printed.
     keep: called on all processes with the number of every epoch that was validated, to write further files; a run
-        that was killed before they were complete calls it again.
-    hparams: the configuration as a flat dict, for the metric writers.
-    tensorboard: write TensorBoard event files too.
+        that was killed before they were complete calls it again. Returns images for the metric writers.
+    instruments: the metric writers, and what to trace.
     """
 
     meta: dict[str, Any]
@@ -75,9 +76,8 @@ class RunOptions:
     require_same: Callable[[Path, dict], None] = lambda path, meta: None
     start: Callable[[State], State] = lambda state: state
     notes: Callable[[], list[str]] = list
-    keep: Callable[[int], None] = lambda epoch: None
-    hparams: Mapping[str, Any] = field(default_factory=dict)
-    tensorboard: bool = False
+    keep: Callable[[int], Mapping[str, np.ndarray]] = lambda epoch: {}
+    instruments: Instruments = field(default_factory=Instruments)
 
 
 class Run:
@@ -117,7 +117,7 @@ class Run:
         # Seconds that a step would take if the devices did all its operations at their peak rate.
         self._seconds_at_peak: float | None = None
         self.checkpoints = Checkpoints(workdir / "checkpoints")
-        self._writer: writers.MetricWriter = writers.MultiWriter(())
+        self._writer = options.instruments.reporting
 
     def resume(self) -> None:
         """Restore the latest readable checkpoint; without checkpoints, create the initial state.
@@ -144,15 +144,7 @@ class Run:
             self._validation_due = self._schedule.validates(int(self._state.step)) and "rank" not in meta
             self._options.print_line(f"resuming at step {int(self._state.step)} of {self._schedule.steps}")
         self._step = int(self._state.step)
-        self._writer = writers.create(
-            self._workdir,
-            last_step=self._step,
-            validated=not self._validation_due,
-            tensorboard=self._options.tensorboard,
-            primary=jax.process_index() == 0,
-        )
-        if restored is None:
-            self._writer.write_hparams(self._options.hparams)
+        self._writer.open(self._workdir, last_step=self._step, validated=not self._validation_due)
 
     def fit(self) -> None:
         """Train until the last step, an early stop or SIGTERM.
@@ -187,14 +179,21 @@ class Run:
         return "no checkpoint was written yet" if latest is None else f"checkpoint {latest} is intact"
 
     def close(self) -> None:
-        """Flush, and close files."""
+        """Flush the metric writers, which may have results to write, and close files."""
         with contextlib.suppress(
             WriteError
         ):  # a run that ends well has flushed; another one has its own error
-            self._writer.close()
+            self._writer.flush()
         self.checkpoints.close()
 
     def _train(self, progress):
+        traced = self._options.instruments.profiler(
+            self._workdir, done=self._step, total=self._schedule.steps, progress=progress
+        )
+        with traced as profiler:
+            self._train_observed(progress, profiler)
+
+    def _train_observed(self, progress, profiler):
         compiled = TrainStep(
             self._system,
             self.abstract,
@@ -209,22 +208,23 @@ class Run:
         batches = iter(self._batches(self._step))
         peak = peaks.flops_per_second(self._mesh)
         while not self._finished:
-            with progress.waiting("input"):
-                batch = next(batches, None)
-            if batch is None:
-                break
-            # The devices work on the step before until `watch.add`: the batch and the new step are sent meanwhile.
-            on_devices = meshes.to_devices(batch, self._mesh)
-            if peak is not None and self._seconds_at_peak is None:
-                self._seconds_at_peak = compiled.flops(self._state, on_devices) / peak
-            self._state, first_bad = train_step(self._state, on_devices)
-            self._step += 1
-            with progress.waiting("device"):
-                log.flush()
-                watch.add(self._step, first_bad)
-            if self._step % self._log_every == 0:
-                readings = self._system.readings(self._state.learned)
-                log.add(self._step, progress.waits(self._step), self._state.tally, readings)
+            with profiler.step(self._step + 1, lambda: self._state):
+                with progress.waiting("input"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                # The devices work on the step before until `watch.add`: the batch and the new step are sent meanwhile.
+                on_devices = meshes.to_devices(batch, self._mesh)
+                if peak is not None and self._seconds_at_peak is None:
+                    self._seconds_at_peak = compiled.flops(self._state, on_devices) / peak
+                self._state, first_bad = train_step(self._state, on_devices)
+                self._step += 1
+                with progress.waiting("device"):
+                    log.flush()
+                    watch.add(self._step, first_bad)
+                if self._step % self._log_every == 0:
+                    readings = self._system.readings(self._state.learned)
+                    log.add(self._step, progress.waits(self._step), self._state.tally, readings)
             if self._step % self._schedule.steps_per_epoch == 0 or self._wants_checkpoint():
                 self._settle(log, watch, progress)
                 with progress.paused():
@@ -259,8 +259,17 @@ class Run:
         speed = progress.report(logged.step, text) | logged.waits
         if self._seconds_at_peak is not None:
             speed["mfu"] = self._seconds_at_peak * speed["steps_per_second"]
-        scalars = {f"train/{name}": value for name, value in (values | readings).items()}
-        self._writer.write_scalars(logged.step, scalars | {f"time/{name}": v for name, v in speed.items()})
+        by_section = {"train": values | readings, "time": speed, "memory": memory.peak_usage()}
+        self._writer.write_scalars(
+            logged.step,
+            {
+                f"{section}/{name}": v
+                for section, scalars in by_section.items()
+                for name, v in scalars.items()
+            },
+        )
+        for line in self._writer.warnings():
+            progress.note(line)
 
     def _saved(self):
         return f"saved step {self._step} of {self._schedule.steps}"
@@ -277,13 +286,15 @@ class Run:
         self.checkpoints.wait()
         for line in self._options.notes():
             progress.note(line)
-        self._options.keep(epoch)
+        images = self._options.keep(epoch)
         scalars = {
             f"val/{weights}/{metric}": value
             for weights, by_metric in metrics.items()
             for metric, value in by_metric.items()
         }
         self._writer.write_scalars(self._step, {"epoch": epoch} | scalars)
+        if images:
+            self._writer.write_images(self._step, images)
         self._writer.flush()
         selection = self._system.selection
         chosen = {weights: by_metric[selection] for weights, by_metric in metrics.items()}

@@ -5,15 +5,15 @@ A clu writer can be used in their place.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from cfmlc_jax import files
-from cfmlc_jax.buckets import Address
-from cfmlc_jax.errors import InputError
+
+METRICS = "metrics.jsonl"
 
 
 class MetricWriter(Protocol):
@@ -21,6 +21,12 @@ class MetricWriter(Protocol):
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the named numbers of a step."""
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Write the named images of a step, each uint8 [n, h, w, 3]."""
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Write the named texts of a step, in Markdown."""
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Write the configuration, a flat dict."""
@@ -32,6 +38,10 @@ class MetricWriter(Protocol):
         """Flush, and close files."""
 
 
+# What a writer needs.
+METHODS = ("write_scalars", "write_images", "write_texts", "write_hparams", "flush", "close")
+
+
 class JsonlWriter:
     """Writes scalars as lines {"step": …, name: value, …} of a file; a non-finite value becomes null.
 
@@ -41,23 +51,33 @@ class JsonlWriter:
         path: of the file.
         last_step: step of the checkpoint that the run resumes from.
         validated: whether the validation of that step is done, so that its line is kept.
+
+    Attributes:
+        kept: the lines that were not dropped, as dicts.
     """
 
     def __init__(self, path: Path, last_step: int, *, validated: bool = True):
         self._path = path
-        records = ((line, json.loads(line)) for line in _lines(path))
+        records = [(line, json.loads(line)) for line in _lines(path)]
         kept = [
-            line
+            (line, record)
             for line, record in records
             if record["step"] < last_step
             or (record["step"] == last_step and (validated or "epoch" not in record))
         ]
-        files.write_text(path, "".join(line + "\n" for line in kept))
+        self.kept: list[dict[str, Any]] = [record for _, record in kept]
+        files.write_text(path, "".join(line + "\n" for line, _ in kept))
 
     def write_scalars(self, step, scalars):
         """Append one line."""
         values = {name: _number(value) for name, value in scalars.items()}
         files.append_text(self._path, json.dumps({"step": int(step)} | values) + "\n")
+
+    def write_images(self, step, images):
+        """Do nothing: a run that has images keeps them in its workdir."""
+
+    def write_texts(self, step, texts):
+        """Do nothing: the results are in the workdir's report/."""
 
     def write_hparams(self, hparams):
         """Do nothing: the configuration is in the workdir's config.json."""
@@ -75,29 +95,27 @@ class TensorBoardWriter:
     """Writes TensorBoard event files into a folder, by tensorboardX (no TensorFlow).
 
     On opening, it marks the events after `last_step` as replaced.
-
-    Raises:
-        InputError: tensorboardX is not installed, or the folder is in a bucket.
     """
 
     def __init__(self, folder: Path, last_step: int):
-        if isinstance(folder, Address):
-            raise InputError(
-                f"config.report.tensorboard cannot write to {folder}, because event files grow and objects cannot; "
-                "leave it out, or take a local --workdir"
-            )
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "config.report.tensorboard needs tensorboardX; pip install 'cfmlc_jax[tensorboard]'"
-            ) from error
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def write_scalars(self, step, scalars):
         """Write one event per scalar."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, float(value), int(step))
+
+    def write_images(self, step, images):
+        """Write one event per image."""
+        for name, batch in images.items():
+            self._writer.add_images(name, np.asarray(batch), int(step), dataformats="NHWC")
+
+    def write_texts(self, step, texts):
+        """Write one event per text."""
+        for name, text in texts.items():
+            self._writer.add_text(name, text, int(step))
 
     def write_hparams(self, hparams):
         """Write the configuration as a text."""
@@ -113,54 +131,10 @@ class TensorBoardWriter:
         self._writer.close()
 
 
-class MultiWriter:
-    """One writer that passes each call to several."""
-
-    def __init__(self, writers: Sequence[MetricWriter]):
-        self._writers = tuple(writers)
-
-    def write_scalars(self, step, scalars):
-        """Pass on to each writer."""
-        for writer in self._writers:
-            writer.write_scalars(step, scalars)
-
-    def write_hparams(self, hparams):
-        """Pass on to each writer."""
-        for writer in self._writers:
-            writer.write_hparams(hparams)
-
-    def flush(self):
-        """Pass on to each writer."""
-        for writer in self._writers:
-            writer.flush()
-
-    def close(self):
-        """Pass on to each writer."""
-        for writer in self._writers:
-            writer.close()
-
-
-def create(
-    workdir: Path, *, last_step: int, validated: bool = True, tensorboard: bool, primary: bool
-) -> MetricWriter:
-    """The writer of a run: of metrics.jsonl, and of TensorBoard event files if asked for.
-
-    Args:
-        workdir: of the run.
-        last_step: see `JsonlWriter`.
-        validated: see `JsonlWriter`.
-        tensorboard: write event files too.
-        primary: this is the first process; the others write nothing.
-
-    Raises:
-        InputError: `tensorboard`, but tensorboardX is not installed.
-    """
-    if not primary:
-        return MultiWriter(())
-    writers: list[MetricWriter] = [JsonlWriter(workdir / "metrics.jsonl", last_step, validated=validated)]
-    if tensorboard:
-        writers.append(TensorBoardWriter(workdir / "tensorboard", last_step))
-    return MultiWriter(writers)
+def finite(scalars: Mapping[str, Any]) -> dict[str, float]:
+    """The scalars that are finite numbers, as floats."""
+    numbers = {name: _number(value) for name, value in scalars.items() if value is not None}
+    return {name: float(number) for name, number in numbers.items() if number is not None}
 
 
 def _lines(path):

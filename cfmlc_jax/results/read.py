@@ -150,8 +150,8 @@ def _stages(workdir: Path, config) -> Stages:
         if epoch is not None:
             epochs.append((epoch, path))
     sheets = {name: folder / mechanisms.sheet_file(name) for name in mechanisms.SHEETS}
-    path = workdir / "report" / mechanisms.ACCURACIES
-    accuracies = _checked(path, _accuracies) if path.exists() else {}
+    report = workdir / "report"
+    by_classifier = accuracies(report) if (report / mechanisms.ACCURACIES).exists() else {}
     classifiers = tuple(config["classifiers"]["names"])
     return Stages(
         num_epochs=config["train"]["epochs"],
@@ -159,9 +159,18 @@ def _stages(workdir: Path, config) -> Stages:
         epochs={epoch: _picture(path) for epoch, path in sorted(epochs)},
         sheets={name: _picture(path) for name, path in sheets.items() if path.exists()},
         generated=(workdir / mechanisms.RECORDS / INDEX).exists(),
-        accuracies=accuracies,
+        accuracies=by_classifier,
         classifiers=tuple(name for name in classifiers if has_run(workdir / name)),
     )
+
+
+def accuracies(report: Path) -> dict[str, Accuracies]:
+    """The accuracies of the classifiers of a generative network, from the folder of its report.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _checked(report / mechanisms.ACCURACIES, _accuracies)
 
 
 def _accuracies(value):

@@ -47,6 +47,21 @@ def written(workdir):
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.parametrize(
+    ("name", "group", "expected"),
+    [
+        ("", "", ("run/plain", "run")),
+        ("digits", "", ("digits/plain", "digits")),
+        ("", "all", ("run/plain", "all")),
+    ],
+)
+def test_classifiers_are_runs_of_their_own_in_trackers(tmp_path, name, group, expected):
+    config = tiny(report__writers=("mlflow",), report__name=name, report__group=group)
+    own = classifiers.configuration(config, "plain", tmp_path / "run" / "counterfactuals")
+    assert own.report.writers == ("mlflow",)
+    assert (own.report.name, own.report.group) == expected
+
+
 def test_a_run_ends_with_a_table_and_is_not_repeated(tmp_path, capsys):
     code, output = run(tmp_path)
     assert code == 0, output

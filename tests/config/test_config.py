@@ -80,6 +80,12 @@ def test_the_default_is_valid_and_gets_locked():
             {"model__cosine__momentum": "schedule"},
             "momentum 'schedule' follows the learning rate of optim.name 'sgd'",
         ),
+        (
+            {"report__writers": ("wand",)},
+            "config.report.writers 'wand' is not one of jsonl, tensorboard, wandb, mlflow; did you mean 'wandb'",
+        ),
+        ({"report__writers": ("a module:Class",)}, "config.report.writers 'a module:Class' is not one of"),
+        ({"report__writers": ("wandb", "wandb")}, "config.report.writers has wandb twice"),
         ({"evaluate__checkpoint": "latest"}, "config.evaluate.checkpoint 'latest' is not one of best, last"),
         ({"patches__source": "cut"}, "config.patches.source 'cut' is not one of host, device, map"),
         (
@@ -483,11 +489,26 @@ def test_paths_are_compared_after_resolving(tmp_path, monkeypatch):
 def test_fields_that_a_resumed_run_may_change():
     old = configs.to_json(configs.default())
     new = configs.to_json(
-        changed(data__workers=2, effect__null="zeros", report__tensorboard=True, data__root="/elsewhere")
+        changed(
+            data__workers=2, effect__null="zeros", report__writers=("tensorboard",), data__root="/elsewhere"
+        )
     )
     assert configs.differences(old, new) == []
     new = configs.to_json(changed(optim__learning_rate=1.0, train__epochs=3))
     assert configs.differences(old, new) == ["optim.learning_rate: 0.0001 -> 1.0", "train.epochs: 80 -> 3"]
+
+
+@pytest.mark.parametrize("system", configs.SYSTEMS)
+def test_writers_of_every_system(system):
+    config = configs.default(system)
+    assert configs.validate(config).report.writers == ("jsonl",)
+    config.report.writers, config.report.tags = ("wandb", "package.module:Class"), ("first",)
+    assert configs.unused(configs.validate(config)) == []
+    config.report.writers = ("tensorboard",)
+    assert configs.unused(configs.validate(config)) == ["report.tags"]
+    config.report.writers = ("wand",)
+    with pytest.raises(InputError, match="did you mean 'wandb'"):
+        configs.validate(config)
 
 
 def test_importing_the_configuration_starts_no_backend():

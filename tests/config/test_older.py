@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 # What the last version without `task` stored: all fields of its default, and the fields that its runs changed.
 DEFAULT = json.loads((FOLDER / "default.json").read_text(encoding="utf-8"))
 RUNS = json.loads((FOLDER / "runs.json").read_text(encoding="utf-8"))
-OLD_NAMES = (*older.RENAMED, *older.RECAST)
+OLD_NAMES = (*older.RENAMED, *older.RECAST, *older.RECAST_LATER)
 
 
 def stored(**fields):
@@ -179,6 +179,16 @@ def test_an_old_field_as_a_flag_names_the_new_one(monkeypatch, name, value, mess
     with pytest.raises(InputError, match=message.replace("(3,)", r"\(3,\)")) as raised:
         command.parse(command.define_flags(), arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("system", configs.SYSTEMS)
+@pytest.mark.parametrize(("value", "writers"), [(False, ("jsonl",)), (True, ("jsonl", "tensorboard"))])
+def test_event_files_were_a_field_of_their_own_in_all_systems(system, value, writers):
+    stored = configs.to_json(configs.default(system))
+    stored["report"] = {"tensorboard": value}
+    assert configs.from_json(stored).report.writers == writers
+    assert configs.differences(configs.completed(stored), configs.to_json(configs.default(system))) == []
+    assert stored["report"] == {"tensorboard": value}
 
 
 def test_every_new_name_is_a_field():

@@ -19,6 +19,8 @@ import toys
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.engine import hooks, peaks, writers
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
+from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.engine.state import from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import Update
@@ -49,7 +51,7 @@ def stored_arrays(workdir, step):
 def stored(workdir, step=STEPS):
     """All arrays of a checkpoint, and all logged metrics except times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    metrics = [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
     return stored_arrays(workdir, step), metrics
 
 
@@ -338,15 +340,20 @@ def interrupted(workdir, **options):
 
 def test_only_a_new_run_prepares_its_start_and_writes_its_settings(tmp_path, monkeypatch):
     starts, settings = [], []
-    monkeypatch.setattr(writers.MultiWriter, "write_hparams", lambda self, hparams: settings.append(hparams))
+    monkeypatch.setattr(
+        writers.TensorBoardWriter, "write_hparams", lambda self, hparams: settings.append(hparams)
+    )
 
     def start(state):
         starts.append(int(state.step))
         return state.replace(learned=state.learned | {"updates": state.learned["updates"] + 100})
 
-    options = {"start": start, "hparams": {"seed": 3}}
-    interrupted(tmp_path / "run", **options)
-    toys.fitted(toys.Line(), tmp_path / "run", **options)
+    def options():
+        reporting = Reporting(("tensorboard",), hparams={"seed": 3})
+        return {"start": start, "instruments": Instruments(reporting)}
+
+    interrupted(tmp_path / "run", **options())
+    toys.fitted(toys.Line(), tmp_path / "run", **options())
     assert starts == [0]
     assert settings == [{"seed": 3}]
     assert int(stored(tmp_path / "run")[0][1]["updates"]) == 100 + STEPS
@@ -478,8 +485,9 @@ def test_waits_for_the_input_are_logged_per_step(tmp_path):
     logs = [line for line in lines if "epoch" not in line]
     assert all(0.05 <= line["time/input_wait"] < 1 for line in logs)
     assert all(0 <= line["time/device_wait"] < 1 for line in logs)
-    # CPUs have no published peak.
-    assert not any("time/mfu" in line for line in logs)
+    # CPUs have no published peak, and do not count their memory.
+    assert not any("time/mfu" in line or "memory/device_peak_gib" in line for line in logs)
+    assert all(0.01 < line["memory/host_peak_gib"] < 1000 for line in logs)
 
 
 class LineWithProduct(toys.Line):

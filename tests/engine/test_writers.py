@@ -2,9 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from cfmlc_jax.engine import writers
+from cfmlc_jax.engine.reporting import Reporting
 
 
 def lines(path):
@@ -42,19 +45,22 @@ def test_a_validation_that_is_done_again_is_written_again(tmp_path):
 
 def test_tensorboard_events(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
-    writer = writers.create(tmp_path, last_step=0, tensorboard=True, primary=True)
-    writer.write_hparams({"seed": 0})
-    writer.write_scalars(1, {"loss": 2.5})
-    writer.flush()
-    writer.close()
+    with Reporting(("tensorboard",), hparams={"seed": 0}) as reporting:
+        reporting.open(tmp_path, last_step=0)
+        reporting.write_scalars(1, {"loss": 2.5})
+        reporting.write_images(1, {"picture": np.zeros((1, 4, 4, 3), np.uint8)})
+        reporting.flush()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in events.read_bytes()
     assert b"seed" in events.read_bytes()
+    assert b"picture" in events.read_bytes()
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
 
 
-def test_other_processes_write_nothing(tmp_path):
-    writer = writers.create(tmp_path, last_step=0, tensorboard=True, primary=False)
-    writer.write_scalars(1, {"loss": 2.5})
-    writer.close()
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with Reporting(("tensorboard",)) as reporting:
+        reporting.open(tmp_path, last_step=0)
+        reporting.write_scalars(1, {"loss": 2.5})
+        reporting.write_images(1, {"picture": np.zeros((1, 4, 4, 3), np.uint8)})
     assert list(tmp_path.iterdir()) == []

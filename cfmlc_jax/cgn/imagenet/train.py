@@ -12,7 +12,8 @@ from cfmlc_jax.cgn import counterfactuals, opening
 from cfmlc_jax.cgn.imagenet import build
 from cfmlc_jax.cgn.imagenet.validation import Validation
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.engine import hooks
+from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions, Schedule
 from cfmlc_jax.errors import RunError, WriteError
@@ -21,13 +22,16 @@ from cfmlc_jax.errors import RunError, WriteError
 RECORDS = "counterfactuals"
 
 
-def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
+def train(
+    config, workdir: Path, print_line: Callable[[str], None], instruments: Instruments | None = None
+) -> None:
     """Train a generator in a workdir, or resume; then generate counterfactual records.
 
     Args:
         config: validated and locked, of system "cgn_imagenet".
         workdir: an existing folder, empty or of the same configuration, that no other process trains in.
         print_line: prints a line for the user, on the first process.
+        instruments: what observes the run; None: metrics.jsonl alone.
 
     Raises:
         InputError: a file of weights or the configuration cannot be used.
@@ -40,7 +44,7 @@ def train(config, workdir: Path, print_line: Callable[[str], None]) -> None:
             "config.weights.random: networks without a file start from random weights, which draw no images of objects"
         )
     with hooks.Preemption() as preemption:
-        run = _run(config, parts, workdir, preemption, print_line)
+        run = _run(config, parts, workdir, preemption, print_line, instruments or Instruments())
         try:
             with explained("training", "make train.micro_batch smaller, or generator.dtype bfloat16"):
                 run.resume()
@@ -77,7 +81,7 @@ def _validation(config, parts):
     )
 
 
-def _run(config, parts, workdir, preemption, print_line):
+def _run(config, parts, workdir, preemption, print_line, instruments):
     validation = _validation(config, parts)
     system = build.system(config, parts, validation)
     size = config.train.micro_batch * config.train.micro_batches
@@ -99,17 +103,18 @@ def _run(config, parts, workdir, preemption, print_line):
         preemption=preemption,
         start=start,
         notes=validation.warnings,
-        hparams=configs.flat(configs.to_json(config)),
-        tensorboard=config.report.tensorboard,
+        instruments=instruments,
     )
     run = Run(
         system, lambda step: batches(size, schedule.steps - step), schedule, workdir, parts.mesh, options
     )
-    trained, frozen = (
-        sum(leaf.size for name in names for leaf in jax.tree.leaves(run.abstract.learned[name]["params"]))
-        for names in (("mechanisms",), ("target", "u2net", "features"))
-    )
-    print_line(f"{trained:,} parameters are trained, {frozen:,} are not; {parts.image_size} px")
+    networks = [
+        parameters.Network(name, run.abstract.learned[name]["params"], trained=name == "mechanisms")
+        for name in ("mechanisms", "target", "u2net", "features")
+    ]
+    for line in parameters.write(workdir, networks):
+        print_line(line)
+    print_line(f"images of {parts.image_size} px")
     return run
 
 
