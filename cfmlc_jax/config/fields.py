@@ -10,7 +10,7 @@ from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, uses_of
 from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.layers.normalise import NORMALISATIONS
+from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
 
 
@@ -20,8 +20,9 @@ def _data() -> ConfigDict:
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source> (…_mnist: mnist)
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # rotate images by their EXIF orientation (the reference does not)
-    # The model standardises pixels by this mean and deviation, a name of
-    # `models.layers.normalise.NORMALISATIONS`. Empty: it takes pixels in [0, 1].
+    # The model standardises pixels by this mean and deviation: a name of
+    # `models.layers.normalise.NORMALISATIONS`, or six numbers, "0.5,0.5,0.5/0.2,0.2,0.2". Empty: it takes pixels
+    # in [0, 1]. auto: as the weights of init_from expect; it is replaced when a run begins.
     data.normalise = ""
     # Task single_label: oversample, so that an epoch has each class as often as the most frequent one.
     data.balanced = False
@@ -220,7 +221,6 @@ BOUNDS = {
 def _choices():
     return {
         "data.source": SOURCES,
-        "data.normalise": ("", *NORMALISATIONS),
         "data.longtail.imbalance": ("exponential", "step"),
         "data.on_error": ("stop", "skip"),
         "views.transform": TRANSFORMS,
@@ -232,6 +232,10 @@ def _choices():
 
 
 def _check(config: ConfigDict) -> None:
+    try:
+        normalise.parse(config.data.normalise)
+    except InputError as error:
+        raise InputError(f"config.data.normalise {error}") from error
     milestones = config.optim.sgd.milestones
     if list(milestones) != sorted(milestones):
         raise InputError(f"config.optim.sgd.milestones {tuple(milestones)} must ascend")
