@@ -150,6 +150,7 @@ def _train(values, config):
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
     system = _SYSTEMS[configs.system(config)]
+    config = system.settled(config, workdir)
     system.require(config, started=has_checkpoints(workdir))
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
@@ -168,11 +169,19 @@ def _train(values, config):
             _report(workdir)
 
 
+def _settled_classifier(config, workdir: Path):
+    return finetune.with_normalisation(config, workdir, _say)
+
+
+def _as_it_is(config, workdir: Path):
+    return config
+
+
 def _require_classifier(config, *, started: bool) -> None:
     build.require_model(config)
     if not started:  # a run that has started may finish as it is
         configs.require_trainable(config)
-        finetune.require_start(config)
+        finetune.require_start(config, _say)
 
 
 def _require_cgn(config, *, started: bool) -> None:
@@ -188,18 +197,20 @@ def _require_imagenet(config, *, started: bool) -> None:
 class _System(NamedTuple):
     """How a system is run.
 
+    settled: (config, workdir) -> config; values that other files decide are put in their place.
     require: (config, started) -> None; raises an InputError if the run cannot work.
     train: (config, workdir, print_line) -> its results.
     """
 
+    settled: Callable[..., Any]
     require: Callable[..., None]
     train: Callable[..., Any]
 
 
 _SYSTEMS = {
-    configs.CLASSIFIER: _System(_require_classifier, train),
-    configs.CGN: _System(_require_cgn, train_cgn),
-    configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet),
+    configs.CLASSIFIER: _System(_settled_classifier, _require_classifier, train),
+    configs.CGN: _System(_as_it_is, _require_cgn, train_cgn),
+    configs.CGN_IMAGENET: _System(_as_it_is, _require_imagenet, train_imagenet),
 }
 
 

@@ -6,6 +6,7 @@ key-value store: a process that fails publishes why, and the others print that l
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -26,6 +27,8 @@ SIGN_SECONDS = 5.0  # between signs of life
 SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
 END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the others have read an error
 _ROOM = "cfmlc_jax"
+# Numbers of the calls of `first_then_others`: each barrier has a name of its own.
+_turns = itertools.count()
 _FAILED, _ALIVE, _ENDED = f"{_ROOM}/failed", f"{_ROOM}/alive/", f"{_ROOM}/ended/"
 
 
@@ -42,6 +45,21 @@ def require_devices() -> None:
         raise InputError(
             f"JAX has no device to compute on ({reason}); check --jax_platforms and $JAX_PLATFORMS"
         ) from error
+
+
+def first_then_others(action: Callable[[], Any]) -> Any:
+    """What an action returns in each process of the run; the others begin it when the first has finished.
+
+    So what the first downloads into a folder that all share, the others find. If it fails, its error ends them.
+    All processes make the same calls in the same order.
+    """
+    client: Any = distributed.global_state.client
+    if client is None:
+        return action()
+    is_first = jax.process_index() == 0
+    result = action() if is_first else None
+    client.wait_at_barrier(f"{_ROOM}/first/{next(_turns)}", timeout_in_ms=24 * 3600 * 1000)
+    return result if is_first else action()
 
 
 class Alone:

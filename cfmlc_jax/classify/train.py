@@ -254,7 +254,7 @@ class _Training:
         if not self._config.init_from:
             return state
         return finetune.start_from(
-            Path(self._config.init_from),
+            self._config.init_from,
             state,
             config=self._config,
             class_names=self._train_source.class_names,

@@ -100,3 +100,10 @@ def fetch(weights: Named, say: Callable[[str], None], *, silent: bool = False) -
     cache.require_digest(path, entry.sha256)
     cache.require_digest(path, cache.recorded(path))
     return path
+
+
+def file_in(path: Path) -> Path:
+    """The file of weights in a folder as the Hub has it; the path itself if it is no such folder."""
+    if not path.is_dir() or (path / "checkpoints").is_dir() or (path / "model").is_dir():
+        return path
+    return next((path / name for name in hub.WEIGHTS if (path / name).is_file()), path)
