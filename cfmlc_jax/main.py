@@ -150,8 +150,7 @@ def _train(values, config):
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
     system = _SYSTEMS[configs.system(config)]
-    config = system.settled(config, workdir)
-    system.require(config, started=has_checkpoints(workdir))
+    config = system.require(config, workdir)
     missing, with_events = _missing_folders(workdir), (workdir / "tensorboard").exists()
     with contextlib.ExitStack() as undo:
         undo.callback(_remove_empty, missing)
@@ -169,48 +168,42 @@ def _train(values, config):
             _report(workdir)
 
 
-def _settled_classifier(config, workdir: Path):
-    return finetune.with_normalisation(config, workdir, _say)
+def _require_classifier(config, workdir: Path):
+    build.require_model(config)
+    if has_checkpoints(workdir):  # a run that has started may finish as it is
+        return finetune.resumed(config, workdir)
+    configs.require_trainable(config)
+    return finetune.require_start(config, _say)
 
 
-def _as_it_is(config, workdir: Path):
+def _require_cgn(config, workdir: Path):
+    cgn_build.create(config, num_classes=2)
     return config
 
 
-def _require_classifier(config, *, started: bool) -> None:
-    build.require_model(config)
-    if not started:  # a run that has started may finish as it is
-        configs.require_trainable(config)
-        finetune.require_start(config, _say)
-
-
-def _require_cgn(config, *, started: bool) -> None:
-    cgn_build.create(config, num_classes=2)
-
-
-def _require_imagenet(config, *, started: bool) -> None:
+def _require_imagenet(config, workdir: Path):
     imagenet_build.create(config)
-    if not started:
+    if not has_checkpoints(workdir):
         imagenet_build.require_weights(config.weights)
+    return config
 
 
 class _System(NamedTuple):
     """How a system is run.
 
-    settled: (config, workdir) -> config; values that other files decide are put in their place.
-    require: (config, started) -> None; raises an InputError if the run cannot work.
+    require: (config, workdir) -> the config, with values that the workdir or other files decide; raises an
+        InputError if the run cannot work.
     train: (config, workdir, print_line) -> its results.
     """
 
-    settled: Callable[..., Any]
-    require: Callable[..., None]
+    require: Callable[..., Any]
     train: Callable[..., Any]
 
 
 _SYSTEMS = {
-    configs.CLASSIFIER: _System(_settled_classifier, _require_classifier, train),
-    configs.CGN: _System(_as_it_is, _require_cgn, train_cgn),
-    configs.CGN_IMAGENET: _System(_as_it_is, _require_imagenet, train_imagenet),
+    configs.CLASSIFIER: _System(_require_classifier, train),
+    configs.CGN: _System(_require_cgn, train_cgn),
+    configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet),
 }
 
 

@@ -19,80 +19,73 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.torch_weights import files, strict
-from cfmlc_jax.weights import read
+from cfmlc_jax.weights import hub, read
 from cfmlc_jax.weights.fetch import Named, fetch, file_in, named
 from cfmlc_jax.weights.table import nearest
 
 _FIELD = "config.init_from"
 
 
-def require_start(config, print_line: Callable[[str], None]) -> None:
-    """Raise unless the weights exist that the configuration initialises a run from; download them if need be.
+def require_start(config, print_line: Callable[[str], None]):
+    """The configuration of a new run, with the weights' own normalisation in place of data.normalise "auto".
+
+    Public weights of init_from are downloaded if need be, and a file is read, so that the run fails now and not after its
+    data is read.
 
     Args:
-        config: of the new run.
+        config: validated.
         print_line: prints a line for the user.
 
     Raises:
-        InputError: there is nothing at `init_from`, or nothing has that name; public weights are of another
-            backbone; or the head needs `init_from` and it is not set.
+        InputError: there is nothing at `init_from`, or nothing has that name; the weights cannot be read, or are of
+            another backbone; or the head needs `init_from` and it is not set.
         RunError: public weights cannot be downloaded.
     """
-    if not config.init_from and is_second_stage(config.model):
+    text = config.init_from
+    if not text and is_second_stage(config.model):
         raise InputError(
             f"model.head {config.model.head!r} scales the weights of a trained classifier; "
             "set config.init_from to a run of model.head 'dot_product'"
         )
-    if not config.init_from:
-        return
-    public = _named(config.init_from)
+    if not text:
+        return _with_normalisation(config, "")
+    public = _named(text)
     if public is not None and public.entry is not None:
         _require_backbone(config, public.entry.model)
-    processes.first_then_others(lambda: _located(config.init_from, print_line))
+    path = processes.first_then_others(lambda: _located(text, print_line))
+    stated = None
+    if public is not None and path.is_file():
+        stated = read.expected(path, public)
+    if stated is None:
+        stated = _opened(text, config, print_line).normalise
+    if config.data.normalise == normalise.AUTO:
+        print_line(f"data.normalise=auto: pixels {_pixels(stated)}, as {text} expects")
+    return _with_normalisation(config, stated)
 
 
-def with_normalisation(config, workdir: Path, print_line: Callable[[str], None]):
-    """The configuration with the weights' own normalisation in place of data.normalise "auto".
+def resumed(config, workdir: Path):
+    """The configuration of a run that has begun, with what it began with in place of data.normalise "auto".
 
-    A run that has started keeps what it began with, as the weights may be gone.
+    The weights that it was initialised from may be gone.
 
     Args:
-        config: validated; of the run in the workdir.
-        workdir: may not exist yet.
-        print_line: prints a line that says by what pixels are standardised.
-
-    Raises:
-        InputError: the weights of init_from cannot be read.
-        RunError: they cannot be downloaded.
+        config: validated.
+        workdir: of the run.
     """
+    try:
+        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        return _with_normalisation(config, configs.completed(stored)["data.normalise"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return config  # the damaged file is reported where the workdir is claimed
+
+
+def _with_normalisation(config, text):
+    """The configuration with this data.normalise in place of "auto"."""
     if config.data.normalise != normalise.AUTO:
         return config
-    text = _begun_with(workdir)
-    if text is None:
-        text = ""
-        if config.init_from:
-            require_start(config, print_line)
-            text = _expected(config, print_line)
-            print_line(f"data.normalise=auto: pixels {_pixels(text)}, as {config.init_from} expects")
     fields = configs.to_json(config)
     fields["data"]["normalise"] = text
     return configs.from_json(fields)
-
-
-def _expected(config, print_line):
-    """The normalisation that the weights of init_from expect, as text."""
-    path = _located(config.init_from, print_line)
-    stated = read.expected(path, _named(config.init_from)) if path.is_file() else None
-    return _opened(config.init_from, config, print_line).normalise if stated is None else stated
-
-
-def _begun_with(workdir) -> str | None:
-    """The data.normalise of the run in a workdir; None if none has begun."""
-    try:
-        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-        return configs.completed(stored)["data.normalise"]
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
 
 
 def _pixels(text):
@@ -200,11 +193,23 @@ def _located(text, print_line) -> Path:
         if weights is not None:
             if weights.repository is None and not weights.path.name.endswith(".safetensors"):
                 files.import_torch(f"to read {weights.text}")  # before a download that would be in vain
-            return fetch(weights, print_line, silent=jax.process_index() != 0)
-        path = file_in(Path(text).expanduser())
-        return path if path.is_file() else checkpoints.find(Path(text))
+            path = fetch(weights, print_line, silent=jax.process_index() != 0)
+            return _checkpoint_or_file(path.parent) if path.name in hub.WEIGHTS else path
+        path = Path(text).expanduser()
+        return path if path.is_file() else _checkpoint_or_file(Path(text))
     except InputError as error:
         raise InputError(f"{_FIELD}: {error}{nearest(text) if weights is None else ''}") from error
+
+
+def _checkpoint_or_file(folder) -> Path:
+    """The checkpoint in a folder, else the file of weights in a folder as the Hub has it."""
+    try:
+        return checkpoints.find(folder)
+    except InputError:
+        file = file_in(folder.expanduser())
+        if not file.is_file():
+            raise
+        return file
 
 
 def _opened(text, config, print_line) -> _Start:

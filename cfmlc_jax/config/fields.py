@@ -171,8 +171,10 @@ SECTIONS: dict[str, Any] = {
     "optim": _optim,
     "train": _train,
     "evaluate": _evaluate,
-    # A checkpoint, or the workdir of a run for its best checkpoint. A new run is initialised from its averaged
-    # weights, with a new head if the classes differ. Empty: random weights. A resumed run ignores it.
+    # A checkpoint, or the workdir of a run for its best checkpoint; a file of PyTorch or safetensors; or the name of
+    # public weights, torchvision:resnet101.IMAGENET1K_V2 or hf:owner/name (python -m cfmlc_jax.weights list). A new
+    # run is initialised from the averaged weights, with a new head if the classes differ. Empty: random weights. A
+    # resumed run ignores it.
     "init_from": lambda: "",
     "mesh": lambda: ConfigDict({"fsdp": 1}),  # number of devices that together hold one copy of the parameters
     "report": lambda: ConfigDict({"tensorboard": False}),  # write event files into the workdir; needs the extra "tensorboard"

@@ -53,7 +53,7 @@ from cfmlc_jax.models.generators import mnist
 from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.torch_weights import cgn, files, long_tailed, mlc_pat
-from cfmlc_jax.weights import fetch, read
+from cfmlc_jax.weights import fetch, hub, read
 
 PROGRAM = "python -m cfmlc_jax.torch_weights"
 # ImageNet's mean, in [0, 1], instead of the mean of the training images, which PyTorch files do not have. It is
@@ -96,9 +96,20 @@ def bring(flags: argparse.Namespace) -> str | None:
     if weights is not None:
         if weights.entry is not None:
             flags.model = flags.model or weights.entry.model
-        flags.source = fetch.fetch(weights, lambda text: print(text, file=sys.stderr, flush=True))
-    flags.source = fetch.file_in(flags.source)
+        path = fetch.fetch(weights, lambda text: print(text, file=sys.stderr, flush=True))
+        flags.source = path.parent if path.name in hub.WEIGHTS else path
+    if flags.source.is_dir():
+        _refuse_checkpoint(flags.source)
+        flags.source = fetch.file_in(flags.source)
     return read.expected(flags.source, weights)
+
+
+def _refuse_checkpoint(folder):
+    try:
+        path = checkpoints.find(folder)
+    except InputError:
+        return
+    raise InputError(f"{path} is a checkpoint already; use it as it is, or convert it back by --to_torch")
 
 
 def from_torch(flags: argparse.Namespace) -> None:

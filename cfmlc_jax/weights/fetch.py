@@ -102,8 +102,6 @@ def fetch(weights: Named, say: Callable[[str], None], *, silent: bool = False) -
     return path
 
 
-def file_in(path: Path) -> Path:
+def file_in(folder: Path) -> Path:
     """The file of weights in a folder as the Hub has it; the path itself if it is no such folder."""
-    if not path.is_dir() or (path / "checkpoints").is_dir() or (path / "model").is_dir():
-        return path
-    return next((path / name for name in hub.WEIGHTS if (path / name).is_file()), path)
+    return next((folder / name for name in hub.WEIGHTS if (folder / name).is_file()), folder)

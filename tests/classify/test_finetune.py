@@ -171,9 +171,9 @@ def test_missing_and_left_over_arrays_are_named(stored):
         )
 
 
-def test_a_file_of_pytorch_must_be_converted_first(tmp_path):
+def test_a_damaged_file_is_told(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"x")
     with pytest.raises(
-        InputError, match=r"is a file, not a checkpoint; .* by python -m cfmlc_jax\.torch_weights"
+        InputError, match=r"config\.init_from: .*x\.pth \(1 bytes\) is truncated, damaged or not a"
     ):
         begin(tmp_path / "x.pth")
