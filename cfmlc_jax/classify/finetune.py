@@ -21,7 +21,7 @@ from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.torch_weights import files, strict
 from cfmlc_jax.weights import hub, read
 from cfmlc_jax.weights.fetch import Named, fetch, file_in, named
-from cfmlc_jax.weights.table import nearest
+from cfmlc_jax.weights.table import LIST, nearest
 
 _FIELD = "config.init_from"
 
@@ -198,7 +198,8 @@ def _located(text, print_line) -> Path:
         path = Path(text).expanduser()
         return path if path.is_file() else _checkpoint_or_file(Path(text))
     except InputError as error:
-        raise InputError(f"{_FIELD}: {error}{nearest(text) if weights is None else ''}") from error
+        hint = f", a file of weights, or a name that {LIST} names{nearest(text)}" if weights is None else ""
+        raise InputError(f"{_FIELD}: {error}{hint}") from error
 
 
 def _checkpoint_or_file(folder) -> Path:

@@ -20,6 +20,8 @@ from cfmlc_jax.weights import cache
 # A folder of the web with the same files: https://host/path is asked for as MIRROR/host/path.
 MIRROR = "CFMLC_MIRROR"
 TRIES = 5
+# Before the first byte has arrived: no network is a likelier reason than a broken transfer.
+FIRST_TRIES = 3
 TIMEOUT_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 1.0
 _CHUNK = 1 << 20
@@ -99,7 +101,7 @@ def _fill(part, place, say, silent):
             if _size(part) > most:
                 most, pause, tries = _size(part), _FIRST_PAUSE_SECONDS, 0
             tries += 1
-            if tries == TRIES:
+            if tries == (TRIES if most else FIRST_TRIES):
                 raise _gave_up(part, place, error) from error
             say(f"{place.name}: {error}; trying again in {pause:.0f} s")
             time.sleep(pause)
@@ -138,6 +140,7 @@ def _transfer(part, place, progress):
     with response:
         start, total = _extent(response, start)
         _write_version(part, response.headers)
+        progress.begin(start)
         _receive(part, response, start, total, progress)
 
 
@@ -252,20 +255,21 @@ class Progress:
         self._name, self._silent = name, silent
         self._terminal = sys.stderr.isatty()
         self._every = 0.2 if self._terminal else 10.0
-        self._first: tuple[float, int] | None = None
-        self._last = time.monotonic()
         self._open_line = False
+        self.begin(0)
+
+    def begin(self, arrived: int) -> None:
+        """Measure the speed from now on, with so many bytes there already."""
+        self._begun = self._last = time.monotonic()
+        self._before = arrived
 
     def show(self, arrived: int, total: int | None) -> None:
         """Report how many bytes have arrived."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = now, arrived
         if self._silent or now - self._last < self._every:
             return
         self._last = now
-        since, before = self._first
-        rate = (arrived - before) / max(now - since, 1e-9) / 1e6
+        rate = (arrived - self._before) / max(now - self._begun, 1e-9) / 1e6
         of_total = "" if total is None else f" of {total / 1e6:.1f}"
         line = f"{self._name}: {arrived / 1e6:.1f}{of_total} MB, {rate:.1f} MB/s"
         if self._terminal:
@@ -278,4 +282,4 @@ class Progress:
         """End an open line."""
         if self._open_line:
             print(file=sys.stderr, flush=True)
-        self._open_line, self._first = False, None
+        self._open_line = False

@@ -230,7 +230,8 @@ def public(name: str) -> Public:
 
 
 def nearest(name: str, names: Iterable[str] = TABLE) -> str:
-    """A hint with the most similar name, or "" if none is similar."""
+    """A hint with the names that begin so, else with the most similar name; "" if none is similar."""
     ends = {known.partition(":")[2]: known for known in names} | {known: known for known in names}
-    near = difflib.get_close_matches(name, ends, 1)
-    return f"; did you mean {ends[near[0]]!r}?" if near else ""
+    longer = sorted({ends[known] for known in ends if name and known.startswith(f"{name}.")})
+    near = longer or [ends[match] for match in difflib.get_close_matches(name, ends, 1)]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -230,8 +230,8 @@ def test_without_weights_auto_is_pixels_in_0_1():
         ),
         (
             ["--config.init_from=resnet18.IMAGENET1K_V1"],
-            "is not a checkpoint, nor a run with checkpoints; give a workdir or the folder of one step; did you mean "
-            "'torchvision:resnet18.IMAGENET1K_V1'?",
+            "is not a checkpoint, nor a run with checkpoints; give a workdir or the folder of one step, a file of weights, "
+            "or a name that python -m cfmlc_jax.weights list names; did you mean 'torchvision:resnet18.IMAGENET1K_V1'?",
         ),
         (
             ["--config.init_from=torchvision:resnet101.IMAGENET1K_V2"],

@@ -90,7 +90,10 @@ def _entries(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("torchvision:resnet101", "did you mean 'torchvision:resnet101.IMAGENET1K_V1'?"),
+        (
+            "torchvision:resnet101",
+            "did you mean 'torchvision:resnet101.IMAGENET1K_V1' or 'torchvision:resnet101.IMAGENET1K_V2'?",
+        ),
         ("torchvison:resnet18.IMAGENET1K_V1", "did you mean 'torchvision:resnet18.IMAGENET1K_V1'?"),
         ("timm:resnet26.bt_in1k", "or give hf:timm/NAME for another model of timm"),
     ],
