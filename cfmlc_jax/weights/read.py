@@ -73,9 +73,14 @@ def expected(path: Path, named: Named | None) -> str | None:
     try:
         config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
         stated = config["pretrained_cfg"]
-        return text_of(Normalisation(*(tuple(map(float, stated[name])) for name in ("mean", "std"))))
+        return text_of(Normalisation(_colours(stated["mean"]), _colours(stated["std"])))
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _colours(values) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _of_long_tails(path, stored) -> Pretrained | None:
