@@ -203,14 +203,9 @@ def _located(text, print_line) -> Path:
 
 
 def _checkpoint_or_file(folder) -> Path:
-    """The checkpoint in a folder, else the file of weights in a folder as the Hub has it."""
-    try:
-        return checkpoints.find(folder)
-    except InputError:
-        file = file_in(folder.expanduser())
-        if not file.is_file():
-            raise
-        return file
+    """The file of weights in a folder as the Hub has it, else the checkpoint in it."""
+    file = file_in(folder.expanduser())
+    return file if file.is_file() else checkpoints.find(folder)
 
 
 def _opened(text, config, print_line) -> _Start:

@@ -98,9 +98,9 @@ def bring(flags: argparse.Namespace) -> str | None:
             flags.model = flags.model or weights.entry.model
         path = fetch.fetch(weights, lambda text: print(text, file=sys.stderr, flush=True))
         flags.source = path.parent if path.name in hub.WEIGHTS else path
+    flags.source = fetch.file_in(flags.source)
     if flags.source.is_dir():
         _refuse_checkpoint(flags.source)
-        flags.source = fetch.file_in(flags.source)
     return read.expected(flags.source, weights)
 
 

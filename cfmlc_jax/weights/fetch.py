@@ -1,5 +1,6 @@
 """From what a user names to a file on this machine: a name of the table, a repository of the Hub, or a path."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -103,5 +104,15 @@ def fetch(weights: Named, say: Callable[[str], None], *, silent: bool = False) -
 
 
 def file_in(folder: Path) -> Path:
-    """The file of weights in a folder as the Hub has it; the path itself if it is no such folder."""
-    return next((folder / name for name in hub.WEIGHTS if (folder / name).is_file()), folder)
+    """The file of weights in a folder as the Hub has it; the path itself if it is no such folder, or this package's own."""
+    file = next((folder / name for name in hub.WEIGHTS if (folder / name).is_file()), folder)
+    return folder if _is_own(folder) else file
+
+
+def _is_own(folder):
+    """Whether a folder's config.json is a checkpoint's meta: then `checkpoint` reads the folder."""
+    try:
+        config = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"config", "class_names"} <= config.keys()

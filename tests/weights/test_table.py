@@ -62,6 +62,21 @@ def test_facts_are_timms(entry):
     assert (preprocessing.size, preprocessing.resize) == (size, math.floor(size / theirs.crop_pct))
 
 
+@pytest.mark.slow  # two minutes, for the shapes of 20 models
+@pytest.mark.parametrize("entry", [*of("torchvision:"), *of("timm:")])
+def test_the_publishers_model_is_ours(entry):
+    torch = pytest.importorskip("torch")
+    publisher, _, name = entry.name.partition(":")
+    library = pytest.importorskip(publisher)
+    with torch.device("meta"):
+        if publisher == "timm":
+            theirs = library.create_model(name, pretrained=False)
+        else:
+            theirs = library.models.get_model(name.partition(".")[0])
+    weights = {key: np.broadcast_to(np.float32(0), leaf.shape) for key, leaf in theirs.state_dict().items()}
+    assert mlc_pat.fits(entry.model, weights)
+
+
 def test_torchvisions_weights_are_those_of_its_model(tmp_path):
     torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
     theirs = torchvision.models.resnet18()
