@@ -130,6 +130,17 @@ def test_names_and_paths(tmp_path):
     assert public("cvt:w24_384_in22k").model == "cvt_w24"
 
 
+def test_folders_of_the_hub_and_of_this_package(tmp_path):
+    assert fetch.file_in(tmp_path) == tmp_path
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).touch()
+        assert fetch.file_in(tmp_path) == tmp_path / name
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    assert fetch.file_in(tmp_path) == tmp_path / "model.safetensors"
+    (tmp_path / "config.json").write_text('{"config": {}, "class_names": ["a"]}')
+    assert fetch.file_in(tmp_path) == tmp_path
+
+
 def test_the_document_has_the_table():
     text = DOCUMENT.read_text(encoding="utf-8")
     for entry in TABLE.values():
