@@ -216,6 +216,8 @@ def _opened(text, config, print_line) -> _Start:
 
 def _of_checkpoint(path) -> _Start:
     meta = checkpoints.read_meta(path)
+    if configs.system(meta["config"]) != configs.CLASSIFIER:
+        raise InputError(f"{_FIELD} {path} is of a generator, not of a classifier; give other weights")
     fields = configs.completed(meta["config"])
     return _Start(
         label=str(path),
