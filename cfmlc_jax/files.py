@@ -29,8 +29,17 @@ SECONDS_BETWEEN_PUTS = 10.0
 _BYTES_PER_SECOND = 2**20
 
 
+CACHE_VARIABLE = "CFMLC_CACHE"
+
+
 def user_cache(name: str) -> Path:
-    """A folder for files that can be made again: cfmlc_jax/<name> in $XDG_CACHE_HOME, else in ~/.cache."""
+    """A folder for files that can be made or downloaded again: <name> in $CFMLC_CACHE.
+
+    Without that variable it is cfmlc_jax/<name> in $XDG_CACHE_HOME, else in ~/.cache.
+    """
+    own = os.environ.get(CACHE_VARIABLE, "")
+    if own:
+        return Path(own).expanduser().absolute() / name
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The specification of the variable says that relative paths are ignored.
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "cfmlc_jax" / name

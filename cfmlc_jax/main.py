@@ -181,7 +181,7 @@ def _train(values, config):
             "local --workdir for this run"
         )
     system = _SYSTEMS[configs.system(config)]
-    system.require(config, started=has_checkpoints(workdir))
+    config = system.require(config, workdir)
     missing = _missing_folders(workdir)
     foreign = {name for name in _OF_WRITERS if (workdir / name).exists()}
     with contextlib.ExitStack() as undo:
@@ -204,31 +204,35 @@ def _train(values, config):
             _say_results(workdir, path)
 
 
-def _require_classifier(config, *, started: bool) -> None:
+def _require_classifier(config, workdir: Path):
     build.require_model(config)
-    if not started:  # a run that has started may finish as it is
-        configs.require_trainable(config)
-        finetune.require_start(config)
+    if has_checkpoints(workdir):  # a run that has started may finish as it is
+        return finetune.resumed(config, workdir)
+    configs.require_trainable(config)
+    return finetune.require_start(config, _say)
 
 
-def _require_cgn(config, *, started: bool) -> None:
+def _require_cgn(config, workdir: Path):
     cgn_build.create(config, num_classes=2)
+    return config
 
 
-def _require_imagenet(config, *, started: bool) -> None:
+def _require_imagenet(config, workdir: Path):
     imagenet_build.create(config)
-    if not started:
+    if not has_checkpoints(workdir):
         imagenet_build.require_weights(config.weights)
+    return config
 
 
 class _System(NamedTuple):
     """How a system is run.
 
-    require: (config, started) -> None; raises an InputError if the run cannot work.
+    require: (config, workdir) -> the config, with values that the workdir or other files decide; raises an
+        InputError if the run cannot work.
     train: (config, workdir, print_line) -> its results.
     """
 
-    require: Callable[..., None]
+    require: Callable[..., Any]
     train: Callable[..., Any]
 
 

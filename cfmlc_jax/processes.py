@@ -8,6 +8,7 @@ hand (--coordinator) print that line each; those that a cluster started, whose o
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -34,6 +35,8 @@ WAIT_SECONDS = 3600.0  # for what another process does alone; if it dies, the wa
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
 _SAYS = " failed: "  # between the name of a process and its error
+# Numbers of the calls of `first_then_others`: each barrier has a name of its own.
+_turns = itertools.count()
 
 
 def require_devices() -> None:
@@ -68,6 +71,21 @@ def broadcast(name: str, text: str) -> str:
         client.key_value_set(key, text)
         return text
     return client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000))
+
+
+def first_then_others(action: Callable[[], Any]) -> Any:
+    """What an action returns in each process of the run; the others begin it when the first has finished.
+
+    So what the first downloads into a folder that all share, the others find. If it fails, its error ends them.
+    All processes make the same calls in the same order.
+    """
+    client: Any = distributed.global_state.client
+    if client is None:
+        return action()
+    is_first = jax.process_index() == 0
+    result = action() if is_first else None
+    client.wait_at_barrier(f"{_ROOM}/first/{next(_turns)}", timeout_in_ms=24 * 3600 * 1000)
+    return result if is_first else action()
 
 
 class Alone:

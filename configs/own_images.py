@@ -2,6 +2,9 @@
 
     python -m cfmlc_jax.main --config=configs/own_images.py --config.data.root=DIR
 
+From public weights instead of random ones: --config.init_from=torchvision:resnet50.IMAGENET1K_V2; python -m
+cfmlc_jax.weights list names all.
+
 Files are named relative to the folder. Classes are those of classes.txt (one a line) if it is
 there, else all labels of train.csv in alphabetical order. The recipe is that of COCO with fewer
 epochs and a smaller model; change what you like, here or by flags.
@@ -14,6 +17,7 @@ def get_config():
     config = configs.default()
     config.data.source = "table"
     config.data.exif = True
+    config.data.normalise = "auto"  # as the weights of init_from expect, if there are any
     config.model.name = "resnet50"
     config.views.image_size = 224
     config.train.batch_size = 64

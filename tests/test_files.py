@@ -119,3 +119,10 @@ def test_the_cache_is_the_users(monkeypatch):
     for ignored in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert files.user_cache("xla") == Path("/home/someone/.cache/cfmlc_jax/xla")
+
+
+def test_the_cache_may_be_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    monkeypatch.setenv("CFMLC_CACHE", "mine")
+    assert files.user_cache("xla") == tmp_path / "mine" / "xla"

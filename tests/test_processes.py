@@ -31,6 +31,12 @@ try:
             raise ZeroDivisionError("by zero")
         if what == "waits":
             time.sleep(60)
+        if what == "takes turns":
+            def turn():
+                time.sleep(0.5 * (number == 0))
+                print(time.time(), file=sys.stderr)
+            processes.first_then_others(turn)
+            processes.first_then_others(turn)
     members.leave()
 except InputError as error:
     members.fail(error)
@@ -77,6 +83,21 @@ def ends(started):
 )
 def test_all_processes_end_if_one_fails(whats, expected):
     assert ends(start(*whats)) == expected
+
+
+def test_the_first_process_acts_before_the_others():
+    (code, err), (other, more) = ends(start("takes turns", "takes turns"))
+    assert (code, other) == (0, 0)
+    times = [list(map(float, text.split())) for text in (err, more)]
+    assert all(first < second for first, second in zip(*times, strict=True))
+    assert len(times[0]) == 2
+    (code, err), (other, more) = ends(start("fails", "takes turns"))
+    assert (code, other) == (1, 1)
+    assert more == "error: process 0 failed: a.jpg: is broken\n"
+
+
+def test_a_process_alone_acts_at_once():
+    assert processes.first_then_others(lambda: 7) == 7
 
 
 def test_messages_of_all_processes_are_printed_once():

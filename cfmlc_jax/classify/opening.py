@@ -11,6 +11,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.classify import build
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.models.layers import normalise
 
 # (branches in training, branches in evaluation) where evaluation has fewer, and the branches to rename. "self"
 # uses the scores of patches as their attention too; "none" scores patches by the whole-image branch.
@@ -68,7 +69,8 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
         config: the configuration to use it with; None: the checkpoint's own. Its `method` and
-            `patches.branches` may ask for fewer branches than were trained.
+            `patches.branches` may ask for fewer branches than were trained. "auto" as its `data.normalise` is the
+            checkpoint's.
         batch_size: images per batch, rounded up to a multiple of the present devices. It replaces the batch
             sizes and the mesh of the configuration, which were chosen for other devices. None keeps them.
 
@@ -85,11 +87,20 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
         )
     checkpoints.require_head(path, meta)
     stored = configs.from_json(meta["config"])
-    config = stored if config is None else config
+    config = stored if config is None else _with_normalisation_of(stored, config)
     branches = _require_same_model(path, stored, config)
     if batch_size is not None:
         config = _on_these_devices(config, batch_size)
     return Opened(path, config, meta, build.create(config, checkpoints.num_classes(meta)), branches)
+
+
+def _with_normalisation_of(stored, config):
+    """The configuration with the checkpoint's data.normalise in place of "auto"."""
+    if config.data.normalise != normalise.AUTO:
+        return config
+    fields = configs.to_json(config)
+    fields["data"]["normalise"] = stored.data.normalise
+    return configs.from_json(fields)
 
 
 def _require_same_model(path, stored, config) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, lock
+from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
@@ -268,7 +268,7 @@ class _Training:
         if not self._config.init_from:
             return state
         return finetune.start_from(
-            files.path_of(self._config.init_from),
+            self._config.init_from,
             state,
             config=self._config,
             class_names=self._train_source.class_names,

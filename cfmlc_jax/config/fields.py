@@ -11,7 +11,7 @@ from cfmlc_jax.data.build import SOURCES
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.engine import reporting
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.layers.normalise import NORMALISATIONS
+from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
 
 
@@ -21,8 +21,9 @@ def _data() -> ConfigDict:
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source> (…_mnist: mnist)
     data.vocabulary = ""  # vg256: JSON file, category -> object names
     data.exif = False  # rotate images by their EXIF orientation (the reference does not)
-    # The model standardises pixels by this mean and deviation, a name of
-    # `models.layers.normalise.NORMALISATIONS`. Empty: it takes pixels in [0, 1].
+    # The model standardises pixels by this mean and deviation: a name of
+    # `models.layers.normalise.NORMALISATIONS`, or six numbers, "0.5,0.5,0.5/0.2,0.2,0.2". Empty: it takes pixels
+    # in [0, 1]. auto: as the weights of init_from expect; it is replaced when a run begins.
     data.normalise = ""
     # Task single_label: oversample, so that an epoch has each class as often as the most frequent one.
     data.balanced = False
@@ -192,8 +193,10 @@ SECTIONS: dict[str, Any] = {
     "optim": _optim,
     "train": _train,
     "evaluate": _evaluate,
-    # A checkpoint, or the workdir of a run for its best checkpoint. A new run is initialised from its averaged
-    # weights, with a new head if the classes differ. Empty: random weights. A resumed run ignores it.
+    # A checkpoint, or the workdir of a run for its best checkpoint; a file of PyTorch or safetensors; or the name of
+    # public weights, torchvision:resnet101.IMAGENET1K_V2 or hf:owner/name (python -m cfmlc_jax.weights list). A new
+    # run is initialised from the averaged weights, with a new head if the classes differ. Empty: random weights. A
+    # resumed run ignores it.
     "init_from": lambda: "",
     "mesh": lambda: ConfigDict({"fsdp": 1}),  # number of devices that together hold one copy of the parameters
     "report": _report,
@@ -246,7 +249,6 @@ BOUNDS = {
 def _choices():
     return {
         "data.source": SOURCES,
-        "data.normalise": ("", *NORMALISATIONS),
         "data.longtail.imbalance": ("exponential", "step"),
         "data.on_error": ("stop", "skip"),
         "views.transform": TRANSFORMS,
@@ -276,6 +278,10 @@ def report_uses(config: ConfigDict) -> list[Use]:
 
 def _check(config: ConfigDict) -> None:
     check_report(config)
+    try:
+        normalise.parse(config.data.normalise)
+    except InputError as error:
+        raise InputError(f"config.data.normalise {error}") from error
     milestones = config.optim.sgd.milestones
     if list(milestones) != sorted(milestones):
         raise InputError(f"config.optim.sgd.milestones {tuple(milestones)} must ascend")

@@ -13,7 +13,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.backbones import cnn_mnist, convnext, cvt, resnet, resnet_cifar, swin, tresnet, vit
 from cfmlc_jax.models.classifier import DEFAULT_PRECISION, Classifier
 from cfmlc_jax.models.heads import linear, map_cells, mechanisms, ml_decoder, pooled, query2label
-from cfmlc_jax.models.layers.normalise import NORMALISATIONS
+from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.models.layers.norms import BatchNorm
 from cfmlc_jax.models.layers.remat import MODES, NONE
 from cfmlc_jax.models.torch_names import BRANCHES, HeadNames, TorchNames
@@ -332,8 +332,13 @@ def create_model(
 
 
 def normalised(classifier: Classifier, name: str) -> Classifier:
-    """The classifier with pixels standardised by a key of `normalise.NORMALISATIONS`; empty: pixels in [0, 1]."""
-    return classifier.clone(normalisation=NORMALISATIONS[name]) if name else classifier
+    """The classifier with pixels standardised by what `normalise.parse` reads in a text; "": pixels in [0, 1].
+
+    Raises:
+        InputError: the text names no normalisation.
+    """
+    normalisation = normalise.parse(name)
+    return classifier if normalisation is None else classifier.clone(normalisation=normalisation)
 
 
 def _branches(patches, num_classes, dtype):

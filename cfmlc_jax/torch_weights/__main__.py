@@ -1,6 +1,7 @@
 """Converts PyTorch weights to a checkpoint of this package, and back.
 
     python -m cfmlc_jax.torch_weights model_best.pth.tar OUT --classes=coco
+    python -m cfmlc_jax.torch_weights torchvision:resnet101.IMAGENET1K_V2 OUT
     python -m cfmlc_jax.main --mode=evaluate --checkpoint=OUT
     python -m cfmlc_jax.main --config=configs/coco.py --config.init_from=OUT
 
@@ -8,7 +9,8 @@
 
 IN is a PyTorch or safetensors file with weights of MLC-PAT, Query2Label, torchvision, timm, MIIL,
 the long-tailed reference (Long-Tailed-Recognition.pytorch), or a generator of
-counterfactual_generative_networks, of digits or for ImageNet. Wrappers of training (Lightning,
+counterfactual_generative_networks, of digits or for ImageNet. Or IN is the name of public weights, which are
+downloaded: those of python -m cfmlc_jax.weights list, and hf:owner/name. Wrappers of training (Lightning,
 DistributedDataParallel, torch.compile) are removed, and a moving average is converted too.
 Model, classes, attention and head are recognised from the entries. Conversion is strict: unmatched
 entries are errors and are listed. A backbone without a head can only initialise new runs (--config.init_from).
@@ -50,8 +52,10 @@ from cfmlc_jax.data.class_names import KNOWN, class_names
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import mnist
+from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.models.layers.normalise import NORMALISATIONS
 from cfmlc_jax.torch_weights import cgn, files, long_tailed, mlc_pat
+from cfmlc_jax.weights import fetch, hub, read
 
 PROGRAM = "python -m cfmlc_jax.torch_weights"
 # ImageNet's mean, in [0, 1], instead of the mean of the training images, which PyTorch files do not have. It is
@@ -76,11 +80,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.to_torch:
             to_torch(flags)
         else:
+            flags.normalisation = bring(flags)
             from_torch(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def bring(flags: argparse.Namespace) -> str | None:
+    """The normalisation that the publisher of IN states, as text; None if there is none.
+
+    Public weights are downloaded unless they are in the cache; IN becomes their file, and their model the default.
+
+    Raises:
+        InputError: nothing has this name, or the file cannot be had.
+        RunError: it cannot be downloaded.
+    """
+    weights = fetch.named(str(flags.source))
+    if weights is not None:
+        if weights.entry is not None:
+            flags.model = flags.model or weights.entry.model
+        path = fetch.fetch(weights, lambda text: print(text, file=sys.stderr, flush=True))
+        flags.source = path.parent if path.name in hub.WEIGHTS else path
+    flags.source = fetch.file_in(flags.source)
+    if flags.source.is_dir():
+        _refuse_checkpoint(flags.source)
+    return read.expected(flags.source, weights)
+
+
+def _refuse_checkpoint(folder):
+    try:
+        path = checkpoints.find(folder)
+    except InputError:
+        return
+    raise InputError(f"{path} is a checkpoint already; use it as it is, or convert it back by --to_torch")
 
 
 def from_torch(flags: argparse.Namespace) -> None:
@@ -364,10 +398,13 @@ def configuration(flags: argparse.Namespace, arch: mlc_pat.Architecture) -> Any:
     arguments = [PROGRAM, *([f"--config={flags.config}"] if flags.config else [])]
     config = command.parse(command.define_flags(), arguments) or configs.default()
     fields = configs.to_json(config)
-    normalise = mlc_pat.normalisation(flags.model, arch) if flags.normalise == "auto" else flags.normalise
+    pixels = flags.normalise
+    if pixels == "auto":
+        stated = flags.normalisation
+        pixels = mlc_pat.normalisation(flags.model, arch) if stated is None else stated or "none"
     fields["model"] |= {"name": flags.model, "head": arch.head or catalogue.parts(flags.model)[1][0]}
-    if normalise:
-        fields["data"]["normalise"] = "" if normalise == "none" else normalise
+    if pixels or config.data.normalise == normalise.AUTO:
+        fields["data"]["normalise"] = "" if pixels == "none" else pixels
     if arch.queries:
         fields["model"]["ml_decoder"]["queries"] = arch.queries
     if arch.attention != "none":
@@ -475,9 +512,11 @@ def _pixels_line(flags, config):
         usual = catalogue.parts(flags.model)[0].torch.normalisation or "imagenet"
         return f"pixels: in [0, 1] (--normalise={usual} if training standardised them)"
     line = f"pixels: standardised by {name}'s mean and deviation"
-    if flags.normalise == "auto":
+    if flags.normalise == "auto" and flags.normalisation is not None:
+        line += ", as their publisher states"
+    elif flags.normalise == "auto":
         line += ", as in ImageNet's plain recipes (--normalise=none: in [0, 1], as in MLC-PAT's)"
-    return f"{line}; for a run initialised from these weights set --config.data.normalise={name}"
+    return f"{line}; for a run initialised from these weights set --config.data.normalise={name}, or auto"
 
 
 def _summary(name, state_dict, variables, arch):
@@ -486,6 +525,15 @@ def _summary(name, state_dict, variables, arch):
     return (
         f"{len(state_dict)} entries of {name}: {parameters:,} parameters, {head if arch.head else 'no head'}"
     )
+
+
+def _normalisation(text):
+    if text not in ("auto", "none"):
+        try:
+            normalise.parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _pattern(text):
@@ -540,9 +588,11 @@ def _parser():
     add(
         "--normalise",
         "--statistics",  # the flag's older name
-        choices=("auto", "none", *NORMALISATIONS),
+        type=_normalisation,
+        metavar="NAME",
         default="auto",
-        help="mean and deviation that pixels are standardised by; default auto: imagenet for plain ImageNet classifiers "
+        help=f"mean and deviation that pixels are standardised by: none, {', '.join(NORMALISATIONS)}, or six numbers, "
+        "0.5,0.5,0.5/0.2,0.2,0.2; default auto: as the publisher states, else imagenet for plain ImageNet classifiers "
         "and for backbones alone, else none",
     )
     add("--to_torch", action="store_true", help="convert a checkpoint to a PyTorch file")

@@ -144,6 +144,12 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     )
 
 
+def fits(name: str, state_dict: Mapping[str, Any]) -> bool:
+    """Whether all entries (`unwrapped`) are those of a model, one of `catalogue.names`."""
+    near = _is_near(name, state_dict) and _depths_of(name) == _depths(state_dict)
+    return near and not _difference(name, state_dict, ())
+
+
 def _is_near(name, state_dict):
     """Whether the entries are nested as in the model: with its backbone in a Query2Label, or plain."""
     inside = any(key.startswith("backbone.") for key in state_dict)

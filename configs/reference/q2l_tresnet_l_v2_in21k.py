@@ -9,6 +9,9 @@ backbone is taken, the head begins anew:
 
     python -m cfmlc_jax.torch_weights tresnet_l_v2_miil_21k.pth pretrained/tresnet_l_v2_in21k --model=tresnet_l_v2
 
+Or --config.init_from=miil:tresnet_l_v2_miil_21k, which is downloaded and
+converted (docs/weights.md).
+
 Published score: 91.0 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.
 

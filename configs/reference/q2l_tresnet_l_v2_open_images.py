@@ -9,6 +9,9 @@ init_from names; the backbone is taken, the head begins anew:
 
     python -m cfmlc_jax.torch_weights tresnet_l_pretrain_ml_decoder.pth pretrained/tresnet_l_v2_open_images --model=tresnet_l_v2
 
+Or --config.init_from=miil:tresnet_l_pretrain_ml_decoder, which is downloaded and
+converted (docs/weights.md).
+
 Published score: 91.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.
 

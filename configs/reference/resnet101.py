@@ -8,6 +8,9 @@ Weights: torchvision's resnet101, IMAGENET1K_V1, converted to the folder that in
 
     python -m cfmlc_jax.torch_weights resnet101-63fe2227.pth pretrained/resnet101_in1k --model=resnet101
 
+Or --config.init_from=torchvision:resnet101.IMAGENET1K_V1, which is downloaded and
+converted (docs/weights.md).
+
 Published score: 85.1 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.
 

@@ -8,6 +8,9 @@ Weights: MIIL's TResNet-L at 448 px, converted to the folder that init_from name
 
     python -m cfmlc_jax.torch_weights tresnet_l_448.pth pretrained/tresnet_l_in1k --model=tresnet_l
 
+Or --config.init_from=miil:tresnet_l_448, which is downloaded and
+converted (docs/weights.md).
+
 Published score: 88.7 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.
 

@@ -8,6 +8,9 @@ Weights: MIIL's TResNet-L (v2) of ImageNet-21k, converted to the folder that ini
 
     python -m cfmlc_jax.torch_weights tresnet_l_v2_miil_21k.pth pretrained/tresnet_l_v2_in21k --model=tresnet_l_v2
 
+Or --config.init_from=miil:tresnet_l_v2_miil_21k, which is downloaded and
+converted (docs/weights.md).
+
 Published score: 90.5 mAP on COCO 2014. The repository of the reference states none for VOC 2007 and
 VG-256, nor for the baseline.
 

@@ -171,9 +171,19 @@ def test_missing_and_left_over_arrays_are_named(stored):
         )
 
 
-def test_a_file_of_pytorch_must_be_converted_first(tmp_path):
+def test_a_damaged_file_is_told(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"x")
     with pytest.raises(
-        InputError, match=r"is a file, not a checkpoint; .* by python -m cfmlc_jax\.torch_weights"
+        InputError, match=r"config\.init_from: .*x\.pth \(1 bytes\) is truncated, damaged or not a"
     ):
         begin(tmp_path / "x.pth")
+
+
+def test_a_generator_is_no_start(tmp_path):
+    config = configs.to_json(configs.default(configs.CGN))
+    model = {"generator": {"kernel": np.zeros(3)}, "average": {"kernel": np.zeros(3)}}
+    checkpoints.write(
+        tmp_path / "drawn", model=model, meta={"config": config, "class_names": ["a"], "num_classes": 1}
+    )
+    with pytest.raises(InputError, match=r"config\.init_from .*drawn is of a generator, not of a classifier"):
+        begin(tmp_path / "drawn")

@@ -1,8 +1,12 @@
 """Standardisation of pixels by mean and deviation, which single-label recipes use and multi-label recipes do not."""
 
+import difflib
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from cfmlc_jax.errors import InputError
 
 
 class Normalisation(NamedTuple):
@@ -30,6 +34,50 @@ NORMALISATIONS = {
     "half": HALF,
     "clip": CLIP,
 }
+
+# As the weights of init_from expect (`classify.finetune`); without such weights pixels stay in [0, 1].
+AUTO = "auto"
+_NUMBERS = "six numbers such as 0.5,0.5,0.5/0.2,0.2,0.2 (mean/deviation of red, green and blue)"
+
+
+def parse(text: str) -> Normalisation | None:
+    """The normalisation that a text names: a key of `NORMALISATIONS`, or its numbers; None for pixels in [0, 1].
+
+    Args:
+        text: "" and `AUTO` mean pixels in [0, 1]. Numbers are written "r,g,b/r,g,b": mean, then deviation.
+
+    Raises:
+        InputError: another text, or a deviation that is not above 0.
+    """
+    if text in ("", AUTO):
+        return None
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text]
+    if "/" not in text:
+        near = difflib.get_close_matches(text, NORMALISATIONS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{text!r} is not one of '', {AUTO}, {', '.join(NORMALISATIONS)}, or {_NUMBERS}{hint}"
+        )
+    try:
+        mean, deviation = (tuple(map(float, part.split(","))) for part in text.split("/"))
+    except ValueError as error:
+        raise InputError(f"{text!r} is not {_NUMBERS}") from error
+    if len(mean) != 3 or len(deviation) != 3 or not all(map(math.isfinite, mean + deviation)):
+        raise InputError(f"{text!r} is not {_NUMBERS}")
+    if min(deviation) <= 0:
+        raise InputError(f"{text!r} has a deviation of {min(deviation):g}; each must be above 0")
+    return Normalisation(mean, deviation)
+
+
+def text_of(normalisation: Normalisation | None) -> str:
+    """The text that `parse` reads: the name of a normalisation if it has one, else its numbers; "" for None."""
+    if normalisation is None or normalisation == ((0, 0, 0), (1, 1, 1)):
+        return ""
+    for name, known in NORMALISATIONS.items():
+        if known == normalisation:
+            return name
+    return "/".join(",".join(repr(float(value)) for value in colours) for colours in normalisation)
 
 
 def standardise(pixels: Any, normalisation: Normalisation) -> Any:
