@@ -1,0 +1,96 @@
+"""A classifier as one StableHLO file: written by `write`, read back by `read`.
+
+The file is a ZIP archive of two entries: "program", what `jax.export` serialises, and "about.json", the document of
+`export.about`. To read one, JAX and the package flatbuffers are enough:
+
+    with zipfile.ZipFile("OUT.stablehlo") as archive:
+        program = jax.export.deserialize(archive.read("program"))
+        about = json.loads(archive.read("about.json"))
+    outputs = program.call(images)
+"""
+
+import importlib.util
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from cfmlc_jax.errors import InputError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_PROGRAM, _ABOUT = "program", "about.json"
+_DAMAGED = (OSError, KeyError, ValueError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A classifier from a StableHLO file: images uint8 [b, s, s, 3] -> arrays of probabilities by name.
+
+    about: the file's document: class names, preprocessing, thresholds, what the outputs are.
+    """
+
+    about: dict[str, Any]
+    _call: Callable
+
+    def __call__(self, images: Any) -> dict[str, np.ndarray]:
+        """The outputs by name, "whole", "combined" [b, k] and others; on JAX's default device."""
+        return {name: np.asarray(array) for name, array in self._call(images).items()}
+
+
+def require_packages() -> None:
+    """Raise unless the package is installed that `jax.export` serialises with.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("a .stablehlo file needs the package flatbuffers: pip install 'cfmlc_jax[export]'")
+
+
+def write(path: Path, function: Callable, size: int, about: dict[str, Any]) -> None:
+    """Write a function of images uint8 [b, size, size, 3], b free, for all of `PLATFORMS`.
+
+    Args:
+        path: of the file.
+        function: images -> arrays by name.
+        size: side of the images, pixels.
+        about: the document.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    (b,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((b, size, size, 3), np.uint8)
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(images)
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_ABOUT, json.dumps(about, indent=1) + "\n")
+            archive.writestr(_PROGRAM, exported.serialize())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: str | os.PathLike) -> Program:
+    """The classifier of a StableHLO file. It is compiled for each batch size at the first call with it.
+
+    Raises:
+        InputError: the package flatbuffers is missing; the file cannot be read, or is no such file.
+    """
+    require_packages()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read(_ABOUT))
+            exported = jax.export.deserialize(bytearray(archive.read(_PROGRAM)))
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{os.fspath(path)} is not a whole file of python -m cfmlc_jax.export ({reason}); export it again"
+        ) from error
+    return Program(about, jax.jit(exported.call))
