@@ -19,6 +19,7 @@ Exit codes: 0 OUT is written; 1 an error, reported in one line, and OUT is not w
 """
 
 import argparse
+import functools
 import logging
 import math
 import sys
@@ -141,16 +142,16 @@ def _write_program(path: Path, opened: Opened, document, alpha: float, opset: in
     size = document["preprocessing"]["size"]
     images = comparison.example_images(opened.config.evaluate.batch_size, size)
     on_host = jax.device_get(variables)
-    function = graph.function(opened, on_host, alpha)
+    function = graph.function(opened, alpha)
     # An ONNX Runtime computes in float32, and JAX would use fewer bits on some devices.
     precision = "default" if opset is None else "highest"
     with jax.default_matmul_precision(precision):
         expected = comparison.of_checkpoint(opened, variables, model["mean_colour"], images, alpha)
     if opset is None:
-        stablehlo.write(path, function, size, document)
+        stablehlo.write(path, function, on_host, size, document)
         run = stablehlo.read(path)
     else:
-        onnx_file.write(path, function, size, document, opset)
+        onnx_file.write(path, functools.partial(function, on_host), size, document, opset)
         run = onnx_file.Session(path)
     batches = (1, len(images) - 1)
     worst = comparison.require_equal(run, images, expected, document["class_names"], batches)

@@ -6,6 +6,7 @@ import cfmlc_jax
 from cfmlc_jax import config as configs
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.data.views.crops import AreaCrop
+from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.export import graph
 from cfmlc_jax.results.multi_label import THRESHOLD
 
@@ -49,21 +50,20 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
         "class_names": names,
         "prediction": "combined",
         "thresholds": None if single_label else [THRESHOLD] * len(names),
-        "preprocessing": preprocessing(opened),
+        "preprocessing": preprocessing(opened.parts.transforms["evaluate"]),
         "outputs": graph.described(opened, alpha),
         "patch_boxes": None if boxes is None else [list(box) for box in boxes],
     }
 
 
-def preprocessing(opened: Opened) -> dict[str, Any]:
-    """How an image becomes the input.
+def preprocessing(transform: Transform) -> dict[str, Any]:
+    """How an image becomes the input of a program, by the transform of evaluation.
 
     - "exif": turn the image upright by its EXIF orientation. "mode": then convert it to RGB.
     - "shorter_side": scale its shorter side to so many pixels, then take the centre of "size" × "size" pixels. Null:
       squeeze it to "size" × "size". "filter": bilinear, antialiased where the image shrinks.
     - "layout", "dtype": of the input: [b, size, size, 3], uint8. The program scales and standardises it.
     """
-    transform = opened.parts.transforms["evaluate"]
     return {
         "exif": True,
         "mode": "RGB",

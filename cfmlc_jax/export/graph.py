@@ -20,22 +20,21 @@ from cfmlc_jax.results.predictions import Prediction
 PATCH_WEIGHTS = "patch_weights"
 
 
-def function(opened: Opened, variables: dict[str, Any], alpha: float) -> Callable[[Any], dict[str, Any]]:
-    """A function of images uint8 [b, s, s, 3] -> float32 arrays by name, s the side of the model's views.
+def function(opened: Opened, alpha: float) -> Callable[[Any, Any], dict[str, Any]]:
+    """A function of weights and images uint8 [b, s, s, 3] -> float32 arrays by name, s the side of the model's views.
 
     "whole", "patch", "combined", …: probabilities [b, k] of the predictions that need no second forward pass;
     "tde_feature" with strength alpha for heads with a mean feature. "patch_weights" [b, p, k]: the share of each
     patch in a class's evidence. Without patches there is neither "patch" nor "patch_weights".
 
     Args:
-        opened: the classifier.
-        variables: its weights.
+        opened: the classifier, whose variables are the weights.
         alpha: strength of the total direct effect.
     """
     model, patching, pooling = opened.parts.model, opened.parts.patching["evaluate"], opened.parts.pooling
     probabilities = jax.nn.softmax if opened.config.task == "single_label" else jax.nn.sigmoid
 
-    def compute(images):
+    def compute(variables, images):
         outputs = model.apply(variables, patching.inputs(_views(images, patching)), train=False)
         logits = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
         evidence = patching.evidence(outputs)
@@ -59,7 +58,7 @@ def described(opened: Opened, alpha: float) -> dict[str, str]:
     """What each output of `function` is, in words, by name."""
     images = jax.ShapeDtypeStruct((1, *opened.parts.sample_shape("evaluate")[2:]), np.uint8)
     variables = build.model_item(opened.config, opened.parts)["average"]
-    names = jax.eval_shape(lambda v, x: function(opened, v, alpha)(x), variables, images)
+    names = jax.eval_shape(function(opened, alpha), variables, images)
     return {name: _in_words(name, alpha) for name in names}
 
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.export.onnx_graph import Graph, Value, constant, is_free
+from cfmlc_jax.export.onnx_graph import Graph, Value, constant
 
 # Types of ONNX by NumPy's names, as numbers of TensorProto.
 _TYPES = {

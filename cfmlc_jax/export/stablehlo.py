@@ -1,19 +1,23 @@
 """A classifier as one StableHLO file: written by `write`, read back by `read`.
 
-The file is a ZIP archive of two entries: "program", what `jax.export` serialises, and "about.json", the document of
-`export.about`. To read one, JAX and the package flatbuffers are enough:
+The file is a ZIP archive of three entries: "program", what `jax.export` serialises; "weights.npz", its first argument;
+and "about.json", the document of `export.about`. JAX and the package flatbuffers are enough to read it:
 
     with zipfile.ZipFile("OUT.stablehlo") as archive:
-        program = jax.export.deserialize(archive.read("program"))
+        program = jax.export.deserialize(bytearray(archive.read("program")))
+        weights = dict(np.load(archive.open("weights.npz")))
         about = json.loads(archive.read("about.json"))
-    outputs = program.call(images)
+    outputs = program.call(weights, images)
+
+Weights are an argument, and not constants of the program, because XLA takes minutes to compile large constants.
 """
 
+import functools
 import importlib.util
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,12 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfmlc_jax.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_PROGRAM, _ABOUT = "program", "about.json"
+_PROGRAM, _WEIGHTS, _ABOUT = "program", "weights.npz", "about.json"
 _DAMAGED = (OSError, KeyError, ValueError, zipfile.BadZipFile)
 
 
@@ -54,12 +59,15 @@ def require_packages() -> None:
         raise InputError("a .stablehlo file needs the package flatbuffers: pip install 'cfmlc_jax[export]'")
 
 
-def write(path: Path, function: Callable, size: int, about: dict[str, Any]) -> None:
-    """Write a function of images uint8 [b, size, size, 3], b free, for all of `PLATFORMS`.
+def write(
+    path: Path, function: Callable, weights: Mapping[str, Any], size: int, about: dict[str, Any]
+) -> None:
+    """Write a function of weights and images uint8 [b, size, size, 3], b free, for all of `PLATFORMS`.
 
     Args:
         path: of the file.
-        function: images -> arrays by name.
+        function: weights and images -> arrays by name.
+        weights: nested dicts of arrays.
         size: side of the images, pixels.
         about: the document.
 
@@ -68,11 +76,15 @@ def write(path: Path, function: Callable, size: int, about: dict[str, Any]) -> N
     """
     (b,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, size, size, 3), np.uint8)
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(images)
+    arrays = {".".join(place): np.asarray(array) for place, array in flatten_dict(weights).items()}
+    flat = jax.jit(lambda arrays, images: function(_nested(arrays), images))
+    exported = jax.export.export(flat, platforms=PLATFORMS)(arrays, images)
     with path.open("wb") as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr(_ABOUT, json.dumps(about, indent=1) + "\n")
             archive.writestr(_PROGRAM, exported.serialize())
+            with archive.open(_WEIGHTS, "w", force_zip64=True) as entry:
+                np.savez(entry, **arrays)
         file.flush()
         os.fsync(file.fileno())
 
@@ -88,9 +100,15 @@ def read(path: str | os.PathLike) -> Program:
         with zipfile.ZipFile(path) as archive:
             about = json.loads(archive.read(_ABOUT))
             exported = jax.export.deserialize(bytearray(archive.read(_PROGRAM)))
+            with archive.open(_WEIGHTS) as entry, np.load(entry) as arrays:
+                weights = jax.device_put(dict(arrays))
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{os.fspath(path)} is not a whole file of python -m cfmlc_jax.export ({reason}); export it again"
         ) from error
-    return Program(about, jax.jit(exported.call))
+    return Program(about, functools.partial(jax.jit(exported.call), weights))
+
+
+def _nested(arrays):
+    return unflatten_dict({tuple(name.split(".")): array for name, array in arrays.items()})
