@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import cfmlc_jax
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.export.onnx_graph import BATCH, IMAGES, Graph, Value, traced
 
 # Versions of the operators. From the oldest on, reductions and paddings take their axes as inputs.
@@ -99,12 +99,26 @@ class Session:
 
     Attributes:
         about: the document inside the file.
+
+    Raises:
+        RunError: ONNX Runtime cannot load the file.
     """
 
     def __init__(self, path: Path):
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # They have no common base class.
+        errors = tuple(
+            each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception)
+        )
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except errors as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path.name} ({reason}); export it as .stablehlo"
+            ) from error
         properties = self._session.get_modelmeta().custom_metadata_map
         self.about: dict[str, Any] = {name: json.loads(text) for name, text in properties.items()}
 

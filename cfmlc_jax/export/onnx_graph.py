@@ -65,7 +65,9 @@ class Graph:
         self.nodes: list[Any] = []
         self._onnx, self._rules = onnx, rules
         self._arrays: dict[str, np.ndarray] = {}
+        # Names by id; the arrays are kept, so that no other gets the same id.
         self._names: dict[int, str] = {}
+        self._kept: list[np.ndarray] = []
         self._count = 0
         self._batch = ""
 
@@ -104,8 +106,7 @@ class Graph:
         if id(array) not in self._names:
             self._names[id(array)] = f"constant_{len(self._arrays)}"
             self._arrays[self._names[id(array)]] = np.ascontiguousarray(array).reshape(array.shape)
-            # Kept, so that no other array gets its id.
-            self._kept = [*getattr(self, "_kept", ()), array]
+            self._kept.append(array)
         return self._names[id(array)]
 
     def integers(self, numbers: Sequence[int]) -> str:
@@ -167,7 +168,9 @@ class Graph:
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom):
-            return constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
+            if isinstance(atom, core.Literal):
+                return constant(np.asarray(atom.val, atom.aval.dtype))
+            return known[atom]
 
         for equation in jaxpr.eqns:
             results = self._equation(equation, [read(atom) for atom in equation.invars])

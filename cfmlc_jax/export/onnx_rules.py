@@ -118,7 +118,9 @@ def _is_finite(graph, equation, inputs):
 def _select(graph, equation, inputs):
     which, *cases = inputs
     if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
-        raise InputError("this model chooses among more than two arrays; export it as .stablehlo")
+        raise InputError(
+            "this model chooses among more than two arrays, which is not written as ONNX; export it as .stablehlo"
+        )
     return [graph.add("Where", [which, cases[1], cases[0]], _common(inputs))]
 
 
@@ -191,18 +193,29 @@ def _slice(graph, equation, inputs):
 
 
 def _gather(graph, equation, inputs):
-    """One window at a known place: how JAX writes slices of arrays with a free size."""
+    """A window, or places along one axis, known beforehand: how JAX writes slices of arrays with a free size."""
     (x, where), params = _full(graph, equation, inputs), equation.params
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    if where.constant is None or where.constant.ndim != 1 or numbers.operand_batching_dims:
-        raise InputError("this model looks values up by others; export it as .stablehlo")
-    starts = dict(zip(numbers.start_index_map, where.constant.tolist(), strict=True))
-    ranges = [
-        (axis, start, start + sizes[axis], 1)
-        for axis, start in starts.items()
-        if not (start == 0 and sizes[axis] == x.shape[axis])
-    ]
-    return [graph.reshape(_sliced(graph, x, ranges, sizes), _shape(equation))]
+    numbers, sizes, shape = params["dimension_numbers"], params["slice_sizes"], _shape(equation)
+    axes = numbers.start_index_map
+    if where.constant is not None and where.constant.ndim == 1:
+        ranges = [
+            (axis, start, start + sizes[axis], 1)
+            for axis, start in zip(axes, where.constant.tolist(), strict=True)
+            if not (start == 0 and sizes[axis] == x.shape[axis])
+        ]
+        return [graph.reshape(_sliced(graph, x, ranges, sizes), shape)]
+    along_one = (
+        axes == numbers.collapsed_slice_dims
+        and where.constant is not None
+        and where.constant.ndim == 2
+        and numbers.offset_dims == tuple(place for place in range(len(shape)) if place not in axes)
+    )
+    if not along_one:
+        raise InputError(
+            "this model looks values up by others, which is not written as ONNX; export it as .stablehlo"
+        )
+    places = graph.integers(where.constant[:, 0])
+    return [graph.add("Gather", [x, places], shape, axis=axes[0])]
 
 
 def _reverse(graph, equation, inputs):
@@ -215,7 +228,9 @@ def _pad(graph, equation, inputs):
     x, filling = _full(graph, equation, inputs)
     padding = equation.params["padding_config"]
     if any(between or low < 0 or high < 0 for low, high, between in padding):
-        raise InputError("this model pads between pixels; export it as .stablehlo")
+        raise InputError(
+            "this model pads between pixels, which is not written as ONNX; export it as .stablehlo"
+        )
     widths = [low for low, _, _ in padding] + [high for _, high, _ in padding]
     return [graph.add("Pad", [x, graph.integers(widths), filling], _shape(equation))]
 
@@ -272,7 +287,9 @@ def _convolution(graph, equation, inputs):
     (x, kernel), params = _full(graph, equation, inputs), equation.params
     numbers = params["dimension_numbers"]
     if params["batch_group_count"] != 1 or any(each != 1 for each in params["lhs_dilation"]):
-        raise InputError("this model has a transposed convolution; export it as .stablehlo")
+        raise InputError(
+            "this model has a transposed convolution, which is not written as ONNX; export it as .stablehlo"
+        )
     x, kernel = graph.transpose(x, numbers.lhs_spec), graph.transpose(kernel, numbers.rhs_spec)
     pads = [low for low, _ in params["padding"]] + [high for _, high in params["padding"]]
     shape = _shape(equation)
