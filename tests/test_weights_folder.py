@@ -48,12 +48,14 @@ def test_arrays_come_with_the_wanted_sharding(folder):
 def test_another_model_is_refused(folder):
     shapes = checkpoint.model_shapes(folder)
     shapes["average"]["params"]["head"]["kernel"] = jax.ShapeDtypeStruct((3, 4), np.float32)
-    with pytest.raises(InputError, match="has no params.head.kernel of shape"):
+    with pytest.raises(InputError, match=r"has no params\.head\.kernel of shape"):
         checkpoint.read_part(folder, shapes)
     with pytest.raises(InputError, match=r"belongs to another model \(average/params/head/kernel \[3, 2\]"):
         checkpoint.read_model(folder, shapes)
-    with pytest.raises(InputError, match="has no params.bias of shape"):
-        checkpoint.read_part(folder, {"average": {"params": {"bias": jax.ShapeDtypeStruct((2,), np.float32)}}})
+    with pytest.raises(InputError, match=r"has no params\.bias of shape"):
+        checkpoint.read_part(
+            folder, {"average": {"params": {"bias": jax.ShapeDtypeStruct((2,), np.float32)}}}
+        )
 
 
 @pytest.mark.parametrize(
@@ -91,5 +93,5 @@ def test_types_that_no_checkpoint_has_are_refused(tmp_path):
 
     half = {"average": {"params": {"a": np.zeros(2, ml_dtypes.bfloat16)}}}
     weights_folder.write(tmp_path, model=half, meta=META, card="")
-    with pytest.raises(InputError, match="params.a has the type BF16; store float32"):
+    with pytest.raises(InputError, match=r"params\.a has the type BF16; store float32"):
         checkpoint.model_shapes(tmp_path)

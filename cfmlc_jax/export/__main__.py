@@ -23,7 +23,7 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cfmlc_jax import cli
@@ -147,6 +147,7 @@ def _write_program(path: Path, opened: Opened, document, alpha: float, opset: in
     precision = "default" if opset is None else "highest"
     with jax.default_matmul_precision(precision):
         expected = comparison.of_checkpoint(opened, variables, model["mean_colour"], images, alpha)
+    run: Callable
     if opset is None:
         stablehlo.write(path, function, on_host, size, document)
         run = stablehlo.read(path)

@@ -67,7 +67,12 @@ def of_checkpoint(
     transform = opened.parts.transforms["evaluate"]
     views = images[:, None]
     if transform.grid is not None:
-        views = np.stack([np.stack(transform.cut(Image.fromarray(image))) for image in images])
+        views = np.stack(
+            [
+                np.stack([np.asarray(view) for view in transform.cut(Image.fromarray(image))])
+                for image in images
+            ]
+        )
     kinds = ("feature",) if graph.has_mean_feature(opened) else ()
     score = scoring.score_step(opened.config, opened.parts, kinds, attention=np.float32)
     on_devices = meshes.to_devices(views, opened.parts.mesh)
@@ -99,7 +104,7 @@ def greatest(
         place = np.unravel_index(apart.argmax(), apart.shape)
         values = float(outputs[name][place]), float(wanted[place])
         differences.append(
-            Difference(float(apart[place]), name, int(place[0]), class_names[place[-1]], values)
+            Difference(float(apart[place]), name, int(place[0]), class_names[int(place[-1])], values)
         )
     return max(differences, key=lambda difference: difference.value)
 
@@ -127,8 +132,8 @@ def require_equal(
     start = 0
     for size in batches:
         rows = slice(start, start + size)
-        outputs = run(images[rows])
-        difference = greatest(outputs, {name: rows_[rows] for name, rows_ in expected.items()}, class_names)
+        wanted = {name: array[rows] for name, array in expected.items()}
+        difference = greatest(run(images[rows]), wanted, class_names)
         if worst is None or difference.value > worst.value:
             worst = difference
         start += size

@@ -35,7 +35,7 @@ def function(opened: Opened, alpha: float) -> Callable[[Any, Any], dict[str, Any
     probabilities = jax.nn.softmax if opened.config.task == "single_label" else jax.nn.sigmoid
 
     def compute(variables, images):
-        outputs = model.apply(variables, patching.inputs(_views(images, patching)), train=False)
+        outputs: Any = model.apply(variables, patching.inputs(_views(images, patching)), train=False)
         logits = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
         evidence = patching.evidence(outputs)
         if has_mean_feature(opened):

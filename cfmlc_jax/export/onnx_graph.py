@@ -167,9 +167,10 @@ class Graph:
         known: dict[Any, Value] = dict(zip(jaxpr.constvars, map(constant, constants), strict=True))
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
-        def read(atom):
+        def read(atom: Any) -> Value:
             if isinstance(atom, core.Literal):
-                return constant(np.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval  # a number of Python's takes its type from here
+                return constant(np.asarray(atom.val, aval.dtype))
             return known[atom]
 
         for equation in jaxpr.eqns:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.export.onnx_graph import Graph, Value, constant
+from cfmlc_jax.export.onnx_graph import Graph, Rule, Value, constant
 
 # Types of ONNX by NumPy's names, as numbers of TensorProto.
 _TYPES = {
@@ -206,11 +206,10 @@ def _gather(graph, equation, inputs):
         return [graph.reshape(_sliced(graph, x, ranges, sizes), shape)]
     along_one = (
         axes == numbers.collapsed_slice_dims
-        and where.constant is not None
-        and where.constant.ndim == 2
+        and len(where.shape) == 2
         and numbers.offset_dims == tuple(place for place in range(len(shape)) if place not in axes)
     )
-    if not along_one:
+    if where.constant is None or not along_one:
         raise InputError(
             "this model looks values up by others, which is not written as ONNX; export it as .stablehlo"
         )
@@ -321,7 +320,7 @@ _ELEMENTWISE = {
     "ge": "GreaterOrEqual", "and": "And", "or": "Or", "not": "Not",
 }  # fmt: skip
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
-RULES = {
+RULES: dict[str, Rule] = {
     **{name: functools.partial(_elementwise, operator) for name, operator in _ELEMENTWISE.items()},
     **{name: functools.partial(_reduce, operator) for name, operator in _REDUCTIONS.items()},
     **{name: _same for name in ("copy", "stop_gradient", "optimization_barrier")},

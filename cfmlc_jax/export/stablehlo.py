@@ -76,7 +76,9 @@ def write(
     """
     (b,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, size, size, 3), np.uint8)
-    arrays = {".".join(place): np.asarray(array) for place, array in flatten_dict(weights).items()}
+    arrays: dict[str, Any] = {
+        ".".join(place): np.asarray(array) for place, array in flatten_dict(weights).items()
+    }
     flat = jax.jit(lambda arrays, images: function(_nested(arrays), images))
     exported = jax.export.export(flat, platforms=PLATFORMS)(arrays, images)
     with path.open("wb") as file:
