@@ -48,7 +48,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or not {"config", "class_names"} <= meta.keys():
         raise InputError(
             f"{file} is not of a classifier of cfmlc_jax, which has the fields config and class_names; give a folder "
-            "that python -m cfmlc_jax.export wrote"
+            "written by python -m cfmlc_jax.export"
         )
     return meta
 
