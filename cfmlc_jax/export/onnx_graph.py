@@ -173,7 +173,7 @@ class Graph:
                 return constant(np.asarray(atom.val, aval.dtype))
             return known[atom]
 
-        for equation in jaxpr.eqns:
+        for equation in _needed(jaxpr):
             results = self._equation(equation, [read(atom) for atom in equation.invars])
             known.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -216,6 +216,16 @@ class Graph:
         if match[1] is None:
             return Value((1,), self._batch)
         return self.add("Mul", [self._batch, self.integers([int(match[1])])], [1])
+
+
+def _needed(jaxpr):
+    """The equations on which the results depend."""
+    wanted, equations = {id(atom) for atom in jaxpr.outvars}, []
+    for equation in reversed(jaxpr.eqns):
+        if any(id(variable) in wanted for variable in equation.outvars):
+            wanted |= {id(atom) for atom in equation.invars}
+            equations.append(equation)
+    return equations[::-1]
 
 
 def _function_in(equation):

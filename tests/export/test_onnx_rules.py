@@ -64,6 +64,7 @@ FUNCTIONS = {
     ),
     "product": lambda x: matrix_products.product(matrix_products.Windows(3, 2, 1), x, KERNEL),
     "vmapped": lambda x: jax.vmap(lambda image: matrix_products.product(matrix_products.Rows(), image, MATRIX))(x),
+    "unused": jax.vmap(lambda image: (lax.axis_index("i"), 2 * image)[1], axis_name="i"),
     "exclusive": lambda x: exclusive_logits(8 * (x.reshape(x.shape[0], 64, 3) - 0.6)),
 }  # fmt: skip
 
