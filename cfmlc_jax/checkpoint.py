@@ -7,7 +7,9 @@ position in the data is the step: batches are a function of it, so no iterator i
 resume with another number of workers, processes or devices.
 
 Readers never change a run's checkpoints, because a training may be writing there. Only the training
-changes the folder, through `Checkpoints`.
+changes the folder, through `Checkpoints`. They also take the folders of `weights_folder`, which hold no training.
+
+Every checkpoint names the version that wrote it, and the number of its format.
 
 In a bucket a checkpoint has the same files. Orbax writes and reads them on the local disk, from and to which they are
 copied: it knows no s3://, and on gs:// other processes than ours. The file `_MARK` is put last and removed first; a
@@ -36,11 +38,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from cfmlc_jax import buckets, files, processes
+import cfmlc_jax
+from cfmlc_jax import buckets, files, processes, weights_folder
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
 KEEP_LATEST = 2
+# Raised when older versions would read a checkpoint wrongly or not at all; they then ask to be upgraded.
+FORMAT = 1
 # What reading a damaged checkpoint raises: missing files, truncated JSON, chunks that don't decode.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 # Errors that say that the files are damaged, not that the machine cannot read them now.
@@ -98,7 +103,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave(signed(meta)),
         )
         with contextlib.ExitStack() as stack:
             if not self._in_bucket:
@@ -344,13 +349,15 @@ def _copied(path, *items: str) -> Iterator[Path]:
 def find(path: Path) -> Path:
     """The checkpoint at a path: the path itself, or the best one of a run or of a folder of checkpoints.
 
+    A folder of `weights_folder` is one too.
+
     Raises:
         InputError: the path leads to no checkpoint.
     """
     path = files.place(path, "checkpoint", bucket=True).absolute()
     if "\\" in str(path):
         raise InputError(f"{path} has a backslash in it, which Orbax reads as a slash; rename the folder")
-    if (path / "model").is_dir():
+    if (path / "model").is_dir() or weights_folder.is_one(path):
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     best = _best(_ranks(folder))
@@ -380,7 +387,7 @@ def write(path: Path, *, model, meta: dict) -> None:
     files.require_savable(path, "checkpoint")
     if path.exists():
         raise InputError(f"{path} exists already; remove it, or choose another path")
-    items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(meta))
+    items = ocp.args.Composite(model=ocp.args.StandardSave(model), meta=ocp.args.JsonSave(signed(meta)))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
             if isinstance(path, Address):
@@ -398,12 +405,44 @@ def read_meta(path: Path) -> dict:
     """Configuration, class names (None: not known) and progress of a checkpoint, as a dict.
 
     Raises:
-        InputError: the checkpoint cannot be read.
+        InputError: the checkpoint cannot be read, or a newer version wrote it in a way that this one cannot read.
     """
-    meta = _read(path, meta=ocp.args.JsonRestore())["meta"]
+    if weights_folder.is_one(path):
+        meta = weights_folder.read_meta(path)
+    else:
+        meta = _read(path, meta=ocp.args.JsonRestore())["meta"]
+    if isinstance(meta, dict) and meta.get("format", FORMAT) > FORMAT:
+        raise InputError(_upgrade(path, meta))
     if not isinstance(meta, dict) or "class_names" not in meta:
         raise _unreadable(path, "its meta has no class names")
     return meta
+
+
+def signed(meta: dict) -> dict:
+    """The meta of a checkpoint with the version and the format of this package."""
+    return meta | {"version": cfmlc_jax.__version__, "format": FORMAT}
+
+
+@contextlib.contextmanager
+def understanding(path: Path, meta: dict) -> Iterator[None]:
+    """A context in which the meta of a checkpoint is used. An `InputError` about a newer version's asks for an upgrade."""
+    try:
+        yield
+    except InputError as error:
+        if _numbers(meta.get("version", "")) <= _numbers(cfmlc_jax.__version__):
+            raise
+        raise InputError(f"{_upgrade(path, meta)} ({error})") from error
+
+
+def _upgrade(path, meta):
+    return (
+        f"checkpoint {path} was written by version {meta.get('version')} of cfmlc_jax, this is "
+        f"{cfmlc_jax.__version__}, which cannot read it; upgrade: pip install --upgrade cfmlc_jax"
+    )
+
+
+def _numbers(version):
+    return tuple(int(number) for number in re.findall(r"\d+", str(version)))
 
 
 def read_model(path: Path, abstract) -> Any:
@@ -412,8 +451,10 @@ def read_model(path: Path, abstract) -> Any:
     Raises:
         InputError: the checkpoint cannot be read, or belongs to another model.
     """
-    with _copied(path, "model"):
+    with _copied(path, "model") as copy:
         _require_shapes(path, abstract, "its configuration or its class names were changed: restore it")
+        if weights_folder.is_one(copy):
+            return weights_folder.read_part(copy, abstract)
         return _read(path, model=ocp.args.StandardRestore(abstract))["model"]
 
 
@@ -441,12 +482,11 @@ def model_shapes(path: Path) -> dict:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    with (
-        _copied(path, "model") as copy,
-        _reading(path),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-    ):
-        metadata = checkpointer.metadata(copy / "model").item_metadata
+    with _copied(path, "model") as copy:
+        if weights_folder.is_one(copy):
+            return weights_folder.shapes(copy)
+        with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            metadata = checkpointer.metadata(copy / "model").item_metadata
     if metadata is None:
         raise _unreadable(path, "its model has no index")
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
@@ -472,12 +512,11 @@ def read_part(path: Path, abstract) -> Any:
     part = ocp.args.PyTreeRestore(
         item=abstract, restore_args=jax.tree.map(restore_args, abstract), partial_restore=True
     )
-    with (
-        _copied(path, "model") as copy,
-        _reading(path),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-    ):
-        arrays = checkpointer.restore(copy / "model", args=part)
+    with _copied(path, "model") as copy:
+        if weights_folder.is_one(copy):
+            return weights_folder.read_part(copy, abstract)
+        with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arrays = checkpointer.restore(copy / "model", args=part)
     for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(arrays)):
         # For an array that is missing Orbax returns its abstract leaf unchanged.
         if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != wanted.shape:

@@ -11,7 +11,7 @@ from cfmlc_jax import checkpoint
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
-META = {"config": {"seed": 0}, "class_names": ["a"]}
+META = checkpoint.signed({"config": {"seed": 0}, "class_names": ["a"]})
 
 
 def items(value):

@@ -119,7 +119,8 @@ def _read(path):
     """Path, metadata and system of a generator's checkpoint."""
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
-    system = configs.system(meta["config"])
+    with checkpoints.understanding(path, meta):
+        system = configs.system(meta["config"])
     if system not in _DRAWINGS:
         raise InputError(
             f"checkpoint {path} is of a classifier, which draws nothing; give a run of configs/cgn_digits.py"
@@ -128,7 +129,8 @@ def _read(path):
 
 
 def _open_digits(path, meta):
-    config = configs.from_json(meta["config"])
+    with checkpoints.understanding(path, meta):
+        config = configs.from_json(meta["config"])
     with config.unlocked():
         config.mesh.fsdp = 1
     return Opened(path, config, meta["class_names"], build.create(config, len(meta["class_names"])))
@@ -167,7 +169,8 @@ def _draw_digits(path, meta, truncation, classes, removals_alone):
 
 def _draw_imagenet(path, meta, truncation, classes, removals_alone):
     _require_scenes(path, removals_alone)
-    config = configs.from_json(meta["config"])
+    with checkpoints.understanding(path, meta):
+        config = configs.from_json(meta["config"])
     parts = imagenet.create(config)
     generator, origin, options = imagenet_options(config, parts, truncation=truncation, classes=classes)
     write = functools.partial(

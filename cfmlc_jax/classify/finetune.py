@@ -194,7 +194,9 @@ def _located(text, print_line) -> Path:
     try:
         if weights is not None:
             if weights.repository is None and not weights.path.name.endswith(".safetensors"):
-                weight_files.import_torch(f"to read {weights.text}")  # before a download that would be in vain
+                weight_files.import_torch(
+                    f"to read {weights.text}"
+                )  # before a download that would be in vain
             path = fetch(weights, print_line, silent=jax.process_index() != 0)
             return _checkpoint_or_file(path.parent) if path.name in hub.WEIGHTS else path
         path = files.path_of(text)

@@ -63,7 +63,7 @@ class Opened:
         return _renamed(arrays, {stored: wanted for wanted, stored in names.items()})
 
 
-def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
+def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: bool = False) -> Opened:
     """The classifier of a checkpoint.
 
     Args:
@@ -73,24 +73,30 @@ def open(path: Path, config=None, *, batch_size: int | None = None) -> Opened:
             checkpoint's.
         batch_size: images per batch, rounded up to a multiple of the present devices. It replaces the batch
             sizes and the mesh of the configuration, which were chosen for other devices. None keeps them.
+        in_float32: compute in float32, whatever the checkpoint's `model.dtype`.
 
     Raises:
-        InputError: there is no such checkpoint; it cannot be read; it holds a backbone only; or its model is
-            not that of `config`.
+        InputError: there is no such checkpoint; it cannot be read; it holds a backbone only; its model is
+            not that of `config`; or a newer version of this package wrote it.
     """
     path = checkpoints.find(path)
     meta = checkpoints.read_meta(path)
-    if configs.system(meta["config"]) != configs.CLASSIFIER:
+    with checkpoints.understanding(path, meta):
+        system = configs.system(meta["config"])
+        if system == configs.CLASSIFIER:
+            stored = configs.from_json(meta["config"])
+    if system != configs.CLASSIFIER:
         raise InputError(
-            f"checkpoint {path} is of a generator, not of a classifier; a run of system {configs.system(meta['config'])!r} "
+            f"checkpoint {path} is of a generator, not of a classifier; a run of system {system!r} "
             "has the workdirs of its classifiers in its own"
         )
     checkpoints.require_head(path, meta)
-    stored = configs.from_json(meta["config"])
     config = stored if config is None else _with_normalisation_of(stored, config)
     branches = _require_same_model(path, stored, config)
     if batch_size is not None:
         config = _on_these_devices(config, batch_size)
+    if in_float32:
+        config = _in_float32(config)
     return Opened(path, config, meta, build.create(config, checkpoints.num_classes(meta)), branches)
 
 
@@ -149,4 +155,11 @@ def _on_these_devices(config, batch_size):
     config.unlock()
     config.mesh.fsdp = 1
     config.train.batch_size = config.evaluate.batch_size = -(-batch_size // devices) * devices
+    return config.lock()
+
+
+def _in_float32(config):
+    """The configuration with a classifier that computes in float32."""
+    config.unlock()
+    config.model.dtype = "float32"
     return config.lock()

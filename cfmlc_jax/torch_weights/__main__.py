@@ -333,7 +333,8 @@ def to_torch(flags: argparse.Namespace) -> None:
         raise InputError(f"{flags.out}: --to_torch writes PyTorch files; give a name that ends with .pth")
     path = checkpoints.find(flags.source)
     meta = checkpoints.read_meta(path)
-    config = configs.from_json(meta["config"])
+    with checkpoints.understanding(path, meta):
+        config = configs.from_json(meta["config"])
     if configs.system(config) == configs.CGN:
         generator_to_torch(flags, path, config, len(meta["class_names"]))
         return

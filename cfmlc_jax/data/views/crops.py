@@ -96,6 +96,11 @@ class AreaCrop:
     grid = None
     num_views = 1
 
+    @property
+    def shorter_side(self) -> int:
+        """To what the shorter side is scaled in evaluation, pixels."""
+        return _shorter_side(self.size)
+
     def cut(self, image: Image.Image) -> list[Image.Image]:
         """The centre crop of the image as the only view, RGB [size, size]."""
         return [middle(image, self.size)]
@@ -158,7 +163,7 @@ def middle(image: Image.Image, size: int) -> Image.Image:
     position of the centre may be rounded differently.
     """
     image = _without_ends(image)
-    shorter = size * 8 // 7
+    shorter = _shorter_side(size)
     width, height = image.size
     if width <= height:
         scaled = (shorter, int(shorter * height / width))
@@ -167,6 +172,10 @@ def middle(image: Image.Image, size: int) -> Image.Image:
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def _shorter_side(size):
+    return size * 8 // 7
 
 
 def _without_ends(image):

@@ -13,7 +13,8 @@ IMAGES = "images"
 def mapped_over_images() -> bool:
     """Whether the calling layer is being mapped over `IMAGES`."""
     try:
-        jax.lax.axis_size(IMAGES)
+        # Not `axis_size`, which needs the size as a number: exported programs leave the batch free.
+        jax.lax.axis_index(IMAGES)
     except NameError:
         return False
     return True
