@@ -8,6 +8,7 @@ from cfmlc_jax.classify import scoring, train
 from cfmlc_jax.data.identity import identity
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.hooks import Preemption
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.run import Schedule
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.scores import Scores
@@ -78,7 +79,7 @@ def test_the_schedule(tmp_path, early_stop, patience):
         "train.log_every": 7,
         "train.checkpoint_every": 11,
     }
-    run = training(**fields).run(tmp_path, Preemption(), print)
+    run = training(**fields).run(tmp_path, Preemption(), print, Instruments())
     run.close()
     assert run._schedule == Schedule(
         seed=5,

@@ -16,6 +16,7 @@ from cfmlc_jax.classify import train
 from cfmlc_jax.data import build, sizes
 from cfmlc_jax.engine import flops
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.plan import TRAINING, Costs, Memory, Program, Workload
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.planning import command as planning
@@ -185,7 +186,7 @@ def test_the_plan_is_of_the_programs_that_a_run_compiles(fsdp, tmp_path, monkeyp
     config = planning._with(loaded(TESTED / "tiny.py"), fields)
     sources = train.build.open_sources(config, ("train", "val"), lambda _: None)
     training = train._Training(config, sources["train"], sources["val"])
-    run = training.run(tmp_path, None, lambda _: None)
+    run = training.run(tmp_path, None, lambda _: None, Instruments())
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert shapes(state) == shapes(run.abstract)
     batch = workload.programs[TRAINING].trace().args_info[0][1]
