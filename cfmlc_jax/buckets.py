@@ -336,7 +336,7 @@ def local_folder() -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def _remove_abandoned():
@@ -344,4 +344,12 @@ def _remove_abandoned():
     for folder in Path(tempfile.gettempdir()).glob(f"{_STAGING}*"):
         with contextlib.suppress(OSError), (folder / ".lock").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder):
+    """Remove a folder of copies, its lock last: a process that is killed meanwhile leaves one that the next removes."""
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
