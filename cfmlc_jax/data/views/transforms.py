@@ -40,7 +40,7 @@ def create(
         overlap: overlap of patches.
     """
     entry = TRANSFORMS[views.transform]
-    options = {"augment": True} | dict(views.get(views.transform, {}))
+    options: dict[str, Any] = {"augment": True} | dict(views.get(views.transform, {}))
     options["augment"] = options["augment"] and training
     if not training:
         options |= {name: 0.0 for name in ("shift", "gain") if name in options}
