@@ -41,6 +41,14 @@ class Decorrelation(NamedTuple):
     effective_share: float
     correlation: tuple[float, float]
 
+    def summary(self) -> str:
+        """What the weights do, in one line."""
+        before, after = self.correlation
+        return (
+            f"images are drawn with weights from {self.weights.min():.2f} to {self.weights.max():.2f}: correlation of labels "
+            f"{before:.3f} -> {after:.3f}, effective sample size {self.effective_share:.0%} of the images"
+        )
+
 
 def decorrelate(labels: np.ndarray, effective_share: float) -> Decorrelation:
     """The weights that decorrelate labels most at a given effective sample size, or above it if less suffices.

@@ -23,13 +23,13 @@ from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, i
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.mixing import Generated
-from cfmlc_jax.data.pipeline import Weighting
 from cfmlc_jax.data.sources import MechanismSource, Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
 from cfmlc_jax.data.sources.counterfactuals import open_records
 from cfmlc_jax.data.views import transforms
 from cfmlc_jax.data.views.patches import Transform
+from cfmlc_jax.data.weighting import Weighting
 from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError

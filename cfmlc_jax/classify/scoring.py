@@ -15,7 +15,7 @@ from cfmlc_jax.classify import deconfound, invariant, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
-from cfmlc_jax.data.pipeline import evaluation_batches, why_unreadable
+from cfmlc_jax.data.evaluation import evaluation_batches, why_unreadable
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable

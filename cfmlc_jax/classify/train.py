@@ -175,12 +175,7 @@ class _Training:
         )
         batches = functools.partial(self._batches, print_line=print_line)
         if self._decorrelation is not None:
-            before, after = self._decorrelation.correlation
-            print_line(
-                f"images are drawn with weights from {self._decorrelation.weights.min():.2f} to "
-                f"{self._decorrelation.weights.max():.2f}: correlation of labels {before:.3f} -> {after:.3f}, effective "
-                f"sample size {self._decorrelation.effective_share:.0%} of the images"
-            )
+            print_line(self._decorrelation.summary())
         run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)
         params = run.abstract.learned["variables"]["params"]
         mask = frozen.trainable_mask(params, self.parts.model.frozen)

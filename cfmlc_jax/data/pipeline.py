@@ -11,7 +11,8 @@ from cfmlc_jax.data import mixing, workers
 from cfmlc_jax.data.mixing import Generated, Mixed
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.patches import Transform
-from cfmlc_jax.data.workers import Batches, Pass, Reading
+from cfmlc_jax.data.weighting import Drawn, Weighting
+from cfmlc_jax.data.workers import Batches, Reading
 from cfmlc_jax.errors import InputError
 
 # So many consecutive unreadable images are not a few damaged files but a disk that is not mounted, for example.
@@ -29,7 +30,7 @@ def train_batches(
     reshuffle: bool = True,
     start_step: int = 0,
     generated: Generated | None = None,
-    weighting: "Weighting | None" = None,
+    weighting: Weighting | None = None,
 ) -> Batches:
     """Shuffled batches {"views": uint8 [b, v, s, s, 3], "labels": float32 [b, k]} of all epochs.
 
@@ -95,7 +96,7 @@ def train_batches(
 
 def _repeated(
     records: "_TrainRecord",
-    weighting: "Weighting | None",
+    weighting: Weighting | None,
     *,
     first: int,
     times: int,
@@ -104,28 +105,14 @@ def _repeated(
 ) -> grain.MapDataset:
     """Records in a random order: the first ones of it, so many times, each time in a new order with `reshuffle`."""
     order = grain.MapDataset.source(_Positions(records.source)).seed(seed).shuffle()[:first]
-    if weighting is None:
-        return order.repeat(times, reseed_each_epoch=reshuffle).random_map(records)
-    equal, weighted = min(weighting.from_epoch - 1, times), max(times - weighting.from_epoch + 1, 0)
-    drawn = dataclasses.replace(records, drawn=np.cumsum(weighting.weights) / np.sum(weighting.weights))
+    spans = [(times, None)] if weighting is None else weighting.spans(times)
     parts = [
-        order.repeat(epochs, reseed_each_epoch=reshuffle).random_map(each)
-        for epochs, each in ((equal, records), (weighted, drawn))
-        if epochs
+        order.repeat(epochs, reseed_each_epoch=reshuffle).random_map(
+            dataclasses.replace(records, drawn=drawn)
+        )
+        for epochs, drawn in spans
     ]
-    return grain.MapDataset.concatenate(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Weighting:
-    """How often each image of a source is drawn.
-
-    weights: float [n], in any unit.
-    from_epoch: the first epoch that uses them, from 1; before it each image is drawn once in an epoch.
-    """
-
-    weights: np.ndarray
-    from_epoch: int = 1
+    return parts[0] if len(parts) == 1 else grain.MapDataset.concatenate(parts)
 
 
 def _mixed(
@@ -174,38 +161,6 @@ def steps_per_epoch(source: Source, batch_size: int, generated: Generated | None
     return len(source) // real
 
 
-def evaluation_batches(
-    source: Source, to_views: Transform, *, batch_size: int, reading: Reading
-) -> Batches | Pass:
-    """All records once, in order: batches {"views", "labels", "index": int32 [b], the position in the source}.
-
-    The last batch is padded with blank records of index −1, so that every process has the same
-    number of batches of the same shape. With `reading.skip` an unreadable image becomes such a blank too.
-    """
-    padded = -(-len(source) // batch_size) * batch_size
-    positions = grain.MapDataset.range(padded)[reading.process :: reading.processes]
-    record = _EvaluationRecord(source, to_views, reading.skip)
-    share = batch_size // reading.processes
-
-    reading = workers.chosen(reading, len(positions), share, to_views)
-    if not reading.workers or reading.standing is None:
-        return workers.batches(positions.map(record), to_views, share, reading)
-
-    def endless():
-        return workers.batches(positions.repeat().map(record), to_views, share, reading)
-
-    return Pass(reading.standing, (workers.Same(source), to_views, batch_size), endless, padded // batch_size)
-
-
-def why_unreadable(source: Source, to_views: Transform, position: int) -> str:
-    """The error message of an image that could not be read, found by reading it again."""
-    try:
-        to_views(source[position], np.random.default_rng(0))
-    except InputError as error:
-        return str(error)
-    return f"{source.ids[position]}: could not be read at first, but can be read now; check the disk"
-
-
 class _Positions:
     """The positions 0 … n − 1 of a source, so that `_TrainRecord` can read another position if one is unreadable."""
 
@@ -227,21 +182,18 @@ class _TrainRecord:
     """Reads a record's views and labels, augmented with the generator that Grain derives for it.
 
     mechanisms: position -> the entries of a record of mixed batches; None: batches are not mixed.
-    drawn: cumulative shares of the images, float [n] up to 1; None: each image is read at its own position. A
-        position is otherwise one of n equal parts of the line from 0 to 1, of which the image at a random point is
-        read: of n positions, each image gets its share, rounded up or down, or one more or less.
+    drawn: chooses the image that is read at a position; None: each image is read at its own.
     """
 
     source: Source
     to_views: Transform
     skip: bool
     mechanisms: Callable[[int], dict[str, Any]] | None = None
-    drawn: np.ndarray | None = None
+    drawn: Drawn | None = None
 
     def __call__(self, position: int, generator: np.random.Generator) -> dict[str, Any]:
         if self.drawn is not None:
-            point = (position + generator.random()) / len(self.drawn)
-            position = min(int(np.searchsorted(self.drawn, point, side="right")), len(self.drawn) - 1)
+            position = self.drawn(position, generator)
         example, place = self._readable(position, generator)
         record = {"views": example["views"], "labels": example["labels"]}
         if self.mechanisms is not None:
@@ -278,31 +230,3 @@ class _Share:
     def __call__(self, place: int) -> dict[str, Any]:
         step, within = divmod(place, self.share)
         return self.records[(step * self.processes + self.process) * self.share + within]
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvaluationRecord:
-    """Reads views, labels and position of a record; beyond the source's end, a blank with position −1."""
-
-    source: Source
-    to_views: Transform
-    skip: bool
-
-    def __call__(self, position: int) -> dict[str, Any]:
-        if position >= len(self.source):
-            return self._blank()
-        try:
-            example = self.to_views(self.source[position])
-        except InputError:
-            if not self.skip:
-                raise
-            return self._blank()
-        return {"views": example["views"], "labels": example["labels"], "index": np.int32(position)}
-
-    def _blank(self):
-        side = self.to_views.size
-        return {
-            "views": np.zeros((self.to_views.num_views, side, side, 3), np.uint8),
-            "labels": np.zeros(len(self.source.class_names), np.float32),
-            "index": np.int32(-1),
-        }

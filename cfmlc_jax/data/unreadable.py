@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cfmlc_jax.data.pipeline import why_unreadable
+from cfmlc_jax.data.evaluation import why_unreadable
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.views.patches import Transform
 

@@ -9,9 +9,11 @@ import pytest
 from absl import flags
 
 from cfmlc_jax.data import pipeline, workers
-from cfmlc_jax.data.pipeline import Weighting, evaluation_batches, train_batches, why_unreadable
+from cfmlc_jax.data.evaluation import evaluation_batches, why_unreadable
+from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews
+from cfmlc_jax.data.weighting import Weighting
 from cfmlc_jax.data.workers import Reading, Standing, sub_batch
 from cfmlc_jax.errors import InputError, RunError
 
@@ -161,7 +163,7 @@ def test_the_automatic_number_of_workers(monkeypatch, cores, free, images, expec
 def test_an_automatic_number_reads_the_same(source, monkeypatch):
     monkeypatch.setattr(workers, "automatic_workers", lambda *args: 1)
     automatic = Reading(workers=workers.AUTOMATIC)
-    assert pipeline.evaluation_batches(source, AUGMENTED, batch_size=4, reading=automatic).workers == 1
+    assert evaluation_batches(source, AUGMENTED, batch_size=4, reading=automatic).workers == 1
     assert_equal(batches(source, automatic), batches(source))
 
 

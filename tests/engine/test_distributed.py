@@ -23,7 +23,8 @@ if int(sys.argv[2]) > 1:
     jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 import numpy as np
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.data.pipeline import evaluation_batches, train_batches
+from cfmlc_jax.data.evaluation import evaluation_batches
+from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.patches import ToViews

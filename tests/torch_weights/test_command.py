@@ -16,7 +16,7 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import main
 from cfmlc_jax.data import build as data
-from cfmlc_jax.data.pipeline import evaluation_batches
+from cfmlc_jax.data.evaluation import evaluation_batches
 from cfmlc_jax.data.views.patches import ToViews
 from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.models import catalogue
