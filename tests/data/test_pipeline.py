@@ -213,7 +213,6 @@ def test_seeds_and_epochs_have_other_orders_and_augmentations(source):
         assert {view.tobytes() for view in one} == {view.tobytes() for view in epochs[0]}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 class Counted:
     """A transform that gives the position of a record instead of its pixels."""
 
@@ -266,6 +265,7 @@ def test_weighted_batches_resume_and_are_shared(source):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("batch_size", [4, 22, 32])
 def test_evaluation_sees_each_image_once_in_batches_of_one_shape(source, batch_size, processes):
     to_views = ToViews(size=16)
