@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cfmlc_jax import buckets
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
 
@@ -112,6 +113,8 @@ def test_commands_are_found():
 )
 def test_every_documented_command_parses(monkeypatch, stops_behind_its_flags, path, python, program, words):
     monkeypatch.chdir(ROOT)
+    # Buckets of documents do not exist, and reading them needs credentials.
+    monkeypatch.setattr(buckets, "require_usable", lambda address: None)
     if program.endswith(".sh"):
         assert not python
         assert os.access(program, os.X_OK) or program == SOURCED
