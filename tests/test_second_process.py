@@ -78,7 +78,7 @@ def test_only_process_0_claims_and_locks_the_workdir(tmp_path, second, capsys):
         with main._held(tmp_path, "training"):
             claim(tmp_path, {"seed": 0})
             main._say("hello")
-            main._report(tmp_path)  # would not find a run to report
+            main._write_page(tmp_path)  # would not find a run to report
         assert contents(tmp_path) == before
     assert capsys.readouterr().out == ""
 
@@ -172,7 +172,7 @@ def test_only_process_0_writes_the_evaluation_after_training(
         system=SimpleNamespace(split=lambda learned: (learned, {})),
         parts=None,
         task=SimpleNamespace(selection="mAP"),
-        run=lambda workdir, preemption, print_line: EndedRun(tmp_path),
+        run=lambda workdir, preemption, print_line, instruments: EndedRun(tmp_path),
         compile_scores=lambda run, print_line: None,
         step_memory=None,
         standing=SimpleNamespace(close=lambda: None),

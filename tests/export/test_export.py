@@ -272,7 +272,7 @@ def test_a_training_starts_from_a_folder(exported, checkpoint):
     config = opening.open(checkpoint).config
     config.unlock()
     config.init_from = str(out)
-    finetune.require_start(config.lock())
+    finetune.require_start(config.lock(), print)
     parts = build.create(config, len(NAMES))
     learned = build.initial(config, parts)
     lines = []

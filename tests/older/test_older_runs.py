@@ -56,7 +56,10 @@ def checkpoint_of(workdir):
 def metrics_of(path):
     """What was logged, without times."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+    return [
+        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/"))}
+        for line in lines
+    ]
 
 
 def leaves(tree, place=()):

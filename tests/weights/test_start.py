@@ -246,8 +246,8 @@ def test_without_weights_auto_is_pixels_in_0_1():
         (["--config.init_from=empty"], "is not a checkpoint, nor a run with checkpoints"),
         (
             ["--config.data.normalise=imagnet"],
-            "config.data.normalise 'imagnet' is not one of '', auto, cifar, imagenet, imagenet9, inaturalist, half, or "
-            "six numbers such as",
+            "config.data.normalise 'imagnet' is not one of '', auto, cifar, imagenet, imagenet9, inaturalist, half, clip, "
+            "or six numbers such as",
         ),
         (["--config.data.normalise=1,2/3,4"], "config.data.normalise '1,2/3,4' is not six numbers such as"),
         (["--config.data.normalise=1,2,3/4,5,0"], "has a deviation of 0; each must be above 0"),
