@@ -1,7 +1,7 @@
 """The public weights that have a name here, each with its origin, digest, preprocessing, licence and score.
 
 Facts are those of the publisher: of torchvision 0.29's and timm 1.0.31's registries and timm's results for ImageNet,
-and of the pages of Swin, CvT, MIIL and MLC-PAT. A fact that the publisher does not state is empty.
+and of the pages of Swin, CvT, MIIL and MLC-PAT. A fact that these do not state is empty.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.models.layers.normalise import IMAGENET, Normalisation, text_of
+from cfmlc_jax.models.layers.normalise import CLIP, HALF, IMAGENET, Normalisation, text_of
 
 LIST = "python -m cfmlc_jax.weights list"
 
@@ -125,6 +125,12 @@ _PLAIN_448 = Preprocessing(None, 448, 512, "bilinear")
 _SQUEEZED_448 = Preprocessing(None, 448, 448, "bilinear")
 _SWIN_224 = Preprocessing(IMAGENET, 224, 248, "bicubic")
 _SWIN_384 = Preprocessing(IMAGENET, 384, 384, "bicubic")
+_DINOV2 = Preprocessing(IMAGENET, 518, 518, "bicubic")
+_DINOV3 = Preprocessing(IMAGENET, 256, 256, "bicubic")
+_CLIP = Preprocessing(CLIP, 224, 224, "bicubic")
+_HALF = Preprocessing(HALF, 224, 248, "bicubic")
+_CONVNEXT = Preprocessing(IMAGENET, 224, 256, "bicubic")
+_SIZES = ("small", "base", "large")
 _ENTRIES = (
     _torchvision("resnet18.IMAGENET1K_V1", "f37072fd", 44.661, 256, 69.758),
     _torchvision("resnet34.IMAGENET1K_V1", "b627a593", 83.275, 256, 73.314),
@@ -164,6 +170,21 @@ _ENTRIES = (
     _timm("swin_base_patch4_window12_384.ms_in22k", "swin_b_384", _SWIN_384, "MIT", f"86.442 {_TUNED}"),
     _timm("swin_large_patch4_window7_224.ms_in22k", "swin_l_224", _SWIN_224, "MIT", f"86.320 {_TUNED}"),
     _timm("swin_large_patch4_window12_384.ms_in22k", "swin_l_384", _SWIN_384, "MIT", f"87.142 {_TUNED}"),
+    *(
+        _timm(f"vit_{size}_patch14_dinov2.lvd142m", f"vit_{size}_patch14_dinov2", _DINOV2, "Apache-2.0", "")
+        for size in _SIZES
+    ),
+    _timm("vit_base_patch14_reg4_dinov2.lvd142m", "vit_base_patch14_reg4_dinov2", _DINOV2, "Apache-2.0", ""),
+    _timm("vit_small_patch16_dinov3.lvd1689m", "vit_small_patch16_dinov3", _DINOV3, "dinov3-license", ""),
+    _timm("vit_base_patch16_dinov3.lvd1689m", "vit_base_patch16_dinov3", _DINOV3, "dinov3-license", ""),
+    _timm("vit_base_patch16_clip_224.laion2b", "vit_base_patch16_clip_224", _CLIP, "Apache-2.0", ""),
+    _timm("vit_base_patch16_siglip_224.webli", "vit_base_patch16_siglip_224", _HALF, "Apache-2.0", ""),
+    _timm("vit_small_patch16_224.augreg_in21k_ft_in1k", "vit_small_patch16_224", _HALF, "Apache-2.0", ""),
+    _timm("vit_base_patch16_224.augreg_in21k_ft_in1k", "vit_base_patch16_224", _HALF, "Apache-2.0", ""),
+    *(
+        _timm(f"convnext_{size}.fb_in22k_ft_in1k", f"convnext_{size}", _CONVNEXT, "Apache-2.0", "")
+        for size in ("tiny", "base", "large")
+    ),
     _miil(
         "tresnet/tresnet_l_448.pth",
         "tresnet_l",
