@@ -172,11 +172,13 @@ def test_missing_and_left_over_arrays_are_named(stored):
 
 
 def test_a_damaged_file_is_told(tmp_path):
-    (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(
-        InputError, match=r"config\.init_from: .*x\.pth \(1 bytes\) is truncated, damaged or not a"
-    ):
-        begin(tmp_path / "x.pth")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"x")
+    message = (
+        r"config\.init_from: .*x\.safetensors \(1 bytes\) is truncated, damaged or not a safetensors file"
+    )
+    with pytest.raises(InputError, match=message):
+        begin(path)
 
 
 def test_a_generator_is_no_start(tmp_path):
