@@ -85,9 +85,7 @@ def _with_normalisation(config, text):
     """The configuration with this data.normalise in place of "auto"."""
     if config.data.normalise != normalise.AUTO:
         return config
-    fields = configs.to_json(config)
-    fields["data"]["normalise"] = text
-    return configs.from_json(fields)
+    return configs.replaced(config, {"data.normalise": text})
 
 
 def _pixels(text):

@@ -96,7 +96,7 @@ def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: 
     if batch_size is not None:
         config = _on_these_devices(config, batch_size)
     if in_float32:
-        config = _in_float32(config)
+        config = configs.replaced(config, {"model.dtype": "float32"})
     return Opened(path, config, meta, build.create(config, checkpoints.num_classes(meta)), branches)
 
 
@@ -104,9 +104,7 @@ def _with_normalisation_of(stored, config):
     """The configuration with the checkpoint's data.normalise in place of "auto"."""
     if config.data.normalise != normalise.AUTO:
         return config
-    fields = configs.to_json(config)
-    fields["data"]["normalise"] = stored.data.normalise
-    return configs.from_json(fields)
+    return configs.replaced(config, {"data.normalise": stored.data.normalise})
 
 
 def _require_same_model(path, stored, config) -> tuple[str, str]:
@@ -155,11 +153,4 @@ def _on_these_devices(config, batch_size):
     config.unlock()
     config.mesh.fsdp = 1
     config.train.batch_size = config.evaluate.batch_size = -(-batch_size // devices) * devices
-    return config.lock()
-
-
-def _in_float32(config):
-    """The configuration with a classifier that computes in float32."""
-    config.unlock()
-    config.model.dtype = "float32"
     return config.lock()

@@ -32,6 +32,7 @@ __all__ = [
     "on_platform",
     "patch_map",
     "paths",
+    "replaced",
     "require_splits",
     "require_trainable",
     "system",
@@ -92,6 +93,19 @@ def validate(config: Any) -> ConfigDict:
     return checked
 
 
+def replaced(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
+    """A copy of a validated configuration with other values of some fields, by dotted name; checked and locked.
+
+    Raises:
+        InputError: a value is out of range, or fields contradict each other.
+    """
+    stored = to_json(config)
+    for name, value in fields.items():
+        *sections, last = name.split(".")
+        field(stored, ".".join(sections))[last] = value
+    return from_json(stored)
+
+
 def on_platform(config: ConfigDict, platform: str) -> ConfigDict:
     """The validated configuration with the types that "auto" stands for on a platform.
 
@@ -104,9 +118,7 @@ def on_platform(config: ConfigDict, platform: str) -> ConfigDict:
     name = "generator.dtype" if system(config) == CGN_IMAGENET else "model.dtype"
     if system(config) == CGN or field(config, name) != catalogue.AUTO:
         return config
-    config = config.copy_and_resolve_references().unlock()
-    config[name.partition(".")[0]].dtype = catalogue.compute_dtype(catalogue.AUTO, platform).name
-    return config.lock()
+    return replaced(config, {name: catalogue.compute_dtype(catalogue.AUTO, platform).name})
 
 
 def require_trainable(config: ConfigDict) -> None:

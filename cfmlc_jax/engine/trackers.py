@@ -148,7 +148,7 @@ class Wandb:
 
     @property
     def rest(self):
-        """The command that uploads the files of this session."""
+        """The command that uploads the files since this start of the run."""
         return f"wandb sync {self._run.settings.sync_dir} uploads the rest"
 
     def write_scalars(self, step, scalars):

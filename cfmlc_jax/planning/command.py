@@ -114,7 +114,7 @@ def _fit(config, question, devices, needs: dict[str, int], print_line) -> dict[s
         print_line(f"{start} does not fit into {shown_bytes(limit)}")
 
         def measured(candidate, name=name):
-            workload = _workload(_with(config, candidate.fields), question, devices)
+            workload = _workload(configs.replaced(config, candidate.fields), question, devices)
             result = _measured(workload.programs[name])
             needed = result.memory.peak if isinstance(result, Costs) else result
             print_line(f"  {_listed(candidate.fields)}: {shown_bytes(needed)}")
@@ -211,19 +211,10 @@ def _in_parts(config, devices) -> list[_Family]:
 
 def _accepted(config, fields):
     try:
-        _with(config, fields)
+        configs.replaced(config, fields)
     except InputError:
         return False
     return True
-
-
-def _with(config, fields: dict[str, Any]):
-    """The configuration with other values of some fields, checked."""
-    stored = configs.to_json(config)
-    for name, value in fields.items():
-        *sections, last = name.split(".")
-        configs.field(stored, ".".join(sections))[last] = value
-    return configs.from_json(stored)
 
 
 def _as_json(workload: Workload, costs: dict[str, Costs], fits, question: Question) -> dict[str, Any]:

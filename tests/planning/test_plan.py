@@ -43,7 +43,7 @@ def loaded(path, variant=None):
 
 
 def planned(path, *, devices=1, variant=None, **fields):
-    config = planning._with(loaded(path, variant), fields)
+    config = configs.replaced(loaded(path, variant), fields)
     question = planning.Question(classes=7 if config.get("data", {}).get("source") == "table" else None)
     return planning._workload(config, question, jax.devices()[:devices])
 
@@ -112,7 +112,7 @@ def fits(memory, **fields):
     """What fits into so many bytes, and the lines that say so."""
     lines = []
     question = planning.Question(plan_for="cpu:2", memory=memory)
-    answer = planning.plan(planning._with(loaded(TESTED / "tiny.py"), fields), question, lines.append)
+    answer = planning.plan(configs.replaced(loaded(TESTED / "tiny.py"), fields), question, lines.append)
     return answer["fits"], lines
 
 
@@ -183,7 +183,7 @@ def test_the_plan_is_of_the_programs_that_a_run_compiles(fsdp, tmp_path, monkeyp
     fields = {"mesh.fsdp": fsdp} | SHORT
     workload = planned(TESTED / "tiny.py", devices=8, **fields)
     state = workload.programs[TRAINING].trace().args_info[0][0]
-    config = planning._with(loaded(TESTED / "tiny.py"), fields)
+    config = configs.replaced(loaded(TESTED / "tiny.py"), fields)
     sources = train.build.open_sources(config, ("train", "val"), lambda _: None)
     training = train._Training(config, sources["train"], sources["val"])
     run = training.run(tmp_path, None, lambda _: None, Instruments())
@@ -239,7 +239,7 @@ def test_recipes_have_abstract_states_and_batches(path):
 
 
 def test_the_class_list_of_a_table(tmp_path):
-    config = planning._with(loaded(REPOSITORY / "configs" / "own_images.py"), {"data.root": str(tmp_path)})
+    config = configs.replaced(loaded(REPOSITORY / "configs" / "own_images.py"), {"data.root": str(tmp_path)})
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert sizes.require(config.data) == sizes.Size(2, 0)
     assert sizes.require(config.data, images=90) == sizes.Size(2, 90)
