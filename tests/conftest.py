@@ -5,14 +5,13 @@ import os
 # Compilation is most of the tests' time: LLVM's optimisations, which change no result, are left out.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# What one process has compiled the others load: workers, and the commands that tests run.
+# What one process has compiled the others load: workers, the commands that tests run, the next run of the tests.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import importlib.util
-import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 
 import hypothesis
@@ -20,7 +19,8 @@ import jax
 import numpy as np
 import pytest
 
-from cfmlc_jax import main
+from cfmlc_jax import files, main
+from cfmlc_jax.engine import compilation
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # JAX reads XLA_FLAGS at the first use of a device: here, because tests set other flags for commands.
@@ -36,10 +36,21 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 def pytest_configure(config):
     if CACHE not in os.environ:  # workers inherit it
-        os.environ[CACHE] = tempfile.mkdtemp(prefix="cfmlc_jax-compiled-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE)))
+        os.environ[CACHE] = str(kept_programs())
+        config.add_cleanup(lambda: os.environ.pop(CACHE))
     # JAX has read the environment already; and commands keep nothing in the user's cache.
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+
+
+def kept_programs():
+    """The folder of compiled programs, kept from one run of the tests to the next: without it they take twice as long."""
+    folder = files.user_cache("tests") / compilation.processor()
+    folder.mkdir(parents=True, exist_ok=True)
+    long_ago = time.time() - 30 * 24 * 3600
+    for file in folder.iterdir():
+        if file.stat().st_atime < long_ago:
+            file.unlink(missing_ok=True)
+    return folder
 
 
 @pytest.fixture

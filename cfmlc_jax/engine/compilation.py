@@ -62,7 +62,7 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
     if folder is not None:
         files.require_path(folder, "--compilation_cache")
     try:
-        place = (files.user_cache("xla") if folder is None else Path(folder).expanduser()) / _processor()
+        place = (files.user_cache("xla") if folder is None else Path(folder).expanduser()) / processor()
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place, prefix=".writable"):
             pass
@@ -77,7 +77,7 @@ def keep(folder: str | None, warn: Callable[[str], None] = print_warning) -> Non
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
 
 
-def _processor():
+def processor():
     """A name of this machine's kind of processor, with a checksum of its model and instruction sets."""
     lines = {platform.processor()}
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
