@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Events of Python's audit, and which of their arguments is the path that changes.
 CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
@@ -150,7 +150,7 @@ def main() -> None:
     victim = Victim(fault, os.path.abspath(workdir), Path(os.environ["CFMLC_FAULT_NOTE"]))
     leave = os._exit
 
-    def leave_noted(code: int) -> None:
+    def leave_noted(code: int) -> NoReturn:
         victim.end()
         leave(code)
 
