@@ -150,9 +150,9 @@ def main() -> None:
     victim = Victim(fault, os.path.abspath(workdir), Path(os.environ["CFMLC_FAULT_NOTE"]))
     leave = os._exit
 
-    def leave_noted(code: int) -> NoReturn:
+    def leave_noted(status: int) -> NoReturn:
         victim.end()
-        leave(code)
+        leave(status)
 
     os._exit = leave_noted  # how the command ends (`cli.end`)
     victim.start()
