@@ -1,0 +1,154 @@
+"""Runs a campaign of faults: each trial disturbs a training, resumes it, and compares it with one left alone.
+
+    python -m scripts.faults moments --count=100             SIGKILL, SIGTERM and SIGINT at random moments
+    python -m scripts.faults changes                         SIGKILL before every change of a file
+    python -m scripts.faults errors --count=20               a full, a broken, a read-only disk
+    python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed
+    python -m scripts.faults processes --count=5             one of two and of four processes killed
+    python -m scripts.faults surroundings                    slow disk, clock, workers, devices, two runs
+    python -m scripts.faults table                           what was tried and what was lost, so far
+
+Systems: pat, deconfound, cgn; without --system all of them. A trial takes the time of two runs, 20 to 60 s. Results are
+lines of trials.jsonl in --workdir, and finished trials are not repeated: the same command continues. The exit code is
+1 if anything was lost. Needs Linux: it looks for processes in /proc.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+from cfmlc_jax import cli, files
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.results.tables import markdown
+from scripts.faults import trials
+from scripts.faults.ending import Ending
+from scripts.faults.subjects import SUBJECTS, Runner
+
+TABLE = "table"
+
+
+def main() -> int:
+    """Run the command line and return the exit code."""
+    cli.tolerate_every_name()
+    try:
+        flags = _parse(sys.argv[1:])
+        if not Path("/proc/self/environ").exists():
+            raise InputError(
+                "the campaign looks for processes in /proc, which this system lacks; run it on Linux"
+            )
+        flags.workdir.mkdir(parents=True, exist_ok=True)
+        if flags.campaign != TABLE:
+            for name in [flags.system] if flags.system else SUBJECTS:
+                _run(flags, name)
+        rows = _rows(flags.workdir)
+        print(table(rows))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return cli.INTERRUPTED
+    return int(any(row["verdict"] == trials.LOST for row in rows))
+
+
+def _parse(arguments):
+    parser = cli.Parser(prog="python -m scripts.faults", description=__doc__)
+    parser.add_argument("campaign", choices=[*trials.CAMPAIGNS, TABLE])
+    parser.add_argument("--system", choices=list(SUBJECTS), help="default: all")
+    parser.add_argument(
+        "--count",
+        type=cli.whole_number(0),
+        default=0,
+        help="random trials of each kind; default 0: all (of moments: 100)",
+    )
+    parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="of the random trials")
+    parser.add_argument("--workdir", type=files.local_path, default=Path("runs/faults"), metavar="FOLDER")
+    return parser.parse_args(arguments)
+
+
+def _run(flags, name):
+    """Do the trials of a campaign for one subject that have not been done."""
+    folder = flags.workdir / name
+    subject, programs = SUBJECTS[name], (flags.workdir / "programs").absolute()
+    reference = Runner(subject, (folder / "undisturbed").absolute(), programs)
+    half = Runner(subject, (folder / "half").absolute(), programs)
+    undisturbed = _undisturbed(reference)
+    if not (half.folder / "done").exists():
+        _empty(half.folder)
+        trials.half_way(half, undisturbed.events)
+        (half.folder / "done").touch()
+    setting = trials.Setting(undisturbed, half.workdir, flags.count, flags.seed)
+    done = {(row["system"], row["campaign"], row["trial"]) for row in _rows(flags.workdir)}
+    todo = [
+        trial
+        for trial in trials.CAMPAIGNS[flags.campaign](setting)
+        if (name, flags.campaign, trial.name) not in done
+    ]
+    for number, trial in enumerate(todo):
+        runner = Runner(subject, (folder / f"trial_{flags.campaign}").absolute(), programs)
+        _empty(runner.folder)
+        since = time.monotonic()
+        outcome = trial.run(runner)
+        outcome.seconds = round(time.monotonic() - since, 1)
+        row = {"system": name, "campaign": flags.campaign, "trial": trial.name, **asdict(outcome)}
+        with open(flags.workdir / "trials.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{name} {flags.campaign} {number + 1}/{len(todo)} {trial.name}: {outcome.verdict}", flush=True)
+        if outcome.verdict == trials.LOST:
+            print("    " + "\n    ".join(outcome.problems), flush=True)
+            kept = folder / f"lost_{len(done) + number + 1}"
+            shutil.rmtree(kept, ignore_errors=True)
+            runner.folder.rename(kept)
+
+
+def _undisturbed(runner):
+    """The run left alone, of an earlier command if there is one."""
+    stored = runner.folder / "undisturbed.json"
+    if not stored.exists():
+        _empty(runner.folder)
+        trials.undisturbed(runner)  # compiles what the next one finds, so that its time is that of the trials
+        _empty(runner.folder)
+        found = trials.undisturbed(runner)
+        content = {
+            "parts": found.ending.parts,
+            "paths": sorted(found.ending.paths),
+            "seconds": found.seconds,
+            "events": found.events,
+        }
+        files.write_text(stored, json.dumps(content))
+    content = json.loads(stored.read_text())
+    ending = Ending(content["parts"], set(content["paths"]))
+    return trials.Undisturbed(ending, content["seconds"], content["events"])
+
+
+def _empty(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _rows(workdir):
+    path = workdir / "trials.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict]) -> str:
+    """Counts of trials by campaign and system as Markdown, then the trials that were lost."""
+    counts: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    for row in rows:
+        counts[row["campaign"], row["system"]][row["verdict"]] += 1
+    verdicts = (trials.SURVIVED, trials.REFUSED, trials.UNTOUCHED, trials.LOST)
+    lines = [
+        [campaign, system, sum(count.values()), *(count[verdict] for verdict in verdicts)]
+        for (campaign, system), count in sorted(counts.items())
+    ]
+    lost = [row for row in rows if row["verdict"] == trials.LOST]
+    reasons = [f"- {row['system']}, {row['trial']}: {'; '.join(row['problems'])}" for row in lost]
+    return "\n".join([markdown(["faults", "system", "tried", *verdicts], lines), "", *reasons])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

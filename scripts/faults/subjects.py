@@ -1,0 +1,213 @@
+"""Runs of seconds, one for each system that is trained: what the campaign disturbs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.faults.victim import Fault
+
+ROOT = Path(__file__).parents[2]
+# In the environment of every process of a trial, so that those left over can be found.
+MARK = "CFMLC_FAULT_TRIAL"
+TIMEOUT = 900
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A configuration that trains in seconds."""
+
+    name: str
+    config: str
+    changes: tuple[str, ...]
+
+    def command(self, workdir: Path, *flags: str) -> list[str]:
+        """The arguments of `cfmlc_jax.main`."""
+        config = f"--config={ROOT / 'configs' / self.config}"
+        changes = [f"--config.{change}" for change in self.changes]
+        return [config, *changes, f"--workdir={workdir}", *flags]
+
+
+_SCENES = (
+    "data.scenes.num_train=160",
+    "data.scenes.num_test=40",
+    "data.test_splits=('test_iid','test_conflict')",
+    "views.image_size=32",
+    "train.batch_size=8",
+    "train.log_every=3",
+    "train.checkpoint_every=7",
+    "evaluate.batch_size=16",
+    "effect.alphas=(0.5,)",
+)
+SUBJECTS = {
+    subject.name: subject
+    for subject in (
+        Subject("pat", "scenes.py:smoke", _SCENES),
+        Subject(
+            "deconfound",
+            "longtail_digits.py:smoke",
+            (
+                "data.longtail.largest=60",
+                "data.longtail.ratio=0.1",
+                "train.epochs=2",
+                "optim.sgd.milestones=(2,)",
+                "train.batch_size=16",
+                "train.log_every=3",
+                "train.checkpoint_every=5",
+                "evaluate.batch_size=100",
+            ),
+        ),
+        Subject(
+            "cgn",
+            "cgn_digits.py",
+            (
+                "generator.latent=4",
+                "generator.ngf=4",
+                "critic.ndf=8",
+                "train.batch_size=160",
+                "train.epochs=1",
+                "train.log_every=3",
+                "train.checkpoint_every=7",
+                "counterfactuals.num_records=600",
+                "counterfactuals.shard_size=200",
+                "classifiers.names=('plain','invariant')",
+                "classifiers.epochs=1",
+                "classifiers.batch_size=200",
+                "evaluate.batch_size=200",
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (negative: the signal), its output, the seconds it took."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that say why it ended."""
+        return [line for line in self.output.splitlines() if line.startswith("error: ")]
+
+    @property
+    def traceback(self) -> bool:
+        """Whether a Python traceback was printed."""
+        return "Traceback (most recent call last)" in self.output
+
+
+class Runner:
+    """Starts commands of one trial.
+
+    Attributes:
+        folder: of the trial; the workdir and the note of the victim are in it.
+        programs: the folder of compiled programs that all trials share.
+    """
+
+    def __init__(self, subject: Subject, folder: Path, programs: Path):
+        self.subject, self.folder, self.programs = subject, folder, programs
+        self.workdir, self.note = folder / "run", folder / "note.json"
+        self.mark = folder.name
+        self._blocks = shared_memory()
+
+    def environment(self, devices: int = 1, **variables: str) -> dict[str, str]:
+        """The environment of the commands, with so many CPU devices."""
+        kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        return kept | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            "XLA_FLAGS": flags,
+            "CFMLC_FAULT_NOTE": str(self.note),
+            MARK: self.mark,
+            **variables,
+        }
+
+    def start(
+        self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str
+    ) -> subprocess.Popen:
+        """Start the training, with a fault or without."""
+        program = ["-m", "cfmlc_jax.main"] if fault is None else ["-m", "scripts.faults.victim", fault.text()]
+        return subprocess.Popen(
+            [sys.executable, *program, *self.subject.command(self.workdir, *flags)],
+            env=self.environment(devices, **variables),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
+        """Run the training to its end. A command that hangs is killed, and ends with -9 and a line that says so."""
+        return finished(self.start(*flags, fault=fault, devices=devices, **variables))
+
+    def left(self) -> list[str]:
+        """What the trial's commands have left on this machine: processes, and shared memory that none uses any more."""
+        processes = [f"process left: {line}" for line in survivors(self.mark)]
+        new = shared_memory() - self._blocks
+        return processes + [f"shared memory left: {name}" for name in sorted(new - mapped(new))]
+
+
+def finished(process: subprocess.Popen) -> Ended:
+    """Wait for a command, and time it from this call."""
+    since = time.monotonic()
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+        output += f"\nstill running after {TIMEOUT} s\n"
+    return Ended(process.returncode, output, time.monotonic() - since)
+
+
+def survivors(mark: str, patience: float = 15.0) -> list[str]:
+    """The command lines of processes of a trial that are still alive after some seconds."""
+    until = time.monotonic() + patience
+    while True:
+        alive = _marked(mark)
+        if not alive or time.monotonic() > until:
+            return alive
+        time.sleep(0.2)
+
+
+def _marked(mark: str) -> list[str]:
+    wanted = f"{MARK}={mark}".encode()
+    alive = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                alive.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # ended in between, or another user's
+            continue
+    return alive
+
+
+def shared_memory() -> set[str]:
+    """Names of the blocks of shared memory on this machine."""
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def mapped(names: Iterable[str]) -> set[str]:
+    """Which of these blocks a living process uses."""
+    used: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text()
+        except OSError:
+            continue
+        used |= {name for name in names if f"/dev/shm/{name}" in text}
+    return used

@@ -1,0 +1,187 @@
+"""The campaign of faults: what it counts as lost, and that its faults hit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.faults import __main__ as command
+from scripts.faults import trials
+from scripts.faults.ending import Ending, read
+from scripts.faults.subjects import SUBJECTS, Ended, Runner, survivors
+from scripts.faults.victim import Fault, Victim
+
+ROOT = Path(__file__).parents[2]
+# A process that writes three files in a folder, with a fault.
+WRITER = """
+import os, sys
+from pathlib import Path
+from scripts.faults.victim import Fault, Victim
+folder, note, what, event, repeat = sys.argv[1:]
+fault = Fault(what, event=int(event), repeat=bool(int(repeat)))
+victim = Victim(fault, folder, Path(note))
+victim.start()
+for name in "abc":
+    try:
+        open(os.path.join(folder, name), "w").close()
+    except OSError as error:
+        print(name, error.strerror)
+open(note + ".elsewhere", "w").close()
+open(os.path.join(folder, "a")).close()
+victim.end()
+"""
+
+
+def written(tmp_path, what, event, *, repeat=True):
+    """The files of a process with a fault, its exit code, its output and its note."""
+    folder, note = tmp_path / "run", tmp_path / "note"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, str(folder), str(note), what, str(event), str(int(repeat))],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return (
+        sorted(path.name for path in folder.iterdir()),
+        done.returncode,
+        done.stdout,
+        json.loads(note.read_text()),
+    )
+
+
+def test_a_signal_comes_before_its_change_of_a_file(tmp_path):
+    names, code, _, note = written(tmp_path, "SIGKILL", 1)
+    assert names == ["a"]
+    assert code == -signal.SIGKILL
+    assert note == {"place": "imports", "event": "open b"}
+
+
+@pytest.mark.parametrize(
+    ("repeat", "names", "output"),
+    [
+        (True, ["a"], "b No space left on device\nc No space left on device\n"),
+        (False, ["a", "c"], "b No space left on device\n"),
+    ],
+)
+def test_an_error_is_raised_once_or_from_then_on(tmp_path, repeat, names, output):
+    assert written(tmp_path, "ENOSPC", 1, repeat=repeat)[:3] == (names, 0, output)
+
+
+def test_changes_of_files_are_counted(tmp_path):
+    note = written(tmp_path, "SIGKILL", 99)[3]
+    assert note == {"events": ["open a", "open b", "open c"]}
+
+
+def test_the_clock_jumps(tmp_path, monkeypatch):
+    import time
+
+    before = time.time()
+    monkeypatch.setattr(time, "time", time.time)  # put back afterwards
+    Victim(Fault("clock", seconds=-3600.0), str(tmp_path), tmp_path / "note").act()
+    assert before - 3700 < time.time() < before - 3500
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A workdir as a run leaves it, without checkpoints."""
+    folder = tmp_path / "run"
+    (folder / "report").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 3.0}\n')
+    np.savez(folder / "report" / "scores.npz", scores=np.arange(3.0))
+    (folder / "report" / "index.html").write_text("seconds: 1")
+    return folder
+
+
+def test_times_are_no_difference(run):
+    expected = read(run)
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 4.0}\n')
+    (run / "report" / "index.html").write_text("seconds: 2")
+    assert read(run).differences(expected) == []
+
+
+def test_differences_are_named(run):
+    expected = read(run)
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.1}\n{"step": 2}\n')
+    np.savez(run / "report" / "scores.npz", scores=np.arange(3.0) + 1e-12)
+    (run / "report" / ".results.json.12.tmp").touch()
+    (run / "config.json").unlink()
+    (run / "damaged").mkdir()
+    (run / "damaged" / "7").touch()  # kept on purpose
+    assert read(run).differences(expected) == [
+        "config.json is only in one",
+        "metrics.jsonl line 1 differs",
+        "metrics.jsonl line 2 is only in one",
+        "report/scores.npz differs",
+        "left: report/.results.json.12.tmp",
+        "missing: config.json",
+    ]
+    assert read(run).differences(expected, same_numbers=False) == [
+        "left: report/.results.json.12.tmp",
+        "missing: config.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "expected", "problem"),
+    [
+        (Ended(-9, "", 1.0), -9, None),
+        (Ended(143, "asked to end", 1.0), 143, None),
+        (Ended(-15, "", 1.0), 143, None),  # before the command has its handlers
+        (Ended(1, "error: No space left", 1.0), 1, None),
+        (Ended(1, "done", 1.0), 1, "exit code 1 without a line that says why"),
+        (Ended(-11, "step 3", 1.0), 143, "exit code -11: step 3"),
+        (Ended(1, "Traceback (most recent call last)\nerror: x", 1.0), 1, "traceback: error: x"),
+    ],
+)
+def test_bad_ends(ended, expected, problem):
+    assert trials._bad_end(ended, expected) == ([problem] if problem else [])
+
+
+def test_every_damage_changes_a_file():
+    content = bytes(range(10))
+    for name, damage in trials._DAMAGES.items():
+        assert damage(content) != content, name
+
+
+def test_processes_that_are_left_are_found(tmp_path):
+    runner = Runner(SUBJECTS["pat"], tmp_path / "a_trial_of_this_test", tmp_path)
+    process = subprocess.Popen(["sleep", "60"], env=runner.environment())
+    try:
+        assert survivors("a_trial_of_this_test", patience=0.0) == ["sleep 60 "]
+    finally:
+        process.kill()
+        process.wait()
+    assert survivors("a_trial_of_this_test", patience=0.0) == []
+
+
+def test_trials_are_the_same_in_every_command(tmp_path):
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "7" / "file").write_text("x")
+    undisturbed = trials.Undisturbed(Ending(), 10.0, [f"open {number}" for number in range(50)])
+    setting = trials.Setting(undisturbed, tmp_path, 3, seed=0)
+    for name, campaign in trials.CAMPAIGNS.items():
+        names = [trial.name for trial in campaign(setting)]
+        assert names == [trial.name for trial in campaign(setting)]
+        assert len(names) == len(set(names)), name
+
+
+def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, capsys):
+    rows = [
+        {"system": "pat", "campaign": "moments", "trial": "a", "verdict": "survived", "problems": []},
+        {"system": "pat", "campaign": "moments", "trial": "b", "verdict": "lost", "problems": ["x differs"]},
+    ]
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "argv", ["faults", "table", f"--workdir={tmp_path}"])
+    assert command.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split("|")[1:-1] == [
+        f" {cell} " for cell in ("moments", "pat   ", "    2", "       1", "      0", "        0", "   1")
+    ]
+    assert lines[-1] == "- pat, b: x differs"
