@@ -1,0 +1,32 @@
+"""The Dockerfile, which is not built here: the files and commands that it names exist."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from cfmlc_jax.commands import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_what_is_copied_exists_and_is_sent_to_docker():
+    copied = {name for line in re.findall(r"^COPY (?!--)(.*)$", TEXT, re.M) for name in line.split()[:-1]}
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_it_names_extras_and_commands_that_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.findall(r"^ARG EXTRAS=(\w+)$", TEXT, re.M)
+    assert extras
+    assert set(extras) <= project["optional-dependencies"].keys()
+    assert set(re.findall(r"cfmlc-\w+", TEXT)) <= COMMANDS.keys()
+    # constraints.txt is of this Python.
+    assert set(re.findall(r"^FROM (\S+)", TEXT, re.M)) == {"python:3.11-slim"}
+
+
+def test_it_runs_as_a_user_in_a_volume():
+    steps = re.findall(r"^(USER|WORKDIR|VOLUME) (\S+)$", TEXT.rpartition("FROM")[2], re.M)
+    assert steps == [("USER", "cfmlc"), ("WORKDIR", "/workspace"), ("VOLUME", "/workspace")]
