@@ -124,7 +124,7 @@ def main() -> int:
         return 0
     if "--help" in sys.argv:
         print(
-            f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py of cfmlc_jax/config list the fields for --config.<field>=…"
+            f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0

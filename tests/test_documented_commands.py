@@ -33,6 +33,7 @@ TEXTS = [
 # Beginnings of commands of which no test runs more than is said here.
 NOT_RUN = {
     "pip install": "it needs the network; that its extras are there is checked",
+    "pip wheel": "test_wheel.py builds the wheel",
     "python -m pip": "it needs the network",
     "git clone": "it needs the network",
     "docker build": "it needs Docker; test_container.py reads the Dockerfile",

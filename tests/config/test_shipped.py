@@ -1,5 +1,6 @@
 """Configurations that come with the package are found by name, from anywhere."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import cfmlc_jax
-from cfmlc_jax import config as configs
 from cfmlc_jax import main
 from cfmlc_jax.config import shipped
 from cfmlc_jax.errors import InputError
@@ -103,9 +103,10 @@ def test_the_folder_of_a_wheel_is_inside_the_package(monkeypatch, empty_folder):
     assert shipped.folder() == package / "configs"
 
 
-def test_a_start_for_ones_own(monkeypatch):
-    config = shipped.get_config("own_images")
-    config.train.epochs = 3
-    assert configs.validate(config).train.epochs == 3
+def test_the_start_for_ones_own_in_the_document(monkeypatch, empty_folder):
+    document = (FOLDER.parent / "docs" / "fork.md").read_text(encoding="utf-8")
+    (empty_folder / "mine.py").write_text(re.search(r"```python\n# mine\.py\n(.*?)```", document, re.S)[1])
+    config = parsed(monkeypatch, "--config=mine.py")
+    assert (config.data.source, config.model.name, config.train.epochs) == ("voc2007", "resnet101", 20)
     with pytest.raises(InputError, match="did you mean own_images"):
         shipped.get_config("own_image")
