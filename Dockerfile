@@ -10,8 +10,8 @@ FROM python:3.11-slim
 # CUDA is in JAX's own packages: the host has the driver. cuda13 for drivers of version 580 and later; or "cuda12,torch".
 ARG EXTRAS=cuda12
 COPY constraints.txt /tmp/constraints.txt
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-cache-dir --constraint /tmp/constraints.txt "$(echo /wheel/*.whl)[$EXTRAS]"
+COPY --from=wheel /wheel /wheel
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(echo /wheel/*.whl)[$EXTRAS]"
 RUN useradd --create-home cfmlc && mkdir /workspace && chown cfmlc /workspace
 USER cfmlc
 # Downloaded weights and compiled programs stay in the volume, with the runs.

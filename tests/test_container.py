@@ -1,7 +1,11 @@
 """The Dockerfile, which is not built here: the files and commands that it names exist."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 from cfmlc_jax.commands import COMMANDS
@@ -10,11 +14,17 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_what_is_copied_exists_and_is_sent_to_docker():
+def test_what_is_copied_is_sent_to_docker_and_builds_a_wheel(tmp_path):
     copied = {name for line in re.findall(r"^COPY (?!--)(.*)$", TEXT, re.M) for name in line.split()[:-1]}
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == sent
-    assert all((ROOT / name).exists() for name in copied)
+    for name in copied - {"constraints.txt"}:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    assert (ROOT / "constraints.txt").exists()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert "cfmlc_jax/configs/coco.py" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_it_names_extras_and_commands_that_exist():
