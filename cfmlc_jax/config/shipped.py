@@ -47,16 +47,16 @@ def located(text: str) -> str:
     Raises:
         InputError: there is neither; the nearest names.
     """
-    name, colon, variant = text.partition(":")
-    if os.path.exists(name) and not os.path.isdir(name):
+    file, colon, variant = text.partition(":")
+    if os.path.exists(file) and not os.path.isdir(file):
         return text
-    shipped = name.removeprefix(f"{FOLDER}/").removesuffix(".py")
-    if shipped in names():
-        return f"{folder() / shipped}.py{colon}{variant}"
-    raise InputError(
-        f"--config cannot be read: {schema.shown(name)} is neither a file nor a configuration of this package; "
-        f"{_nearest(shipped)}"
-    )
+    name = file.removeprefix(f"{FOLDER}/").removesuffix(".py")
+    if name not in names():
+        raise InputError(
+            f"--config cannot be read: {schema.shown(file)} is neither a file nor a configuration of this package; "
+            f"{_nearest(name)}"
+        )
+    return f"{_file(name)}{colon}{variant}"
 
 
 def get_config(name: str) -> ConfigDict:
@@ -65,8 +65,14 @@ def get_config(name: str) -> ConfigDict:
     Raises:
         InputError: an unknown name; the nearest ones.
     """
-    file, colon, variant = located(name).partition(":")
-    return runpy.run_path(file)["get_config"](*([variant] if colon else []))
+    stem, colon, variant = name.partition(":")
+    if stem not in names():
+        raise InputError(f"{schema.shown(stem)} is not a configuration of this package; {_nearest(stem)}")
+    return runpy.run_path(str(_file(stem)))["get_config"](*([variant] if colon else []))
+
+
+def _file(name):
+    return folder() / f"{name}.py"
 
 
 def _nearest(name):

@@ -108,5 +108,6 @@ def test_the_start_for_ones_own_in_the_document(monkeypatch, empty_folder):
     (empty_folder / "mine.py").write_text(re.search(r"```python\n# mine\.py\n(.*?)```", document, re.S)[1])
     config = parsed(monkeypatch, "--config=mine.py")
     assert (config.data.source, config.model.name, config.train.epochs) == ("voc2007", "resnet101", 20)
-    with pytest.raises(InputError, match="did you mean own_images"):
+    (empty_folder / "own_image").write_text("")
+    with pytest.raises(InputError, match="^'own_image' is not a configuration .*; did you mean own_images"):
         shipped.get_config("own_image")
