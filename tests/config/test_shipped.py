@@ -109,5 +109,5 @@ def test_the_start_for_ones_own_in_the_document(monkeypatch, empty_folder):
     config = parsed(monkeypatch, "--config=mine.py")
     assert (config.data.source, config.model.name, config.train.epochs) == ("voc2007", "resnet101", 20)
     (empty_folder / "own_image").write_text("")
-    with pytest.raises(InputError, match="^'own_image' is not a configuration .*; did you mean own_images"):
+    with pytest.raises(InputError, match=r"^'own_image' is not a configuration .*; did you mean own_images"):
         shipped.get_config("own_image")
