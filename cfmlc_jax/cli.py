@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cfmlc_jax
+from cfmlc_jax import commands
 from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -28,11 +29,22 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any):
+        for name in ("prog", "description"):
+            if options.get(name) is not None:
+                options[name] = commands.as_started(options[name])
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.add_argument(
+            "--version", action="version", version=version(), help="print the version, and exit"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage and exiting."""
         raise InputError(f"{printable(message)}; --help lists the arguments")
+
+
+def version() -> str:
+    """What --version prints."""
+    return f"cfmlc_jax {cfmlc_jax.__version__}"
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -57,15 +69,15 @@ def greet(arguments: Sequence[str]) -> None:
     """Print the first line of a command, before the imports that take seconds.
 
     Args:
-        arguments: of the command line. With --help, or in a process that is not the first by --process_id or by the
-            variables of a cluster, nothing is printed.
+        arguments: of the command line. With --help or --version, or in a process that is not the first by --process_id
+            or by the variables of a cluster, nothing is printed.
     """
     words = " ".join(arguments).replace("=", " ").split()
     following = dict(itertools.pairwise(words))
     given = following.get("--process_id", following.get("-process_id"))
     numbers = {os.environ.get(name, "0") for name in _NUMBERS} if given is None else {given}
-    if "--help" not in words and numbers == {"0"}:
-        print(f"cfmlc_jax {cfmlc_jax.__version__}, loading JAX", flush=True)
+    if not {"--help", "--version"} & set(words) and numbers == {"0"}:
+        print(f"{version()}, loading JAX", flush=True)
 
 
 def end_at_interrupt(message: str) -> None:

@@ -32,8 +32,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import commands, files, lock, processes
 from cfmlc_jax import config as configs
-from cfmlc_jax import files, lock, processes
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.cgn import build as cgn_build
 from cfmlc_jax.cgn.imagenet import build as imagenet_build
@@ -43,7 +43,7 @@ from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.classify.evaluate import evaluate_checkpoint
 from cfmlc_jax.classify.train import train
 from cfmlc_jax.clusters import detect
-from cfmlc_jax.config import older, schema
+from cfmlc_jax.config import older, schema, shipped
 from cfmlc_jax.config.reporting import reporting
 from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation, parameters, profile
@@ -62,7 +62,12 @@ ENDED_BY_SIGTERM = 128 + 15
 def define_flags() -> flags.FlagValues:
     """The command's flags, unparsed."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "Configuration file, configs/coco.py say.", values)
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"Configuration, with a variant behind a colon: a file, or one of {', '.join(shipped.names())}.",
+        values,
+    )
     flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", values)
     flags.DEFINE_enum(
         "mode",
@@ -114,9 +119,12 @@ def main() -> int:
     """The exit code of the command line (sys.argv)."""
     cli.tolerate_every_name()
     values = define_flags()
+    if "--version" in sys.argv:
+        print(cli.version())
+        return 0
     if "--help" in sys.argv:
         print(
-            f"{__doc__}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py of cfmlc_jax/config list the fields for --config.<field>=…"
+            f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
@@ -166,7 +174,7 @@ def _parsed(values):
 
 def _train(values, config):
     if config is None:
-        raise InputError(f"--config is missing; {_available()}")
+        raise InputError(f"--config is missing; {shipped.choices()}")
     workdir = _workdir(values)
     files.require_savable(workdir, "workdir")
     if isinstance(workdir, Address) and configs.system(config) != configs.CLASSIFIER:
@@ -267,7 +275,7 @@ def _evaluate(values, config):
 
 def _plan(values, config):
     if config is None:
-        raise InputError(f"--config is missing; {_available()}")
+        raise InputError(f"--config is missing; {shipped.choices()}")
     rate = values.images_per_second
     if rate is not None and not 0 < rate < 1e9:
         raise InputError(f"--images_per_second={rate} must be above 0 and below 1e9")
@@ -315,6 +323,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     Raises:
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
+    arguments = _located(arguments)
     try:
         positional = values(_without_jax_flags(arguments))
     except Exception as error:  # the code of a configuration file may raise anything
@@ -333,6 +342,18 @@ def parse(values: flags.FlagValues, arguments: list[str]):
         if path:
             files.place(path, f"config.{name}", bucket=name in configs.IN_BUCKETS)
     return config
+
+
+def _located(arguments):
+    """The arguments with the file of a configuration in place of its name."""
+    located = list(arguments)
+    for index, argument in enumerate(arguments):
+        flag, separator, text = argument.partition("=")
+        if flag in ("--config", "-config") and separator:
+            located[index] = f"{flag}={shipped.located(text)}"
+        elif flag in ("--config", "-config") and index + 1 < len(located):
+            located[index + 1] = shipped.located(located[index + 1])
+    return located
 
 
 def _without_jax_flags(arguments):
@@ -374,7 +395,7 @@ def _loaded(values):
 def _unreadable(error):
     # ml_collections lists all places that it tried. The last one, after the error number, matters.
     reason = " ".join(str(error).split()).rpartition("] ")[2]
-    return InputError(f"--config cannot be read: {reason}; {_available()}")
+    return InputError(f"--config cannot be read: {reason}; {shipped.choices()}")
 
 
 def _flag_error(error, arguments):
@@ -444,11 +465,6 @@ def _literal(text):
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text
-
-
-def _available():
-    paths = sorted(str(path) for path in Path("configs").glob("*.py"))
-    return f"give one of {', '.join(paths)}" if paths else "give --config=FILE.py with a get_config()"
 
 
 def _workdir(values):

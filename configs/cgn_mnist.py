@@ -1,6 +1,6 @@
 """Counterfactual generative networks of MNIST's digits: the three published configurations (Sauer & Geiger, ICLR 2021).
 
-    python scripts/prepare_data.py mnist        # which files belong into data/mnist
+    python -m cfmlc_jax.data mnist              # which files belong into data/mnist
     python -m cfmlc_jax.main --config=configs/cgn_mnist.py --workdir=runs/cgn_mnist                    double_colored
     python -m cfmlc_jax.main --config=configs/cgn_mnist.py:colored --workdir=runs/cgn_mnist_colored
     python -m cfmlc_jax.main --config=configs/cgn_mnist.py:wildlife --workdir=runs/cgn_mnist_wildlife

@@ -3,7 +3,7 @@
     python -m cfmlc_jax.main --config=configs/coco.py
 
 Data: data/coco, or $CFMLC_DATA/coco, or --config.data.root=DIR, with train2014/, val2014/ and
-annotations/instances_{train,val}2014.json; `python scripts/prepare_data.py coco` checks it.
+annotations/instances_{train,val}2014.json; `python -m cfmlc_jax.data coco` checks it.
 
 Reference score: 85.1 mAP, ResNet-101 pre-trained on ImageNet-1k. This file starts from random
 weights, for which no score is published.

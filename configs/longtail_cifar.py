@@ -8,7 +8,7 @@ Variants: deconfound, plain, cosine, capsule, focal, weighted, tau, lws (after p
 --config.data.longtail.ratio=0.02 and 0.1 for 50 and 10.
 
 Data: data/cifar100_lt (cifar10_lt), or $CFMLC_DATA/cifar100_lt, or --config.data.root=DIR, with the
-official python or binary files; `python scripts/prepare_data.py cifar100_lt` checks them.
+official python or binary files; `python -m cfmlc_jax.data cifar100_lt` checks them.
 
 Published top-1 accuracy (the reference's repository, mean of two runs), imbalance 100, 50, 10:
 

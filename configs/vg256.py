@@ -4,7 +4,7 @@
 
 Data: data/vg256, or $CFMLC_DATA/vg256, or --config.data.root=DIR, with objects.json (v1.2), VG_100K/,
 VG_100K_2/ and the vocabulary vg256.json of the reference's repository (or
---config.data.vocabulary=FILE); `python scripts/prepare_data.py vg256` checks it.
+--config.data.vocabulary=FILE); `python -m cfmlc_jax.data vg256` checks it.
 
 Reference score: the reference's repository publishes none for VG-256; the paper's is for
 pre-trained weights.

@@ -3,7 +3,7 @@
     python -m cfmlc_jax.main --config=configs/voc2007.py
 
 Data: data/voc2007, or $CFMLC_DATA/voc2007, or --config.data.root=DIR, with VOCdevkit/VOC2007/;
-`python scripts/prepare_data.py voc2007` checks it.
+`python -m cfmlc_jax.data voc2007` checks it.
 
 Reference score: the reference's repository publishes none for VOC 2007; the paper's is for
 pre-trained weights.

@@ -5,6 +5,8 @@
 #   scripts/test.sh --all        all tests
 #   scripts/test.sh --newest     the tests that depend most on JAX, with the newest versions, on the newest Python
 #                                (or $PYTHON), in .venv-newest, without PyTorch. Exit code 69: no such Python
+#   scripts/test.sh --wheel      the wheel in an environment of its own, with what it requires and no more, outside this
+#                                folder; $PYTHON (default: python3) chooses the Python
 #   scripts/test.sh tests/engine any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,6 +31,12 @@ case "${1:-}" in
   --all)
     which=()
     shift
+    ;;
+  --wheel)
+    shift
+    export CFMLC_WHEEL_PYTHON=${PYTHON:-python3}
+    lint=false
+    set -- tests/test_wheel.py "$@"
     ;;
   --newest)
     shift

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cfmlc_jax
 from cfmlc_jax import cli as commands
 from cfmlc_jax import main as main_command
 from cfmlc_jax import processes
@@ -63,6 +64,14 @@ def test_help_is_printed_on_an_ascii_stdout(monkeypatch, run, arguments):
     with contextlib.suppress(SystemExit):  # argparse's
         assert run() == 0
     assert "\\u" in written("stdout")  # the … of an argument
+
+
+@pytest.mark.parametrize("run", [main_command.main, predict.main, report.main])
+def test_the_version_is_printed(monkeypatch, capsys, run):
+    monkeypatch.setattr(sys, "argv", ["command", "--version"])
+    with contextlib.suppress(SystemExit):  # argparse's
+        assert run() == 0
+    assert capsys.readouterr().out == f"cfmlc_jax {cfmlc_jax.__version__}\n"
 
 
 def test_non_ascii_names_are_printed_on_ascii_streams(monkeypatch, tmp_path, photos):

@@ -20,6 +20,7 @@ import yaml
 from cfmlc_jax import buckets
 from cfmlc_jax import config as configs
 from cfmlc_jax import main as command
+from cfmlc_jax.commands import COMMANDS as INSTALLED
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [
@@ -32,13 +33,16 @@ TEXTS = [
 # Beginnings of commands of which no test runs more than is said here.
 NOT_RUN = {
     "pip install": "it needs the network; that its extras are there is checked",
+    "pip wheel": "test_wheel.py builds the wheel",
     "python -m pip": "it needs the network",
     "git clone": "it needs the network",
+    "docker build": "it needs Docker; test_container.py reads the Dockerfile",
+    "docker run": "it needs Docker; what it runs is a command that is tested",
     "scripts/test.sh": "it runs this test; that it is executable is checked",
     ". .venv/bin/activate": "scripts/run.sh makes that folder",
 }
 COMMAND = re.compile(
-    r"(?<![\w./-])(?P<python>python )?(?P<program>-m (?:cfmlc_jax|scripts)(?:\.\w+)+|scripts/\w+\.(?:py|sh))(?P<rest>[^`\n]*)"
+    r"(?<![\w./-])(?P<python>python )?(?P<program>-m (?:cfmlc_jax|scripts)(?:\.\w+)+|scripts/\w+\.(?:py|sh)|cfmlc-\w+)(?P<rest>[^`\n]*)"
 )
 # The configuration of the examples in docs/fork.md, which tests/test_fork.py runs: this repository lacks their names.
 EXAMPLES = "--config=tests/configs/tiny.py"
@@ -52,16 +56,21 @@ VALUES = {"…": "x", "{name}": "coco", "{path}": "x"}
 
 
 def commands():
-    """(file, whether "python" precedes, program, words) of every command, each once."""
+    """(file, whether "python" precedes, program, words) of every command, each once.
+
+    The program of an installed command is the module that it runs.
+    """
     commands = {}
     for path in TEXTS:
         for match in COMMAND.finditer(path.read_text(encoding="utf-8")):
             ends = (each.start() for each in END.finditer(match["rest"]) if each["end"] is not None)
             rest = match["rest"][: next(ends)]
             words = _words(rest) if rest.startswith(" ") else []
+            named = match["program"]
             # Other scripts without an interpreter are only spoken of.
-            if (match["python"] or match["program"].endswith(".sh")) and EXAMPLES not in words:
-                key = (match["program"].removeprefix("-m "), *words)
+            is_run = match["python"] or named.endswith(".sh") or named in INSTALLED
+            if is_run and EXAMPLES not in words:
+                key = (INSTALLED.get(named, named.removeprefix("-m ")), *words)
                 commands.setdefault(key, (path.relative_to(ROOT), bool(match["python"])))
     return [(path, python, program, words) for (program, *words), (path, python) in commands.items()]
 
@@ -140,15 +149,14 @@ def _module(program):
     return module if hasattr(module, "main") else importlib.import_module(f"{program}.__main__")
 
 
-DATA = [words for _, _, program, words in COMMANDS if program == "scripts/prepare_data.py"]
+DATA = [words for _, _, program, words in COMMANDS if program == "cfmlc_jax.data" and words]
 
 
 @pytest.mark.parametrize("words", DATA, ids=map(" ".join, DATA))
-def test_prepare_data_reports_missing_data(monkeypatch, tmp_path, capsys, words):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+def test_missing_data_is_reported(monkeypatch, tmp_path, capsys, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CFMLC_DATA", raising=False)
-    assert importlib.import_module("prepare_data").main(words) == 1
+    assert _module("cfmlc_jax.data").main(words) == 1
     out = capsys.readouterr().out
     assert "PROBLEM" in out
     assert "incomplete" in out
@@ -222,7 +230,14 @@ def test_every_line_of_a_code_block_is_tested_or_listed():
 
     README's blocks in Python are run by test_python_api.py.
     """
-    known = (*NOT_RUN, "python -m cfmlc_jax.", "python -m scripts.", "python scripts/", "scripts/run.sh")
+    known = (
+        *NOT_RUN,
+        *INSTALLED,
+        "python -m cfmlc_jax.",
+        "python -m scripts.",
+        "python scripts/",
+        "scripts/run.sh",
+    )
     strange = []
     for path in TEXTS:
         if path.suffix == ".md":

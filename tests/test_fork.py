@@ -56,7 +56,7 @@ def test_examples_of_the_document_train_together(tmp_path):
     document = (ROOT / "docs" / "fork.md").read_text()
     shutil.copytree(ROOT / "cfmlc_jax", tmp_path / "cfmlc_jax", ignore=shutil.ignore_patterns("__pycache__"))
     blocks = re.findall(r"```python\n(.*?)```", document, re.S)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     for block in blocks:
         add_block(tmp_path, block)
     commands = re.findall(r"^python -m cfmlc_jax\.main --config=tests/configs/tiny\.py (.*)$", document, re.M)

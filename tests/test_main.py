@@ -60,7 +60,7 @@ def assert_error(result, *words):
         ([TINY, "--config.train.batch_size=200"], ["160 images", "fewer than config.train.batch_size 200"]),
         ([TINY, "--config.mesh.fsdp=3"], ["mesh.fsdp 3 does not divide the 8 devices", "1, 2, 4, 8"]),
         ([TINY, "--config.data.val_split=vall"], ["split 'vall' does not exist", "'val'"]),
-        ([COCO], ["data root data/coco is not a folder", "$CFMLC_DATA", "prepare_data.py coco"]),
+        ([COCO], ["data root data/coco is not a folder", "$CFMLC_DATA", "python -m cfmlc_jax.data coco"]),
         (["--mode=evaluate"], ["needs --checkpoint, --workdir or --config"]),
         (["--mode=evaluate", "--checkpoint=nowhere"], ["nowhere is not a checkpoint"]),
         (["--mode=evaluate", TINY], ["is not a checkpoint"]),

@@ -34,7 +34,7 @@ def data_root(name: str, root: str) -> Path:
     if not path.is_dir():
         raise InputError(
             f"data root {path} is not a folder; set config.data.root or ${ROOT_VARIABLE}, "
-            f"and see python scripts/prepare_data.py {name}{f' --root={root}' if root else ''}"
+            f"and see python -m cfmlc_jax.data {name}{f' --root={root}' if root else ''}"
         )
     return path
 

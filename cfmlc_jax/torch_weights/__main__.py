@@ -559,7 +559,8 @@ def _parser():
     add(
         "--config",
         metavar="FILE",
-        help="configuration to store with the checkpoint; default: the paper's recipe for COCO",
+        help="configuration to store with the checkpoint, a file or a name such as voc2007; default: the paper's recipe "
+        "for COCO",
     )
     add(
         "--classes",

@@ -7,12 +7,17 @@ from pathlib import Path
 import mnist_files
 import pytest
 
+from cfmlc_jax.data import __main__ as prepare_data
 from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import colored_mnist_file, mechanism_digits
 from cfmlc_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = "prepare_data"
+
+
+@pytest.fixture
+def script():
+    return prepare_data
 
 
 def write_coco(root):
@@ -164,13 +169,14 @@ def test_it_looks_where_training_looks(script, tmp_path, monkeypatch, capsys):
 
 
 def commands():
-    """Every `prepare_data.py …` of the documents, the configurations and the package."""
+    """Every `python -m cfmlc_jax.data …` of the documents and the configurations, also by its script's name."""
     texts = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.py")]
     return {
         (path.name, command)
         for path in texts
         for command in re.findall(
-            r"python scripts/prepare_data\.py ([^`#\n]*[^`#\s])", path.read_text(encoding="utf-8")
+            r"python (?:-m cfmlc_jax\.data|scripts/prepare_data\.py) ([^`#\n]*[^`#\s])",
+            path.read_text(encoding="utf-8"),
         )
     }
 
@@ -194,9 +200,9 @@ def test_every_command_that_is_named_can_be_run(script, tmp_path, monkeypatch, c
 def test_the_command_that_an_error_names_can_be_run(script, name, root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CFMLC_DATA", raising=False)
-    with pytest.raises(InputError, match=r"see python scripts/prepare_data\.py") as caught:
+    with pytest.raises(InputError, match=r"see python -m cfmlc_jax\.data ") as caught:
         build.data_root(name, root)
-    _, _, arguments = str(caught.value).partition("prepare_data.py ")
+    _, _, arguments = str(caught.value).partition("cfmlc_jax.data ")
     assert script.main(arguments.split()) == 1
     assert f"PROBLEM {root or f'data/{name}'} is not a folder" in capsys.readouterr().out
 
