@@ -24,6 +24,7 @@ from cfmlc_jax import main as command
 ROOT = Path(__file__).parents[1]
 TEXTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "configs").rglob("*.py")),
     *sorted(path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".py", ".sh")),
@@ -35,6 +36,7 @@ NOT_RUN = {
     "python -m pip": "it needs the network",
     "git clone": "it needs the network",
     "scripts/test.sh": "it runs this test; that it is executable is checked",
+    "scripts/docs.sh": "it needs packages that tests do not; that it is executable is checked",
     ". .venv/bin/activate": "scripts/run.sh makes that folder",
 }
 COMMAND = re.compile(

@@ -4,6 +4,7 @@ import difflib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -132,7 +133,7 @@ class Predictor:
 
     def _every_feature(self, variables, views):
         """The features by name, [b, …], of whole views uint8 [b, 1, s, s, 3]."""
-        outputs = self._model.apply(variables, in_unit_range(views), train=False)
+        outputs: Any = self._model.apply(variables, in_unit_range(views), train=False)
         return {name: feature[:, 0] for name, feature in outputs.features.items()}
 
     @functools.cached_property
