@@ -105,6 +105,7 @@ cfmlc_jax/data/assets/NOTICE
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)\)")
 # What begins the description of a field in a class's docstring.
 FIELD = re.compile(r"[a-z_]+(, [a-z_]+)*: ")
+TABLE_RULE = re.compile(r"\s*=+( +=+)+$")
 
 
 def complete_source(app, docname, source):
@@ -123,7 +124,7 @@ def complete_source(app, docname, source):
 
 def complete_docstring(app, what, name, obj, options, lines):
     """Fields of a class become its attributes."""
-    lines[:] = [_without_markup(line) for line in lines]
+    lines[:] = _plain(lines)
     if what != "class":
         return
     start = next((i for i, line in enumerate(lines) if FIELD.match(line) and not lines[i - 1].strip()), None)
@@ -133,11 +134,20 @@ def complete_docstring(app, what, name, obj, options, lines):
     lines[start:end] = ["Attributes:", *(f"    {line}" for line in lines[start:end])]
 
 
-def _without_markup(line):
-    """A line whose bars, stars and plurals of `names`s are shown as they are."""
+def _plain(lines):
+    """The lines outside of tables so that bars, stars and a last underscore are no markup, and plurals of `names`s are."""
+    rules = [i for i, line in enumerate(lines) if TABLE_RULE.match(line)]
+    table = range(rules[0], rules[-1]) if rules else ()
+    return [line if i in table else _plain_line(line) for i, line in enumerate(lines)]
+
+
+def _plain_line(line):
     parts = re.split(r"(`[^`]*`)", line)
-    parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
-    return re.sub(r"(`[^`]*`)(?=\w)", r"\1\\ ", "".join(parts))
+    parts[::2] = [re.sub(r"([|*]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    for i in range(2, len(parts), 2):
+        if re.match(r"\w", parts[i]):
+            parts[i] = f"\\ {parts[i]}"
+    return "".join(parts)
 
 
 def skip_member(app, what, name, obj, skip, options):

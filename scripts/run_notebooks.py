@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import nbclient
-import nbformat
+from cfmlc_jax.errors import InputError, RunError
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 # What the notebooks read their budgets by.
@@ -29,33 +29,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", nargs="*", choices=[*names, []], help="default: all")
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"{', '.join(names)}; default all")
     parser.add_argument("--quick", action="store_true", help="small budgets")
     parser.add_argument("--write", action="store_true", help="keep the outputs in the files")
     flags = parser.parse_args(arguments)
     if flags.quick and flags.write:
         parser.error("--quick makes outputs that nobody should read; omit it to --write")
+    if unknown := [name for name in flags.name if name not in names]:
+        parser.error(f"{unknown[0]!r} is not one of {', '.join(names)}")
     os.environ[QUICK] = "1" if flags.quick else ""
     for name in flags.name or names:
         start = time.perf_counter()
         try:
-            notebook = executed(FOLDER / f"{name}.ipynb")
-        except nbclient.exceptions.CellExecutionError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            execute(FOLDER / f"{name}.ipynb", write=flags.write)
+        except (InputError, RunError) as error:
+            print(f"error: {error}", file=sys.stderr)
             return 1
-        if flags.write:
-            nbformat.write(notebook, FOLDER / f"{name}.ipynb")
         print(f"{name}: {time.perf_counter() - start:.0f} s")
     return 0
 
 
-def executed(path: Path) -> nbformat.NotebookNode:
-    """The notebook with the outputs of a run in an empty folder.
+def execute(path: Path, *, write: bool) -> None:
+    """Execute the notebook in an empty folder, and keep its outputs in the file if `write`.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed.
+        InputError: the packages are missing.
+        RunError: a cell failed.
     """
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        import nbclient
+        import nbformat
+    except ImportError as error:
+        raise InputError(f"{error.name} is missing; pip install 'cfmlc_jax[notebooks]'") from error
+    notebook: Any = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
             notebook,
@@ -65,10 +71,14 @@ def executed(path: Path) -> nbformat.NotebookNode:
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
-        client.execute()
+        try:
+            client.execute()
+        except nbclient.exceptions.CellExecutionError as error:
+            raise RunError(f"{path.name}: {error}") from error
     # Which Python ran it is of no use to a reader, and would differ each time.
-    notebook.metadata.pop("language_info", None)
-    return notebook
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    if write:
+        nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cfmlc_jax import main as command
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "notebooks"
+SCRIPT = "run_notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -74,3 +76,17 @@ def test_trainings_of_a_notebook_parse(path, monkeypatch):
             trainings.append(command.parse(command.define_flags(), ["main", *words]))
     assert len(trainings) == {"fine_tune": 2, "look_inside": 1}[path.stem]
     assert all(config is not None for config in trainings)
+
+
+def test_what_cannot_be_executed_is_named(script, monkeypatch, capsys):
+    monkeypatch.setenv(script.QUICK, "")  # restored afterwards
+    monkeypatch.setitem(sys.modules, "nbclient", None)
+    assert script.main(["--quick"]) == 1
+    assert capsys.readouterr().err == "error: nbclient is missing; pip install 'cfmlc_jax[notebooks]'\n"
+    for arguments, message in (
+        (["look_outside"], "'look_outside' is not one of fine_tune, look_inside"),
+        (["--quick", "--write"], "--quick makes outputs that nobody should read"),
+    ):
+        with pytest.raises(SystemExit):
+            script.main(arguments)
+        assert message in capsys.readouterr().err

@@ -35,10 +35,6 @@ def blocks_of(document):
     return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
-def readme_blocks():
-    return blocks_of("README.md")
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint of tiny.py, untrained, whose head tells patches and classes apart."""
@@ -80,28 +76,21 @@ def encoded(image, form, **options):
 # What README shows
 
 
-def test_readme_loads_a_run_and_predicts(checkpoint, tmp_path, monkeypatch, capsys):
-    block = next(block for block in readme_blocks() if "cfmlc_jax.load" in block)
+def test_readme_is_run(checkpoint, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchvision", reason="an example is a model of torchvision's")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "scenes").symlink_to(checkpoint)
     for i, name in enumerate(("a.jpg", "b.png")):
         picture(i).save(name)
-    exec(block, {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [len(ast.literal_eval(line)) for line in lines[::2]] == [3, 3]
-    assert [line.startswith("Pivot(box=(") for line in lines[1::2]] == [True, True]
-
-
-def test_readme_compares_a_layer_with_pytorch(capsys):
-    pytest.importorskip("torchvision", reason="the example is a model of torchvision's")
-    block = next(block for block in readme_blocks() if "torchvision" in block)
-    exec(block, {})
-    assert float(capsys.readouterr().out) < 1e-5
-
-
-def test_every_block_of_readme_is_run():
-    assert len(readme_blocks()) == 2
+    predicts, *others = blocks_of("README.md")
+    exec(predicts, {})
+    text = capsys.readouterr().out
+    assert [len(ast.literal_eval(top)) for top in re.findall(r"\[.*?\]", text)] == [3, 3]
+    assert text.count("Pivot(box=(") == 2
+    for compares_a_layer in others:
+        exec(compares_a_layer, {})
+        assert float(capsys.readouterr().out) < 1e-5
 
 
 def test_the_document_of_python_is_run(checkpoint, tmp_path, monkeypatch, capsys):

@@ -27,10 +27,9 @@ from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
-from cfmlc_jax.optim import frozen
+from cfmlc_jax.optim import ema, frozen
 
 NO_IMAGES = np.array([], np.int32)
-MOSTLY = 0.5  # share of the initial weights in their average from which a run says so
 
 
 def train(
@@ -105,22 +104,6 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
         )
 
 
-def slow_average(decay: float, steps: int) -> str:
-    """A line about an average that is still mostly the initial weights after all steps; else empty.
-
-    Args:
-        decay: of the averaged weights, at each step.
-        steps: of the training.
-    """
-    share = decay**steps
-    if share < MOSTLY:
-        return ""
-    return (
-        f"few steps: after {steps} the averaged weights, which predict, would still be {share:.0%} the initial ones; set "
-        f"config.optim.ema_decay to {1 - 5 / max(steps, 10):.2g}, say"
-    )
-
-
 def _print_once(print_line):
     """A function that prints that the run is waiting, and for what, at its first call only."""
     printed = False
@@ -191,8 +174,7 @@ class _Training:
             config, self._steps_per_epoch, patience=patience, validate_every=config.evaluate.every
         )
         batches = functools.partial(self._batches, print_line=print_line)
-        slow = slow_average(config.optim.ema_decay, self._steps_per_epoch * config.train.epochs)
-        if slow:
+        if slow := ema.slowness(config.optim.ema_decay, self._steps_per_epoch * config.train.epochs):
             print_line(slow)
         if self._decorrelation is not None:
             print_line(self._decorrelation.summary())

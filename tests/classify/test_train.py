@@ -113,19 +113,6 @@ def test_validation_scores_both_sets_of_weights(monkeypatch):
     assert metrics["weights"][made.system.selection] < 100
 
 
-def test_an_average_that_stays_at_its_beginning_is_reported():
-    assert train.slow_average(0.9997, 54) == (
-        "few steps: after 54 the averaged weights, which predict, would still be 98% the initial ones; set "
-        "config.optim.ema_decay to 0.91, say"
-    )
-    assert train.slow_average(0.9997, 3) == (
-        "few steps: after 3 the averaged weights, which predict, would still be 100% the initial ones; set "
-        "config.optim.ema_decay to 0.5, say"
-    )
-    for decay, steps in ((0.9997, 51_000), (0.97, 90), (0.0, 1)):
-        assert train.slow_average(decay, steps) == ""
-
-
 def test_a_run_reports_a_slow_average(tmp_path):
     lines = []
     with Preemption() as preemption:
