@@ -34,6 +34,8 @@ exclude_patterns = [".*", "build", "data", "runs", "tests", "**/__pycache__"]
 html_theme = "furo"
 html_title = "cfmlc_jax"
 html_copy_source = html_show_sourcelink = False
+# Flags keep their two hyphens.
+smartquotes = False
 # Blocks without a language are commands or their output.
 highlight_language = "none"
 # Docstrings have `names` in single backticks.
