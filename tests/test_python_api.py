@@ -214,15 +214,15 @@ def test_invalid_arguments_are_named(classifier, tmp_path):
         (tmp_path, "a folder, not an image; give the files in it"),
         (
             np.zeros((4, 4, 3)),
-            r"images\[0\]: an array float64 \[4, 4, 3\] from 0 to 0 is not an image; give uint8 \[h, w, 3\], for "
+            r"images\[0\]: an array float64 \[4, 4, 3\] is not an image \(values from 0 to 0\); give uint8 \[h, w, 3\], for "
             r"example \(255 \* array\)\.round\(\)\.astype\('uint8'\)$",
         ),
         (
             np.full((2, 4, 4, 3), 200),
-            r"images\[0\]: an array int64 .* from 200 to 200 .* array\.round\(\)\.astype",
+            r"images\[0\]: an array int64 .* \(values from 200 to 200\).* array\.round\(\)\.astype",
         ),
-        (np.linspace(-2, 2, 48).reshape(4, 4, 3), r"from -2 to 2 .* with values from 0 to 255$"),
-        (np.full((4, 4, 3), 300), r"from 300 to 300 .* with values from 0 to 255$"),
+        (np.linspace(-2, 2, 48).reshape(4, 4, 3), r"from -2 to 2.* with values from 0 to 255$"),
+        (np.full((4, 4, 3), 300), r"from 300 to 300.* with values from 0 to 255$"),
         (
             np.zeros((3, 8, 8), np.uint8),
             r"uint8 \[3, 8, 8\] is .* for example by array\.transpose\(1, 2, 0\)$",

@@ -127,7 +127,7 @@ def _from_array(pixels, where):
     known = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if pixels.dtype != np.uint8 or not known or not pixels.size:
         raise InputError(
-            f"{where}: an array {pixels.dtype} {list(pixels.shape)}{_range(pixels)} is not an image; give uint8 [h, w, 3]"
+            f"{where}: an array {pixels.dtype} {list(pixels.shape)} is not an image{_range(pixels)}; give uint8 [h, w, 3]"
             f"{_conversion(pixels)}"
         )
     _check_area(pixels.shape[1], pixels.shape[0], where)
@@ -138,7 +138,7 @@ def _range(pixels) -> str:
     """The range of an array's values, for an error; empty for pixels of the right type, and for what are no numbers."""
     if pixels.dtype == np.uint8 or pixels.dtype.kind not in "fiu" or not pixels.size:
         return ""
-    return f" from {pixels.min():g} to {pixels.max():g}"
+    return f" (values from {pixels.min():g} to {pixels.max():g})"
 
 
 def _conversion(pixels) -> str:
