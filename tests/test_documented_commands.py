@@ -25,6 +25,7 @@ from cfmlc_jax.commands import COMMANDS as INSTALLED
 ROOT = Path(__file__).parents[1]
 TEXTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "configs").rglob("*.py")),
     *sorted(path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".py", ".sh")),
@@ -39,6 +40,7 @@ NOT_RUN = {
     "docker build": "it needs Docker; test_container.py reads the Dockerfile",
     "docker run": "it needs Docker; what it runs is a command that is tested",
     "scripts/test.sh": "it runs this test; that it is executable is checked",
+    "scripts/docs.sh": "it needs packages that tests do not; that it is executable is checked",
     ". .venv/bin/activate": "scripts/run.sh makes that folder",
 }
 COMMAND = re.compile(

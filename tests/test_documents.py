@@ -8,7 +8,12 @@ import pytest
 import cfmlc_jax
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 TOUR = re.compile(r"^\| \d+ \| \[`([^`]+)`\]\(\.\./\1\) \| (\d+) \|", re.M)

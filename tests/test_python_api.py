@@ -30,8 +30,8 @@ NAMES = [f"digit {i}" for i in range(10)]
 SIZE = (50, 40)
 
 
-def readme_blocks():
-    text = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+def blocks_of(document):
+    text = (TESTS.parent / document).read_text(encoding="utf-8")
     return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
@@ -76,28 +76,47 @@ def encoded(image, form, **options):
 # What README shows
 
 
-def test_readme_loads_a_run_and_predicts(checkpoint, tmp_path, monkeypatch, capsys):
-    block = next(block for block in readme_blocks() if "cfmlc_jax.load" in block)
+def test_readme_is_run(checkpoint, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchvision", reason="an example is a model of torchvision's")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "scenes").symlink_to(checkpoint)
     for i, name in enumerate(("a.jpg", "b.png")):
         picture(i).save(name)
-    exec(block, {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [len(ast.literal_eval(line)) for line in lines[::2]] == [3, 3]
-    assert [line.startswith("Pivot(box=(") for line in lines[1::2]] == [True, True]
+    predicts, *others = blocks_of("README.md")
+    exec(predicts, {})
+    text = capsys.readouterr().out
+    assert [len(ast.literal_eval(top)) for top in re.findall(r"\[.*?\]", text)] == [3, 3]
+    assert text.count("Pivot(box=(") == 2
+    for compares_a_layer in others:
+        exec(compares_a_layer, {})
+        assert float(capsys.readouterr().out) < 1e-5
 
 
-def test_readme_compares_a_layer_with_pytorch(capsys):
-    pytest.importorskip("torchvision", reason="the example is a model of torchvision's")
-    block = next(block for block in readme_blocks() if "torchvision" in block)
-    exec(block, {})
-    assert float(capsys.readouterr().out) < 1e-5
+def test_the_document_of_python_is_run(checkpoint, tmp_path, monkeypatch, capsys):
+    """All of its blocks, one after the other, as a reader would."""
+    pytest.importorskip("torchvision", reason="an example is a model of torchvision's")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "scenes").symlink_to(checkpoint)
+    for i, name in enumerate(("a.jpg", "b.png", "c.webp")):
+        picture(i).save(name)
+    names = {}
 
+    def run(block):
+        exec(block, names)
+        return capsys.readouterr().out.splitlines()
 
-def test_every_block_of_readme_is_run():
-    assert len(readme_blocks()) == 2
+    with pytest.warns(UserWarning, match=r"missing\.jpg: cannot be read"):
+        printed = [run(block) for block in blocks_of("docs/python.md")]
+    first, unreadable, prediction, effects, features, layer = printed
+    assert [len(ast.literal_eval(line)) for line in first] == [3, 3, 3, 3]
+    assert unreadable == ["[False, True, False]"]
+    assert any(line.startswith("Pivot(box=(") for line in prediction)
+    assert [line.partition(":")[0] for line in effects[:10]] == NAMES
+    assert len(ast.literal_eval(effects[10])) == 3
+    assert [len(shape) for shape in ast.literal_eval(f"[{features[0].replace(') (', '), (')}]")] == [2, 4]
+    assert float(layer[0]) < 1e-5
 
 
 # The names
@@ -191,14 +210,112 @@ def test_invalid_arguments_are_named(classifier, tmp_path):
         ([picture(), tmp_path / "no.jpg"], r"no\.jpg: cannot be read"),
         ([picture(), b"text"], r"images\[1\]: 4 bytes that are not an image"),
         ([3], r"images\[0\] is a int; give a path, bytes"),
-        (np.zeros((4, 4, 3)), r"images\[0\]: an array float64 \[4, 4, 3\] is not an image; give uint8"),
+        (3, "images is a int; give a path, bytes"),
+        (tmp_path, "a folder, not an image; give the files in it"),
+        (
+            np.zeros((4, 4, 3)),
+            r"images\[0\]: an array float64 \[4, 4, 3\] is not an image \(values from 0 to 0\); give uint8 \[h, w, 3\], for "
+            r"example \(255 \* array\)\.round\(\)\.astype\('uint8'\)$",
+        ),
+        (
+            np.full((2, 4, 4, 3), 200),
+            r"images\[0\]: an array int64 .* \(values from 200 to 200\).* array\.round\(\)\.astype",
+        ),
+        (np.linspace(-2, 2, 48).reshape(4, 4, 3), r"from -2 to 2.* with values from 0 to 255$"),
+        (np.full((4, 4, 3), 300), r"from 300 to 300.* with values from 0 to 255$"),
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"uint8 \[3, 8, 8\] is .* for example by array\.transpose\(1, 2, 0\)$",
+        ),
+        (np.zeros((4, 4, 5), np.uint8), r"uint8 \[4, 4, 5\] is not an image; give uint8 \[h, w, 3\]$"),
+        (
+            np.zeros((1, 2, 4, 4, 3), np.uint8),
+            r"uint8 \[2, 4, 4, 3\] is not an image; give uint8 \[h, w, 3\]$",
+        ),
+        (np.zeros((0, 4, 3)), r"float64 \[0, 4, 3\] is not an image; give uint8 \[h, w, 3\]$"),
+        (
+            np.array(["a.jpg", "b.jpg"]),
+            r"images\[0\]: an array <U5 \[2\] is not an image; give uint8 \[h, w, 3\]$",
+        ),
+        (jnp.zeros((4, 4, 3)), r"images\[0\] is a ArrayImpl; give .* a NumPy array uint8 \[h, w, 3\]$"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=message) as raised:
             classifier.predict(images)
+        assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"'digit' is not one of the 10 classes; did you mean 'digit "):
         classifier.predict(picture())[0].pivot("digit")
     with pytest.raises(InputError, match="is not a checkpoint"):
         cfmlc_jax.load(tmp_path)
+
+
+def test_unreadable_images_among_good_ones(classifier, tmp_path):
+    good = [picture(i) for i in range(9)]
+    images = [*good[:8], tmp_path / "no.jpg", b"text", good[8]]
+    with pytest.warns(UserWarning, match="cannot be read|not an image") as warned:
+        predictions = classifier.predict(images, on_error="none")
+    assert [str(warning.message).partition(" (")[0] for warning in warned] == [
+        f"{tmp_path / 'no.jpg'}: cannot be read",
+        "images[9]: 4 bytes that are not an image",
+    ]
+    assert predictions[8:10] == [None, None]
+    expected = classifier.predict(good)
+    for prediction, other in zip([*predictions[:8], predictions[10]], expected, strict=True):
+        same(prediction, other)
+    with pytest.raises(InputError, match="on_error 'skip' is not one of raise, none"):
+        classifier.predict(images, on_error="skip")
+
+
+def test_thresholds_of_each_class(classifier):
+    (prediction,) = classifier.predict(picture())
+    order = [name for name, _ in prediction.top(10)]
+    middle = (prediction.probabilities.min() + prediction.probabilities.max()) / 2
+    above = [name for name, p in prediction.top(10) if p > middle]
+    assert [name for name, _ in prediction.present(middle)] == above
+    assert [name for name, _ in prediction.present([middle] * 10)] == above
+    assert [name for name, _ in prediction.present(np.full(10, middle))] == above
+    by_name = {name: 0.0 if name == order[-1] else 1.0 for name in order}
+    assert [name for name, _ in prediction.present(by_name)] == [order[-1]]
+    assert prediction.present({order[0]: 1.0}) == [
+        each for each in prediction.present() if each[0] != order[0]
+    ]
+    for threshold, message in (
+        ({"digit": 0.5}, "'digit' is not one of the 10 classes; did you mean 'digit "),
+        ([0.5, 0.5], r"threshold has the shape \[2\]; give one number, 10 \(one for each class\), or a dict"),
+        (1.5, "threshold 1.5 is not a probability from 0 to 1"),
+        ([float("nan")] * 10, "is not a probability from 0 to 1"),
+        ("high", "threshold 'high' is not a number; give one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prediction.present(threshold)
+
+
+def test_direct_effects(classifier, checkpoint):
+    assert classifier.predict(picture())[0].effects is None
+    (prediction,) = cfmlc_jax.load(checkpoint, effects=True, batch_size=8).predict(picture())
+    (tde,) = cfmlc_jax.load(checkpoint, prediction="tde_pivot", alpha=1.0, batch_size=8).predict(picture())
+    np.testing.assert_allclose(prediction.effects, tde.logits, rtol=1e-5, atol=1e-5)
+    assert tde.effects is None
+    assert np.ptp(prediction.effects) > 0.01
+
+
+def test_features(classifier):
+    pictures = [picture(i) for i in range(9)]
+    pooled, maps = classifier.features(pictures), classifier.features(pictures[0], "map")
+    assert pooled.dtype == maps.dtype == np.float32
+    assert pooled.shape == (9, maps.shape[-1])
+    np.testing.assert_allclose(maps.mean((1, 2)), pooled[:1], rtol=1e-4, atol=1e-5)
+    assert classifier.features([]).shape == (0, pooled.shape[1])
+    with pytest.raises(InputError, match=r"features 'layer9' are not one of .*; did you mean 'layer\d'\?"):
+        classifier.features(pictures[0], "layer9")
+
+
+def test_unknown_choices_are_named(checkpoint):
+    for options, message in (
+        ({"weights": "ema"}, "weights 'ema' is not one of weights, average"),
+        ({"prediction": "tde"}, "prediction 'tde' is not one of whole, patch, combined"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cfmlc_jax.load(checkpoint, **options)
 
 
 # Models and weights

@@ -1,13 +1,18 @@
 """Prediction of images with the classifier of a checkpoint, which holds its configuration and class names."""
 
+import difflib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects, patches
 from cfmlc_jax.classify import deconfound, opening, scoring, tasks
+from cfmlc_jax.classify.update import in_unit_range
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError, RunError
@@ -78,9 +83,10 @@ class Predictor:
         self._counterfactual = prediction.counterfactual or (default if with_effect else None)
         kinds = () if self._counterfactual is None else (self._counterfactual,)
         score = scoring.score_step(config, parts, kinds, attention=np.float32)
-        variables = {"weights": model["variables"], "average": model["average"]}[weights]
+        self._model = parts.model
+        self._variables = {"weights": model["variables"], "average": model["average"]}[weights]
         with self._memory():
-            self._score = score.with_weights(variables, model["mean_colour"], self.to_views.size)
+            self._score = score.with_weights(self._variables, model["mean_colour"], self.to_views.size)
 
     def __call__(self, views: np.ndarray) -> list[ImageScores]:
         """The predictions for n images, n at most `batch_size`.
@@ -105,16 +111,67 @@ class Predictor:
         )
         return [ImageScores(*row) for row in rows]
 
+    def features(self, views: np.ndarray, name: str) -> np.ndarray:
+        """The backbone's features of this name of n whole images, n at most `batch_size`: float32 [n, …].
+
+        Raises:
+            InputError: the backbone has no such features.
+            RunError: there is not enough memory.
+        """
+        self._require_features(name)
+        with self._memory():
+            features = self._features_of(self._variables, self._padded(views[:, :1]), name)
+        return np.asarray(features, np.float32)[: len(views)]
+
+    def no_features(self, name: str) -> np.ndarray:
+        """Those of no image: float32 [0, …].
+
+        Raises:
+            InputError: the backbone has no such features.
+        """
+        return np.zeros((0, *self._require_features(name)), np.float32)
+
+    def _every_feature(self, variables, views):
+        """The features by name, [b, …], of whole views uint8 [b, 1, s, s, 3]."""
+        outputs: Any = self._model.apply(variables, in_unit_range(views), train=False)
+        return {name: feature[:, 0] for name, feature in outputs.features.items()}
+
+    @functools.cached_property
+    def _features_of(self):
+        return jax.jit(
+            lambda variables, views, name: self._every_feature(variables, views)[name],
+            static_argnums=2,
+            out_shardings=meshes.batch_sharding(self._mesh),
+            compiler_options=meshes.compiler_options(self._mesh),
+        )
+
+    @functools.cached_property
+    def _feature_shapes(self):
+        """The shape of each feature of one image, by name."""
+        size = self.to_views.size
+        views = jax.ShapeDtypeStruct((1, 1, size, size, 3), np.uint8)
+        features = jax.eval_shape(self._every_feature, self._variables, views)
+        return {name: feature.shape[1:] for name, feature in features.items()}
+
+    def _require_features(self, name):
+        if name not in self._feature_shapes:
+            near = difflib.get_close_matches(str(name), self._feature_shapes, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"features {name!r} are not one of {', '.join(self._feature_shapes)}{hint}")
+        return self._feature_shapes[name]
+
     def _memory(self):
         return memory.explained("prediction", f"make --batch_size (now {self.batch_size}) smaller")
 
     def _outputs(self, views):
         """The arrays of `scoring.Score` by name, for these views."""
-        # Pad with black views, so that only one shape is compiled.
-        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
-        on_devices = meshes.to_devices(np.concatenate([views, blank]), self._mesh)
-        padded = self._score(on_devices)
+        padded = self._score(self._padded(views))
         return {name: np.asarray(rows)[: len(views)] for name, rows in padded.items()}
+
+    def _padded(self, views):
+        """The views on the devices, and black ones up to the batch size, so that only one shape is compiled."""
+        blank = np.zeros((self.batch_size - len(views), *views.shape[1:]), views.dtype)
+        return meshes.to_devices(np.concatenate([views, blank]), self._mesh)
 
     def _logits(self, outputs):
         if self._prediction.alpha is not None:
@@ -135,7 +192,7 @@ def _require_prediction(path, config, prediction: Prediction, with_patches: bool
     """
     if not with_patches and (with_effect or prediction.kind in ("patch", "tde_pivot")):
         raise InputError(
-            f"checkpoint {path} was trained as {config.method!r}, without patches; omit --overlay "
+            f"checkpoint {path} was trained as {config.method!r}, without patches; omit --overlay (in Python: effects) "
             "and give --prediction=combined, whole or tde_whole"
         )
     if configs.patch_map(config) and prediction.kind == "tde_pivot":

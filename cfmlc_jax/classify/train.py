@@ -27,7 +27,7 @@ from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
-from cfmlc_jax.optim import frozen
+from cfmlc_jax.optim import ema, frozen
 
 NO_IMAGES = np.array([], np.int32)
 
@@ -174,6 +174,8 @@ class _Training:
             config, self._steps_per_epoch, patience=patience, validate_every=config.evaluate.every
         )
         batches = functools.partial(self._batches, print_line=print_line)
+        if slow := ema.slowness(config.optim.ema_decay, self._steps_per_epoch * config.train.epochs):
+            print_line(slow)
         if self._decorrelation is not None:
             print_line(self._decorrelation.summary())
         run = Run(self.system, batches, planned, workdir, self.parts.mesh, options)

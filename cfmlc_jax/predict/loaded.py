@@ -2,9 +2,10 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from PIL import Image
@@ -15,11 +16,16 @@ from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import photos
 from cfmlc_jax.predict.photos import Photo
+from cfmlc_jax.results.multi_label import THRESHOLD as DEFAULT_THRESHOLD
 from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
+from cfmlc_jax.results.split import WEIGHTS
 
 # A path, a file's bytes, a Pillow image, or pixels uint8 [h, w], [h, w, 3] or [h, w, 4].
 AnyImage = str | os.PathLike | bytes | Image.Image | np.ndarray
+# One for all classes, one by the name of each class, or k in the order of the classes.
+Thresholds = float | Mapping[str, float] | Sequence[float] | np.ndarray
 Box = tuple[float, float, float, float]
+ON_ERROR = ("raise", "none")
 
 
 class Pivot(NamedTuple):
@@ -42,6 +48,8 @@ class ImagePrediction:
     probabilities: float32 [k], their sigmoid, or softmax where the task is single-label.
     patch_weights: float32 [p, k], each patch's share in the evidence of each class; None without patches.
     boxes: float32 [p, 4] of the patches: left, top, right, bottom in the image, pixels; None without patches.
+    effects: float32 [k], the direct effect of each class: what its logit loses without the pivot patch, or with a
+        null image where patches cannot be removed; None unless `load` was asked for effects.
     """
 
     class_names: tuple[str, ...]
@@ -49,15 +57,25 @@ class ImagePrediction:
     probabilities: np.ndarray
     patch_weights: np.ndarray | None
     boxes: np.ndarray | None
+    effects: np.ndarray | None = None
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, best first: (name, probability)."""
         order = np.argsort(-self.logits, kind="stable")[:count]
         return [(self.class_names[k], float(self.probabilities[k])) for k in order]
 
-    def present(self, threshold: float = 0.5) -> list[tuple[str, float]]:
-        """The classes more probable than a threshold, best first: (name, probability)."""
-        return [(name, p) for name, p in self.top(len(self.class_names)) if p > threshold]
+    def present(self, threshold: Thresholds = 0.5) -> list[tuple[str, float]]:
+        """The classes more probable than their threshold, best first: (name, probability).
+
+        Args:
+            threshold: one for all classes; or k of them in the order of the classes; or by name, where classes without
+                one have 0.5.
+
+        Raises:
+            InputError: an unknown class, another number of thresholds, or one outside 0 to 1.
+        """
+        thresholds = dict(zip(self.class_names, _thresholds(threshold, self.class_names)))
+        return [(name, p) for name, p in self.top(len(self.class_names)) if p > thresholds[name]]
 
     def pivot(self, name: str) -> Pivot | None:
         """The patch with most of a class's evidence; None without patches.
@@ -65,15 +83,45 @@ class ImagePrediction:
         Raises:
             InputError: no such class.
         """
-        if name not in self.class_names:
-            near = difflib.get_close_matches(name, self.class_names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{name!r} is not one of the {len(self.class_names)} classes{hint}")
+        _require_class(name, self.class_names)
         if self.patch_weights is None or self.boxes is None:
             return None
         weights = self.patch_weights[:, self.class_names.index(name)]
         left, top, right, bottom = self.boxes[weights.argmax()].tolist()
         return Pivot((left, top, right, bottom), float(weights.max()))
+
+
+def _require_class(name, class_names):
+    if name not in class_names:
+        near = difflib.get_close_matches(str(name), class_names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name!r} is not one of the {len(class_names)} classes{hint}")
+
+
+def _thresholds(threshold, class_names) -> np.ndarray:
+    """The threshold of each class, [k].
+
+    Raises:
+        InputError: as `ImagePrediction.present`.
+    """
+    if isinstance(threshold, Mapping):
+        for name in threshold:
+            _require_class(name, class_names)
+        threshold = [threshold.get(name, DEFAULT_THRESHOLD) for name in class_names]
+    try:
+        values = np.asarray(threshold, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"threshold {threshold!r} is not a number; give one, one for each class, or a dict by class name"
+        ) from error
+    if values.shape not in ((), (len(class_names),)):
+        raise InputError(
+            f"threshold has the shape {list(values.shape)}; give one number, {len(class_names)} (one for each class), or a "
+            "dict by class name"
+        )
+    if not ((values >= 0) & (values <= 1)).all():  # also of NaN
+        raise InputError(f"threshold {threshold!r} is not a probability from 0 to 1")
+    return np.broadcast_to(values, len(class_names))
 
 
 def load(
@@ -82,35 +130,38 @@ def load(
     weights: str = "average",
     prediction: str = "combined",
     alpha: float = 0.5,
+    effects: bool = False,
     batch_size: int = 16,
 ) -> "LoadedClassifier":
     """The classifier of a checkpoint, which brings its configuration and class names along.
 
     Args:
-        path: a run, for its best checkpoint, or one checkpoint.
+        path: a run, for its best checkpoint; one checkpoint; or a folder of `python -m cfmlc_jax.export`.
         weights: "average" (their moving average) or "weights" (of the last step).
         prediction: as --prediction of `python -m cfmlc_jax.predict`: "combined", "whole", "patch", "tde_whole", …
         alpha: strength of the total direct effect, of predictions that are one.
+        effects: also compute the direct effect of each class, which takes a forward pass for each patch.
         batch_size: images that are computed at once, rounded up to a multiple of the devices. Fewer images take as
             long; with 1, a single image is fastest.
 
     Raises:
-        InputError: no checkpoint there, one that cannot be read, or one without that prediction.
+        InputError: no checkpoint there, one that cannot be read, or one without that prediction or effects.
     """
+    _require_choice("weights", weights, WEIGHTS)
+    _require_choice("prediction", prediction, KINDS)
     predictor = Predictor(
         checkpoints.find(files.path_of(path)),
         weights=weights,
-        prediction=_prediction(prediction, alpha),
-        with_effect=False,
+        prediction=Prediction(prediction, alpha if prediction in EFFECTS else None),
+        with_effect=effects,
         batch_size=batch_size,
     )
-    return LoadedClassifier(predictor)
+    return LoadedClassifier(predictor, with_effects=effects)
 
 
-def _prediction(kind: str, alpha: float) -> Prediction:
-    if kind not in KINDS:
-        raise InputError(f"prediction {kind!r} is not one of {', '.join(KINDS)}")
-    return Prediction(kind, alpha if kind in EFFECTS else None)
+def _require_choice(argument, value, choices):
+    if value not in choices:
+        raise InputError(f"{argument} {value!r} is not one of {', '.join(choices)}")
 
 
 class LoadedClassifier:
@@ -120,46 +171,86 @@ class LoadedClassifier:
         class_names: the k classes.
     """
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, predictor: Predictor, *, with_effects: bool = False):
         self.class_names = predictor.class_names
-        self._predictor = predictor
+        self._predictor, self._with_effects = predictor, with_effects
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.class_names)} classes)"
 
-    def predict(self, images: AnyImage | Iterable[AnyImage]) -> list[ImagePrediction]:
+    @overload
+    def predict(
+        self, images: AnyImage | Iterable[AnyImage], *, on_error: Literal["raise"] = "raise"
+    ) -> list[ImagePrediction]: ...
+
+    @overload
+    def predict(
+        self, images: AnyImage | Iterable[AnyImage], *, on_error: str
+    ) -> list[ImagePrediction | None]: ...
+
+    def predict(self, images, *, on_error="raise"):
         """What is predicted of each image, in their order; of one image a list of one.
 
         Images may have any size and colour mode, and are turned upright by their EXIF orientation.
 
         Args:
             images: paths, bytes of files, Pillow images or pixels uint8 [h, w, 3]; one or several.
+            on_error: of an image that cannot be read: "raise", or "none" for None in its place, with a warning that
+                names it.
 
         Raises:
             InputError: an image that cannot be read, by its path or its place ("images[2]").
             RunError: logits that are not finite, or too little memory.
         """
-        return [prediction for batch in self._batches(images) for prediction in self._predict(batch)]
+        _require_choice("on_error", on_error, ON_ERROR)
+        predictions: dict[int, ImagePrediction] = {}
+        images = _listed(images)
+        for places, batch in self._batches(images, on_error):
+            predictions |= zip(places, self._predict(batch))
+        return [predictions.get(place) for place in range(len(images))]
 
-    def _batches(self, images) -> Iterator[list[Photo]]:
+    def features(self, images: AnyImage | Iterable[AnyImage], name: str = "pooled") -> np.ndarray:
+        """What the backbone makes of each whole image: float32 [n, d], or maps [n, h, w, d].
+
+        Args:
+            images: as for `predict`.
+            name: "pooled", "map" (the last map), or an earlier map of the backbone, such as "layer2" of a ResNet.
+
+        Raises:
+            InputError: an image that cannot be read, or no such features.
+        """
+        batches = self._batches(_listed(images), "raise")
+        rows = [
+            self._predictor.features(np.stack([photo.views for photo in batch]), name) for _, batch in batches
+        ]
+        return np.concatenate(rows) if rows else self._predictor.no_features(name)
+
+    def _batches(self, images, on_error) -> Iterator[tuple[list[int], list[Photo]]]:
+        """(places among the images, photos) of each batch."""
         names, contents = _named(images)
-        batch = []
-        for photo in photos.read(
+        places: list[int] = []
+        batch: list[Photo] = []
+        read = photos.read(
             names,
             self._predictor.to_views,
             contents=contents,
             threads=self._predictor.threads,
             where=printable,
             keep=None,
-        ):
+        )
+        for place, photo in enumerate(read):
             if isinstance(photo, InputError):
-                raise photo
+                if on_error == "raise":
+                    raise photo
+                warnings.warn(str(photo), stacklevel=3)
+                continue
+            places.append(place)
             batch.append(photo)
             if len(batch) == self._predictor.batch_size:
-                yield batch
-                batch = []
+                yield places, batch
+                places, batch = [], []
         if batch:
-            yield batch
+            yield places, batch
 
     def _predict(self, batch):
         scores = self._predictor(np.stack([photo.views for photo in batch]))
@@ -170,6 +261,7 @@ class LoadedClassifier:
                 probabilities=of_image.probabilities,
                 patch_weights=of_image.weights,
                 boxes=None if of_image.weights is None else self._boxes(photo.size),
+                effects=of_image.effect if self._with_effects else None,
             )
 
     def _boxes(self, size):
@@ -177,10 +269,21 @@ class LoadedClassifier:
         return np.asarray(self._predictor.patch_boxes, np.float32) * np.tile(scale, 2)
 
 
+def _listed(images) -> list[AnyImage]:
+    """The images as a list, of one image a list of one.
+
+    Raises:
+        InputError: neither an image nor several.
+    """
+    if isinstance(images, AnyImage) and not (isinstance(images, np.ndarray) and images.ndim > 3):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise InputError(f"images is a {type(images).__name__}; give {_GOOD}, or a list of such")
+    return list(images)
+
+
 def _named(images):
     """(a name for every image, what those that are no files hold by name)."""
-    if isinstance(images, AnyImage) and not (isinstance(images, np.ndarray) and images.ndim > 3):
-        images = [images]
     names, contents = [], {}
     for i, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
@@ -189,7 +292,8 @@ def _named(images):
             names.append(f"images[{i}]")
             contents[names[-1]] = image
         else:
-            raise InputError(
-                f"images[{i}] is a {type(image).__name__}; give a path, bytes, a Pillow image or an array uint8 [h, w, 3]"
-            )
+            raise InputError(f"images[{i}] is a {type(image).__name__}; give {_GOOD}")
     return names, contents
+
+
+_GOOD = "a path, bytes, a Pillow image or a NumPy array uint8 [h, w, 3]"

@@ -86,6 +86,8 @@ def _read(path, content, to_views, where, keep):
 def _bytes_of(path, where):
     try:
         info = os.stat(path)
+        if stat.S_ISDIR(info.st_mode):
+            raise InputError(f"{where}: a folder, not an image; give the files in it")
         # Opening a pipe waits for its writer, and some devices never end.
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"{where}: not a regular file; copy its content to one")

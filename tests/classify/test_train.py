@@ -111,3 +111,10 @@ def test_validation_scores_both_sets_of_weights(monkeypatch):
     assert asked == [({"variables": 1, "average": 2, "mean_colour": 3}, VAL, 8, print)]
     assert metrics["average"][made.system.selection] == 100
     assert metrics["weights"][made.system.selection] < 100
+
+
+def test_a_run_reports_a_slow_average(tmp_path):
+    lines = []
+    with Preemption() as preemption:
+        training().run(tmp_path, preemption, lines.append, Instruments()).close()
+    assert [line for line in lines if line.startswith("few steps: after 6 ")]

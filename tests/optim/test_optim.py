@@ -120,3 +120,16 @@ def test_frozen_parameters_do_not_decay():
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
     np.testing.assert_array_equal(updates["head"]["b"], [0])
     np.testing.assert_allclose(updates["backbone"]["bn1"]["scale"], -0.5 * 0.04, rtol=1e-5)
+
+
+def test_an_average_that_stays_at_its_beginning_is_reported():
+    assert ema.slowness(0.9997, 54) == (
+        "few steps: after 54 the averaged weights, which predict, would still be 98% the initial ones; set "
+        "config.optim.ema_decay to 0.91, say"
+    )
+    assert ema.slowness(0.9997, 3) == (
+        "few steps: after 3 the averaged weights, which predict, would still be 100% the initial ones; set "
+        "config.optim.ema_decay to 0.5, say"
+    )
+    for decay, steps in ((0.9997, 51_000), (0.97, 90), (0.0, 1)):
+        assert ema.slowness(decay, steps) == ""

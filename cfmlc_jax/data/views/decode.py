@@ -127,10 +127,32 @@ def _from_array(pixels, where):
     known = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if pixels.dtype != np.uint8 or not known or not pixels.size:
         raise InputError(
-            f"{where}: an array {pixels.dtype} {list(pixels.shape)} is not an image; give uint8 [h, w, 3]"
+            f"{where}: an array {pixels.dtype} {list(pixels.shape)} is not an image{_range(pixels)}; give uint8 [h, w, 3]"
+            f"{_conversion(pixels)}"
         )
     _check_area(pixels.shape[1], pixels.shape[0], where)
     return Image.fromarray(pixels)
+
+
+def _range(pixels) -> str:
+    """The range of an array's values, for an error; empty for pixels of the right type, and for what are no numbers."""
+    if pixels.dtype == np.uint8 or pixels.dtype.kind not in "fiu" or not pixels.size:
+        return ""
+    return f" (values from {pixels.min():g} to {pixels.max():g})"
+
+
+def _conversion(pixels) -> str:
+    """How an array may become an image, for an error; empty where that is not clear."""
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] > 4:
+        return ", for example by array.transpose(1, 2, 0)"
+    if pixels.dtype == np.uint8 or pixels.dtype.kind not in "fiu" or not pixels.size:
+        return ""
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
+        return ", for example (255 * array).round().astype('uint8')"
+    if low >= 0 and 1 < high <= 255:
+        return ", for example array.round().astype('uint8')"
+    return " with values from 0 to 255"
 
 
 def _damaged(image, where, error):
