@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
-from cfmlc_jax.classify import deconfound, invariant, pat
+from cfmlc_jax.classify import deconfound, invariant, opening, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
@@ -28,6 +30,25 @@ from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import WEIGHTS
 
 
+# Counterfactuals that are not of a null image.
+WITHOUT_NULL = {"feature", "owner"}
+
+
+class Owners(NamedTuple):
+    """Who says which pixels a class owns, for the kind "owner" of counterfactuals.
+
+    classes: number of classes in each image that lose their pixels (`pat.without_owners`).
+    model, variables, patching, pooling: of another classifier, whose patches are cells of a map; None: the scored
+        classifier itself.
+    """
+
+    classes: int
+    model: Classifier | None = None
+    variables: Any = None
+    patching: Whole | None = None
+    pooling: Pooling | None = None
+
+
 class Score:
     """Scores one batch: (variables, mean_colour, views) -> arrays by name, each split over the devices by images.
 
@@ -35,7 +56,7 @@ class Score:
     - "shape", "texture", "background", "shape_texture", for an invariant classifier: logits [b, k] of its heads
       (`invariant.head_logits`).
     - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "feature" by
-      `deconfound.counterfactual`, all others by `pat.counterfactuals`.
+      `deconfound.counterfactual`, "owner" by `pat.without_owners`, all others by `pat.counterfactuals`.
     - "attention", if asked for and if there are patches: logits [b, p, k] whose softmax over patches is the weight
       of each patch in a class's evidence; and "pivot", int32 [b, k], the patch with the most of it.
     - "cosine", for the kind "feature": [b], of the features with the mean feature.
@@ -48,6 +69,7 @@ class Score:
         null: what replaces what is removed, a kind of `causal.effects.null_images`.
         mesh: the devices.
         attention: the type of "attention"; None: without it.
+        owners: for the kind "owner".
     """
 
     def __init__(
@@ -60,9 +82,11 @@ class Score:
         null: str,
         mesh: jax.sharding.Mesh,
         attention: DTypeLike | None = None,
+        owners: Owners | None = None,
     ):
         self._mesh = mesh
-        with_null = bool(set(kinds) - {"feature"})
+        with_null = bool(set(kinds) - WITHOUT_NULL)
+        self._owners_variables = None if owners is None else owners.variables
         # A null that is the same for all images is scored once, not with every batch.
         self._fixed_null = with_null and null in effects.FIXED_NULLS
 
@@ -73,7 +97,19 @@ class Score:
             blank = effects.null_images(jnp.zeros((1, size, size, 3), jnp.float32), null, mean_colour)
             return pat.of_null(functools.partial(apply, variables), blank, patching=patching, pooling=pooling)
 
-        def score(variables, mean_colour, of_fixed_null, views):
+        def ownership(variables, views, outputs):
+            if owners.model is None:
+                return pat.owned(outputs, views.shape[2], patching=patching, pooling=pooling)
+            lent = owners.model.apply(variables, owners.patching.inputs(views[:, :1]), train=False)
+            lent_classes, classes = lent.whole.shape[2], outputs.whole.shape[2]
+            if lent_classes != classes:
+                raise InputError(
+                    f"the classifier of config.effect.owners has {lent_classes} classes, but the scored one has "
+                    f"{classes}; give a checkpoint of the same classes"
+                )
+            return pat.owned(lent, views.shape[2], patching=owners.patching, pooling=owners.pooling)
+
+        def score(variables, mean_colour, of_fixed_null, owners_variables, views):
             views = in_unit_range(views)
             outputs = apply(variables, patching.inputs(views))
             arrays = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
@@ -93,6 +129,17 @@ class Score:
                     patching=patching,
                     pooling=pooling,
                     null=of_fixed_null,
+                )
+            if "owner" in kinds:
+                nulls["owner"] = pat.without_owners(
+                    functools.partial(apply, variables),
+                    views,
+                    arrays["combined"],
+                    mean_colour,
+                    ownership(owners_variables, views, outputs),
+                    owners.classes,
+                    patching=patching,
+                    pooling=pooling,
                 )
             if "feature" in kinds:
                 nulls["feature"] = deconfound.counterfactual(outputs, with_patches=evidence is not None)
@@ -118,7 +165,7 @@ class Score:
             size: side of the views, pixels.
         """
         of_fixed_null = self._of_null(variables, mean_colour, size) if self._fixed_null else None
-        return functools.partial(self._score, variables, mean_colour, of_fixed_null)
+        return functools.partial(self._score, variables, mean_colour, of_fixed_null, self._owners_variables)
 
     def trace(self, variables, mean_colour, views) -> jax.stages.Traced:
         """The program of a batch, not compiled yet; the arguments are arrays, or their shapes and shardings."""
@@ -131,19 +178,52 @@ class Score:
                 ),
                 shapes,
             )
-        return self._score.trace(variables, mean_colour, of_fixed_null, views)
+        return self._score.trace(variables, mean_colour, of_fixed_null, self._owners_variables, views)
 
 
 def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLike | None = None) -> Score:
-    """The `Score` of a configuration's classifier, with counterfactuals of these kinds."""
+    """The `Score` of a configuration's classifier, with counterfactuals of these kinds.
+
+    Raises:
+        InputError: the checkpoint `effect.owners` cannot say which pixels a class of this classifier owns.
+    """
+    kinds = tuple(kinds)
     return Score(
         parts.model,
         parts.patching["evaluate"],
         parts.pooling,
-        kinds=tuple(kinds),
+        kinds=kinds,
         null=config.effect.null,
         mesh=parts.mesh,
         attention=attention,
+        owners=_owners(config, parts) if "owner" in kinds else None,
+    )
+
+
+def _owners(config, parts: Parts) -> Owners:
+    """Who owns pixels: the classifier of `effect.owners`, or the scored one."""
+    if not config.effect.owners:
+        return Owners(config.effect.classes)
+    lender = opening.open(Path(config.effect.owners).expanduser())
+    own = parts.transforms["evaluate"]
+    if not configs.patch_map(lender.config):
+        raise InputError(
+            f"config.effect.owners {lender.path}: its patches are not cells of a map; give a checkpoint that was "
+            "trained with patches.source 'map'"
+        )
+    lent, wanted = (each.transforms["evaluate"].size for each in (lender.parts, parts))
+    if lent != wanted:
+        raise InputError(
+            f"config.effect.owners {lender.path} has views of {lent} pixels, but the scored classifier has {wanted}; give a "
+            "checkpoint with the same views.image_size"
+        )
+    variables = jax.device_put(lender.model["average"], meshes.replicated(parts.mesh))
+    return Owners(
+        config.effect.classes,
+        lender.parts.model,
+        variables,
+        lender.parts.patching["evaluate"],
+        lender.parts.pooling,
     )
 
 
