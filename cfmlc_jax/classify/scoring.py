@@ -29,7 +29,6 @@ from cfmlc_jax.results.predictions import null_name
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import WEIGHTS
 
-
 # Counterfactuals that are not of a null image.
 WITHOUT_NULL = {"feature", "owner"}
 
@@ -205,7 +204,6 @@ def _owners(config, parts: Parts) -> Owners:
     if not config.effect.owners:
         return Owners(config.effect.classes)
     lender = opening.open(Path(config.effect.owners).expanduser())
-    own = parts.transforms["evaluate"]
     if not configs.patch_map(lender.config):
         raise InputError(
             f"config.effect.owners {lender.path}: its patches are not cells of a map; give a checkpoint that was "

@@ -16,7 +16,8 @@ def test_evidence_of_patches_adds_up_to_that_of_the_class(rng, pooling):
     attention, scores = jnp.asarray(3 * rng.normal(size=(2, 3, 9, 4)), jnp.float32)
     pool = patches.POOLINGS[pooling]
     evidence = pool.evidence(attention, scores)
-    assert evidence.shape == scores.shape and (evidence >= 0).all()
+    assert evidence.shape == scores.shape
+    assert (evidence >= 0).all()
     present = jax.nn.sigmoid(pool.logits(attention, scores))
     np.testing.assert_allclose(1 - jnp.exp(-evidence.sum(axis=1)), present, rtol=1e-4)
 
@@ -32,7 +33,8 @@ def test_footprints_are_boxes_and_with_reach_their_edges_are_smooth():
     # The footprints of all patches cover each pixel once.
     np.testing.assert_allclose(np.einsum("ph,pw->hw", rows, columns), 1, rtol=1e-5)
     middle = rows[4]
-    assert middle[5] == middle.max() and 0 < middle[2] < middle[3] < middle[4] < 1
+    assert middle[5] == middle.max()
+    assert 0 < middle[2] < middle[3] < middle[4] < 1
 
 
 def test_a_region_is_where_a_class_has_evidence():
@@ -52,7 +54,8 @@ def test_only_removed_pixels_change(rng):
     # Nothing of the removed pixels is left.
     other = jnp.where(removed[..., None], 1 - images, images)
     np.testing.assert_allclose(owners.continued(other, removed, COLOUR), filled, atol=1e-6)
-    assert filled.min() >= 0 and filled.max() <= 1
+    assert filled.min() >= 0
+    assert filled.max() <= 1
 
 
 def test_a_fill_continues_its_surroundings():
