@@ -33,19 +33,13 @@ from cfmlc_jax.results.split import WEIGHTS
 WITHOUT_NULL = {"feature", "owner"}
 
 
-class Owners(NamedTuple):
-    """Who says which pixels a class owns, for the kind "owner" of counterfactuals.
+class Lender(NamedTuple):
+    """Another classifier, whose patches are cells of a map, and say which pixels a class owns."""
 
-    classes: number of classes in each image that lose their pixels (`pat.without_owners`).
-    model, variables, patching, pooling: of another classifier, whose patches are cells of a map; None: the scored
-        classifier itself.
-    """
-
-    classes: int
-    model: Classifier | None = None
-    variables: Any = None
-    patching: Whole | None = None
-    pooling: Pooling | None = None
+    model: Classifier
+    variables: Any
+    patching: Whole
+    pooling: Pooling
 
 
 class Score:
@@ -68,7 +62,8 @@ class Score:
         null: what replaces what is removed, a kind of `causal.effects.null_images`.
         mesh: the devices.
         attention: the type of "attention"; None: without it.
-        owners: for the kind "owner".
+        classes: for the kind "owner", the number of classes in each image that lose their pixels.
+        lender: for the kind "owner", who says which pixels a class owns; None: the classifier itself.
     """
 
     def __init__(
@@ -81,11 +76,12 @@ class Score:
         null: str,
         mesh: jax.sharding.Mesh,
         attention: DTypeLike | None = None,
-        owners: Owners | None = None,
+        classes: int = 1,
+        lender: Lender | None = None,
     ):
         self._mesh = mesh
         with_null = bool(set(kinds) - WITHOUT_NULL)
-        self._owners_variables = None if owners is None else owners.variables
+        self._lent_variables = None if lender is None else lender.variables
         # A null that is the same for all images is scored once, not with every batch.
         self._fixed_null = with_null and null in effects.FIXED_NULLS
 
@@ -96,19 +92,20 @@ class Score:
             blank = effects.null_images(jnp.zeros((1, size, size, 3), jnp.float32), null, mean_colour)
             return pat.of_null(functools.partial(apply, variables), blank, patching=patching, pooling=pooling)
 
-        def ownership(variables, views, outputs):
-            if owners.model is None:
+        def ownership(lent_variables, views, outputs):
+            if lender is None:
                 return pat.owned(outputs, views.shape[2], patching=patching, pooling=pooling)
-            lent = owners.model.apply(variables, owners.patching.inputs(views[:, :1]), train=False)
-            lent_classes, classes = lent.whole.shape[2], outputs.whole.shape[2]
-            if lent_classes != classes:
+            inputs = lender.patching.inputs(views[:, :1])
+            lent: Any = lender.model.apply(lent_variables, inputs, train=False)
+            own_classes, lent_classes = outputs.whole.shape[2], lent.whole.shape[2]
+            if own_classes != lent_classes:
                 raise InputError(
                     f"the classifier of config.effect.owners has {lent_classes} classes, but the scored one has "
-                    f"{classes}; give a checkpoint of the same classes"
+                    f"{own_classes}; give a checkpoint of the same classes"
                 )
-            return pat.owned(lent, views.shape[2], patching=owners.patching, pooling=owners.pooling)
+            return pat.owned(lent, views.shape[2], patching=lender.patching, pooling=lender.pooling)
 
-        def score(variables, mean_colour, of_fixed_null, owners_variables, views):
+        def score(variables, mean_colour, of_fixed_null, lent_variables, views):
             views = in_unit_range(views)
             outputs = apply(variables, patching.inputs(views))
             arrays = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
@@ -135,8 +132,8 @@ class Score:
                     views,
                     arrays["combined"],
                     mean_colour,
-                    ownership(owners_variables, views, outputs),
-                    owners.classes,
+                    ownership(lent_variables, views, outputs),
+                    classes,
                     patching=patching,
                     pooling=pooling,
                 )
@@ -164,7 +161,7 @@ class Score:
             size: side of the views, pixels.
         """
         of_fixed_null = self._of_null(variables, mean_colour, size) if self._fixed_null else None
-        return functools.partial(self._score, variables, mean_colour, of_fixed_null, self._owners_variables)
+        return functools.partial(self._score, variables, mean_colour, of_fixed_null, self._lent_variables)
 
     def trace(self, variables, mean_colour, views) -> jax.stages.Traced:
         """The program of a batch, not compiled yet; the arguments are arrays, or their shapes and shardings."""
@@ -177,7 +174,7 @@ class Score:
                 ),
                 shapes,
             )
-        return self._score.trace(variables, mean_colour, of_fixed_null, self._owners_variables, views)
+        return self._score.trace(variables, mean_colour, of_fixed_null, self._lent_variables, views)
 
 
 def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLike | None = None) -> Score:
@@ -195,14 +192,13 @@ def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLi
         null=config.effect.null,
         mesh=parts.mesh,
         attention=attention,
-        owners=_owners(config, parts) if "owner" in kinds else None,
+        classes=config.effect.classes,
+        lender=_lender(config, parts) if "owner" in kinds and config.effect.owners else None,
     )
 
 
-def _owners(config, parts: Parts) -> Owners:
-    """Who owns pixels: the classifier of `effect.owners`, or the scored one."""
-    if not config.effect.owners:
-        return Owners(config.effect.classes)
+def _lender(config, parts: Parts) -> Lender:
+    """The classifier of `effect.owners`."""
     lender = opening.open(Path(config.effect.owners).expanduser())
     if not configs.patch_map(lender.config):
         raise InputError(
@@ -216,13 +212,7 @@ def _owners(config, parts: Parts) -> Owners:
             "checkpoint with the same views.image_size"
         )
     variables = jax.device_put(lender.model["average"], meshes.replicated(parts.mesh))
-    return Owners(
-        config.effect.classes,
-        lender.parts.model,
-        variables,
-        lender.parts.patching["evaluate"],
-        lender.parts.pooling,
-    )
+    return Lender(lender.parts.model, variables, lender.parts.patching["evaluate"], lender.parts.pooling)
 
 
 def for_validation(config, parts: Parts) -> Score:
