@@ -1,6 +1,7 @@
 """Counterfactuals without the pixels of a class: toy scenes whose true effects are rendered."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.classify import pat
+from cfmlc_jax.classify import pat, scoring
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.classifier import Outputs
 
 SIZE, SIDE = 64, 8
@@ -102,3 +105,62 @@ def test_patches_follow_the_changed_image(rng, patching):
 def test_pixels_have_no_owner_without_patches():
     with pytest.raises(ValueError, match="only where there are patches"):
         pat.owned(apply(scene()), SIZE, patching=Whole(2), pooling=EXCLUSIVE)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return meshes.create(devices=jax.devices()[:1])
+
+
+def score_of(mesh, lender):
+    model = SimpleNamespace(apply=lambda variables, inputs, train: apply(inputs))
+    options = {"kinds": ("owner",), "null": "mean", "mesh": mesh, "classes": 3, "lender": lender}
+    score = scoring.Score(model, Whole(2), EXCLUSIVE, **options)
+    return score({}, jnp.full(3, 0.5), np.round(255 * scene()).astype(np.uint8))
+
+
+def test_scores_with_lent_owners(mesh):
+    """The lender's variables make its cells blind, or let them see."""
+    model = SimpleNamespace(apply=lambda variables, inputs, train: apply(variables * inputs))
+    seen, unseen = (
+        score_of(mesh, scoring.Lender(model, jnp.float32(sight), CELLS, EXCLUSIVE)) for sight in (1, 0)
+    )
+    factual, expected = effects(np.round(255 * scene()) / np.float32(255), 3, Whole(2))
+    np.testing.assert_allclose(seen["combined"], factual, rtol=1e-5)
+    np.testing.assert_allclose(seen["combined"] - seen["null_owner"], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(unseen["combined"], unseen["null_owner"])
+
+
+def test_a_lender_of_other_classes_is_refused(mesh):
+    def of_two_classes(variables, inputs, train):
+        outputs = apply(inputs)
+        return outputs.replace(whole=outputs.whole[..., :2])
+
+    lender = scoring.Lender(SimpleNamespace(apply=of_two_classes), None, CELLS, EXCLUSIVE)
+    with pytest.raises(InputError, match=r"effect.owners has 2 classes, but the scored one has 3"):
+        score_of(mesh, lender)
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "message"),
+    [
+        ("host", SIZE, "its patches are not cells of a map; give a checkpoint"),
+        ("map", 2 * SIZE, "has views of 128 pixels, but the scored classifier has 64"),
+    ],
+)
+def test_a_lender_that_cannot_own_is_refused(monkeypatch, mesh, cells, size, message):
+    def parts_of(side):
+        return SimpleNamespace(
+            model=None,
+            patching={"evaluate": Whole(2)},
+            pooling=EXCLUSIVE,
+            mesh=mesh,
+            transforms={"evaluate": SimpleNamespace(size=side)},
+        )
+
+    lent = SimpleNamespace(patches=SimpleNamespace(source=cells, map="layer1"))
+    opened = SimpleNamespace(path="runs/lender", config=lent, parts=parts_of(size))
+    monkeypatch.setattr(scoring.opening, "open", lambda path: opened)
+    effect = SimpleNamespace(null="mean", classes=3, owners="runs/lender")
+    with pytest.raises(InputError, match=message):
+        scoring.score_step(SimpleNamespace(effect=effect), parts_of(SIZE), ("owner",))
