@@ -9,6 +9,7 @@ The weights make the labels of the validation images as independent as --effecti
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
@@ -55,7 +56,7 @@ def _chosen(flags) -> strength.Strength:
         raise InputError(
             f"{opened.path} is single-label: its labels exclude each other, and no weight makes them independent"
         )
-    fields = {"effect.kinds": (flags.kind,)}
+    fields: dict[str, Any] = {"effect.kinds": (flags.kind,)}
     if flags.owners is not None:
         fields["effect.owners"] = str(Path(flags.owners))
     config = configs.replaced(opened.config, fields)

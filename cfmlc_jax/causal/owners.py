@@ -1,6 +1,6 @@
 """The pixels that a class owns, and images in which the surroundings are continued over them.
 
-A patch gives a class evidence, −log(1 − P) in nats (`causal.patches.Pooling.evidence`). The evidence of a class, spread
+A patch gives a class evidence, in nats: that of all patches together is −log(1 − P) (`evidence`). The evidence of a class, spread
 over the pixels that its patches see, is a density; where it exceeds a threshold, the pixels belong to the class. The
 image without them is what a direct effect compares with: an object removed, all else kept. A constant colour in the
 object's place would be evidence of its own, because the classifier has never seen one.
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfmlc_jax.causal.patches import LEAST, Pooling, patch_weights
 from cfmlc_jax.causal.views import Box
 from cfmlc_jax.shapes import shaped
 
@@ -19,6 +20,19 @@ from cfmlc_jax.shapes import shaped
 LEAST_EVIDENCE = 0.1
 # Averages over neighbours at each scale of a fill; the coarse scales have done most of the way before.
 _SWEEPS = 8
+
+
+@shaped("b p k, b p k -> b p k")
+def evidence(attention, scores, pooling: Pooling):
+    """Nats that each patch gives each class: two [b, p, k] -> [b, p, k]; their sum over patches is −log(1 − P).
+
+    Where classes divide the patches, a patch gives −log(1 − share). Elsewhere the evidence of a class is divided among
+    the patches by their weights.
+    """
+    focus = pooling.focus(attention, scores)
+    if pooling.background:  # then the focus is the log of the share
+        return -jnp.log1p(-jnp.exp(jnp.minimum(focus, -LEAST)))
+    return patch_weights(focus) * jax.nn.softplus(pooling.logits(attention, scores))[:, None]
 
 
 def footprints(boxes: Sequence[Box], size: int, reach: float) -> tuple[np.ndarray, np.ndarray]:

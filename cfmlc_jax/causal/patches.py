@@ -66,37 +66,15 @@ def exclusive_logits(scores):
     patch belongs to it: the noisy or P_k = 1 − Π_p (1 − share_pk). The result is its logit,
     log(exp(λ_k) − 1) with λ_k = −Σ_p log(1 − share_pk).
     """
-    log_total = jax.nn.logsumexp(_log_evidence(scores), axis=1)
+    log_share = shares(scores)
+    # For a share so small that 1 − share rounds to 1, −log(1 − share) is the share itself.
+    small = log_share < SMALL
+    log_evidence = jnp.where(small, log_share, jnp.log(-_log_complement(jnp.where(small, SMALL, log_share))))
+    log_total = jax.nn.logsumexp(log_evidence, axis=1)
     # log(exp(λ) − 1) = λ + log(1 − exp(−λ)); for small λ it is log λ.
     small = log_total < SMALL
     total = jnp.exp(jnp.where(small, SMALL, log_total))
     return jnp.where(small, log_total, total + _log_complement(-total))
-
-
-@shaped("b p k -> b p k")
-def exclusive_evidence(scores):
-    """Nats of evidence that each patch gives each class: [b, p, k] -> [b, p, k], −log(1 − share).
-
-    Their sum over patches is −log(1 − P_k) of `exclusive_logits`.
-    """
-    return jnp.exp(_log_evidence(scores))
-
-
-@shaped("b p k, b p k -> b p k")
-def pivot_evidence(attention, scores):
-    """Nats of evidence that each patch gives each class: two [b, p, k] -> [b, p, k].
-
-    −log(1 − P_k) of `patch_logits`, divided among the patches by their weights.
-    """
-    return patch_weights(attention) * jax.nn.softplus(patch_logits(attention, scores))[:, None]
-
-
-def _log_evidence(scores):
-    """Log of −log(1 − share): [b, p, k] -> [b, p, k]."""
-    log_share = shares(scores)
-    # For a share so small that 1 − share rounds to 1, −log(1 − share) is the share itself.
-    small = log_share < SMALL
-    return jnp.where(small, log_share, jnp.log(-_log_complement(jnp.where(small, SMALL, log_share))))
 
 
 def _log_complement(x):
@@ -120,23 +98,20 @@ class Pooling(NamedTuple):
 
     logits: attention and scores, two [b, p, k] -> [b, k].
     focus: attention and scores -> [b, p, k], whose softmax over patches is each patch's share in the evidence.
-    evidence: attention and scores -> [b, p, k], the nats of evidence of each patch; their sum is −log(1 − P).
     background: scores are relative to a background score, for which cells of a map get a layer of its own.
     """
 
     logits: Callable
     focus: Callable
-    evidence: Callable
     background: bool = False
 
 
 # Poolings by their name in `config.patches.pooling`.
 POOLINGS = {
-    "pivot": Pooling(patch_logits, lambda attention, scores: attention, pivot_evidence),
+    "pivot": Pooling(patch_logits, lambda attention, scores: attention),
     "exclusive": Pooling(
         lambda attention, scores: exclusive_logits(scores),
         lambda attention, scores: shares(scores),
-        lambda attention, scores: exclusive_evidence(scores),
         background=True,
     ),
 }

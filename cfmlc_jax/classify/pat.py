@@ -13,9 +13,7 @@ patch that looks most like the class; its evidence is free of most of the contex
 - Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits.
 - Prediction (`predict`): the mean of whole-image and patch logits.
 - Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
-  pivot patch. The total direct effect is computed from them (`causal.effects`).
-- Owners (`without_owners`; not in the paper): the counterfactual without the pixels that a class owns, over which the
-  surroundings are continued (`causal.owners`).
+  pivot patch. The total direct effect is computed from them (`causal.effects`). Without owned pixels: `ownership`.
 - Masking (`patches_to_mask`, `mask_patches`; not in the paper): training images with one patch masked, so that the masked images
   of the counterfactuals are not new to the classifier.
 - Recipe: `config.recipes.mlc_pat`.
@@ -27,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfmlc_jax.causal import effects, owners, views
+from cfmlc_jax.causal import effects, views
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify.patching import Evidence, Whole
 from cfmlc_jax.models.classifier import Outputs
@@ -151,74 +149,6 @@ def counterfactuals(
         focus = pooling.focus(*evidence)
         logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
     return logits
-
-
-class Owned(NamedTuple):
-    """The evidence of each class in each patch, and the pixels that the patches see.
-
-    evidence: nats, [b, p, k] (`causal.patches.Pooling.evidence`).
-    rows, columns: how far the patches cover the rows and the columns of the whole view, two [p, s]
-        (`causal.owners.footprints`).
-    """
-
-    evidence: Any
-    rows: Any
-    columns: Any
-
-
-def owned(outputs: Outputs, size: int, *, patching: Whole, pooling: Pooling) -> Owned:
-    """What the patches of a classifier say about who owns the pixels of whole views of a size.
-
-    Raises:
-        ValueError: there are no patches.
-    """
-    evidence, boxes = patching.evidence(outputs), patching.boxes(size)
-    if evidence is None or boxes is None:
-        raise ValueError("pixels have owners only where there are patches")
-    return Owned(pooling.evidence(*evidence), *owners.footprints(boxes, size, patching.reach))
-
-
-def without_owners(
-    apply: Callable,
-    images,
-    combined,
-    mean_colour,
-    ownership: Owned,
-    classes: int,
-    *,
-    patching: Whole,
-    pooling: Pooling,
-):
-    """Combined logits without the pixels of each class: [b, k], for each class of the image without its own pixels.
-
-    Only the classes with the most evidence in an image lose their pixels, one after the other, so that the memory is
-    that of one forward pass. The logits of all others are the factual ones, and so are those of a class that owns no
-    pixel.
-
-    Args:
-        apply: the classifier, from model inputs (`patching.inputs`) to Outputs.
-        images: the host's views [b, v, s, s, 3] in [0, 1]; the first view of each image is the whole image.
-        combined: factual logits [b, k].
-        mean_colour: [3], of an image that one class owns completely.
-        ownership: of the pixels; it may be another classifier's.
-        classes: number of classes in each image that lose their pixels.
-        patching: of `apply`.
-        pooling: of `apply`.
-    """
-    whole, rows = images[:, 0], jnp.arange(len(images))
-    most = min(classes, combined.shape[1])
-    _, removed_classes = jax.lax.top_k(ownership.evidence.sum(axis=1), most)
-
-    def without(removed_class):
-        evidence = jnp.take_along_axis(ownership.evidence, removed_class[:, None, None], axis=2)[..., 0]
-        removed = owners.region(evidence, ownership.rows, ownership.columns)
-        filled = owners.continued(whole, removed, mean_colour)
-        outputs = apply(patching.inputs(patching.edited(images, filled, removed)))
-        logits = predict(outputs, patching, pooling)["combined"]
-        return jnp.where(removed.any(axis=(1, 2)), logits[rows, removed_class], combined[rows, removed_class])
-
-    logits = jax.lax.map(without, removed_classes.T)
-    return combined.at[rows[:, None], removed_classes].set(logits.T)
 
 
 def patches_to_mask(key, b: int, size: int, *, rate: float, patching: Whole):

@@ -32,11 +32,10 @@ class Whole:
 
     Attributes:
         removable: whether a patch can be removed from the image, so that its effect can be computed.
-        reach: how far beyond its box a patch sees: the deviation of a Gaussian, as a share of the side of the box.
+        reach: how far it sees beyond its box, as in `causal.owners.footprints`.
     """
 
-    removable = False
-    reach = 0.0
+    removable, reach = False, 0.0
 
     def __init__(self, grid: Grid, overlap: float = 0.0):
         self.grid, self.overlap = grid, overlap
@@ -79,16 +78,6 @@ class Whole:
     def masked(self, images: Any, blank: Any, patch: Any) -> Any:
         """The host's views after one patch was removed: [b, v, s, s, 3]. The arguments are those of `without`."""
         return views.remove_one(images[:, 0], blank, patch, self.grid, overlap=self.overlap)[:, None]
-
-    def edited(self, images: Any, whole: Any, changed: Any) -> Any:
-        """The host's views after pixels of the whole views were changed: [b, v, s, s, 3].
-
-        Args:
-            images: the host's views [b, v, s, s, 3].
-            whole: the changed whole views [b, s, s, 3].
-            changed: bool [b, s, s], the pixels that were changed.
-        """
-        return whole[:, None]
 
     def whole_without_each(self, apply: Callable[[Any], Outputs], images: Any, blank: Any) -> Any:
         """The whole-image logits after each patch in turn was removed: [b, p, k]. The arguments are those of `without`.
@@ -180,12 +169,6 @@ class HostViews(Whole):
         whole = super().masked(images, blank, patch)
         return jnp.concatenate([whole, self.without(images, blank, patch)], axis=1)
 
-    def edited(self, images, whole, changed):
-        """The whole view, and the host's patches with new pixels where they depend on changed ones."""
-        touched = self._split(changed[..., None].astype(jnp.float32)) > 0
-        patches = jnp.where(touched, self._split(whole), images[:, 1:])
-        return jnp.concatenate([whole[:, None], patches], axis=1)
-
     def _split(self, blank):
         return views.split(blank, self.grid, overlap=self.overlap, size=blank.shape[1])
 
@@ -224,10 +207,6 @@ class DeviceCrops(HostViews):
         """The masked whole view, from which the patches will be cut."""
         return Whole.masked(self, images, blank, patch)
 
-    def edited(self, images, whole, changed):
-        """The changed whole view, from which the patches will be cut."""
-        return Whole.edited(self, images, whole, changed)
-
     def _crops(self, whole):
         return views.split(whole, self.grid, overlap=self.overlap, size=self._size)
 
@@ -243,8 +222,7 @@ class MapCells(Whole):
         side: cells along one side of the map.
     """
 
-    # Chosen on the validation scenes of docs/evidence.md; a cell's gradient reaches further, but is weak there.
-    reach = 0.625
+    reach = 0.625  # chosen on validation scenes (docs/evidence.md)
 
     def __init__(self, grid: Grid, overlap: float = 0.0, *, side: int):
         super().__init__(grid, overlap)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
-from cfmlc_jax.classify import deconfound, invariant, opening, pat
+from cfmlc_jax.classify import deconfound, invariant, opening, ownership, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
@@ -49,7 +49,7 @@ class Score:
     - "shape", "texture", "background", "shape_texture", for an invariant classifier: logits [b, k] of its heads
       (`invariant.head_logits`).
     - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "feature" by
-      `deconfound.counterfactual`, "owner" by `pat.without_owners`, all others by `pat.counterfactuals`.
+      `deconfound.counterfactual`, "owner" by `ownership.without_owners`, all others by `pat.counterfactuals`.
     - "attention", if asked for and if there are patches: logits [b, p, k] whose softmax over patches is the weight
       of each patch in a class's evidence; and "pivot", int32 [b, k], the patch with the most of it.
     - "cosine", for the kind "feature": [b], of the features with the mean feature.
@@ -92,9 +92,9 @@ class Score:
             blank = effects.null_images(jnp.zeros((1, size, size, 3), jnp.float32), null, mean_colour)
             return pat.of_null(functools.partial(apply, variables), blank, patching=patching, pooling=pooling)
 
-        def ownership(lent_variables, views, outputs):
+        def owned(lent_variables, views, outputs):
             if lender is None:
-                return pat.owned(outputs, views.shape[2], patching=patching, pooling=pooling)
+                return ownership.owned(outputs, views.shape[2], patching=patching, pooling=pooling)
             inputs = lender.patching.inputs(views[:, :1])
             lent: Any = lender.model.apply(lent_variables, inputs, train=False)
             own_classes, lent_classes = outputs.whole.shape[2], lent.whole.shape[2]
@@ -103,7 +103,7 @@ class Score:
                     f"the classifier of config.effect.owners has {lent_classes} classes, but the scored one has "
                     f"{own_classes}; give a checkpoint of the same classes"
                 )
-            return pat.owned(lent, views.shape[2], patching=lender.patching, pooling=lender.pooling)
+            return ownership.owned(lent, views.shape[2], patching=lender.patching, pooling=lender.pooling)
 
         def score(variables, mean_colour, of_fixed_null, lent_variables, views):
             views = in_unit_range(views)
@@ -127,12 +127,12 @@ class Score:
                     null=of_fixed_null,
                 )
             if "owner" in kinds:
-                nulls["owner"] = pat.without_owners(
+                nulls["owner"] = ownership.without_owners(
                     functools.partial(apply, variables),
                     views,
                     arrays["combined"],
                     mean_colour,
-                    ownership(lent_variables, views, outputs),
+                    owned(lent_variables, views, outputs),
                     classes,
                     patching=patching,
                     pooling=pooling,

@@ -15,7 +15,7 @@ COLOUR = jnp.array([0.1, 0.5, 0.9])
 def test_evidence_of_patches_adds_up_to_that_of_the_class(rng, pooling):
     attention, scores = jnp.asarray(3 * rng.normal(size=(2, 3, 9, 4)), jnp.float32)
     pool = patches.POOLINGS[pooling]
-    evidence = pool.evidence(attention, scores)
+    evidence = owners.evidence(attention, scores, pool)
     assert evidence.shape == scores.shape
     assert (evidence >= 0).all()
     present = jax.nn.sigmoid(pool.logits(attention, scores))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.causal.patches import POOLINGS
-from cfmlc_jax.classify import pat, scoring
+from cfmlc_jax.classify import ownership, pat, scoring
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
@@ -47,11 +47,13 @@ def apply(views):
 def effects(views, classes=3, patching=CELLS):
     """Factual logits and estimated effects, two [b, k]; the cells say who owns a pixel."""
     outputs = apply(views)
-    ownership = pat.owned(outputs, SIZE, patching=CELLS, pooling=EXCLUSIVE)
+    owned = ownership.owned(outputs, SIZE, patching=CELLS, pooling=EXCLUSIVE)
     factual = pat.predict(apply(patching.inputs(views)), patching, EXCLUSIVE)["combined"]
     colour = jnp.full(3, 0.5)
     options = {"patching": patching, "pooling": EXCLUSIVE}
-    return factual, factual - pat.without_owners(apply, views, factual, colour, ownership, classes, **options)
+    return factual, factual - ownership.without_owners(
+        apply, views, factual, colour, owned, classes, **options
+    )
 
 
 def test_estimates_are_the_effects_of_rendered_removals():
@@ -93,7 +95,7 @@ def test_patches_follow_the_changed_image(rng, patching):
     new = jnp.where(changed[..., None], 0.5, whole)
     views = patching.null_inputs(whole)
     views = views[0] if isinstance(views, tuple) else views
-    edited = patching.edited(views, new, changed)
+    edited = ownership.edited(views, new, changed, patching)
     np.testing.assert_array_equal(edited[:, 0], new)
     expected = patching.null_inputs(new)
     expected = expected[0] if isinstance(expected, tuple) else expected
@@ -104,7 +106,7 @@ def test_patches_follow_the_changed_image(rng, patching):
 
 def test_pixels_have_no_owner_without_patches():
     with pytest.raises(ValueError, match="only where there are patches"):
-        pat.owned(apply(scene()), SIZE, patching=Whole(2), pooling=EXCLUSIVE)
+        ownership.owned(apply(scene()), SIZE, patching=Whole(2), pooling=EXCLUSIVE)
 
 
 @pytest.fixture(scope="module")
