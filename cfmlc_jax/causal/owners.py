@@ -1,9 +1,9 @@
 """The pixels that a class owns, and images in which the surroundings are continued over them.
 
-A patch gives a class evidence, in nats: that of all patches together is −log(1 − P) (`evidence`). The evidence of a class, spread
-over the pixels that its patches see, is a density; where it exceeds a threshold, the pixels belong to the class. The
-image without them is what a direct effect compares with: an object removed, all else kept. A constant colour in the
-object's place would be evidence of its own, because the classifier has never seen one.
+A patch gives a class evidence, in nats: that of all patches together is −log(1 − P) (`evidence`). The evidence of a
+class, spread over the pixels that its patches see, is a density; where it exceeds a threshold, the pixels belong to the
+class. The image without them is what a direct effect compares with: an object removed, all else kept. A constant colour
+in the object's place would be evidence of its own, because the classifier has never seen one.
 """
 
 from collections.abc import Sequence

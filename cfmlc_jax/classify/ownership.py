@@ -70,7 +70,7 @@ def without_owners(
         patching: of `apply`.
         pooling: of `apply`.
     """
-    whole, rows = images[:, 0], jnp.arange(len(images))
+    whole = images[:, 0]
     most = min(classes, combined.shape[1])
     _, removed_classes = jax.lax.top_k(ownership.evidence.sum(axis=1), most)
 
@@ -80,11 +80,14 @@ def without_owners(
         filled = owners.continued(whole, removed, mean_colour)
         outputs = apply(patching.inputs(edited(images, filled, removed, patching)))
         logits = pat.predict(outputs, patching, pooling)["combined"]
-        owns = removed.any(axis=(1, 2))
-        return jnp.where(owns, logits[rows, removed_class], combined[rows, removed_class])
+        logits = jnp.where(removed.any(axis=(1, 2))[:, None], logits, combined)
+        return jnp.take_along_axis(logits, removed_class[:, None], axis=1)[:, 0]
 
     logits = jax.lax.map(without, removed_classes.T)
-    return combined.at[rows[:, None], removed_classes].set(logits.T)
+    # Image by image, so that devices keep their own images.
+    return jax.vmap(lambda row, places, values: row.at[places].set(values))(
+        combined, removed_classes, logits.T
+    )
 
 
 def edited(images, whole, changed, patching: Whole):
