@@ -1,6 +1,6 @@
 """The study of estimated direct effects (docs/evidence.md): who owns the pixels whose removal is the effect.
 
-    python -m scripts.ablation --study=configs/studies/effects.py --workdir=runs/effects     (40 minutes on two cores; resumable)
+    python -m scripts.ablation --study=configs/studies/effects.py --workdir=runs/effects     (resumable)
 
 The first run trains exclusive cells on decorrelated images; its cells then say for every classifier which pixels a class
 owns (`LENDER`), from seed 0 for all seeds.
@@ -31,9 +31,9 @@ RUNS = {
         effects=SCENES,
     ),
     "pat_cross": run(
-        "PAT-T cross",
+        "PAT-T cross, five epochs",
         ALPHA | {"effect.kinds": ("whole", "pivot", "owner")},
-        5,
+        BUDGET / 5,
         variants=LENT,
         effects=SCENES,
     ),
