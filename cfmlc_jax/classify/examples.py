@@ -105,7 +105,8 @@ class _Examples:
     def _example_class(self, index, k, probability):
         scores = self.scores
         combined = scores.logits["combined"][index, k]
-        null = scores.counterfactuals.get("pivot")
+        counterfactuals = scores.counterfactuals
+        null = counterfactuals.get("owner", counterfactuals.get("pivot"))
         return ExampleClass(
             label=k,
             present=bool(scores.labels[index, k]),

@@ -13,7 +13,7 @@ patch that looks most like the class; its evidence is free of most of the contex
 - Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits.
 - Prediction (`predict`): the mean of whole-image and patch logits.
 - Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
-  pivot patch. The total direct effect is computed from them (`causal.effects`).
+  pivot patch. The total direct effect is computed from them (`causal.effects`). Without owned pixels: `ownership`.
 - Masking (`patches_to_mask`, `mask_patches`; not in the paper): training images with one patch masked, so that the masked images
   of the counterfactuals are not new to the classifier.
 - Recipe: `config.recipes.mlc_pat`.

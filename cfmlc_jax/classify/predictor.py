@@ -190,6 +190,11 @@ def _require_prediction(path, config, prediction: Prediction, with_patches: bool
     Raises:
         InputError: names the predictions that it can give.
     """
+    if prediction.kind == "tde_owner" and not (with_patches or config.effect.owners):
+        raise InputError(
+            f"checkpoint {path} was trained as {config.method!r}, without patches that say who owns a pixel; give "
+            "--prediction=combined, whole or tde_whole"
+        )
     if not with_patches and (with_effect or prediction.kind in ("patch", "tde_pivot")):
         raise InputError(
             f"checkpoint {path} was trained as {config.method!r}, without patches; omit --overlay (in Python: effects) "
@@ -198,7 +203,7 @@ def _require_prediction(path, config, prediction: Prediction, with_patches: bool
     if configs.patch_map(config) and prediction.kind == "tde_pivot":
         raise InputError(
             f"the patches of checkpoint {path} are cells of a map, which cannot be removed from the image; "
-            "give --prediction=combined, whole, patch or tde_whole"
+            "give --prediction=combined, whole, patch, tde_owner or tde_whole"
         )
     if prediction.kind in HEADS and config.method != "invariant":
         raise InputError(

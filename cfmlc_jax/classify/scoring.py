@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
-from cfmlc_jax.classify import deconfound, invariant, pat
+from cfmlc_jax.classify import deconfound, invariant, opening, ownership, pat
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.update import in_unit_range
@@ -27,6 +29,18 @@ from cfmlc_jax.results.predictions import null_name
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import WEIGHTS
 
+# Counterfactuals that are not of a null image.
+WITHOUT_NULL = {"feature", "owner"}
+
+
+class Lender(NamedTuple):
+    """Another classifier, whose patches are cells of a map, and say which pixels a class owns."""
+
+    model: Classifier
+    variables: Any
+    patching: Whole
+    pooling: Pooling
+
 
 class Score:
     """Scores one batch: (variables, mean_colour, views) -> arrays by name, each split over the devices by images.
@@ -35,7 +49,7 @@ class Score:
     - "shape", "texture", "background", "shape_texture", for an invariant classifier: logits [b, k] of its heads
       (`invariant.head_logits`).
     - "null_<kind>": counterfactual logits [b, k] for each of `kinds`: "feature" by
-      `deconfound.counterfactual`, all others by `pat.counterfactuals`.
+      `deconfound.counterfactual`, "owner" by `ownership.without_owners`, all others by `pat.counterfactuals`.
     - "attention", if asked for and if there are patches: logits [b, p, k] whose softmax over patches is the weight
       of each patch in a class's evidence; and "pivot", int32 [b, k], the patch with the most of it.
     - "cosine", for the kind "feature": [b], of the features with the mean feature.
@@ -48,6 +62,8 @@ class Score:
         null: what replaces what is removed, a kind of `causal.effects.null_images`.
         mesh: the devices.
         attention: the type of "attention"; None: without it.
+        classes: for the kind "owner", the number of classes in each image that lose their pixels.
+        lender: for the kind "owner", who says which pixels a class owns; None: the classifier itself.
     """
 
     def __init__(
@@ -60,9 +76,12 @@ class Score:
         null: str,
         mesh: jax.sharding.Mesh,
         attention: DTypeLike | None = None,
+        classes: int = 1,
+        lender: Lender | None = None,
     ):
         self._mesh = mesh
-        with_null = bool(set(kinds) - {"feature"})
+        with_null = bool(set(kinds) - WITHOUT_NULL)
+        self._lent_variables = None if lender is None else lender.variables
         # A null that is the same for all images is scored once, not with every batch.
         self._fixed_null = with_null and null in effects.FIXED_NULLS
 
@@ -73,7 +92,20 @@ class Score:
             blank = effects.null_images(jnp.zeros((1, size, size, 3), jnp.float32), null, mean_colour)
             return pat.of_null(functools.partial(apply, variables), blank, patching=patching, pooling=pooling)
 
-        def score(variables, mean_colour, of_fixed_null, views):
+        def owned(lent_variables, views, outputs):
+            if lender is None:
+                return ownership.owned(outputs, views.shape[2], patching=patching, pooling=pooling)
+            inputs = lender.patching.inputs(views[:, :1])
+            lent: Any = lender.model.apply(lent_variables, inputs, train=False)
+            own_classes, lent_classes = outputs.whole.shape[2], lent.whole.shape[2]
+            if own_classes != lent_classes:
+                raise InputError(
+                    f"the classifier of config.effect.owners has {lent_classes} classes, but the scored one has "
+                    f"{own_classes}; give a checkpoint of the same classes"
+                )
+            return ownership.owned(lent, views.shape[2], patching=lender.patching, pooling=lender.pooling)
+
+        def score(variables, mean_colour, of_fixed_null, lent_variables, views):
             views = in_unit_range(views)
             outputs = apply(variables, patching.inputs(views))
             arrays = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
@@ -93,6 +125,17 @@ class Score:
                     patching=patching,
                     pooling=pooling,
                     null=of_fixed_null,
+                )
+            if "owner" in kinds:
+                nulls["owner"] = ownership.without_owners(
+                    functools.partial(apply, variables),
+                    views,
+                    arrays["combined"],
+                    mean_colour,
+                    owned(lent_variables, views, outputs),
+                    classes,
+                    patching=patching,
+                    pooling=pooling,
                 )
             if "feature" in kinds:
                 nulls["feature"] = deconfound.counterfactual(outputs, with_patches=evidence is not None)
@@ -118,7 +161,7 @@ class Score:
             size: side of the views, pixels.
         """
         of_fixed_null = self._of_null(variables, mean_colour, size) if self._fixed_null else None
-        return functools.partial(self._score, variables, mean_colour, of_fixed_null)
+        return functools.partial(self._score, variables, mean_colour, of_fixed_null, self._lent_variables)
 
     def trace(self, variables, mean_colour, views) -> jax.stages.Traced:
         """The program of a batch, not compiled yet; the arguments are arrays, or their shapes and shardings."""
@@ -131,20 +174,45 @@ class Score:
                 ),
                 shapes,
             )
-        return self._score.trace(variables, mean_colour, of_fixed_null, views)
+        return self._score.trace(variables, mean_colour, of_fixed_null, self._lent_variables, views)
 
 
 def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLike | None = None) -> Score:
-    """The `Score` of a configuration's classifier, with counterfactuals of these kinds."""
+    """The `Score` of a configuration's classifier, with counterfactuals of these kinds.
+
+    Raises:
+        InputError: the checkpoint `effect.owners` cannot say which pixels a class of this classifier owns.
+    """
+    kinds = tuple(kinds)
     return Score(
         parts.model,
         parts.patching["evaluate"],
         parts.pooling,
-        kinds=tuple(kinds),
+        kinds=kinds,
         null=config.effect.null,
         mesh=parts.mesh,
         attention=attention,
+        classes=config.effect.classes,
+        lender=_lender(config, parts) if "owner" in kinds and config.effect.owners else None,
     )
+
+
+def _lender(config, parts: Parts) -> Lender:
+    """The classifier of `effect.owners`."""
+    lender = opening.open(Path(config.effect.owners).expanduser())
+    if not configs.patch_map(lender.config):
+        raise InputError(
+            f"config.effect.owners {lender.path}: its patches are not cells of a map; give a checkpoint that was "
+            "trained with patches.source 'map'"
+        )
+    lent, wanted = (each.transforms["evaluate"].size for each in (lender.parts, parts))
+    if lent != wanted:
+        raise InputError(
+            f"config.effect.owners {lender.path} has views of {lent} pixels, but the scored classifier has {wanted}; give a "
+            "checkpoint with the same views.image_size"
+        )
+    variables = jax.device_put(lender.model["average"], meshes.replicated(parts.mesh))
+    return Lender(lender.parts.model, variables, lender.parts.patching["evaluate"], lender.parts.pooling)
 
 
 def for_validation(config, parts: Parts) -> Score:

@@ -64,11 +64,15 @@ class Effects:
     image: int64 [m], the number of the scene.
     true: [m], the combined logit with the object minus that without it.
     estimated: [m], by prediction.
+    factual: [m], the combined logit with the object.
+    absent: estimates for the classes without an object in an image, by prediction; their true effect is 0.
     """
 
     image: np.ndarray
     true: np.ndarray
     estimated: dict[Prediction, np.ndarray]
+    factual: np.ndarray
+    absent: dict[Prediction, np.ndarray]
 
 
 def effects(scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas: Sequence[float]) -> Effects:
@@ -83,13 +87,17 @@ def effects(scenes: Scores, without: Scores, removals: ScenesWithoutOne, alphas:
     rows, columns = removals.owner, removals.digit
     combined = scenes.logits["combined"].astype(np.float64)
     combined_without = without.logits["combined"].astype(np.float64)
-    estimates = scenes.predictions(alphas)
+    estimates = {
+        prediction: logits.astype(np.float64)
+        for prediction, logits in scenes.predictions(alphas).items()
+        if prediction.is_effect
+    }
+    absent = scenes.labels == 0
+    factual = combined[rows, columns]
     return Effects(
         image=rows,
-        true=combined[rows, columns] - combined_without[np.arange(len(rows)), columns],
-        estimated={
-            prediction: logits[rows, columns].astype(np.float64)
-            for prediction, logits in estimates.items()
-            if prediction.is_effect
-        },
+        true=factual - combined_without[np.arange(len(rows)), columns],
+        estimated={prediction: logits[rows, columns] for prediction, logits in estimates.items()},
+        factual=factual,
+        absent={prediction: logits[absent] for prediction, logits in estimates.items()},
     )

@@ -21,7 +21,7 @@ WITHOUT_PATCHES = ("whole", "invariant")
 # Older configurations call the method "whole" so.
 WHOLE_ALIAS = "asl"
 PATCH_SOURCES = ("host", "device", "map")
-EFFECTS = ("whole", "pivot", "feature")
+EFFECTS = ("whole", "pivot", "owner", "feature")
 # The head of method "invariant", for which "linear" stands there.
 MECHANISM_HEAD = "mechanisms"
 # A head with the whole-image branch only.
@@ -103,8 +103,15 @@ def _loss() -> ConfigDict:
 def _effect() -> ConfigDict:
     effect = ConfigDict()
     # Total direct effects that the full evaluation computes. whole: subtracts the logits of the null image.
-    # pivot: those without the pivot patch. feature: the part along the mean feature, for heads that keep one.
+    # pivot: those without the pivot patch. owner: those without the pixels that the class owns, over which their
+    # surroundings are continued. feature: the part along the mean feature, for heads that keep one.
     effect.kinds = ("whole", "pivot")
+    # owner: checkpoint of a classifier whose patches are cells of a map, which says who owns a pixel; empty: the
+    # patches of the classifier itself. Cells that were trained with data.decorrelate know best.
+    effect.owners = ""
+    # owner: number of classes in each image that lose their pixels, those with the most evidence; a forward pass each.
+    # The effect of all others is 0.
+    effect.classes = 10
     effect.null = "mean"  # what replaces removed pixels: zeros, mean or blur
     effect.alphas = (0.5, 1.0)  # strengths; a report can use others later, from the saved scores
     return effect
@@ -132,6 +139,7 @@ BOUNDS = {
     "model.cosine.momentum": Bounds(0, 1),
     "model.ml_decoder.queries": Bounds(1),
     "model.norm_groups": Bounds(1),
+    "effect.classes": Bounds(1),
     "loss.clip": Bounds(0, 1),
 }
 
@@ -222,6 +230,11 @@ def _check_method(config):
     if config.method in WITHOUT_PATCHES and "pivot" in config.effect.kinds:
         raise InputError(
             f"method {config.method!r} has no patches: remove 'pivot' from effect.kinds, or use method 'pat_i'"
+        )
+    if config.method in WITHOUT_PATCHES and "owner" in config.effect.kinds and not config.effect.owners:
+        raise InputError(
+            f"method {config.method!r} has no patches that say who owns a pixel: remove 'owner' from effect.kinds, or "
+            "give a checkpoint with cells of a map as config.effect.owners"
         )
     if config.method == "invariant":
         _check_invariant(config)
@@ -397,7 +410,8 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("patches.branches",), config.method == "pat_t"),
         *uses_of("model", {name: each.sections for name, each in catalogue.HEADS.items()}, head),
         *uses_of("loss", {name: tuple(each.options) for name, each in LOSSES.items()}, config.loss.name),
-        Use(("effect.null",), bool(set(config.effect.kinds) - {"feature"})),
+        Use(("effect.null",), bool(set(config.effect.kinds) - {"feature", "owner"})),
+        Use(("effect.owners", "effect.classes"), "owner" in config.effect.kinds),
         Use(("effect.alphas",), bool(config.effect.kinds)),
     ]
 
@@ -406,7 +420,7 @@ PART = Part(
     sections=SECTIONS,
     bounds=BOUNDS,
     choices=_choices,
-    paths=(),
+    paths=("effect.owners",),
     neutral=("effect.", "model.dot_product.tau_norm", "model.remat"),
     unique=("patches.grids", "model.frozen", "effect.kinds"),
     expand=_expand,

@@ -38,6 +38,7 @@ _COUNTERFACTUALS = {
     "feature": "the mean feature",
     "whole": "the null image",
     "pivot": "the image without the pivot patch",
+    "owner": "the image without the pixels of the class",
 }
 
 

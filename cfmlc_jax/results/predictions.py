@@ -14,6 +14,7 @@ _TITLES = {
     "shape_texture": "shape and texture heads",
     "tde_whole": "TDE whole",
     "tde_pivot": "TDE pivot",
+    "tde_owner": "TDE owner",
     "tde_feature": "TDE feature",
 }
 # The order in which predictions are listed.
@@ -81,7 +82,7 @@ class Prediction:
 
     @property
     def counterfactual(self) -> str | None:
-        """The kind of counterfactual that an effect subtracts, "whole", "pivot" or "feature"; None for other kinds."""
+        """The kind of counterfactual that an effect subtracts, "whole", "pivot", "owner" or "feature"; None for other kinds."""
         return EFFECTS.get(self.kind)
 
     def __str__(self) -> str:
@@ -123,9 +124,9 @@ def one_of_each_kind(predictions: Iterable[Prediction]) -> list[Prediction]:
 
 
 def chief_effect(predictions: Iterable[Prediction]) -> Prediction | None:
-    """The effect to show where there is room for one: pivot, else whole, else feature; with its first strength."""
+    """The effect to show where there is room for one: owner, else pivot, else whole, else feature; with its first strength."""
     by_kind = {prediction.kind: prediction for prediction in one_of_each_kind(predictions)}
-    chosen = (by_kind.get(kind) for kind in ("tde_pivot", "tde_whole", "tde_feature"))
+    chosen = (by_kind.get(kind) for kind in ("tde_owner", "tde_pivot", "tde_whole", "tde_feature"))
     return next((prediction for prediction in chosen if prediction), None)
 
 

@@ -30,7 +30,7 @@ class Scores:
 
     @property
     def counterfactuals(self) -> dict[str, np.ndarray]:
-        """The counterfactual logits [n, k] by kind: "whole", "pivot", "feature"."""
+        """The counterfactual logits [n, k] by kind: "whole", "pivot", "owner", "feature"."""
         kinds = {name: counterfactual_of(name) for name in self.logits}
         return {kind: self.logits[name] for name, kind in kinds.items() if kind is not None}
 

@@ -117,6 +117,9 @@ def _of_study(flags):
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
             run_rows += _rows(flags.workdir, place, config, other, row)
+            if run.get("effects") and "effect.owners" in fields:
+                measured = measure.effects(place, other, run["effects"], checkpoint=folder)
+                effects += [tables.EffectRow(name, row.text, seed, **each) for each in measured]
         rows += [
             row
             for row in run_rows

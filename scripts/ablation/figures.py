@@ -254,8 +254,8 @@ def _effects(effects) -> bool:
     """Draw estimated against true effects, one panel for each run and kind: first seed, last strength of each null."""
     panels: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in effects:
-        if row.seed == effects[0].seed:
-            kind = Prediction.parse(row.prediction).counterfactual
+        kind = Prediction.parse(row.prediction).counterfactual
+        if kind is not None and (row.seed, row.split) == (effects[0].seed, effects[0].split):
             panels.setdefault((row.text, kind), {})[row.null] = row
     if not panels:
         return False

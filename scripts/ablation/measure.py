@@ -21,11 +21,12 @@ from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.metrics.agreement import agreement
 from cfmlc_jax.results import multi_label, read
 from cfmlc_jax.results.multi_label import MultiLabelResults
-from cfmlc_jax.results.predictions import COMBINED
-from cfmlc_jax.results.scores import Scores, summarise
+from cfmlc_jax.results.predictions import COMBINED, Prediction
+from cfmlc_jax.results.scores import Scores, probabilities, summarise
 from scripts.ablation.tables import ACCURACY
 
 NULLS = ("zeros", "mean", "blur")
+EFFECT_SPLITS = ("test_balanced", "test_conflict")
 TIMED = 10  # runs of the compiled prediction; the fastest counts
 
 
@@ -120,53 +121,94 @@ def multi_label_results(report: Path) -> dict[str, MultiLabelResults]:
     return {split: own for split, own in results.items() if isinstance(own, MultiLabelResults)}
 
 
-def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    """Estimated against true effects of objects in balanced scenes, for every null: fields of `EffectRow`."""
+def effects(folder: Path, config, num_scenes: int, *, checkpoint: Path | None = None) -> list[dict[str, Any]]:
+    """Estimated against true effects of objects in scenes without bias, for every null: fields of `EffectRow`.
+
+    Args:
+        folder: where the results are stored.
+        config: of the evaluation.
+        num_scenes: scenes of each split.
+        checkpoint: the run that is evaluated; None: that of the folder.
+    """
     path = folder / "effects.json"
     if not path.exists():
-        files.write_text(path, json.dumps(_measured_effects(folder, config, num_scenes)) + "\n")
+        measured = _measured_effects(checkpoint or folder, config, num_scenes)
+        files.write_text(path, json.dumps(measured) + "\n")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    scenes = Scenes("test_balanced", num_scenes=num_scenes)
-    removals = true_effects.ScenesWithoutOne(scenes)
     opened = opening.open(folder, config)
-    parts, model = opened.parts, opened.model
-    batch_size = config.evaluate.batch_size
+    kinds = set(config.effect.kinds)
+    of_images = tuple(kind for kind in config.effect.kinds if kind not in scoring.WITHOUT_NULL)
+    counterfactuals = [(null, null, of_images) for null in NULLS if of_images]
+    others = {"owner": "surroundings", "feature": "mean feature"}
+    counterfactuals += [(name, config.effect.null, (kind,)) for kind, name in others.items() if kind in kinds]
+    rows = []
+    for split in EFFECT_SPLITS:
+        scenes = Scenes(split, num_scenes=num_scenes)
+        rows += _effects_of_split(opened, config, scenes, counterfactuals)
+    return rows
+
+
+def _effects_of_split(opened, config, scenes: Scenes, counterfactuals) -> list[dict[str, Any]]:
+    """The rows of one split; the first has the score itself as the estimate, which every other has to beat."""
+    removals = true_effects.ScenesWithoutOne(scenes)
 
     def scores(source, config, kinds):
-        score = scoring.score_step(config, parts, kinds)
-        return scoring.score_split(parts, score, model, source, batch_size=batch_size)["average"]
+        score = scoring.score_step(config, opened.parts, kinds)
+        batch_size = config.evaluate.batch_size
+        return scoring.score_split(opened.parts, score, opened.model, source, batch_size=batch_size)[
+            "average"
+        ]
 
     without = scores(removals, config, ())
-    rows = []
-    of_images = tuple(kind for kind in config.effect.kinds if kind != "feature")
-    counterfactuals = [(null, null, of_images) for null in NULLS if of_images]
-    if "feature" in config.effect.kinds:
-        counterfactuals.append(("mean feature", config.effect.null, ("feature",)))
+    rows: list[dict[str, Any]] = []
     for name, null, kinds in counterfactuals:
-        nulled = configs.from_json(configs.to_json(config))
-        nulled.effect.null = null
-        with_nulls = scores(scenes, nulled, kinds)
-        objects = true_effects.effects(with_nulls, without, removals, config.effect.alphas)
-        for prediction, estimated in objects.estimated.items():
-            agreed = agreement(
-                estimated, objects.true, generator=np.random.default_rng(0), images=objects.image
-            )
+        nulled = configs.replaced(config, {"effect.null": null})
+        objects = true_effects.effects(scores(scenes, nulled, kinds), without, removals, config.effect.alphas)
+        if not rows:
             rows.append(
-                {
-                    "null": name,
-                    "prediction": prediction.name,
-                    "objects": agreed.effects,
-                    "pearson": agreed.pearson.value,
-                    "spearman": agreed.spearman.value,
-                    "slope": agreed.slope,
-                    "bias": agreed.bias,
-                    "mae": agreed.mae,
-                    "rmse": agreed.rmse,
-                    "true": objects.true.round(4).tolist(),
-                    "estimated": estimated.round(4).tolist(),
-                }
+                {"split": scenes.split, "null": "none", "prediction": COMBINED.name} | _agreed(objects)
             )
+        for prediction in objects.estimated:
+            row = {"split": scenes.split, "null": name, "prediction": prediction.name}
+            rows.append(row | _agreed(objects, prediction))
     return rows
+
+
+def _agreed(objects: true_effects.Effects, prediction: Prediction | None = None) -> dict[str, Any]:
+    """Agreement of the estimates of a prediction with the true effects; None: of the scores themselves."""
+    estimated = objects.factual if prediction is None else objects.estimated[prediction]
+    agreed = agreement(estimated, objects.true, generator=np.random.default_rng(0), images=objects.image)
+    # In probability: how far it falls where the logit falls by the effect.
+    true, estimate = (
+        probabilities(objects.factual) - probabilities(objects.factual - effect)
+        for effect in (objects.true, estimated)
+    )
+    in_probability = agreement(estimate, true, generator=np.random.default_rng(0), images=objects.image)
+    row = {
+        "objects": agreed.effects,
+        "pearson": agreed.pearson.value,
+        "spearman": agreed.spearman.value,
+        "slope": agreed.slope,
+        "bias": agreed.bias,
+        "mae": agreed.mae,
+        "rmse": agreed.rmse,
+        "probability_pearson": in_probability.pearson.value,
+        "probability_slope": in_probability.slope,
+        "probability_mae": in_probability.mae,
+        "true": objects.true.round(4).tolist(),
+        "estimated": estimated.round(4).tolist(),
+    }
+    if prediction is not None:
+        absent = objects.absent[prediction]
+        everything = agreement(
+            np.concatenate([estimated, absent]),
+            np.concatenate([objects.true, np.zeros_like(absent)]),
+            generator=np.random.default_rng(0),
+            resamples=1,
+        )
+        row |= {"all_pearson": everything.pearson.value, "all_slope": everything.slope}
+        row["absent_mae"] = float(np.abs(absent).mean())
+    return row

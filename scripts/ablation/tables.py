@@ -47,7 +47,13 @@ class Row(NamedTuple):
 
 
 class EffectRow(NamedTuple):
-    """Agreement between estimated and true effects of objects, in logits. Names as in `Row`."""
+    """Agreement between estimated and true effects of objects, in logits. Names as in `Row`.
+
+    prediction: the effect; "combined" without a null: the score itself as the estimate.
+    all_pearson, all_slope: with the classes that are absent from a scene, whose true effect is 0.
+    absent_mae: mean absolute estimate for these.
+    probability_…: of the changes of the class's probability instead of its logit.
+    """
 
     run: str
     text: str
@@ -63,6 +69,13 @@ class EffectRow(NamedTuple):
     rmse: float
     true: list[float]
     estimated: list[float]
+    split: str = "test_balanced"
+    all_pearson: float | None = None
+    all_slope: float | None = None
+    absent_mae: float | None = None
+    probability_pearson: float | None = None
+    probability_slope: float | None = None
+    probability_mae: float | None = None
 
 
 def write(folder: Path, rows: Sequence[Row], effects: Sequence[EffectRow]) -> list[Path]:
@@ -77,8 +90,9 @@ def write(folder: Path, rows: Sequence[Row], effects: Sequence[EffectRow]) -> li
     files.write_text(written[0], _csv(Row._fields, rows))
     files.write_text(written[1], _markdown(rows, effects))
     if effects:
-        kept = EffectRow._fields[:-2]
-        files.write_text(folder / "effects.csv", _csv(kept, [row[: len(kept)] for row in effects]))
+        kept = [name for name in EffectRow._fields if name not in ("true", "estimated")]
+        lines = [[getattr(row, name) for name in kept] for row in effects]
+        files.write_text(folder / "effects.csv", _csv(kept, lines))
         written.append(folder / "effects.csv")
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'cfmlc_jax[figures]'")
@@ -146,24 +160,32 @@ def spread(values: Sequence[float | None]) -> str:
 
 def _effect_table(effects) -> str:
     lines = []
-    for key in dict.fromkeys((row.text, row.null, row.prediction) for row in effects):
-        own = [row for row in effects if (row.text, row.null, row.prediction) == key]
-        measured = ("pearson", "spearman", "slope", "bias", "mae", "rmse")
-        lines.append([*key, *(_fine([getattr(row, name) for row in own]) for name in measured)])
-    header = [
-        "run",
-        "null",
-        "estimate",
-        "Pearson",
-        "Spearman",
-        "slope",
-        "bias",
-        "mean abs. error",
-        "RMS error",
-    ]
-    return markdown(header, lines)
+    for key in dict.fromkeys((row.text, row.split, row.null, row.prediction) for row in effects):
+        own = [row for row in effects if (row.text, row.split, row.null, row.prediction) == key]
+        lines.append([*key, *(_fine([getattr(row, name) for row in own]) for name in _EFFECT_COLUMNS)])
+    return markdown(["run", "split", "null", "estimate", *_EFFECT_COLUMNS.values()], lines)
+
+
+# Fields of `EffectRow` and their titles.
+_EFFECT_COLUMNS = {
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "slope": "slope",
+    "bias": "bias",
+    "mae": "mean abs. error",
+    "rmse": "RMS error",
+    "all_pearson": "Pearson with absent",
+    "all_slope": "slope with absent",
+    "absent_mae": "mean abs. error, absent",
+    "probability_pearson": "Pearson, probability",
+    "probability_slope": "slope, probability",
+    "probability_mae": "mean abs. error, probability",
+}
 
 
 def _fine(values):
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.mean(known):.2f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.2f}"

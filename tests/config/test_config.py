@@ -146,6 +146,11 @@ def test_the_default_is_valid_and_gets_locked():
             "config.patches.source 'map' is for method 'pat_t'; set it to 'host' for 'pat_i'",
         ),
         ({"patches__source": "map"}, "cells of a map cannot .* remove 'pivot' from effect.kinds"),
+        (
+            {"method": "whole", "effect__kinds": ("owner",)},
+            "no patches that say who owns a pixel: remove 'owner' .* or give a checkpoint .* config.effect.owners",
+        ),
+        ({"effect__classes": 0}, "config.effect.classes is 0; it must be at least 1"),
         ({"patches__pooling": "exklusive"}, "did you mean 'exclusive'?"),
         ({"patches__grids": (3,)}, "448 is not divisible by patches.grids 3; try 447 or 450"),
         ({"views__image_size": 0}, "config.views.image_size is 0; it must be at least 1"),

@@ -69,3 +69,14 @@ def test_a_class_without_positives():
 def test_invalid_inputs_are_refused(scores, labels, definition, match):
     with pytest.raises(ValueError, match=match):
         metrics.average_precision(scores, labels, definition)
+
+
+@pytest.mark.parametrize("definition", metrics.AP_DEFINITIONS)
+def test_a_weight_counts_an_image_so_many_times(rng, definition):
+    scores, labels = rng.normal(size=(30, 3)).round(1), rng.random((30, 3)) < 0.4
+    times = rng.integers(0, 4, 30)
+    weighted = metrics.average_precision(scores, labels, definition, times)
+    repeated = (np.repeat(array, times, axis=0) for array in (scores, labels))
+    np.testing.assert_allclose(weighted, metrics.average_precision(*repeated, definition), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"weights \(29,\) must be \[n\]"):
+        metrics.average_precision(scores, labels, definition, times[1:])

@@ -137,12 +137,12 @@ def scenes(tmp_path_factory):
 def evaluated(checkpoint, scenes):
     """What the evaluation makes of the scenes."""
     opened = opening.open(checkpoint)
-    kinds = ("whole", "pivot")
+    kinds = ("whole", "pivot", "owner")
     score = scoring.score_step(opened.config, opened.parts, kinds, attention=np.float16)
     return scoring.score_split(opened.parts, score, opened.model, scenes[1], batch_size=16)["average"]
 
 
-@pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot"])
+@pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot", "tde_owner"])
 def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, evaluated, prediction):
     name, alpha = (f"{prediction}_0.7", ["--alpha=0.7"]) if "tde" in prediction else (prediction, [])
     expected = probabilities(evaluated.predictions((0.7,))[Prediction.parse(name)])
@@ -255,7 +255,7 @@ def test_a_method_without_patches(command, tmp_path, photos):
     assert len(rows) == 4
     assert {(row["pivot_column"], row["pivot_row"], row["pivot_weight"]) for row in rows} == {("", "", "")}
     assert command(flag, "--top=1", photos)[1].splitlines()[1].split()[-2:] == ["–", "–"]
-    for wish in ("--prediction=patch", "--prediction=tde_pivot", "--overlay=shown"):
+    for wish in ("--prediction=patch", "--prediction=tde_pivot", "--prediction=tde_owner", "--overlay=shown"):
         assert_error(command(flag, wish, photos), "was trained as 'whole', without patches")
     assert not (tmp_path / "shown").exists()
 

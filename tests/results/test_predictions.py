@@ -57,7 +57,12 @@ def test_a_strength_belongs_to_an_effect(kind, alpha):
 
 
 def test_counterfactuals():
-    assert {Prediction(kind, 1.0).counterfactual for kind in KINDS if "tde" in kind} == {"whole", "pivot", "feature"}  # fmt: skip
+    assert {Prediction(kind, 1.0).counterfactual for kind in KINDS if "tde" in kind} == {
+        "whole",
+        "pivot",
+        "owner",
+        "feature",
+    }
     assert Prediction("whole").counterfactual is None
     assert counterfactual_of(null_name("pivot")) == "pivot"
     assert counterfactual_of("combined") is None

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 STUDY = """
 def get_study(quick):
     tiny = {"data.scenes.num_train": 32, "train.epochs": 1, "train.checkpoint_every": 0}
+    tiny |= {"effect.kinds": ("whole", "pivot", "owner"), "effect.classes": 2}
     variant = {"zeros, too": {"effect.null": "zeros"}}
     run = {"text": "tiny run", "fields": tiny, "variants": variant, "shown": ("combined",), "effects": 6}
     return {"base": "tests/configs/tiny.py", "seeds": (0, 1), "runs": {"tiny": run}}
@@ -64,7 +65,7 @@ def test_a_study_runs_once_and_resumes(study, tmp_path):
     assert {row["split"] for row in rows} == {"test_iid", "test_conflict"}
     assert {row["variant"] for row in rows} == {"", "zeros, too"}
     assert {row["prediction"] for row in rows if not row["variant"]} == {
-        "combined", "tde_whole_0.5", "tde_pivot_0.5"
+        "combined", "tde_whole_0.5", "tde_pivot_0.5", "tde_owner_0.5"
     }  # fmt: skip
     results = json.loads((tmp_path / "runs" / "tiny_seed0" / "report" / "results.json").read_text())
     for row in rows:
@@ -77,9 +78,13 @@ def test_a_study_runs_once_and_resumes(study, tmp_path):
         assert float(row["train_gflops"]) > 0
         assert float(row["predict_images_per_second"]) > 0
     effects = list(csv.DictReader((tmp_path / "effects.csv").read_text().splitlines()))
-    assert {(row["null"], row["prediction"]) for row in effects} == {
-        (null, f"tde_{kind}_0.5") for null in ("zeros", "mean", "blur") for kind in ("whole", "pivot")
-    }
+    nulls = {(null, f"tde_{kind}_0.5") for null in ("zeros", "mean", "blur") for kind in ("whole", "pivot")}
+    expected = nulls | {("surroundings", "tde_owner_0.5"), ("none", "combined")}
+    for split in ("test_balanced", "test_conflict"):
+        own = [row for row in effects if row["split"] == split]
+        assert {(row["null"], row["prediction"]) for row in own} == expected
+        # Only effects have estimates for classes without an object.
+        assert all((row["absent_mae"] == "") == (row["prediction"] == "combined") for row in own)
     assert all(int(row["objects"]) > 6 and float(row["mae"]) > 0 for row in effects)
     assert "## Effects of objects" in (tmp_path / "results.md").read_text()
     assert "tiny run: zeros, too" in (tmp_path / "results.md").read_text()

@@ -55,7 +55,7 @@ def examples(run: Run, view: ExamplesView) -> Markup | None:
     if run.evidence.patch_boxes is not None:
         lede += (
             f" Patches with a low weight for the class are dimmed. The pivot has a frame if its weight is at least {pivots.PIVOT:g} times the "
-            "uniform weight; below that, no patch stands out. Dashed boxes are objects of the class. The effect is the class’s logit minus the logit without its pivot patch."
+            "uniform weight; below that, no patch stands out. Dashed boxes are objects of the class. The effect is the class’s logit minus the logit without the pixels that it owns, or else without its pivot patch."
         )
     return section("examples", "Best and worst images", *blocks, lede=lede)
 
