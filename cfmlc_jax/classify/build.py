@@ -19,7 +19,7 @@ from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import invariant, pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
-from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
+from cfmlc_jax.classify.update import ClassifierSystem, Objective, Removal, Validation, initial_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.mixing import Generated
@@ -145,7 +145,7 @@ def system(
     return ClassifierSystem(
         parts.model,
         parts.sample_shape("train"),
-        _objective(config, parts, class_counts),
+        _objective(config, parts, class_counts, steps_per_epoch),
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
         mean_feature=_mean_feature(config, steps_per_epoch),
@@ -308,7 +308,7 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
 
 
-def _objective(config, parts, class_counts) -> Objective:
+def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
     """What the method minimises."""
     options = {
         "patching": parts.patching["train"],
@@ -316,11 +316,18 @@ def _objective(config, parts, class_counts) -> Objective:
         "mask_rate": config.train.mask_rate,
         "mask_with": config.train.mask_with,
         "weight": _weight(config, class_counts),
+        "removal": _removal(config, steps_per_epoch),
     }
     if config.method == "invariant":
         per_image = losses.create(config.loss, class_counts)
         return invariant.InvariantObjective(loss=per_image, names=invariant.LOSSES, **options)
     return Objective(loss=loss(config, class_counts), names=pat.loss_names(parts.method), **options)
+
+
+def _removal(config, steps_per_epoch) -> Removal | None:
+    """Which classes are removed from training images; None: none."""
+    removal = config.train.removal
+    return Removal(removal.rate, (removal.from_epoch - 1) * steps_per_epoch) if removal.rate else None
 
 
 def _mean_feature(config, steps_per_epoch):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cfmlc_jax.causal import removal as removals
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
@@ -26,7 +27,19 @@ from cfmlc_jax.optim.build import hyperparameters
 
 # Folded into the step's key for masking, and for dropout in micro-batches, each of which folds its number into that.
 # Dropout in a whole batch uses the step's key itself.
-MASKING, DROPOUT = 1, 2
+MASKING, DROPOUT, REMOVAL = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Which classes are removed from training images (`causal.removal`).
+
+    rate: probability that an image with a label loses one.
+    from_step: the first step with removals; before it the classifier does not know yet where the classes are.
+    """
+
+    rate: float
+    from_step: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Objective:
     mask_rate: float = 0.0
     mask_with: str = "mean"
     weight: Callable | None = None
+    removal: Removal | None = None
 
     def terms(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Any]:
         """The terms of the loss, scalars by `names`; training minimises their sum."""
@@ -138,8 +152,9 @@ class ClassifierSystem:
 
         def gradient_of(number, part, statistics_after):
             """The gradient of a micro-batch; the statistics; and its share in the terms, with its pooled features."""
-            part, patch = part
+            part, patch, removal = part
             images = self._masked(part["views"], patch, learned["mean_colour"])
+            images, part = self._without_class(images, part, removal, learned["average"], step)
 
             def loss_of(params):
                 outputs, updated = self._model.apply(
@@ -166,7 +181,7 @@ class ClassifierSystem:
             gradient_of,
             params,
             statistics,
-            (batch, self._patches_to_mask(key, views)),
+            (batch, self._patches_to_mask(key, views), self._classes_to_remove(key, batch["labels"])),
             number=self._micro_batches,
             group=group,
         )
@@ -227,6 +242,39 @@ class ClassifierSystem:
             mean_colour=mean_colour,
             patching=self._objective.patching,
         )
+
+    def _classes_to_remove(self, key, labels):
+        """The class that is removed from each image of the batch; None: there is no removal."""
+        removal = self._objective.removal
+        if removal is None:
+            return None
+        return removals.draw(
+            jax.random.fold_in(key, REMOVAL),
+            labels,
+            rate=removal.rate,
+            side=self._objective.patching.grids()[0],
+        )
+
+    def _without_class(self, images, part, removal, average, step):
+        """The images and the micro-batch after the removal of classes, where the averaged weights find them."""
+        if removal is None:
+            return images, part
+        objective = self._objective
+
+        def removed(images, labels):
+            outputs = self._model.apply(average, objective.patching.inputs(images), train=False)
+            focus = objective.pooling.focus(*objective.patching.evidence(outputs))
+            whole = removals.remove(images[:, 0], labels, focus, removal)
+            return whole[:, None], removals.kept(labels, removal.classes)
+
+        images, labels = jax.lax.cond(
+            step >= objective.removal.from_step,
+            removed,
+            lambda images, labels: (images, labels),
+            images,
+            part["labels"],
+        )
+        return images, part | {"labels": labels}
 
     def _dropout_key(self, key, number):
         if self._micro_batches == 1:

@@ -370,6 +370,11 @@ def _check_training(config: ConfigDict) -> None:
             "method 'invariant' trains its heads on generated records: set config.data.counterfactuals.path to their "
             "folder, and share above 0"
         )
+    if config.train.removal.rate and config.patches.source != "map":
+        raise InputError(
+            f"config.train.removal.rate is {config.train.removal.rate:g}, but only cells of a map say which region is a class's "
+            f"own, not patches.source {config.patches.source!r}; set method to 'pat_t' and patches.source to 'map', or rate to 0"
+        )
     if config.patches.pooling == "exclusive" and branches(config) == "cross":
         raise InputError(
             "config.patches.pooling 'exclusive' uses scores only, so the attention branch of "

@@ -1,0 +1,166 @@
+"""Counterfactual training images: which class loses its region, what fills it, and that a step trains on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import Training, mesh_of, objective
+
+from cfmlc_jax.causal import removal
+from cfmlc_jax.classify.patching import MapCells
+from cfmlc_jax.classify.update import ClassifierSystem, Removal
+from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.models.backbones import resnet
+from cfmlc_jax.models.classifier import Classifier, Outputs
+from cfmlc_jax.models.heads import linear, map_cells
+
+SIDE, CELL, CLASSES = 8, 4, 3
+SIZE = SIDE * CELL
+
+
+def focus_at(places):
+    """Log focus [b, n², k], as good as none but in one cell (column, row) of each class."""
+    focus = np.full((len(places), SIDE * SIDE, CLASSES), -20.0, np.float32)
+    for image, cells in enumerate(places):
+        for k, (column, row) in enumerate(cells):
+            focus[image, column * SIDE + row, k] = 0.0
+    return jnp.asarray(focus)
+
+
+def drawn(classes, seed=0):
+    noise = jax.random.uniform(jax.random.key(seed), (len(classes), SIDE, SIDE))
+    return removal.Draw(jnp.asarray(classes, jnp.int32), noise)
+
+
+def test_classes_are_drawn_among_the_labels_at_the_rate():
+    labels = jnp.tile(jnp.array([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]]), (1000, 1))
+    classes = np.asarray(removal.draw(jax.random.key(0), labels, rate=0.6, side=2).classes).reshape(-1, 3)
+    assert (classes[:, 1] == -1).all()
+    assert set(classes[:, 2]) == {-1, 1}
+    shares = [(classes[:, 0] == k).mean() for k in (-1, 0, 1, 2)]
+    np.testing.assert_allclose(shares, [0.4, 0.3, 0, 0.3], atol=0.05)
+    every = removal.draw(jax.random.key(1), labels, rate=1.0, side=2)
+    assert (np.asarray(every.classes).reshape(-1, 3)[:, 0] >= 0).all()
+    assert every.noise.shape == (3000, 2, 2)
+
+
+def test_a_removed_class_loses_its_label_alone():
+    labels = jnp.ones((2, CLASSES))
+    np.testing.assert_array_equal(removal.kept(labels, jnp.array([1, -1])), [[1, 0, 1], [1, 1, 1]])
+
+
+def test_the_region_of_the_class_is_filled_from_where_no_class_is(rng):
+    """Class 0 in red at (1, 6), class 1 in green at (5, 2), on grey noise; class 2 is absent."""
+    cells = [(1, 6), (5, 2), (4, 4)]
+    image = rng.uniform(0.3, 0.6, (SIZE, SIZE, 3)).astype(np.float32)
+    for (column, row), colour in zip(cells[:2], ([1.0, 0, 0], [0, 1.0, 0]), strict=True):
+        image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = colour
+    images = jnp.asarray(np.stack([image] * 3))
+    labels = jnp.tile(jnp.array([1.0, 1, 0]), (3, 1))
+    after = np.asarray(removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1])))
+    red, green = ((after - colour) for colour in (np.float32([1, 0, 0]), np.float32([0, 1, 0])))
+    left = [[int((abs(x[i]).max(axis=-1) < 0.2).sum()) for x in (red, green)] for i in range(3)]
+    assert left == [[0, CELL**2], [CELL**2, 0], [CELL**2, CELL**2]]
+    np.testing.assert_array_equal(after[2], image)
+    # Pixels beyond the cells around the region are unchanged.
+    changed = (after[0] != image).any(axis=-1)
+    assert changed[6 * CELL : 7 * CELL, CELL : 2 * CELL].all()
+    assert not changed[: 4 * CELL].any()
+    assert not changed[:, 4 * CELL :].any()
+    other = np.asarray(removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1], seed=1)))
+    assert (other[0] != after[0]).any()
+
+
+def test_the_overlap_is_the_badness_under_the_moved_region(rng):
+    region, badness = rng.random((2, 5, 5)) < 0.3, rng.random((2, 5, 5)).astype(np.float32)
+    result = removal.overlap(jnp.asarray(region), jnp.asarray(badness))
+    for y, x in np.ndindex(5, 5):
+        expected = (region * np.roll(badness, (-y, -x), (1, 2))).sum(axis=(1, 2))
+        np.testing.assert_allclose(result[:, y, x], expected, atol=1e-5)
+
+
+def test_a_size_that_the_cells_do_not_divide_is_shifted_by_whole_pixels(rng):
+    images = jnp.asarray(rng.random((1, 10, 10, 3)), jnp.float32)
+    badness = jnp.ones((1, 3, 3)).at[0, 2, 1].set(0)
+    np.testing.assert_array_equal(removal.shifted(images, badness), jnp.roll(images, (-6, -3), axis=(1, 2)))
+
+
+class Located:
+    """A classifier that finds class k in the cell in column 0 and row k, and keeps what it was last trained on."""
+
+    frozen = ()
+
+    def init(self, key, views, *, train):
+        return {"params": {"bias": jnp.zeros(CLASSES)}}
+
+    def apply(self, variables, views, *, train, mutable=(), rngs=None):
+        if train:
+            self.views = views
+        bias = variables["params"]["bias"]
+        whole = jnp.broadcast_to(bias[None, None], (*views.shape[:2], CLASSES))
+        cells = focus_at([[(0, 0), (0, 1), (0, 2)]] * len(views))[:, None] + bias[None, None, None]
+        outputs = Outputs(whole=whole, attention=None, score=None, cells=(cells, cells), features={})
+        return (outputs, {}) if train else outputs
+
+
+def test_a_step_trains_on_removals_from_the_first_step_that_has_them(rng):
+    goal = objective(
+        loss=lambda logits, labels: (logits * labels).sum(),
+        patching=MapCells(2, side=SIDE),
+        removal=Removal(rate=1.0, from_step=2),
+    )
+    model = Located()
+    system = ClassifierSystem(model, (1, 1, SIZE, SIZE, 3), goal, optax.sgd(1.0), ema_decay=0.5)
+    learned = system.init(jax.random.key(0))
+    batch = {
+        "views": jnp.asarray(rng.random((16, 1, SIZE, SIZE, 3)), jnp.float32),
+        "labels": jnp.ones((16, CLASSES)),
+    }
+    # By plain gradient descent, a class's bias falls by the number of its labels: twice, as the patches have it too.
+    before = system.update(learned, batch, jax.random.key(1), jnp.int32(1)).learned["variables"]["params"]
+    np.testing.assert_array_equal(model.views, batch["views"])
+    np.testing.assert_allclose(before["bias"], -32 * np.ones(CLASSES), rtol=1e-6)
+    first, again, other = (
+        (system.update(learned, batch, jax.random.key(seed), jnp.int32(2)).learned, model.views)
+        for seed in (1, 1, 2)
+    )
+    bias = np.asarray(first[0]["variables"]["params"]["bias"])
+    np.testing.assert_allclose(bias.sum(), -32 * (CLASSES - 1), rtol=1e-6)
+    changed = np.asarray((first[1] != batch["views"]).any(axis=(1, 4)))
+    assert changed[:, :, :CELL].any(axis=(1, 2)).all()
+    assert not changed[:, :, 3 * CELL :].any()
+    np.testing.assert_array_equal(first[1], again[1])
+    assert (first[1] != other[1]).any()
+
+
+@pytest.fixture
+def small_arrays_are_split(monkeypatch):
+    monkeypatch.setattr(meshes, "LEAST_SPLIT", 2)
+
+
+def test_removals_on_eight_devices_equal_those_on_one(rng, small_arrays_are_split):
+    batch = {
+        "views": rng.integers(0, 256, (8, 1, SIZE, SIZE, 3)).astype(np.uint8),
+        "labels": (rng.random((8, CLASSES)) < 0.6).astype(np.float32),
+    }
+
+    def after_a_step(devices, fsdp, rate):
+        model = Classifier(
+            backbone=resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True),
+            head=linear.LinearHead(CLASSES, "self"),
+            cells=map_cells.MapCells(CLASSES, "self", "layer1", background=True),
+        )
+        goal = objective(
+            patching=MapCells(2, side=SIZE // 8), pooling="exclusive", removal=Removal(rate, from_step=0)
+        )
+        run = Training(
+            model, (1, 1, SIZE, SIZE, 3), goal, optax.sgd(0.01), mesh=mesh_of(devices, fsdp), ema_decay=0.5
+        ).start()
+        assert run.update(batch) == -1
+        return float(run.tally["loss"]), jax.tree.map(np.asarray, run.variables)
+
+    (loss, one), (loss_of_many, many) = (after_a_step(*mesh, rate=1.0) for mesh in ((1, 1), (8, 4)))
+    np.testing.assert_allclose(loss_of_many, loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), many, one)
+    assert loss != after_a_step(1, 1, rate=1e-9)[0]
