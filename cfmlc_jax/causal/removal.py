@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from cfmlc_jax.shapes import shaped
 
-OWN = 0.5  # least focus of a class's own cell, relative to its pivot's
+OWN = 0.7  # least focus of a class's own cell, relative to its pivot's
 # What makes a fill bad: the class itself; another class; and chance, so that images have different fills.
 _ITSELF, _OTHERS, _CHANCE = 4.0, 1.0, 0.2
 
@@ -49,14 +49,10 @@ def draw(key, labels, *, rate: float, side: int) -> Draw:
     )
 
 
-@shaped("b k, b -> b k")
-def kept(labels, classes):
-    """Labels of the images after the removal: [b, k] and int [b] -> [b, k]."""
-    return labels * (1 - jax.nn.one_hot(classes, labels.shape[1], dtype=labels.dtype))
-
-
 def remove(images, labels, focus, removal: Draw):
-    """The images after the removal: [b, s, s, c] -> same.
+    """The images after the removal, and their labels: [b, s, s, c] and [b, k].
+
+    Another class goes with the one that is removed if most of its focus is in the same region.
 
     Args:
         images: whole views, squares.
@@ -65,13 +61,23 @@ def remove(images, labels, focus, removal: Draw):
             column by column, as in `causal.views`.
         removal: from `draw`.
     """
-    itself, others = _relative(focus, labels, removal.classes, removal.noise.shape[1])
+    side = removal.noise.shape[1]
+    focus = focus.astype(jnp.float32).reshape(-1, side, side, focus.shape[2]).swapaxes(1, 2)
+    # Relative to the pivots: of the class to remove, and of the image's other classes.
+    relative = jnp.exp(focus - focus.max(axis=(1, 2), keepdims=True))
+    itself = jnp.take_along_axis(relative, jnp.maximum(removal.classes, 0)[:, None, None, None], axis=3)[
+        ..., 0
+    ]
+    removed = jax.nn.one_hot(removal.classes, labels.shape[1], dtype=labels.dtype)
+    others = (relative * (labels * (1 - removed))[:, None, None]).max(axis=3)
+
     region = _grown(itself >= OWN)
     area = region.sum(axis=(1, 2), keepdims=True)
     badness = overlap(region, _ITSELF * itself + _OTHERS * others) / area + _CHANCE * removal.noise
-    mask = region & (removal.classes >= 0)[:, None, None]
-    mask = jax.image.resize(mask.astype(images.dtype), images.shape[:3], "linear")[..., None]
-    return images + mask * (shifted(images, badness) - images)
+    region &= (removal.classes >= 0)[:, None, None]
+    mask = jax.image.resize(region.astype(images.dtype), images.shape[:3], "linear")[..., None]
+    gone = (relative * region[..., None]).sum(axis=(1, 2)) > relative.sum(axis=(1, 2)) / 2
+    return images + mask * (shifted(images, badness) - images), labels * (1 - removed) * ~gone
 
 
 @shaped("b h h, b h h -> b h h")
@@ -93,15 +99,6 @@ def shifted(images, badness):
     shift = jnp.argmin(badness.reshape(len(badness), -1), axis=1)
     pixels = jnp.stack([shift // side, shift % side], axis=1) * size // side
     return jax.vmap(lambda image, by: jnp.roll(image, -by, axis=(0, 1)))(images, pixels)
-
-
-def _relative(focus, labels, classes, side):
-    """Focus of each cell relative to the pivot's, of the class to remove and of the image's others: two [b, n, n]."""
-    focus = focus.astype(jnp.float32)
-    relative = jnp.exp(focus - focus.max(axis=1, keepdims=True))
-    itself = jnp.take_along_axis(relative, jnp.maximum(classes, 0)[:, None, None], axis=2)[..., 0]
-    others = (relative * kept(labels, classes)[:, None]).max(axis=2)
-    return tuple(cells.reshape(-1, side, side).swapaxes(1, 2) for cells in (itself, others))
 
 
 def _grown(region):

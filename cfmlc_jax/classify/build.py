@@ -89,7 +89,8 @@ def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None
     mesh = meshes.create(config.mesh.fsdp, devices)
     for section in ("train", "evaluate"):
         meshes.check_batch(f"{section}.batch_size", config[section].batch_size, mesh.size)
-    method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
+    method = pat.METHODS[config.method]
+    pooling = POOLINGS[config.patches.pooling]._replace(weight=config.patches.weight)
     model = models.normalised(
         models.create(
             config.model,

@@ -95,7 +95,9 @@ class Score:
                     null=of_fixed_null,
                 )
             if "feature" in kinds:
-                nulls["feature"] = deconfound.counterfactual(outputs, with_patches=evidence is not None)
+                nulls["feature"] = deconfound.counterfactual(
+                    outputs, patch_weight=0.0 if evidence is None else pooling.weight
+                )
                 arrays["cosine"] = outputs.cosine[:, 0]
             return arrays | {null_name(kind): jnp.broadcast_to(nulls[kind], shape) for kind in kinds}
 

@@ -264,8 +264,8 @@ class ClassifierSystem:
         def removed(images, labels):
             outputs = self._model.apply(average, objective.patching.inputs(images), train=False)
             focus = objective.pooling.focus(*objective.patching.evidence(outputs))
-            whole = removals.remove(images[:, 0], labels, focus, removal)
-            return whole[:, None], removals.kept(labels, removal.classes)
+            whole, labels = removals.remove(images[:, 0], labels, focus, removal)
+            return whole[:, None], labels
 
         images, labels = jax.lax.cond(
             step >= objective.removal.from_step,

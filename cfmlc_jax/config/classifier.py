@@ -45,6 +45,8 @@ def _patches() -> ConfigDict:
     # paper. exclusive: a softmax over classes divides each patch, so that a patch of the context cannot be
     # evidence for the target.
     patches.pooling = "pivot"
+    # Of the patches in the combined prediction; that of the whole image has the rest. 0.5: equal weights, as in the paper.
+    patches.weight = 0.5
     # pat_t: branches of the head in addition to the whole-image branch. self: one, used as both attention and
     # score of patches. cross: one for attention, one for scores. Other methods have no further branches.
     patches.branches = "cross"
@@ -127,6 +129,7 @@ BOUNDS = {
     "patches.grids": Bounds(2, 64, ": each of the grid² patches is a forward pass"),
     "patches.overlap": Bounds(0, 0.95),
     "patches.size": PIXELS,
+    "patches.weight": Bounds(0, 1),
     "model.cosine.num_heads": Bounds(1),
     "model.cosine.tau": Bounds(open=True),
     "model.cosine.momentum": Bounds(0, 1),
@@ -201,10 +204,11 @@ def _check_task(config):
         raise InputError(
             f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
         )
-    if config.task != "multi_label" and config.data.decorrelate.effective_share < 1:
+    decorrelate = config.data.decorrelate
+    if config.task != "multi_label" and min(decorrelate.effective_share, decorrelate.val_share) < 1:
         raise InputError(
             f"config.data.decorrelate is for task 'multi_label', not {config.task!r}, whose labels exclude each other; set "
-            "effective_share to 1"
+            "effective_share and val_share to 1"
         )
     transform = config.views.transform
     needs_whole = {
@@ -396,7 +400,7 @@ def _uses(config: ConfigDict) -> list[Use]:
     views_as_patches = with_patches and patches.source != "map"
     return [
         Use(("patches.grids", "patches.overlap"), views_as_patches or config.train.mask_rate > 0),
-        Use(("patches.source", "patches.pooling"), with_patches),
+        Use(("patches.source", "patches.pooling", "patches.weight"), with_patches),
         Use(("patches.size",), views_as_patches and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
         Use(("patches.branches",), config.method == "pat_t"),

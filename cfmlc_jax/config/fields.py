@@ -45,6 +45,9 @@ def _data() -> ConfigDict:
     data.decorrelate = ConfigDict()
     data.decorrelate.effective_share = 1.0
     data.decorrelate.from_epoch = 1  # first epoch with these weights, counted from 1
+    # Below 1: validation too weighs its images so, down to this share of them. The best checkpoint is by this mAP
+    # (mAP_decorrelated), which does not reward the use of context.
+    data.decorrelate.val_share = 1.0
     # Generated records (`data.sources.counterfactuals`) in the training batches, beside the real images.
     data.counterfactuals = counterfactuals = ConfigDict()
     counterfactuals.path = ""  # their folder; empty: none
@@ -219,6 +222,7 @@ BOUNDS = {
     "data.workers": Bounds(-1, 1024, ": each is a process of some hundred megabytes"),
     "data.decorrelate.effective_share": Bounds(0, 1, open=True),
     "data.decorrelate.from_epoch": Bounds(1),
+    "data.decorrelate.val_share": Bounds(0, 1, open=True),
     "data.counterfactuals.share": _SHARE,
     "data.counterfactuals.from_epoch": Bounds(1),
     "data.scenes.bias": _SHARE,

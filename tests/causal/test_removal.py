@@ -45,9 +45,12 @@ def test_classes_are_drawn_among_the_labels_at_the_rate():
     assert every.noise.shape == (3000, 2, 2)
 
 
-def test_a_removed_class_loses_its_label_alone():
-    labels = jnp.ones((2, CLASSES))
-    np.testing.assert_array_equal(removal.kept(labels, jnp.array([1, -1])), [[1, 0, 1], [1, 1, 1]])
+def test_a_class_in_the_same_region_goes_too(rng):
+    """Class 1 is beside class 0, class 2 two cells further."""
+    images, labels = jnp.asarray(rng.random((3, SIZE, SIZE, 3)), jnp.float32), jnp.ones((3, CLASSES))
+    focus = focus_at([[(1, 1), (2, 1), (4, 1)]] * 3)
+    _, kept = removal.remove(images, labels, focus, drawn([0, 2, -1]))
+    np.testing.assert_array_equal(kept, [[0, 0, 1], [1, 1, 0], [1, 1, 1]])
 
 
 def test_the_region_of_the_class_is_filled_from_where_no_class_is(rng):
@@ -58,7 +61,8 @@ def test_the_region_of_the_class_is_filled_from_where_no_class_is(rng):
         image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = colour
     images = jnp.asarray(np.stack([image] * 3))
     labels = jnp.tile(jnp.array([1.0, 1, 0]), (3, 1))
-    after = np.asarray(removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1])))
+    after, kept = map(np.asarray, removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1])))
+    np.testing.assert_array_equal(kept, [[0, 1, 0], [1, 0, 0], [1, 1, 0]])
     red, green = ((after - colour) for colour in (np.float32([1, 0, 0]), np.float32([0, 1, 0])))
     left = [[int((abs(x[i]).max(axis=-1) < 0.2).sum()) for x in (red, green)] for i in range(3)]
     assert left == [[0, CELL**2], [CELL**2, 0], [CELL**2, CELL**2]]
@@ -68,8 +72,8 @@ def test_the_region_of_the_class_is_filled_from_where_no_class_is(rng):
     assert changed[6 * CELL : 7 * CELL, CELL : 2 * CELL].all()
     assert not changed[: 4 * CELL].any()
     assert not changed[:, 4 * CELL :].any()
-    other = np.asarray(removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1], seed=1)))
-    assert (other[0] != after[0]).any()
+    other, _ = removal.remove(images, labels, focus_at([cells] * 3), drawn([0, 1, -1], seed=1))
+    assert (np.asarray(other)[0] != after[0]).any()
 
 
 def test_the_overlap_is_the_badness_under_the_moved_region(rng):
@@ -87,7 +91,7 @@ def test_a_size_that_the_cells_do_not_divide_is_shifted_by_whole_pixels(rng):
 
 
 class Located:
-    """A classifier that finds class k in the cell in column 0 and row k, and keeps what it was last trained on."""
+    """A classifier that finds class k in the cell in column 0 and row 3k, and keeps what it was last trained on."""
 
     frozen = ()
 
@@ -99,7 +103,7 @@ class Located:
             self.views = views
         bias = variables["params"]["bias"]
         whole = jnp.broadcast_to(bias[None, None], (*views.shape[:2], CLASSES))
-        cells = focus_at([[(0, 0), (0, 1), (0, 2)]] * len(views))[:, None] + bias[None, None, None]
+        cells = focus_at([[(0, 0), (0, 3), (0, 6)]] * len(views))[:, None] + bias[None, None, None]
         outputs = Outputs(whole=whole, attention=None, score=None, cells=(cells, cells), features={})
         return (outputs, {}) if train else outputs
 
