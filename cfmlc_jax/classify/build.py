@@ -328,7 +328,11 @@ def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
 def _removal(config, steps_per_epoch) -> Removal | None:
     """Which classes are removed from training images; None: none."""
     removal = config.train.removal
-    return Removal(removal.rate, (removal.from_epoch - 1) * steps_per_epoch) if removal.rate else None
+    return (
+        Removal(removal.rate, (removal.from_epoch - 1) * steps_per_epoch, removal.exchange)
+        if removal.rate
+        else None
+    )
 
 
 def _mean_feature(config, steps_per_epoch):

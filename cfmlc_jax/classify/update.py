@@ -40,6 +40,7 @@ class Removal:
 
     rate: float
     from_step: int
+    exchange: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,7 @@ class ClassifierSystem:
             jax.random.fold_in(key, REMOVAL),
             labels,
             rate=removal.rate,
+            exchange=removal.exchange,
             side=self._objective.patching.grids()[0],
         )
 

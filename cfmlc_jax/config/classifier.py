@@ -379,6 +379,11 @@ def _check_training(config: ConfigDict) -> None:
             f"config.train.removal.rate is {config.train.removal.rate:g}, but only cells of a map say which region is a class's "
             f"own, not patches.source {config.patches.source!r}; set method to 'pat_t' and patches.source to 'map', or rate to 0"
         )
+    if config.train.removal.rate and config.train.removal.exchange and config.train.micro_batches > 1:
+        raise InputError(
+            f"config.train.removal.exchange takes a class from another image of the batch, which train.micro_batches "
+            f"{config.train.micro_batches} divide; set exchange to 0, or micro_batches to 1"
+        )
     if config.patches.pooling == "exclusive" and branches(config) == "cross":
         raise InputError(
             "config.patches.pooling 'exclusive' uses scores only, so the attention branch of "

@@ -160,9 +160,9 @@ def _train() -> ConfigDict:
     # averaged weights find it (`causal.removal`). One more forward pass in each step.
     train.removal = ConfigDict()
     train.removal.rate = 0.0  # probability that an image with a label loses one
-    train.removal.from_epoch = (
-        4  # first epoch with removals, counted from 1; the cells must know their classes by then
-    )
+    train.removal.exchange = 0.0  # probability that a class of another image of the batch takes its place
+    # First epoch with removals, counted from 1: the cells must know their classes by then.
+    train.removal.from_epoch = 4
     train.epochs = 80
     train.log_every = 50  # steps between two logs
     train.checkpoint_every = 0  # steps between further checkpoints; 0: save only after each epoch
@@ -249,6 +249,7 @@ BOUNDS = {
     "train.micro_batches": Bounds(1),
     "train.mask_rate": _SHARE,
     "train.removal.rate": _SHARE,
+    "train.removal.exchange": _SHARE,
     "train.removal.from_epoch": Bounds(1),
     "train.epochs": Bounds(1, 1_000_000),
     "train.log_every": Bounds(1),
@@ -394,7 +395,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("data.counterfactuals.share",), bool(counterfactuals.path)),
         Use(("data.counterfactuals.from_epoch",), bool(counterfactuals.path) and counterfactuals.share > 0),
         Use(("train.mask_with",), config.train.mask_rate > 0),
-        Use(("train.removal.from_epoch",), config.train.removal.rate > 0),
+        Use(("train.removal.from_epoch", "train.removal.exchange"), config.train.removal.rate > 0),
         Use(("train.patience",), config.train.early_stop),
         *report_uses(config),
     ]

@@ -84,10 +84,28 @@ def test_the_overlap_is_the_badness_under_the_moved_region(rng):
         np.testing.assert_allclose(result[:, y, x], expected, atol=1e-5)
 
 
-def test_a_size_that_the_cells_do_not_divide_is_shifted_by_whole_pixels(rng):
-    images = jnp.asarray(rng.random((1, 10, 10, 3)), jnp.float32)
-    badness = jnp.ones((1, 3, 3)).at[0, 2, 1].set(0)
-    np.testing.assert_array_equal(removal.shifted(images, badness), jnp.roll(images, (-6, -3), axis=(1, 2)))
+def test_a_class_of_the_image_before_takes_the_place(rng):
+    """The donor has class 2 in white at (5, 2) and class 1 at (0, 7); the image loses class 0 at (1, 6)."""
+    donor, image = rng.uniform(0.3, 0.6, (2, SIZE, SIZE, 3)).astype(np.float32)
+    donor[2 * CELL : 3 * CELL, 5 * CELL : 6 * CELL] = 1
+    images, labels = jnp.stack([donor, image]), jnp.array([[0.0, 1, 1], [1, 0, 0]])
+    focus = focus_at([[(4, 4), (0, 7), (5, 2)], [(1, 6), (4, 4), (4, 4)]])
+    removal_drawn = drawn([-1, 0])._replace(donated=jnp.array([-1, 2]))
+    after, kept = map(np.asarray, removal.remove(images, labels, focus, removal_drawn))
+    np.testing.assert_array_equal(kept, [[0, 1, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(after[0], donor)
+    assert (after[1, 6 * CELL : 7 * CELL, CELL : 2 * CELL] > 0.95).all()
+    np.testing.assert_array_equal(after[1, : 4 * CELL], image[: 4 * CELL])
+
+
+def test_only_a_class_that_the_image_does_not_have_takes_the_place():
+    labels = jnp.tile(jnp.array([[1.0, 1, 0], [1, 0, 0]]), (500, 1))
+    removal_drawn = removal.draw(jax.random.key(0), labels, rate=0.5, side=2, exchange=0.5)
+    donated = np.asarray(removal_drawn.donated).reshape(-1, 2)
+    assert (donated[:, 0] == -1).all()
+    assert set(donated[:, 1]) == {-1, 1}
+    np.testing.assert_allclose((donated[:, 1] == 1).mean(), 0.25, atol=0.05)
+    assert (np.asarray(removal_drawn.classes).reshape(-1, 2)[donated >= 0] >= 0).all()
 
 
 class Located:
@@ -149,14 +167,16 @@ def test_removals_on_eight_devices_equal_those_on_one(rng, small_arrays_are_spli
         "labels": (rng.random((8, CLASSES)) < 0.6).astype(np.float32),
     }
 
-    def after_a_step(devices, fsdp, rate):
+    def after_a_step(devices, fsdp, rate, exchange=0.5):
         model = Classifier(
             backbone=resnet.ResNet(stage_sizes=(1, 1), block=resnet.BasicBlock, width=8, small_stem=True),
             head=linear.LinearHead(CLASSES, "self"),
             cells=map_cells.MapCells(CLASSES, "self", "layer1", background=True),
         )
         goal = objective(
-            patching=MapCells(2, side=SIZE // 8), pooling="exclusive", removal=Removal(rate, from_step=0)
+            patching=MapCells(2, side=SIZE // 8),
+            pooling="exclusive",
+            removal=Removal(rate, from_step=0, exchange=exchange),
         )
         run = Training(
             model, (1, 1, SIZE, SIZE, 3), goal, optax.sgd(0.01), mesh=mesh_of(devices, fsdp), ema_decay=0.5

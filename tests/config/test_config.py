@@ -575,6 +575,16 @@ CELLS = {"patches__source": "map", "effect__kinds": ("whole",), "train__removal_
             {"train__removal__rate": 0.5},
             "removal.rate is 0.5, but only cells of a map .*, not patches.source 'host'; set method to 'pat_t' and",
         ),
+        (
+            CELLS
+            | {
+                "train__removal__exchange": 0.5,
+                "train__micro_batches": 2,
+                "train__batch_size": 128,
+                "model__norm_groups": 2,
+            },
+            "from another image of the batch, which train.micro_batches 2 divide; set exchange to 0, or micro_batches to 1",
+        ),
         ({"train__removal__rate": 1.5}, r"config.train.removal.rate is 1.5; it must be in \[0, 1\]"),
     ],
 )
