@@ -19,7 +19,8 @@ from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import invariant, pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
-from cfmlc_jax.classify.update import ClassifierSystem, Objective, Removal, Validation, initial_model
+from cfmlc_jax.classify.removing import Removal
+from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
 from cfmlc_jax.data.mixing import Generated
@@ -317,7 +318,7 @@ def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
         "mask_rate": config.train.mask_rate,
         "mask_with": config.train.mask_with,
         "weight": _weight(config, class_counts),
-        "removal": _removal(config, steps_per_epoch),
+        "removal": _removal(config, parts, steps_per_epoch),
     }
     if config.method == "invariant":
         per_image = losses.create(config.loss, class_counts)
@@ -325,14 +326,13 @@ def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
     return Objective(loss=loss(config, class_counts), names=pat.loss_names(parts.method), **options)
 
 
-def _removal(config, steps_per_epoch) -> Removal | None:
+def _removal(config, parts, steps_per_epoch) -> Removal | None:
     """Which classes are removed from training images; None: none."""
     removal = config.train.removal
-    return (
-        Removal(removal.rate, (removal.from_epoch - 1) * steps_per_epoch, removal.exchange)
-        if removal.rate
-        else None
-    )
+    if not removal.rate:
+        return None
+    from_step = (removal.from_epoch - 1) * steps_per_epoch
+    return Removal(removal.rate, from_step, parts.patching["train"], parts.pooling, removal.exchange)
 
 
 def _mean_feature(config, steps_per_epoch):

@@ -6,6 +6,7 @@ de-confounded head, the mean feature. With micro-batches, forward and backward p
 (`engine.accumulation`), and everything else is as of the whole batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cfmlc_jax.causal import removal as removals
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.engine import accumulation
 from cfmlc_jax.engine.system import Update
 from cfmlc_jax.models.classifier import Classifier, Outputs
@@ -27,20 +28,7 @@ from cfmlc_jax.optim.build import hyperparameters
 
 # Folded into the step's key for masking, and for dropout in micro-batches, each of which folds its number into that.
 # Dropout in a whole batch uses the step's key itself.
-MASKING, DROPOUT, REMOVAL = 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Which classes are removed from training images (`causal.removal`).
-
-    rate: probability that an image with a label loses one.
-    from_step: the first step with removals; before it the classifier does not know yet where the classes are.
-    """
-
-    rate: float
-    from_step: int
-    exchange: float = 0.0
+MASKING, DROPOUT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -149,13 +137,16 @@ class ClassifierSystem:
         views = batch["views"]
         colour = in_unit_range(views[:, 0]).mean(axis=(0, 1, 2))
         params, statistics = (learned["variables"][name] for name in ("params", "batch_stats"))
-        weights = self._objective.weights(batch)
+        weights, removal = self._objective.weights(batch), self._objective.removal
 
         def gradient_of(number, part, statistics_after):
             """The gradient of a micro-batch; the statistics; and its share in the terms, with its pooled features."""
-            part, patch, removal = part
+            part, patch, drawn = part
             images = self._masked(part["views"], patch, learned["mean_colour"])
-            images, part = self._without_class(images, part, removal, learned["average"], step)
+            if removal is not None:
+                find = functools.partial(self._model.apply, learned["average"], train=False)
+                images, labels = removal.apply(find, images, part["labels"], drawn, step)
+                part = part | {"labels": labels}
 
             def loss_of(params):
                 outputs, updated = self._model.apply(
@@ -182,7 +173,7 @@ class ClassifierSystem:
             gradient_of,
             params,
             statistics,
-            (batch, self._patches_to_mask(key, views), self._classes_to_remove(key, batch["labels"])),
+            (batch, self._patches_to_mask(key, views), removal and removal.draw(key, batch["labels"])),
             number=self._micro_batches,
             group=group,
         )
@@ -243,40 +234,6 @@ class ClassifierSystem:
             mean_colour=mean_colour,
             patching=self._objective.patching,
         )
-
-    def _classes_to_remove(self, key, labels):
-        """The class that is removed from each image of the batch; None: there is no removal."""
-        removal = self._objective.removal
-        if removal is None:
-            return None
-        return removals.draw(
-            jax.random.fold_in(key, REMOVAL),
-            labels,
-            rate=removal.rate,
-            exchange=removal.exchange,
-            side=self._objective.patching.grids()[0],
-        )
-
-    def _without_class(self, images, part, removal, average, step):
-        """The images and the micro-batch after the removal of classes, where the averaged weights find them."""
-        if removal is None:
-            return images, part
-        objective = self._objective
-
-        def removed(images, labels):
-            outputs = self._model.apply(average, objective.patching.inputs(images), train=False)
-            focus = objective.pooling.focus(*objective.patching.evidence(outputs))
-            whole, labels = removals.remove(images[:, 0], labels, focus, removal)
-            return whole[:, None], labels
-
-        images, labels = jax.lax.cond(
-            step >= objective.removal.from_step,
-            removed,
-            lambda images, labels: (images, labels),
-            images,
-            part["labels"],
-        )
-        return images, part | {"labels": labels}
 
     def _dropout_key(self, key, number):
         if self._micro_batches == 1:

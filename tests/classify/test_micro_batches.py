@@ -19,7 +19,8 @@ from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import build, invariant
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import MapCells, Whole
-from cfmlc_jax.classify.update import DROPOUT, ClassifierSystem, Removal
+from cfmlc_jax.classify.removing import Removal
+from cfmlc_jax.classify.update import DROPOUT, ClassifierSystem
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.backbones import resnet
@@ -154,9 +155,11 @@ def masked_patches(number):
 
 def removals(number):
     """Each micro-batch finds the classes that its images lose."""
-    goal = objective(pooling="exclusive", patching=MapCells(2, side=SIZE // 8), removal=Removal(0.5, 0))
-    cells = catalogue.Patches(source="map", map="layer1", pooling="exclusive", branches="self")
-    return tiny(number, 4, goal, patches=cells), {}
+    cells, pooling = MapCells(2, side=SIZE // 8), "exclusive"
+    removal = Removal(0.5, 0, cells, POOLINGS[pooling])
+    goal = objective(pooling=pooling, patching=cells, removal=removal)
+    patches = catalogue.Patches(source="map", map="layer1", pooling="exclusive", branches="self")
+    return tiny(number, 4, goal, patches=patches), {}
 
 
 def long_tailed(number):

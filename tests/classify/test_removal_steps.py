@@ -7,8 +7,10 @@ import optax
 import pytest
 from training import Training, mesh_of, objective
 
+from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify.patching import MapCells
-from cfmlc_jax.classify.update import ClassifierSystem, Removal
+from cfmlc_jax.classify.removing import Removal
+from cfmlc_jax.classify.update import ClassifierSystem
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.models.backbones import resnet
 from cfmlc_jax.models.classifier import Classifier, Outputs
@@ -16,6 +18,7 @@ from cfmlc_jax.models.heads import linear, map_cells
 
 SIDE, CELL, CLASSES = 8, 4, 3
 SIZE = SIDE * CELL
+CELLS = MapCells(2, side=SIDE)
 
 
 class Located:
@@ -41,8 +44,8 @@ class Located:
 def test_a_step_trains_on_removals_from_the_first_step_that_has_them(rng):
     goal = objective(
         loss=lambda logits, labels: (logits * labels).sum(),
-        patching=MapCells(2, side=SIDE),
-        removal=Removal(rate=1.0, from_step=2),
+        patching=CELLS,
+        removal=Removal(1.0, from_step=2, patching=CELLS, pooling=POOLINGS["pivot"]),
     )
     model = Located()
     system = ClassifierSystem(model, (1, 1, SIZE, SIZE, 3), goal, optax.sgd(1.0), ema_decay=0.5)
@@ -85,10 +88,11 @@ def test_removals_on_eight_devices_equal_those_on_one(rng, small_arrays_are_spli
             head=linear.LinearHead(CLASSES, "self"),
             cells=map_cells.MapCells(CLASSES, "self", "layer1", background=True),
         )
+        cells = MapCells(2, side=SIZE // 8)
         goal = objective(
-            patching=MapCells(2, side=SIZE // 8),
+            patching=cells,
             pooling="exclusive",
-            removal=Removal(rate=1.0, from_step=0, exchange=0.5),
+            removal=Removal(1.0, 0, cells, POOLINGS["exclusive"], exchange=0.5),
         )
         run = Training(
             model, (1, 1, SIZE, SIZE, 3), goal, optax.sgd(0.01), mesh=mesh_of(devices, fsdp), ema_decay=0.5
