@@ -144,7 +144,7 @@ class ClassifierSystem:
             part, patch, drawn = part
             images = self._masked(part["views"], patch, learned["mean_colour"])
             if removal is not None:
-                find = functools.partial(self._model.apply, learned["average"], train=False)
+                find: Any = functools.partial(self._model.apply, learned["average"], train=False)
                 images, labels = removal.apply(find, images, part["labels"], drawn, step)
                 part = part | {"labels": labels}
 

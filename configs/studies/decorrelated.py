@@ -33,8 +33,7 @@ def get_study(quick: bool) -> dict:
     runs = {
         f"{name}_bias{bias:g}": {
             "text": text,
-            "fields": fields
-            | {"data.scenes.bias": bias, "train.epochs": BUDGET, "train.early_stop": False},
+            "fields": fields | {"data.scenes.bias": bias, "train.epochs": BUDGET, "train.early_stop": False},
             "variants": {},
             "shown": ("whole", "patch", "combined"),
             "group": f"bias {bias:g}",
