@@ -97,7 +97,7 @@ def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, so
     pooling = patches.Pooling(mean_logits, lambda attention, scores: 0 * scores, background)
     monkeypatch.setitem(patches.POOLINGS, "mean", pooling)
     config = small(pooling="mean", source=source)
-    config.effect.kinds = ("whole",)
+    config.effect.kinds, config.patches.weight = ("whole",), 0.75
     parts = build.create(configs.validate(config), 3)
     if source == "map":
         assert parts.model.cells.background == background
@@ -106,6 +106,7 @@ def test_a_new_pooling_is_a_function_and_a_line(monkeypatch, rng, background, so
     expected = score[:, 1:].mean(axis=1)
     logits = pat.predict(outputs, HostViews(2), parts.pooling)
     np.testing.assert_allclose(logits["patch"], expected, rtol=1e-6)
+    np.testing.assert_allclose(logits["combined"], 0.25 * whole[:, 0] + 0.75 * expected, rtol=1e-6)
 
 
 def test_an_unknown_pooling_is_refused_with_the_known_ones(monkeypatch):

@@ -11,12 +11,12 @@ NULL_KINDS = (*FIXED_NULLS, "blur")
 
 
 @shaped("..., ... -> ...")
-def combine(whole, patch):
-    """Logits of the final prediction: the mean of whole and patch logits, both [b, k].
+def combine(whole, patch, patch_weight: float = 0.5):
+    """Logits of the final prediction: the weighted mean of whole and patch logits, both [b, k].
 
-    Logits are averaged, not probabilities, as in the reference.
+    Logits are averaged, not probabilities, and equally by default, as in the reference.
     """
-    return (whole + patch) / 2
+    return (1 - patch_weight) * whole + patch_weight * patch
 
 
 def total_direct_effect(factual, counterfactual, alpha):

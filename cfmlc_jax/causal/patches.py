@@ -99,11 +99,13 @@ class Pooling(NamedTuple):
     logits: attention and scores, two [b, p, k] -> [b, k].
     focus: attention and scores -> [b, p, k], whose softmax over patches is each patch's share in the evidence.
     background: scores are relative to a background score, for which cells of a map get a layer of its own.
+    weight: of the evidence in the combined prediction; that of the whole image has the rest.
     """
 
     logits: Callable
     focus: Callable
     background: bool = False
+    weight: float = 0.5
 
 
 # Poolings by their name in `config.patches.pooling`.

@@ -19,6 +19,7 @@ from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import invariant, pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data import pipeline
@@ -89,7 +90,8 @@ def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None
     mesh = meshes.create(config.mesh.fsdp, devices)
     for section in ("train", "evaluate"):
         meshes.check_batch(f"{section}.batch_size", config[section].batch_size, mesh.size)
-    method, pooling = pat.METHODS[config.method], POOLINGS[config.patches.pooling]
+    method = pat.METHODS[config.method]
+    pooling = POOLINGS[config.patches.pooling]._replace(weight=config.patches.weight)
     model = models.normalised(
         models.create(
             config.model,
@@ -145,7 +147,7 @@ def system(
     return ClassifierSystem(
         parts.model,
         parts.sample_shape("train"),
-        _objective(config, parts, class_counts),
+        _objective(config, parts, class_counts, steps_per_epoch),
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
         mean_feature=_mean_feature(config, steps_per_epoch),
@@ -308,7 +310,7 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
 
 
-def _objective(config, parts, class_counts) -> Objective:
+def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
     """What the method minimises."""
     options = {
         "patching": parts.patching["train"],
@@ -316,11 +318,21 @@ def _objective(config, parts, class_counts) -> Objective:
         "mask_rate": config.train.mask_rate,
         "mask_with": config.train.mask_with,
         "weight": _weight(config, class_counts),
+        "removal": _removal(config, parts, steps_per_epoch),
     }
     if config.method == "invariant":
         per_image = losses.create(config.loss, class_counts)
         return invariant.InvariantObjective(loss=per_image, names=invariant.LOSSES, **options)
     return Objective(loss=loss(config, class_counts), names=pat.loss_names(parts.method), **options)
+
+
+def _removal(config, parts, steps_per_epoch) -> Removal | None:
+    """Which classes are removed from training images; None: none."""
+    removal = config.train.removal
+    if not removal.rate:
+        return None
+    from_step = (removal.from_epoch - 1) * steps_per_epoch
+    return Removal(removal.rate, from_step, parts.patching["train"], parts.pooling, removal.exchange)
 
 
 def _mean_feature(config, steps_per_epoch):

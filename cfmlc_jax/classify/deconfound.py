@@ -53,16 +53,16 @@ class MeanFeature:
         return unflatten_dict(flat | {MEAN_FEATURE: moved})
 
 
-def counterfactual(outputs: Outputs, *, with_patches: bool):
+def counterfactual(outputs: Outputs, *, patch_weight: float):
     """The part of the combined logits along the mean feature, [b, k]. It needs no second forward pass.
 
     Args:
         outputs: the factual outputs of a head with a mean feature.
-        with_patches: combined logits are the mean of whole-image and patch logits; the mean feature has no
-            part in the latter.
+        patch_weight: of the patch logits in the combined ones, in which the mean feature has no part; 0 without
+            patches.
     """
     whole = outputs.counterfactual[:, 0]
-    return effects.combine(whole, jnp.zeros_like(whole)) if with_patches else whole
+    return effects.combine(whole, jnp.zeros_like(whole), patch_weight)
 
 
 def with_tau_norm(model: dict[str, Any], tau: float) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cfmlc_jax.causal.decorrelation import decorrelate
 from cfmlc_jax.causal.views import Box
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.metrics import cooccurrence, localization
+from cfmlc_jax.metrics.bootstrap import weighted_mean_average_precision
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
 from cfmlc_jax.results import multi_label, summary
 from cfmlc_jax.results import scores as metric_scores
@@ -15,24 +17,42 @@ from cfmlc_jax.results.multi_label import Findings, MultiLabelResults
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE, RuleOfThumb
 
+DECORRELATED = "mAP_decorrelated"
+
 
 class MultiLabel:
     """The task of multi-label classification, as in `tasks.Task`.
 
     Args:
         training_labels: [n, k], for co-occurrence in training; None: it is not reported.
+        val_share: below 1: validation has "mAP_decorrelated", of images with weights that make their labels independent
+            of each other (`causal.decorrelation`), with this effective sample size / number; it is the selection.
     """
 
-    # The metric that the reference's training uses.
-    selection = "mAP_voc"
     class_counts = None
 
-    def __init__(self, training_labels: np.ndarray | None):
+    def __init__(self, training_labels: np.ndarray | None, val_share: float = 1.0):
         self.training = None if training_labels is None else _training(training_labels)
+        # "mAP_voc" is what the reference's training uses.
+        self.selection = "mAP_voc" if val_share == 1 else DECORRELATED
+        self._val_share = val_share
+        self._weights: tuple[np.ndarray, np.ndarray] | None = (
+            None  # of the last labels: these, and the weights
+        )
 
     def validation(self, logits, labels) -> dict[str, float]:
-        """mAP in both definitions, "sklearn" and "voc"."""
-        return metric_scores.mean_average_precisions(logits, labels)
+        """mAP in both definitions, "sklearn" and "voc"; and "mAP_decorrelated", in the first."""
+        metrics = metric_scores.mean_average_precisions(logits, labels)
+        if self._val_share == 1:
+            return metrics
+        weights = self._validation_weights(labels)
+        statistic = weighted_mean_average_precision(logits, labels, "sklearn")
+        return metrics | {DECORRELATED: float(statistic(weights[None])[0])}
+
+    def _validation_weights(self, labels):
+        if self._weights is None or not np.array_equal(self._weights[0], labels):
+            self._weights = labels, decorrelate(labels, self._val_share).weights
+        return self._weights[1]
 
     def probabilities(self, logits) -> np.ndarray:
         """The sigmoid of the logits."""

@@ -11,7 +11,7 @@ patch that looks most like the class; its evidence is free of most of the contex
 - Patches: a `patching.Whole` object makes them and reads their attention and scores from the outputs; a
   `causal.patches.Pooling` pools these to one logit per class.
 - Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits.
-- Prediction (`predict`): the mean of whole-image and patch logits.
+- Prediction (`predict`): the mean of whole-image and patch logits, weighted equally by default.
 - Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
   pivot patch. The total direct effect is computed from them (`causal.effects`). Without owned pixels: `ownership`.
 - Masking (`patches_to_mask`, `mask_patches`; not in the paper): training images with one patch masked, so that the masked images
@@ -79,7 +79,7 @@ def predict(outputs: Outputs, patching: Whole, pooling: Pooling) -> dict:
     if evidence is None:
         return {"whole": whole, "combined": whole}
     patch = pooling.logits(*evidence)
-    return {"whole": whole, "patch": patch, "combined": effects.combine(whole, patch)}
+    return {"whole": whole, "patch": patch, "combined": effects.combine(whole, patch, pooling.weight)}
 
 
 class Null(NamedTuple):
@@ -147,7 +147,9 @@ def counterfactuals(
         attention, score = patching.evidence_without_each(apply, images, blank, evidence, null.evidence)
         pooled = effects.pooled_without_each(attention, score, pooling.logits)
         focus = pooling.focus(*evidence)
-        logits["pivot"] = effects.pivot_counterfactual(focus, effects.combine(removed, pooled))
+        logits["pivot"] = effects.pivot_counterfactual(
+            focus, effects.combine(removed, pooled, pooling.weight)
+        )
     return logits
 
 

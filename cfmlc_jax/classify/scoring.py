@@ -138,7 +138,9 @@ class Score:
                     pooling=pooling,
                 )
             if "feature" in kinds:
-                nulls["feature"] = deconfound.counterfactual(outputs, with_patches=evidence is not None)
+                nulls["feature"] = deconfound.counterfactual(
+                    outputs, patch_weight=0.0 if evidence is None else pooling.weight
+                )
                 arrays["cosine"] = outputs.cosine[:, 0]
             return arrays | {null_name(kind): jnp.broadcast_to(nulls[kind], shape) for kind in kinds}
 

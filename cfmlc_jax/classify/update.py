@@ -6,6 +6,7 @@ de-confounded head, the mean feature. With micro-batches, forward and backward p
 (`engine.accumulation`), and everything else is as of the whole batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
 from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.engine import accumulation
 from cfmlc_jax.engine.system import Update
 from cfmlc_jax.models.classifier import Classifier, Outputs
@@ -50,6 +52,7 @@ class Objective:
     mask_rate: float = 0.0
     mask_with: str = "mean"
     weight: Callable | None = None
+    removal: Removal | None = None
 
     def terms(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Any]:
         """The terms of the loss, scalars by `names`; training minimises their sum."""
@@ -134,12 +137,16 @@ class ClassifierSystem:
         views = batch["views"]
         colour = in_unit_range(views[:, 0]).mean(axis=(0, 1, 2))
         params, statistics = (learned["variables"][name] for name in ("params", "batch_stats"))
-        weights = self._objective.weights(batch)
+        weights, removal = self._objective.weights(batch), self._objective.removal
 
         def gradient_of(number, part, statistics_after):
             """The gradient of a micro-batch; the statistics; and its share in the terms, with its pooled features."""
-            part, patch = part
+            part, patch, drawn = part
             images = self._masked(part["views"], patch, learned["mean_colour"])
+            if removal is not None:
+                find: Any = functools.partial(self._model.apply, learned["average"], train=False)
+                images, labels = removal.apply(find, images, part["labels"], drawn, step)
+                part = part | {"labels": labels}
 
             def loss_of(params):
                 outputs, updated = self._model.apply(
@@ -166,7 +173,7 @@ class ClassifierSystem:
             gradient_of,
             params,
             statistics,
-            (batch, self._patches_to_mask(key, views)),
+            (batch, self._patches_to_mask(key, views), removal and removal.draw(key, batch["labels"])),
             number=self._micro_batches,
             group=group,
         )

@@ -45,6 +45,8 @@ def _patches() -> ConfigDict:
     # paper. exclusive: a softmax over classes divides each patch, so that a patch of the context cannot be
     # evidence for the target.
     patches.pooling = "pivot"
+    # Of the patches in the combined prediction; that of the whole image has the rest. 0.5: equal weights, as in the paper.
+    patches.weight = 0.5
     # pat_t: branches of the head in addition to the whole-image branch. self: one, used as both attention and
     # score of patches. cross: one for attention, one for scores. Other methods have no further branches.
     patches.branches = "cross"
@@ -134,6 +136,7 @@ BOUNDS = {
     "patches.grids": Bounds(2, 64, ": each of the grid² patches is a forward pass"),
     "patches.overlap": Bounds(0, 0.95),
     "patches.size": PIXELS,
+    "patches.weight": Bounds(0, 1),
     "model.cosine.num_heads": Bounds(1),
     "model.cosine.tau": Bounds(open=True),
     "model.cosine.momentum": Bounds(0, 1),
@@ -209,10 +212,11 @@ def _check_task(config):
         raise InputError(
             f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
         )
-    if config.task != "multi_label" and config.data.decorrelate.effective_share < 1:
+    decorrelate = config.data.decorrelate
+    if config.task != "multi_label" and min(decorrelate.effective_share, decorrelate.val_share) < 1:
         raise InputError(
             f"config.data.decorrelate is for task 'multi_label', not {config.task!r}, whose labels exclude each other; set "
-            "effective_share to 1"
+            "effective_share and val_share to 1"
         )
     transform = config.views.transform
     needs_whole = {
@@ -383,6 +387,16 @@ def _check_training(config: ConfigDict) -> None:
             "method 'invariant' trains its heads on generated records: set config.data.counterfactuals.path to their "
             "folder, and share above 0"
         )
+    if config.train.removal.rate and config.patches.source != "map":
+        raise InputError(
+            f"config.train.removal.rate is {config.train.removal.rate:g}, but only cells of a map say which region is a class's "
+            f"own, not patches.source {config.patches.source!r}; set method to 'pat_t' and patches.source to 'map', or rate to 0"
+        )
+    if config.train.removal.rate and config.train.removal.exchange and config.train.micro_batches > 1:
+        raise InputError(
+            f"config.train.removal.exchange takes a class from another image of the batch, which train.micro_batches "
+            f"{config.train.micro_batches} divide; set exchange to 0, or micro_batches to 1"
+        )
     if config.patches.pooling == "exclusive" and branches(config) == "cross":
         raise InputError(
             "config.patches.pooling 'exclusive' uses scores only, so the attention branch of "
@@ -404,7 +418,7 @@ def _uses(config: ConfigDict) -> list[Use]:
     views_as_patches = with_patches and patches.source != "map"
     return [
         Use(("patches.grids", "patches.overlap"), views_as_patches or config.train.mask_rate > 0),
-        Use(("patches.source", "patches.pooling"), with_patches),
+        Use(("patches.source", "patches.pooling", "patches.weight"), with_patches),
         Use(("patches.size",), views_as_patches and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
         Use(("patches.branches",), config.method == "pat_t"),

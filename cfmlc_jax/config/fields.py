@@ -45,6 +45,9 @@ def _data() -> ConfigDict:
     data.decorrelate = ConfigDict()
     data.decorrelate.effective_share = 1.0
     data.decorrelate.from_epoch = 1  # first epoch with these weights, counted from 1
+    # Below 1: validation too weighs its images so, down to this share of them. The best checkpoint is by this mAP
+    # (mAP_decorrelated), which does not reward the use of context.
+    data.decorrelate.val_share = 1.0
     # Generated records (`data.sources.counterfactuals`) in the training batches, beside the real images.
     data.counterfactuals = counterfactuals = ConfigDict()
     counterfactuals.path = ""  # their folder; empty: none
@@ -153,6 +156,13 @@ def _train() -> ConfigDict:
     # model knows masked images when TDE uses them.
     train.mask_rate = 0.0
     train.mask_with = "mean"  # what replaces the patch: zeros, mean or blur
+    # Cells of a map (patches.source): the region of one class is removed from a training image, with its label, where the
+    # averaged weights find it (`causal.removal`). One more forward pass in each step.
+    train.removal = ConfigDict()
+    train.removal.rate = 0.0  # probability that an image with a label loses one
+    train.removal.exchange = 0.0  # probability that a class of another image of the batch takes its place
+    # First epoch with removals, counted from 1: the cells must know their classes by then.
+    train.removal.from_epoch = 4
     train.epochs = 80
     train.log_every = 50  # steps between two logs
     train.checkpoint_every = 0  # steps between further checkpoints; 0: save only after each epoch
@@ -212,6 +222,7 @@ BOUNDS = {
     "data.workers": Bounds(-1, 1024, ": each is a process of some hundred megabytes"),
     "data.decorrelate.effective_share": Bounds(0, 1, open=True),
     "data.decorrelate.from_epoch": Bounds(1),
+    "data.decorrelate.val_share": Bounds(0, 1, open=True),
     "data.counterfactuals.share": _SHARE,
     "data.counterfactuals.from_epoch": Bounds(1),
     "data.scenes.bias": _SHARE,
@@ -237,6 +248,9 @@ BOUNDS = {
     "train.batch_size": _BATCH,
     "train.micro_batches": Bounds(1),
     "train.mask_rate": _SHARE,
+    "train.removal.rate": _SHARE,
+    "train.removal.exchange": _SHARE,
+    "train.removal.from_epoch": Bounds(1),
     "train.epochs": Bounds(1, 1_000_000),
     "train.log_every": Bounds(1),
     "train.patience": Bounds(1),
@@ -294,6 +308,7 @@ def _check_training(config: ConfigDict) -> None:
         )
     _check_milestones(config)
     _check_decorrelation(config)
+    _check_removal(config)
     _check_counterfactuals(config)
     _check_leaks(config.data)
 
@@ -316,6 +331,15 @@ def _check_decorrelation(config):
         raise InputError(
             f"config.data.decorrelate.from_epoch is {decorrelate.from_epoch}, but train.epochs is {epochs}: no image "
             "would be drawn with these weights; make it smaller, or set effective_share to 1"
+        )
+
+
+def _check_removal(config):
+    removal, epochs = config.train.removal, config.train.epochs
+    if removal.rate and removal.from_epoch > epochs:
+        raise InputError(
+            f"config.train.removal.from_epoch is {removal.from_epoch}, but train.epochs is {epochs}: no class would be "
+            "removed; make it smaller, or set rate to 0"
         )
 
 
@@ -371,6 +395,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("data.counterfactuals.share",), bool(counterfactuals.path)),
         Use(("data.counterfactuals.from_epoch",), bool(counterfactuals.path) and counterfactuals.share > 0),
         Use(("train.mask_with",), config.train.mask_rate > 0),
+        Use(("train.removal.from_epoch", "train.removal.exchange"), config.train.removal.rate > 0),
         Use(("train.patience",), config.train.early_stop),
         *report_uses(config),
     ]

@@ -39,7 +39,9 @@ def function(opened: Opened, alpha: float) -> Callable[[Any, Any], dict[str, Any
         logits = pat.predict(outputs, patching, pooling) | invariant.head_logits(outputs)
         evidence = patching.evidence(outputs)
         if has_mean_feature(opened):
-            null = deconfound.counterfactual(outputs, with_patches=evidence is not None)
+            null = deconfound.counterfactual(
+                outputs, patch_weight=0.0 if evidence is None else pooling.weight
+            )
             logits["tde_feature"] = effects.total_direct_effect(logits["combined"], null, alpha)
         arrays = {name: probabilities(rows.astype(jnp.float32)) for name, rows in logits.items()}
         if evidence is not None:

@@ -9,7 +9,10 @@ from cfmlc_jax.causal import effects, patches
 
 
 def test_combination_is_the_mean_of_logits():
-    np.testing.assert_array_equal(effects.combine(jnp.array([[1.0, -4]]), jnp.array([[3.0, 2]])), [[2, -1]])
+    whole, patch = jnp.array([[1.0, -4]]), jnp.array([[3.0, 2]])
+    np.testing.assert_array_equal(effects.combine(whole, patch), [[2, -1]])
+    np.testing.assert_array_equal(effects.combine(whole, patch, 0.75), [[2.5, 0.5]])
+    np.testing.assert_array_equal(effects.combine(whole, patch, 1.0), patch)
 
 
 def test_alpha_zero_is_the_factual_prediction(rng):

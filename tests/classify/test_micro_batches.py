@@ -18,7 +18,8 @@ from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import build, invariant
 from cfmlc_jax.classify.deconfound import MeanFeature
-from cfmlc_jax.classify.patching import Whole
+from cfmlc_jax.classify.patching import MapCells, Whole
+from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.classify.update import DROPOUT, ClassifierSystem
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -152,6 +153,15 @@ def masked_patches(number):
     return tiny(number, 4, goal, patches=catalogue.Patches(), views=5), {}
 
 
+def removals(number):
+    """Each micro-batch finds the classes that its images lose."""
+    cells, pooling = MapCells(2, side=SIZE // 8), "exclusive"
+    removal = Removal(0.5, 0, cells, POOLINGS[pooling])
+    goal = objective(pooling=pooling, patching=cells, removal=removal)
+    patches = catalogue.Patches(source="map", map="layer1", pooling="exclusive", branches="self")
+    return tiny(number, 4, goal, patches=patches), {}
+
+
 def long_tailed(number):
     """Rare classes weigh more, and they are in some of the micro-batches only."""
     section, counts = SimpleNamespace(name="weighted_cross_entropy"), [100, 10, 1]
@@ -183,9 +193,11 @@ def mixed(number):
     return tiny(number, None, goal, head="mechanisms"), batch
 
 
-@pytest.mark.parametrize(("build_system", "number"), [(masked_patches, 2), (long_tailed, 2), (mixed, 4)])
+@pytest.mark.parametrize(
+    ("build_system", "number"), [(masked_patches, 2), (removals, 2), (long_tailed, 2), (mixed, 4)]
+)
 def test_other_systems_learn_the_same_in_micro_batches(monkeypatch, rng, build_system, number):
-    """Masking, weighted means, means over images of a kind, the mean feature: all are of the whole batch."""
+    """Masking, removals, weighted means, means over images of a kind, the mean feature: all are of the whole batch."""
     monkeypatch.setitem(
         catalogue.BACKBONES,
         "resnet_small",

@@ -52,6 +52,20 @@ def test_a_note_counts_classes_without_positives_that_lower_map(rng):
     assert "test: classes" not in text
 
 
+def test_validation_by_decorrelated_images_is_of_weighted_images(rng):
+    """Class 1 is beside class 0 in most images: a score that reports it there is good in these alone."""
+    first = rng.random(400) < 0.4
+    labels = np.stack([first, np.where(rng.random(400) < 0.9, first, ~first)], axis=1).astype(np.uint8)
+    leaning = np.repeat(labels[:, :1], 2, axis=1) + 0.01 * rng.normal(size=labels.shape)
+    plain, task = MultiLabel(None), MultiLabel(None, 0.3)
+    assert (plain.selection, task.selection) == ("mAP_voc", "mAP_decorrelated")
+    expected = plain.validation(leaning, labels)
+    metrics = task.validation(leaning, labels)
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["mAP_decorrelated"] < expected["mAP_sklearn"] - 5
+    np.testing.assert_allclose(task.validation(labels + 0.0, labels)["mAP_decorrelated"], 100)
+
+
 def test_there_is_no_note_where_every_class_has_a_positive(rng):
     plain, _ = results_of(rng, without=0)
     text = MultiLabel(None).summary({"test": plain})

@@ -566,6 +566,39 @@ def test_weights_after_the_last_epoch_are_refused():
         configs.validate(single)
 
 
+CELLS = {"patches__source": "map", "effect__kinds": ("whole",), "train__removal__rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            CELLS | {"train__removal__from_epoch": 81},
+            "from_epoch is 81, but train.epochs is 80: no class would be removed",
+        ),
+        (
+            {"train__removal__rate": 0.5},
+            "removal.rate is 0.5, but only cells of a map .*, not patches.source 'host'; set method to 'pat_t' and",
+        ),
+        (
+            CELLS
+            | {
+                "train__removal__exchange": 0.5,
+                "train__micro_batches": 2,
+                "train__batch_size": 128,
+                "model__norm_groups": 2,
+            },
+            "from another image of the batch, which train.micro_batches 2 divide; set exchange to 0, or micro_batches to 1",
+        ),
+        ({"train__removal__rate": 1.5}, r"config.train.removal.rate is 1.5; it must be in \[0, 1\]"),
+    ],
+)
+def test_removals_that_cannot_be_are_refused(fields, message):
+    configs.require_trainable(configs.validate(changed(**CELLS)))
+    with pytest.raises(InputError, match=message):
+        configs.require_trainable(configs.validate(changed(**fields)))
+
+
 def test_an_option_of_another_head_is_refused_or_named():
     with pytest.raises(
         InputError, match=r"tau_norm is for model.head 'dot_product', not 'linear'; set it to 0"
