@@ -61,12 +61,14 @@ class Opening(NamedTuple):
     fields: fields of config.data that it reads besides the common ones; sections end with a dot.
     has_mechanisms: it is a `sources.MechanismSource` with masks.
     bucket: its files can be in a bucket.
+    partial: its labels can be partial; it reads config.data.unmentioned.
     """
 
     open: Callable[[Any, str], Source]
     fields: tuple[str, ...] = ()
     has_mechanisms: bool = False
     bucket: bool = False
+    partial: bool = False
 
 
 def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
@@ -77,6 +79,10 @@ def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
 def _visual_genome(data, split):
     root = data_root(data.source, data.root)
     return VisualGenome(root, split, data.vocabulary or root / "vg256.json")
+
+
+def _table(data, split):
+    return Table(data_root(data.source, data.root), split, unmentioned=data.unmentioned)
 
 
 def _tfds(data, split):
@@ -152,7 +158,7 @@ SOURCES = {
     "coco": Opening(_in_folder(Coco), bucket=True),
     "voc2007": Opening(_in_folder(Voc), bucket=True),
     "vg256": Opening(_visual_genome, ("vocabulary",), bucket=True),
-    "table": Opening(_in_folder(Table), bucket=True),
+    "table": Opening(_table, bucket=True, partial=True),
     "tfds": Opening(_tfds, ("tfds.",)),
     "scenes": Opening(_scenes, ("scenes.",)),
     "cifar10_lt": Opening(_cifar, _TAIL),

@@ -13,7 +13,7 @@ def average_precision(scores, labels, definition: str) -> np.ndarray:
 
     Args:
         scores: any increasing function of the probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: a class is scored on its known images.
         definition: "sklearn" sums precision × recall step without interpolation, and is 0 for a
             class without positives, as in the reference's inference scripts. "voc" is the area
             under the precision envelope (all points, as in VOC since 2010), and NaN for a class
@@ -29,7 +29,7 @@ def average_precision(scores, labels, definition: str) -> np.ndarray:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must both be [n, k]")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
-    return np.array([_one_class(scores[:, k], labels[:, k] > 0, definition) for k in range(scores.shape[1])])
+    return np.array([_one_class(scores[:, k], labels[:, k], definition) for k in range(scores.shape[1])])
 
 
 def mean_average_precision(scores, labels, definition: str) -> float:
@@ -43,10 +43,12 @@ def mean_average_precision(scores, labels, definition: str) -> float:
     return float(100 * defined.mean()) if defined.size else float("nan")
 
 
-def _one_class(scores, positive, definition):
+def _one_class(scores, labels, definition):
+    known = labels >= 0
+    scores, positive = scores[known], labels[known] > 0
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
     true_positives = np.cumsum(positive[order], dtype=np.float64)[last_of_tie]
     predicted = (np.flatnonzero(last_of_tie) + 1).astype(np.float64)
     total = positive.sum()
