@@ -110,4 +110,4 @@ def _localization(config, scores, boxes, patch_boxes, class_names):
         patch_boxes=patch_boxes,
     )
     # COCO defines sizes of objects in pixels; elsewhere they are relative to the image.
-    return multi_label.localized(pairs, class_names, relative=config.data.source != "coco")
+    return multi_label.localized(pairs, class_names, relative=config.data.source not in ("coco", "coco2017"))

@@ -64,6 +64,7 @@ def _data() -> ConfigDict:
     # the test split. False: they follow it.
     data.mechanisms = ConfigDict({"decorrelated": False})
     data.tfds = _tfds()
+    data.instances = _instances()
     data.scenes = scenes()
     data.longtail = _longtail()
     return data
@@ -77,6 +78,17 @@ def _tfds() -> ConfigDict:
     tfds.image_key = "image"
     tfds.labels_key = "labels"  # a path such as "objects/label" for nested features
     return tfds
+
+
+def _instances() -> ConfigDict:
+    """Annotation files of COCO's form; all paths are relative to data.root."""
+    instances = ConfigDict()
+    for split in ("train", "val"):
+        instances[f"{split}_json"] = f"annotations/instances_{split}.json"
+        instances[f"{split}_images"] = "images"  # folder to which file_name is relative; empty: the root
+        # Text file with the images of the split, an id or file_name a line; empty: all images of the annotation file.
+        instances[f"{split}_list"] = ""
+    return instances
 
 
 def scenes() -> ConfigDict:
