@@ -3,8 +3,8 @@
     python -m cfmlc_jax.main --config=configs/open_images.py
     python -m cfmlc_jax.main --config=configs/open_images.py --config.data.unmentioned=absent    (assume negative)
 
-Data: data/open_images, or $CFMLC_DATA/open_images, or --config.data.root=DIR; `python scripts/prepare_data.py
-open_images` shows the layout and checks it. A file classes.txt there chooses classes.
+Data: data/open_images, or $CFMLC_DATA/open_images, or --config.data.root=DIR;
+`python scripts/prepare_data.py open_images` shows the layout and checks it. A file classes.txt there chooses classes.
 
 Reference score: the paper has none for Open Images. Expected time: depends on the part of the images; an image costs
 what one of configs/coco.py costs.

@@ -99,7 +99,7 @@ def test_the_summary_counts_what_is_unknown(write):
 def test_softmax_losses_refuse_them(write):
     source = Table(write("a.jpg,cat;-dog;?bird\nb.jpg,bird\nc.jpg,dog\n"), "train")
     with pytest.raises(
-        InputError, match="train: 1 labels are unknown, but config.loss.name 'focal' is a softmax"
+        InputError, match=r"train: 1 labels are unknown, but config.loss.name 'focal' is a softmax"
     ):
         checks.require_one_label("train", source, "focal")
 
@@ -154,7 +154,7 @@ def test_hidden_labels_need_the_multi_label_task():
     config = configs.default()
     config.task, config.loss.name, config.method = "single_label", "cross_entropy", "whole"
     config.data.hide_labels = 0.5
-    with pytest.raises(InputError, match="config.data.hide_labels is for task 'multi_label'"):
+    with pytest.raises(InputError, match=r"config.data.hide_labels is for task 'multi_label'"):
         configs.validate(config)
 
 

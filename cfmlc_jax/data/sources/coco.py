@@ -163,8 +163,13 @@ def _without_outlines(row: dict) -> dict:
 def _of_images(instances: Instances, kept: Collection[str]) -> Instances:
     """The annotations of the kept images; unusable boxes of the others are reported too."""
     places = [place for place, owner in enumerate(instances.owners) if owner in kept]
-    lists = ([each[place] for place in places] for each in instances[:3])
-    return Instances(*lists, instances.left_out)
+    owners, columns, corners, left_out = instances
+    return Instances(
+        [owners[place] for place in places],
+        [columns[place] for place in places],
+        [corners[place] for place in places],
+        left_out,
+    )
 
 
 def _annotation_file(root: Path, split: str, year: str) -> InstancesFile:

@@ -119,8 +119,8 @@ def _read(table: Path, classes: dict[str, str], folder: str, unmentioned: str) -
             reader = csv.reader(file)
             if next(reader, None) != _HEADER:
                 raise InputError(f"{table} line 1: not the header {','.join(_HEADER)}; {WAY_OUT}")
-            for columns in reader:
-                image, code, label = _line(table, reader.line_num, columns)
+            for line in reader:
+                image, code, label = _line(table, reader.line_num, line)
                 row = row_of.setdefault(image, len(row_of))
                 if code in column_of:
                     places.append((row, column_of[code], label))

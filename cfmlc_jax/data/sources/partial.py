@@ -49,7 +49,8 @@ class Hidden:
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]
-        return Record(record | {"labels": self.labels[index].copy()})
+        record["labels"] = self.labels[index].copy()
+        return record
 
     def boxes(self) -> Boxes | None:
         """The boxes of the source, those of hidden classes too; None if it has none."""

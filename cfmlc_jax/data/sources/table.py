@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ class Table(files.FileSource):
         rows = read_table(path)
         if not rows:
             raise InputError(f"{path}: no image in it; {WAY_OUT}")
-        class_names, origin = _classes(root, classes)
+        class_names, origin = class_list(root, classes)
         listed.require_unique(path, rows, "give its labels in one line")
         labels = _labels(path, rows, class_names, origin, unmentioned)
         super().__init__(
@@ -131,8 +131,12 @@ def _row(where: str, line: int, columns: list[str], separator: str) -> Row:
     return Row(line, written, file, tuple(fields.as_class_name(label, where) for label in labels))
 
 
-def _classes(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
-    """Class names [k], and the name of their origin for messages."""
+def class_list(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], str]:
+    """Class names [k] of the tables in a folder, and the name of their origin for messages.
+
+    Raises:
+        InputError: there is no class, or one twice.
+    """
     if classes is not None:
         names, origin = list(classes), "the given classes"
     elif (root / "classes.txt").is_file():
@@ -151,25 +155,41 @@ def _classes(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...]
 def _labels(path, rows: list[Row], class_names: tuple[str, ...], origin: str, unmentioned: str) -> np.ndarray:
     """The labels [n, k] of the rows, as a source has them."""
     column_of = {name: column for column, name in enumerate(class_names)}
-    labels = np.full((len(rows), len(class_names)), partial.unmentioned_label(unmentioned), np.int8)
-    for index, row in enumerate(rows):
-        where = f"{path} line {row.line}"
-        mentioned: dict[int, tuple[int, str]] = {}
-        for written in row.labels:
-            name, value = _signed(where, written, column_of)
-            if name not in column_of:
-                raise InputError(f"{where}: {_unknown_class(written, name, class_names, origin)}")
-            first, earlier = mentioned.setdefault(column_of[name], (value, written))
-            if first != value:
-                raise InputError(
-                    f"{where}: {earlier!r} and {written!r} contradict each other; keep one of them"
-                )
-            labels[index, column_of[name]] = value
-        if (labels[index] < 0).all():
-            raise InputError(
-                f"{where}: nothing is known of {row.written!r}; name a class that it has or, as -name, lacks, or remove the line"
-            )
-    return partial.compact(labels)
+    labels = [row_labels(path, row, column_of, origin, unmentioned) for row in rows]
+    return partial.compact(np.stack(labels))
+
+
+def row_labels(
+    path: Path, row: Row, column_of: Mapping[str, int], origin: str, unmentioned: str
+) -> np.ndarray:
+    """The labels of a row: int8 [k] of 1, 0 and −1.
+
+    Args:
+        path: the table, for messages.
+        row: the row.
+        column_of: class name -> column, in label order.
+        origin: of the class names, for messages.
+        unmentioned: a name of `partial.UNMENTIONED`.
+
+    Raises:
+        InputError: a label outside the classes, labels that contradict each other, or no known label.
+    """
+    where = f"{path} line {row.line}"
+    labels = np.full(len(column_of), partial.unmentioned_label(unmentioned), np.int8)
+    mentioned: dict[str, tuple[int, str]] = {}
+    for written in row.labels:
+        name, value = _signed(where, written, column_of)
+        if name not in column_of:
+            raise InputError(f"{where}: {_unknown_class(written, name, column_of, origin)}")
+        first, earlier = mentioned.setdefault(name, (value, written))
+        if first != value:
+            raise InputError(f"{where}: {earlier!r} and {written!r} contradict each other; keep one of them")
+        labels[column_of[name]] = value
+    if (labels < 0).all():
+        raise InputError(
+            f"{where}: nothing is known of {row.written!r}; name a class that it has or, as -name, lacks, or remove the line"
+        )
+    return labels
 
 
 def _signed(where: str, written: str, column_of) -> tuple[str, int]:
@@ -179,8 +199,8 @@ def _signed(where: str, written: str, column_of) -> tuple[str, int]:
     return fields.as_class_name(written[1:], where), SIGNS[written[0]]
 
 
-def _unknown_class(written, name, class_names, origin):
-    near = difflib.get_close_matches(name, class_names, n=1)
+def _unknown_class(written, name, column_of, origin):
+    near = difflib.get_close_matches(name, column_of, n=1)
     hint = f"did you mean {near[0]!r}? else " if near else ""
     signed = "" if written == name else f" (class {name!r})"
     return f"label {written!r}{signed} is not in {origin}; {hint}add it to the classes"
