@@ -100,7 +100,9 @@ def _list(findings: Findings, kind: str, problems: Sequence[Problem]):
     if more:
         entries.append(element("li", f"and {more:,} more, in check.json"))
     return fold(
-        "All" if not more else f"The first {SHOWN}", element("ul", *entries), opened=len(problems) <= 10
+        "All" if not more else f"The first {SHOWN}",
+        element("ul", *entries, style="padding-left:20px"),
+        opened=len(problems) <= 10,
     )
 
 
