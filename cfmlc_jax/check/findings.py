@@ -33,7 +33,7 @@ WARNINGS = {
     "unknown": "Classes that are unknown in most training images.",
     "small": "Images that are smaller than the views of a classifier mostly are.",
     "slim": "Images much longer than wide. Squeezed to a square they are distorted.",
-    "turned": "Images whose metadata turn them. They are read as stored unless data.exif is set.",
+    "turned": "Images that their metadata turn. configs/own_images.py reads them upright; without data.exif they are read as stored.",
 }
 SPLITS = ("train", "val")
 

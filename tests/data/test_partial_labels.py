@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import losses, metrics
 from cfmlc_jax.causal.decorrelation import decorrelate
 from cfmlc_jax.classify import build, tasks
+from cfmlc_jax.data.identity import identity
 from cfmlc_jax.data.sources import annotations, boxes, checks, partial
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.sources.table import Table
@@ -129,6 +131,9 @@ def test_a_share_of_labels_is_hidden():
     np.testing.assert_array_equal(hidden.labels[known], scenes.labels[known])
     np.testing.assert_array_equal(hidden[7]["labels"], hidden.labels[7])
     assert repr(hidden) != repr(partial.Hidden(scenes, 0.5, seed=4, unmentioned="unknown"))
+    copy = pickle.loads(pickle.dumps(hidden))
+    assert repr(copy) == repr(hidden)
+    assert identity(copy) == identity(hidden) != identity(scenes)
 
     absent = partial.Hidden(scenes, 0.5, seed=3, unmentioned="absent")
     np.testing.assert_array_equal(absent.labels, np.maximum(hidden.labels, 0))
