@@ -7,7 +7,7 @@ import pytest
 
 from cfmlc_jax import config as configs
 from cfmlc_jax.data import build, sizes
-from cfmlc_jax.data.sources import checks
+from cfmlc_jax.data.sources import annotations, checks
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.instances import Instances
 from cfmlc_jax.data.sources.nus_wide import NusWide
@@ -118,6 +118,17 @@ def test_one_annotation_file_and_two_lists(own):
     assert (len(train.boxes().images), len(val.boxes().images)) == (1, 2)
     assert train[1]["image"] == b"sub/b.png"
     checks.require_disjoint(train, val)
+
+
+def test_the_cache_knows_the_folder_of_the_images(own, monkeypatch):
+    monkeypatch.setenv("CFMLC_CACHE", str(own / "cache"))
+    monkeypatch.setattr(annotations, "SMALLEST", 0)
+    before = "photos"
+    for folder in ("pictures", "scans"):
+        (own / before).rename(own / folder)
+        before = folder
+        source = Instances(own, "train", json="all.json", images=folder)
+        assert source[0]["where"] == str(own / folder / "a.png")
 
 
 def test_all_images_of_an_annotation_file(own):

@@ -1,5 +1,6 @@
 """Your own images with an annotation file of COCO's form (instances.json) for each split, as many tools write it."""
 
+import zlib
 from pathlib import Path
 
 from cfmlc_jax.data.sources import annotations, coco, fields, files
@@ -37,7 +38,9 @@ class Instances(files.FileSource):
             return images if chosen is None else _listed(chosen, images, file)
 
         paths = [file.path] if chosen is None else [file.path, chosen]
-        kept = annotations.cached(f"instances_{split}", paths, lambda: coco.read(file, choose=choose))
+        # The entry has the images' paths, which begin with their folder.
+        name = f"instances_{split}_{zlib.crc32(file.folder.encode()):08x}"
+        kept = annotations.cached(name, paths, lambda: coco.read(file, choose=choose))
         super().__init__(
             root=root,
             split=split,
