@@ -6,7 +6,9 @@ From public weights instead of random ones: --config.init_from=torchvision:resne
 cfmlc_jax.weights list names all.
 
 Files are named relative to the folder. Classes are those of classes.txt (one a line) if it is
-there, else all labels of train.csv in alphabetical order. The recipe is that of COCO with fewer
+there, else all labels of train.csv in alphabetical order. `-label` is a class known to be absent, `?label` an unknown
+one; with --config.data.unmentioned=unknown so is every class that a line does not mention.
+`python -m cfmlc_jax.check DIR` looks for mistakes in tables and files. The recipe is that of COCO with fewer
 epochs and a smaller model; change what you like, here or by flags.
 """
 

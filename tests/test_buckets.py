@@ -18,9 +18,11 @@ from PIL import Image
 from cfmlc_jax import buckets, cli, files, lock
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.cgn import __main__ as cgn
+from cfmlc_jax.check import __main__ as check
 from cfmlc_jax.data import build
 from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
+from cfmlc_jax.data.sources.instances import Instances
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.engine.writers import JsonlWriter
@@ -431,6 +433,24 @@ def test_annotations_in_a_bucket_are_cached_by_their_tag(run, monkeypatch, tmp_p
     broken(monkeypatch, info=lambda path, **options: info(path, **options) | {"ETag": "another"})
     Coco(str(run), "train")
     assert list(tmp_path.rglob("*.npz")) != cached
+
+
+def test_own_images_in_a_bucket(run, tmp_path, capsys):
+    document = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    files.write_text(run / "all.json", json.dumps(document))
+    files.write_text(run / "list.txt", "b.png\n1\n")
+    files.write_text(run / "train.csv", "images/a.png,dog\nimages/b.png,cat\n")
+    for number, name in enumerate(("a.png", "b.png")):
+        files.write_bytes(run / "images" / name, picture(number))
+    source = Instances(str(run), "train", json="all.json", images="images", listed="list.txt")
+    assert source.labels.tolist() == [[1], [0]]
+    assert source[1]["image"] == picture(1)
+    assert check.main([str(run), f"--output={tmp_path / 'out'}", "--rare=1", "--smallest=1"]) == 0
+    assert "2 images in train, 2 classes, 0 errors, 0 warnings" in capsys.readouterr().out
 
 
 def test_sources_that_read_no_buckets(run, monkeypatch):

@@ -218,6 +218,7 @@ needs_proc = pytest.mark.skipif(
         ("main", ["--mode=evaluate", "--checkpoint=nowhere"]),
         ("predict", ["--checkpoint=nowhere", "a.jpg"]),
         ("report", ["nowhere"]),
+        ("check", ["nowhere"]),
         ("torch_weights", ["nowhere", "there"]),
     ],
 )

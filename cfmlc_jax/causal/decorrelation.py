@@ -54,7 +54,8 @@ def decorrelate(labels: np.ndarray, effective_share: float) -> Decorrelation:
     """The weights that decorrelate labels most at a given effective sample size, or above it if less suffices.
 
     Args:
-        labels: 0 or 1, [n, k]; classes that no image or every image has are left out.
+        labels: 0 or 1, [n, k]; classes that no image or every image has are left out. −1, unknown: a class is as
+            frequent as among the images of which it is known, and an unknown entry has z = 0, its expectation.
         effective_share: the least effective sample size / n, above 0; 1: all weights are 1.
 
     Raises:
@@ -64,13 +65,17 @@ def decorrelate(labels: np.ndarray, effective_share: float) -> Decorrelation:
         raise InputError(f"effective_share {effective_share} must be above 0 and at most 1")
     if not len(labels):
         raise InputError("there is no image to weight")
-    rows, kinds, counts = np.unique(labels > 0, axis=0, return_inverse=True, return_counts=True)
-    kinds = kinds.reshape(-1)
+    signs = np.where(np.asarray(labels) < 0, np.int8(-1), np.asarray(labels) > 0)
+    rows, kinds, counts = np.unique(signs, axis=0, return_inverse=True, return_counts=True)
+    kinds, unknown = kinds.reshape(-1), rows < 0
     share = counts / len(labels)
-    frequency = share @ rows
+    frequency = share @ (rows > 0)
+    if unknown.any():
+        frequency = frequency / np.maximum(share @ ~unknown, np.finfo(float).tiny)
     varying = (frequency > 0) & (frequency < 1)
     frequency = frequency[varying]
     z = (rows[:, varying] - frequency) / np.sqrt(frequency * (1 - frequency))
+    z[unknown[:, varying]] = 0
     weights = _bounded(z, share, effective_share, len(labels) ** -0.5)
     return Decorrelation(
         weights[kinds], _effective(weights, share), (_rms(z, share), _rms(z, share * weights))

@@ -28,6 +28,7 @@ from cfmlc_jax.data.sources import MechanismSource, Source
 from cfmlc_jax.data.sources.balanced import Balanced
 from cfmlc_jax.data.sources.checks import require_disjoint, require_one_label, require_same_classes, summary
 from cfmlc_jax.data.sources.counterfactuals import open_records
+from cfmlc_jax.data.sources.partial import Hidden
 from cfmlc_jax.data.views import transforms
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.data.weighting import Weighting
@@ -128,7 +129,13 @@ def create(config, num_classes: int, devices: Sequence[jax.Device] | None = None
 
 
 def system(
-    config, parts: Parts, *, steps_per_epoch: int, class_counts, validation: Validation | None
+    config,
+    parts: Parts,
+    *,
+    steps_per_epoch: int,
+    class_counts,
+    validation: Validation | None,
+    partial: bool = False,
 ) -> ClassifierSystem:
     """The system that the engine trains.
 
@@ -138,6 +145,7 @@ def system(
         steps_per_epoch: for the schedules.
         class_counts: training images [k] of each class, for losses that weight classes by them.
         validation: after every epoch; None for a system that is never validated.
+        partial: training labels may be unknown (−1), and then have no loss.
 
     Raises:
         InputError: `model.frozen` names parameters that the model does not have; or the devices do not divide a
@@ -147,7 +155,7 @@ def system(
     return ClassifierSystem(
         parts.model,
         parts.sample_shape("train"),
-        _objective(config, parts, class_counts, steps_per_epoch),
+        _objective(config, parts, class_counts, steps_per_epoch, partial),
         optimizer(config, steps_per_epoch * config.train.epochs, parts.model.frozen),
         ema_decay=config.optim.ema_decay,
         mean_feature=_mean_feature(config, steps_per_epoch),
@@ -205,6 +213,8 @@ def require_model(config) -> None:
 def open_sources(config, splits, print_line: Callable[[str], None]) -> dict[str, Source]:
     """The sources of the splits, by name. Prints a summary of each, and checks them against each other.
 
+    Of the training split, `data.hide_labels` are hidden.
+
     Raises:
         InputError: a source cannot be read or has no labels; an image is in train and in another split; a
             split's classes differ from train's; or a single-label task has an image with several labels.
@@ -213,7 +223,7 @@ def open_sources(config, splits, print_line: Callable[[str], None]) -> dict[str,
     for split in dict.fromkeys(splits):
         sources[split] = data.source(config.data, split)
         print_line(summary(split, sources[split]))
-        if not sources[split].labels.any():
+        if not (sources[split].labels > 0).any():
             raise InputError(
                 f"{split}: no image has any of the classes; check the annotations and class names of this split"
             )
@@ -223,6 +233,12 @@ def open_sources(config, splits, print_line: Callable[[str], None]) -> dict[str,
         if "train" in sources and split != "train":
             require_same_classes(sources["train"], sources[split])
             require_disjoint(sources["train"], sources[split])
+    fields = config.data
+    if "train" in sources and fields.hide_labels:
+        sources["train"] = Hidden(
+            sources["train"], fields.hide_labels, seed=fields.hide_seed, unmentioned=fields.unmentioned
+        )
+        print_line(summary("train with hidden labels", sources["train"]))
     return sources
 
 
@@ -310,7 +326,7 @@ def optimizer(config, total_steps: int, frozen: Sequence[str] = ()):
     return optim.create(config.optim, optim.Length(config.train.epochs, total_steps), trainable_mask)
 
 
-def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
+def _objective(config, parts, class_counts, steps_per_epoch, partial) -> Objective:
     """What the method minimises."""
     options = {
         "patching": parts.patching["train"],
@@ -323,7 +339,9 @@ def _objective(config, parts, class_counts, steps_per_epoch) -> Objective:
     if config.method == "invariant":
         per_image = losses.create(config.loss, class_counts)
         return invariant.InvariantObjective(loss=per_image, names=invariant.LOSSES, **options)
-    return Objective(loss=loss(config, class_counts), names=pat.loss_names(parts.method), **options)
+    return Objective(
+        loss=loss(config, class_counts, partial=partial), names=pat.loss_names(parts.method), **options
+    )
 
 
 def _removal(config, parts, steps_per_epoch) -> Removal | None:
@@ -345,10 +363,11 @@ def _mean_feature(config, steps_per_epoch):
     return MeanFeature(schedules.per_step(schedules.moving_average_rates(rates), steps_per_epoch))
 
 
-def loss(config, class_counts) -> Callable:
-    """The loss as a function of logits and labels, two [b, k] -> scalar."""
-    per_entry = losses.create(config.loss, class_counts)
-    # As in the reference, multi-label losses are summed over images and classes. Adam is invariant to the scale.
+def loss(config, class_counts, *, partial: bool = False) -> Callable:
+    """The loss as a function of logits and labels, two [b, k] -> scalar; unknown labels count nothing if `partial`."""
+    per_entry = losses.create(config.loss, class_counts, partial=partial)
+    # As in the reference, multi-label losses are summed over images and classes, here over the known entries. Adam is
+    # invariant to the scale.
     reduce = jnp.mean if config.task == "single_label" else jnp.sum
     return lambda logits, labels: reduce(per_entry(logits, labels))
 

@@ -48,7 +48,7 @@ def choose(
     combined = scores.logits["combined"]
     losses, probabilities = task.image_losses(combined, scores.labels), task.probabilities(combined)
     order = np.argsort(losses, kind="stable")
-    order = order[scores.labels[order].any(axis=1)]
+    order = order[(scores.labels[order] > 0).any(axis=1)]
     # With few images, no image is in both lists.
     count = min(EXAMPLES, len(order) // 2)
     kinds = {
@@ -91,11 +91,12 @@ class _Examples:
         """The example of an image, with its first classes by descending `class_order` [k]."""
         record = self.source[index]
         image = scaled(decode(record["image"], record.get("where", record["id"]), exif=self.exif))
-        classes = np.argsort(-class_order, kind="stable")[:CLASSES].tolist()
+        classes = np.argsort(-class_order, kind="stable")
+        classes = classes[self.scores.labels[index, classes] >= 0][:CLASSES].tolist()
         return Example(
             id=str(record["id"]),
             loss=float(loss),
-            labels=np.flatnonzero(self.scores.labels[index]).tolist(),
+            labels=np.flatnonzero(self.scores.labels[index] > 0).tolist(),
             width=image.width,
             height=image.height,
             jpeg=_jpeg(image),
@@ -109,7 +110,7 @@ class _Examples:
         null = counterfactuals.get("owner", counterfactuals.get("pivot"))
         return ExampleClass(
             label=k,
-            present=bool(scores.labels[index, k]),
+            present=bool(scores.labels[index, k] > 0),
             probability=float(probability),
             weights=self.weights[index][:, k].tolist() if index in self.weights else None,
             effect=None if null is None else float(combined - null[index, k]),

@@ -7,6 +7,7 @@ import numpy as np
 from cfmlc_jax.causal.decorrelation import decorrelate
 from cfmlc_jax.causal.views import Box
 from cfmlc_jax.data.sources.boxes import Boxes
+from cfmlc_jax.data.sources.checks import num_unknown
 from cfmlc_jax.metrics import cooccurrence, localization
 from cfmlc_jax.metrics.bootstrap import weighted_mean_average_precision
 from cfmlc_jax.metrics.rule_of_thumb import rule_of_thumb
@@ -59,13 +60,14 @@ class MultiLabel:
         return metric_scores.probabilities(logits)
 
     def image_losses(self, logits, labels) -> np.ndarray:
-        """The cross-entropy of every image, mean over classes: two [n, k] -> float64 [n]."""
-        return self.class_losses(logits, labels).mean(axis=1)
+        """The cross-entropy of every image, mean over its known classes: two [n, k] -> float64 [n]."""
+        known = (np.asarray(labels) >= 0).sum(axis=1)
+        return self.class_losses(logits, labels).sum(axis=1) / np.maximum(known, 1)
 
     def class_losses(self, logits, labels) -> np.ndarray:
-        """The cross-entropy of every entry in nats: two [n, k] -> float64 [n, k]."""
-        logits = np.asarray(logits, np.float64)
-        return np.logaddexp(0, np.where(np.asarray(labels) > 0, -logits, logits))
+        """The cross-entropy of every entry in nats, 0 if it is unknown: two [n, k] -> float64 [n, k]."""
+        logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+        return np.where(labels < 0, 0.0, np.logaddexp(0, np.where(labels > 0, -logits, logits)))
 
     def results(
         self,
@@ -110,7 +112,8 @@ class MultiLabel:
 
 def _training(labels) -> Training:
     pairs = cooccurrence.strongest_pairs(labels, multi_label.PAIRS)
-    return Training(len(labels), cooccurrence.counts(labels).tolist(), pairs.tolist())
+    known = cooccurrence.known_counts(labels).tolist() if num_unknown(labels) else None
+    return Training(len(labels), cooccurrence.counts(labels).tolist(), pairs.tolist(), known)
 
 
 def _localization(config, scores, boxes, patch_boxes, class_names):
@@ -127,4 +130,4 @@ def _localization(config, scores, boxes, patch_boxes, class_names):
         patch_boxes=patch_boxes,
     )
     # COCO defines sizes of objects in pixels; elsewhere they are relative to the image.
-    return multi_label.localized(pairs, class_names, relative=config.data.source != "coco")
+    return multi_label.localized(pairs, class_names, relative=config.data.source not in ("coco", "coco2017"))

@@ -82,6 +82,6 @@ def create(config, *, training_labels: np.ndarray | None, class_counts, num_clas
     if config.task != "single_label":
         return MultiLabel(training_labels, config.data.decorrelate.val_share)
     if class_counts is None and training_labels is not None:
-        class_counts = training_labels.sum(axis=0, dtype=np.int64)
+        class_counts = (training_labels > 0).sum(axis=0, dtype=np.int64)
     # NaN: a class whose count is unknown is in no shot group.
     return SingleLabel(np.full(num_classes, np.nan) if class_counts is None else np.asarray(class_counts))

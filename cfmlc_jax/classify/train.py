@@ -18,7 +18,7 @@ from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
-from cfmlc_jax.data.sources.checks import class_counts
+from cfmlc_jax.data.sources.checks import class_counts, num_unknown
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.data.workers import Standing
 from cfmlc_jax.engine import hooks, parameters
@@ -155,6 +155,7 @@ class _Training:
             steps_per_epoch=self._steps_per_epoch,
             class_counts=counts,
             validation=Validation(self.task.selection, self._measure),
+            partial=num_unknown(train_source.labels) > 0,
         )
 
     def run(self, workdir, preemption, print_line, instruments) -> Run:

@@ -212,6 +212,10 @@ def _check_task(config):
         raise InputError(
             f"config.data.balanced is for task 'single_label', not {config.task!r}; set it to False"
         )
+    if config.task != "multi_label" and config.data.hide_labels:
+        raise InputError(
+            f"config.data.hide_labels is for task 'multi_label', not {config.task!r}, whose softmax needs all labels; set it to 0"
+        )
     decorrelate = config.data.decorrelate
     if config.task != "multi_label" and min(decorrelate.effective_share, decorrelate.val_share) < 1:
         raise InputError(

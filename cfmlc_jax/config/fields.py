@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from cfmlc_jax.causal.effects import NULL_KINDS
 from cfmlc_jax.config.part import PIXELS, Bounds, Part, Use, require_choice, uses_of
 from cfmlc_jax.data.build import SOURCES
+from cfmlc_jax.data.sources.partial import UNMENTIONED
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.engine import reporting
 from cfmlc_jax.errors import InputError
@@ -20,6 +21,13 @@ def _data() -> ConfigDict:
     data.source = "coco"  # a name of `data.build.SOURCES`
     data.root = ""  # folder of the data set; empty: $CFMLC_DATA/<source>, else data/<source> (…_mnist: mnist)
     data.vocabulary = ""  # vg256: JSON file, category -> object names
+    # Partial labels: what a class is that the annotations of an image do not mention. absent: it is assumed not to be
+    # there. unknown: it is left out of the loss and of the metrics.
+    data.unmentioned = "absent"
+    # Task multi_label: share of the training labels that are hidden, to measure what partial labels cost. A hidden
+    # label is one that is not mentioned.
+    data.hide_labels = 0.0
+    data.hide_seed = 0  # chooses the hidden labels
     data.exif = False  # rotate images by their EXIF orientation (the reference does not)
     # The model standardises pixels by this mean and deviation: a name of
     # `models.layers.normalise.NORMALISATIONS`, or six numbers, "0.5,0.5,0.5/0.2,0.2,0.2". Empty: it takes pixels
@@ -59,6 +67,7 @@ def _data() -> ConfigDict:
     # the test split. False: they follow it.
     data.mechanisms = ConfigDict({"decorrelated": False})
     data.tfds = _tfds()
+    data.instances = _instances()
     data.scenes = scenes()
     data.longtail = _longtail()
     return data
@@ -72,6 +81,17 @@ def _tfds() -> ConfigDict:
     tfds.image_key = "image"
     tfds.labels_key = "labels"  # a path such as "objects/label" for nested features
     return tfds
+
+
+def _instances() -> ConfigDict:
+    """Annotation files of COCO's form; all paths are relative to data.root."""
+    instances = ConfigDict()
+    for split in ("train", "val"):
+        instances[f"{split}_json"] = f"annotations/instances_{split}.json"
+        instances[f"{split}_images"] = "images"  # folder to which file_name is relative; empty: the root
+        # Text file with the images of the split, an id or file_name a line; empty: all images of the annotation file.
+        instances[f"{split}_list"] = ""
+    return instances
 
 
 def scenes() -> ConfigDict:
@@ -219,6 +239,8 @@ _SHARE = Bounds(0, 1)
 BOUNDS = {
     "seed": _SEED,
     "data.threads": Bounds(1, 1024, ": more threads than cores are not faster"),
+    "data.hide_labels": Bounds(0, 0.99),
+    "data.hide_seed": _SEED,
     "data.workers": Bounds(-1, 1024, ": each is a process of some hundred megabytes"),
     "data.decorrelate.effective_share": Bounds(0, 1, open=True),
     "data.decorrelate.from_epoch": Bounds(1),
@@ -263,6 +285,7 @@ BOUNDS = {
 def _choices():
     return {
         "data.source": SOURCES,
+        "data.unmentioned": UNMENTIONED,
         "data.longtail.imbalance": ("exponential", "step"),
         "data.on_error": ("stop", "skip"),
         "views.transform": TRANSFORMS,
@@ -390,6 +413,8 @@ def _uses(config: ConfigDict) -> list[Use]:
         *uses_of("views", {name: (f"{name}.",) for name in TRANSFORMS}, config.views.transform),
         *uses_of("optim", {name: each.fields for name, each in OPTIMIZERS.items()}, optim.name),
         *uses_of("optim.sgd", {name: each.fields for name, each in SCHEDULES.items()}, optim.sgd.schedule),
+        Use(("data.unmentioned",), SOURCES[config.data.source].partial or config.data.hide_labels > 0),
+        Use(("data.hide_seed",), config.data.hide_labels > 0),
         Use(("data.decorrelate.from_epoch",), config.data.decorrelate.effective_share < 1),
         Use(("data.counterfactuals.path",), counterfactuals.share > 0),
         Use(("data.counterfactuals.share",), bool(counterfactuals.path)),

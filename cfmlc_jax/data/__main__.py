@@ -28,6 +28,9 @@ from cfmlc_jax.data.sources import (
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.image_list import STEMS, ImageList
+from cfmlc_jax.data.sources.instances import Instances
+from cfmlc_jax.data.sources.nus_wide import NUM_TEST, NUM_TRAIN, NusWide
+from cfmlc_jax.data.sources.open_images import OpenImages
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
 from cfmlc_jax.data.sources.voc import Voc, find_root
@@ -61,6 +64,7 @@ class DataSet:
     """How to get a data set, what a complete copy contains, and how to open it.
 
     files: paths relative to the folder that `find` returns for the root.
+    instead: folders that may replace all of `images`.
     labelled: number of images with a class in train and in val, if published.
     check_optional: root -> problems of optional files that are there.
     """
@@ -71,6 +75,7 @@ class DataSet:
     archives: tuple[Archive, ...] = ()
     files: tuple[str, ...] = ()
     images: tuple[Images, ...] = ()
+    instead: tuple[Images, ...] = ()
     labelled: tuple[int, int] | None = None
     find: Callable[[Path], Path] = Path
     check_optional: Callable[[Path], list[str]] = lambda root: []
@@ -132,7 +137,8 @@ DATA_SETS = {
 DIR/train2014/COCO_train2014_000000000009.jpg ...
 DIR/val2014/COCO_val2014_000000000042.jpg ...
 DIR/annotations/instances_train2014.json
-DIR/annotations/instances_val2014.json""",
+DIR/annotations/instances_val2014.json
+or, in place of the first two, DIR/train2017/ and DIR/val2017/ of COCO 2017: the same pictures, found by id""",
         open=lambda flags, split: Coco(flags.root, split),
         archives=(
             Archive(
@@ -154,6 +160,77 @@ DIR/annotations/instances_val2014.json""",
         files=("annotations/instances_train2014.json", "annotations/instances_val2014.json"),
         images=(Images(("train2014",), 82_783), Images(("val2014",), 40_504)),
         labelled=(82_081, 40_137),
+        instead=(Images(("train2017", "val2017"), 82_783 + 40_504),),
+    ),
+    "coco2017": DataSet(
+        about="MS-COCO 2017 (https://cocodataset.org)",
+        layout="""\
+DIR/train2017/000000000009.jpg ...
+DIR/val2017/000000000139.jpg ...
+DIR/annotations/instances_train2017.json
+DIR/annotations/instances_val2017.json""",
+        open=lambda flags, split: Coco(flags.root, split, year="2017"),
+        archives=(
+            Archive(
+                "http://images.cocodataset.org/zips/train2017.zip",
+                19_336_861_798,
+                "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+            ),
+            Archive(
+                "http://images.cocodataset.org/zips/val2017.zip",
+                815_585_330,
+                "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+            ),
+            Archive(
+                "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+                252_907_541,
+                "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+            ),
+        ),
+        files=("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+        images=(Images(("train2017",), 118_287), Images(("val2017",), 5_000)),
+        labelled=(117_266, 4_952),
+    ),
+    "instances": DataSet(
+        about="your own images, annotated in two files of COCO's form",
+        layout="""\
+DIR/annotations/instances_train.json    other names and lists of images: config.data.instances
+DIR/annotations/instances_val.json
+DIR/images/                             the folder to which file_name is relative""",
+        open=lambda flags, split: Instances(
+            flags.root, split, json=f"annotations/instances_{split}.json", images="images"
+        ),
+        files=("annotations/instances_train.json", "annotations/instances_val.json"),
+    ),
+    "open_images": DataSet(
+        about="Open Images V4 to V7 (https://storage.googleapis.com/openimages/web/index.html), labels that people verified",
+        layout="""\
+DIR/train/000002b66c9c498e.jpg ...      any part of the official images; the others are left out
+DIR/validation/0001eeaf4aed83f9.jpg ...
+DIR/train-annotations-human-imagelabels-boxable.csv         or oidv6-train-annotations-human-imagelabels.csv ...
+DIR/validation-annotations-human-imagelabels-boxable.csv    or oidv7-val-annotations-human-imagelabels.csv ...
+DIR/class-descriptions-boxable.csv                          or oidv7-class-descriptions.csv ...
+DIR/classes.txt                         optional: the classes to learn, a name or code a line""",
+        open=lambda flags, split: OpenImages(flags.root, split),
+        archives=tuple(
+            Archive(f"https://storage.googleapis.com/openimages/v5/{name}.csv")
+            for name in (
+                "train-annotations-human-imagelabels-boxable",
+                "validation-annotations-human-imagelabels-boxable",
+                "class-descriptions-boxable",
+            )
+        ),
+    ),
+    "nus_wide": DataSet(
+        about="NUS-WIDE (https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html)",
+        layout="""\
+DIR/Flickr/actor/0001_2124494179.jpg ...
+DIR/ImageList/TrainImagelist.txt, TestImagelist.txt
+DIR/ConceptsList/Concepts81.txt                             (or DIR/Concepts81.txt)
+DIR/Groundtruth/TrainTestLabels/Labels_airport_Train.txt ... (or DIR/TrainTestLabels/)""",
+        open=lambda flags, split: NusWide(flags.root, split),
+        files=("ImageList/TrainImagelist.txt", "ImageList/TestImagelist.txt"),
+        labelled=(NUM_TRAIN, NUM_TEST),
     ),
     "voc2007": DataSet(
         about="PASCAL VOC 2007 (http://host.robots.ox.ac.uk/pascal/VOC/voc2007)",
@@ -211,6 +288,7 @@ vg256.json (category -> list of object names) is data/vg256/vg256.json of https:
         about="your own images, listed in two tables",
         layout="""\
 DIR/train.csv, DIR/val.csv    lines `path,label;label`; paths relative to DIR; no label: `path,`
+                              known to be absent: `-label`; unknown: `?label`
 DIR/classes.txt               one class per line (optional: else the labels of train.csv, sorted)""",
         open=lambda flags, split: Table(flags.root, split),
         files=("train.csv", "val.csv"),
@@ -285,7 +363,11 @@ def check_copy(root: Path, data_set: DataSet) -> list[str]:
     except InputError as error:
         return [str(error)]
     problems = [f"{place / file} is missing" for file in data_set.files if not (place / file).is_file()]
-    for images in data_set.images:
+    replaced = any((place / folder).is_dir() for images in data_set.instead for folder in images.folders)
+    replaced = replaced and not any(
+        (place / folder).is_dir() for images in data_set.images for folder in images.folders
+    )
+    for images in data_set.instead if replaced else data_set.images:
         count = sum(count_images(place / folder) for folder in images.folders)
         if count < images.count:
             where = " and ".join(str(place / folder) for folder in images.folders)

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from cfmlc_jax.buckets import Address
-from cfmlc_jax.data.sources import MechanismSource, Source, image_list, mechanism_digits
+from cfmlc_jax.data.sources import MechanismSource, Source, files, image_list, mechanism_digits
 from cfmlc_jax.data.sources.cifar_lt import CifarLT
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.counterfactuals import open_records
 from cfmlc_jax.data.sources.image_list import ImageList
+from cfmlc_jax.data.sources.instances import Instances
 from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
+from cfmlc_jax.data.sources.nus_wide import NusWide
+from cfmlc_jax.data.sources.open_images import OpenImages
 from cfmlc_jax.data.sources.scene_objects import SceneObjects
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.sources.table import Table
@@ -61,12 +64,14 @@ class Opening(NamedTuple):
     fields: fields of config.data that it reads besides the common ones; sections end with a dot.
     has_mechanisms: it is a `sources.MechanismSource` with masks.
     bucket: its files can be in a bucket.
+    partial: its labels can be partial; it reads config.data.unmentioned.
     """
 
     open: Callable[[Any, str], Source]
     fields: tuple[str, ...] = ()
     has_mechanisms: bool = False
     bucket: bool = False
+    partial: bool = False
 
 
 def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
@@ -77,6 +82,30 @@ def _in_folder(kind: Callable) -> Callable[[Any, str], Source]:
 def _visual_genome(data, split):
     root = data_root(data.source, data.root)
     return VisualGenome(root, split, data.vocabulary or root / "vg256.json")
+
+
+def _coco2017(data, split):
+    return Coco(data_root(data.source, data.root), split, year="2017")
+
+
+def _instances(data, split):
+    files.require_split(split)
+    own = data.instances
+    return Instances(
+        data_root(data.source, data.root),
+        split,
+        json=own[f"{split}_json"],
+        images=own[f"{split}_images"],
+        listed=own[f"{split}_list"],
+    )
+
+
+def _open_images(data, split):
+    return OpenImages(data_root(data.source, data.root), split, unmentioned=data.unmentioned)
+
+
+def _table(data, split):
+    return Table(data_root(data.source, data.root), split, unmentioned=data.unmentioned)
 
 
 def _tfds(data, split):
@@ -150,9 +179,13 @@ def _of_mechanisms(open):
 
 SOURCES = {
     "coco": Opening(_in_folder(Coco), bucket=True),
+    "coco2017": Opening(_coco2017, bucket=True),
+    "instances": Opening(_instances, ("instances.",), bucket=True),
+    "open_images": Opening(_open_images, partial=True),
+    "nus_wide": Opening(_in_folder(NusWide)),
     "voc2007": Opening(_in_folder(Voc), bucket=True),
     "vg256": Opening(_visual_genome, ("vocabulary",), bucket=True),
-    "table": Opening(_in_folder(Table), bucket=True),
+    "table": Opening(_table, bucket=True, partial=True),
     "tfds": Opening(_tfds, ("tfds.",)),
     "scenes": Opening(_scenes, ("scenes.",)),
     "cifar10_lt": Opening(_cifar, _TAIL),

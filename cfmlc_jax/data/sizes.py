@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from cfmlc_jax.data import build, class_names
-from cfmlc_jax.data.sources import coco, image_list, imbalance, mechanism_digits, visual_genome, voc
+from cfmlc_jax.data.sources import coco, image_list, imbalance, mechanism_digits, nus_wide, visual_genome, voc
 from cfmlc_jax.data.sources.cifar_files import DATA_SETS
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.files import path_of
@@ -76,6 +76,8 @@ def require(data: Any, *, classes: int | None = None, images: int | None = None)
 
 _PUBLISHED = {
     "coco": Size(coco.NUM_CLASSES, coco.NUM_TRAIN),
+    "coco2017": Size(coco.NUM_CLASSES, coco.NUM_TRAIN_2017),
+    "nus_wide": Size(nus_wide.NUM_CLASSES, nus_wide.NUM_TRAIN),
     "voc2007": Size(len(voc.CLASS_NAMES), voc.NUM_TRAIN),
     "vg256": Size(visual_genome.NUM_CLASSES, visual_genome.NUM_TRAIN),
     **{name: Size(*sizes) for name, sizes in image_list.PUBLISHED.items()},

@@ -1,7 +1,7 @@
 """Losses in float32, one file per family; the caller reduces them to a scalar."""
 
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
-from cfmlc_jax.losses.catalogue import LOSSES, TASKS, batch_weight, create
+from cfmlc_jax.losses.catalogue import LOSSES, TASKS, batch_weight, create, known_only
 from cfmlc_jax.losses.generative import (
     absolute_error,
     background_size,
@@ -29,6 +29,7 @@ __all__ = [
     "focal",
     "generator_cost",
     "gram",
+    "known_only",
     "mask_size",
     "style",
     "weighted_cross_entropy",

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from cfmlc_jax.losses import softmax
 from cfmlc_jax.losses.asymmetric import asymmetric_loss
 
@@ -36,12 +38,13 @@ LOSSES = {
 }
 
 
-def create(loss: Any, class_counts: Any = None) -> Callable[[Any, Any], Any]:
+def create(loss: Any, class_counts: Any = None, *, partial: bool = False) -> Callable[[Any, Any], Any]:
     """The loss named by config.loss: (logits, labels), both [b, k] -> [b, k], or [b] if single-label.
 
     Args:
         loss: section `loss` of the configuration: `name`, and the fields that this loss reads.
         class_counts: [k] training images per class; a loss with class weights cannot train without them.
+        partial: labels may be −1, unknown: such entries have no loss (`known_only`). Multi-label losses alone.
 
     Raises:
         InputError: a class has no training image, and the loss weights classes.
@@ -56,7 +59,25 @@ def create(loss: Any, class_counts: Any = None) -> Callable[[Any, Any], Any]:
         return cannot_train
     if entry.weighs_classes:
         options["weights"] = softmax.class_weights(class_counts)
-    return lambda logits, labels: entry.function(logits, labels, **options)
+
+    def per_entry(logits, labels):
+        return entry.function(logits, labels, **options)
+
+    return known_only(per_entry) if partial else per_entry
+
+
+def known_only(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A multi-label loss whose unknown entries, label −1, are 0 and have no gradient: (logits, labels) -> [b, k].
+
+    The caller's sum over a batch is then over the known entries; it is not rescaled by their share, so that an image
+    counts as much as is known of it.
+    """
+
+    def masked(logits, labels):
+        entries = loss(logits, jnp.maximum(labels, 0))
+        return jnp.where(labels < 0, jnp.zeros_like(entries), entries)
+
+    return masked
 
 
 def batch_weight(loss: Any, class_counts: Any = None) -> Callable[[Any], Any]:

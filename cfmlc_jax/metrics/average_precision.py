@@ -13,7 +13,7 @@ def average_precision(scores, labels, definition: str, weights=None) -> np.ndarr
 
     Args:
         scores: any increasing function of the probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: a class is scored on its known images.
         definition: "sklearn" sums precision × recall step without interpolation, and is 0 for a
             class without positives, as in the reference's inference scripts. "voc" is the area
             under the precision envelope (all points, as in VOC since 2010), and NaN for a class
@@ -34,10 +34,7 @@ def average_precision(scores, labels, definition: str, weights=None) -> np.ndarr
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
     return np.array(
-        [
-            _one_class(scores[:, k], weights * (labels[:, k] > 0), weights, definition)
-            for k in range(scores.shape[1])
-        ]
+        [_one_class(scores[:, k], labels[:, k], weights, definition) for k in range(scores.shape[1])]
     )
 
 
@@ -52,14 +49,16 @@ def mean_average_precision(scores, labels, definition: str, weights=None) -> flo
     return float(100 * defined.mean()) if defined.size else float("nan")
 
 
-def _one_class(scores, positive, weights, definition):
-    """The average precision of a class; `positive` holds the weights of the images with the class, and 0 elsewhere."""
+def _one_class(scores, labels, weights, definition):
+    known = labels >= 0
+    scores, weights = scores[known], weights[known]
+    positive = weights * (labels[known] > 0)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
     true_positives = np.cumsum(positive[order])[last_of_tie]
     predicted = np.cumsum(weights[order])[last_of_tie]
-    total = true_positives[-1]
+    total = true_positives[-1] if len(ranked) else 0
     if total == 0:
         return 0.0 if definition == "sklearn" else np.nan
     # Above the first image of a weight nothing is predicted, rightly or wrongly.

@@ -112,7 +112,7 @@ def mean_average_precision_interval(
 
     Args:
         scores: any increasing function of the probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown.
         definition: "sklearn" or "voc", see `metrics.average_precision`.
         generator: random generator of the bootstrap.
         resamples: number of resamples of n images.
@@ -155,7 +155,7 @@ def weighted_average_precision(scores, labels, definition: str) -> Statistic:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must both be [n, k]")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
-    rankings = [_rank(scores[:, k], labels[:, k] > 0) for k in range(scores.shape[1])]
+    rankings = [_rank(scores[:, k], labels[:, k]) for k in range(scores.shape[1])]
     return lambda weights: np.stack([_one_class(r, weights, definition) for r in rankings], axis=1)
 
 
@@ -190,7 +190,7 @@ def ratio(part, whole):
 
 
 class _Ranking(NamedTuple):
-    """One class's images by falling score, cut at the groups of ties that contain a positive.
+    """The images of which one class is known, by falling score, cut at the groups of ties that contain a positive.
 
     Precision is needed only at the end of such a group. Between two of them recall does not grow and
     precision only falls, so the thresholds in between change neither the sum nor the envelope.
@@ -202,11 +202,12 @@ class _Ranking(NamedTuple):
     first: np.ndarray  # [g], index in `positives` of each group's first
 
 
-def _rank(scores, positive) -> _Ranking:
+def _rank(scores, labels) -> _Ranking:
     order = np.argsort(-scores, kind="stable")
+    order = order[labels[order] >= 0]
     ranked = scores[order]
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    places = np.flatnonzero(positive[order])
+    places = np.flatnonzero(labels[order] > 0)
     with_positive, first = np.unique(np.searchsorted(ends, places), return_index=True)
     stops = ends[with_positive] + 1
     last = stops[-1] if stops.size else 0

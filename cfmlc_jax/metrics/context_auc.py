@@ -21,7 +21,7 @@ def mean_context_auc(
 
     Args:
         scores: any increasing function of the probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: a pair is of the images that know both.
         pairs: targets and contexts, from `cooccurrence.strongest_pairs` of the training set.
         generator: random generator of the bootstrap.
         resamples: number of resamples.
@@ -51,25 +51,29 @@ def weighted_context_auc(scores, labels, pairs) -> Statistic:
     Raises:
         ValueError: unequal shapes, a score that is NaN, or pairs that are not [m, 2].
     """
-    scores, present, pairs = np.asarray(scores), np.asarray(labels) > 0, np.asarray(pairs, np.int64)
-    if scores.ndim != 2 or scores.shape != present.shape:
-        raise ValueError(f"scores {scores.shape} and labels {present.shape} must both be [n, k]")
+    scores, labels, pairs = np.asarray(scores), np.asarray(labels), np.asarray(pairs, np.int64)
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must both be [n, k]")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"pairs {pairs.shape} must be [m, 2], target and context")
-    contexts = {int(target): pairs[pairs[:, 0] == target, 1] for target in np.unique(pairs[:, 0])}
-    rankings = {target: _rank(scores[:, target], present, target) for target in contexts}
-    columns = np.concatenate([np.zeros(0, np.int64), *(np.flatnonzero(pairs[:, 0] == t) for t in contexts)])
-    in_order = np.argsort(columns)
+    # Pairs of a target share its ranking. Where a context is partly unknown, the pair has its own.
+    partial = (labels < 0).any(axis=0)
+    groups: dict[tuple[int, int | None], list[int]] = {}
+    for number, (target, context) in enumerate(pairs.tolist()):
+        groups.setdefault((target, context if partial[context] else None), []).append(number)
+    rankings = [
+        (_rank(scores[:, target], _without(labels, target, context)), numbers)
+        for (target, context), numbers in groups.items()
+    ]
+    present = labels > 0
 
     def statistic(weights):
-        aucs = [
-            auc
-            for target, ranking in rankings.items()
-            for auc in _context_aucs(ranking, present, contexts[target], weights)
-        ]
-        return np.stack(aucs, axis=1)[:, in_order] if aucs else np.zeros((len(weights), 0))
+        aucs = np.zeros((len(weights), len(pairs)))
+        for ranking, numbers in rankings:
+            aucs[:, numbers] = np.stack(_context_aucs(ranking, present, pairs[numbers, 1], weights), axis=1)
+        return aucs
 
     return statistic
 
@@ -82,8 +86,13 @@ class _Ranking(NamedTuple):
     group: np.ndarray  # [a], group of each image
 
 
-def _rank(scores, present, target) -> _Ranking:
-    absent = np.flatnonzero(~present[:, target])
+def _without(labels, target, context):
+    """The images known to be without a target, and known with or without a context, unless that is None."""
+    absent = labels[:, target] == 0
+    return np.flatnonzero(absent if context is None else absent & (labels[:, context] >= 0))
+
+
+def _rank(scores, absent) -> _Ranking:
     images = absent[np.argsort(scores[absent], kind="stable")]
     ranked = scores[images]
     begins = np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)]

@@ -22,14 +22,29 @@ from cfmlc_jax.metrics.bootstrap import Interval, interval, mean_of_defined, rat
 
 def counts(labels) -> np.ndarray:
     """Number of images with both classes: [n, k] -> int64 [k, k], symmetric; the diagonal counts single classes."""
-    present = _labels(labels)
+    present, _ = _labels(labels)
     return np.rint(present.T @ present).astype(np.int64)
 
 
+def known_counts(labels) -> np.ndarray:
+    """Number of images with the context of which the target is known: [n, k] -> int64 [k, k].
+
+    On the diagonal: of all images, those of which the class is known.
+    """
+    present, absent = _labels(labels)
+    known = present + absent
+    images = known.T @ present
+    np.fill_diagonal(images, known.sum(axis=0))
+    return np.rint(images).astype(np.int64)
+
+
 def conditional_probability(labels) -> np.ndarray:
-    """P(target | context) from counts: [n, k] -> float64 [k, k], NaN for a context without images."""
-    both = counts(labels)
-    return ratio(both, np.broadcast_to(both.diagonal(), both.shape))
+    """P(target | context) from counts: [n, k] -> float64 [k, k], NaN for a context without images.
+
+    The images are those with the context of which the target is known.
+    """
+    present, absent = _labels(labels)
+    return ratio(counts(labels), (present + absent).T @ present)
 
 
 def lift(labels) -> np.ndarray:
@@ -37,8 +52,10 @@ def lift(labels) -> np.ndarray:
 
     NaN if either class has no images.
     """
-    both = counts(labels)
-    return ratio(both * float(len(labels)), np.outer(both.diagonal(), both.diagonal()))
+    present, absent = _labels(labels)
+    both, known = counts(labels), present + absent
+    known_with = known.T @ present
+    return ratio(both * known.sum(axis=0)[:, None], known_with * both.diagonal()[:, None])
 
 
 def added_value(labels) -> np.ndarray:
@@ -48,7 +65,8 @@ def added_value(labels) -> np.ndarray:
     classes first, even if they affect few images. (The "added value" of association rules, Tan et al.,
     "Selecting the right interestingness measure", KDD 2002.)
     """
-    rate = _labels(labels).mean(axis=0)
+    present, absent = _labels(labels)
+    rate = ratio(present.sum(axis=0), (present + absent).sum(axis=0))
     return conditional_probability(labels) - rate[:, None]
 
 
@@ -104,14 +122,14 @@ def true_positive_rates(probabilities, labels, threshold) -> Rates:
 
     Args:
         probabilities: probabilities, or logits with a threshold on the same scale.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: a pair is of the images that know both.
         threshold: one number, or one per class [k]; scores above it are predictions.
 
     Raises:
         ValueError: unequal shapes, or a probability that is NaN.
     """
-    predicted, present = _predictions(probabilities, labels, threshold)
-    return _rates(predicted, present, present)
+    predicted, present, absent = _predictions(probabilities, labels, threshold)
+    return _rates(predicted, present, present, absent)
 
 
 def false_positive_rates(probabilities, labels, threshold) -> Rates:
@@ -119,8 +137,8 @@ def false_positive_rates(probabilities, labels, threshold) -> Rates:
 
     Arguments and errors as in `true_positive_rates`.
     """
-    predicted, present = _predictions(probabilities, labels, threshold)
-    return _rates(predicted, 1 - present, present)
+    predicted, present, absent = _predictions(probabilities, labels, threshold)
+    return _rates(predicted, absent, present, absent)
 
 
 def context_auc(scores, labels) -> np.ndarray:
@@ -133,13 +151,14 @@ def context_auc(scores, labels) -> np.ndarray:
 
     Args:
         scores: any increasing function of the probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present; all must be known.
 
     Raises:
-        ValueError: unequal shapes, or a score that is NaN.
+        ValueError: unequal shapes, a score that is NaN, or a label that is unknown.
     """
-    scores, present = _checked(scores, labels)
-    absent = 1 - present
+    scores, present, absent = _checked(scores, labels)
+    if not (present + absent).all():
+        raise ValueError("a label is unknown; use `context_auc.weighted_context_auc`, pair by pair")
     ranks = np.zeros(scores.shape)
     for j in range(scores.shape[1]):
         rows = absent[:, j] > 0
@@ -182,7 +201,7 @@ def mean_excess_false_positive_rate(
 
     Args:
         probabilities: probabilities, or logits with a threshold on the same scale.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: a pair is of the images that know both.
         threshold: one number, or one per class [k].
         pairs: targets and contexts, from `strongest_pairs` of the training set.
         generator: random generator of the bootstrap.
@@ -193,10 +212,10 @@ def mean_excess_false_positive_rate(
         ValueError: unequal shapes, a probability that is NaN, pairs that are not two
             different classes, or as `bootstrap.interval`.
     """
-    predicted, present = _predictions(probabilities, labels, threshold)
+    predicted, present, absent = _predictions(probabilities, labels, threshold)
     target, context = _pairs(pairs, present.shape[1])
-    absent = 1 - present[:, target]
-    with_context, without_context = absent * present[:, context], absent * (1 - present[:, context])
+    with_context = absent[:, target] * present[:, context]
+    without_context = absent[:, target] * absent[:, context]
     false_positive = predicted[:, target]
 
     def excess(weights):
@@ -216,14 +235,13 @@ def mean_excess_false_positive_rate(
     return ExcessFalsePositives(mean_excess, len(target) - undefined, undefined)
 
 
-def _rates(predicted, counted, present) -> Rates:
-    """Shares of the counted images [n, k] that are predicted, with and without each context [n, k]."""
-    images, hits = counted.sum(axis=0), (predicted * counted).sum(axis=0)
-    images_with, hits_with = counted.T @ present, (predicted * counted).T @ present
+def _rates(predicted, counted, present, absent) -> Rates:
+    """Shares of the counted images [n, k] that are predicted, with and without each context, both [n, k]."""
+    hits = predicted * counted
     return Rates(
-        with_context=ratio(hits_with, images_with),
-        without_context=ratio(hits[:, None] - hits_with, images[:, None] - images_with),
-        overall=ratio(hits, images),
+        with_context=ratio(hits.T @ present, counted.T @ present),
+        without_context=ratio(hits.T @ absent, counted.T @ absent),
+        overall=ratio(hits.sum(axis=0), counted.sum(axis=0)),
     )
 
 
@@ -234,27 +252,28 @@ def _midranks(values):
 
 
 def _predictions(probabilities, labels, threshold):
-    """Predictions and labels as 0.0 or 1.0, so that matrix products count them: two [n, k]."""
-    probabilities, present = _checked(probabilities, labels)
+    """Predictions, classes present and classes absent as 0.0 or 1.0, so that matrix products count them: three [n, k]."""
+    probabilities, present, absent = _checked(probabilities, labels)
     # Compared in the scores' own precision, as in `metrics.thresholded`.
     above = probabilities > np.asarray(threshold, dtype=probabilities.dtype)
-    return above.astype(np.float64), present
+    return above.astype(np.float64), present, absent
 
 
 def _checked(scores, labels):
-    scores, present = np.asarray(scores), _labels(labels)
+    scores, (present, absent) = np.asarray(scores), _labels(labels)
     if scores.shape != present.shape:
         raise ValueError(f"scores {scores.shape} and labels {present.shape} must both be [n, k]")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} scores are NaN")
-    return scores, present
+    return scores, present, absent
 
 
 def _labels(labels):
+    """Classes present and absent as 0.0 or 1.0, two [n, k]; an unknown class, −1, is neither."""
     labels = np.asarray(labels)
     if labels.ndim != 2 or not len(labels):
         raise ValueError(f"labels {labels.shape} must be [n, k] of at least one image")
-    return (labels > 0).astype(np.float64)
+    return (labels > 0).astype(np.float64), (labels == 0).astype(np.float64)
 
 
 def _pairs(pairs, classes):

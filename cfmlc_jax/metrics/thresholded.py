@@ -14,7 +14,7 @@ def thresholded(scores, labels, threshold) -> dict[str, float]:
 
     Args:
         scores: probabilities.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: such entries are left out.
         threshold: one number, or one per class [k]; compared in the scores' own precision.
     """
     scores = np.asarray(scores)
@@ -31,9 +31,9 @@ def precision_recall(predicted, labels) -> dict[str, float]:
 
     Args:
         predicted: True where the class is predicted.
-        labels: 1 where the class is present.
+        labels: 1 where the class is present, −1 where that is unknown: such entries are left out.
     """
-    predicted, labels = np.asarray(predicted), np.asarray(labels) > 0
+    predicted, labels = np.asarray(predicted) & (np.asarray(labels) >= 0), np.asarray(labels) > 0
     hits = (predicted & labels).sum(axis=0, dtype=np.float64)
     n_predicted = predicted.sum(axis=0, dtype=np.float64)
     n_positive = labels.sum(axis=0, dtype=np.float64)

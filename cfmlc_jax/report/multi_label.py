@@ -51,6 +51,8 @@ def _results_lede(intervals):
 def _facts(split: Split, chief: Prediction):
     measures, findings = split.multi_label.measures["average"], split.multi_label.findings
     facts = _absent_classes(measures.classes, measures.metrics[chief]["mAP_sklearn"])
+    if measures.classes is not None and measures.classes.unknown:
+        facts.append(("unknown labels, in no metric", f"{measures.classes.unknown:,}"))
     if findings.context is not None:
         use = findings.context.predictions[chief]
         facts.append(("context AUC (50: ignores context)", tables.with_interval(*use.context_auc, digits=1)))
@@ -92,7 +94,8 @@ def _classes_of(run: Run, split: Split) -> ClassTable:
     """The classes by average precision of the combined prediction, highest first; last those without positives."""
     effect = chief_effect(split.predictions)
     marks = {COMBINED: "bar", WHOLE: "tick"} | ({effect: "dot"} if effect else {})
-    positives = split.scores.labels.sum(axis=0, dtype=int)
+    positives = (split.scores.labels > 0).sum(axis=0, dtype=int)
+    unknown = (split.scores.labels < 0).sum(axis=0, dtype=int)
     precisions = {
         prediction: np.where(
             positives > 0,
@@ -103,7 +106,7 @@ def _classes_of(run: Run, split: Split) -> ClassTable:
     }
     return ClassTable(
         order=np.argsort(np.where(positives > 0, -precisions[COMBINED], np.inf), kind="stable").tolist(),
-        facts=[("images", positives.tolist())],
+        facts=[("images", positives.tolist()), *([("unknown", unknown.tolist())] if unknown.any() else [])],
         values=precisions,
         marks=marks,
         changes=[("combined − whole", precisions[COMBINED] - precisions[WHOLE])],

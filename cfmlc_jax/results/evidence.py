@@ -26,11 +26,30 @@ class Training:
     images: number of training images.
     counts: [k][k], images that have both classes; on the diagonal, images of one class.
     pairs: [m][2], target and context (class indices) of the strongest pairs, strongest first.
+    known: [k][k], `cooccurrence.known_counts`; None if all labels are known.
     """
 
     images: int
     counts: list[list[int]]
     pairs: list[list[int]]
+    known: list[list[int]] | None = None
+
+    def of_images(self) -> np.ndarray:
+        """What `counts` are shares of, [k, k]: the images with the column's class; on the diagonal, all images.
+
+        Of these, only the images of which the row's class is known.
+        """
+        if self.known is not None:
+            return np.array(self.known)
+        counts = np.array(self.counts)
+        images = np.broadcast_to(counts.diagonal(), counts.shape).copy()
+        np.fill_diagonal(images, self.images)
+        return images
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, without `known` if all labels are known."""
+        fields = json_types.fields_to_json(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -132,8 +151,10 @@ class Evidence:
 
 
 def _require_training(training: Training, classes):
-    rows = {len(row) for row in training.counts}
-    if len(training.counts) != classes or rows - {classes} or training.images < 1:
+    for table in (training.counts, training.known):
+        if table is not None and (len(table) != classes or {len(row) for row in table} - {classes}):
+            raise FormatError(f"training.counts is not a table of {classes} classes")
+    if training.images < 1:
         raise FormatError(f"training.counts is not a table of {classes} classes")
     if any(len(pair) != 2 for pair in training.pairs):
         raise FormatError("training.pairs has an entry that is not a pair of classes")

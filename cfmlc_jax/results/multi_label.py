@@ -36,14 +36,20 @@ BASELINE = WHOLE
 
 @dataclass(frozen=True)
 class Classes:
-    """Numbers of classes in a split.
+    """Numbers of classes and of labels in a split.
 
     with_positives: classes with at least one positive image.
     all: all classes.
+    unknown: entries [n, k] whose label is unknown, which no metric counts.
     """
 
     with_positives: int
     all: int
+    unknown: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """The fields by name, without `unknown` if all labels are known."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name != "unknown"}
 
 
 @dataclass(frozen=True)
@@ -159,11 +165,12 @@ class MultiLabelResults(SplitResults[Measures, Findings]):
 
 def measures(scores: Scores, alphas) -> Measures:
     """The metrics of one set of weights, with effects at each strength of `alphas`."""
-    present = int(np.asarray(scores.labels).any(axis=0).sum())
+    labels = np.asarray(scores.labels)
+    present, unknown = int((labels > 0).any(axis=0).sum()), int((labels < 0).sum())
     return Measures(
         metrics=scoring.summarise(scores, alphas),
         thresholds=scoring.sweep(scores, alphas),
-        classes=Classes(with_positives=present, all=scores.labels.shape[1]),
+        classes=Classes(with_positives=present, all=labels.shape[1], unknown=unknown),
     )
 
 

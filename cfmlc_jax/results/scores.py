@@ -16,7 +16,7 @@ class Scores:
     """The outputs of one set of weights on one split.
 
     logits: float32 [n, k] by name: "whole", "patch", "combined", …, and "null_<kind>" (counterfactual).
-    labels: uint8 [n, k].
+    labels: uint8 [n, k]; or int8 with −1 for unknown entries, which no metric counts.
     attention: float16 [n, p, k], attention logits of the patches; None without patches, or if they are too many.
     pivot: int32 [n, k], the patch with the most attention; None without patches.
     cosine: float32 [n], of the features with the mean feature; None without one.
@@ -89,15 +89,22 @@ def sweep(scores: Scores, alphas) -> dict[Prediction, dict[str, dict[str, float]
 
 
 def per_class_csv(scores: Scores, alphas, class_names) -> str:
-    """A CSV with one line per class: positives, and the AP in percent of every prediction in both definitions."""
+    """A CSV with one line per class: positives, and the AP in percent of every prediction in both definitions.
+
+    If labels are unknown, their number is the third column.
+    """
     columns = {
         f"AP_{definition}_{prediction}": 100 * metrics.average_precision(logits, scores.labels, definition)
         for prediction, logits in scores.predictions(alphas).items()
         for definition in metrics.AP_DEFINITIONS
     }
     text = io.StringIO()
+    counts = {"positives": (scores.labels > 0).sum(axis=0)}
+    if (scores.labels < 0).any():
+        counts["unknown"] = (scores.labels < 0).sum(axis=0)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "positives", *columns])
+    writer.writerow(["class", *counts, *columns])
     for k, name in enumerate(class_names):
-        writer.writerow([name, int(scores.labels[:, k].sum()), *(f"{ap[k]:.4f}" for ap in columns.values())])
+        numbers = [int(each[k]) for each in counts.values()]
+        writer.writerow([name, *numbers, *(f"{ap[k]:.4f}" for ap in columns.values())])
     return text.getvalue()

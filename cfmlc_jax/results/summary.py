@@ -53,6 +53,10 @@ def _map_table(results):
     for split, split_results in results.items():
         classes = split_results.measures["average"].classes
         absent = classes.all - classes.with_positives
+        if classes.unknown:
+            notes.append(
+                f"{split}: {classes.unknown:,} labels are unknown; every metric leaves them out, class by class."
+            )
         if absent:
             title = f"{split} (sklearn, {classes.with_positives} classes)"
             columns.append((title, split, "mAP_sklearn", classes.all / classes.with_positives))

@@ -6,6 +6,7 @@ import pytest
 from cfmlc_jax import config as configs
 from cfmlc_jax.classify import scoring, train
 from cfmlc_jax.data.identity import identity
+from cfmlc_jax.data.sources.partial import Hidden
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.hooks import Preemption
 from cfmlc_jax.engine.instruments import Instruments
@@ -68,6 +69,16 @@ def test_single_labels_are_counted():
     source.labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(24) % 3]  # of one digit each
     meta = train._Training(configuration(**SINGLE), source, VAL)._meta()
     assert meta["class_counts"] == [8, 8, 8] + 7 * [0]
+
+
+def test_unknown_labels_reach_the_step_and_have_no_loss():
+    made = train._Training(configuration(), Hidden(TRAIN, 0.5, seed=0, unmentioned="unknown"), VAL)
+    labels = next(made._batches(0, print))["labels"]
+    assert set(np.unique(labels)) == {-1, 0, 1}
+    loss = made.system._objective.loss
+    logits = np.ones_like(labels)
+    # Whatever is predicted for them.
+    assert loss(logits, labels) == loss(np.where(labels < 0, 50, logits), labels) > 0
 
 
 @pytest.mark.parametrize(("early_stop", "patience"), [(True, 3), (False, None)])

@@ -56,6 +56,22 @@ def test_a_complete_copy(script, small_coco, tmp_path, capsys):
     assert printed.endswith("complete\n")
 
 
+def test_the_pictures_of_2017_are_a_complete_copy_of_2014(script, small_coco, monkeypatch, tmp_path, capsys):
+    write_coco(tmp_path)
+    for split, number in (("train", 2), ("val", 1)):
+        (tmp_path / f"{split}2014" / f"COCO_{split}2014_{3 - number:012d}.jpg").unlink()
+        (tmp_path / f"{split}2014").rmdir()
+        (tmp_path / f"{split}2017").mkdir()
+        (tmp_path / f"{split}2017" / f"{number:012d}.jpg").write_bytes(b"x")
+    both = (script.Images(("train2017", "val2017"), 2),)
+    monkeypatch.setitem(script.DATA_SETS, "coco", dataclasses.replace(script.DATA_SETS["coco"], instead=both))
+    assert script.main(["coco", f"--root={tmp_path}"]) == 0
+    assert capsys.readouterr().out.endswith("complete\n")
+    (tmp_path / "val2017" / "000000000001.jpg").unlink()
+    assert script.main(["coco", f"--root={tmp_path}"]) == 1
+    assert "1 images, wanted 2" in capsys.readouterr().out
+
+
 def test_official_counts_are_asked_for(script, tmp_path, capsys):
     write_coco(tmp_path)
     assert script.main(["coco", f"--root={tmp_path}"]) == 1
@@ -69,7 +85,10 @@ def test_official_counts_are_asked_for(script, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["coco", "voc2007", "vg256", "table", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "mnist"],
+    [
+        *("coco", "coco2017", "instances", "open_images", "nus_wide", "voc2007", "vg256", "table"),
+        *("cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "mnist"),
+    ],
 )
 def test_an_empty_folder_is_explained(script, name, tmp_path, capsys):
     assert script.main([name, f"--root={tmp_path}"]) == 1
@@ -128,7 +147,7 @@ def test_a_truncated_archive_is_a_problem(script, small_coco, tmp_path, capsys):
 
 def test_every_checksum_is_one_that_this_python_can_compute(script):
     published = [a.checksum for d in script.DATA_SETS.values() for a in d.archives if a.checksum]
-    assert len(published) == 15
+    assert len(published) == 18
     for checksum in published:
         algorithm, _, digest = checksum.partition(":")
         assert len(bytes.fromhex(digest)) == hashlib.new(algorithm).digest_size

@@ -10,6 +10,7 @@ import pytest
 from html_reading import NAMES, Page
 
 from cfmlc_jax import metrics
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict import overlay
 from cfmlc_jax.report import __main__ as command
 from cfmlc_jax.report import page
@@ -95,6 +96,40 @@ def test_classes_without_a_positive_image_are_noted_beside_the_mean(made_run):
     assert text.count(words) == 1
     mean = results["val"]["average"]["metrics"]["combined"]["mAP_sklearn"]
     assert f"without the 1 of 5 {words}{shown(mean * 5 / 4)} %" in text
+
+
+def test_unknown_labels_are_counted_and_left_out(made_run):
+    workdir = made_run(splits=("val",))
+    path = workdir / "report" / results_read.scores_file("val", "average")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["labels"] = arrays["labels"].astype(np.int8)
+    arrays["labels"][:7, 0] = -1
+    np.savez(path, **arrays)
+    results = results_of(workdir)
+    results["val"]["average"]["classes"] = {"with_positives": 5, "all": 5, "unknown": 7}
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    path = workdir / "report" / evidence.FILE
+    fields = json.loads(path.read_text())
+    counts = np.array(fields["training"]["counts"])
+    fields["training"]["known"] = (2 * counts.diagonal() * np.ones_like(counts)).tolist()
+    path.write_text(json.dumps(fields))
+
+    report = read(workdir)
+    assert "unknown labels, in no metric7" in report.text.replace("\n", "")
+    (table,) = (
+        table for name, table in report.tables.items() if name.startswith("Average precision by class")
+    )
+    unknown = {row[0]: row[table[0].index("unknown")] for row in table[1:]}
+    assert unknown == {name: "7" if name == NAMES[0] else "0" for name in NAMES}
+    precision = metrics.average_precision(arrays["combined"][7:, :1], arrays["labels"][7:, :1], "sklearn")
+    assert shown(100 * precision[0]) in next(row for row in table if row[0] == NAMES[0])
+    assert "that have the class, of those where it is known" in report.text
+
+    fields["training"]["known"].pop()
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="not a table of 5 classes"):
+        page.write(workdir)
 
 
 def as_before(workdir):

@@ -9,7 +9,7 @@ class Record(TypedDict, total=False):
     """One image with its labels.
 
     image: the file's bytes, or decoded uint8 [h, w, 3].
-    labels: uint8 [k], 1 where the class is present.
+    labels: uint8 [k], 1 where the class is present; or int8 with −1 where that is unknown.
     id: unique within the data set, the same on every machine.
     where: how error messages name the image, for example its path.
     """
@@ -24,7 +24,8 @@ class Source(Protocol):
     """A split of a data set: `len(source)` records by index, readable from several processes.
 
     class_names: the k classes, in label order.
-    labels: uint8 [n, k] of the whole split, known without reading an image.
+    labels: uint8 [n, k] of the whole split, available without reading an image. Partial labels are int8, with −1 for an
+        unknown entry; a split without one has uint8.
     ids: the n records' ids.
 
     The `repr` of a source is stable, without memory addresses and absolute paths, because checkpoints compare it.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cfmlc_jax import files
+from cfmlc_jax.data.sources import partial
 from cfmlc_jax.data.sources.boxes import Boxes
 
 # Part of the entries' names: raise it if what a source makes of its files changes.
@@ -26,7 +27,7 @@ class Annotations:
 
     ids: of the n images.
     files: the n image files, relative to the root, as annotated.
-    labels: uint8 [n, k].
+    labels: uint8 [n, k], or int8 with −1 for unknown entries.
     class_names: the k classes.
     boxes: the boxes of the n images.
     """
@@ -92,7 +93,8 @@ def _write(entry: Path, annotations: Annotations) -> None:
     files.write_npz(
         entry,
         texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
-        labels=np.packbits(annotations.labels, axis=1),
+        labels=np.packbits(annotations.labels > 0, axis=1),
+        unknown=np.packbits(annotations.labels < 0, axis=1),
         corners=boxes.corners,
         classes=boxes.classes,
         images=boxes.images,
@@ -109,7 +111,7 @@ def _read(entry: Path) -> Annotations | None:
             return Annotations(
                 ids=texts["ids"],
                 files=texts["files"],
-                labels=np.unpackbits(arrays["labels"], axis=1, count=len(class_names)),
+                labels=_unpacked(arrays, len(class_names)),
                 class_names=class_names,
                 boxes=Boxes(
                     corners=arrays["corners"],
@@ -130,3 +132,11 @@ def _read(entry: Path) -> Annotations | None:
         zlib.error,
     ):
         return None
+
+
+def _unpacked(arrays, num_classes) -> np.ndarray:
+    labels = np.unpackbits(arrays["labels"], axis=1, count=num_classes)
+    if "unknown" not in arrays:  # of an older version
+        return labels
+    unknown = np.unpackbits(arrays["unknown"], axis=1, count=num_classes).astype(bool)
+    return np.where(unknown, np.int8(partial.UNKNOWN), labels.astype(np.int8)) if unknown.any() else labels

@@ -19,7 +19,7 @@ def summary(name: str, source: Source, *, read_boxes: bool = False) -> str:
         source: the split.
         read_boxes: whether boxes that are not in memory yet are read, and their exclusions reported too.
     """
-    positives = source.labels.sum(axis=0, dtype=np.int64)
+    positives = class_counts(source)
     rarest, commonest = int(positives.argmin()), int(positives.argmax())
     lines = [
         f"{name}: {len(source):,} images, {len(source.class_names)} classes, "
@@ -31,6 +31,12 @@ def summary(name: str, source: Source, *, read_boxes: bool = False) -> str:
     if absent.size:
         named = ", ".join(source.class_names[column] for column in absent[:5])
         lines.append(f"  without a positive: {absent.size} ({named}{', …' if absent.size > 5 else ''})")
+    unknown = num_unknown(source.labels)
+    if unknown:
+        share = unknown / source.labels.size
+        lines.append(
+            f"  unknown labels: {unknown:,} of {source.labels.size:,} ({share:.1%}), left out of loss and metrics"
+        )
     left_out = _left_out(source, read_boxes)
     if left_out:
         lines.append(f"  {left_out}")
@@ -54,8 +60,14 @@ def require_one_label(name: str, source: Source, loss: str) -> None:
         loss: name of the loss that needs single labels, for the message.
 
     Raises:
-        InputError: some images do not; the message has their number and the first.
+        InputError: some images do not, the message has their number and the first; or labels are unknown.
     """
+    unknown = num_unknown(source.labels)
+    if unknown:
+        raise InputError(
+            f"{name}: {unknown:,} labels are unknown, but config.loss.name {loss!r} is a softmax loss, which needs all; set "
+            "loss.name to 'asymmetric', or data.unmentioned to 'absent'"
+        )
     labels = source.labels.sum(axis=1, dtype=np.int64)
     others = np.flatnonzero(labels != 1)
     if others.size:
@@ -66,8 +78,13 @@ def require_one_label(name: str, source: Source, loss: str) -> None:
 
 
 def class_counts(source: Source) -> np.ndarray:
-    """Number of images of each class in a training split: int64 [k]."""
-    return source.labels.sum(axis=0, dtype=np.int64)
+    """Number of images known to have each class: int64 [k]."""
+    return (source.labels > 0).sum(axis=0, dtype=np.int64)
+
+
+def num_unknown(labels: np.ndarray) -> int:
+    """Number of unknown entries of labels [n, k]."""
+    return int((labels < 0).sum()) if labels.dtype.kind == "i" else 0
 
 
 def require_disjoint(a: Source, b: Source) -> None:

@@ -1,6 +1,10 @@
-"""MS-COCO 2014 in its official layout: 80 classes, 82,081 training images, 40,137 validation images."""
+"""MS-COCO 2014 and 2017 in their official layouts, and the parser of their annotation files.
+
+2014: 80 classes, 82,081 training images, 40,137 validation images. 2017 has the same pictures in another split.
+"""
 
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +16,26 @@ from cfmlc_jax.files import path_of
 
 YEAR = "2014"
 NUM_CLASSES, NUM_TRAIN = 80, 82_081  # of the official files; 702 of 82,783 images have no annotation
-WAY_OUT = "get train2014.zip, val2014.zip and annotations_trainval2014.zip and unpack them in one folder"
+NUM_TRAIN_2017 = 117_266  # of 118,287
 
 # Names of 2014 images contain split and year; names of 2017 images are plain numbers.
 _OFFICIAL_NAME = re.compile(r"(?:COCO_([a-z]+)(\d{4})_)?\d{12}\.[A-Za-z]+")
+
+
+class InstancesFile(NamedTuple):
+    """An annotation file of COCO's form.
+
+    path: of the file.
+    folder: of its images, relative to the root; "" for the root.
+    way_out: the end of error messages.
+    """
+
+    path: Path
+    folder: str
+    way_out: str
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 class Image(NamedTuple):
@@ -40,7 +60,10 @@ class Instances(NamedTuple):
 
 
 class Coco(files.FileSource):
-    """A split of COCO 2014: `root/train2014`, `root/val2014`, `root/annotations/instances_*2014.json`.
+    """A split of COCO 2014: `root/train2014`, `root/val2014`, `root/annotations/instances_*2014.json`; or of 2017.
+
+    The pictures of 2014 are those of 2017, under other names. If the root has no folder train2014 or val2014 but
+    train2017 or val2017, the images of 2014 are found there by id.
 
     As in the reference (MLC-PAT): images without an instance annotation are excluded, and crowds
     count as instances; images are sorted by id *as a string*; classes are in the order of the file's
@@ -52,6 +75,7 @@ class Coco(files.FileSource):
     Args:
         root: the folder that contains these.
         split: "train" (train2014) or "val" (val2014).
+        year: "2014" or "2017", whose split is read.
 
     Raises:
         InputError: missing or broken files, annotations of another year or split, annotations of
@@ -59,16 +83,16 @@ class Coco(files.FileSource):
             image.
     """
 
-    def __init__(self, root: str | Path, split: str):
+    def __init__(self, root: str | Path, split: str, *, year: str = YEAR):
         files.require_split(split)
         root = path_of(root)
-        folder = f"{split}{YEAR}"
-        path = _annotation_file(root, split)
-        kept = annotations.cached(f"coco_{split}", [path], lambda: _read(path, folder))
+        file = _annotation_file(root, split, year)
+        name = f"coco_{split}" if year == YEAR else f"coco{year}_{split}"
+        kept = annotations.cached(name, [file.path], lambda: read(file, year=year))
         super().__init__(
             root=root,
             split=split,
-            paths=_paths(root, folder, kept.files),
+            paths=_paths(root, file, kept.files, year),
             ids=kept.ids,
             labels=kept.labels,
             class_names=kept.class_names,
@@ -76,22 +100,42 @@ class Coco(files.FileSource):
         )
 
 
-def _read(path: Path, folder: str) -> annotations.Annotations:
-    """The content of an annotation file, for the images in a folder."""
-    document = files.read_json(path, WAY_OUT, object_hook=_without_outlines)
-    _require_year(path, document)
-    images = _images(path, document, folder)
-    column_of, class_names = _categories(path, document)
-    instances = _instances(path, document, images, column_of)
+def read(
+    file: InstancesFile,
+    *,
+    year: str | None = None,
+    choose: Callable[[dict[str, Image]], Collection[str]] | None = None,
+) -> annotations.Annotations:
+    """The content of an annotation file.
 
-    ids = sorted(set(instances.owners))
+    Args:
+        file: the file.
+        year: of the official files, whose images belong to the year and the folder; None: of any other file.
+        choose: a function of all images by id -> the ids of the images to keep, annotated or not; None: those with an
+            annotation.
+
+    Raises:
+        InputError: as `Coco`.
+    """
+    document = files.read_json(file.path, file.way_out, object_hook=_without_outlines)
+    if year is not None:
+        _require_year(file, document, year)
+    images = _images(file, document)
+    if year is not None:
+        _require_own_images(file, images)
+    column_of, class_names = _categories(file, document)
+    instances = _instances(file, document, images, column_of)
+
+    ids = sorted(set(instances.owners) if choose is None else choose(images))
     if not ids:
-        raise InputError(f"{path}: no image has an annotation; {WAY_OUT}")
+        raise InputError(f"{file}: no image has an annotation; {file.way_out}")
     wanted = [images[key].file for key in ids]
-    files.require_own_files(ids, wanted, str(path))
+    files.require_own_files(ids, wanted, str(file))
     row_of = {key: row for row, key in enumerate(ids)}
-    rows = np.array([row_of[key] for key in instances.owners])
-    columns = np.array(instances.columns)
+    if choose is not None:
+        instances = _of_images(instances, row_of)
+    rows = np.array([row_of[key] for key in instances.owners], np.int64)
+    columns = np.array(instances.columns, np.int64)
     labels = np.zeros((len(ids), len(class_names)), np.uint8)
     labels[rows, columns] = 1
     usable = [number for number, box in enumerate(instances.boxes) if box is not None]
@@ -116,23 +160,39 @@ def _without_outlines(row: dict) -> dict:
     return row
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    path = root / "annotations" / f"instances_{split}{YEAR}.json"
+def _of_images(instances: Instances, kept: Collection[str]) -> Instances:
+    """The annotations of the kept images; unusable boxes of the others are reported too."""
+    places = [place for place, owner in enumerate(instances.owners) if owner in kept]
+    owners, columns, corners, left_out = instances
+    return Instances(
+        [owners[place] for place in places],
+        [columns[place] for place in places],
+        [corners[place] for place in places],
+        left_out,
+    )
+
+
+def _annotation_file(root: Path, split: str, year: str) -> InstancesFile:
+    path = root / "annotations" / f"instances_{split}{year}.json"
+    archives = f"train{year}.zip, val{year}.zip and annotations_trainval{year}.zip"
+    file = InstancesFile(path, f"{split}{year}", f"get {archives} and unpack them in one folder")
     if not path.is_file():
         others = sorted(other.stem[-4:] for other in path.parent.glob(f"instances_{split}20??.json"))
         if others:
-            raise InputError(f"{path.parent} contains COCO {', '.join(others)}, wanted {YEAR}; {WAY_OUT}")
-    return path
+            raise InputError(
+                f"{path.parent} contains COCO {', '.join(others)}, wanted {year}; {file.way_out}"
+            )
+    return file
 
 
-def _rows(path: Path, document: Any, table: str) -> list[dict]:
+def _rows(file: InstancesFile, document: Any, table: str) -> list[dict]:
     """One of the document's lists of objects, by its name."""
     rows = document.get(table) if isinstance(document, dict) else None
     if not isinstance(rows, list):
-        raise InputError(f"{path}: no list '{table}', so this is no instances file of COCO; {WAY_OUT}")
+        raise InputError(f"{file}: no list '{table}', so this is no instances file of COCO; {file.way_out}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise InputError(f"{path}: entry {number} of '{table}' is {fields.shown(row)}, not an object")
+            raise InputError(f"{file}: entry {number} of '{table}' is {fields.shown(row)}, not an object")
     return rows
 
 
@@ -147,14 +207,14 @@ def _key(where: str, row: dict, field: str) -> str:
 
 def _require_field(where: str, row: dict, field: str) -> None:
     if field not in row:
-        raise InputError(f"{where} has no '{field}'; {WAY_OUT}")
+        raise InputError(f"{where} has no '{field}'; write it as COCO's annotation files do")
 
 
-def _require_year(path: Path, document: Any) -> None:
+def _require_year(file: InstancesFile, document: Any, wanted: str) -> None:
     info = document.get("info") if isinstance(document, dict) else None
     year = info.get("year") if isinstance(info, dict) else None
-    if year is not None and str(year) != YEAR:
-        raise InputError(f"{path}: annotations of {year}, wanted {YEAR}; {WAY_OUT}")
+    if year is not None and str(year) != wanted:
+        raise InputError(f"{file}: annotations of {year}, wanted {wanted}; {file.way_out}")
 
 
 def _belongs_to(file_name: str) -> str | None:
@@ -166,53 +226,62 @@ def _belongs_to(file_name: str) -> str | None:
     return "2017" if year is None else f"{split}{year}"
 
 
-def _images(path: Path, document: Any, folder: str) -> dict[str, Image]:
+def _images(file: InstancesFile, document: Any) -> dict[str, Image]:
     """Id -> image; a repeated entry counts once."""
     images: dict[str, Image] = {}
-    for number, row in enumerate(_rows(path, document, "images")):
-        where = f"{path}: entry {number} of 'images'"
+    for number, row in enumerate(_rows(file, document, "images")):
+        where = f"{file}: entry {number} of 'images'"
         key = _key(where, row, "id")
         _require_field(where, row, "file_name")
-        file = fields.relative_path(row["file_name"], where, folder)
-        image = Image(file, boxes.size_of(row.get("width"), row.get("height")))
+        written = fields.relative_path(row["file_name"], where, file.folder)
+        image = Image(written, boxes.size_of(row.get("width"), row.get("height")))
         first = images.setdefault(key, image)
-        if first.file != file:
+        if first.file != written:
             raise InputError(
-                f"{where} gives {file} the id {key}, which {first.file} has already; give every image its own id"
-            )
-        name = file.rpartition("/")[2]
-        if _belongs_to(name) not in (None, folder):
-            raise InputError(
-                f"{path}: image {name} belongs to {_belongs_to(name)}, wanted {folder}; {WAY_OUT}"
+                f"{where} gives {written} the id {key}, which {first.file} has already; give every image its own id"
             )
     return images
 
 
-def _categories(path: Path, document: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+def _require_own_images(file: InstancesFile, images: dict[str, Image]) -> None:
+    """Raise unless every official file name is one of the folder's year and split."""
+    # Names of 2017 do not tell the split.
+    own = (None, "2017" if file.folder.endswith("2017") else file.folder)
+    for image in images.values():
+        name = image.file.rpartition("/")[2]
+        if _belongs_to(name) not in own:
+            raise InputError(
+                f"{file}: image {name} belongs to {_belongs_to(name)}, wanted {file.folder}; {file.way_out}"
+            )
+
+
+def _categories(file: InstancesFile, document: Any) -> tuple[dict[str, int], tuple[str, ...]]:
     """Category id -> column, and the class names [k]."""
     column_of: dict[str, int] = {}
     names: list[str] = []
-    for number, row in enumerate(_rows(path, document, "categories")):
-        where = f"{path}: entry {number} of 'categories'"
+    for number, row in enumerate(_rows(file, document, "categories")):
+        where = f"{file}: entry {number} of 'categories'"
         key = _key(where, row, "id")
         _require_field(where, row, "name")
         name = fields.as_class_name(row["name"], where)
         if key in column_of or name in names:
-            raise InputError(f"{where}: the id {key} or the name {name!r} occurs twice; {WAY_OUT}")
+            raise InputError(f"{where}: the id {key} or the name {name!r} occurs twice; {file.way_out}")
         column_of[key] = len(names)
         names.append(name)
     return column_of, tuple(names)
 
 
-def _instances(path: Path, document: Any, images: dict[str, Image], column_of: dict[str, int]) -> Instances:
+def _instances(
+    file: InstancesFile, document: Any, images: dict[str, Image], column_of: dict[str, int]
+) -> Instances:
     instances = Instances([], [], [], boxes.LeftOut())
-    for number, row in enumerate(_rows(path, document, "annotations")):
-        where = f"{path}: annotation {number}"
+    for number, row in enumerate(_rows(file, document, "annotations")):
+        where = f"{file}: annotation {number}"
         category, image = _key(where, row, "category_id"), _key(where, row, "image_id")
         if category not in column_of:
-            raise InputError(f"{where} has the unknown category id {row['category_id']!r}; {WAY_OUT}")
+            raise InputError(f"{where} has the unknown category id {row['category_id']!r}; {file.way_out}")
         if image not in images:
-            raise InputError(f"{where} has the unknown image id {row['image_id']!r}; {WAY_OUT}")
+            raise InputError(f"{where} has the unknown image id {row['image_id']!r}; {file.way_out}")
         # Tools write an empty box if an annotation describes the whole image.
         box = row.get("bbox") or None
         reason = "" if box is None else boxes.reason_against(box, images[image].size)
@@ -224,17 +293,47 @@ def _instances(path: Path, document: Any, images: dict[str, Image], column_of: d
     return instances
 
 
-def _paths(root: Path, folder: str, wanted: list[str]) -> list[str]:
+def _paths(root: Path, file: InstancesFile, wanted: list[str], year: str) -> list[str]:
     """Paths of the images relative to the root, spelled as on disk."""
+    if year == YEAR and not (root / file.folder).is_dir():
+        by_id = _pictures_of_2017(root, file, wanted)
+        if by_id is not None:
+            return by_id
+    return paths(root, file, wanted)
+
+
+def _pictures_of_2017(root: Path, file: InstancesFile, wanted: list[str]) -> list[str] | None:
+    """Paths of images of 2014 in the folders of 2017, by id; None without these folders."""
+    folders = [folder for folder in ("train2017", "val2017") if (root / folder).is_dir()]
+    if not folders:
+        return None
+    names = [re.sub(r"^COCO_[a-z]+\d{4}_", "", each.rpartition("/")[2]) for each in wanted]
+    on_disk = files.find_files(root, (f"{folder}/{name}" for name in names for folder in folders))
+    place_of = {path.rpartition("/")[2]: path for path in on_disk.values()}
+    files.require_files(
+        names,
+        place_of,
+        root,
+        f"get train2017.zip and val2017.zip, both, or {file.way_out.removeprefix('get ')}",
+    )
+    return [place_of[name] for name in names]
+
+
+def paths(root: Path, file: InstancesFile, wanted: list[str]) -> list[str]:
+    """Paths of the images of a file relative to the root, spelled as on disk.
+
+    Raises:
+        InputError: images are missing.
+    """
     on_disk = files.find_files(root, wanted)
     if not on_disk:
-        present = files.names_in(root / folder, WAY_OUT)
+        present = files.names_in(root / file.folder, file.way_out)
         if present:
             first = min(present)
             belongs = f" (of {_belongs_to(first)})" if _belongs_to(first) else ""
             raise InputError(
-                f"{root / folder} contains none of the images, but {first}{belongs}; "
-                f"wanted {wanted[0].removeprefix(f'{folder}/')}; {WAY_OUT}"
+                f"{root / file.folder} contains none of the images, but {first}{belongs}; "
+                f"wanted {wanted[0].removeprefix(f'{file.folder}/')}; {file.way_out}"
             )
-    files.require_files(wanted, on_disk, root, WAY_OUT)
-    return [on_disk[file] for file in wanted]
+    files.require_files(wanted, on_disk, root, file.way_out)
+    return [on_disk[each] for each in wanted]

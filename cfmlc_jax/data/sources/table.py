@@ -1,14 +1,14 @@
-"""Your own images: one CSV file per split, with lines `file,label;label`."""
+"""Your own images: one CSV file per split, with lines `file,label;-label;?label`."""
 
 import csv
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cfmlc_jax.data.sources import fields, files, listed
+from cfmlc_jax.data.sources import fields, files, listed, partial
 from cfmlc_jax.data.sources.listed import Row
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.files import path_of
@@ -16,6 +16,8 @@ from cfmlc_jax.files import path_of
 WAY_OUT = "write one line per image: file,label;label (UTF-8, paths relative to the table's folder)"
 # Separators between path and labels, in the order in which they are tried.
 SEPARATORS = (",", "\t", ";")
+# Before the name of a class: the label of an image that lacks it, and of one of which that is unknown.
+SIGNS = {"-": 0, "?": partial.UNKNOWN}
 _HEADERS = (["file", "labels"], ["file", "label"])
 
 
@@ -23,7 +25,9 @@ class Table(files.FileSource):
     """A split from `root/train.csv` or `root/val.csv`, with records in the order of the lines.
 
     A line is `file,label;label`: a path relative to root, and the image's classes. An image without
-    classes has an empty second field (`file,`). Fields may be quoted. A first line `file,labels` is a
+    classes has an empty second field (`file,`). `-label` is a class that the image is known to lack, `?label` one of
+    which nothing is known; a class that is not mentioned is absent, or unknown by `unmentioned`. (A class whose name
+    begins with one of the signs must be listed in `classes` or classes.txt.) Fields may be quoted. A first line `file,labels` is a
     header. Empty lines and blanks around a label are ignored. An id is the path (`fields.relative_path`).
 
     If not every line has a comma but every line has a tab, or else a semicolon, that separates
@@ -31,28 +35,37 @@ class Table(files.FileSource):
     (`file;label;label`), and empty fields at the end are ignored. Spreadsheets write such tables.
 
     The classes are `classes` if given, else the lines of `root/classes.txt` if that file exists,
-    else the sorted labels of `train.csv`. They are the same for both splits, so that columns agree.
+    else the sorted labels of `train.csv` without a sign. They are the same for both splits, so that columns agree.
 
     Args:
         root: the folder of the tables.
         split: "train" or "val".
         classes: the class names in label order.
+        unmentioned: a name of `partial.UNMENTIONED`, what a class is that a line does not mention.
 
     Raises:
-        InputError: a line of another form, a label outside the classes, an image that is missing or
-            listed twice (with table and line); an empty table, or a class listed twice.
+        InputError: a line of another form, a label outside the classes, labels that contradict each other, an image
+            of which nothing is known, that is missing or listed twice (with table and line); an empty table, or a
+            class listed twice.
     """
 
-    def __init__(self, root: str | Path, split: str, *, classes: Sequence[str] | None = None):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        classes: Sequence[str] | None = None,
+        unmentioned: str = "absent",
+    ):
         files.require_split(split)
         root = path_of(root)
         path = root / f"{split}.csv"
         rows = read_table(path)
         if not rows:
             raise InputError(f"{path}: no image in it; {WAY_OUT}")
-        class_names, origin = _classes(root, classes)
+        class_names, origin = class_list(root, classes)
         listed.require_unique(path, rows, "give its labels in one line")
-        labels = _multi_hot(path, rows, class_names, origin)
+        labels = _labels(path, rows, class_names, origin, unmentioned)
         super().__init__(
             root=root,
             split=split,
@@ -118,30 +131,76 @@ def _row(where: str, line: int, columns: list[str], separator: str) -> Row:
     return Row(line, written, file, tuple(fields.as_class_name(label, where) for label in labels))
 
 
-def _classes(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
-    """Class names [k], and the name of their origin for messages."""
+def class_list(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], str]:
+    """Class names [k] of the tables in a folder, and the name of their origin for messages.
+
+    Raises:
+        InputError: there is no class, or one twice.
+    """
     if classes is not None:
         names, origin = list(classes), "the given classes"
     elif (root / "classes.txt").is_file():
         names, origin = files.read_class_list(root / "classes.txt", "write one class per line"), "classes.txt"
     else:
         rows = read_table(root / "train.csv")
-        names, origin = sorted({label for row in rows for label in row.labels}), "train.csv"
+        names, origin = (
+            sorted({label for row in rows for label in row.labels if label[0] not in SIGNS}),
+            "train.csv",
+        )
     if not names:
         raise InputError(f"{origin} in {root}: no classes; label the images or list the classes")
     return fields.class_names(names, f"{origin} in {root}"), origin
 
 
-def _multi_hot(path: Path, rows: list[Row], class_names: tuple[str, ...], origin: str) -> np.ndarray:
+def _labels(path, rows: list[Row], class_names: tuple[str, ...], origin: str, unmentioned: str) -> np.ndarray:
+    """The labels [n, k] of the rows, as a source has them."""
     column_of = {name: column for column, name in enumerate(class_names)}
-    labels = np.zeros((len(rows), len(class_names)), np.uint8)
-    for index, row in enumerate(rows):
-        for label in row.labels:
-            if label not in column_of:
-                near = difflib.get_close_matches(label, class_names, n=1)
-                hint = f"did you mean {near[0]!r}? else " if near else ""
-                raise InputError(
-                    f"{path} line {row.line}: label {label!r} is not in {origin}; {hint}add it to the classes"
-                )
-            labels[index, column_of[label]] = 1
+    labels = [row_labels(path, row, column_of, origin, unmentioned) for row in rows]
+    return partial.compact(np.stack(labels))
+
+
+def row_labels(
+    path: Path, row: Row, column_of: Mapping[str, int], origin: str, unmentioned: str
+) -> np.ndarray:
+    """The labels of a row: int8 [k] of 1, 0 and −1.
+
+    Args:
+        path: the table, for messages.
+        row: the row.
+        column_of: class name -> column, in label order.
+        origin: of the class names, for messages.
+        unmentioned: a name of `partial.UNMENTIONED`.
+
+    Raises:
+        InputError: a label outside the classes, labels that contradict each other, or no known label.
+    """
+    where = f"{path} line {row.line}"
+    labels = np.full(len(column_of), partial.unmentioned_label(unmentioned), np.int8)
+    mentioned: dict[str, tuple[int, str]] = {}
+    for written in row.labels:
+        name, value = _signed(where, written, column_of)
+        if name not in column_of:
+            raise InputError(f"{where}: {_unknown_class(written, name, column_of, origin)}")
+        first, earlier = mentioned.setdefault(name, (value, written))
+        if first != value:
+            raise InputError(f"{where}: {earlier!r} and {written!r} contradict each other; keep one of them")
+        labels[column_of[name]] = value
+    if (labels < 0).all():
+        raise InputError(
+            f"{where}: nothing is known of {row.written!r}; name a class that it has or, as -name, lacks, or remove the line"
+        )
     return labels
+
+
+def _signed(where: str, written: str, column_of) -> tuple[str, int]:
+    """The class of a label as written, and the label: 1, 0 or −1."""
+    if written in column_of or written[0] not in SIGNS:
+        return written, 1
+    return fields.as_class_name(written[1:], where), SIGNS[written[0]]
+
+
+def _unknown_class(written, name, column_of, origin):
+    near = difflib.get_close_matches(name, column_of, n=1)
+    hint = f"did you mean {near[0]!r}? else " if near else ""
+    signed = "" if written == name else f" (class {name!r})"
+    return f"label {written!r}{signed} is not in {origin}; {hint}add it to the classes"

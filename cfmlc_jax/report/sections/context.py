@@ -42,33 +42,37 @@ def context(run: Run) -> Markup | None:
         if len(chosen) == len(names)
         else f" The {len(chosen)} of {len(names)} classes with the strongest pairs."
     )
-    both = np.array(training.counts, float)
-    conditional = 100 * ratio(both, np.broadcast_to(both.diagonal(), both.shape))[np.ix_(chosen, chosen)]
+    conditional = 100 * ratio(np.array(training.counts), training.of_images())[np.ix_(chosen, chosen)]
     np.fill_diagonal(conditional, np.nan)
     learnt = heat_map(
         "Training labels",
         conditional,
         [names[k] for k in chosen],
         top=max(1.0, float(np.nanmax(conditional))),
-        note=f"Percentage of images with the column’s class that have the row’s class too.{cut}",
+        note=f"Percentage of images with the column’s class that have the row’s class too{_known(training)}.{cut}",
     )
     blocks = [_split(run, split, training, names, chosen) for split in run.splits]
     return section("context", heading, panels(learnt, _strongest(training, names)), *blocks, lede=lede)
 
 
+def _known(training: Training):
+    return "" if training.known is None else ", of those where it is known"
+
+
 def _strongest(training: Training, names):
+    of_images = training.of_images().tolist()
     rows: list[list[tables.Cell]] = [
         [
             f"{names[target]}, {names[context]}",
-            100 * training.counts[target][context] / training.counts[context][context],
-            100 * training.counts[target][target] / training.images,
+            100 * training.counts[target][context] / of_images[target][context],
+            100 * training.counts[target][target] / of_images[target][target],
         ]
         for target, context in training.pairs
     ]
     words = "Strongest pairs"
     note = element(
         "span",
-        "Percentage of training images that have the class: of images with its context, and of all images.",
+        f"Percentage of training images that have the class{_known(training)}: of images with its context, and of all images.",
     )
     content = tables.table(
         ["class, context", "with context", "in all images"], rows, caption=words, tall=True

@@ -78,8 +78,12 @@ def precision_at(scores, positive, recalls) -> np.ndarray:
 
 def pooled_precision(logits, labels) -> np.ndarray:
     """`precision_at` for `RECALLS` over all entries, percent: two [n, k] -> [r]."""
-    predicted = probabilities(logits).ravel()
-    return 100 * precision_at(predicted, labels.ravel() > 0, RECALLS)
+    known = labels >= 0
+    return 100 * precision_at(probabilities(logits)[known], labels[known] > 0, RECALLS)
+
+
+def _recall_curve(scores, positive):
+    return list(zip(RECALLS.tolist(), precision_at(scores, positive, RECALLS).tolist()))
 
 
 def _f1(logits, labels):
@@ -99,7 +103,7 @@ def _numbers(split: Split):
 
 
 def _weakest(split: Split, combined, whole, names):
-    labels = split.scores.labels > 0
+    labels, known = split.scores.labels > 0, split.scores.labels >= 0
     ap = np.where(
         labels.any(axis=0), metrics.average_precision(combined, split.scores.labels, "sklearn"), np.nan
     )
@@ -112,7 +116,7 @@ def _weakest(split: Split, combined, whole, names):
                 Series(
                     name,
                     colour,
-                    list(zip(RECALLS.tolist(), precision_at(x[:, k], labels[:, k], RECALLS).tolist())),
+                    _recall_curve(x[known[:, k], k], labels[known[:, k], k]),
                 )
                 for name, colour, x in (("whole image", "whole", whole), ("combined", "combined", combined))
             ],
