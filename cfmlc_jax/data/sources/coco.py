@@ -1,6 +1,7 @@
 """MS-COCO 2014 in its official layout: 80 classes, 82,081 training images, 40,137 validation images."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,32 @@ class Coco(files.FileSource):
             class_names=kept.class_names,
             boxes=kept.boxes,
         )
+        self._annotations = path
+
+    def outlines(self, images: Iterable[int]) -> dict[tuple[int, int], list[Any]]:
+        """What the annotation file says of the outlines of some images: (image, class) -> "segmentation" of each object.
+
+        The file is read again, as only few commands need outlines; `sources.outlines.mask` draws them.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        number = {self.ids[image]: image for image in images}
+
+        def without_others(row: dict) -> dict:
+            if "segmentation" in row and fields.as_key(row.get("image_id")) not in number:
+                row.pop("segmentation")
+            return row
+
+        document = files.read_json(self._annotations, WAY_OUT, object_hook=without_others)
+        column_of, _ = _categories(self._annotations, document)
+        result: dict[tuple[int, int], list[Any]] = {}
+        for row in document["annotations"]:
+            image = number.get(fields.as_key(row["image_id"]))
+            if image is not None:
+                key = image, column_of[fields.as_key(row["category_id"])]
+                result.setdefault(key, []).append(row.get("segmentation"))
+        return result
 
 
 def _read(path: Path, folder: str) -> annotations.Annotations:
