@@ -153,7 +153,7 @@ def _measure(flags) -> None:
         )
         picture = _sheet(pictures, removals, before[COMBINED], after.predictions(alphas)[COMBINED], pairs)
     findings = protocol.Findings(
-        checkpoint=opened.path.name,
+        checkpoint=f"{_name(opened.path)}, step {opened.path.name}",
         split=split,
         images=len(source),
         pairs=protocol.named_pairs(training, pairs, source.class_names),

@@ -285,7 +285,7 @@ def tables(findings: Findings) -> str:
             [
                 "target",
                 "context",
-                "P(target | context)",
+                "P(target beside context)",
                 "P(target)",
                 "images with both",
                 *(f"excess FPR, {name}" for name in findings.uses),

@@ -18,6 +18,7 @@ from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.flops import count
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.agreement import agreement
 from cfmlc_jax.results import multi_label, read
 from cfmlc_jax.results.multi_label import MultiLabelResults
@@ -129,7 +130,12 @@ def effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
 
 
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
-    scenes = Scenes("test_balanced", num_scenes=num_scenes)
+    if config.data.source not in data.SCENES:
+        raise InputError(
+            f"true effects need scenes ({', '.join(data.SCENES)}), not data.source {config.data.source!r}; "
+            "set the run's effects to 0"
+        )
+    scenes = Scenes("test_balanced", num_scenes=num_scenes, objects=data.SCENES[config.data.source])
     removals = true_effects.ScenesWithoutOne(scenes)
     opened = opening.open(folder, config)
     parts, model = opened.parts, opened.model
