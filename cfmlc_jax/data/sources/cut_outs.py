@@ -36,8 +36,8 @@ BACKGROUNDS = (
 
 _POSE_DRAWS = 7
 _POSE_SEED = 0
-_STEEPEST = 16  # of k, for a rotation of 53°
-_LEAST_SHOWN = 32  # of 64 parts of each side of a cut-out
+_STEEPEST = 14  # of k, for a rotation of 47°
+_LEAST_SHOWN = 36  # of 64 parts of each side of a cut-out
 _FRACTION = 16  # of a pixel: the resolution of a rotated position
 
 
@@ -77,13 +77,13 @@ def appearance(part: str, label: int, size: int, draws: list[float]) -> Appearan
     Args:
         part: of the data.
         label: its class.
-        size: side of the scene, pixels; the longer side of the object is 1/4 to 3/8 of it, before it is turned.
+        size: side of the scene, pixels; the longer side of the object is 9/32 to 13/32 of it, before it is turned.
         draws: `DRAWS` uniform draws in [0, 1).
     """
     numbers = range(NUM_POSES)[POSES[part]]
     number = numbers[int(draws[0] * len(numbers))]
     pose = poses(label)[number]
-    least, most = size // 4, size * 3 // 8
+    least, most = size * 9 // 32, size * 13 // 32
     side = least + int(draws[1] * (most - least + 1))
     turned = _turned(label, pose, side)
     if draws[2] < 0.5:
@@ -218,10 +218,10 @@ def _sampled(pixels: np.ndarray, shown: tuple[int, int], rotation: int) -> np.nd
 def _recoloured(colours: np.ndarray, draws: list[float]) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Colours with another saturation, contrast, brightness and tint: int32 [h, w, 3] -> uint8, and the gains."""
     saturation, contrast, brightness, *tint = draws
-    strength = int(saturation * 65)
+    strength = 8 + int(saturation * 57)
     grey = (colours @ np.array([77, 150, 29]) >> 8)[..., None]
     mixed = (colours * strength + grey * (64 - strength)) >> 6
     level = 96 + int(brightness * 65)
-    mixed = ((mixed - 128) * (24 + int(contrast * 33)) >> 6) + level
-    red, green, blue = (40 + int(channel * 33) for channel in tint)
+    mixed = ((mixed - 128) * (28 + int(contrast * 37)) >> 6) + level
+    red, green, blue = (42 + int(channel * 31) for channel in tint)
     return (mixed * np.array([red, green, blue]) >> 6).clip(0, 255).astype(np.uint8), (red, green, blue)
