@@ -17,7 +17,7 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,7 @@ def decode(member: str, content: bytes) -> np.ndarray:
         return np.asarray(photo.convert("RGB"))
 
 
-def cut_out(photo: np.ndarray, outline: list[tuple[int, ...]]) -> np.ndarray:
+def cut_out(photo: np.ndarray, outline: Sequence[tuple[int, ...]]) -> np.ndarray:
     """The object inside an outline, its longer side `SIDE` or its own if that is less: uint8 [h, w, 4], with alpha.
 
     Args:

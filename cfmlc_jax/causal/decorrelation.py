@@ -91,7 +91,7 @@ def _bounded(z, share, bound, chance):
     while strength > _STRONGEST:
         weights = solve(strength / step)
         reached = 0.0 if weights is None else _effective(weights, share)
-        if reached >= bound:
+        if weights is not None and reached >= bound:
             best, strength = weights, strength / step
             if reached < bound + _SHARE_ERROR or _rms(z, share * weights) < chance:
                 break

@@ -5,7 +5,8 @@
 Takes the pairs of classes that co-occur most strongly in the training labels, and reports excess of false positives and
 context AUC on the evaluation split, as it is and reweighted so that its labels are as independent as they can be. Then it
 removes the objects of a context class from photos (by COCO's outlines, else by boxes), fills the hole from its rim, and
-reports how the scores of the removed class and of its targets move.
+reports how the scores of the removed class and of its targets move. Of the embedded scenes the true pictures without the
+object are known, and are compared.
 
 Writes context.md (tables), context.json (all numbers) and context.jpg (some of the photos) to --out.
 
@@ -13,8 +14,10 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cfmlc_jax import cli
@@ -31,10 +34,12 @@ from cfmlc_jax.classify import boxes as image_boxes
 from cfmlc_jax.classify import build, opening, scoring
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.context import protocol, removal, sheet
+from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.metrics import cooccurrence
 from cfmlc_jax.results.predictions import COMBINED
-from cfmlc_jax.results.scores import probabilities
+from cfmlc_jax.results.scores import Scores, probabilities
 from cfmlc_jax.results.split import AVERAGE
 
 FEWEST = 10  # pictures with a removal, and images of the split
@@ -111,47 +116,11 @@ def _measure(flags) -> None:
     pairs = _pairs(training, flags, source.class_names)
     if len(source) < FEWEST:
         raise InputError(f"{split} has {len(source)} images; {FEWEST} are needed, so name a larger --split")
-    boxes = _boxes(config, source, split) if flags.removals else None
-
-    def score(pictures):
-        return scoring.score_readable(
-            opened.parts,
-            step,
-            opened.model,
-            pictures,
-            batch_size=config.evaluate.batch_size,
-            weights=(AVERAGE,),
-            attention=False,
-        )[0][AVERAGE]
-
-    step = scoring.score_step(config, opened.parts, config.effect.kinds)
+    pictures = _pictures(flags, config, source, pairs, split) if flags.removals else None
+    score = _scorer(opened, config)
     scores = score(source)
     _say(f"{split}: {len(source)} images scored")
-    alphas = config.effect.alphas
-    uses, weighting = protocol.uses(scores, alphas, pairs, flags.effective_share, config.seed)
-    moves, removals, picture = {}, [], b""
-    if boxes is not None:
-        removals = _removals(flags, boxes, source, pairs, config.seed, split)
-        pictures = removal.WithoutClass(
-            source,
-            removals,
-            removal.Regions(source, boxes, sorted({each.image for each in removals})),
-            exif=config.data.exif,
-        )
-        after = score(pictures)
-        _say(f"{split}: {len(removals)} images scored without a class")
-        rows = np.array([each.image for each in removals])
-        before = {prediction: logits[rows] for prediction, logits in scores.predictions(alphas).items()}
-        moves = protocol.moves(
-            before,
-            after.predictions(alphas),
-            removals,
-            source.labels[rows],
-            pairs,
-            _kept(boxes, removals, source.labels[rows]),
-            config.seed,
-        )
-        picture = _sheet(pictures, removals, before[COMBINED], after.predictions(alphas)[COMBINED], pairs)
+    uses, weighting = protocol.uses(scores, config.effect.alphas, pairs, flags.effective_share, config.seed)
     findings = protocol.Findings(
         checkpoint=f"{_name(opened.path)}, step {opened.path.name}",
         split=split,
@@ -160,10 +129,74 @@ def _measure(flags) -> None:
         effective_share=weighting.effective_share,
         correlation=weighting.correlation,
         uses={prediction.name: use for prediction, use in uses.items()},
-        removals=len(removals),
-        moves={prediction.name: each for prediction, each in moves.items()},
     )
+    picture = b""
+    if pictures is not None:
+        findings, picture = _with_removals(findings, config, score, scores, pictures, pairs)
     _write(flags.out or Path("runs", f"{_name(flags.checkpoint)}_context"), findings, picture)
+
+
+def _scorer(opened, config) -> Callable[[Source], Scores]:
+    """Scores the averaged weights on a source. An image that cannot be read is an error, whatever config.data.on_error."""
+    parts = dataclasses.replace(opened.parts, reading=dataclasses.replace(opened.parts.reading, skip=False))
+    step = scoring.score_step(config, parts, config.effect.kinds)
+    return lambda source: scoring.score_readable(
+        parts,
+        step,
+        opened.model,
+        source,
+        batch_size=config.evaluate.batch_size,
+        weights=(AVERAGE,),
+        attention=False,
+    )[0][AVERAGE]
+
+
+def _pictures(flags, config, source, pairs, split) -> removal.WithoutClass:
+    """The pictures from which a context class is removed."""
+    boxes = image_boxes.boxes_of(source, threads=config.data.threads, exif=config.data.exif)
+    if boxes is None or not len(boxes.images):
+        raise InputError(
+            f"{split} of {config.data.source} has no boxes or outlines of objects, so none can be removed; "
+            "give --removals=0 for the other measures"
+        )
+    contexts = sorted(set(pairs[:, 1].tolist()))
+    possible = removal.possible(boxes, source.labels, contexts, flags.largest)
+    chosen = removal.chosen(possible, flags.removals, np.random.default_rng(config.seed))
+    if len(chosen) < FEWEST:
+        names = ", ".join(source.class_names[label] for label in contexts[:3])
+        raise InputError(
+            f"{split} has {len(chosen)} images from which a context class ({names}, …) can be removed, and {FEWEST} are needed; "
+            "give a greater --largest or --removals, or --removals=0 for the other measures"
+        )
+    return removal.WithoutClass(source, chosen, boxes, exif=config.data.exif)
+
+
+def _with_removals(findings, config, score, scores, pictures, pairs) -> tuple[protocol.Findings, bytes]:
+    """The findings with those of the removals, and the picture sheet."""
+    removals, source, alphas = pictures.removals, pictures.source, config.effect.alphas
+    rows = np.array([each.image for each in removals])
+    before = {prediction: logits[rows] for prediction, logits in scores.predictions(alphas).items()}
+    after = score(pictures).predictions(alphas)
+    _say(f"{findings.split}: {len(removals)} images scored without a class")
+    entries = protocol.counted(removals, source.labels[rows], pairs, pictures.kept())
+    true_moves, agreement = {}, {}
+    if isinstance(source, Scenes):
+        truth = score(removal.TrulyWithout(source, removals)).predictions(alphas)
+        true_moves = protocol.moves(before, truth, entries, config.seed)
+        falls, true_falls = (before[COMBINED] - other[COMBINED] for other in (after, truth))
+        agreement = protocol.agreement_with_truth(falls, true_falls, entries, config.seed)
+    findings = dataclasses.replace(
+        findings,
+        removals=len(removals),
+        moves=_by_name(protocol.moves(before, after, entries, config.seed)),
+        true_moves=_by_name(true_moves),
+        agreement=agreement,
+    )
+    return findings, _sheet(pictures, before[COMBINED], after[COMBINED], pairs)
+
+
+def _by_name(moves):
+    return {prediction.name: each for prediction, each in moves.items()}
 
 
 def _require_classes(opened, source, split):
@@ -186,40 +219,8 @@ def _pairs(training, flags, class_names) -> np.ndarray:
     return pairs
 
 
-def _boxes(config, source, split):
-    boxes = image_boxes.boxes_of(source, threads=config.data.threads, exif=config.data.exif)
-    if boxes is None or not len(boxes.images):
-        raise InputError(
-            f"{split} of {config.data.source} has no boxes or outlines of objects, so none can be removed; "
-            "give --removals=0 for the other measures"
-        )
-    return boxes
-
-
-def _removals(flags, boxes, source, pairs, seed, split):
-    contexts = sorted(set(pairs[:, 1].tolist()))
-    possible = removal.possible(boxes, source.labels, contexts, flags.largest)
-    chosen = removal.chosen(possible, flags.removals, np.random.default_rng(seed))
-    if len(chosen) < FEWEST:
-        names = ", ".join(source.class_names[label] for label in contexts[:3])
-        raise InputError(
-            f"{split} has {len(chosen)} images from which a context class ({names}, …) can be removed, and {FEWEST} are needed; "
-            "give a greater --largest or --removals, or --removals=0 for the other measures"
-        )
-    return chosen
-
-
-def _kept(boxes, removals, labels):
-    """Whether the objects of a present label stay visible: bool [r, k]."""
-    kept = np.zeros(labels.shape, bool)
-    for row, each in enumerate(removals):
-        for label in np.flatnonzero(labels[row]):
-            kept[row, label] = removal.covered(boxes, each, label) <= removal.MOST_COVERED
-    return kept
-
-
-def _sheet(pictures, removals, before, after, pairs) -> bytes:
-    names = pictures.class_names
+def _sheet(pictures, before, after, pairs) -> bytes:
+    names, removals = pictures.class_names, pictures.removals
     old, new = probabilities(before), probabilities(after)
     places = np.linspace(0, len(removals) - 1, min(SHOWN, len(removals))).round().astype(int)
     rows = []
@@ -230,7 +231,8 @@ def _sheet(pictures, removals, before, after, pairs) -> bytes:
         for target in targets:
             state = "present" if pictures.labels[place, target] else "absent"
             lines.append(f"{names[target]} ({state}): {old[place, target]:.2f} -> {new[place, target]:.2f}")
-        rows.append(sheet.Row(*pictures.pictures(place), lines))
+        photo, hole, filled = pictures.pictures(place)
+        rows.append(sheet.Row(photo, hole, filled, lines))
     return sheet.draw(rows)
 
 

@@ -43,7 +43,7 @@ def _solved(image, hole):
     y, x = np.nonzero(hole)
     neighbours = np.zeros(len(y))
     known = np.zeros((len(y), 3))
-    rows, columns = [], []
+    own_rows, own_columns = [], []
     for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         beside_y, beside_x = y + down, x + right
         inside = (beside_y >= 0) & (beside_y < height) & (beside_x >= 0) & (beside_x < width)
@@ -51,10 +51,10 @@ def _solved(image, hole):
         own, beside_y, beside_x = np.flatnonzero(inside), beside_y[inside], beside_x[inside]
         other = number[beside_y, beside_x]
         free = other >= 0
-        rows.append(own[free])
-        columns.append(other[free])
+        own_rows.append(own[free])
+        own_columns.append(other[free])
         known[own[~free]] += image[beside_y[~free], beside_x[~free]]
-    rows, columns = np.concatenate(rows), np.concatenate(columns)
+    rows, columns = np.concatenate(own_rows), np.concatenate(own_columns)
     laplace = sparse.diags(neighbours) - sparse.coo_matrix(
         (np.ones(len(rows)), (rows, columns)), shape=(len(y), len(y))
     )

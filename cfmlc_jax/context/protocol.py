@@ -18,6 +18,7 @@ import numpy as np
 from cfmlc_jax.causal.decorrelation import decorrelate
 from cfmlc_jax.context.removal import Removal
 from cfmlc_jax.metrics import cooccurrence
+from cfmlc_jax.metrics.agreement import Agreement, agreement
 from cfmlc_jax.metrics.bootstrap import interval, mean_of_defined, ratio, weighted_mean_average_precision
 from cfmlc_jax.metrics.context_auc import weighted_context_auc
 from cfmlc_jax.results import multi_label
@@ -89,6 +90,8 @@ class Findings:
     uses: by prediction.
     removals: number of pictures from which a class was removed.
     moves: by prediction; empty if nothing was removed.
+    true_moves: of scenes, the same when scenes are rendered without the object; else empty.
+    agreement: of scenes, of the falls in `moves` with the true ones, for the removed classes and for absent targets.
     """
 
     checkpoint: str
@@ -98,8 +101,10 @@ class Findings:
     effective_share: float
     correlation: tuple[float, float]
     uses: dict[str, Use]
-    removals: int
-    moves: dict[str, Moves]
+    removals: int = 0
+    moves: dict[str, Moves] = dataclasses.field(default_factory=dict)
+    true_moves: dict[str, Moves] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, Agreement] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict:
         """Only JSON types; None for what is undefined."""
@@ -139,25 +144,16 @@ def uses(scores: Scores, alphas: Sequence[float], pairs: np.ndarray, share: floa
     return result, weighting
 
 
-def moves(
-    before: dict[Prediction, np.ndarray],
-    after: dict[Prediction, np.ndarray],
-    removals: Sequence[Removal],
-    labels: np.ndarray,
-    pairs: np.ndarray,
-    kept: np.ndarray,
-    seed: int,
-) -> dict[Prediction, Moves]:
-    """What the removals do to each prediction.
+def counted(
+    removals: Sequence[Removal], labels: np.ndarray, pairs: np.ndarray, kept: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The entries (picture, class) of each part of `Moves`: bool [r, k] by name.
 
     Args:
-        before: logits [r, k] of the r pictures as they are, by prediction.
-        after: without the class.
         removals: r of them.
         labels: [r, k], of the pictures as they are.
         pairs: [m, 2], target and context.
         kept: bool [r, k], whether a label's objects are not covered by the hole.
-        seed: of the bootstrap.
     """
     classes = labels.shape[1]
     is_target = np.zeros((classes, classes), bool)
@@ -165,12 +161,28 @@ def moves(
     removed = np.eye(classes, dtype=bool)[[removal.label for removal in removals]]
     targets = is_target[[removal.label for removal in removals]]
     present, absent = labels > 0, labels == 0
-    entries = {
+    return {
         "removed": removed,
         "present": targets & present & kept & ~removed,
         "absent": targets & absent,
         "others": absent & ~targets & ~removed,
     }
+
+
+def moves(
+    before: dict[Prediction, np.ndarray],
+    after: dict[Prediction, np.ndarray],
+    entries: dict[str, np.ndarray],
+    seed: int,
+) -> dict[Prediction, Moves]:
+    """What the removals do to each prediction.
+
+    Args:
+        before: logits [r, k] of the r pictures as they are, by prediction.
+        after: without the class.
+        entries: from `counted`.
+        seed: of the bootstrap.
+    """
     return {
         prediction: Moves(
             **{
@@ -179,6 +191,23 @@ def moves(
             }
         )
         for prediction in before
+    }
+
+
+def agreement_with_truth(
+    falls: np.ndarray, true_falls: np.ndarray, entries: dict[str, np.ndarray], seed: int
+) -> dict[str, Agreement]:
+    """Agreement of the falls of logits after filling with those of scenes rendered without the object: two [r, k]."""
+    return {
+        name: agreement(
+            falls[rows],
+            true_falls[rows],
+            generator=np.random.default_rng(seed),
+            images=np.nonzero(rows)[0],
+            resamples=RESAMPLES,
+        )
+        for name, rows in entries.items()
+        if name in ("removed", "absent") and rows.any()
     }
 
 
@@ -256,23 +285,14 @@ def tables(findings: Findings) -> str:
             f"## {findings.removals} pictures without the objects of a context class",
             "Fall of the logit (95 % interval), and the share of entries that are reported at threshold 0.5 before and "
             "after. Only the removed class should move; the others show what the filling does.",
-            markdown(
-                [
-                    "prediction",
-                    "removed class",
-                    "reported",
-                    "target, present",
-                    "reported",
-                    "target, absent",
-                    "reported",
-                    "other, absent",
-                    "reported",
-                ],
-                [
-                    [name, *(text for move in vars(rows).values() for text in _move_cells(move))]
-                    for name, rows in findings.moves.items()
-                ],
-            ),
+            _moves_table(findings.moves),
+        ]
+    if findings.true_moves:
+        parts += ["Rendered without the object, which is the truth:", _moves_table(findings.true_moves)]
+        parts += [
+            f"Combined, {name}: r {each.pearson.value:.2f}, slope {each.slope:.2f} of the falls after filling over the true "
+            f"ones ({each.effects} entries)."
+            for name, each in findings.agreement.items()
         ]
     rows = [
         [pair["target"], pair["context"], f"{pair['beside']:.2f}", f"{pair['overall']:.2f}", str(pair["images"]),
@@ -294,6 +314,17 @@ def tables(findings: Findings) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _moves_table(moves: dict[str, Moves]) -> str:
+    header = ["prediction"]
+    for entries in ("removed class", "target, present", "target, absent", "other, absent"):
+        header += [entries, "reported"]
+    rows = [
+        [name, *(text for move in vars(each).values() for text in _move_cells(move))]
+        for name, each in moves.items()
+    ]
+    return markdown(header, rows)
 
 
 def _move_cells(move: Move) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from PIL import Image
 from cfmlc_jax.context.inpainting import grown, harmonic_fill
 from cfmlc_jax.data.sources import Record, Source, outlines
 from cfmlc_jax.data.sources.boxes import Boxes
+from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.data.views.decode import decode
 
 # A hole is this much larger than the object on every side, as a share of the picture's longer side.
@@ -64,8 +65,9 @@ class Regions:
 
     def __init__(self, source: Source, boxes: Boxes, images: Sequence[int]):
         self._source, self._boxes = source, boxes
-        outlined = isinstance(source, Outlined) and not isinstance(source, Masked)
-        self._outlines: Mapping = source.outlines(images) if outlined else {}
+        self._outlines: Mapping = {}
+        if isinstance(source, Outlined):
+            self._outlines = source.outlines(images)
 
     def __call__(self, removal: Removal, size: tuple[int, int]) -> np.ndarray:
         """The pixels of the objects in a picture of this width and height: bool [h, w]."""
@@ -141,42 +143,86 @@ class WithoutClass:
     Args:
         source: the complete split.
         removals: what is removed.
-        regions: the objects' pixels.
+        boxes: of the split.
         exif: turn pictures upright, as the evaluation does.
     """
 
-    def __init__(self, source: Source, removals: Sequence[Removal], regions: Regions, *, exif: bool):
-        self._source, self._removals, self._regions, self._exif = source, list(removals), regions, exif
+    def __init__(self, source: Source, removals: Sequence[Removal], boxes: Boxes, *, exif: bool):
+        self.source, self.removals = source, list(removals)
+        self._boxes, self._exif = boxes, exif
+        self._regions = Regions(source, boxes, sorted({each.image for each in removals}))
         self.class_names = source.class_names
-        self.labels = source.labels[[removal.image for removal in removals]].copy()
-        self.labels[np.arange(len(removals)), [removal.label for removal in removals]] = 0
+        self.labels = labels_without(source, removals)
         self.ids = [
             f"{source.ids[removal.image]}-without-{source.class_names[removal.label]}" for removal in removals
+        ]
+
+    def __len__(self) -> int:
+        return len(self.removals)
+
+    def __repr__(self) -> str:
+        return f"WithoutClass({self.source!r}, removals={len(self)})"
+
+    def __getitem__(self, index: int) -> Record:
+        record = self.source[self.removals[index].image]
+        return Record(
+            image=self.pictures(index)[2],
+            labels=self.labels[index].copy(),
+            id=self.ids[index],
+            where=f"{record.get('where', record['id'])} without {self.class_names[self.removals[index].label]}",
+        )
+
+    def pictures(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The picture uint8 [h, w, 3], the hole bool [h, w], and the picture without the objects uint8 [h, w, 3]."""
+        removal = self.removals[index]
+        record = self.source[removal.image]
+        image: Image.Image = decode(record["image"], record.get("where", record["id"]), exif=self._exif)
+        pixels = np.asarray(image)
+        hole = grown(self._regions(removal, image.size), round(RIM * max(image.size)))
+        return pixels, hole, harmonic_fill(pixels, hole)
+
+    def kept(self) -> np.ndarray:
+        """Whether the objects of a label that is present are not covered by the hole: bool [r, k]."""
+        kept = np.zeros(self.labels.shape, bool)
+        for row, each in enumerate(self.removals):
+            for label in np.flatnonzero(self.labels[row]):
+                kept[row, label] = covered(self._boxes, each, int(label)) <= MOST_COVERED
+        return kept
+
+
+class TrulyWithout:
+    """The same pictures as `WithoutClass` of scenes, rendered without the object: what the filling approximates."""
+
+    def __init__(self, scenes: Scenes, removals: Sequence[Removal]):
+        self._scenes, self._removals = scenes, list(removals)
+        self.class_names = scenes.class_names
+        self.labels = labels_without(scenes, removals)
+        self.ids = [
+            f"{scenes.ids[each.image]}-truly-without-{scenes.class_names[each.label]}" for each in removals
         ]
 
     def __len__(self) -> int:
         return len(self._removals)
 
     def __repr__(self) -> str:
-        return f"WithoutClass({self._source!r}, removals={len(self)})"
+        return f"TrulyWithout({self._scenes!r}, removals={len(self)})"
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[self._removals[index].image]
+        removal = self._removals[index]
+        labels = [item.label for item in self._scenes.objects(removal.image)]
         return Record(
-            image=self.pictures(index)[2],
+            image=self._scenes.render(removal.image, without=labels.index(removal.label)),
             labels=self.labels[index].copy(),
             id=self.ids[index],
-            where=f"{record.get('where', record['id'])} without {self.class_names[self._removals[index].label]}",
+            where=f"scene {removal.image} of {self._scenes!r} without {self.class_names[removal.label]}",
         )
 
-    def pictures(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The picture uint8 [h, w, 3], the hole bool [h, w], and the picture without the objects uint8 [h, w, 3]."""
-        removal = self._removals[index]
-        record = self._source[removal.image]
-        image: Image.Image = decode(record["image"], record.get("where", record["id"]), exif=self._exif)
-        pixels = np.asarray(image)
-        hole = grown(self._regions(removal, image.size), round(RIM * max(image.size)))
-        return pixels, hole, harmonic_fill(pixels, hole)
+
+def labels_without(source: Source, removals: Sequence[Removal]) -> np.ndarray:
+    """The labels of the pictures of removals: uint8 [r, k], 0 for the removed class."""
+    labels = source.labels[[each.image for each in removals]].copy()
+    labels[np.arange(len(removals)), [each.label for each in removals]] = 0
+    return labels
 
 
 def _shares(boxes: Boxes, shape: tuple[int, ...]) -> np.ndarray:

@@ -59,5 +59,5 @@ def _marked(row: Row) -> np.ndarray:
 def _scaled(pixels: np.ndarray) -> Image.Image:
     picture = Image.fromarray(pixels)
     factor = SIDE / max(picture.size)
-    shape = tuple(max(1, round(side * factor)) for side in picture.size)
-    return picture.resize(shape, Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)

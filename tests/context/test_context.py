@@ -217,7 +217,7 @@ def test_a_scene_without_a_class_is_close_to_the_true_one():
     boxes = scenes.boxes()
     removals = removal.possible(boxes, scenes.labels, range(10), 0.3)
     assert len(removals) == scenes.labels.sum()
-    pictures = removal.WithoutClass(scenes, removals, removal.Regions(scenes, boxes, range(20)), exif=False)
+    pictures = removal.WithoutClass(scenes, removals, boxes, exif=False)
     np.testing.assert_array_equal(
         pictures.labels.sum(axis=1), scenes.labels[[r.image for r in removals]].sum(axis=1) - 1
     )
@@ -268,7 +268,8 @@ def test_moves_by_hand():
     pairs = np.array([[1, 0], [3, 1]])  # 0 is the context of 1
     kept = np.ones((2, 4), bool)
     removals = [Removal(0, 0), Removal(1, 0)]
-    result = protocol.moves({COMBINED: before}, {COMBINED: after}, removals, labels, pairs, kept, 0)[COMBINED]
+    entries = protocol.counted(removals, labels, pairs, kept)
+    result = protocol.moves({COMBINED: before}, {COMBINED: after}, entries, 0)[COMBINED]
     assert (result.removed.entries, result.removed.logit.value) == (2, 3.0)
     assert (result.removed.before, result.removed.after) == (100.0, 50.0)
     assert (result.present.entries, result.present.logit.value) == (1, 0.5)
@@ -281,7 +282,8 @@ def test_moves_by_hand():
     assert result.others.entries == 3  # 2 and 3 in the first picture, 2 in the second
     assert result.others.logit.value == pytest.approx((1.0 + 0.0 + 0.5) / 3)
     kept[0, 1] = False
-    result = protocol.moves({COMBINED: before}, {COMBINED: after}, removals, labels, pairs, kept, 0)[COMBINED]
+    entries = protocol.counted(removals, labels, pairs, kept)
+    result = protocol.moves({COMBINED: before}, {COMBINED: after}, entries, 0)[COMBINED]
     assert result.present.entries == 0
     assert np.isnan(result.present.logit.value)
 
@@ -322,3 +324,29 @@ def test_folders_are_named_after_the_run():
     assert command._name("runs/coco") == "coco"
     assert command._name("runs/coco/checkpoints/750") == "coco"
     assert command._name("exported.ckpt") == "exported.ckpt"
+
+
+def test_scenes_are_compared_with_the_truth(capsys, tmp_path):
+    scenes = {
+        "data.source": "scenes",
+        "data.test_splits": ("test_balanced",),
+        "data.scenes.num_train": 200,
+        "data.scenes.num_test": 16,
+    }
+    path = write_checkpoint(tmp_path / "model", "", names=Scenes("train", num_scenes=1).class_names, **scenes)
+    code, out, err = run(capsys, f"--checkpoint={path}", f"--out={tmp_path / 'out'}", "--removals=12")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "out" / "context.json").read_text())
+    assert found["removals"] == found["agreement"]["removed"]["effects"] == 12
+    assert "Rendered without the object, which is the truth:" in out
+    assert (
+        found["true_moves"]["combined"]["removed"]["before"]
+        == found["moves"]["combined"]["removed"]["before"]
+    )
+    own = Scenes("test_balanced", num_scenes=1)
+    objects = own.objects(0)
+    truth = removal.TrulyWithout(own, [Removal(0, item.label) for item in objects])
+    for index, item in enumerate(objects):
+        np.testing.assert_array_equal(truth[index]["image"], own.render(0, without=index))
+        assert truth.labels[index].sum() == len(objects) - 1
+        assert not truth.labels[index, item.label]

@@ -85,7 +85,7 @@ class Coco(files.FileSource):
         Raises:
             InputError: the file cannot be read.
         """
-        number = {self.ids[image]: image for image in images}
+        number: dict[str | None, int] = {self.ids[image]: image for image in images}
 
         def without_others(row: dict) -> dict:
             if "segmentation" in row and fields.as_key(row.get("image_id")) not in number:
@@ -98,7 +98,7 @@ class Coco(files.FileSource):
         for row in document["annotations"]:
             image = number.get(fields.as_key(row["image_id"]))
             if image is not None:
-                key = image, column_of[fields.as_key(row["category_id"])]
+                key = image, column_of[str(row["category_id"])]
                 result.setdefault(key, []).append(row.get("segmentation"))
         return result
 
