@@ -85,6 +85,9 @@ def _parser():
     parser.add_argument(
         "--effective_share", type=_share, default=0.3, help="of the reweighted split (default: 0.3)"
     )
+    parser.add_argument(
+        "--boxes", action="store_true", help="remove whole boxes, even where outlines are known"
+    )
     parser.add_argument("--batch_size", type=cli.whole_number(1), help="images, instead of the checkpoint's")
     detect.add_flag(parser)
     return parser
@@ -168,7 +171,7 @@ def _pictures(flags, config, source, pairs, split) -> removal.WithoutClass:
             f"{split} has {len(chosen)} images from which a context class ({names}, …) can be removed, and {FEWEST} are needed; "
             "give a greater --largest or --removals, or --removals=0 for the other measures"
         )
-    return removal.WithoutClass(source, chosen, boxes, exif=config.data.exif)
+    return removal.WithoutClass(source, chosen, boxes, exif=config.data.exif, by_boxes=flags.boxes)
 
 
 def _with_removals(findings, config, score, scores, pictures, pairs) -> tuple[protocol.Findings, bytes]:

@@ -61,19 +61,21 @@ class Regions:
         source: the split.
         boxes: its boxes.
         images: the images that will be asked for.
+        by_boxes: take the boxes, even where masks are known.
     """
 
-    def __init__(self, source: Source, boxes: Boxes, images: Sequence[int]):
-        self._source, self._boxes = source, boxes
+    def __init__(self, source: Source, boxes: Boxes, images: Sequence[int], *, by_boxes: bool = False):
+        self._boxes = boxes
+        self._masked = source if isinstance(source, Masked) and not by_boxes else None
         self._outlines: Mapping = {}
-        if isinstance(source, Outlined):
+        if isinstance(source, Outlined) and not by_boxes:
             self._outlines = source.outlines(images)
 
     def __call__(self, removal: Removal, size: tuple[int, int]) -> np.ndarray:
         """The pixels of the objects in a picture of this width and height: bool [h, w]."""
         corners, classes = self._boxes.of_image(removal.image)
-        if isinstance(self._source, Masked):
-            return self._source.masks(removal.image)[classes == removal.label].any(axis=0)
+        if self._masked is not None:
+            return self._masked.masks(removal.image)[classes == removal.label].any(axis=0)
         region = np.zeros(size[::-1], bool)
         segmentations = self._outlines.get((removal.image, removal.label), [None])
         masks = [outlines.mask(segmentation, size) for segmentation in segmentations]
@@ -145,12 +147,15 @@ class WithoutClass:
         removals: what is removed.
         boxes: of the split.
         exif: turn pictures upright, as the evaluation does.
+        by_boxes: remove boxes, even where the objects' masks are known.
     """
 
-    def __init__(self, source: Source, removals: Sequence[Removal], boxes: Boxes, *, exif: bool):
+    def __init__(
+        self, source: Source, removals: Sequence[Removal], boxes: Boxes, *, exif: bool, by_boxes: bool = False
+    ):
         self.source, self.removals = source, list(removals)
         self._boxes, self._exif = boxes, exif
-        self._regions = Regions(source, boxes, sorted({each.image for each in removals}))
+        self._regions = Regions(source, boxes, sorted({each.image for each in removals}), by_boxes=by_boxes)
         self.class_names = source.class_names
         self.labels = labels_without(source, removals)
         self.ids = [

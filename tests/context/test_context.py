@@ -208,6 +208,8 @@ def test_regions_follow_outlines_and_else_boxes(root):
     expected = np.zeros((SIDE, SIDE), bool)
     expected[4:11, 28:42] = True
     np.testing.assert_array_equal(plate, expected)
+    by_boxes = removal.Regions(source, source.boxes(), [image], by_boxes=True)
+    assert by_boxes(Removal(image, 1), (SIDE, SIDE)).sum() == LENGTH**2
     # At twice the size the box is twice as large.
     assert regions(Removal(image, 0), (2 * SIDE, 2 * SIDE)).sum() == 4 * cup.sum()
 
