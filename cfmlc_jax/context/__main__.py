@@ -112,6 +112,8 @@ def _measure(flags) -> None:
         )
     if flags.root is not None:
         config = configs.replaced(config, {"data.root": flags.root})
+    if flags.split is None:
+        configs.require_splits(config.data)
     split = flags.split or config.data.test_splits[0]
     sources = build.open_sources(config, ("train", split), _say)
     source, training = sources[split], sources["train"].labels
