@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument("skimage", type=Path, help="wheel of scikit-image 0.26.0, for any platform")
     parser.add_argument("sklearn", type=Path, help="wheel of scikit-learn 1.9.1, for any platform")
     parser.add_argument(
-        "scipy", type=Path, help="wheel of scipy 1.9.3, the last line with scipy/misc/face.dat"
+        "scipy", type=Path, help="wheel of scipy 1.9.3, which still has scipy/misc/face.dat"
     )
     parser.add_argument(
         "--out", type=Path, default=ASSETS, help="folder to write to (default: the package's)"
