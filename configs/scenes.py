@@ -4,6 +4,7 @@
     scripts/run.sh --config=configs/scenes.py:smoke      (a minute, to see that all works)
     scripts/run.sh --config=configs/scenes.py:whole      (the baseline without patches)
     scripts/run.sh --config=configs/scenes.py:exclusive  (patches are cells of a map, one class each)
+    scripts/run.sh --config=configs/scenes.py:photos     (objects cut out of photos; also photos_whole and so on)
 
 A small residual network trained from scratch; the digits' partners are in nine of ten scenes at
 training, and the three test splits tell how much the network leans on them. The variants cost about
@@ -13,15 +14,19 @@ the same to train: five epochs of PAT-T's five views, or 25 of one. docs/evidenc
 from cfmlc_jax import config as configs
 
 VARIANTS = ("", "smoke", "whole", "asl", "exclusive")
+PHOTOS = "photos"
 
 
 def get_config(variant: str = ""):
+    objects, _, method = variant.partition("_")
+    if objects == PHOTOS:
+        variant = method
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/scenes.py has no variant {variant!r}; leave it out, or take one of {VARIANTS[1:]}"
+            f"configs/scenes.py has no variant {variant!r}; leave it out, or take one of {VARIANTS[1:]}, also after photos_"
         )
     config = configs.default()
-    config.data.source = "scenes"
+    config.data.source = "photo_scenes" if objects == PHOTOS else "scenes"
     config.data.test_splits = ("test_iid", "test_balanced", "test_conflict")
     config.data.threads = 2
     config.views.image_size = 64

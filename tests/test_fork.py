@@ -265,7 +265,8 @@ def test_a_new_optimizer_or_schedule_is_a_function_and_a_line(monkeypatch):
 
 
 WITHOUT_FILES = {
-    "scenes", "scene_objects", "long_tailed_digits", "colored_digits", "double_colored_digits", "wildlife_digits"
+    "scenes", "photo_scenes", "scene_objects", "long_tailed_digits", "colored_digits", "double_colored_digits",
+    "wildlife_digits",
 }  # fmt: skip
 
 

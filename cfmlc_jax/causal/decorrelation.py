@@ -95,8 +95,8 @@ def _bounded(z, share, bound, chance):
     strength, step = _WEAKEST, _FACTOR
     while strength > _STRONGEST:
         weights = solve(strength / step)
-        reached = _effective(weights, share)
-        if reached >= bound:
+        reached = 0.0 if weights is None else _effective(weights, share)
+        if weights is not None and reached >= bound:
             best, strength = weights, strength / step
             if reached < bound + _SHARE_ERROR or _rms(z, share * weights) < chance:
                 break
@@ -107,8 +107,11 @@ def _bounded(z, share, bound, chance):
     return best
 
 
-def _solver(z, share) -> Callable[[float], np.ndarray]:
-    """λ -> the weights [m]; each solution starts from the last one."""
+def _solver(z, share) -> Callable[[float], np.ndarray | None]:
+    """λ -> the weights [m]; each solution starts from the last one. None if all would be 0.
+
+    That happens at λ near 0, if no weights can separate the labels of a few images.
+    """
     k = z.shape[1]
     upper = np.triu_indices(k, 1)
     start = np.zeros(1 + k + len(upper[0]))
@@ -133,9 +136,12 @@ def _solver(z, share) -> Callable[[float], np.ndarray]:
         solution = optimize.minimize(
             value, start, (strength,), "L-BFGS-B", jac=True, options={"ftol": _TOLERANCE, "maxiter": 500}
         )
+        weights = np.maximum(scores(solution.x), 0)
+        total = share @ weights
+        if not total > 0:
+            return None
         start = solution.x
-        weights = np.maximum(scores(start), 0)
-        return weights / (share @ weights)
+        return weights / total
 
     return solve
 
@@ -145,11 +151,13 @@ def _effective(weights, share):
 
 
 def _rms(z, weighted):
-    """Root mean square of the weighted correlations of all pairs; NaN for fewer than two classes."""
+    """Root mean square of the weighted correlations of all pairs of classes that vary; NaN for fewer than two."""
     weighted = weighted / weighted.sum()
     mean = weighted @ z
     covariance = (z * weighted[:, None]).T @ z - np.outer(mean, mean)
-    deviation = np.sqrt(np.diag(covariance))
-    correlation = covariance / np.outer(deviation, deviation)
-    pairs = correlation[np.triu_indices(len(mean), 1)]
+    variance = np.diag(covariance)
+    varying = variance > 1e-12  # weights of 0 may leave a class in all images that count, or in none
+    deviation = np.sqrt(variance[varying])
+    correlation = covariance[np.ix_(varying, varying)] / np.outer(deviation, deviation)
+    pairs = correlation[np.triu_indices(len(deviation), 1)]
     return float(np.sqrt(np.mean(pairs**2))) if len(pairs) else float("nan")

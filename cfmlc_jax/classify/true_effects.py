@@ -30,7 +30,7 @@ class ScenesWithoutOne:
     def __init__(self, scenes: Scenes):
         self._scenes = scenes
         places = [
-            (scene, position, item.digit)
+            (scene, position, item.label)
             for scene in range(len(scenes))
             for position, item in enumerate(scenes.objects(scene))
         ]

@@ -16,7 +16,7 @@ from cfmlc_jax.data.sources.long_tailed_digits import LongTailedDigits
 from cfmlc_jax.data.sources.nus_wide import NusWide
 from cfmlc_jax.data.sources.open_images import OpenImages
 from cfmlc_jax.data.sources.scene_objects import SceneObjects
-from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.data.sources.scenes import DIGITS, PHOTOS, Scenes
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.tfds import Tfds
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
@@ -25,6 +25,8 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.files import path_of
 
 ROOT_VARIABLE = "CFMLC_DATA"
+# Sources of scenes, and what their objects are.
+SCENES = {"scenes": DIGITS, "photo_scenes": PHOTOS}
 
 
 def data_root(name: str, root: str) -> Path:
@@ -116,7 +118,7 @@ def _tfds(data, split):
 def _scenes(data, split):
     num_scenes = data.scenes.num_train if split == "train" else data.scenes.num_test
     bias = {} if split in ("test_balanced", "test_conflict") else {"bias": data.scenes.bias}
-    return Scenes(split, num_scenes=num_scenes, **bias)
+    return Scenes(split, num_scenes=num_scenes, **bias, objects=SCENES.get(data.source, DIGITS))
 
 
 def _scene_objects(data, split):
@@ -187,7 +189,7 @@ SOURCES = {
     "vg256": Opening(_visual_genome, ("vocabulary",), bucket=True),
     "table": Opening(_table, bucket=True, partial=True),
     "tfds": Opening(_tfds, ("tfds.",)),
-    "scenes": Opening(_scenes, ("scenes.",)),
+    **{name: Opening(_scenes, ("scenes.",)) for name in SCENES},
     "cifar10_lt": Opening(_cifar, _TAIL),
     "cifar100_lt": Opening(_cifar, _TAIL),
     "imagenet_lt": Opening(_image_list, bucket=True),

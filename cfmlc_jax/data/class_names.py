@@ -18,7 +18,12 @@ COCO = (
     *("microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors"),
     *("teddy bear", "hair drier", "toothbrush"),
 )
-KNOWN = {"coco": COCO, "voc2007": voc.CLASS_NAMES, "scenes": scenes.CLASS_NAMES}
+KNOWN = {
+    "coco": COCO,
+    "voc2007": voc.CLASS_NAMES,
+    "scenes": scenes.OBJECTS[scenes.DIGITS],
+    "photo_scenes": scenes.OBJECTS[scenes.PHOTOS],
+}
 
 
 def class_names(place: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def known(data: Any) -> Size | None:
         return _long_tailed(data.longtail, each.num_train // each.num_classes, each.num_classes)
     if name == "long_tailed_digits":
         return _long_tailed(data.longtail, data.longtail.largest, 10)
-    if name == "scenes":
+    if name in build.SCENES:
         return Size(10, data.scenes.num_train)
     if name in mechanism_digits.EMBEDDED or name == "scene_objects":
         source = build.source(data, "train")  # drawn, not read

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cfmlc_jax.metrics.bootstrap import Interval, interval, mean_of_defined, ratio
+from cfmlc_jax.metrics.bootstrap import Interval, Statistic, interval, mean_of_defined, ratio
 
 
 def counts(labels) -> np.ndarray:
@@ -212,6 +212,26 @@ def mean_excess_false_positive_rate(
         ValueError: unequal shapes, a probability that is NaN, pairs that are not two
             different classes, or as `bootstrap.interval`.
     """
+    excess = weighted_excess(probabilities, labels, threshold, pairs)
+    images = len(np.asarray(labels))
+    by_pair = excess(np.ones((1, images)))
+    undefined = int(np.isnan(by_pair).sum())
+    mean_excess = interval(
+        lambda weights: mean_of_defined(excess(weights)),
+        images,
+        generator=generator,
+        resamples=resamples,
+        level=level,
+        bounds=(-1.0, 1.0),
+    )
+    return ExcessFalsePositives(mean_excess, by_pair.size - undefined, undefined)
+
+
+def weighted_excess(probabilities, labels, threshold, pairs) -> Statistic:
+    """Excess of false positives of each pair as a statistic: two [n, k], [m, 2] -> (weights [r, n] -> [r, m]).
+
+    An image of weight w counts as w images. Arguments and errors as in `mean_excess_false_positive_rate`.
+    """
     predicted, present, absent = _predictions(probabilities, labels, threshold)
     target, context = _pairs(pairs, present.shape[1])
     with_context = absent[:, target] * present[:, context]
@@ -223,16 +243,7 @@ def mean_excess_false_positive_rate(
         rate_without = ratio(weights @ (without_context * false_positive), weights @ without_context)
         return rate_with - rate_without
 
-    undefined = int(np.isnan(excess(np.ones((1, len(present))))).sum())
-    mean_excess = interval(
-        lambda weights: mean_of_defined(excess(weights)),
-        len(present),
-        generator=generator,
-        resamples=resamples,
-        level=level,
-        bounds=(-1.0, 1.0),
-    )
-    return ExcessFalsePositives(mean_excess, len(target) - undefined, undefined)
+    return excess
 
 
 def _rates(predicted, counted, present, absent) -> Rates:

@@ -1,11 +1,12 @@
 """Ablations: accuracy against measured cost, over trainings, seeds and ways to use a checkpoint.
 
     python -m scripts.ablation --study=configs/studies/evidence.py [--quick] [--workdir=runs/evidence]
+    python -m scripts.ablation --study=configs/studies/evidence.py --set=data.source=photo_scenes
     python -m scripts.ablation --checkpoint=runs/coco [--workdir=runs/coco_ablation]
 
 A study is a Python file with `get_study(quick)`: a base configuration, seeds, and runs, each with the
 fields that it changes and further evaluations ("variants") of its weights; configs/studies/evidence.py is an
-example. A run may need "steps", commands that write what it reads; configs/studies/counterfactuals.py has some.
+example. --set changes a field in all of its runs. A run may need "steps", commands that write what it reads; configs/studies/counterfactuals.py has some.
 With --checkpoint nothing is trained: the checkpoint is evaluated with other grids, overlaps,
 attention, nulls, strengths and weights of the patches, on its own test splits.
 
@@ -14,6 +15,7 @@ deviations), figures/ (needs the extra "figures") and, if objects can be removed
 effects.csv. Finished work is not repeated: the same command resumes.
 """
 
+import ast
 import importlib.util
 import json
 import os
@@ -85,15 +87,36 @@ def _parse(arguments):
     parser.add_argument("--quick", action="store_true", help="the study's short form")
     parser.add_argument("--only", help="names of the study's runs to execute, separated by commas")
     parser.add_argument("--seeds", help="seeds instead of the study's, separated by commas")
+    parser.add_argument(
+        "--set",
+        dest="fields",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="field of the configuration for all runs of the study; can be repeated",
+    )
     flags = parser.parse_args(arguments)
+    flags.fields = dict(_field(text) for text in flags.fields)
     if (flags.study is None) == (flags.checkpoint is None):
         raise InputError("give either --study=FILE or --checkpoint=RUN")
-    if flags.checkpoint and (flags.quick or flags.only or flags.seeds):
-        raise InputError("--quick, --only and --seeds need a --study; omit them with --checkpoint")
+    if flags.checkpoint and (flags.quick or flags.only or flags.seeds or flags.fields):
+        raise InputError("--quick, --only, --seeds and --set need a --study; omit them with --checkpoint")
     if flags.workdir is None:
         name = flags.study.stem if flags.study else f"{flags.checkpoint.name}_ablation"
-        flags.workdir = Path("runs", f"{name}_quick" if flags.quick else name)
+        parts = [name, *(str(value) for value in flags.fields.values()), *(["quick"] if flags.quick else [])]
+        flags.workdir = Path("runs", "_".join(parts).replace("/", "_"))
     return flags
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """Name and value of a field that the command line sets: a Python literal, or else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--set={text}: give NAME=VALUE, such as data.source=photo_scenes")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def _of_study(flags):
@@ -105,15 +128,16 @@ def _of_study(flags):
     for i, (name, seed) in enumerate(jobs):
         print(f"\n[{i + 1}/{len(jobs)}] {name}, seed {seed}, {_minutes(begun)}", flush=True)
         run = study["runs"][name]
+        fields = run["fields"] | {"seed": seed} | flags.fields
         folder = flags.workdir / "runs" / f"{name}_seed{seed}"
-        config = _with(_base(study["base"]), run["fields"] | {"seed": seed})
+        config = _with(_base(study["base"]), fields)
         _run(flags.workdir, folder, config, "train")
         run_rows = _rows(
             flags.workdir, folder, config, config, tables.Row(name, run["text"], run.get("group", ""), seed)
         )
-        for variant, fields in run["variants"].items():
+        for variant, changed in run["variants"].items():
             place = folder / "variants" / variant.replace(" ", "_").replace(",", "")
-            other = _with(_base(study["base"]), run["fields"] | {"seed": seed} | fields)
+            other = _with(_base(study["base"]), fields | changed)
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
             run_rows += _rows(flags.workdir, place, config, other, row)

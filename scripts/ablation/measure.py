@@ -18,6 +18,7 @@ from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.flops import count
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.agreement import agreement
 from cfmlc_jax.results import multi_label, read
 from cfmlc_jax.results.multi_label import MultiLabelResults
@@ -138,6 +139,11 @@ def effects(folder: Path, config, num_scenes: int, *, checkpoint: Path | None = 
 
 
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:
+    if config.data.source not in data.SCENES:
+        raise InputError(
+            f"true effects need scenes ({', '.join(data.SCENES)}), not data.source {config.data.source!r}; "
+            "set the run's effects to 0"
+        )
     opened = opening.open(folder, config)
     kinds = set(config.effect.kinds)
     of_images = tuple(kind for kind in config.effect.kinds if kind not in scoring.WITHOUT_NULL)
@@ -146,7 +152,7 @@ def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, A
     counterfactuals += [(name, config.effect.null, (kind,)) for kind, name in others.items() if kind in kinds]
     rows = []
     for split in EFFECT_SPLITS:
-        scenes = Scenes(split, num_scenes=num_scenes)
+        scenes = Scenes(split, num_scenes=num_scenes, objects=data.SCENES[config.data.source])
         rows += _effects_of_split(opened, config, scenes, counterfactuals)
     return rows
 

@@ -115,3 +115,11 @@ def test_a_share_outside_its_range_is_refused(share):
 def test_no_image_is_refused():
     with pytest.raises(InputError, match="no image to weight"):
         decorrelate(np.zeros((0, 3)), 0.5)
+
+
+def test_labels_that_no_weights_can_separate():
+    """Twelve images of six kinds, of which two classes are never apart."""
+    rows = [[1, 1, 0, 1], [1, 1, 0, 1], [1, 1, 0, 1], [1, 1, 0, 1], [1, 0, 1, 1], [0, 0, 1, 0]]
+    found = decorrelate(np.array(rows * 2), 0.3)
+    assert np.isfinite(found.weights).all()
+    assert found.effective_share >= 0.3

@@ -457,7 +457,7 @@ VARIANTS = {
     "cgn_imagenet": ("", "tiny"),
     "cgn_mnist": ("", "colored", "double_colored", "wildlife"),
     "cgn_scenes": ("", "smoke"),
-    "scenes": ("", "smoke", "asl", "exclusive"),
+    "scenes": ("", "smoke", "asl", "exclusive", "photos", "photos_exclusive"),
     "longtail_digits": ("", "smoke", *recipes.LONG_TAILED),
     "longtail_cifar": ("", *(f"{each},{name}" for each in ("cifar10", "cifar100") for name in recipes.LONG_TAILED)),
     "longtail_imagenet": tuple(recipes.LONG_TAILED),

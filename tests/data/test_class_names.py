@@ -9,7 +9,8 @@ from cfmlc_jax.errors import InputError
 
 
 def test_built_in_class_names():
-    assert {place: len(names) for place, names in KNOWN.items()} == {"coco": 80, "voc2007": 20, "scenes": 10}
+    numbers = {"coco": 80, "voc2007": 20, "scenes": 10, "photo_scenes": 10}
+    assert {place: len(names) for place, names in KNOWN.items()} == numbers
     assert all(len(set(names)) == len(names) for names in KNOWN.values())
     # Places in the annotations' order of categories, ids 1, 18 and 90.
     coco = class_names("coco")
@@ -29,7 +30,7 @@ def test_from_a_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "name one of coco, voc2007, scenes, or a file with one class per line"),
+        (None, "name one of coco, voc2007, scenes, photo_scenes, or a file with one class per line"),
         ("\n \n", "no class in it"),
         ("cat\ndog\ncat\n", "class 'cat' is listed twice"),
         ("caf\u00e9\ncafe\u0301\n", "class 'caf\u00e9' is listed twice"),

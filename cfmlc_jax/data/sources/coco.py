@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,40 @@ class Coco(files.FileSource):
             class_names=kept.class_names,
             boxes=kept.boxes,
         )
+        self._annotations = file
+
+    def outlines(self, images: Iterable[int]) -> dict[tuple[int, int], list[Any]]:
+        """What the annotation file says of the outlines of some images: see `outlines`."""
+        return outlines(self._annotations, {self.ids[image]: image for image in images})
+
+
+def outlines(file: InstancesFile, numbers: dict[str | None, int]) -> dict[tuple[int, int], list[Any]]:
+    """The outlines of objects: (number of the image, class) -> the "segmentation" of each of its objects.
+
+    The file is read again, as only few commands need outlines; `sources.outlines.mask` draws them.
+
+    Args:
+        file: the annotation file of a split that has been read.
+        numbers: id of an image -> its number; other images are left out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+
+    def without_others(row: dict) -> dict:
+        if "segmentation" in row and fields.as_key(row.get("image_id")) not in numbers:
+            row.pop("segmentation")
+        return row
+
+    document = files.read_json(file.path, file.way_out, object_hook=without_others)
+    column_of, _ = _categories(file, document)
+    result: dict[tuple[int, int], list[Any]] = {}
+    for row in document["annotations"]:
+        image = numbers.get(fields.as_key(row["image_id"]))
+        if image is not None:
+            key = image, column_of[str(row["category_id"])]
+            result.setdefault(key, []).append(row.get("segmentation"))
+    return result
 
 
 def read(

@@ -1,7 +1,9 @@
 """Your own images with an annotation file of COCO's form (instances.json) for each split, as many tools write it."""
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from cfmlc_jax.data.sources import annotations, coco, fields, files
 from cfmlc_jax.errors import InputError
@@ -50,6 +52,11 @@ class Instances(files.FileSource):
             class_names=kept.class_names,
             boxes=kept.boxes,
         )
+        self._annotations = file
+
+    def outlines(self, images: Iterable[int]) -> dict[tuple[int, int], list[Any]]:
+        """What the annotation file says of the outlines of some images: see `coco.outlines`."""
+        return coco.outlines(self._annotations, {self.ids[image]: image for image in images})
 
 
 def _listed(path: Path, images: dict[str, coco.Image], file: coco.InstancesFile) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""Digit scenes: real handwritten digits on photo textures, with exact counterfactuals.
+"""Scenes composed of real handwritten digits, or of objects cut out of photos, with exact counterfactuals.
 
-A scene contains one to four different digits. Digits form pairs of partners (0-1, 2-3, 4-5, 6-7, 8-9), and
-`bias` controls how often partners appear together. A classifier can therefore learn to rely on context, and
-the test splits show whether it does. Every digit can be removed from its scene with everything else unchanged,
+A scene contains one to four objects of different classes on a crop of a photo. Classes form pairs of partners (0-1, 2-3,
+4-5, 6-7, 8-9), and `bias` controls how often partners appear together. A classifier can therefore learn to rely on context,
+and the test splits show whether it does. Every object can be removed from its scene with everything else unchanged,
 which is impossible with real photos.
 
 Pixels and labels are functions of the arguments and the index alone, and the same on every machine:
@@ -15,17 +15,19 @@ import math
 import operator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import resources
-from typing import IO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax.data.sources import Record
+from cfmlc_jax.data.sources import Record, cut_outs, embedded
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.errors import InputError
 
 CLASS_NAMES = tuple(f"digit {digit}" for digit in range(10))
+DIGITS, PHOTOS = "digits", "photos"
+# What the objects of a scene are -> the names of their classes.
+OBJECTS = {DIGITS: CLASS_NAMES, PHOTOS: cut_outs.CLASS_NAMES}
 # Split -> default number of scenes; a split's position here selects its random stream.
 SPLITS = {"train": 6000, "test_iid": 1000, "test_balanced": 1000, "test_conflict": 1000, "val": 1000}
 BIASED = ("train", "val", "test_iid")
@@ -48,28 +50,35 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A digit in a scene.
+    """An object in a scene.
 
-    digit: class of the digit.
-    instance: its handwriting, a row of assets/digits.npz.
+    label: its class.
+    instance: the handwriting of a digit, a row of assets/digits.npz; of a photo's object, its pose (`cut_outs.poses`).
     box: left, top, right, bottom of its mask, pixels, right and bottom exclusive.
-    colour: red, green, blue of full ink, 0 to 255.
+    colour: red, green, blue of a digit's full ink, 0 to 255; the gains of a photo's channels, in 64ths.
     """
 
-    digit: int
+    label: int
     instance: int
     box: Box
     colour: tuple[int, int, int]
 
+    @property
+    def digit(self) -> int:
+        """The class, of scenes of digits."""
+        return self.label
 
-@dataclass(frozen=True)
-class _Layer:
+
+class _Layer(NamedTuple):
     info: SceneObject
     ink: Image.Image  # grey, the box's size
+    paint: (
+        Image.Image | tuple[int, int, int]
+    )  # what the ink shows: a picture of the box's size, or one colour
 
 
 class Scenes:
-    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10], and boxes and masks of the digits.
+    """Source of `num_scenes` scenes: uint8 [size, size, 3] with labels [10], and boxes and masks of the objects.
 
     The digits of a scene are drawn as follows. First a number from `min_digits` to `max_digits` is drawn
     uniformly. Then, until the scene has that many digits, a digit is drawn uniformly among the absent ones, and
@@ -88,12 +97,14 @@ class Scenes:
     test_conflict none   test          .250        0                  0
     ============= ====== ============= =========== ================== ====================
 
+    Objects of photos are drawn in the same way; "digit" stands for any object here.
     (These values are exact for 1 to 4 digits. .941 is above the bias because an absent partner can still be
     drawn by itself. .889 is below 1 because the number of digits is limited: a present digit leaves less room
     for others.) In test_conflict a drawn digit excludes its partner, so partners never share a scene.
 
     Of the 500 handwritings of each digit, training scenes use 350, val 50 and the test splits 100.
-    Of each photo, train and val use the left three fifths and the test splits the rest.
+    Of each photo, train and val use the left three fifths and the test splits the rest. Of the 500 poses of each
+    object of a photo, and of the coins, the splits use the same shares (`cut_outs`).
 
     Args:
         split: train, val, test_iid, test_balanced or test_conflict.
@@ -104,12 +115,11 @@ class Scenes:
         seed: at least 0; other seeds give other scenes with the same handwritings and photos.
         min_digits: least number of digits in a scene, at least 1.
         max_digits: greatest number of digits in a scene, at most 5.
+        objects: digits, or photos for objects that are cut out of photos.
 
     Raises:
-        InputError: a split that does not exist, or a number outside these ranges.
+        InputError: a split or kind of objects that does not exist, or a number outside these ranges.
     """
-
-    class_names = CLASS_NAMES
 
     def __init__(
         self,
@@ -121,12 +131,17 @@ class Scenes:
         seed: int = 0,
         min_digits: int = 1,
         max_digits: int = 4,
+        objects: str = DIGITS,
     ):
         if split not in SPLITS:
             raise InputError(f"scenes: split {split!r} does not exist; {_nearest_split(split)}")
+        if objects not in OBJECTS:
+            raise InputError(f"scenes: there are no objects {objects!r}; choose one of {', '.join(OBJECTS)}")
         if not 0 <= bias <= 1:
             raise InputError(f"scenes: bias {bias} is not a probability; give a number from 0 to 1")
         self.split = split
+        self.kind = objects
+        self.class_names = OBJECTS[objects]
         self.bias = float(bias) if split in BIASED else 0.0
         self.size = _whole("size", size, 32, 512)
         self.num_scenes = SPLITS[split] if num_scenes is None else _whole("num_scenes", num_scenes, 1)
@@ -147,9 +162,10 @@ class Scenes:
         return self.num_scenes
 
     def __repr__(self) -> str:
+        kind = "" if self.kind == DIGITS else f", objects={self.kind!r}"
         return (
             f"Scenes({self.split!r}, bias={self.bias}, size={self.size}, num_scenes={self.num_scenes}, "
-            f"seed={self.seed}, min_digits={self.min_digits}, max_digits={self.max_digits})"
+            f"seed={self.seed}, min_digits={self.min_digits}, max_digits={self.max_digits}{kind})"
         )
 
     def __getitem__(self, index: int) -> Record:
@@ -168,13 +184,13 @@ class Scenes:
         objects = [item for scene in scenes for item in scene]
         return Boxes(
             corners=np.array([item.box for item in objects], np.float32).reshape(-1, 4),
-            classes=np.array([item.digit for item in objects], np.int32),
+            classes=np.array([item.label for item in objects], np.int32),
             images=np.repeat(np.arange(self.num_scenes), [len(scene) for scene in scenes]),
             sizes=np.full((self.num_scenes, 2), self.size, np.int64),
         )
 
     def objects(self, index: int) -> list[SceneObject]:
-        """The scene's n digits, in the order in which they are painted."""
+        """The scene's n objects, in the order in which they are painted."""
         return [layer.info for layer in self._scene(self._position(index))[1]]
 
     def painted(self, index: int) -> tuple[np.ndarray, list[SceneObject]]:
@@ -235,17 +251,28 @@ class Scenes:
         random = self._generator(LOOK_STREAM, index)
         setting = random.random(BACKGROUND_DRAWS).tolist()
         draws = random.random((self.max_digits, OBJECT_DRAWS))
-        background = _background(_textures(self._part, self.size), self.size, setting)
+        background = _background(_textures(self.kind, self._part, self.size), self.size, setting)
         layers: list[_Layer] = []
-        for digit, row in zip(self._digits[index].tolist(), draws.tolist(), strict=True):
-            if digit >= 0:
-                instance = _pick_instance(self._part, digit, row[0])
-                ink = _handwriting(instance, self.size, row[1])
+        for label, row in zip(self._digits[index].tolist(), draws.tolist(), strict=True):
+            if label >= 0:
                 taken = [layer.info.box for layer in layers]
-                box = free_place(ink.size, self.size, row[2 : 2 + 2 * PLACES], taken)
-                colour = _stand_out(background, box, row[2 + 2 * PLACES :])
-                layers.append(_Layer(SceneObject(digit, instance, box, colour), ink))
+                if self.kind == DIGITS:
+                    layers.append(self._digit(label, row, background, taken))
+                else:
+                    layers.append(self._cut_out(label, row, taken))
         return background, layers
+
+    def _digit(self, label: int, draws: list[float], background: np.ndarray, taken: list[Box]) -> _Layer:
+        instance = _pick_instance(self._part, label, draws[0])
+        ink = _handwriting(instance, self.size, draws[1])
+        box = free_place(ink.size, self.size, draws[2 : 2 + 2 * PLACES], taken)
+        colour = _stand_out(background, box, draws[2 + 2 * PLACES :])
+        return _Layer(SceneObject(label, instance, box, colour), ink, colour)
+
+    def _cut_out(self, label: int, draws: list[float], taken: list[Box]) -> _Layer:
+        image, alpha, pose, gains = cut_outs.appearance(self._part, label, self.size, draws[2 * PLACES :])
+        box = free_place(alpha.size, self.size, draws[: 2 * PLACES], taken)
+        return _Layer(SceneObject(label, pose, box, gains), alpha, image)
 
 
 def draw_digits(uniforms: np.ndarray, *, min_digits: int, bias: float, exclusive: bool) -> np.ndarray:
@@ -370,7 +397,7 @@ def _paint(background: np.ndarray, layers: list[_Layer]) -> np.ndarray:
     """The layers over the background, blended by their ink: uint8 [size, size, 3]."""
     canvas = Image.fromarray(background)
     for layer in layers:
-        canvas.paste(layer.info.colour, layer.info.box, layer.ink)
+        canvas.paste(layer.paint, layer.info.box, layer.ink)
     return np.array(canvas)
 
 
@@ -391,24 +418,26 @@ def instances(part: str) -> list[list[int]]:
 @functools.cache
 def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """All handwritings uint8 [5000, 28, 28] and their digits [5000]."""
-    with _asset("digits.npz") as file, np.load(file) as arrays:
-        return arrays["images"], arrays["labels"]
+    arrays = embedded.arrays("digits.npz")
+    return arrays["images"], arrays["labels"]
 
 
 @functools.cache
-def _textures(part: str, size: int) -> tuple[np.ndarray, ...]:
-    """The photos of a part of the data by name, then their mirror images, at the scene's scale: uint8 [h, w, 3] each.
+def _textures(kind: str, part: str, size: int) -> tuple[np.ndarray, ...]:
+    """The photos behind the objects of a part of the data, then their mirror images, at the scene's scale: uint8 [h, w, 3] each.
 
     They are mirrored once here, because flipping interleaved channels takes half the time of a background.
     """
-    scaled = [_scale(photo, size) for photo in photos("test" if part == "test" else "train")]
+    region = "test" if part == "test" else "train"
+    stored = photos(region) if kind == DIGITS else cut_outs.backgrounds(region)
+    scaled = [_scale(photo, size) for photo in stored]
     return (*scaled, *(np.ascontiguousarray(photo[:, ::-1]) for photo in scaled))
 
 
 def photos(region: str) -> list[np.ndarray]:
     """A region, "train" or "test", of each photo by name: uint8 [h, w, 3], or [h, w] if the photo is grey."""
-    with _asset("textures.npz") as file, np.load(file) as arrays:
-        return [arrays[name] for name in sorted(arrays) if name.endswith(f"_{region}")]
+    arrays = embedded.arrays("textures.npz")
+    return [arrays[name] for name in sorted(arrays) if name.endswith(f"_{region}")]
 
 
 def _scale(photo: np.ndarray, size: int) -> np.ndarray:
@@ -416,10 +445,6 @@ def _scale(photo: np.ndarray, size: int) -> np.ndarray:
     height, width = (side * size // TEXTURE_SIZE for side in photo.shape[:2])
     image = Image.fromarray(photo).convert("RGB")
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _asset(name: str) -> IO[bytes]:
-    return (resources.files("cfmlc_jax.data") / "assets" / name).open("rb")
 
 
 def _whole(name: str, value: int, low: int, high: int | None = None) -> int:
