@@ -12,7 +12,7 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, plan, scoring, tasks
+from cfmlc_jax.classify import boxes, build, decide, deconfound, examples, memory, opening, plan, scoring, tasks
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.scoring import Score
@@ -27,6 +27,7 @@ from cfmlc_jax.results import evidence, read
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE
+from cfmlc_jax.results.thresholds import Thresholds
 
 # More patches than a map of 16 × 16 cells has: the attention of every image is not kept, only its pivots.
 MOST_KEPT = 256
@@ -42,12 +43,14 @@ class Classifier:
     model: {"variables", "average", "mean_colour"}.
     class_names: in label order.
     checkpoint: the name of its checkpoint, for the report.
+    thresholds: above which probabilities its classes count as present; None: 0.5.
     """
 
     parts: Parts
     model: dict
     class_names: Sequence[str]
     checkpoint: str
+    thresholds: Thresholds | None = None
 
 
 @dataclass(frozen=True)
@@ -108,17 +111,40 @@ def evaluate_checkpoint(
     training = _training_split(opened, sources, class_names, print_line)
     # A single process ends at SIGTERM by itself. With several processes, jax.distributed catches the signal.
     preemption = hooks.Preemption()
-    return full_evaluation(
-        config,
-        Classifier(opened.parts, opened.model, class_names, opened.path.name),
-        sources,
-        training,
-        Output.of_this_process(
-            folder,
-            print_line,
-            lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
-        ),
+    output = Output.of_this_process(
+        folder,
+        print_line,
+        lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
     )
+    thresholds = _thresholds(opened, sources, training, output)
+    classifier = Classifier(opened.parts, opened.model, class_names, opened.path.name, thresholds)
+    return full_evaluation(config, classifier, sources, training, output)
+
+
+def _thresholds(opened: Opened, sources, training: TrainingSplit, output: Output) -> Thresholds | None:
+    """The thresholds of a checkpoint: those that it has, or by another rule of the configuration those fitted now."""
+    config, stored = opened.config, opened.thresholds
+    if config.evaluate.thresholds == "fixed" or (stored is not None and decide.matches(config, stored)):
+        for line in [] if stored is None else decide.lines(stored):
+            output.print_line(line)
+        return stored
+    split = config.data.val_split
+    source = sources.get(split) or build.open_sources(config, (split,), output.print_line)[split]
+    if config.evaluate.thresholds == "rate" and training.labels is None:
+        raise InputError(
+            f"config.evaluate.thresholds 'rate' needs the labels of the training split, but {training.missing}; use 'f1'"
+        )
+    thresholds = decide.fit(
+        config,
+        opened.parts,
+        scoring.for_validation(config, opened.parts),
+        opened.model,
+        source,
+        rates=None if training.labels is None else training.labels.mean(axis=0),
+        poll=output.poll,
+    )
+    decide.keep(opened.path, thresholds, output.print_line)
+    return thresholds
 
 
 def _training_split(opened: Opened, sources, class_names, print_line) -> TrainingSplit:
@@ -201,6 +227,7 @@ def full_evaluation(
         training_labels=training.labels,
         class_counts=training.class_counts,
         num_classes=len(classifier.class_names),
+        thresholds=classifier.thresholds,
     )
     evaluation = _Evaluation(config, classifier, task, output, score)
     results, shown_examples = {}, {}
@@ -320,6 +347,7 @@ def _evidence(config, classifier: Classifier, task: Task, missing: str, shown_ex
         class_counts=task.class_counts,
         patch_boxes=_relative_boxes(classifier.parts),
         examples=shown_examples,
+        thresholds=classifier.thresholds,
     )
 
 

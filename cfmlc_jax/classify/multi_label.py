@@ -14,6 +14,7 @@ from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.multi_label import Findings, MultiLabelResults
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE, RuleOfThumb
+from cfmlc_jax.results.thresholds import Thresholds
 
 
 class MultiLabel:
@@ -21,13 +22,15 @@ class MultiLabel:
 
     Args:
         training_labels: [n, k], for co-occurrence in training; None: it is not reported.
+        thresholds: above which the classes count as present, beside 0.5; None: 0.5 alone.
     """
 
     # The metric that the reference's training uses.
     selection = "mAP_voc"
     class_counts = None
 
-    def __init__(self, training_labels: np.ndarray | None):
+    def __init__(self, training_labels: np.ndarray | None, thresholds: Thresholds | None = None):
+        self._thresholds = thresholds
         self.training = None if training_labels is None else _training(training_labels)
 
     def validation(self, logits, labels) -> dict[str, float]:
@@ -72,6 +75,9 @@ class MultiLabel:
             intervals=intervals,
             context=context,
             localization=_localization(config, scores, boxes, patch_boxes, class_names),
+            decisions=None
+            if self._thresholds is None
+            else multi_label.decisions(scores, AVERAGE, self._thresholds),
             rule_of_thumb=None if scores.cosine is None else RuleOfThumb(**rule_of_thumb(scores.cosine)),
         )
 

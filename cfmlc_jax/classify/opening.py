@@ -12,6 +12,8 @@ from cfmlc_jax.classify import build
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers import normalise
+from cfmlc_jax.results import thresholds as files_of_thresholds
+from cfmlc_jax.results.thresholds import Thresholds
 
 # (branches in training, branches in evaluation) where evaluation has fewer, and the branches to rename. "self"
 # uses the scores of patches as their attention too; "none" scores patches by the whole-image branch.
@@ -61,6 +63,17 @@ class Opened:
         names = _FEWER[self._branches]
         arrays = checkpoints.read_part(self.path, _renamed(abstract, names))
         return _renamed(arrays, {stored: wanted for wanted, stored in names.items()})
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds that were fitted to the checkpoint; None if there are none, or for the single-label task.
+
+        Raises:
+            InputError: their file is damaged, or of other classes.
+        """
+        if self.config.task == "single_label":
+            return None
+        return files_of_thresholds.read(self.path, self.class_names)
 
 
 def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: bool = False) -> Opened:

@@ -12,7 +12,7 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
+from cfmlc_jax.classify import build, decide, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
@@ -28,6 +28,7 @@ from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 from cfmlc_jax.optim import frozen
+from cfmlc_jax.results.thresholds import Thresholds
 
 NO_IMAGES = np.array([], np.int32)
 
@@ -89,14 +90,14 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
         else lock.held(output.folder, "evaluating", wait=_print_once(output.print_line))
     )
     with writing:
+        model = read_model(chosen, training.system.split(run.abstract.learned)[0])
+        thresholds = None
+        if config.evaluate.thresholds != "fixed":
+            thresholds = training.thresholds(model, output.poll)
+            decide.keep(chosen, thresholds, output.print_line)
         return evaluate.full_evaluation(
             config,
-            Classifier(
-                training.parts,
-                read_model(chosen, training.system.split(run.abstract.learned)[0]),
-                sources["train"].class_names,
-                chosen.name,
-            ),
+            Classifier(training.parts, model, sources["train"].class_names, chosen.name, thresholds),
             {split: sources[split] for split in config.data.test_splits},
             TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
             output,
@@ -244,6 +245,18 @@ class _Training:
             name: self.task.validation(scored.logits["combined"], scored.labels)
             for name, scored in scores.items()
         }
+
+    def thresholds(self, model, poll) -> Thresholds:
+        """The thresholds of a checkpoint's model, fitted on the validation split."""
+        return decide.fit(
+            self._config,
+            self.parts,
+            self._validation,
+            model,
+            self._val_source,
+            rates=class_counts(self._train_source) / len(self._train_source),
+            poll=poll,
+        )
 
     def _notes(self):
         return [f"{split}: {line}" for split, images in self._unreadable.items() for line in images.report()]

@@ -16,6 +16,7 @@ from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import photos
 from cfmlc_jax.predict.photos import Photo
 from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
+from cfmlc_jax.results.thresholds import FIXED
 
 # A path, a file's bytes, a Pillow image, or pixels uint8 [h, w], [h, w, 3] or [h, w, 4].
 AnyImage = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -42,6 +43,7 @@ class ImagePrediction:
     probabilities: float32 [k], their sigmoid, or softmax where the task is single-label.
     patch_weights: float32 [p, k], each patch's share in the evidence of each class; None without patches.
     boxes: float32 [p, 4] of the patches: left, top, right, bottom in the image, pixels; None without patches.
+    thresholds: float32 [k], of the classifier (`LoadedClassifier`).
     """
 
     class_names: tuple[str, ...]
@@ -49,15 +51,25 @@ class ImagePrediction:
     probabilities: np.ndarray
     patch_weights: np.ndarray | None
     boxes: np.ndarray | None
+    thresholds: np.ndarray | None = None
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, best first: (name, probability)."""
         order = np.argsort(-self.logits, kind="stable")[:count]
         return [(self.class_names[k], float(self.probabilities[k])) for k in order]
 
-    def present(self, threshold: float = 0.5) -> list[tuple[str, float]]:
-        """The classes more probable than a threshold, best first: (name, probability)."""
-        return [(name, p) for name, p in self.top(len(self.class_names)) if p > threshold]
+    def present(self, threshold: float | None = None) -> list[tuple[str, float]]:
+        """The classes more probable than a threshold, best first: (name, probability).
+
+        Args:
+            threshold: of all classes; None: each class's own of the classifier, or 0.5 where it has none.
+        """
+        above = np.full(len(self.class_names), FIXED if threshold is None else threshold)
+        if threshold is None and self.thresholds is not None:
+            above = self.thresholds
+        order = np.argsort(-self.logits, kind="stable")
+        present = [k for k in order if float(self.probabilities[k]) > above[k]]
+        return [(self.class_names[k], float(self.probabilities[k])) for k in present]
 
     def pivot(self, name: str) -> Pivot | None:
         """The patch with most of a class's evidence; None without patches.
@@ -118,9 +130,12 @@ class LoadedClassifier:
 
     Attributes:
         class_names: the k classes.
+        thresholds: float32 [k], above which a class is present: fitted to the checkpoint's prediction, else 0.5; None
+            for the single-label task.
     """
 
     def __init__(self, predictor: Predictor):
+        self.thresholds = predictor.thresholds
         self.class_names = predictor.class_names
         self._predictor = predictor
 
@@ -170,6 +185,7 @@ class LoadedClassifier:
                 probabilities=of_image.probabilities,
                 patch_weights=of_image.weights,
                 boxes=None if of_image.weights is None else self._boxes(photo.size),
+                thresholds=self.thresholds,
             )
 
     def _boxes(self, size):

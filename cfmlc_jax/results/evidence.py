@@ -15,6 +15,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.json_types import FormatError, Formerly
+from cfmlc_jax.results.thresholds import Thresholds
 
 FILE = "evidence.json"
 
@@ -86,6 +87,7 @@ class Evidence:
     patch_boxes: [p][4], left, top, right, bottom of the patches as fractions; None without patches.
     examples: by split, then "best" and "worst".
     class_counts: training images of each class, for the single-label task; None otherwise, or if unknown.
+    thresholds: fitted to the checkpoint; None: 0.5.
     """
 
     config: dict[str, Any]
@@ -96,6 +98,7 @@ class Evidence:
     patch_boxes: Annotated[list[list[float]] | None, Formerly("cells")]
     examples: Annotated[dict[str, dict[str, list[Example]]], Formerly("exhibits")]
     class_counts: list[int] | None = None
+    thresholds: Thresholds | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as JSON types."""
@@ -120,6 +123,8 @@ class Evidence:
         json_types.from_json(list[float], effect.get("alphas"), "config.effect.alphas")
         if self.class_counts is not None and len(self.class_counts) != classes:
             raise FormatError(f"it has {len(self.class_counts)} class_counts for {classes} classes")
+        if self.thresholds is not None and self.thresholds.class_names != self.class_names:
+            raise FormatError("thresholds are of other classes")
         if self.training is not None:
             _require_training(self.training, classes)
         for example in self._all_examples():
