@@ -181,5 +181,10 @@ def write(checkpoint: Path, thresholds: Thresholds) -> None:
     files.write_text(checkpoint / FILE, json.dumps(thresholds.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
+def remove(checkpoint: Path) -> None:
+    """Remove the thresholds of a checkpoint, which then decides at 0.5."""
+    (checkpoint / FILE).unlink(missing_ok=True)
+
+
 def _shown(path):
     return printable(str(path))

@@ -65,6 +65,11 @@ class FileSource:
         path = os.path.join(self._root, self._paths[index])
         return Record(image=_read(path), labels=self.labels[index].copy(), id=self.ids[index], where=path)
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of the n images."""
+        return [os.path.join(self._root, path) for path in self._paths]
+
     def boxes(self) -> Boxes | None:
         """The boxes of its images; None if the data set has none."""
         return self._boxes
