@@ -66,10 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser():
     parser = cli.Parser(prog="python -m cfmlc_jax.decisions", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    fit = commands.add_parser("thresholds", help="fit the thresholds of the classes, and keep them with the checkpoint")
+    fit = commands.add_parser(
+        "thresholds", help="fit the thresholds of the classes, and keep them with the checkpoint"
+    )
     scores = commands.add_parser("scores", help="write the scores of a split")
     for each in (fit, scores):
-        each.add_argument("run", metavar="RUN", type=files.any_path, help="a run, for its best checkpoint, or a checkpoint")
+        each.add_argument(
+            "run", metavar="RUN", type=files.any_path, help="a run, for its best checkpoint, or a checkpoint"
+        )
         each.add_argument("--split", metavar="SPLIT", help="of the data; default: the run's validation split")
         each.add_argument("--root", metavar="DIR", help="folder of the data; default: the run's")
         each.add_argument(
@@ -82,9 +86,15 @@ def _parser():
         compilation.add_flag(each)
         detect.add_flag(each)
     fit.add_argument("--rule", choices=RULES, default="f1", help="how thresholds are chosen; default f1")
-    fit.add_argument("--precision", type=_share, default=0.9, metavar="P", help="for --rule=precision; default 0.9")
-    scores.add_argument("--out", required=True, metavar="FILE", type=files.any_path, help="a path that ends with .csv or .npz")
-    scores.add_argument("--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average")
+    fit.add_argument(
+        "--precision", type=_share, default=0.9, metavar="P", help="for --rule=precision; default 0.9"
+    )
+    scores.add_argument(
+        "--out", required=True, metavar="FILE", type=files.any_path, help="a path that ends with .csv or .npz"
+    )
+    scores.add_argument(
+        "--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average"
+    )
     scores.add_argument(
         "--prediction",
         type=_prediction,
@@ -221,7 +231,9 @@ def _scores(flags) -> None:
         thresholds=_own_thresholds(opened, flags.weights, prediction),
     )
     scores_file.write(flags.out, scored)
-    print(f"{flags.out}: {len(source)} images of {config.data.val_split}, {len(source.class_names)} classes, {prediction.name}")
+    print(
+        f"{flags.out}: {len(source)} images of {config.data.val_split}, {len(source.class_names)} classes, {prediction.name}"
+    )
 
 
 def _own_thresholds(opened: Opened, weights: str, prediction: Prediction) -> np.ndarray | None:

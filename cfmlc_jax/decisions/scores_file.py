@@ -60,7 +60,9 @@ def write(path: Path, scored: ScoredSplit) -> None:
         "labels": scored.labels,
         "scores": scored.scores,
     }
-    files.write_npz(path, **arrays, **({} if scored.thresholds is None else {"thresholds": scored.thresholds}))
+    files.write_npz(
+        path, **arrays, **({} if scored.thresholds is None else {"thresholds": scored.thresholds})
+    )
 
 
 def as_csv(scored: ScoredSplit) -> str:

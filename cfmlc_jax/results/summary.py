@@ -88,7 +88,9 @@ def _decisions_table(results):
         cells: list[float] = []
         for split, decisions in decided.items():
             fixed = results[split].measures["average"].metrics[prediction]
-            cells += [values[f1] for f1 in ("CF1", "OF1") for values in (decisions.predictions[prediction], fixed)]
+            cells += [
+                values[f1] for f1 in ("CF1", "OF1") for values in (decisions.predictions[prediction], fixed)
+            ]
         rows.append([prediction.name, *cells])
     header = [f"thresholds: {first.title}"]
     header += [f"{split} {f1}{at}" for split in decided for f1 in ("CF1", "OF1") for at in ("", " at 0.5")]

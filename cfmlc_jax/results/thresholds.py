@@ -18,7 +18,7 @@ from cfmlc_jax import files, weights_folder
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.json_types import FormatError
-from cfmlc_jax.results.predictions import Prediction
+from cfmlc_jax.results.predictions import COMBINED, Prediction
 
 FILE = "thresholds.json"
 # Raised when older versions would read the file wrongly.
@@ -95,6 +95,12 @@ class Thresholds:
                 wrong = [value for value in values if not 0 <= value <= 1]
                 if wrong:
                     raise FormatError(f"{here} has {wrong[0]}, which is not a probability")
+
+
+def of_class(thresholds: Thresholds | None, label: int) -> float:
+    """The threshold of one class for the combined prediction of the averaged weights; 0.5 without fitted ones."""
+    chosen = None if thresholds is None else thresholds.of("average", COMBINED)
+    return FIXED if chosen is None else float(chosen[label])
 
 
 def read(checkpoint: Path, class_names: Sequence[str] | None) -> Thresholds | None:
