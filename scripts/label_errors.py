@@ -1,10 +1,10 @@
 """How many labels that were flipped on purpose are found: digit scenes, out-of-sample scores, cleanlab.
 
-    python scripts/label_errors.py [--scenes=3000] [--flipped=0.05] [--workdir=runs/label_errors] [FLAG=VALUE …]
+    python scripts/label_errors.py [--scenes=6000] [--flipped=0.05] [--workdir=runs/label_errors] [FLAG=VALUE …]
 
 Writes the scenes as images of one's own in two halves, and flips labels: a share of the present ones is removed, and as
-many absent ones are added. Trains configs/scenes.py:whole on each half and scores the other
-(python -m cfmlc_jax.decisions scores), so that every scene is scored by a classifier that has not seen its labels. Prints
+many absent ones are added. Trains configs/scenes.py:exclusive on each half and scores the other,
+so that every scene is scored by a classifier that has not seen its labels. Prints
 a Markdown table of what is found, and writes it to WORKDIR/table.md. Finished runs are not repeated. Further arguments
 are flags of python -m cfmlc_jax.main. Needs pip install cleanlab.
 Exit code 1: a run failed and printed why.
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     cli.tolerate_every_name()
     parser = cli.Parser(prog="scripts/label_errors.py", description=__doc__)
-    parser.add_argument("--scenes", type=cli.whole_number(20), default=3000)
+    parser.add_argument("--scenes", type=cli.whole_number(20), default=6000)
     parser.add_argument("--flipped", type=_share, default=0.05, metavar="SHARE", help="of the present labels")
     parser.add_argument("--workdir", type=Path, default=Path("runs/label_errors"))
     try:
@@ -81,7 +81,7 @@ def _measure(scenes, share, workdir, further):
         _write(data, source, noisy, {"train": _half(scenes, half), "val": _half(scenes, other)})
         if not (run / "report" / "index.html").exists():
             place = f"--config.data.root={data}"
-            _python("cfmlc_jax.main", f"--config={CONFIG}:whole", *FIXED, place, f"--workdir={run}", *further)
+            _python("cfmlc_jax.main", f"--config={CONFIG}:exclusive", *FIXED, place, f"--workdir={run}", *further)
         out = workdir / f"scores_{other}.npz"
         if not out.exists():
             _python("cfmlc_jax.decisions", "scores", str(run), "--batch_size=100", f"--out={out}")
@@ -145,8 +145,7 @@ def cleanlab_issues(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     except ImportError as error:
         raise InputError("cleanlab is not installed; pip install cleanlab") from error
     listed = [np.flatnonzero(row).tolist() for row in labels]
-    issues = filters.find_multilabel_issues_per_class(listed, scores.astype(np.float64), n_jobs=1)
-    return np.stack(list(issues), axis=1) if isinstance(issues, list) else np.asarray(issues)
+    return np.asarray(filters.find_multilabel_issues_per_class(listed, scores.astype(np.float64), n_jobs=1))
 
 
 if __name__ == "__main__":

@@ -197,6 +197,7 @@ def test_only_process_0_writes_the_evaluation_after_training(
         step_memory=None,
         standing=SimpleNamespace(close=lambda: None),
         evaluation=None,
+        validation=None,
     )
     config = configs.default()
     config.evaluate.checkpoint, config.data.test_splits = which, ("test",)

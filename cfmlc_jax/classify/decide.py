@@ -11,6 +11,7 @@ from cfmlc_jax.classify import deconfound, memory, plan, scoring
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.scoring import Score
 from cfmlc_jax.data.sources import Source
+from cfmlc_jax.data.sources.checks import class_counts
 from cfmlc_jax.errors import InputError, WriteError
 from cfmlc_jax.metrics import fitted_thresholds
 from cfmlc_jax.results import thresholds as files_of_thresholds
@@ -61,6 +62,26 @@ def fit(
             attention=False,
         )
     return fitted(config, scores, source.class_names, rates)
+
+
+def after_training(
+    config, parts: Parts, score: Score, model: dict, sources: Mapping[str, Source], poll: Callable[[], None]
+) -> Thresholds | None:
+    """The thresholds of a trained model, as in `fit`; None if the configuration asks for none.
+
+    Args:
+        config: of the run.
+        parts: of the classifier.
+        score: with or without counterfactuals.
+        model: of the checkpoint that is evaluated.
+        sources: by split; "train" and `config.data.val_split` are among them.
+        poll: as in `fit`.
+    """
+    if config.evaluate.thresholds == "fixed":
+        return None
+    training = sources["train"]
+    rates = class_counts(training) / len(training)
+    return fit(config, parts, score, model, sources[config.data.val_split], rates=rates, poll=poll)
 
 
 def fitted(
@@ -127,11 +148,13 @@ def lines(thresholds: Thresholds) -> list[str]:
     return told
 
 
-def keep(checkpoint: Path, thresholds: Thresholds, print_line: Callable[[str], None]) -> None:
-    """Write thresholds into the folder of a checkpoint, on the first process, and print them in words.
+def keep(checkpoint: Path, thresholds: Thresholds | None, print_line: Callable[[str], None]) -> None:
+    """Write thresholds, if there are any, into the folder of a checkpoint, on the first process, and print them in words.
 
     A checkpoint that cannot be written is reported, not an error: the thresholds of this evaluation are known.
     """
+    if thresholds is None:
+        return
     if jax.process_index() == 0:
         try:
             files_of_thresholds.write(checkpoint, thresholds)

@@ -28,7 +28,6 @@ from cfmlc_jax.engine.plan import Memory
 from cfmlc_jax.engine.run import Run, RunOptions
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 from cfmlc_jax.optim import frozen
-from cfmlc_jax.results.thresholds import Thresholds
 
 NO_IMAGES = np.array([], np.int32)
 
@@ -91,10 +90,10 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
     )
     with writing:
         model = read_model(chosen, training.system.split(run.abstract.learned)[0])
-        thresholds = None
-        if config.evaluate.thresholds != "fixed":
-            thresholds = training.thresholds(model, output.poll)
-            decide.keep(chosen, thresholds, output.print_line)
+        thresholds = decide.after_training(
+            config, training.parts, training.validation, model, sources, output.poll
+        )
+        decide.keep(chosen, thresholds, output.print_line)
         return evaluate.full_evaluation(
             config,
             Classifier(training.parts, model, sources["train"].class_names, chosen.name, thresholds),
@@ -137,7 +136,7 @@ class _Training:
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
         self.evaluation = scoring.for_evaluation(config, self.parts)
         # Without counterfactuals one program is enough for both.
-        self._validation = (
+        self.validation = (
             scoring.for_validation(config, self.parts) if config.effect.kinds else self.evaluation
         )
         self._unreadable = {
@@ -191,7 +190,7 @@ class _Training:
         views = scoring.views_of(self.parts, self._config.evaluate.batch_size)
         scores = {"evaluation": self.evaluation}
         if not run.finished:
-            scores["validation"] = self._validation
+            scores["validation"] = self.validation
         for activity, score in scores.items():
             with memory.needed_for(activity, self._config, "evaluate"):
                 traced = score.trace(model["average"], model["mean_colour"], views)
@@ -229,11 +228,11 @@ class _Training:
             yield batch
 
     def _measure(self, model, poll):
-        need = functools.partial(plan.scoring_memory, self._config, self.parts, self._validation)
+        need = functools.partial(plan.scoring_memory, self._config, self.parts, self.validation)
         with memory.needed_for("validation", self._config, "evaluate", need):
             scores, _ = scoring.score_readable(
                 self.parts,
-                self._validation,
+                self.validation,
                 model,
                 self._val_source,
                 batch_size=self._config.evaluate.batch_size,
@@ -245,18 +244,6 @@ class _Training:
             name: self.task.validation(scored.logits["combined"], scored.labels)
             for name, scored in scores.items()
         }
-
-    def thresholds(self, model, poll) -> Thresholds:
-        """The thresholds of a checkpoint's model, fitted on the validation split."""
-        return decide.fit(
-            self._config,
-            self.parts,
-            self._validation,
-            model,
-            self._val_source,
-            rates=class_counts(self._train_source) / len(self._train_source),
-            poll=poll,
-        )
 
     def _notes(self):
         return [f"{split}: {line}" for split, images in self._unreadable.items() for line in images.report()]

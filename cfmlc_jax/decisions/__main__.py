@@ -33,8 +33,9 @@ from cfmlc_jax import files, processes
 from cfmlc_jax.classify import build, decide, deconfound, opening, scoring, tasks
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.clusters import detect
-from cfmlc_jax.data.sources import Filed, Source
+from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.checks import class_counts
+from cfmlc_jax.data.sources.files import Filed
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.decisions import scores_file
 from cfmlc_jax.engine import compilation

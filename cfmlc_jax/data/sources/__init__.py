@@ -41,15 +41,6 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Filed(Protocol):
-    """A source whose records are image files."""
-
-    @property
-    def files(self) -> list[str]:
-        """The paths of the n images."""
-
-
-@runtime_checkable
 class MechanismSource(Source, Protocol):
     """A source of images whose mechanisms (shape, texture, background) have a label each; `labels` are the shape's.
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,15 @@ from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import BucketError, InputError
 
 _RIGHTS = "grant permission to list it"
+
+
+@runtime_checkable
+class Filed(Protocol):
+    """A source whose records are image files."""
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the n images."""
 
 
 class FileSource:

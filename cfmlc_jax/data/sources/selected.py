@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfmlc_jax.data.sources import Filed, Record, Source
+from cfmlc_jax.data.sources import Record, Source
 from cfmlc_jax.data.sources.boxes import Boxed, Boxes
+from cfmlc_jax.data.sources.files import Filed
 
 
 class Selected:
