@@ -18,7 +18,7 @@ from cfmlc_jax.classify import build, evaluate, opening
 from cfmlc_jax.decisions import __main__ as command
 from cfmlc_jax.decisions import scores_file
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.export import about
+from cfmlc_jax.export import about, folder
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.results import read, thresholds
 from cfmlc_jax.results.predictions import COMBINED
@@ -79,7 +79,7 @@ def photos(run):
     return sorted(str(path) for path in (run.parent / "photos").glob("val*.png"))
 
 
-def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path, monkeypatch):
+def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path):
     before = cfmlc_jax.load(run, batch_size=8)
     np.testing.assert_array_equal(before.thresholds, np.full(3, 0.5, np.float32))
     assert command.main(["thresholds", str(run), "--batch_size=8"]) == 0
@@ -113,8 +113,11 @@ def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path, monkeypatch)
     )
     assert all(len(json.loads(line)["labels"]) == 3 for line in capsys.readouterr().out.splitlines())
     # An exported file
-    document = about.about(opening.open(run, batch_size=8), weights="average", alpha=0.5)
+    opened = opening.open(run, batch_size=8)
+    document = about.about(opened, weights="average", alpha=0.5)
     assert (document["thresholds"], document["thresholds_by"]) == (chosen.tolist(), "best F1 on val")
+    folder.write(tmp_path / "exported", opened, "average", document)
+    np.testing.assert_array_equal(cfmlc_jax.load(tmp_path / "exported", batch_size=8).thresholds, chosen)
     # Evaluation, report
     (run / "report").mkdir()
     evaluate.evaluate_checkpoint(run / "checkpoints" / "4", None, run / "report", print)
