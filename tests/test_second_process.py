@@ -128,6 +128,7 @@ OPENED = SimpleNamespace(
     class_counts=None,
     num_classes=2,
     thresholds=None,
+    predicts_as_trained=True,
     config=SimpleNamespace(
         task="multi_label",
         data=SimpleNamespace(test_splits=("test",), val_split="val", source="scenes"),

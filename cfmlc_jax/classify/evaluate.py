@@ -164,7 +164,12 @@ def _thresholds(
         rates=None if training.labels is None else training.labels.mean(axis=0),
         poll=output.poll,
     )
-    decide.keep(opened.path, thresholds, output.print_line)
+    if opened.predicts_as_trained:
+        decide.keep(opened.path, thresholds, output.print_line)
+    else:
+        output.print_line(
+            f"thresholds: {thresholds.title}; not kept, because the configuration predicts otherwise than the checkpoint's"
+        )
     return thresholds
 
 
