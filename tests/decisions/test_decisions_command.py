@@ -145,7 +145,7 @@ def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path):
 def test_thresholds_are_of_the_predictions_that_they_were_fitted_to(fitted):
     own = opening.open(fitted)
     assert own.thresholds == stored(fitted)
-    other = configs.replaced(own.config, {"method": "pat_i"})
+    other = configs.from_json(configs.to_json(own.config) | {"method": "pat_i"})
     assert opening.open(fitted, other).thresholds is None
     # A larger batch or another rule predicts the same.
     same = configs.replaced(own.config, {"evaluate.batch_size": 16, "evaluate.thresholds": "rate"})
