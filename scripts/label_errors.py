@@ -81,7 +81,9 @@ def _measure(scenes, share, workdir, further):
         _write(data, source, noisy, {"train": _half(scenes, half), "val": _half(scenes, other)})
         if not (run / "report" / "index.html").exists():
             place = f"--config.data.root={data}"
-            _python("cfmlc_jax.main", f"--config={CONFIG}:exclusive", *FIXED, place, f"--workdir={run}", *further)
+            _python(
+                "cfmlc_jax.main", f"--config={CONFIG}:exclusive", *FIXED, place, f"--workdir={run}", *further
+            )
         out = workdir / f"scores_{other}.npz"
         if not out.exists():
             _python("cfmlc_jax.decisions", "scores", str(run), "--batch_size=100", f"--out={out}")
