@@ -301,7 +301,8 @@ def test_data_that_cannot_be_used(command, own_images, kind, words):
 
 
 def test_train_then_evaluate_again(command, tmp_path):
-    code, out, err = command(TINY)
+    fitting = (TINY, "--config.evaluate.thresholds=f1")
+    code, out, err = command(*fitting)
     assert code == 0, err
     assert "positives per class" in out
     assert "ETA" in err
@@ -320,6 +321,12 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert set(results["test_iid"]["average"]["thresholds"]["combined"]["0.50"]) == {
         "CP", "CR", "CF1", "OP", "OR", "OF1",
     }  # fmt: skip
+    (kept,) = {path.parent for path in run.rglob("checkpoints/*/thresholds.json")}
+    assert f"evaluating {kept.name}, the best step" in out
+    assert "thresholds: best F1 on val, 40 images" in out
+    decided = results["test_iid"]["average"]["decisions"]
+    assert (decided["title"], decided["split"]) == ("best F1 on val", "val")
+    assert set(decided["predictions"]) == {"whole", "patch", "combined"}
     table = (run / "report" / "per_class_test_iid_average.csv").read_text().splitlines()
     assert len(table) == 11
     with np.load(run / "report" / "scores_test_iid_weights.npz") as scores:
@@ -330,13 +337,12 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert [line["step"] for line in steps if "train/loss" in line] == list(range(3, 40, 3))
     assert [line["epoch"] for line in steps if "epoch" in line] == [1, 2]
     # It is finished: the same command only evaluates again.
-    code, out, _ = command(TINY)
+    code, out, _ = command(*fitting)
     assert code == 0
     assert "resuming at step 40 of 40" in out
     assert json.loads((run / "report" / "results.json").read_text()) == results
     # A checkpoint alone, taken away from its run, is enough.
-    best = next(iter(sorted((run / "checkpoints").iterdir())))
-    shutil.move(best, tmp_path / "my_model")
+    shutil.move(kept, tmp_path / "my_model")
     arguments = ("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")
     (tmp_path / "elsewhere" / "report").mkdir(parents=True)
     with lock.held(tmp_path / "elsewhere" / "report", "evaluating"):
@@ -345,6 +351,8 @@ def test_train_then_evaluate_again(command, tmp_path):
     with lock.held(tmp_path / "elsewhere", "training"):
         code, out, err = command(*arguments)
     assert code == 0, err
+    again = json.loads((tmp_path / "elsewhere" / "report" / "results.json").read_text())
+    assert again["test_iid"]["average"]["decisions"] == decided
     assert (tmp_path / "elsewhere" / "report" / "results.md").exists()
     assert out.splitlines()[-1] == f"report {Path('elsewhere', 'report', 'index.html')}"
     # Another null and other strengths need no training; another model is refused.

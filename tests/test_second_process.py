@@ -13,9 +13,12 @@ import pytest
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock, main
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.classify import evaluate, train
+from cfmlc_jax.classify import decide, evaluate, train
 from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.errors import RunError
+from cfmlc_jax.results import thresholds
+from cfmlc_jax.results.predictions import COMBINED
+from cfmlc_jax.results.thresholds import Thresholds
 
 
 @pytest.fixture
@@ -124,8 +127,12 @@ OPENED = SimpleNamespace(
     class_names=["a", "b"],
     class_counts=None,
     num_classes=2,
+    thresholds=None,
+    predicts_as_trained=True,
     config=SimpleNamespace(
-        task="multi_label", data=SimpleNamespace(test_splits=("test",), val_split="val", source="scenes")
+        task="multi_label",
+        data=SimpleNamespace(test_splits=("test",), val_split="val", source="scenes"),
+        evaluate=SimpleNamespace(thresholds="fixed"),
     ),
 )
 
@@ -145,6 +152,20 @@ def test_only_process_0_writes_the_evaluation_of_a_checkpoint(
     evaluate.evaluate_checkpoint(tmp_path / "7", None, tmp_path / "report", print)
     ((_, output, _),) = evaluated
     assert output.folder == (None if process else tmp_path / "report")
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_process_0_keeps_thresholds(tmp_path, second, process):
+    fitted = Thresholds("f1", "val", 3, ["a", "b"], {"average": {COMBINED: [0.25, 0.75]}})
+    if process:
+        second()
+    lines = []
+    decide.keep(tmp_path, fitted, lines.append)
+    assert (thresholds.read(tmp_path, ["a", "b"]) is None) == bool(process)
+    assert lines == ["thresholds: best F1 on val, 3 images"]
+    # A checkpoint that is gone, or may not be written, does not end the evaluation.
+    decide.keep(tmp_path / "gone", fitted, lines.append)
+    assert any("thresholds are not kept" in line for line in lines) == (not process)
 
 
 class EndedRun:
@@ -177,6 +198,7 @@ def test_only_process_0_writes_the_evaluation_after_training(
         step_memory=None,
         standing=SimpleNamespace(close=lambda: None),
         evaluation=None,
+        validation=None,
     )
     config = configs.default()
     config.evaluate.checkpoint, config.data.test_splits = which, ("test",)

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,37 @@ import numpy as np
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.classify import boxes, build, deconfound, examples, memory, opening, plan, scoring, tasks
+from cfmlc_jax.classify import (
+    boxes,
+    build,
+    decide,
+    deconfound,
+    examples,
+    gallery,
+    memory,
+    opening,
+    plan,
+    scoring,
+    tasks,
+)
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.classify.scoring import Score
 from cfmlc_jax.classify.tasks import Task
+from cfmlc_jax.data.identity import identity
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.boxes import Boxes
+from cfmlc_jax.data.sources.checks import class_rates
 from cfmlc_jax.data.sources.selected import Selected
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.metrics import average_precision
 from cfmlc_jax.results import evidence, read
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE
+from cfmlc_jax.results.thresholds import Thresholds
 
 # More patches than a map of 16 × 16 cells has: the attention of every image is not kept, only its pivots.
 MOST_KEPT = 256
@@ -42,12 +58,14 @@ class Classifier:
     model: {"variables", "average", "mean_colour"}.
     class_names: in label order.
     checkpoint: the name of its checkpoint, for the report.
+    thresholds: above which probabilities its classes count as present; None: 0.5.
     """
 
     parts: Parts
     model: dict
     class_names: Sequence[str]
     checkpoint: str
+    thresholds: Thresholds | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,7 @@ def evaluate_checkpoint(
     Raises:
         InputError: the checkpoint cannot be read, or its model or classes differ from the configuration's.
     """
+    keep_stored = config is None
     opened = opening.open(path, config)
     config = opened.config
     configs.require_splits(config.data)
@@ -108,17 +127,51 @@ def evaluate_checkpoint(
     training = _training_split(opened, sources, class_names, print_line)
     # A single process ends at SIGTERM by itself. With several processes, jax.distributed catches the signal.
     preemption = hooks.Preemption()
-    return full_evaluation(
-        config,
-        Classifier(opened.parts, opened.model, class_names, opened.path.name),
-        sources,
-        training,
-        Output.of_this_process(
-            folder,
-            print_line,
-            lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
-        ),
+    output = Output.of_this_process(
+        folder,
+        print_line,
+        lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
     )
+    thresholds = _thresholds(opened, sources, training, output, keep_stored=keep_stored)
+    classifier = Classifier(opened.parts, opened.model, class_names, opened.path.name, thresholds)
+    return full_evaluation(config, classifier, sources, training, output)
+
+
+def _thresholds(
+    opened: Opened, sources, training: TrainingSplit, output: Output, *, keep_stored: bool
+) -> Thresholds | None:
+    """The thresholds of a checkpoint: those that it has, or else those that its configuration asks for, fitted now.
+
+    `keep_stored`: also if they are by another rule than the configuration's.
+    """
+    config, stored = opened.config, opened.thresholds
+    is_wanted = stored is not None and (keep_stored or decide.matches(config, stored))
+    if is_wanted or config.evaluate.thresholds == "fixed":
+        for line in [] if stored is None else decide.lines(stored):
+            output.print_line(line)
+        return stored
+    split = config.data.val_split
+    source = sources.get(split) or build.open_sources(config, (split,), output.print_line)[split]
+    if config.evaluate.thresholds == "rate" and training.labels is None:
+        raise InputError(
+            f"config.evaluate.thresholds 'rate' needs the labels of the training split, but {training.missing}; use 'f1'"
+        )
+    thresholds = decide.fit(
+        config,
+        opened.parts,
+        scoring.for_validation(config, opened.parts),
+        opened.model,
+        source,
+        rates=None if training.labels is None else class_rates(training.labels),
+        poll=output.poll,
+    )
+    if opened.predicts_as_trained:
+        decide.keep(opened.path, thresholds, output.print_line)
+    else:
+        output.print_line(
+            f"thresholds: {thresholds.title}; not kept, because the configuration predicts otherwise than the checkpoint's"
+        )
+    return thresholds
 
 
 def _training_split(opened: Opened, sources, class_names, print_line) -> TrainingSplit:
@@ -201,16 +254,17 @@ def full_evaluation(
         training_labels=training.labels,
         class_counts=training.class_counts,
         num_classes=len(classifier.class_names),
+        thresholds=classifier.thresholds,
     )
     evaluation = _Evaluation(config, classifier, task, output, score)
-    results, shown_examples = {}, {}
+    results, shown = {}, _Shown()
     for split, source in sources.items():
-        results[split], shown_examples[split] = evaluation.split(split, source)
+        results[split] = evaluation.split(split, source, shown)
     summary = task.summary(results)
     if output.folder is not None:
         evidence.write(
             output.folder / evidence.FILE,
-            _evidence(config, classifier, task, training.missing or _why_missing(config), shown_examples),
+            _evidence(config, classifier, task, training.missing or _why_missing(config), shown),
         )
         by_split = {split: split_results.to_json() for split, split_results in results.items()}
         files.write_text(output.folder / read.RESULTS, json.dumps(by_split, indent=1) + "\n")
@@ -218,6 +272,15 @@ def full_evaluation(
         files.write_text(output.folder / "results.md", text)
     output.print_line(f"\n{summary}")
     return results
+
+
+@dataclass
+class _Shown:
+    """What the report shows of the splits, by split: fields of `Evidence`."""
+
+    examples: dict[str, dict[str, list[evidence.Example]]] = field(default_factory=dict)
+    gallery: dict[str, evidence.Gallery] = field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class _Evaluation:
@@ -230,15 +293,15 @@ class _Evaluation:
         self._keeps_attention = boxes_of_patches is not None and len(boxes_of_patches) <= MOST_KEPT
         self._model = deconfound.with_tau_norm(classifier.model, config.model.dot_product.tau_norm)
 
-    def split(self, split: str, source: Source) -> tuple[Any, dict[str, list[evidence.Example]]]:
-        """The results and the examples of a split. Writes its scores and per-class tables."""
+    def split(self, split: str, source: Source, shown: _Shown) -> Any:
+        """The results of a split. Writes its scores and per-class tables, and adds what the report shows of it."""
         parts, config, class_names = self._classifier.parts, self._config, self._classifier.class_names
         scores, source = self._scores(split, source)
         self._write(split, scores)
         self._output.poll()
         split_boxes = self._boxes(split, source)
         results = self._task.results(config, scores, split_boxes, parts.boxes(), class_names)
-        shown = examples.choose(
+        shown.examples[split] = examples.choose(
             scores[AVERAGE],
             source,
             split_boxes,
@@ -246,7 +309,22 @@ class _Evaluation:
             exif=config.data.exif,
             task=self._task,
         )
-        return results, shown
+        shown.images[split] = identity(source)
+        # Only the first process writes the report, and reads pictures for it.
+        if config.task == "multi_label" and self._output.folder is not None:
+            shown.gallery[split] = self._gallery(scores[AVERAGE], source)
+        return results
+
+    def _gallery(self, scores: Scores, source: Source) -> evidence.Gallery:
+        combined = scores.logits["combined"]
+        return gallery.choose(
+            self._task.probabilities(combined),
+            scores.labels,
+            average_precision(combined, scores.labels, "sklearn"),
+            source,
+            exif=self._config.data.exif,
+            poll=self._output.poll,
+        )
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:
         print_line = self._output.print_line
@@ -310,7 +388,7 @@ def _why_missing(config):
     return SINGLE_LABEL if config.task == "single_label" else ""
 
 
-def _evidence(config, classifier: Classifier, task: Task, missing: str, shown_examples) -> Evidence:
+def _evidence(config, classifier: Classifier, task: Task, missing: str, shown: _Shown) -> Evidence:
     return Evidence(
         config=configs.to_json(config),
         checkpoint=classifier.checkpoint,
@@ -319,7 +397,10 @@ def _evidence(config, classifier: Classifier, task: Task, missing: str, shown_ex
         missing=missing,
         class_counts=task.class_counts,
         patch_boxes=_relative_boxes(classifier.parts),
-        examples=shown_examples,
+        examples=shown.examples,
+        gallery=shown.gallery,
+        images=shown.images,
+        thresholds=classifier.thresholds,
     )
 
 

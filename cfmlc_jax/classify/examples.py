@@ -99,7 +99,7 @@ class _Examples:
             labels=np.flatnonzero(self.scores.labels[index] > 0).tolist(),
             width=image.width,
             height=image.height,
-            jpeg=_jpeg(image),
+            jpeg=jpeg(image, quality=82),
             classes=[self._example_class(index, k, probabilities[k]) for k in classes],
         )
 
@@ -118,7 +118,8 @@ class _Examples:
         )
 
 
-def _jpeg(image):
+def jpeg(image: Image.Image, *, quality: int) -> str:
+    """The image as the base64 text of a JPEG file."""
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=82, optimize=True)
+    image.save(data, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(data.getvalue()).decode("ascii")

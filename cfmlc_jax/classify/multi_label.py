@@ -17,6 +17,7 @@ from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.multi_label import Findings, MultiLabelResults
 from cfmlc_jax.results.scores import Scores
 from cfmlc_jax.results.split import AVERAGE, RuleOfThumb
+from cfmlc_jax.results.thresholds import Thresholds
 
 DECORRELATED = "mAP_decorrelated"
 
@@ -26,13 +27,21 @@ class MultiLabel:
 
     Args:
         training_labels: [n, k], for co-occurrence in training; None: it is not reported.
+        thresholds: above which the classes count as present, beside 0.5; None: 0.5 alone.
         val_share: below 1: validation has "mAP_decorrelated", of images with weights that make their labels independent
             of each other (`causal.decorrelation`), with this effective sample size / number; it is the selection.
     """
 
     class_counts = None
 
-    def __init__(self, training_labels: np.ndarray | None, val_share: float = 1.0):
+    def __init__(
+        self,
+        training_labels: np.ndarray | None,
+        thresholds: Thresholds | None = None,
+        *,
+        val_share: float = 1.0,
+    ):
+        self._thresholds = thresholds
         self.training = None if training_labels is None else _training(training_labels)
         # "mAP_voc" is what the reference's training uses.
         self.selection = "mAP_voc" if val_share == 1 else DECORRELATED
@@ -94,6 +103,9 @@ class MultiLabel:
             intervals=intervals,
             context=context,
             localization=_localization(config, scores, boxes, patch_boxes, class_names),
+            decisions=None
+            if self._thresholds is None
+            else multi_label.decisions(scores, AVERAGE, self._thresholds),
             rule_of_thumb=None if scores.cosine is None else RuleOfThumb(**rule_of_thumb(scores.cosine)),
         )
 

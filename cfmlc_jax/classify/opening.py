@@ -12,6 +12,8 @@ from cfmlc_jax.classify import build
 from cfmlc_jax.classify.build import Parts
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models.layers import normalise
+from cfmlc_jax.results import thresholds as files_of_thresholds
+from cfmlc_jax.results.thresholds import Thresholds
 
 # (branches in training, branches in evaluation) where evaluation has fewer, and the branches to rename. "self"
 # uses the scores of patches as their attention too; "none" scores patches by the whole-image branch.
@@ -39,10 +41,21 @@ class Opened:
         class_names: in label order; None for a converted checkpoint without class names.
         class_counts: training images [k] of each class; None if the checkpoint does not hold them.
         parts: built from `config`.
+        predicts_as_trained: `config` predicts as the checkpoint's own configuration does.
     """
 
-    def __init__(self, path: Path, config, meta: dict, parts: Parts, branches: tuple[str, str]):
+    def __init__(
+        self,
+        path: Path,
+        config,
+        meta: dict,
+        parts: Parts,
+        branches: tuple[str, str],
+        *,
+        predicts_as_trained: bool = True,
+    ):
         self.path, self.config, self.parts = path, config, parts
+        self.predicts_as_trained = predicts_as_trained
         self.num_classes = checkpoints.num_classes(meta)
         self.class_names: list[str] | None = meta["class_names"]
         self.class_counts: list[int] | None = meta.get("class_counts")
@@ -61,6 +74,19 @@ class Opened:
         names = _FEWER[self._branches]
         arrays = checkpoints.read_part(self.path, _renamed(abstract, names))
         return _renamed(arrays, {stored: wanted for wanted, stored in names.items()})
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds that were fitted to the checkpoint.
+
+        None if there are none, for the single-label task, or if `config` predicts otherwise than they were fitted to.
+
+        Raises:
+            InputError: their file is damaged, or of other classes.
+        """
+        if self.config.task == "single_label" or not self.predicts_as_trained:
+            return None
+        return files_of_thresholds.read(self.path, self.class_names)
 
 
 def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: bool = False) -> Opened:
@@ -93,11 +119,13 @@ def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: 
     checkpoints.require_head(path, meta)
     config = stored if config is None else _with_normalisation_of(stored, config)
     branches = _require_same_model(path, stored, config)
+    alike = _prediction_fields(stored) == _prediction_fields(config)
     if batch_size is not None:
         config = _on_these_devices(config, batch_size)
     if in_float32:
         config = configs.replaced(config, {"model.dtype": "float32"})
-    return Opened(path, config, meta, build.create(config, checkpoints.num_classes(meta)), branches)
+    parts = build.create(config, checkpoints.num_classes(meta))
+    return Opened(path, config, meta, parts, branches, predicts_as_trained=alike)
 
 
 def _with_normalisation_of(stored, config):
@@ -138,6 +166,13 @@ def _model_fields(config):
         "patches.map": configs.patch_map(config),
         "patches.pooling": config.patches.pooling,
     }
+
+
+def _prediction_fields(config):
+    """The fields that determine the factual predictions of an image, besides the model."""
+    fields = configs.flat(configs.to_json(config))
+    sections = ("method", "patches.", "views.", "data.exif")
+    return {name: value for name, value in fields.items() if name.startswith(sections)}
 
 
 def _renamed(tree, names):

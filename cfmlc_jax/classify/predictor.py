@@ -15,9 +15,11 @@ from cfmlc_jax.classify import deconfound, opening, scoring, tasks
 from cfmlc_jax.classify.update import in_unit_range
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.models import catalogue
+from cfmlc_jax.results import thresholds as files_of_thresholds
 from cfmlc_jax.results.predictions import HEADS, Prediction, null_name
+from cfmlc_jax.results.thresholds import FIXED
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,16 @@ class Predictor:
     Args:
         path: a checkpoint, or the workdir of a run for its best checkpoint.
         weights: "weights" (raw) or "average" (EMA).
+        thresholds: a file of thresholds to use instead of the checkpoint's; None: the checkpoint's.
         prediction: the requested prediction.
         with_effect: compute the direct effect even if the prediction does not need it: the effect of the pivot
             patch, or of the whole image if the patches are cells of a map.
         batch_size: images per call, rounded up to a multiple of the devices.
 
     Attributes:
+        thresholds: float32 [k], above which a class is present: fitted to the checkpoint's prediction, else 0.5;
+            None for the single-label task, whose most probable class is the prediction.
+        decided_by: where the thresholds come from, in words; "" if they are 0.5 because there are none.
         batch_size: the maximal number of images per call; a call with fewer takes as long.
         class_names: the k classes.
         to_views: the checkpoint's transform for evaluation.
@@ -62,7 +68,14 @@ class Predictor:
     """
 
     def __init__(
-        self, path: Path, *, weights: str, prediction: Prediction, with_effect: bool, batch_size: int
+        self,
+        path: Path,
+        *,
+        weights: str,
+        prediction: Prediction,
+        with_effect: bool,
+        batch_size: int,
+        thresholds: Path | None = None,
     ):
         opened = opening.open(path, batch_size=batch_size)
         config, parts = opened.config, opened.parts
@@ -74,6 +87,7 @@ class Predictor:
         self.threads = parts.reading.threads
         self._mesh = parts.mesh
         self.single_label = config.task == "single_label"
+        self.thresholds, self.decided_by = _thresholds(opened, thresholds, weights, prediction)
         self._task = tasks.create(
             config, training_labels=None, class_counts=None, num_classes=opened.num_classes
         )
@@ -182,6 +196,35 @@ class Predictor:
         assert self._counterfactual is not None
         null = outputs[null_name(self._counterfactual)]
         return effects.total_direct_effect(outputs["combined"], null, alpha)
+
+
+def _thresholds(
+    opened: opening.Opened, path: Path | None, weights: str, prediction: Prediction
+) -> tuple[np.ndarray | None, str]:
+    """The thresholds of a prediction and where they come from; see `Predictor`.
+
+    Raises:
+        InputError: the file is damaged, of other classes, or has none for the prediction.
+    """
+    if opened.config.task == "single_label":
+        if path is not None:
+            raise InputError(
+                f"checkpoint {opened.path} is single-label: its most probable class is the prediction; omit --thresholds"
+            )
+        return None, ""
+    stored = opened.thresholds if path is None else files_of_thresholds.read_file(path, opened.class_names)
+    chosen = None if stored is None else stored.of(weights, prediction)
+    if path is not None and (chosen is None or len(chosen) != opened.num_classes):
+        raise InputError(
+            f"{printable(str(path))} has no thresholds of {weights!r} for prediction {prediction.name!r} and "
+            f"{opened.num_classes} classes; give --threshold=P"
+        )
+    if stored is None:
+        return np.full(opened.num_classes, FIXED, np.float32), ""
+    if chosen is None:
+        reason = f"0.5: thresholds were not fitted to {prediction.name!r}"
+        return np.full(opened.num_classes, FIXED, np.float32), reason
+    return chosen, stored.title
 
 
 def _require_prediction(path, config, prediction: Prediction, with_patches: bool, with_effect: bool):

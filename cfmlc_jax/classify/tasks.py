@@ -11,6 +11,7 @@ from cfmlc_jax.classify.single_label import SingleLabel
 from cfmlc_jax.data.sources.boxes import Boxes
 from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.scores import Scores
+from cfmlc_jax.results.thresholds import Thresholds
 
 
 class Task(Protocol):
@@ -69,7 +70,14 @@ class Task(Protocol):
         """Markdown tables of the raw and the averaged weights, all splits."""
 
 
-def create(config, *, training_labels: np.ndarray | None, class_counts, num_classes: int) -> Task:
+def create(
+    config,
+    *,
+    training_labels: np.ndarray | None,
+    class_counts,
+    num_classes: int,
+    thresholds: Thresholds | None = None,
+) -> Task:
     """The task of a configuration.
 
     Args:
@@ -78,9 +86,10 @@ def create(config, *, training_labels: np.ndarray | None, class_counts, num_clas
         class_counts: training images [k] of each class, for accuracy by shots; None: computed from the
             training labels, if there are any.
         num_classes: k.
+        thresholds: of the multi-label task; None: 0.5.
     """
     if config.task != "single_label":
-        return MultiLabel(training_labels, config.data.decorrelate.val_share)
+        return MultiLabel(training_labels, thresholds, val_share=config.data.decorrelate.val_share)
     if class_counts is None and training_labels is not None:
         class_counts = (training_labels > 0).sum(axis=0, dtype=np.int64)
     # NaN: a class whose count is unknown is in no shot group.

@@ -12,7 +12,7 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
-from cfmlc_jax.classify import build, evaluate, finetune, memory, plan, scoring, tasks
+from cfmlc_jax.classify import build, decide, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
@@ -89,14 +89,14 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
         else lock.held(output.folder, "evaluating", wait=_print_once(output.print_line))
     )
     with writing:
+        model = read_model(chosen, training.system.split(run.abstract.learned)[0])
+        thresholds = decide.after_training(
+            config, training.parts, training.validation, model, sources, output.poll
+        )
+        decide.keep(chosen, thresholds, output.print_line)
         return evaluate.full_evaluation(
             config,
-            Classifier(
-                training.parts,
-                read_model(chosen, training.system.split(run.abstract.learned)[0]),
-                sources["train"].class_names,
-                chosen.name,
-            ),
+            Classifier(training.parts, model, sources["train"].class_names, chosen.name, thresholds),
             {split: sources[split] for split in config.data.test_splits},
             TrainingSplit(sources["train"].labels, class_counts(sources["train"])),
             output,
@@ -136,7 +136,7 @@ class _Training:
         self.task = tasks.create(config, training_labels=None, class_counts=counts, num_classes=num_classes)
         self.evaluation = scoring.for_evaluation(config, self.parts)
         # Without counterfactuals one program is enough for both.
-        self._validation = (
+        self.validation = (
             scoring.for_validation(config, self.parts) if config.effect.kinds else self.evaluation
         )
         self._unreadable = {
@@ -193,7 +193,7 @@ class _Training:
         views = scoring.views_of(self.parts, self._config.evaluate.batch_size)
         scores = {"evaluation": self.evaluation}
         if not run.finished:
-            scores["validation"] = self._validation
+            scores["validation"] = self.validation
         for activity, score in scores.items():
             with memory.needed_for(activity, self._config, "evaluate"):
                 traced = score.trace(model["average"], model["mean_colour"], views)
@@ -231,11 +231,11 @@ class _Training:
             yield batch
 
     def _measure(self, model, poll):
-        need = functools.partial(plan.scoring_memory, self._config, self.parts, self._validation)
+        need = functools.partial(plan.scoring_memory, self._config, self.parts, self.validation)
         with memory.needed_for("validation", self._config, "evaluate", need):
             scores, _ = scoring.score_readable(
                 self.parts,
-                self._validation,
+                self.validation,
                 model,
                 self._val_source,
                 batch_size=self._config.evaluate.batch_size,

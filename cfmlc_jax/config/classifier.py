@@ -222,6 +222,11 @@ def _check_task(config):
             f"config.data.decorrelate is for task 'multi_label', not {config.task!r}, whose labels exclude each other; set "
             "effective_share and val_share to 1"
         )
+    if config.task != "multi_label" and config.evaluate.thresholds != "fixed":
+        raise InputError(
+            f"config.evaluate.thresholds {config.evaluate.thresholds!r} is for task 'multi_label', not {config.task!r}, "
+            "whose most probable class is the prediction; set it to 'fixed'"
+        )
     transform = config.views.transform
     needs_whole = {
         ("task", config.task): config.task == "single_label",

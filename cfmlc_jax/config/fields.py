@@ -12,6 +12,7 @@ from cfmlc_jax.data.sources.partial import UNMENTIONED
 from cfmlc_jax.data.views.transforms import TRANSFORMS
 from cfmlc_jax.engine import reporting
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.metrics.fitted_thresholds import RULES as THRESHOLD_RULES
 from cfmlc_jax.models.layers import normalise
 from cfmlc_jax.optim.build import OPTIMIZERS, SCHEDULES
 
@@ -200,6 +201,11 @@ def _evaluate() -> ConfigDict:
     # Checkpoint to evaluate after training. best: by the validation metric. last: for data whose validation
     # split is the test split.
     evaluate.checkpoint = "best"
+    # Task multi_label: above which probability a class counts as present. fixed: 0.5. The others are fitted for each
+    # class on the validation split, at the end of training: f1: the best F1; precision: the most images at a precision
+    # of at least `least_precision`; rate: as large a share of the images as the class has in training.
+    evaluate.thresholds = "fixed"
+    evaluate.least_precision = 0.9
     return evaluate
 
 
@@ -278,6 +284,7 @@ BOUNDS = {
     "train.patience": Bounds(1),
     "evaluate.batch_size": _BATCH,
     "evaluate.every": Bounds(1),
+    "evaluate.least_precision": Bounds(0, 1, open=True),
     "mesh.fsdp": Bounds(1),
 }
 
@@ -293,6 +300,7 @@ def _choices():
         "optim.sgd.schedule": SCHEDULES,
         "train.mask_with": NULL_KINDS,
         "evaluate.checkpoint": ("best", "last"),
+        "evaluate.thresholds": THRESHOLD_RULES,
     }
 
 
@@ -422,6 +430,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("train.mask_with",), config.train.mask_rate > 0),
         Use(("train.removal.from_epoch", "train.removal.exchange"), config.train.removal.rate > 0),
         Use(("train.patience",), config.train.early_stop),
+        Use(("evaluate.least_precision",), config.evaluate.thresholds == "precision"),
         *report_uses(config),
     ]
 

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
+
 import cfmlc_jax
 from cfmlc_jax import config as configs
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.data.views.crops import AreaCrop
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.export import graph
-from cfmlc_jax.results.multi_label import THRESHOLD
+from cfmlc_jax.results.predictions import COMBINED
+from cfmlc_jax.results.thresholds import FIXED
 
 # Raised when programs that read the document must change.
 FORMAT = 1
@@ -27,6 +30,7 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
       probable class is the prediction.
     - "preprocessing": `preprocessing`.
     - "outputs": what each output is, by name.
+    - "thresholds_by": how they were fitted, in words; null: 0.5 because they were not.
     - "prediction": the output that the thresholds are for.
     - "patch_boxes": left, top, right, bottom of the p patches, pixels of the prepared image; null without patches.
     - "model", "head", "task", "weights", "cfmlc_jax" (the version) and "format": where it comes from.
@@ -39,6 +43,8 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
     config, boxes = opened.config, opened.parts.boxes()
     single_label = config.task == "single_label"
     names = class_names(opened)
+    stored = opened.thresholds
+    thresholds = None if stored is None else stored.of(weights, COMBINED)
     return {
         "format": FORMAT,
         "cfmlc_jax": cfmlc_jax.__version__,
@@ -49,11 +55,16 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
         "weights": weights,
         "class_names": names,
         "prediction": "combined",
-        "thresholds": None if single_label else [THRESHOLD] * len(names),
+        "thresholds": None if single_label else _listed(thresholds, len(names)),
+        "thresholds_by": None if stored is None or thresholds is None else stored.title,
         "preprocessing": preprocessing(opened.parts.transforms["evaluate"]),
         "outputs": graph.described(opened, alpha),
         "patch_boxes": None if boxes is None else [list(box) for box in boxes],
     }
+
+
+def _listed(thresholds: np.ndarray | None, classes: int) -> list[float]:
+    return [FIXED] * classes if thresholds is None else thresholds.tolist()
 
 
 def preprocessing(transform: Transform) -> dict[str, Any]:

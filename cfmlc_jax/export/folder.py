@@ -36,6 +36,7 @@ def write(path: Path, opened: Opened, weights: str, about: Mapping[str, Any]) ->
         RunError: other arrays were read back.
     """
     meta = checkpoints.read_meta(opened.path)
+    thresholds = opened.thresholds
     model = {
         "average": opened.model["average" if weights == "average" else "variables"],
         "mean_colour": opened.model["mean_colour"],
@@ -51,6 +52,7 @@ def write(path: Path, opened: Opened, weights: str, about: Mapping[str, Any]) ->
             "config": documents.without_paths(meta["config"]),
             "class_names": opened.class_names,
             "about": dict(about),
+            **({} if thresholds is None else {"thresholds": thresholds.to_json()}),
         },
         card=card(opened, about, metrics(opened.path)),
     )

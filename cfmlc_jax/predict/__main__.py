@@ -6,7 +6,8 @@
 For every image: its classes with their probabilities, and of each the pivot patch (column and row of
 the grid, from 0, from the left and the top) with its weight among the patches. A checkpoint of
 method whole has no patches: these are empty then. Of a single-label checkpoint the most
-probable class is listed, whatever its probability, unless --top or --threshold says more.
+probable class is listed, whatever its probability, unless --top or --threshold says more. A checkpoint with fitted
+thresholds (evaluate.thresholds) lists the classes above them.
 
 Exit codes: 0 done; 1 an error, reported in one line, or an image that could not be read; 130
 interrupted; 141 nobody reads the output any more.
@@ -96,8 +97,14 @@ def _parser():
         "--threshold",
         type=_probability,
         metavar="P",
-        help=f"list classes of a probability above P only; default {DEFAULT_THRESHOLD}, or 0 with --top or of a "
-        "single-label checkpoint",
+        help=f"list classes of a probability above P only; default: the checkpoint's fitted thresholds, without such "
+        f"{DEFAULT_THRESHOLD}, or 0 with --top or of a single-label checkpoint",
+    )
+    add(
+        "--thresholds",
+        type=files.any_path,
+        metavar="FILE",
+        help="thresholds.json of another checkpoint with the same classes, instead of the checkpoint's own",
     )
     add(
         "--prediction",
@@ -130,6 +137,8 @@ def _parser():
 
 def _parse(arguments):
     flags = _parser().parse_intermixed_args(arguments)
+    if flags.thresholds is not None and (flags.threshold is not None or flags.top is not None):
+        raise InputError("--thresholds has one for each class; omit it, or --threshold and --top")
     if flags.alpha is None:
         flags.alpha = DEFAULT_ALPHA
     elif flags.prediction not in EFFECTS:
@@ -139,12 +148,18 @@ def _parse(arguments):
     return flags
 
 
-def _decide(flags, single_label):
-    """Set --top and --threshold to their defaults, which depend on the task."""
-    if flags.threshold is None:
-        if single_label and flags.top is None:
-            flags.top = 1
-        flags.threshold = DEFAULT_THRESHOLD if flags.top is None else 0.0
+def _decide(flags, predictor: Predictor) -> np.ndarray:
+    """The probabilities float32 [k] above which classes are listed; sets --top to its default."""
+    classes = len(predictor.class_names)
+    if flags.threshold is not None:
+        return np.full(classes, flags.threshold, np.float32)
+    if predictor.single_label and flags.top is None:
+        flags.top = 1
+    if flags.top is not None or predictor.thresholds is None:
+        return np.zeros(classes, np.float32)
+    if predictor.decided_by:
+        print(f"thresholds: {predictor.decided_by}", file=sys.stderr)
+    return predictor.thresholds
 
 
 def _probability(text):
@@ -179,8 +194,9 @@ def _predict(flags) -> int:
         prediction=Prediction(flags.prediction, flags.alpha if flags.prediction in EFFECTS else None),
         with_effect=flags.overlay is not None,
         batch_size=min(flags.batch_size, len(images.paths)),
+        thresholds=flags.thresholds,
     )
-    _decide(flags, predictor.single_label)
+    thresholds = _decide(flags, predictor)
     album = None if flags.overlay is None else _Album(flags, predictor, images.paths)
     account = _Account(flags, images, predictor.batch_size)
     for problem in images.problems:
@@ -192,7 +208,7 @@ def _predict(flags) -> int:
             every = predictor(np.stack([photo.views for photo in batch]))
             for photo, scores in zip(batch, every):
                 picture = None if album is None else album.add(photo, scores)
-                labels = _listed(photo, scores, predictor, flags)
+                labels = _listed(photo, scores, predictor, flags.top, thresholds)
                 write(form.lines(ImageLabels(photo.path, labels, picture)))
             account.predicted(len(batch))
     return account.close()
@@ -226,7 +242,7 @@ def _ranked(scores: ImageScores, top: int | None) -> list[int]:
     return np.argsort(-scores.logits, kind="stable")[:top].tolist()
 
 
-def _listed(photo: Photo, scores: ImageScores, predictor: Predictor, flags) -> list[Label]:
+def _listed(photo: Photo, scores: ImageScores, predictor: Predictor, top, thresholds) -> list[Label]:
     return [
         Label(
             name=predictor.class_names[k],
@@ -235,8 +251,8 @@ def _listed(photo: Photo, scores: ImageScores, predictor: Predictor, flags) -> l
             pivot=_pivot(photo, scores, predictor, k),
             effect=None if scores.effect is None else float(scores.effect[k]),
         )
-        for k in _ranked(scores, flags.top)
-        if scores.probabilities[k] > flags.threshold
+        for k in _ranked(scores, top)
+        if scores.probabilities[k] > thresholds[k]
     ]
 
 

@@ -16,9 +16,9 @@ from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import photos
 from cfmlc_jax.predict.photos import Photo
-from cfmlc_jax.results.multi_label import THRESHOLD as DEFAULT_THRESHOLD
 from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
 from cfmlc_jax.results.split import WEIGHTS
+from cfmlc_jax.results.thresholds import FIXED
 
 # A path, a file's bytes, a Pillow image, or pixels uint8 [h, w], [h, w, 3] or [h, w, 4].
 AnyImage = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -50,6 +50,7 @@ class ImagePrediction:
     boxes: float32 [p, 4] of the patches: left, top, right, bottom in the image, pixels; None without patches.
     effects: float32 [k], the direct effect of each class: what its logit loses without the pivot patch, or with a
         null image where patches cannot be removed; None unless `load` was asked for effects.
+    thresholds: float32 [k], of the classifier (`LoadedClassifier`).
     """
 
     class_names: tuple[str, ...]
@@ -58,24 +59,28 @@ class ImagePrediction:
     patch_weights: np.ndarray | None
     boxes: np.ndarray | None
     effects: np.ndarray | None = None
+    thresholds: np.ndarray | None = None
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, best first: (name, probability)."""
         order = np.argsort(-self.logits, kind="stable")[:count]
         return [(self.class_names[k], float(self.probabilities[k])) for k in order]
 
-    def present(self, threshold: Thresholds = 0.5) -> list[tuple[str, float]]:
+    def present(self, threshold: Thresholds | None = None) -> list[tuple[str, float]]:
         """The classes more probable than their threshold, best first: (name, probability).
 
         Args:
-            threshold: one for all classes; or k of them in the order of the classes; or by name, where classes without
-                one have 0.5.
+            threshold: None: each class's own of the classifier, or 0.5 where it has none; one for all classes; k of
+                them in the order of the classes; or by name, where the other classes keep their own.
 
         Raises:
             InputError: an unknown class, another number of thresholds, or one outside 0 to 1.
         """
-        thresholds = dict(zip(self.class_names, _thresholds(threshold, self.class_names)))
-        return [(name, p) for name, p in self.top(len(self.class_names)) if p > thresholds[name]]
+        own = np.full(len(self.class_names), FIXED) if self.thresholds is None else self.thresholds
+        above = own if threshold is None else _thresholds(threshold, self.class_names, own)
+        order = np.argsort(-self.logits, kind="stable")
+        present = [k for k in order if float(self.probabilities[k]) > above[k]]
+        return [(self.class_names[k], float(self.probabilities[k])) for k in present]
 
     def pivot(self, name: str) -> Pivot | None:
         """The patch with most of a class's evidence; None without patches.
@@ -98,7 +103,7 @@ def _require_class(name, class_names):
         raise InputError(f"{name!r} is not one of the {len(class_names)} classes{hint}")
 
 
-def _thresholds(threshold, class_names) -> np.ndarray:
+def _thresholds(threshold, class_names, own) -> np.ndarray:
     """The threshold of each class, [k].
 
     Raises:
@@ -107,7 +112,7 @@ def _thresholds(threshold, class_names) -> np.ndarray:
     if isinstance(threshold, Mapping):
         for name in threshold:
             _require_class(name, class_names)
-        threshold = [threshold.get(name, DEFAULT_THRESHOLD) for name in class_names]
+        threshold = [threshold.get(name, before) for name, before in zip(class_names, own)]
     try:
         values = np.asarray(threshold, np.float64)
     except (TypeError, ValueError) as error:
@@ -169,9 +174,12 @@ class LoadedClassifier:
 
     Attributes:
         class_names: the k classes.
+        thresholds: float32 [k], above which a class is present: fitted to the checkpoint's prediction, else 0.5; None
+            for the single-label task.
     """
 
     def __init__(self, predictor: Predictor, *, with_effects: bool = False):
+        self.thresholds = predictor.thresholds
         self.class_names = predictor.class_names
         self._predictor, self._with_effects = predictor, with_effects
 
@@ -262,6 +270,7 @@ class LoadedClassifier:
                 patch_weights=of_image.weights,
                 boxes=None if of_image.weights is None else self._boxes(photo.size),
                 effects=of_image.effect if self._with_effects else None,
+                thresholds=self.thresholds,
             )
 
     def _boxes(self, size):

@@ -1,10 +1,14 @@
-"""Write the report of a run into its workdir.
+"""Write the report of a run into its workdir, or compare two runs.
 
     python -m cfmlc_jax.report runs/scenes
+    python -m cfmlc_jax.report runs/scenes_whole runs/scenes
 
 The report is one file, report/index.html. It shows results, classes, curves, co-occurrence, effects, pivots and
 training curves, as far as they exist; of a generator, its sheets and its classifiers, whose reports are written too.
 Neither the data nor a checkpoint is needed.
+
+Of two runs it writes a page about the second against the first, report/comparison.html in the second or FILE: differences
+of mAP, and of the average precision of each class, with intervals. Both must have been evaluated on the same images.
 
 Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 """
@@ -12,6 +16,7 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 import argparse
 import math
 import sys
+from pathlib import Path
 
 from cfmlc_jax import cli
 
@@ -21,7 +26,8 @@ if __name__ == "__main__":
 from cfmlc_jax import files
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.errors import InputError, RunError, printable
-from cfmlc_jax.report import page
+from cfmlc_jax.report import comparison, page
+from cfmlc_jax.results.predictions import COMBINED, Prediction
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags = _parser().parse_args(arguments)
         detect.require_one_process(flags.cluster)
-        path = page.write(files.place(flags.workdir, "WORKDIR", bucket=True), flags.alphas)
+        path = _written(flags)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -38,9 +44,41 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _written(flags) -> Path:
+    """The path of the page, which is written."""
+    workdir = files.place(flags.workdir, "WORKDIR", bucket=True)
+    if flags.other is None:
+        if flags.out is not None or flags.prediction is not None:
+            raise InputError(
+                "--out and --prediction are for the comparison of two runs; name another WORKDIR, or omit them"
+            )
+        return page.write(workdir, flags.alphas)
+    if flags.alphas is not None:
+        raise InputError("--alphas is for the report of one run; omit it, or the other WORKDIR")
+    prediction = flags.prediction or COMBINED
+    other = files.place(flags.other, "WORKDIR", bucket=True)
+    path, lines = comparison.write(workdir, other, flags.out, (prediction, prediction))
+    for line in lines:
+        print(printable(line))
+    return path
+
+
 def _parser():
     parser = cli.Parser(prog="python -m cfmlc_jax.report", description=__doc__)
     parser.add_argument("workdir", metavar="WORKDIR", help="workdir of a run, local or in a bucket")
+    parser.add_argument("other", metavar="WORKDIR", nargs="?", help="a run to compare with the first")
+    parser.add_argument(
+        "--out",
+        type=files.any_path,
+        metavar="FILE",
+        help="the page that compares; default report/comparison.html of the second",
+    )
+    parser.add_argument(
+        "--prediction",
+        type=_prediction,
+        metavar="NAME",
+        help="that is compared, such as tde_pivot_0.5; default combined",
+    )
     parser.add_argument(
         "--alphas",
         type=_strengths,
@@ -49,6 +87,13 @@ def _parser():
     )
     detect.add_flag(parser)
     return parser
+
+
+def _prediction(text):
+    try:
+        return Prediction.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _strengths(text):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfmlc_jax import metrics
-from cfmlc_jax.metrics.bootstrap import mean_of_defined
+from cfmlc_jax.metrics.bootstrap import mean_of_defined, ratio
 from cfmlc_jax.metrics.context_auc import weighted_context_auc
 from cfmlc_jax.report import classifier_training, tables
 from cfmlc_jax.report.markup import element
@@ -14,6 +14,7 @@ from cfmlc_jax.report.sections.configuration import configuration
 from cfmlc_jax.report.sections.context import context
 from cfmlc_jax.report.sections.curves import curves
 from cfmlc_jax.report.sections.examples import ExamplesView, examples
+from cfmlc_jax.report.sections.gallery import gallery
 from cfmlc_jax.report.sections.pivots import pivots
 from cfmlc_jax.report.sections.results import Metric, ResultsView, results
 from cfmlc_jax.report.sections.strength import Chart, Line, StrengthView, Sweep, strength
@@ -24,6 +25,7 @@ from cfmlc_jax.results import multi_label
 from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction, chief_effect, effect_of, kind_title
 from cfmlc_jax.results.read import Run, Split
 from cfmlc_jax.results.scores import mean_average_precisions, probabilities
+from cfmlc_jax.results.thresholds import of_class
 
 METHODS = {
     "pat_t": "PAT-T, trained with patches",
@@ -53,6 +55,15 @@ def _facts(split: Split, chief: Prediction):
     facts = _absent_classes(measures.classes, measures.metrics[chief]["mAP_sklearn"])
     if measures.classes is not None and measures.classes.unknown:
         facts.append(("unknown labels, in no metric", f"{measures.classes.unknown:,}"))
+    if findings.decisions is not None and chief in findings.decisions.predictions:
+        at_fitted = findings.decisions.predictions[chief]
+        fixed = measures.metrics[chief]
+        words = f"CF1, OF1 at thresholds ({findings.decisions.title})"
+        if findings.decisions.split == split.name:
+            words += ", fitted on these images"
+        numbers = " and ".join(f"{tables.decimal(at_fitted[name], 1)}" for name in ("CF1", "OF1"))
+        before = " and ".join(f"{tables.decimal(fixed[name], 1)}" for name in ("CF1", "OF1"))
+        facts.append((words, element("span", numbers, " % ", element("small", f"at 0.5: {before}"))))
     if findings.context is not None:
         use = findings.context.predictions[chief]
         facts.append(("context AUC (50: ignores context)", tables.with_interval(*use.context_auc, digits=1)))
@@ -106,17 +117,47 @@ def _classes_of(run: Run, split: Split) -> ClassTable:
     }
     return ClassTable(
         order=np.argsort(np.where(positives > 0, -precisions[COMBINED], np.inf), kind="stable").tolist(),
-        facts=[("images", positives.tolist()), *([("unknown", unknown.tolist())] if unknown.any() else [])],
+        facts=[
+            ("images", positives.tolist()),
+            *([("unknown", unknown.tolist())] if unknown.any() else []),
+            *_decided(run, split),
+        ],
         values=precisions,
         marks=marks,
         changes=[("combined − whole", precisions[COMBINED] - precisions[WHOLE])],
     )
 
 
+def _decided(run: Run, split: Split) -> list[tuple[str, list[float]]]:
+    """Columns of the fitted thresholds, and of precision and recall at them; none without fitted thresholds."""
+    thresholds = None if run.evidence is None else run.evidence.thresholds
+    chosen = None if thresholds is None else thresholds.of("average", COMBINED)
+    if chosen is None:
+        return []
+    present, known = split.scores.labels > 0, split.scores.labels >= 0
+    predicted = known & (probabilities(split.logits[COMBINED]) > chosen)
+    hits = (predicted & present).sum(axis=0)
+    precision, recall = (100 * ratio(hits, count.sum(axis=0)) for count in (predicted, present))
+    return [
+        ("threshold", chosen.astype(float).tolist()),
+        ("precision", precision.tolist()),
+        ("recall", recall.tolist()),
+    ]
+
+
+def _classes_lede(run: Run) -> str:
+    lede = "Average precision (sklearn) of each class in percent, highest first. Classes without a positive image come last."
+    thresholds = None if run.evidence is None else run.evidence.thresholds
+    if thresholds is None:
+        return lede
+    lede += f" Precision and recall are at the class’s threshold: {thresholds.title}, combined prediction."
+    for reason, names in thresholds.fallbacks.items():
+        lede += f" {reason[0].upper()}{reason[1:]}: {', '.join(names)}."
+    return lede
+
+
 CLASSES = ClassesView(
-    lede=lambda run: (
-        "Average precision (sklearn) of each class in percent, highest first. Classes without a positive image come last."
-    ),
+    lede=_classes_lede,
     metric="Average precision",
     title=_title,
     table=_classes_of,
@@ -177,13 +218,20 @@ def _strength_charts(counterfactuals: Sequence[str]) -> list[Chart]:
 
 
 STRENGTH = StrengthView(lede=_strength_lede, metrics=_STRENGTH_METRICS, sweep=_sweep, charts=_strength_charts)
-EXAMPLES = ExamplesView(
-    lede=(
-        "The images with the lowest and the highest mean cross-entropy of the combined prediction, each with three classes: the most "
-        "probable ones, or those with the highest loss."
-    ),
-    predicted=lambda shown, example: shown.probability > multi_label.THRESHOLD,
+EXAMPLES_LEDE = (
+    "The images with the lowest and the highest mean cross-entropy of the combined prediction, each with three classes: the most "
+    "probable ones, or those with the highest loss."
 )
+
+
+def _examples_view(run: Run) -> ExamplesView:
+    thresholds = None if run.evidence is None else run.evidence.thresholds
+    return ExamplesView(
+        lede=EXAMPLES_LEDE,
+        predicted=lambda shown, example: shown.probability > of_class(thresholds, shown.label),
+    )
+
+
 TRAINING = classifier_training.view(
     "Validation mAP",
     "mAP (voc), %",
@@ -197,11 +245,12 @@ TASK = Task(
     sections=(
         Section("results", "Results", lambda run, alphas: results(run, RESULTS)),
         Section("classes", "Classes", lambda run, alphas: classes(run, CLASSES)),
+        Section("class-images", "Class images", lambda run, alphas: gallery(run)),
         Section("curves", "Curves", lambda run, alphas: curves(run)),
         Section("context", "Context", lambda run, alphas: context(run)),
         Section("strength", "Effects", lambda run, alphas: strength(run, STRENGTH, alphas)),
         Section("pivots", "Pivots", lambda run, alphas: pivots(run)),
-        Section("examples", "Images", lambda run, alphas: examples(run, EXAMPLES)),
+        Section("examples", "Images", lambda run, alphas: examples(run, _examples_view(run))),
         Section("training", "Training", lambda run, alphas: training(run, TRAINING)),
         Section("configuration", "Configuration", lambda run, alphas: configuration(run)),
     ),

@@ -62,10 +62,12 @@ def page(run: Run, alphas: Sequence[float] | None = None) -> str:
         element("main", *present.values(), id="content"),
         element(
             "footer",
-            f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run. It needs no scripts and no network.",
+            f"Written by cfmlc_jax {cfmlc_jax.__version__} from the files of this run. It needs no network; a script in it "
+            "sorts tables.",
         ),
+        sorting(),
     )
-    return f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{element('html', head(run.name, _switching(run)), body, lang='en')}\n"
 
 
 def _task(run: Run) -> Task:
@@ -84,16 +86,26 @@ def _not_evaluated(evaluated: str):
     return section("results", "Results", absent(reason))
 
 
-def _head(run):
-    style = resources.files("cfmlc_jax.report").joinpath("style.css").read_text(encoding="utf-8")
+def sorting() -> Markup:
+    """The script that sorts tables."""
+    return element("script", Markup(_resource("page.js")))
+
+
+def _resource(name):
+    return resources.files("cfmlc_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def head(title: str, *rules: Markup) -> Markup:
+    """The head of a page: its title, and style.css with further rules."""
+    style = _resource("style.css")
     return element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{run.name} – cfmlc_jax"),
+        element("title", f"{title} – cfmlc_jax"),
         element("link", rel="icon", href="data:,"),
-        element("style", Markup(style), _switching(run)),
+        element("style", Markup(style), *rules),
     )
 
 

@@ -19,7 +19,12 @@ Cell = Child | Change
 
 
 def table(
-    header: Sequence[Child], rows: Sequence[Sequence[Cell]], *, caption: str, tall: bool = False
+    header: Sequence[Child],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    caption: str,
+    tall: bool = False,
+    sortable: bool = False,
 ) -> Markup:
     """A table; the first column has the names of the rows. It scrolls sideways if it is wide.
 
@@ -28,6 +33,7 @@ def table(
         rows: floats are shown with two decimals, NaN as a dash. Columns of numbers are right-aligned.
         caption: what the table shows, for screen readers.
         tall: the table is long, so it also scrolls within the height of a screen.
+        sortable: a click on a title sorts the rows, where scripts run (page.js).
     """
     sides = [_is_number(cell) for cell in rows[0]] if rows else [False] * len(header)
     titles = [
@@ -36,7 +42,7 @@ def table(
     ]
     head = element("thead", element("tr", *titles))
     body = element("tbody", *(_row(row) for row in rows))
-    whole = element("table", element("caption", caption), head, body)
+    whole = element("table", element("caption", caption), head, body, class_="sortable" if sortable else None)
     # Scrolling must be possible by keyboard, hence the tabindex.
     return element(
         "div",

@@ -3,6 +3,7 @@
 The full evaluation writes this file, so that a report can be made without the data set.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.json_types import FormatError, Formerly
+from cfmlc_jax.results.thresholds import Thresholds
 
 FILE = "evidence.json"
 
@@ -94,6 +96,53 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A small image.
+
+    id: of the image in its data set.
+    labels: indices of the classes that the image has.
+    width, height: of the picture, pixels.
+    jpeg: the picture, base64.
+    """
+
+    id: str
+    labels: list[int]
+    width: int
+    height: int
+    jpeg: str
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """An image of a class: the index of its picture, and the class's probability by the combined prediction."""
+
+    picture: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The images that a class shows.
+
+    label: index of the class.
+    without: images without the class, the most probable first.
+    with_class: images with the class, the least probable first.
+    """
+
+    label: int
+    without: list[GalleryEntry]
+    with_class: list[GalleryEntry]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of a split, and the classes that show some of them."""
+
+    pictures: list[Picture]
+    classes: list[ClassImages]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The content of the file.
 
@@ -105,6 +154,9 @@ class Evidence:
     patch_boxes: [p][4], left, top, right, bottom of the patches as fractions; None without patches.
     examples: by split, then "best" and "worst".
     class_counts: training images of each class, for the single-label task; None otherwise, or if unknown.
+    thresholds: fitted to the checkpoint; None: 0.5.
+    gallery: images of the classes, by split; for the multi-label task.
+    images: digests of the images and labels of each split (`data.identity`), by split.
     """
 
     config: dict[str, Any]
@@ -115,6 +167,9 @@ class Evidence:
     patch_boxes: Annotated[list[list[float]] | None, Formerly("cells")]
     examples: Annotated[dict[str, dict[str, list[Example]]], Formerly("exhibits")]
     class_counts: list[int] | None = None
+    thresholds: Thresholds | None = None
+    gallery: dict[str, Gallery] = dataclasses.field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as JSON types."""
@@ -139,10 +194,14 @@ class Evidence:
         json_types.from_json(list[float], effect.get("alphas"), "config.effect.alphas")
         if self.class_counts is not None and len(self.class_counts) != classes:
             raise FormatError(f"it has {len(self.class_counts)} class_counts for {classes} classes")
+        if self.thresholds is not None and self.thresholds.class_names != self.class_names:
+            raise FormatError("thresholds are of other classes")
         if self.training is not None:
             _require_training(self.training, classes)
         for example in self._all_examples():
             _require_example(example, classes, len(self.patch_boxes or []))
+        for split, gallery in self.gallery.items():
+            _require_gallery(gallery, classes, f"gallery.{split}")
 
     def _all_examples(self) -> Iterator[Example]:
         for kinds in self.examples.values():
@@ -169,6 +228,15 @@ def _require_example(example: Example, classes, patches):
             raise FormatError(f"{place} has {len(shown.weights)} weights for {patches} patches")
         if np.shape(shown.boxes) not in ((0,), (len(shown.boxes), 4)):
             raise FormatError(f"{place} has a box that is not left, top, right, bottom")
+
+
+def _require_gallery(gallery: Gallery, classes, place):
+    _require_indices([k for picture in gallery.pictures for k in picture.labels], classes, place)
+    _require_indices([images.label for images in gallery.classes], classes, place)
+    entries = [entry for images in gallery.classes for entry in (*images.without, *images.with_class)]
+    wrong = [entry.picture for entry in entries if not 0 <= entry.picture < len(gallery.pictures)]
+    if wrong:
+        raise FormatError(f"{place} has picture {wrong[0]} of {len(gallery.pictures)}")
 
 
 def _require_indices(indices, classes, place):

@@ -94,7 +94,7 @@ def fields_from_json(kind: Any, value: Any, place: str) -> dict[str, Any]:
         key = next((key for key in _keys(field.name, annotated[field.name]) if key in entries), None)
         if key is not None:
             keys[field.name] = key
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             missing.append(field.name)
     require_keys(entries, missing, place)
     return {name: from_json(hints[name], entries[key], f"{place}.{key}") for name, key in keys.items()}

@@ -12,7 +12,7 @@ from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mea
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.results import scores as scoring
 from cfmlc_jax.results.json_types import FormatError, Formerly, require_keys
-from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction, counterfactual_of
 from cfmlc_jax.results.scores import Scores, probabilities
 from cfmlc_jax.results.split import (
     WEIGHTS,
@@ -23,6 +23,7 @@ from cfmlc_jax.results.split import (
     RuleOfThumb,
     SplitResults,
 )
+from cfmlc_jax.results.thresholds import Thresholds
 
 METRICS = ("mAP_sklearn", "mAP_voc", "CP", "CR", "CF1", "OP", "OR", "OF1")
 LEVEL = 0.95
@@ -121,6 +122,20 @@ class Localization:
 
 
 @dataclass(frozen=True)
+class Decisions:
+    """Metrics at fitted thresholds.
+
+    title: of the thresholds, such as "best F1 on val".
+    split: that they were fitted on.
+    predictions: CP CR CF1 OP OR OF1 of the predictions that have thresholds.
+    """
+
+    title: str
+    split: str
+    predictions: dict[Prediction, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Findings:
     """Further results, of the averaged weights only.
 
@@ -128,12 +143,14 @@ class Findings:
     context: None without training labels, or if no two classes co-occur often enough.
     localization: None without patches or boxes.
     rule_of_thumb: None without a mean feature.
+    decisions: None without fitted thresholds.
     """
 
     intervals: Intervals
     context: Annotated[Context | None, Formerly("company")]
     localization: Localization | None
     rule_of_thumb: RuleOfThumb | None = None
+    decisions: Decisions | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,26 @@ def measures(scores: Scores, alphas) -> Measures:
         metrics=scoring.summarise(scores, alphas),
         thresholds=scoring.sweep(scores, alphas),
         classes=Classes(with_positives=present, all=labels.shape[1], unknown=unknown),
+    )
+
+
+def decisions(scores: Scores, weights: str, thresholds: Thresholds) -> Decisions:
+    """Metrics of the factual predictions at the thresholds of a set of weights."""
+    by_prediction = {
+        Prediction(kind): thresholds.of(weights, Prediction(kind))
+        for kind in scores.logits
+        if counterfactual_of(kind) is None
+    }
+    return Decisions(
+        title=thresholds.title,
+        split=thresholds.split,
+        predictions={
+            prediction: metrics.thresholded(
+                probabilities(scores.logits[prediction.kind]), scores.labels, values
+            )
+            for prediction, values in by_prediction.items()
+            if values is not None
+        },
     )
 
 

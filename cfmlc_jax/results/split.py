@@ -103,10 +103,11 @@ class SplitResults(Generic[MeasuresT, FindingsT]):
     findings_type: ClassVar[type]
 
     def to_json(self) -> dict[str, Any]:
-        """{"weights": measures, "average": measures and findings}, without "rule_of_thumb" if it is None."""
+        """{"weights": measures, "average": measures and findings}, without findings that few runs have."""
         findings = json_types.to_json(self.findings)
-        if findings["rule_of_thumb"] is None:
-            del findings["rule_of_thumb"]
+        for name in ("rule_of_thumb", "decisions"):
+            if findings.get(name, ...) is None:
+                del findings[name]
         measures = json_types.to_json(self.measures)
         return measures | {AVERAGE: measures[AVERAGE] | findings}
 

@@ -11,8 +11,9 @@ from cfmlc_jax.results.tables import markdown
 
 
 def multi_label_summary(results: Mapping[str, MultiLabelResults]) -> str:
-    """Tables of mAP, context and localisation by split, for the averaged weights."""
-    parts = [_map_table(results), _context_table(results), _localization_table(results)]
+    """Tables of mAP, decisions, context and localisation by split, for the averaged weights."""
+    parts = [_map_table(results), _decisions_table(results)]
+    parts += [_context_table(results), _localization_table(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -73,6 +74,35 @@ def _map_table(results):
         for prediction in next(iter(by_split.values()))
     ]
     header = ["mAP %, averaged weights", *(title for title, *_ in columns)]
+    return "\n\n".join([markdown(header, rows), *notes])
+
+
+def _decisions_table(results):
+    """A table of CF1 and OF1 at fitted thresholds and at 0.5, by prediction; "" without fitted thresholds."""
+    decided = {
+        split: split_results.findings.decisions
+        for split, split_results in results.items()
+        if split_results.findings.decisions
+    }
+    if not decided:
+        return ""
+    first = next(iter(decided.values()))
+    rows = []
+    for prediction in first.predictions:
+        cells: list[float] = []
+        for split, decisions in decided.items():
+            fixed = results[split].measures["average"].metrics[prediction]
+            cells += [
+                values[f1] for f1 in ("CF1", "OF1") for values in (decisions.predictions[prediction], fixed)
+            ]
+        rows.append([prediction.name, *cells])
+    header = [f"thresholds: {first.title}"]
+    header += [f"{split} {f1}{at}" for split in decided for f1 in ("CF1", "OF1") for at in ("", " at 0.5")]
+    notes = [
+        f"{split} is the split that the thresholds were fitted on: its CF1 and OF1 with them are too high."
+        for split, decisions in decided.items()
+        if decisions.split == split
+    ]
     return "\n\n".join([markdown(header, rows), *notes])
 
 

@@ -212,7 +212,9 @@ def test_tables_have_context_and_pivots(workdir, average):
 def test_the_report_is_made_from_the_files_of_an_evaluation(workdir):
     text = page.write(workdir).read_text(encoding="utf-8")
     assert "Best and worst images" in text
-    assert text.count("data:image/jpeg") == 6
+    assert text.count('href="data:image/jpeg') == 6
+    # Of each of the ten classes three images without it and three with it.
+    assert text.count('src="data:image/jpeg') == 60
 
 
 def test_without_patches_and_training_labels(tmp_path):

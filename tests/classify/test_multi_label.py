@@ -57,7 +57,7 @@ def test_validation_by_decorrelated_images_is_of_weighted_images(rng):
     first = rng.random(400) < 0.4
     labels = np.stack([first, np.where(rng.random(400) < 0.9, first, ~first)], axis=1).astype(np.uint8)
     leaning = np.repeat(labels[:, :1], 2, axis=1) + 0.01 * rng.normal(size=labels.shape)
-    plain, task = MultiLabel(None), MultiLabel(None, 0.3)
+    plain, task = MultiLabel(None), MultiLabel(None, val_share=0.3)
     assert (plain.selection, task.selection) == ("mAP_voc", "mAP_decorrelated")
     expected = plain.validation(leaning, labels)
     metrics = task.validation(leaning, labels)

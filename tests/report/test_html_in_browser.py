@@ -1,5 +1,6 @@
 """The report in a headless browser: nothing overflows, nothing is fetched, the console is empty."""
 
+import html
 import json
 import re
 import shutil
@@ -111,6 +112,50 @@ def test_one_split_is_shown_and_the_others_by_a_switch(made_run, tmp_path):
         "split-all": ["iid", "balanced", "conflict"],
     }
     assert page_state["height"]["split-0"] < 0.6 * page_state["height"]["split-all"]
+
+
+# The table of classes as it was written, and after each of two clicks on the title of a column; and what a link opens.
+SORTED = """<script>
+document.getElementById("frame").onload = function () {{
+  const inside = this.contentDocument, table = inside.querySelector("#classes table"), states = [];
+  const note = () => states.push([[...table.tBodies[0].rows].map(r => r.cells[COLUMN].textContent),
+    [...table.tHead.rows[0].cells].map(c => c.getAttribute("aria-sort"))]);
+  note();
+  for (let i = 0; i < 2; i++) {{ table.tHead.rows[0].cells[COLUMN].querySelector("button").click(); note(); }}
+  const buttons = [...table.querySelectorAll("thead button")];
+  document.getElementById("page_state").textContent = JSON.stringify({{
+    states, focusable: buttons.every(b => b.tabIndex === 0), titles: buttons.map(b => b.textContent),
+  }});
+}};
+</script>"""
+
+
+@pytest.mark.parametrize(
+    ("column", "first"),
+    [(0, "ascending"), (1, "descending"), (3, "descending")],
+    ids=["names", "counts", "AP"],
+)
+def test_a_click_on_a_title_sorts_the_classes(made_run, tmp_path, column, first):
+    harness = tmp_path / "harness.html"
+    start, _, _ = HARNESS.partition("<script>")
+    text = (start + SORTED.replace("COLUMN", str(column))).format(
+        page=page.write(made_run(splits=("val",))).as_uri(), width=1280
+    )
+    harness.write_text(text)
+    done = browse(harness, "--dump-dom")
+    assert ":CONSOLE" not in done.stderr
+    page_state = json.loads(html.unescape(re.search(r'<pre id="page_state">(\{.*\})</pre>', done.stdout)[1]))
+    written, once, twice = page_state["states"]
+    assert page_state["focusable"]
+    assert "0 to 100 %" not in page_state["titles"]
+    second = {"ascending": "descending", "descending": "ascending"}[first]
+    assert (written[1][column], once[1][column], twice[1][column]) == (None, first, second)
+    assert sum(order is not None for order in twice[1]) == 1
+    assert once[0] == twice[0][::-1]
+    assert sorted(once[0]) == sorted(written[0])
+    if column:
+        values = [float(text) for text in once[0]]
+        assert values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,7 +245,11 @@ def test_the_page_is_self_contained_and_figures_have_labels(made_run):
     workdir = made_run()
     report = read(workdir)
     tags = {tag for tag, _ in report.elements}
-    assert not tags & {"script", "iframe", "object", "embed"}
+    assert not tags & {"iframe", "object", "embed"}
+    # The only script is our own, of the same text in every report.
+    assert [attributes for tag, attributes in report.elements if tag == "script"] == [{}]
+    script = (Path(page.__file__).parent / "page.js").read_text(encoding="utf-8")
+    assert f"<script>{script}</script>" in (workdir / "report" / "index.html").read_text(encoding="utf-8")
     ids = report.ids()
     assert len(ids) == len(set(ids))
     for tag, attributes in report.elements:
@@ -491,7 +496,7 @@ def test_the_command_says_where_the_report_is(made_run, capsys):
     assert capsys.readouterr().out == f"report {workdir / 'report' / 'index.html'}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["x", "--alphas=1,two"], ["x", "--alphas=-1"]])
+@pytest.mark.parametrize("arguments", [[], ["a", "b", "c"], ["x", "--alphas=1,two"], ["x", "--alphas=-1"]])
 def test_arguments_that_cannot_be_used(arguments, capsys):
     assert command.main(arguments) == 1
     assert capsys.readouterr().err.endswith("--help lists the arguments\n")

@@ -82,6 +82,11 @@ def class_counts(source: Source) -> np.ndarray:
     return (source.labels > 0).sum(axis=0, dtype=np.int64)
 
 
+def class_rates(labels: np.ndarray) -> np.ndarray:
+    """Share of images with each class, of those in which it is known: labels [n, k] -> float64 [k]."""
+    return (labels > 0).sum(axis=0) / np.maximum((labels >= 0).sum(axis=0), 1)
+
+
 def num_unknown(labels: np.ndarray) -> int:
     """Number of unknown entries of labels [n, k]."""
     return int((labels < 0).sum()) if labels.dtype.kind == "i" else 0

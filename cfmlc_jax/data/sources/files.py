@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,15 @@ from cfmlc_jax.data.views import formats
 from cfmlc_jax.errors import BucketError, InputError
 
 _RIGHTS = "grant permission to list it"
+
+
+@runtime_checkable
+class Filed(Protocol):
+    """A source whose records are image files."""
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the n images."""
 
 
 class FileSource:
@@ -64,6 +73,11 @@ class FileSource:
     def __getitem__(self, index: int) -> Record:
         path = os.path.join(self._root, self._paths[index])
         return Record(image=_read(path), labels=self.labels[index].copy(), id=self.ids[index], where=path)
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the n images."""
+        return [os.path.join(self._root, path) for path in self._paths]
 
     def boxes(self) -> Boxes | None:
         """The boxes of its images; None if the data set has none."""

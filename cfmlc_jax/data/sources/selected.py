@@ -6,6 +6,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import Record, Source
 from cfmlc_jax.data.sources.boxes import Boxed, Boxes
+from cfmlc_jax.data.sources.files import Filed
 
 
 class Selected:
@@ -27,6 +28,12 @@ class Selected:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._positions[index])]
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the records' images; their ids if the source has no files."""
+        files = self._source.files if isinstance(self._source, Filed) else self._source.ids
+        return [files[i] for i in self._positions]
 
     def boxes(self) -> Boxes | None:
         """The boxes of these records; None if the source has none."""

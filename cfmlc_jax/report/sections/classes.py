@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cfmlc_jax.report import series, tables
-from cfmlc_jax.report.markup import Markup
+from cfmlc_jax.report.markup import Markup, element
+from cfmlc_jax.report.sections.gallery import links
 from cfmlc_jax.report.sections.layout import fold, section, split_block
 from cfmlc_jax.results.predictions import Prediction
 from cfmlc_jax.results.read import Run, Split
@@ -57,7 +58,7 @@ def classes(run: Run, view: ClassesView) -> Markup | None:
     for split in run.splits:
         table = view.table(run, split)
         caption = f"{view.metric} by class on {split.name}"
-        shown = _table(table, names, caption, view.title)
+        shown = _table(table, names, links(run, split.name), caption, view.title)
         blocks.append(
             split_block(
                 run, split.name, fold(f"{len(names)} classes", _key(table, view.title), shown, opened=True)
@@ -70,12 +71,12 @@ def _key(table: ClassTable, title):
     return tables.key([(mark, series.colour(p), title(p)) for p, mark in table.marks.items()])
 
 
-def _table(table: ClassTable, names, caption, title) -> Markup:
+def _table(table: ClassTable, names, places, caption, title) -> Markup:
     header = ["class", *(name for name, _ in table.facts), "0 to 100 %"]
     header += [*(title(p) for p in table.values), *(name for name, _ in table.changes)]
     rows: list[list[tables.Cell]] = [
         [
-            names[k],
+            element("a", names[k], href=f"#{places[k]}") if k in places else names[k],
             *(values[k] for _, values in table.facts),
             _track(table, names[k], k, title),
             *(float(values[k]) for values in table.values.values()),
@@ -83,7 +84,7 @@ def _table(table: ClassTable, names, caption, title) -> Markup:
         ]
         for k in table.order
     ]
-    return tables.table(header, rows, caption=caption, tall=True)
+    return tables.table(header, rows, caption=caption, tall=True, sortable=True)
 
 
 def _track(table: ClassTable, name, k, title):

@@ -1,0 +1,1 @@
+"""Decisions of a trained classifier: thresholds of its classes, and its scores for other programs."""
