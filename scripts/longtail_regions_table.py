@@ -102,9 +102,7 @@ def _train(flags, variant, seed, further) -> bool:
 
     return (_has_page(workdir) or _main(*common, *scored("val"), f"--workdir={workdir}")) and (
         _has_page(test)
-        or _main(
-            *common, *scored("test"), "--mode=evaluate", f"--checkpoint={workdir}", f"--workdir={test}"
-        )
+        or _main(*common, *scored("test"), "--mode=evaluate", f"--checkpoint={workdir}", f"--workdir={test}")
     )
 
 

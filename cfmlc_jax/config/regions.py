@@ -86,8 +86,12 @@ def _evaluate() -> ConfigDict:
     evaluate.batch_size = 4096  # regions, over all devices
     evaluate.every = 1  # epochs between two validations; the last epoch is always validated
     evaluate.checkpoint = "last"  # to evaluate after training: best (by AP), or last as in the reference
-    evaluate.overlap = 0.5  # intersection over union above which the region of the lower score is dropped, by class
-    evaluate.score_threshold = 1e-5  # regions with at most this probability of a class are not detections of it
+    evaluate.overlap = (
+        0.5  # intersection over union above which the region of the lower score is dropped, by class
+    )
+    evaluate.score_threshold = (
+        1e-5  # regions with at most this probability of a class are not detections of it
+    )
     evaluate.most = 300  # detections of an image
     # A softmax of the stages' mean probabilities, as in the reference: it brings them close to each other, in the same order
     # within a region.

@@ -228,5 +228,6 @@ class Share:
     processes: int
 
     def __call__(self, place: int) -> dict[str, Any]:
+        """The record of this process at an index."""
         step, within = divmod(place, self.share)
         return self.records[(step * self.processes + self.process) * self.share + within]

@@ -5,6 +5,7 @@ annotated in its image nor listed as absent from it is not counted. Nor is one t
 listed as incomplete. Classes are grouped by the number of training images that have them: rare, common, frequent.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,9 +134,7 @@ def average_precision(truth: GroundTruth, detections: Detections, *, most: int =
     places = np.flatnonzero(known)
     # By class, then by image, then by score.
     scores = np.asarray(detections.scores, np.float64)
-    places = places[
-        np.lexsort((-scores[places], detections.images[places], detections.classes[places]))
-    ]
+    places = places[np.lexsort((-scores[places], detections.images[places], detections.classes[places]))]
     by_key = np.argsort(annotated, kind="stable")
     for label in np.unique(truth.classes):
         own = places[detections.classes[places] == label]
@@ -166,9 +165,7 @@ def summary(precision: np.ndarray, frequency) -> dict[str, float]:
     frequency = np.asarray(frequency)
     parts = {"AP": precision, "AP50": precision[:1], "AP75": precision[5:6]}
     parts |= {f"AP{group}": precision[:, frequency == group] for group in FREQUENCIES}
-    return {
-        name: 100 * float(np.nanmean(part)) for name, part in parts.items() if not np.isnan(part).all()
-    }
+    return {name: 100 * float(np.nanmean(part)) for name, part in parts.items() if not np.isnan(part).all()}
 
 
 def _keys(images, classes, num_classes):
@@ -185,7 +182,7 @@ def _rank(sorted_keys):
 def _runs(keys):
     """Slices of equal consecutive keys."""
     borders = [0, *(np.flatnonzero(np.diff(keys)) + 1), len(keys)]
-    return [slice(start, stop) for start, stop in zip(borders, borders[1:]) if stop > start]
+    return [slice(start, stop) for start, stop in itertools.pairwise(borders) if stop > start]
 
 
 def _matched(shares):

@@ -151,7 +151,9 @@ def open_training(config) -> RegionRecords:
     """
     records = _open(config, "train")
     if not records.labelled:
-        raise InputError(f"config.data.train {config.data.train} has no labels; write the records with labels")
+        raise InputError(
+            f"config.data.train {config.data.train} has no labels; write the records with labels"
+        )
     if len(records) < config.train.batch_size:
         raise InputError(
             f"config.data.train {config.data.train} has {len(records)} images, fewer than config.train.batch_size "
@@ -184,7 +186,9 @@ def require_same_categories(one: Sequence[lvis.Category], other: Sequence[lvis.C
     if list(one) == list(other):
         return
     different = [(a, b) for a, b in zip(one, other) if a != b]
-    words = f"such as {different[0][0]} and {different[0][1]}" if different else f"{len(one)} and {len(other)}"
+    words = (
+        f"such as {different[0][0]} and {different[0][1]}" if different else f"{len(one)} and {len(other)}"
+    )
     raise InputError(
         f"config.data.train and config.data.val have other categories ({words}); write both with the categories of one "
         "file"

@@ -11,18 +11,28 @@ import numpy as np
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
-from cfmlc_jax.data.regions.lvis import Annotations, Category
+from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics import detection
-from cfmlc_jax.metrics.detection import Detections
 from cfmlc_jax.regions import build, scoring
 from cfmlc_jax.regions.build import Parts
+from cfmlc_jax.regions.files import write_detections
 from cfmlc_jax.regions.scoring import ScoredSplit
 from cfmlc_jax.results.detection import DETECTIONS, FILE, ClassPrecision, DetectionResults
 from cfmlc_jax.results.predictions import WHOLE, effect_of
 
-_FIELDS = ("features", "stages", "shared_layers", "hidden", "classifier", "num_heads", "tau", "gamma", "epsilon")
+_FIELDS = (
+    "features",
+    "stages",
+    "shared_layers",
+    "hidden",
+    "classifier",
+    "num_heads",
+    "tau",
+    "gamma",
+    "epsilon",
+)
 
 
 def evaluate_checkpoint(
@@ -122,28 +132,6 @@ def full_evaluation(
         write_detections(folder / DETECTIONS, found[chief], annotations)
         files.write_text(folder / FILE, json.dumps(results.to_json(), indent=1) + "\n")
     return results
-
-
-def write_detections(path: Path, found: Detections, annotations: Annotations) -> None:
-    """Write detections as LVIS' own program reads them: a JSON list of image_id, category_id, bbox and score.
-
-    Raises:
-        WriteError: the file cannot be written.
-    """
-    ids = [category.id for category in annotations.categories]
-    sides = found.corners[:, 2:] - found.corners[:, :2]
-    boxes = np.concatenate([found.corners[:, :2], sides], axis=1).round(2)
-    with files.replacing(path) as file:
-        # One line at a time: there are millions.
-        for i in range(len(found)):
-            entry = {
-                "image_id": int(annotations.image_ids[found.images[i]]),
-                "category_id": ids[found.classes[i]],
-                "bbox": [float(f"{side:.2f}") for side in boxes[i]],
-                "score": float(f"{found.scores[i]:.6g}"),
-            }
-            file.write(("[" if i == 0 else ",\n") + json.dumps(entry))
-        file.write("]\n" if len(found) else "[]\n")
 
 
 def _lines(results: DetectionResults) -> Sequence[str]:

@@ -71,9 +71,9 @@ def _summary(records: RegionRecords, split: ScoredSplit) -> list[str]:
     counts = records.class_counts()
     rare = sum(each.frequency == "r" for each in records.categories)
     return [
-        f"train: {len(records):,} images, {records.counts.sum():,} regions, {counts[:-1].sum():,} with an object in "
-        f"{records.stages} stage(s); {len(records.categories):,} classes, {rare} of them rare, "
-        f"{(counts[:-1] == 0).sum()} without a region",
+        f"train: {len(records):,} images, {records.counts.sum():,} regions in {records.stages} stage(s) with "
+        f"{counts[:-1].sum():,} labels of classes and {counts[-1]:,} of the background; {len(records.categories):,} classes, "
+        f"{rare} of them rare, {(counts[:-1] == 0).sum()} without a region",
         f"val: {len(split.records):,} images, {split.records.counts.sum():,} regions, "
         f"{len(split.annotations.truth.classes):,} annotated boxes",
     ]
@@ -141,9 +141,7 @@ class _Training:
                 foreground=train.foreground,
                 epochs=train.epochs,
                 seed=self._config.seed,
-                reading=Reading(
-                    jax.process_index(), jax.process_count(), threads=self._config.data.threads
-                ),
+                reading=Reading(jax.process_index(), jax.process_count(), threads=self._config.data.threads),
                 start_step=from_step,
             )
         )

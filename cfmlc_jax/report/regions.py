@@ -70,13 +70,17 @@ def _strengths(results: DetectionResults) -> Markup | None:
     if len(by_alpha) < 2:
         return None
     lines = [
-        Series(title, _COLOURS[name], [(alpha, values.get(name, math.nan)) for alpha, values in by_alpha.items()])
+        Series(
+            title, _COLOURS[name], [(alpha, values.get(name, math.nan)) for alpha, values in by_alpha.items()]
+        )
         for name, title in _TITLES.items()
         if any(name in values for values in by_alpha.values())
     ]
     every = [value for line in lines for _, value in line.points if not math.isnan(value)]
     x = scales.spanning("strength α", by_alpha)
-    return panels(line_chart("AP over the strength of the effect", lines, x, scales.fitted("%", every)), wide=True)
+    return panels(
+        line_chart("AP over the strength of the effect", lines, x, scales.fitted("%", every)), wide=True
+    )
 
 
 def _classes(run: Run) -> Markup | None:
@@ -95,7 +99,9 @@ def _classes(run: Run) -> Markup | None:
         caption="Average precision by class",
         tall=True,
     )
-    return section("classes", "Classes", fold(f"{len(rows):,} classes with boxes, the rare ones first", table))
+    return section(
+        "classes", "Classes", fold(f"{len(rows):,} classes with boxes, the rare ones first", table)
+    )
 
 
 TASK = Task(

@@ -15,8 +15,8 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.errors import BucketError, InputError, printable
-from cfmlc_jax.results import evidence as evidences
 from cfmlc_jax.results import detection, json_types, mechanisms
+from cfmlc_jax.results import evidence as evidences
 from cfmlc_jax.results.detection import DetectionResults
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.json_types import FormatError

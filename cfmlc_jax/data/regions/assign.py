@@ -19,4 +19,6 @@ def assign(boxes, corners, classes, *, overlap: float, background: int) -> np.nd
     if not len(classes):
         return np.full(len(boxes), background, np.int32)
     shares = overlaps(boxes, corners)
-    return np.where(shares.max(axis=1) >= overlap, classes[shares.argmax(axis=1)], background).astype(np.int32)
+    return np.where(shares.max(axis=1) >= overlap, classes[shares.argmax(axis=1)], background).astype(
+        np.int32
+    )

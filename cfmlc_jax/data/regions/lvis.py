@@ -93,7 +93,9 @@ def read(path: Path, version: str = OWN, *, training: bool = False) -> Annotatio
     """
     content = files.read_json(path, WAY_OUT, _without_mask)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: the file is not an object with categories, images and annotations; {WAY_OUT}")
+        raise InputError(
+            f"{path}: the file is not an object with categories, images and annotations; {WAY_OUT}"
+        )
     categories, counts = _categories(content, path)
     if version != OWN and len(categories) != CATEGORIES[version]:
         raise InputError(
@@ -213,7 +215,9 @@ def _entries(content: Mapping[str, Any], name: str, path: Path) -> list[dict]:
 def _id(entry, name, kind, path) -> int:
     value = entry.get(name)
     if type(value) is not int:
-        raise InputError(f"{path}: {kind} has the {name} {fields.shown(value)}, not a whole number; {WAY_OUT}")
+        raise InputError(
+            f"{path}: {kind} has the {name} {fields.shown(value)}, not a whole number; {WAY_OUT}"
+        )
     return value
 
 

@@ -110,7 +110,9 @@ class Writer:
         wanted = {"features": (len(boxes), self._stages, *self._shape), "boxes": (len(boxes), 4)}
         given = {"features": features, "boxes": boxes}
         if (labels is not None) != self._labelled:
-            raise InputError(f"{where}: labels are {'missing' if self._labelled else 'given'}; see `labelled`")
+            raise InputError(
+                f"{where}: labels are {'missing' if self._labelled else 'given'}; see `labelled`"
+            )
         if labels is not None:
             wanted["labels"], given["labels"] = (len(boxes), self._stages), labels
         for name, array in given.items():
@@ -293,7 +295,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _require_labels(where, labels, num_classes):
-    if labels is not None and labels.size and not (-1 <= labels.min() and labels.max() <= num_classes):
+    if labels is not None and labels.size and not (labels.min() >= -1 and labels.max() <= num_classes):
         raise InputError(
             f"{where}: labels from {labels.min()} to {labels.max()}; wanted 0 to {num_classes - 1} for classes, "
             f"{num_classes} for the background, −1 for neither"

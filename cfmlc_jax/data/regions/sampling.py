@@ -68,7 +68,9 @@ class _Chosen:
         return {"features": features, "labels": labels}
 
 
-def choose(labels, background: int, most: int, foreground: float, generator: np.random.Generator) -> np.ndarray:
+def choose(
+    labels, background: int, most: int, foreground: float, generator: np.random.Generator
+) -> np.ndarray:
     """Rows of the regions to train on: those with objects at random, then background at random, int64 [at most `most`].
 
     Args:

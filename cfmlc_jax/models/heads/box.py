@@ -110,9 +110,7 @@ class BoxHead(nn.Module):
             # Channels first, so that weights of the reference need only be transposed.
             x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
         for i in range(self.shared_layers):
-            layer = self._dense(
-                self.hidden, nn.initializers.xavier_uniform(), self.dtype, f"shared_fcs_{i}"
-            )
+            layer = self._dense(self.hidden, nn.initializers.xavier_uniform(), self.dtype, f"shared_fcs_{i}")
             x = nn.relu(layer(x))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         logits = self._classifier()(x)
