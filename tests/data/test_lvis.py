@@ -44,6 +44,7 @@ def test_the_official_form(tmp_path):
         lvis.Category(9, "cup", "r"),
     )
     assert annotations.image_ids.tolist() == [20, 300]
+    assert annotations.files == ("train2017/20.jpg", "train2017/300.jpg")
     truth = annotations.truth
     assert truth.images.tolist() == [1, 0, 0, 0]
     assert truth.classes.tolist() == [1, 1, 0, 1]
@@ -51,6 +52,17 @@ def test_the_official_form(tmp_path):
     assert truth.absent.tolist() == [[0, 2], [1, 0]]
     assert truth.incomplete.tolist() == [[1, 1]]
     assert truth.frequency.tolist() == ["r", "r", "r"]
+
+
+def test_names_of_files(tmp_path):
+    """v0.5 has names of COCO 2014; data of one's own may have none."""
+    content = copy.deepcopy(OFFICIAL)
+    content["images"][0] |= {"file_name": "COCO_val2014_000000000300.jpg"}
+    del content["images"][1]["coco_url"]
+    assert lvis.read(written(tmp_path, content)).files == ("", "000000000300.jpg")
+    content["images"][0] |= {"file_name": "/etc/passwd"}
+    with pytest.raises(InputError, match="image 300: path '/etc/passwd'; write a path relative to"):
+        lvis.read(written(tmp_path, content))
 
 
 def test_published_numbers_of_categories(tmp_path):

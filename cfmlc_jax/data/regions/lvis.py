@@ -41,12 +41,15 @@ class Annotations:
     path: of the file.
     categories: the k classes.
     image_ids: int64 [n], ascending.
+    files: of the n images, relative to the folder of COCO 2017's images: "train2017/….jpg" from the address in v1, the name
+        in v0.5; "" where the file of annotations has neither.
     truth: boxes, and what else is known of images, by position of image and class.
     """
 
     path: Path
     categories: tuple[Category, ...]
     image_ids: np.ndarray
+    files: tuple[str, ...]
     truth: GroundTruth
 
 
@@ -117,7 +120,8 @@ def read(path: Path, version: str = OWN, *, training: bool = False) -> Annotatio
         absent=_pairs(images, "neg_category_ids", classes, path),
         incomplete=_pairs(images, "not_exhaustive_category_ids", classes, path),
     )
-    annotations = Annotations(path, categories, ids, truth)
+    names = tuple(_file(image, path) for image in images)
+    annotations = Annotations(path, categories, ids, names, truth)
     _require_consistent(annotations, counts if training else None)
     return annotations
 
@@ -126,6 +130,17 @@ def _without_mask(entry):
     """An object of the file without its polygons, which are most of the file."""
     entry.pop("segmentation", None)
     return entry
+
+
+def _file(image, path) -> str:
+    """The file of an image; v0.5 has names of COCO 2014, whose last 16 letters are those of 2017."""
+    name, address = image.get("file_name"), image.get("coco_url")
+    if name is None and isinstance(address, str):
+        name = "/".join(address.split("/")[-2:])
+    if name is None:
+        return ""
+    name = fields.relative_path(name, f"{path}: image {image['id']}")
+    return name[-16:] if name.startswith("COCO_") else name
 
 
 def _categories(content, path) -> tuple[tuple[Category, ...], list[int]]:
