@@ -97,7 +97,8 @@ def detect(scores, corners, *, least: float, overlap: float, most: int) -> tuple
         if not dropped[region, label]:
             kept.append(int(above[entry]))
             dropped[:, label] |= shared[region]
-    return tuple(np.divmod(np.array(kept, np.int64), scores.shape[1]))
+    regions, classes = np.divmod(np.array(kept, np.int64), scores.shape[1])
+    return regions, classes
 
 
 def _descending(scores, first):
@@ -128,9 +129,11 @@ def average_precision(truth: GroundTruth, detections: Detections, *, most: int =
     precision = np.full((len(OVERLAPS), num_classes), np.nan)
     detections = detections.best(most)
     annotated = _keys(truth.images, truth.classes, num_classes)
-    incomplete = _keys(*truth.incomplete.T, num_classes)
+    incomplete = _keys(truth.incomplete[:, 0], truth.incomplete[:, 1], num_classes)
     keys = _keys(detections.images, detections.classes, num_classes)
-    known = np.isin(keys, np.concatenate([annotated, _keys(*truth.absent.T, num_classes)]))
+    known = np.isin(
+        keys, np.concatenate([annotated, _keys(truth.absent[:, 0], truth.absent[:, 1], num_classes)])
+    )
     places = np.flatnonzero(known)
     # By class, then by image, then by score.
     scores = np.asarray(detections.scores, np.float64)
