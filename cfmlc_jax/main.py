@@ -276,11 +276,17 @@ def _evaluate(values, config):
         _say(f"evaluating {path}")
         # Reading does not disturb a training in the same workdir. Only two reports must not mix.
         with _held(workdir / "report", "evaluating"):
-            of_regions = configs.system(checkpoints.read_meta(path)["config"]) == configs.REGIONS
-            evaluate = evaluate_regions if of_regions else evaluate_checkpoint
+            evaluate = evaluate_regions if _is_of_regions(path) else evaluate_checkpoint
             evaluate(path, config, workdir / "report", _say)
             undo.pop_all()
             _say_results(workdir, _write_page(workdir))
+
+
+def _is_of_regions(path):
+    """Whether a checkpoint is of a classifier of regions."""
+    meta = checkpoints.read_meta(path)
+    with checkpoints.understanding(path, meta):
+        return configs.system(meta["config"]) == configs.REGIONS
 
 
 def _plan(values, config):

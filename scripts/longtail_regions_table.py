@@ -136,7 +136,9 @@ def _write_records(flags, backbone):
         source = Scenes("train", bias=0.0, size=SIZE, num_scenes=CANDIDATES, seed=seed)
         splits[f"train-{seed}"] = source, scenes.long_tailed(source.labels, counts), seed
     missing = {name: split for name, split in splits.items() if not (data / name / records.INDEX).exists()}
-    features = _features(backbone) if missing else None
+    if not missing:
+        return
+    features = _features(backbone)
     for name, (source, chosen, seed) in missing.items():
         print(f"writing the records of {len(chosen)} scenes to {data / name}", file=sys.stderr, flush=True)
         scenes.write(
@@ -154,8 +156,9 @@ def _features(backbone):
 
     @jax.jit
     def maps(image):
-        features = model.apply(variables, image[None, None].astype(jnp.float32) / 255, train=False).features
-        return [features[name][0, 0] for name in MAPS]
+        views = image[None, None].astype(jnp.float32) / 255
+        outputs: Any = model.apply(variables, views, train=False)
+        return [outputs.features[name][0, 0] for name in MAPS]
 
     def of_regions(image, boxes):
         pooled = [pool(np.asarray(each), boxes / SIZE, GRID) for each in maps(image)]

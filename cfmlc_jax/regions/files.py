@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ def read_detections(path: Path, annotations: Annotations) -> Detections:
             raise InputError(f"{where} is {fields.shown(entry)}; {_WAY_OUT}")
         rows.append(images.of(entry.get("image_id"), where))
         labels.append(classes.of(entry.get("category_id"), where))
-        box, score = entry.get("bbox"), entry.get("score")
+        box: Any = entry.get("bbox")
+        score = entry.get("score")
         reason = boxes.reason_against(box)
         if reason:
             raise InputError(f"{where}: {reason}; wanted left, top, width and height in pixels")

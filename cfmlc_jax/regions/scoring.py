@@ -99,7 +99,7 @@ class Scorer:
         alphas = [prediction.alpha or 0.0 for prediction in predictions]
 
         def probabilities(variables, features):
-            outputs = heads.apply(variables, in_float32(features))
+            outputs: Any = heads.apply(variables, in_float32(features))
             return jnp.stack(
                 [
                     box.average_stages(

@@ -71,7 +71,7 @@ class RegionSystem:
         params, statistics = (learned["variables"][name] for name in ("params", "batch_stats"))
 
         def loss_of(params):
-            outputs = self._heads.apply({"params": params, "batch_stats": statistics}, features)
+            outputs: Any = self._heads.apply({"params": params, "batch_stats": statistics}, features)
             by_stage = [
                 _mean_loss(output.factual, labels[:, i], self._rows) for i, output in enumerate(outputs)
             ]
@@ -79,10 +79,11 @@ class RegionSystem:
             return loss, (by_stage, [output.features for output in outputs])
 
         (loss, (by_stage, classified)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-        if self._counted is not None:
+        counted = self._counted
+        if counted is not None:
             statistics = {
                 box.stage_name(i): self._mean_feature_after(
-                    statistics[box.stage_name(i)], features, labels[:, i]
+                    statistics[box.stage_name(i)], features, labels[:, i], counted
                 )
                 for i, features in enumerate(classified)
             }
@@ -112,14 +113,14 @@ class RegionSystem:
             raise ValueError("this system was built without a validation")
         return {"weights": self._measure(learned["variables"], poll)}
 
-    def _mean_feature_after(self, statistics, features, labels):
+    def _mean_feature_after(self, statistics, features, labels, counted: str):
         after = box.mean_feature_after(
             statistics["fc_cls"]["mean_feature"],
             features,
             labels,
             background=BACKGROUND,
             rows=self._rows,
-            counted=self._counted,
+            counted=counted,
             momentum=self._momentum,
         )
         return {"fc_cls": {"mean_feature": after}}

@@ -47,7 +47,7 @@ def _results(run: Run) -> Markup:
     results = run.detection
     if results is None:
         return section("results", "Results", absent("The full evaluation has not been written yet."))
-    rows = [
+    rows: list[list[tables.Cell]] = [
         [each.title, *(values.get(name, math.nan) for name in METRICS), results.detections[each]]
         for each, values in results.metrics.items()
     ]
@@ -88,7 +88,7 @@ def _classes(run: Run) -> Markup | None:
     if results is None:
         return None
     predictions = list(results.metrics)
-    rows = [
+    rows: list[list[tables.Cell]] = [
         [each.name, _FREQUENCIES[each.frequency], each.boxes, *(each.precision[p] for p in predictions)]
         for each in sorted(results.classes, key=lambda each: "rcf".index(each.frequency))
         if each.boxes

@@ -203,7 +203,7 @@ class RegionRecords:
         self._starts = np.concatenate([np.cumsum(table[:, 1]) - table[:, 1] for table in tables])
         self._owner = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         digest = hashlib.blake2b(text, digest_size=8)
-        digest.update(np.ascontiguousarray(np.stack([self.image_ids, self.counts])))
+        digest.update(np.stack([self.image_ids, self.counts]).tobytes())
         self.content = digest.hexdigest()
 
     def __len__(self) -> int:

@@ -57,6 +57,7 @@ class _Chosen:
 
     def __call__(self, image: int, generator: np.random.Generator) -> dict[str, Any]:
         stored = self.records[image]
+        assert stored.labels is not None, "training needs labels"
         background = len(self.records.categories)
         features = np.zeros((self.regions, *stored.features.shape[1:]), stored.features.dtype)
         labels = np.full((self.regions, self.records.stages), -1, np.int32)

@@ -123,7 +123,8 @@ def annotations(scenes: Scenes, chosen, of_categories: tuple[Category, ...], cou
         of_categories: from `categories`.
         counts: training scenes with each digit, [10].
     """
-    images, entries = [], []
+    images: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for scene in np.asarray(chosen).tolist():
         objects = scenes.objects(scene)
         present = {each.digit for each in objects}
