@@ -100,9 +100,12 @@ def _train(flags, variant, seed, further) -> bool:
     def scored(split):
         return (f"--config.data.val={data / split}", f"--config.data.annotations={data / split}.json")
 
-    return (_has_page(workdir) or _main(*common, *scored("val"), f"--workdir={workdir}")) and (
-        _has_page(test)
-        or _main(*common, *scored("test"), "--mode=evaluate", f"--checkpoint={workdir}", f"--workdir={test}")
+    if not _has_page(workdir) and not _main(*common, *scored("val"), f"--workdir={workdir}"):
+        return False
+    # The one that was evaluated on val; the folder of a run alone would stand for its best.
+    checkpoint = workdir / "checkpoints" / read.detections(workdir / "report").checkpoint
+    return _has_page(test) or _main(
+        *(*common, *scored("test"), "--mode=evaluate"), f"--checkpoint={checkpoint}", f"--workdir={test}"
     )
 
 
