@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import main
 from cfmlc_jax.classify import opening
 from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.data.regions.records import INDEX, Writer
@@ -19,6 +20,7 @@ from cfmlc_jax.regions import __main__ as regions_command
 from cfmlc_jax.results import read
 from cfmlc_jax.results.headline import headline
 from cfmlc_jax.results.predictions import WHOLE, effect_of
+from cfmlc_jax.torch_weights import __main__ as conversion
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = (Category(2, "cat", "f"), Category(5, "dog", "c"), Category(6, "yak", "r"))
@@ -96,7 +98,7 @@ def finished():
     return {}
 
 
-def test_train_evaluate_and_report(command, data, tmp_path, finished, capsys):
+def test_train_evaluate_and_report(command, data, tmp_path, finished, capsys, monkeypatch):
     workdir = tmp_path / "run"
     code, out, err = command(*words(data), f"--workdir={workdir}")
     assert code == 0, err
@@ -133,6 +135,20 @@ def test_train_evaluate_and_report(command, data, tmp_path, finished, capsys):
     assert read.detections(again / "report").metrics == results.metrics
     with pytest.raises(InputError, match="is of a classifier of stored regions, which takes no images"):
         opening.open(workdir)
+    for program, arguments in (
+        (
+            main,
+            [
+                "--config=" + str(ROOT / "configs" / "scenes.py"),
+                f"--config.init_from={workdir}",
+                f"--workdir={again}2",
+            ],
+        ),
+        (conversion, [str(workdir), str(tmp_path / "x.pth"), "--to_torch"]),
+    ):
+        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        assert program.main() == 1
+        assert "is of a classifier of stored regions" in capsys.readouterr().err
     finished["workdir"] = workdir
 
 
