@@ -52,6 +52,9 @@ from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import BucketError, InputError, RunError
 from cfmlc_jax.planning import command, topology
+from cfmlc_jax.regions import build as region_build
+from cfmlc_jax.regions.evaluate import evaluate_checkpoint as evaluate_regions
+from cfmlc_jax.regions.train import train as train_regions
 from cfmlc_jax.report import page
 from cfmlc_jax.results.headline import headline
 
@@ -124,7 +127,7 @@ def main() -> int:
         return 0
     if "--help" in sys.argv:
         print(
-            f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py and cgn_imagenet.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
+            f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py, cgn_imagenet.py and regions.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
         )
         print("JAX's own flags are taken too, as --jax_platforms=cpu.")
         return 0
@@ -179,8 +182,8 @@ def _train(values, config):
     files.require_savable(workdir, "workdir")
     if isinstance(workdir, Address) and configs.system(config) != configs.CLASSIFIER:
         raise InputError(
-            f"--workdir {workdir} cannot be in a bucket for a generator, whose records need a file system; "
-            "take a local or mounted folder"
+            f"--workdir {workdir} cannot be in a bucket for {_NEEDS_FILES[configs.system(config)]}, whose records need a "
+            "file system; take a local or mounted folder"
         )
     traced = None if values.profile is None else profile.parsed(values.profile)
     if traced is not None and isinstance(workdir, Address):
@@ -212,6 +215,13 @@ def _train(values, config):
             _say_results(workdir, path)
 
 
+_NEEDS_FILES = {
+    configs.CGN: "a generator",
+    configs.CGN_IMAGENET: "a generator",
+    configs.REGIONS: "a classifier of regions",
+}
+
+
 def _require_classifier(config, workdir: Path):
     build.require_model(config)
     if has_checkpoints(workdir):  # a run that has started may finish as it is
@@ -232,6 +242,11 @@ def _require_imagenet(config, workdir: Path):
     return config
 
 
+def _require_regions(config, workdir: Path):
+    region_build.create(config, num_classes=2)
+    return config
+
+
 class _System(NamedTuple):
     """How a system is run.
 
@@ -248,6 +263,7 @@ _SYSTEMS = {
     configs.CLASSIFIER: _System(_require_classifier, train),
     configs.CGN: _System(_require_cgn, train_cgn),
     configs.CGN_IMAGENET: _System(_require_imagenet, train_imagenet),
+    configs.REGIONS: _System(_require_regions, train_regions),
 }
 
 
@@ -268,9 +284,17 @@ def _evaluate(values, config):
         _say(f"evaluating {path}")
         # Reading does not disturb a training in the same workdir. Only two reports must not mix.
         with _held(workdir / "report", "evaluating"):
-            evaluate_checkpoint(path, config, workdir / "report", _say)
+            evaluate = evaluate_regions if _is_of_regions(path) else evaluate_checkpoint
+            evaluate(path, config, workdir / "report", _say)
             undo.pop_all()
             _say_results(workdir, _write_page(workdir))
+
+
+def _is_of_regions(path):
+    """Whether a checkpoint is of a classifier of regions."""
+    meta = checkpoints.read_meta(path)
+    with checkpoints.understanding(path, meta):
+        return configs.system(meta["config"]) == configs.REGIONS
 
 
 def _plan(values, config):

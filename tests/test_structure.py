@@ -11,7 +11,7 @@ import cfmlc_jax
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
     "errors", "shapes", "commands", "cli", "buckets", "files", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
-    "weights_folder", "checkpoint", "engine", "torch_weights", "weights", "api", "config", "results", "classify", "cgn", "planning", "context", "report", "check", "main", "predict",
+    "weights_folder", "checkpoint", "engine", "torch_weights", "weights", "api", "config", "results", "classify", "cgn", "regions", "planning", "context", "report", "check", "main", "predict",
     "export", "decisions",
 )  # fmt: skip
 # Pure functions: arrays in, arrays out.

@@ -220,8 +220,10 @@ def _opened(text, config, print_line) -> _Start:
 
 def _of_checkpoint(path) -> _Start:
     meta = checkpoints.read_meta(path)
-    if configs.system(meta["config"]) != configs.CLASSIFIER:
-        raise InputError(f"{_FIELD} {path} is of a generator, not of a classifier; give other weights")
+    system = configs.system(meta["config"])
+    if system != configs.CLASSIFIER:
+        what = "a classifier of stored regions" if system == configs.REGIONS else "a generator"
+        raise InputError(f"{_FIELD} {path} is of {what}, not of a classifier of images; give other weights")
     fields = configs.completed(meta["config"])
     return _Start(
         label=str(path),

@@ -111,6 +111,10 @@ def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: 
         system = configs.system(meta["config"])
         if system == configs.CLASSIFIER:
             stored = configs.from_json(meta["config"])
+    if system == configs.REGIONS:
+        raise InputError(
+            f"checkpoint {path} is of a classifier of stored regions, which takes no images; give one of images"
+        )
     if system != configs.CLASSIFIER:
         raise InputError(
             f"checkpoint {path} is of a generator, not of a classifier; a run of system {system!r} "

@@ -2,7 +2,7 @@
 
 The fields with their defaults and meanings are, for classifiers, in config/fields.py and config/classifier.py.
 Their defaults are the paper's recipe for COCO 2014 (MLC-PAT). For counterfactual generative networks they are in
-config/cgn.py, and for their form for ImageNet in config/cgn_imagenet.py. The files in configs/ change some of them. config/older.py translates configurations that older
+config/cgn.py, and for their form for ImageNet in config/cgn_imagenet.py; for a detector's regions in config/regions.py. The files in configs/ change some of them. config/older.py translates configurations that older
 versions stored.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfmlc_jax import files
-from cfmlc_jax.config import cgn, cgn_imagenet, classifier, fields, older, part, schema
+from cfmlc_jax.config import cgn, cgn_imagenet, classifier, fields, older, part, regions, schema
 from cfmlc_jax.config.classifier import branches, branches_of, micro_batches, patch_map, tried
 from cfmlc_jax.config.fields import require_splits
 from cfmlc_jax.config.part import field
@@ -43,12 +43,13 @@ __all__ = [
     "validate",
 ]
 
-CLASSIFIER, CGN, CGN_IMAGENET = "classifier", "cgn", "cgn_imagenet"
+CLASSIFIER, CGN, CGN_IMAGENET, REGIONS = "classifier", "cgn", "cgn_imagenet", "regions"
 # What a run trains, and the parts of its configuration. To add a system, add it here.
 SYSTEMS = {
     CLASSIFIER: (fields.PART, classifier.PART),
     CGN: (cgn.PART,),
     CGN_IMAGENET: (cgn_imagenet.PART,),
+    REGIONS: (regions.PART,),
 }
 
 
@@ -116,7 +117,7 @@ def on_platform(config: ConfigDict, platform: str) -> ConfigDict:
         platform: of the devices: "cpu", "gpu" or "tpu".
     """
     name = "generator.dtype" if system(config) == CGN_IMAGENET else "model.dtype"
-    if system(config) == CGN or field(config, name) != catalogue.AUTO:
+    if system(config) in (CGN, REGIONS) or field(config, name) != catalogue.AUTO:
         return config
     return replaced(config, {name: catalogue.compute_dtype(catalogue.AUTO, platform).name})
 

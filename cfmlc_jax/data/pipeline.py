@@ -90,7 +90,7 @@ def train_batches(
         )
     share = batch_size // reading.processes
     places = grain.MapDataset.range(start_step * share, steps * epochs * share)
-    mine = places.map(_Share(records, share, reading.process, reading.processes))
+    mine = places.map(Share(records, share, reading.process, reading.processes))
     return workers.batches(mine, to_views, share, reading)
 
 
@@ -215,7 +215,7 @@ class _TrainRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
+class Share:
     """Maps an index among one process's records to the record among those of all processes.
 
     Each process reads a consecutive part of a batch. The global batch therefore has the same order,
@@ -228,5 +228,6 @@ class _Share:
     processes: int
 
     def __call__(self, place: int) -> dict[str, Any]:
+        """The record of this process at an index."""
         step, within = divmod(place, self.share)
         return self.records[(step * self.processes + self.process) * self.share + within]

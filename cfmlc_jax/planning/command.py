@@ -20,6 +20,7 @@ from cfmlc_jax.engine.units import shown_bytes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.planning import fitting, text, topology
+from cfmlc_jax.regions import plan as regions
 
 
 class Question(NamedTuple):
@@ -81,6 +82,8 @@ def _workload(config, question: Question, devices: Sequence[jax.Device]) -> Work
     system = configs.system(config)
     if system == configs.CGN_IMAGENET:
         return imagenet.workload(config, devices)
+    if system == configs.REGIONS:
+        return regions.workload(config, devices, classes=question.classes, images=question.images)
     size = sizes.require(config.data, classes=question.classes, images=question.images)
     plans = {configs.CLASSIFIER: classifier.workload, configs.CGN: cgn.workload}
     workload = plans[system](config, size, devices)

@@ -8,7 +8,7 @@ import cfmlc_jax
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, printable
-from cfmlc_jax.report import generator, imagenet_generator, multi_label, single_label
+from cfmlc_jax.report import generator, imagenet_generator, multi_label, regions, single_label
 from cfmlc_jax.report.markup import Markup, element
 from cfmlc_jax.report.sections.layout import absent, section
 from cfmlc_jax.report.task import Task
@@ -75,6 +75,8 @@ def _task(run: Run) -> Task:
         return generator.TASK
     if run.config is not None and configs.system(run.config) == configs.CGN_IMAGENET:
         return imagenet_generator.TASK
+    if run.config is not None and configs.system(run.config) == configs.REGIONS:
+        return regions.TASK
     return single_label.TASK if run.single_label else multi_label.TASK
 
 
@@ -121,11 +123,11 @@ def _header(run, task: Task):
 def _facts(run, task: Task):
     config = run.config or {}
     facts = [text for text in [task.trained_as(config)] if text]
-    if isinstance(config.get("model"), dict):
+    if isinstance(config.get("model"), dict) and "name" in config["model"]:
         facts.append(_model(config))
     if isinstance(config.get("views"), dict):
         facts.append(f"{config['views'].get('image_size')} pixels")
-    if isinstance(config.get("data"), dict):
+    if isinstance(config.get("data"), dict) and "source" in config["data"]:
         facts.append(f"data {config['data'].get('source')}")
     if run.evidence is not None:
         facts.append(f"{len(run.evidence.class_names)} classes")

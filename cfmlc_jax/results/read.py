@@ -15,8 +15,9 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.errors import BucketError, InputError, printable
+from cfmlc_jax.results import detection, json_types, mechanisms
 from cfmlc_jax.results import evidence as evidences
-from cfmlc_jax.results import json_types, mechanisms
+from cfmlc_jax.results.detection import DetectionResults
 from cfmlc_jax.results.evidence import Evidence
 from cfmlc_jax.results.json_types import FormatError
 from cfmlc_jax.results.mechanisms import Accuracies, Picture, Stages
@@ -86,6 +87,7 @@ class Run:
     splits: the evaluated splits; empty before the evaluation.
     evidence: None before the evaluation.
     stages: of a counterfactual generative network; None for a classifier.
+    detection: of an evaluated classifier of regions.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Run:
     splits: list[Split]
     evidence: Evidence | None
     stages: Stages | None = None
+    detection: DetectionResults | None = None
 
     @property
     def single_label(self) -> bool:
@@ -116,15 +119,19 @@ def run(workdir: Path) -> Run:
     report = workdir / "report"
     log = _log(workdir / "metrics.jsonl")
     evaluated = (report / RESULTS).exists()
-    if not evaluated and not log:
+    if not evaluated and not log and not (report / detection.FILE).exists():
         raise InputError(
             f"{_shown(workdir)} has neither metrics.jsonl nor report/{RESULTS}; give the workdir of a run"
         )
     name = workdir.resolve().name
     if not evaluated:
         config = _config(workdir / "config.json")
-        is_generator = config is not None and configs.system(config) == configs.CGN
-        return Run(name, config, log, [], None, _stages(workdir, config) if is_generator else None)
+        system = None if config is None else configs.system(config)
+        return Run(
+            *(name, config, log, [], None),
+            stages=_stages(workdir, config) if system == configs.CGN else None,
+            detection=detections(report) if (report / detection.FILE).exists() else None,
+        )
     by_split, evidence = results(report)
     alphas = tuple(evidence.config["effect"]["alphas"])
     splits = [Split(each, by_split[each], scores(report, each, evidence), alphas) for each in by_split]
@@ -171,6 +178,15 @@ def accuracies(report: Path) -> dict[str, Accuracies]:
         InputError: the file is missing or damaged.
     """
     return _checked(report / mechanisms.ACCURACIES, _accuracies)
+
+
+def detections(report: Path) -> DetectionResults:
+    """The average precisions of a classifier of regions, from the folder of its report.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _checked(report / detection.FILE, lambda value: DetectionResults.from_json(value, "it"))
 
 
 def _accuracies(value):

@@ -342,6 +342,11 @@ def to_torch(flags: argparse.Namespace) -> None:
         generator_files.write(flags.out, path, config)
         print(f"{flags.out}: state_dict of the generator in {path}")
         return
+    if configs.system(config) == configs.REGIONS:
+        raise InputError(
+            f"checkpoint {path} is of a classifier of stored regions, which is not written as a PyTorch file; give one of "
+            "images"
+        )
     name = config.model.name
     if flags.model not in (None, name):
         raise InputError(f"--model={flags.model}, but the model of checkpoint {path} is {name}; omit --model")

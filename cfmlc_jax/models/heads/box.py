@@ -2,15 +2,19 @@
 
 The detector supplies RoI features [r, h, w, c] of one cascade stage (h = w = 7, c = 256 in the
 reference) and receives `BoxOutputs`. Each stage of a cascade has its own `BoxHead`, with its own
-weights and its own mean feature, which training updates by `mean_feature_after`. For inference:
+weights and its own mean feature, which training updates by `mean_feature_after`; `Cascade` has all of them. For
+inference:
 
     stages = [background_exempt(out.factual, out.counterfactual, background=…) for out in outputs]
     scores = average_stages(stages)
 
+Training on stored regions (`cfmlc_jax.regions`) has neither boxes nor, if the detector's shared layers were applied
+before the features were stored, shared layers.
+
 The reference has two versions of the head (`VARIANTS`): for mmdetection 2.4 ("lvis1.0") and 1.1 ("lvis_old").
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,11 +24,13 @@ import jax.numpy as jnp
 
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal import mean_feature as mean_features
-from cfmlc_jax.models.heads.pooled import CosineClassifier
+from cfmlc_jax.models.heads import pooled
 from cfmlc_jax.models.layers.linear import Dense
 
 BACKGROUNDS = ("first", "last")
 COUNTED = ("foreground", "positive_labels")
+LINEAR = "linear"
+CLASSIFIERS = (*pooled.NORMS, LINEAR)
 
 
 class Variant(NamedTuple):
@@ -51,8 +57,8 @@ class BoxOutputs:
     """Outputs of a stage for every region.
 
     factual: [r, k + 1] logits of the classes and the background; the loss is their cross-entropy.
-    counterfactual: [r, k + 1] the part of these logits that lies along the mean feature.
-    deltas: [r, 4] shift and scale of the box, the same for all classes.
+    counterfactual: [r, k + 1] the part of these logits that lies along the mean feature; None for a linear classifier.
+    deltas: [r, 4] shift and scale of the box, the same for all classes; None for a head without boxes.
     features: [r, d] features after the shared layers.
     """
 
@@ -63,7 +69,7 @@ class BoxOutputs:
 
 
 class BoxHead(nn.Module):
-    """Two shared layers, a causal-norm classifier and one box: RoI features [r, h, w, c] -> `BoxOutputs`.
+    """Two shared layers, a causal-norm classifier and one box: RoI features [r, h, w, c] or [r, d] -> `BoxOutputs`.
 
     The mean feature ("batch_stats", "fc_cls/mean_feature") is only read here; `mean_feature_after` updates it.
 
@@ -77,10 +83,13 @@ class BoxHead(nn.Module):
         num_heads: K of the classifier.
         tau: tau of the classifier.
         gamma: gamma of the classifier.
+        classifier: one of `pooled.NORMS`, or "linear": a dot product and a bias, as in detectors.
+        shared_layers: number of them; 0: the features are classified as they are.
+        boxes: whether there are deltas.
         dtype: type in which the shared layers are computed; the rest is float32.
 
     Raises:
-        InputError: num_heads does not divide `hidden`.
+        InputError: num_heads does not divide the width of the classified features.
     """
 
     num_classes: int
@@ -89,32 +98,68 @@ class BoxHead(nn.Module):
     num_heads: int = 2
     tau: float = 16.0
     gamma: float = 1 / 32
+    classifier: str = "causal"
+    shared_layers: int = 2
+    boxes: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, roi_features) -> BoxOutputs:
-        # Channels first, so that weights of the reference need only be transposed.
-        x = roi_features.transpose(0, 3, 1, 2).reshape(len(roi_features), -1)
-        for name in ("shared_fcs_0", "shared_fcs_1"):
-            x = nn.relu(self._dense(self.hidden, nn.initializers.xavier_uniform(), self.dtype, name)(x))
+        x = roi_features
+        if x.ndim == 4:
+            # Channels first, so that weights of the reference need only be transposed.
+            x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+        for i in range(self.shared_layers):
+            layer = self._dense(self.hidden, nn.initializers.xavier_uniform(), self.dtype, f"shared_fcs_{i}")
+            x = nn.relu(layer(x))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        logits = CosineClassifier(
-            self.num_classes + 1,
+        logits = self._classifier()(x)
+        deltas = None
+        if self.boxes:
+            deltas = self._dense(4, nn.initializers.normal(0.001), jnp.float32, "fc_reg")(x)
+        return BoxOutputs(
+            factual=logits.factual, counterfactual=logits.counterfactual, deltas=deltas, features=x
+        )
+
+    def _classifier(self):
+        rows = self.num_classes + 1
+        if self.classifier == LINEAR:
+            return pooled.LinearClassifier(rows, use_bias=True, name="fc_cls")
+        return pooled.CosineClassifier(
+            rows,
+            norm=self.classifier,
             num_heads=self.num_heads,
             tau=self.tau,
             gamma=self.gamma,
             epsilon=self.epsilon,
             name="fc_cls",
-        )(x)
-        deltas = self._dense(4, nn.initializers.normal(0.001), jnp.float32, "fc_reg")(x)
-        return BoxOutputs(
-            factual=logits.factual, counterfactual=logits.counterfactual, deltas=deltas, features=x
         )
 
     def _dense(self, features, kernel_init, dtype, name):
         return Dense(
             features, kernel_init=kernel_init, bias_init=nn.initializers.zeros, dtype=dtype, name=name
         )
+
+
+class Cascade(nn.Module):
+    """The heads of all stages of a cascade, each with its own weights: features [r, s, …] -> s `BoxOutputs`.
+
+    Attributes:
+        head: creates a head by its name, as `functools.partial(BoxHead, …)` does.
+        stages: s.
+    """
+
+    head: Callable[..., nn.Module]
+    stages: int
+
+    @nn.compact
+    def __call__(self, features) -> list[BoxOutputs]:
+        return [self.head(name=stage_name(i))(features[:, i]) for i in range(self.stages)]
+
+
+def stage_name(stage: int) -> str:
+    """The name of a stage's variables in `Cascade`."""
+    return f"stage_{stage}"
 
 
 def mean_feature_after(

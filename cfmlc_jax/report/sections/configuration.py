@@ -41,6 +41,7 @@ _RECIPES = {
     configs.CLASSIFIER: "the paper’s recipe for COCO",
     configs.CGN: "the reference’s recipe for double-coloured digits",
     configs.CGN_IMAGENET: "the reference’s recipe for ImageNet",
+    configs.REGIONS: "the reference’s recipe for LVIS v1",
 }
 _NO_DEFAULT = object()
 

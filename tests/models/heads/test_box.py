@@ -1,5 +1,7 @@
 """The box head: which regions the mean feature is of, probabilities that exempt the background, cascades."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,33 @@ def test_invalid_arguments_are_refused(regions):
         mean_after(regions, [0] * 6, background="last", counted="all")
     with pytest.raises(ValueError, match="background 'none' is not one of first, last"):
         box.background_row("none", 5)
+
+
+def test_a_cascade_is_its_heads(rng):
+    """Each stage classifies its own features with its own weights, without shared layers as they are."""
+    features = rng.normal(size=(5, 2, 8)).astype(np.float32)
+    head = functools.partial(box.BoxHead, CLASSES, shared_layers=0, boxes=False)
+    cascade = box.Cascade(head, 2)
+    variables = cascade.init(jax.random.key(0), features)
+    outputs = cascade.apply(variables, features)
+    assert set(variables["params"]["stage_1"]) == {"fc_cls"}
+    for i, output in enumerate(outputs):
+        own = jax.tree.map(lambda leaf: leaf, {name: tree[f"stage_{i}"] for name, tree in variables.items()})
+        alone = head().apply(own, features[:, i])
+        np.testing.assert_array_equal(output.factual, alone.factual)
+        np.testing.assert_array_equal(output.features, features[:, i])
+        assert output.deltas is None
+    assert not np.allclose(outputs[0].factual, outputs[1].factual)
+
+
+def test_a_linear_classifier(regions):
+    """As in detectors: a dot product and a bias, without a counterfactual."""
+    module = create(classifier=box.LINEAR)
+    variables = module.init(jax.random.key(0), regions)
+    outputs = module.apply(variables, regions)
+    layer = variables["params"]["fc_cls"]
+    np.testing.assert_allclose(
+        outputs.factual, outputs.features @ layer["kernel"] + layer["bias"][None], rtol=1e-5
+    )
+    assert outputs.counterfactual is None
+    assert "batch_stats" not in variables

@@ -1,0 +1,1 @@
+"""Regions of a detector: their stored features, and the annotations of LVIS."""

@@ -1,0 +1,205 @@
+"""Average precision of boxes on long-tailed regions over seeds: plain, cosine, De-confound, and their effects.
+
+    python scripts/longtail_regions_table.py [--seeds=3] [--workdir=runs/longtail_regions] [FLAG=VALUE …]
+
+Trains a small network on digit scenes in which digits are equally frequent (configs/scenes.py:whole), which then stays as it
+is: its maps give the features of regions. For every seed it writes records of training scenes in which digit 0 is frequent and
+digit 9 rare, and trains configs/longtail_lvis.py:scenes_VARIANT on them for every variant. Finished parts are not repeated.
+Of each effect the strength has the highest AP on the validation scenes, averaged over the seeds. Prints
+a Markdown table of AP on the test scenes, mean ± deviation over the seeds, and writes it to WORKDIR/table.md. Further
+arguments are flags of python -m cfmlc_jax.main, such as --config.train.epochs=5. Exit code 1: a run failed and printed why.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfmlc_jax import cli, files
+from cfmlc_jax.classify import opening
+from cfmlc_jax.data.regions import records, scenes
+from cfmlc_jax.data.regions.pooling import pool
+from cfmlc_jax.data.sources.scenes import Scenes
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.results import read, tables
+from cfmlc_jax.results.predictions import WHOLE, Prediction
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+BACKBONE = (
+    "--config.data.scenes.bias=0.0",
+    "--config.data.scenes.num_train=2000",
+    "--config.data.scenes.num_test=200",
+    "--config.data.test_splits=('val',)",
+    "--config.train.epochs=8",
+)
+# Maps of the network whose cells are pooled, and the grid that a region is pooled to.
+MAPS, GRID = ("stem", "layer1"), 4
+SIZE, CHANNELS = 64, 96
+CANDIDATES, LARGEST, SMALLEST, SCORED = 6000, 600, 4, 500
+METRICS = ("AP", "AP50", "APr", "APc", "APf")
+# Rows: title, the variant that is trained, and whether the row shows its effect.
+ROWS = (
+    ("plain", "plain", False),
+    ("cosine", "cosine", False),
+    ("Cosine-TDE", "cosine", True),
+    ("De-confound", "deconfound", False),
+    ("De-confound-TDE", "deconfound", True),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    cli.tolerate_every_name()
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument(
+        "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="number of seeds: 0, 1, …"
+    )
+    parser.add_argument("--workdir", type=files.local_path, default=Path("runs/longtail_regions"))
+    try:
+        flags, further = parser.parse_known_args(arguments)
+        done = _run(flags, further)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not done:
+        return 1
+    text = table(flags)
+    files.write_text(flags.workdir / "table.md", text + "\n")
+    print(text)
+    return 0
+
+
+def _run(flags, further) -> bool:
+    """Whether all parts are done."""
+    backbone = flags.workdir / "backbone"
+    config = f"--config={CONFIGS / 'scenes.py'}:whole"
+    if not _has_page(backbone) and not _main(config, f"--workdir={backbone}", *BACKBONE):
+        return False
+    _write_records(flags, backbone)
+    return all(
+        _train(flags, variant, seed, further)
+        for seed in range(flags.seeds)
+        for variant in dict.fromkeys(variant for _, variant, _ in ROWS)
+    )
+
+
+def _train(flags, variant, seed, further) -> bool:
+    """Train a variant with a seed, and evaluate it on the test scenes, unless both are done."""
+    workdir, test = _workdir(flags, variant, seed), _workdir(flags, variant, seed) / "test"
+    data = flags.workdir / "data"
+    config = f"--config={CONFIGS / 'longtail_lvis.py'}:scenes_{variant}"
+    common = (config, f"--config.seed={seed}", f"--config.data.train={data / f'train-{seed}'}", *further)
+
+    def scored(split):
+        return (f"--config.data.val={data / split}", f"--config.data.annotations={data / split}.json")
+
+    if not _has_page(workdir) and not _main(*common, *scored("val"), f"--workdir={workdir}"):
+        return False
+    # The one that was evaluated on val; the folder of a run alone would stand for its best.
+    checkpoint = workdir / "checkpoints" / read.detections(workdir / "report").checkpoint
+    return _has_page(test) or _main(
+        *(*common, *scored("test"), "--mode=evaluate"), f"--checkpoint={checkpoint}", f"--workdir={test}"
+    )
+
+
+def _workdir(flags, variant, seed):
+    return flags.workdir / f"{variant}-{seed}"
+
+
+def _has_page(workdir):
+    return (workdir / "report" / "index.html").exists()
+
+
+def _main(*words) -> bool:
+    command = [sys.executable, "-m", "cfmlc_jax.main", *words]
+    print(" ".join(command), file=sys.stderr, flush=True)
+    return subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
+
+
+def _write_records(flags, backbone):
+    """Write the records of all seeds, and of val and test their annotations, unless they are there."""
+    data = flags.workdir / "data"
+    counts = scenes.targets(LARGEST, SMALLEST)
+    categories = scenes.categories(counts)
+    splits: dict[str, tuple[Scenes, Any, int]] = {
+        name: (source, np.arange(SCORED), 0)
+        for name, source in (
+            ("val", Scenes("val", bias=0.0, size=SIZE, num_scenes=SCORED)),
+            ("test", Scenes("test_balanced", size=SIZE, num_scenes=SCORED)),
+        )
+    }
+    for seed in range(flags.seeds):
+        source = Scenes("train", bias=0.0, size=SIZE, num_scenes=CANDIDATES, seed=seed)
+        splits[f"train-{seed}"] = source, scenes.long_tailed(source.labels, counts), seed
+    missing = {name: split for name, split in splits.items() if not (data / name / records.INDEX).exists()}
+    if not missing:
+        return
+    features = _features(backbone)
+    for name, (source, chosen, seed) in missing.items():
+        print(f"writing the records of {len(chosen)} scenes to {data / name}", file=sys.stderr, flush=True)
+        scenes.write(
+            data / name, source, chosen, categories, features, shape=(GRID, GRID, CHANNELS), seed=seed
+        )
+        if seed == 0:
+            listed = scenes.annotations(source, chosen, categories, counts)
+            files.write_text(data / f"{name}.json", json.dumps(listed))
+
+
+def _features(backbone):
+    """A function of an image and boxes [r, 4] -> features float32 [r, 1, GRID, GRID, CHANNELS] of the network's maps."""
+    opened = opening.open(backbone)
+    model, variables = opened.parts.model, opened.model["average"]
+
+    @jax.jit
+    def maps(image):
+        views = image[None, None].astype(jnp.float32) / 255
+        outputs: Any = model.apply(variables, views, train=False)
+        return [outputs.features[name][0, 0] for name in MAPS]
+
+    def of_regions(image, boxes):
+        pooled = [pool(np.asarray(each), boxes / SIZE, GRID) for each in maps(image)]
+        return np.concatenate(pooled, axis=-1)[:, None]
+
+    return of_regions
+
+
+def table(flags: argparse.Namespace) -> str:
+    """AP in percent as a Markdown table, mean ± sample deviation over the seeds."""
+    rows = []
+    for name, variant, effect in ROWS:
+        workdirs = [_workdir(flags, variant, seed) for seed in range(flags.seeds)]
+        prediction = WHOLE
+        if effect:
+            prediction = _best_effect([_metrics(workdir) for workdir in workdirs])
+            name = f"{name}, α {prediction.alpha:g}"
+        test = [_metrics(workdir / "test")[prediction] for workdir in workdirs]
+        rows.append([name, *(_spread([values[metric] for values in test]) for metric in METRICS)])
+    return tables.markdown(
+        [f"AP of boxes %, {flags.seeds} seeds", "all", "all, overlap .5", "rare", "common", "frequent"], rows
+    )
+
+
+def _best_effect(seeds: list[dict[Prediction, dict[str, float]]]) -> Prediction:
+    """The effect of the highest AP on the validation scenes, averaged over the seeds."""
+    effects = [prediction for prediction in seeds[0] if prediction.is_effect]
+    return max(effects, key=lambda each: sum(seed[each]["AP"] for seed in seeds))
+
+
+def _metrics(workdir) -> dict[Prediction, dict[str, float]]:
+    return read.detections(workdir / "report").metrics
+
+
+def _spread(values):
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
