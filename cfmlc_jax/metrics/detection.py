@@ -87,7 +87,7 @@ def detect(scores, corners, *, least: float, overlap: float, most: int) -> tuple
     """
     scores = np.asarray(scores)
     above = np.flatnonzero(scores > least)
-    shared = overlaps(corners, corners) > overlap
+    corners = np.asarray(corners)
     dropped = np.zeros(scores.shape, bool)
     kept: list[int] = []
     for entry in _descending(scores.reshape(-1)[above], first=4 * most):
@@ -96,7 +96,8 @@ def detect(scores, corners, *, least: float, overlap: float, most: int) -> tuple
         region, label = divmod(int(above[entry]), scores.shape[1])
         if not dropped[region, label]:
             kept.append(int(above[entry]))
-            dropped[:, label] |= shared[region]
+            # Not of all regions at once: few of a thousand are kept.
+            dropped[:, label] |= overlaps(corners[region : region + 1], corners)[0] > overlap
     regions, classes = np.divmod(np.array(kept, np.int64), scores.shape[1])
     return regions, classes
 
