@@ -45,7 +45,7 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     Args:
         folder: an existing folder, or one in a bucket.
         doing: what the lock is held for, for example "training"; other processes print it.
-        wait: if set, wait for the holder, and call this with a line that names it before every try.
+        wait: if set, wait for the holder, and call this once with a line that names it.
 
     Raises:
         InUseError: another process holds the lock.
@@ -54,6 +54,7 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     """
     path = folder / FILE
     take: Callable[..., _Object | _OpenFile] = _take_in_bucket if isinstance(path, Address) else _take
+    waiting = False
     while True:
         try:
             lock = take(path, doing)
@@ -61,7 +62,9 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         except InUseError as error:
             if wait is None:
                 raise
-            wait(str(error))
+            if not waiting:
+                wait(str(error))
+            waiting = True
             time.sleep(SECONDS_BETWEEN_TRIES)
         except OSError as error:
             raise WriteError(error.errno, error.strerror, str(path)) from error

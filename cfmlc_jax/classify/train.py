@@ -86,7 +86,7 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
     writing = (
         contextlib.nullcontext()
         if output.folder is None
-        else lock.held(output.folder, "evaluating", wait=_print_once(output.print_line))
+        else lock.held(output.folder, "evaluating", wait=lambda line: output.print_line(f"waiting: {line}"))
     )
     with writing:
         model = read_model(chosen, training.system.split(run.abstract.learned)[0])
@@ -102,19 +102,6 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
             output,
             score=training.evaluation,
         )
-
-
-def _print_once(print_line):
-    """A function that prints that the run is waiting, and for what, at its first call only."""
-    printed = False
-
-    def wait(text):
-        nonlocal printed
-        if not printed:
-            printed = True
-            print_line(f"waiting: {text}")
-
-    return wait
 
 
 class _Training:

@@ -1,10 +1,10 @@
 """The training command with one fault in it.
 
-    python -m scripts.faults.victim FAULT <arguments of cfmlc_jax.main>
+    victim.py FAULT ARGUMENTS
 
-FAULT is JSON of a `Fault`. The files that Python writes, renames and removes in the workdir are counted by an audit hook,
-which acts on the n-th: so a run can be hit before every single change of its files. Files of arrays are written by
-TensorStore in C++, which the hook does not see; faults at a time hit these.
+FAULT is JSON of a `Fault`, ARGUMENTS are those of `cfmlc_jax.main`. The files that Python writes, renames and removes in
+the workdir are counted by an audit hook, which acts on the n-th: so a run can be hit before every single change of its
+files. Files of arrays are written by TensorStore in C++, which the hook does not see; faults at a time hit these.
 """
 
 import errno
