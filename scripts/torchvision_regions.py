@@ -1,7 +1,7 @@
 """Writes region features of torchvision's Faster R-CNN, for configs/longtail_lvis.py.
 
-    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_train.json --version=v1 --out=DIR --split=train
-    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_val.json --version=v1 --out=DIR --split=val
+    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_train.json --release=v1 --out=DIR --split=train
+    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_val.json --release=v1 --out=DIR --split=val
 
 For each annotated image the detector proposes regions. Their features are stored, after its two shared layers, or with --maps
 as pooled maps [7, 7, 256]; and their boxes, moved by the regression of the object class that the detector holds most probable.
@@ -40,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = cli.Parser(description=__doc__)
     parser.add_argument("--images", type=files.local_path, required=True)
     parser.add_argument("--annotations", type=files.local_path, required=True)
-    parser.add_argument("--version", choices=(*lvis.CATEGORIES, lvis.OWN), default=lvis.OWN)
+    parser.add_argument(
+        "--release",
+        choices=(*lvis.CATEGORIES, lvis.OWN),
+        default=lvis.OWN,
+        help="of LVIS, whose categories are checked",
+    )
     parser.add_argument("--out", type=files.local_path, required=True, help="a new folder of records")
     parser.add_argument("--split", choices=SPLITS, required=True)
     parser.add_argument("--model", choices=MODELS, default=MODELS[0])
@@ -52,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     try:
         flags = parser.parse_args(arguments)
-        annotations = lvis.read(flags.annotations, flags.version, training=flags.split == TRAIN)
+        annotations = lvis.read(flags.annotations, flags.release, training=flags.split == TRAIN)
         detector = create(flags.model, flags.weights, flags.device)
         write(detector, annotations, flags)
     except (InputError, RunError) as error:

@@ -1,7 +1,7 @@
 """Records of regions and files of detections: what is in them, and how good they are.
 
-    python -m cfmlc_jax.regions check FOLDER [--annotations=lvis_v1_train.json] [--version=v1]
-    python -m cfmlc_jax.regions score DETECTIONS --annotations=lvis_v1_val.json [--version=v1]
+    python -m cfmlc_jax.regions check FOLDER [--annotations=lvis_v1_train.json] [--release=v1]
+    python -m cfmlc_jax.regions score DETECTIONS --annotations=lvis_v1_val.json [--release=v1]
 
 check reads the records of a folder, and prints what a configuration needs to know; with the annotations of the same
 images also whether categories and images agree. score prints the average precision of boxes of a JSON file of detections, by
@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     score.add_argument("--annotations", type=files.local_path, required=True)
     score.add_argument("--most", type=int, default=300, help="detections of an image that count")
     for each in (check, score):
-        each.add_argument("--version", choices=(*lvis.CATEGORIES, lvis.OWN), default=lvis.OWN)
+        each.add_argument(
+            "--release",
+            choices=(*lvis.CATEGORIES, lvis.OWN),
+            default=lvis.OWN,
+            help="of LVIS, whose categories are checked",
+        )
     try:
         flags = parser.parse_args(arguments)
         lines = _check(flags) if flags.command == "check" else _score(flags)
@@ -64,7 +69,7 @@ def _check(flags: argparse.Namespace) -> list[str]:
     else:
         lines.append("no labels: for evaluation only")
     if flags.annotations is not None:
-        annotations = lvis.read(flags.annotations, flags.version)
+        annotations = lvis.read(flags.annotations, flags.release)
         scored_split(annotations, records, str(flags.folder))
         lines.append(f"categories and images are those of {flags.annotations}")
     return lines
@@ -76,7 +81,7 @@ def _by_frequency(categories):
 
 
 def _score(flags: argparse.Namespace) -> list[str]:
-    annotations = lvis.read(Path(flags.annotations), flags.version)
+    annotations = lvis.read(Path(flags.annotations), flags.release)
     found = read_detections(Path(flags.detections), annotations)
     precision = detection.average_precision(annotations.truth, found, most=flags.most)
     metrics = detection.summary(precision, annotations.truth.frequency)

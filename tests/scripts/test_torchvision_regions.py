@@ -87,7 +87,7 @@ def test_what_cannot_be_used(script, images, detector, capsys):
     for more, message in (
         ([f"--weights={images / 'other.pt'}"], "other.pt are not of fasterrcnn_mobilenet_v3_large_fpn"),
         ([f"--weights={images / 'broken.pt'}"], "broken.pt cannot be read"),
-        (["--version=v1"], "has 2 categories, LVIS v1 has 1,203"),
+        (["--release=v1"], "has 2 categories, LVIS v1 has 1,203"),
     ):
         assert run(script, images, "train", *more) == 1
         err = capsys.readouterr().err
