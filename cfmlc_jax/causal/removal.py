@@ -61,7 +61,7 @@ def remove(images, labels, focus, removal: Draw):
 
     Args:
         images: whole views, squares.
-        labels: before the removal, [b, k].
+        labels: before the removal, [b, k]; −1 where a class is unknown, which it stays.
         focus: [b, n², k], whose softmax over the n × n cells is each cell's share in a class's evidence. Cells are numbered
             column by column, as in `causal.views`.
         removal: from `draw`.
@@ -74,7 +74,8 @@ def remove(images, labels, focus, removal: Draw):
     if removal.donated is not None:
         region, fill, shown = _exchanged(images, labels, cells, removal, region, fill)
     mask = jax.image.resize(region.astype(images.dtype), images.shape[:3], "linear")[..., None]
-    return images + mask * (fill - images), jnp.maximum(left * ~_most(cells, region), shown)
+    left = jnp.where(left > 0, left * ~_most(cells, region), left)
+    return images + mask * (fill - images), jnp.where((shown == 0) | (left > 0), left, shown)
 
 
 @shaped("b h h, b h h -> b h h")

@@ -17,6 +17,7 @@ import numpy as np
 
 from cfmlc_jax.causal.decorrelation import decorrelate
 from cfmlc_jax.context.removal import Removal
+from cfmlc_jax.data.sources.checks import class_rates
 from cfmlc_jax.metrics import cooccurrence
 from cfmlc_jax.metrics.agreement import Agreement, agreement
 from cfmlc_jax.metrics.bootstrap import interval, mean_of_defined, ratio, weighted_mean_average_precision
@@ -234,7 +235,7 @@ def _move(before, after, entries, seed) -> Move:
 def named_pairs(labels: np.ndarray, pairs: np.ndarray, class_names: Sequence[str]) -> list[dict]:
     """Each pair with its names and its probabilities in the training labels."""
     conditional = cooccurrence.conditional_probability(labels)
-    rate = (np.asarray(labels) > 0).mean(axis=0)
+    rate = class_rates(np.asarray(labels))
     both = cooccurrence.counts(labels)
     return [
         {

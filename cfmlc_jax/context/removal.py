@@ -190,7 +190,7 @@ class WithoutClass:
         """Whether the objects of a label that is present are not covered by the hole: bool [r, k]."""
         kept = np.zeros(self.labels.shape, bool)
         for row, each in enumerate(self.removals):
-            for label in np.flatnonzero(self.labels[row]):
+            for label in np.flatnonzero(self.labels[row] > 0):
                 kept[row, label] = covered(self._boxes, each, int(label)) <= MOST_COVERED
         return kept
 

@@ -164,7 +164,7 @@ def _classes(runs: tuple[Run, Run], compared: Sequence[Comparison], names) -> Ma
         with_thresholds = any(chosen is not None for chosen in thresholds)
         if with_thresholds:
             header += [f"threshold, {name}" for name in names]
-        positives = each.scores[0].labels.sum(axis=0, dtype=int)
+        positives = (each.scores[0].labels > 0).sum(axis=0, dtype=int)
         rows: list[list[tables.Cell]] = []
         for k in order.tolist():
             ends = [float(end[k]) for end in difference]

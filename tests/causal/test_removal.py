@@ -44,6 +44,20 @@ def test_a_class_in_the_same_region_goes_too(rng):
     np.testing.assert_array_equal(kept, [[0, 0, 1], [1, 1, 0], [1, 1, 1]])
 
 
+def test_unknown_labels_stay_unknown(rng):
+    """Class 1 is in the region of class 0; the donor's class 2 is unknown, and comes with its class 0."""
+    images, focus = (
+        jnp.asarray(rng.random((2, SIZE, SIZE, 3)), jnp.float32),
+        focus_at([[(1, 1)] * CLASSES] * 2),
+    )
+    labels = jnp.array([[1.0, 0, -1], [1, -1, 0]])
+    _, kept = removal.remove(images, labels, focus, drawn([-1, 0]))
+    np.testing.assert_array_equal(kept, [[1, 0, -1], [0, -1, 0]])
+    exchanged = drawn([-1, 0])._replace(donated=jnp.array([-1, 0]))
+    _, kept = removal.remove(images, labels, focus, exchanged)
+    np.testing.assert_array_equal(kept, [[1, 0, -1], [1, -1, -1]])
+
+
 def test_the_region_of_the_class_is_filled_from_where_no_class_is(rng):
     """Class 0 in red at (1, 6), class 1 in green at (5, 2), on grey noise; class 2 is absent."""
     cells = [(1, 6), (5, 2), (4, 4)]
