@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import files
 from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.errors import BucketError, InputError, printable
 from cfmlc_jax.results import evidence as evidences
@@ -268,8 +269,8 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
 
 def _arrays(path):
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with path.open("rb") as file:
+            return files.read_npz(file)
     except FileNotFoundError as error:
         raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}") from error
     except BucketError:

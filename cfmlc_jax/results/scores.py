@@ -1,14 +1,13 @@
 """The logits of a split, and the metrics that are computed from them."""
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 
 from cfmlc_jax import metrics
 from cfmlc_jax.causal import effects
 from cfmlc_jax.results.predictions import Prediction, counterfactual_of, effect_of
+from cfmlc_jax.results.tables import csv_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +94,8 @@ def per_class_csv(scores: Scores, alphas, class_names) -> str:
         for prediction, logits in scores.predictions(alphas).items()
         for definition in metrics.AP_DEFINITIONS
     }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "positives", *columns])
+    lines = [csv_line(["class", "positives", *columns])]
     for k, name in enumerate(class_names):
-        writer.writerow([name, int(scores.labels[:, k].sum()), *(f"{ap[k]:.4f}" for ap in columns.values())])
-    return text.getvalue()
+        values = (f"{ap[k]:.4f}" for ap in columns.values())
+        lines.append(csv_line([name, int(scores.labels[:, k].sum()), *values]))
+    return "".join(lines)
