@@ -124,7 +124,8 @@ def predict(
     start = time.perf_counter()
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, errors="replace")
     assert process.stderr is not None
-    lines = process.stderr.read().splitlines()
+    with process.stderr as stream:
+        lines = stream.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     code = process.returncode = os.waitstatus_to_exitcode(status)
