@@ -30,6 +30,8 @@ Results = MultiLabelResults | SingleLabelResults
 T = TypeVar("T")
 
 RESULTS = "results.json"
+# Broken JSON, a number of more than 4300 digits, or thousands of nested brackets.
+_NO_JSON = (ValueError, RecursionError)
 EVALUATE_AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
 _LOGITS = ("whole", "combined")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -305,7 +307,7 @@ def _log(path) -> list[dict[str, Any]]:
 def _line(path, number, line):
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except _NO_JSON as error:
         raise _damaged(path, f"line {number}: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise _damaged(path, f"line {number} is not an object with a step")
@@ -332,7 +334,7 @@ def _json(path):
         raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}")
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except _NO_JSON as error:
         raise _damaged(path, str(error)) from error
 
 

@@ -127,6 +127,7 @@ def _read(entry: Path) -> Annotations | None:
         EOFError,
         TypeError,
         AttributeError,
+        RecursionError,
         zipfile.BadZipFile,
         zlib.error,
     ):
