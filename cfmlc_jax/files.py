@@ -435,17 +435,17 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
         return
     _require_local(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    cli.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
-    try:
-        with temporary.open(mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, WriteError):  # about another file, written inside the block
-            raise
-        raise WriteError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):  # the file or its folder does not exist
-            temporary.unlink()
+    with cli.if_interrupted(functools.partial(temporary.unlink, missing_ok=True)):
+        try:
+            with temporary.open(mode, **options) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            if isinstance(error, WriteError):  # about another file, written inside the block
+                raise
+            raise WriteError(error.errno, error.strerror, str(path)) from error
+        finally:
+            with contextlib.suppress(OSError):  # the file or its folder does not exist
+                temporary.unlink()
