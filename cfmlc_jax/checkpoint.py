@@ -411,10 +411,16 @@ def read_meta(path: Path) -> dict:
         meta = weights_folder.read_meta(path)
     else:
         meta = _read(path, meta=ocp.args.JsonRestore())["meta"]
-    if isinstance(meta, dict) and meta.get("format", FORMAT) > FORMAT:
-        raise InputError(_upgrade(path, meta))
-    if not isinstance(meta, dict) or "class_names" not in meta:
+    if not isinstance(meta, dict):
         raise _unreadable(path, "its meta has no class names")
+    number = meta.get("format", FORMAT)
+    if isinstance(number, int) and number > FORMAT:
+        raise InputError(_upgrade(path, meta))
+    names = meta.get("class_names", "")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise _unreadable(path, "its meta has no class names")
+    if not isinstance(meta.get("config", {}), dict):
+        raise _unreadable(path, "its configuration has no fields")
     return meta
 
 
@@ -442,7 +448,7 @@ def _upgrade(path, meta):
 
 
 def _numbers(version):
-    return tuple(int(number) for number in re.findall(r"\d+", str(version)))
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", str(version)))
 
 
 def read_model(path: Path, abstract) -> Any:
@@ -687,7 +693,7 @@ def _progress(path) -> dict:
         progress = json.loads(text)
     except BucketError:
         raise  # a best checkpoint must not lose its rank to a lost connection
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return progress if isinstance(progress, dict) and isinstance(progress.get("rank"), int | float) else {}
 

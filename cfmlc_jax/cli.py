@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import cfmlc_jax
@@ -105,6 +105,16 @@ def at_interrupt(action: Callable[[], object]) -> None:
     _at_interrupt.append(action)
 
 
+@contextlib.contextmanager
+def if_interrupted(action: Callable[[], object]) -> Iterator[None]:
+    """A context in which `action` is one of `at_interrupt`. After it the action is forgotten: a run has many."""
+    _at_interrupt.append(action)
+    try:
+        yield
+    finally:
+        _at_interrupt.remove(action)
+
+
 def run_actions(seconds: float) -> None:
     """Run the actions of `at_interrupt` before another end of the process, for this many seconds at most."""
     thread = threading.Thread(target=_run_actions, daemon=True)
@@ -113,7 +123,7 @@ def run_actions(seconds: float) -> None:
 
 
 def _run_actions():
-    for action in _at_interrupt:
+    for action in [*_at_interrupt]:
         action()
 
 

@@ -8,12 +8,15 @@ import contextlib
 import errno
 import functools
 import io
+import math
 import os
+import struct
 import time
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 
@@ -263,6 +266,79 @@ def write_npy(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+# An archive may be expanded to this many bytes, or to so many times its own size. Deflate can reach a thousandfold.
+MOST_EXPANDED, MOST_EXPANSION = 2**28, 100
+
+
+def opened_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """A ZIP archive for reading, whose members all fit in memory together.
+
+    Raises:
+        ValueError: it is damaged; or its members expand to more than `MOST_EXPANDED` bytes, `MOST_EXPANSION` times its size.
+        OSError, zipfile.BadZipFile: it cannot be read.
+    """
+    size = file.seek(0, os.SEEK_END)
+    try:
+        archive = zipfile.ZipFile(file)
+    except (NotImplementedError, struct.error) as error:  # of another version of ZIP, or damaged
+        raise ValueError(str(error)) from error
+    # A member that is longer than the archive states is cut off at that length, and fails its checksum.
+    expanded = sum(member.file_size for member in archive.infolist())
+    if expanded > max(MOST_EXPANDED, MOST_EXPANSION * size):
+        archive.close()
+        raise ValueError(f"{size:,} bytes would expand to {expanded:,}")
+    return archive
+
+
+def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays by name of an archive that `write_npz` wrote. No array is larger than what the file has of it.
+
+    Raises:
+        ValueError: it expands too far (`opened_zip`), or an array is of objects or not as large as it declares.
+        OSError, EOFError, zipfile.BadZipFile, zlib.error: it cannot be read.
+    """
+    arrays = {}
+    with opened_zip(file) as archive:
+        for member in archive.infolist():
+            try:
+                with archive.open(member) as content:
+                    array = _read_array(cast(BinaryIO, content), member.file_size)
+            except RuntimeError as error:  # encrypted, or compressed in a way that Python lacks
+                raise ValueError(f"{member.filename}: {error}") from error
+            arrays[member.filename.removesuffix(".npy")] = array
+    return arrays
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a file that `write_npy` wrote.
+
+    Raises:
+        ValueError: it is of objects, or not as large as it declares.
+        OSError, EOFError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return _read_array(file, size)
+
+
+def _read_array(file, size: int) -> np.ndarray:
+    """The array of a file of so many bytes, of which memory is asked for only if they are there."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"format {version} is not known")
+    shape, _, dtype = read_header(file)
+    declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if dtype.hasobject or declared != there:
+        raise ValueError(f"{there:,} bytes are not an array {dtype} {list(shape)}")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def append_text(path: Path, text: str) -> None:
     """Append UTF-8 text to a file: all of it, or none if writing fails.
 
@@ -359,17 +435,17 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
         return
     _require_local(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    cli.at_interrupt(functools.partial(temporary.unlink, missing_ok=True))
-    try:
-        with temporary.open(mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, WriteError):  # about another file, written inside the block
-            raise
-        raise WriteError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):  # the file or its folder does not exist
-            temporary.unlink()
+    with cli.if_interrupted(functools.partial(temporary.unlink, missing_ok=True)):
+        try:
+            with temporary.open(mode, **options) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            if isinstance(error, WriteError):  # about another file, written inside the block
+                raise
+            raise WriteError(error.errno, error.strerror, str(path)) from error
+        finally:
+            with contextlib.suppress(OSError):  # the file or its folder does not exist
+                temporary.unlink()

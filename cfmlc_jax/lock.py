@@ -164,7 +164,7 @@ def _holder_in(address) -> dict[str, Any] | None:
     try:
         holder = json.loads(address.read_bytes())
         return {name: holder[name] for name in (*_FIELDS, "token", "beat")} | {"job": holder.get("job")}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -223,7 +223,7 @@ def _holder(file) -> dict[str, Any] | None:
         return {name: holder[name] for name in _FIELDS} | {
             "job": holder.get("job")
         }  # older versions wrote none
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from cfmlc_jax import cli
 from cfmlc_jax.clusters import detect, gpus
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 
 JOIN_SECONDS = 300.0  # until all processes must have connected
 JOIN_TO_REPORT_SECONDS = 15.0  # the same for a process that already has an error to report
@@ -108,7 +108,7 @@ class Alone:
 
     def fail(self, error: Exception) -> None:
         """Print the error on one line."""
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
 
     def tell(self, line: str) -> None:
         """Print a line on stderr."""
@@ -443,7 +443,10 @@ class Together:
         with self._lock:
             if not self._told:  # only the first thread prints
                 os.write(
-                    2, "".join(f"error: {error}\n" for error in errors).encode("utf-8", "backslashreplace")
+                    2,
+                    "".join(f"error: {printable(error)}\n" for error in errors).encode(
+                        "utf-8", "backslashreplace"
+                    ),
                 )
             self._told = self._told or bool(errors)
 

@@ -302,3 +302,19 @@ def test_registered_actions_run_before_the_process_ends():
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"swept\n", b"no more \\xe9\n")
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[2J"  # changes the title of a terminal, and clears it
+
+
+@pytest.mark.parametrize("name", [ESCAPE, "a\nerror: b", "\u202egpj.exe"])
+def test_names_do_not_command_the_terminal(name, tmp_path, capsys):
+    folder = tmp_path / name
+    for command, arguments in (
+        (report.main, [str(folder)]),
+        (predict.main, [f"--checkpoint={folder}", str(folder)]),
+    ):
+        assert command(arguments) == 1
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == 1
+        assert (out + err).replace("\n", "").isprintable()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax import files
+from cfmlc_jax import cli, files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict import __main__ as predict
 
@@ -126,3 +126,16 @@ def test_the_cache_may_be_elsewhere(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     monkeypatch.setenv("CFMLC_CACHE", "mine")
     assert files.user_cache("xla") == tmp_path / "mine" / "xla"
+
+
+def test_files_written_leave_nothing_to_do_at_an_interrupt(tmp_path):
+    before = list(cli._at_interrupt)
+    with files.replacing(tmp_path / "a") as file:
+        file.write("x")
+        (remove,) = cli._at_interrupt[len(before) :]
+    assert cli._at_interrupt == before
+    with pytest.raises(KeyError), files.replacing(tmp_path / "b"):
+        raise KeyError
+    assert cli._at_interrupt == before
+    remove()  # once more, as when the interrupt comes in between
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -78,3 +78,31 @@ def test_pure_rooms_have_no_effects():
         if name.split(".")[0] in effects
     ]
     assert impure == []
+
+
+def test_no_file_is_trusted_with_code():
+    """Foreign files are read by readers that run nothing; docs/security.md says which."""
+    forbidden = {
+        "pickle.load", "pickle.loads", "eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "np.load",
+        "marshal.loads", "shelve.open", "tarfile.extractall", "shutil.unpack_archive",
+    }  # fmt: skip
+    # Assets of the package itself.
+    allowed = {("data/sources/scenes.py", "np.load")}
+    calls = []
+    for path, _ in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                place = path.relative_to(PACKAGE).as_posix()
+                unsafe = {"allow_pickle", "shell", "weights_only"} & {
+                    keyword.arg
+                    for keyword in node.keywords
+                    if isinstance(keyword.value, ast.Constant)
+                    and keyword.value.value is (keyword.arg != "weights_only")
+                }
+                extracts = name.endswith((".extract", ".extractall"))
+                if unsafe or extracts or (name in forbidden and (place, name) not in allowed):
+                    calls.append(f"{place}: {name}")
+                if name == "torch.load":
+                    assert "weights_only" in {keyword.arg for keyword in node.keywords}
+    assert calls == []

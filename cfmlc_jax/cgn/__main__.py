@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.engine import compilation
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 
 NOBODY_READS = 128 + 13
 COMMANDS = (generate, export, sheets, masks, cues, shape_bias, background_gap)
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             compilation.keep(flags.compilation_cache)
             flags.run(flags)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return NOBODY_READS

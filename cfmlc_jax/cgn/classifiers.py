@@ -146,9 +146,10 @@ def measure(folder: Path, mechanisms: np.ndarray) -> dict:
     """
     accuracy = {}
     for split in (IID, TEST):
-        with np.load(folder / "report" / scores_file(split, "average")) as scores:
-            predicted = scores["combined"].argmax(axis=1)
-            accuracy[split] = _percent(predicted == scores["labels"].argmax(axis=1))
+        with (folder / "report" / scores_file(split, "average")).open("rb") as file:
+            scores = files.read_npz(file)
+        predicted = scores["combined"].argmax(axis=1)
+        accuracy[split] = _percent(predicted == scores["labels"].argmax(axis=1))
     agree = predicted[:, None] == mechanisms
     wrong = ~agree[:, 0]
     return accuracy | {

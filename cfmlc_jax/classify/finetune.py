@@ -77,7 +77,7 @@ def resumed(config, workdir: Path):
     try:
         stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
         return _with_normalisation(config, configs.completed(stored)["data.normalise"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return config  # the damaged file is reported where the workdir is claimed
 
 

@@ -34,7 +34,7 @@ from cfmlc_jax.data.sources.open_images import OpenImages
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
 from cfmlc_jax.data.sources.voc import Voc, find_root
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -425,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.root = build.place(flags.data_set, flags.root)
         files.require_path(str(flags.root), "--root")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     data_set = DATA_SETS[flags.data_set]
 

@@ -1,7 +1,5 @@
 """Scores of a split as a file that other programs read: CSV, or NumPy's .npz."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +8,9 @@ import numpy as np
 
 from cfmlc_jax import files
 from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.results.tables import csv_line
 
 SUFFIXES = (".csv", ".npz")
-# A spreadsheet computes a cell that begins with one of these.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,9 @@ def write(path: Path, scored: ScoredSplit) -> None:
 
 def as_csv(scored: ScoredSplit) -> str:
     """The text of a CSV file: a line for each image, with the columns file, label:<class> … and score:<class> …."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    labels, scores = (
-        [f"{kind}:{printable(name)}" for name in scored.class_names] for kind in ("label", "score")
-    )
-    writer.writerow(["file", *labels, *scores])
+    titles = [f"{kind}:{printable(name)}" for kind in ("label", "score") for name in scored.class_names]
+    lines = [csv_line(["file", *titles])]
     for file, present, probabilities in zip(scored.files, scored.labels.tolist(), scored.scores.tolist()):
-        writer.writerow([_cell(file), *present, *(f"{probability:.7g}" for probability in probabilities)])
-    return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    """The text on one line; an apostrophe stands before what a spreadsheet would compute."""
-    return printable(f"'{text}" if text.startswith(_FORMULAS) else text)
+        numbers = (f"{probability:.7g}" for probability in probabilities)
+        lines.append(csv_line([printable(file), *present, *numbers]))
+    return "".join(lines)

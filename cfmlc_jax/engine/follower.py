@@ -35,7 +35,7 @@ class Record:
             try:
                 stored = json.loads(path.read_text(encoding="utf-8"))
                 self.id, self.sent = str(stored["id"]), (int(stored["sent"][0]), int(stored["sent"][1]))
-            except (OSError, ValueError, TypeError, LookupError):  # the file is damaged
+            except (OSError, ValueError, TypeError, LookupError, RecursionError):  # the file is damaged
                 self.forget()
 
     def forget(self) -> None:

@@ -37,7 +37,7 @@ from cfmlc_jax import files, processes
 from cfmlc_jax.classify import deconfound, opening
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.engine import compilation
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.export import about as documents
 from cfmlc_jax.export import comparison, folder, graph, onnx_file, stablehlo, target
 from cfmlc_jax.results.split import WEIGHTS
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _export(_parser().parse_args(arguments))
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,5 +1,7 @@
 """A folder that a hub takes as it is: weights, configuration and model card (`cfmlc_jax.weights_folder`)."""
 
+import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import weights_folder
 from cfmlc_jax.classify import build
 from cfmlc_jax.classify.opening import Opened
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.export import about as documents
 from cfmlc_jax.results import read
 from cfmlc_jax.results.predictions import COMBINED, Prediction
@@ -89,7 +91,7 @@ def metrics(path: Path) -> list[tuple[str, dict[Prediction, dict[str, float]]]]:
 def card(opened: Opened, about: Mapping[str, Any], evaluated) -> str:
     """The model card, Markdown with the front matter that hubs read."""
     config, names = opened.config, about["class_names"]
-    shown = ", ".join(names[:_LISTED]) + (
+    shown = ", ".join(map(as_text, names[:_LISTED])) + (
         f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(opened.model["average"]["params"]))
@@ -139,6 +141,11 @@ Trained on `data.source={config.data.source}`.{_images(opened)}
 
 {_table(evaluated)}
 """
+
+
+def as_text(name: str) -> str:
+    """A name as Markdown that shows it, whatever it contains: no HTML, no link, no formatting."""
+    return re.sub(r"([\\`*_\[\]!|~$])", r"\\\1", html.escape(printable(name), quote=False))
 
 
 def _images(opened):

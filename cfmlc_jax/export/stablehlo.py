@@ -20,13 +20,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import jax
 import jax.export
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -99,11 +100,11 @@ def read(path: str | os.PathLike) -> Program:
     """
     require_packages()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file, files.opened_zip(file) as archive:
             about = json.loads(archive.read(_ABOUT))
             exported = jax.export.deserialize(bytearray(archive.read(_PROGRAM)))
-            with archive.open(_WEIGHTS) as entry, np.load(entry) as arrays:
-                weights = jax.device_put(dict(arrays))
+            with archive.open(_WEIGHTS) as entry:
+                weights = jax.device_put(files.read_npz(cast(BinaryIO, entry)))
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             detect.require_one_process(flags.cluster)
             return _predict(flags)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,14 +3,14 @@
 Every format is a header and, image by image, its lines, so that a long run's are read as it goes.
 """
 
-import csv
-import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cfmlc_jax.errors import printable
+from cfmlc_jax.results.tables import FORMULA_STARTS, csv_line
 
 # Longer file names reach into the next column rather than pushing all others to the right.
 FILE_WIDTH = 100
@@ -109,7 +109,10 @@ class Table:
 
 
 class Csv:
-    """A line for every listed class; an image without one has a line with empty fields."""
+    """A line for every listed class; an image without one has a line with empty fields.
+
+    A path that a spreadsheet would run as a formula begins with "./", and a class with an apostrophe.
+    """
 
     columns = ("file", "class", "probability", "pivot_grid", "pivot_column", "pivot_row", "pivot_weight")
 
@@ -119,9 +122,12 @@ class Csv:
 
     def lines(self, image):
         """A line for every listed class, or one with empty fields."""
+        file = image.file
+        if file.startswith(FORMULA_STARTS):
+            file = os.path.join(os.curdir, file)
         if not image.labels:
-            return _csv_line([image.file, *[""] * (len(self.columns) - 1)])
-        return "".join(_csv_line([image.file, *self._fields(label)]) for label in image.labels)
+            return _csv_line([file, *[""] * (len(self.columns) - 1)])
+        return "".join(_csv_line([file, *self._fields(label)]) for label in image.labels)
 
     def _fields(self, label):
         pivot = label.pivot
@@ -177,10 +183,8 @@ def create(name: str, files: Sequence[str], class_names: Sequence[str]) -> Forma
 
 
 def _csv_line(fields):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(fields)
     # Bytes of a name that are not UTF-8 would make the whole file unreadable.
-    return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+    return csv_line(fields).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _rounded(value):

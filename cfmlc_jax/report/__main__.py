@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         detect.require_one_process(flags.cluster)
         path = _written(flags)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     print(f"report {printable(str(path))}")
     return 0

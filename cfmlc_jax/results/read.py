@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import files
 from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.errors import BucketError, InputError, printable
 from cfmlc_jax.results import detection, json_types, mechanisms
@@ -30,6 +31,8 @@ Results = MultiLabelResults | SingleLabelResults
 T = TypeVar("T")
 
 RESULTS = "results.json"
+# Broken JSON, a number of more than 4300 digits, or thousands of nested brackets.
+_NO_JSON = (ValueError, RecursionError)
 EVALUATE_AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
 _LOGITS = ("whole", "combined")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -284,8 +287,8 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
 
 def _arrays(path):
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with path.open("rb") as file:
+            return files.read_npz(file)
     except FileNotFoundError as error:
         raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}") from error
     except BucketError:
@@ -320,7 +323,7 @@ def _log(path) -> list[dict[str, Any]]:
 def _line(path, number, line):
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except _NO_JSON as error:
         raise _damaged(path, f"line {number}: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise _damaged(path, f"line {number} is not an object with a step")
@@ -347,7 +350,7 @@ def _json(path):
         raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}")
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except _NO_JSON as error:
         raise _damaged(path, str(error)) from error
 
 

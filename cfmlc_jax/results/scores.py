@@ -1,14 +1,13 @@
 """The logits of a split, and the metrics that are computed from them."""
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 
 from cfmlc_jax import metrics
 from cfmlc_jax.causal import effects
 from cfmlc_jax.results.predictions import Prediction, counterfactual_of, effect_of
+from cfmlc_jax.results.tables import csv_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +97,11 @@ def per_class_csv(scores: Scores, alphas, class_names) -> str:
         for prediction, logits in scores.predictions(alphas).items()
         for definition in metrics.AP_DEFINITIONS
     }
-    text = io.StringIO()
     counts = {"positives": (scores.labels > 0).sum(axis=0)}
     if (scores.labels < 0).any():
         counts["unknown"] = (scores.labels < 0).sum(axis=0)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *counts, *columns])
+    lines = [csv_line(["class", *counts, *columns])]
     for k, name in enumerate(class_names):
         numbers = [int(each[k]) for each in counts.values()]
-        writer.writerow([name, *numbers, *(f"{ap[k]:.4f}" for ap in columns.values())])
-    return text.getvalue()
+        lines.append(csv_line([name, *numbers, *(f"{ap[k]:.4f}" for ap in columns.values())]))
+    return "".join(lines)

@@ -1,7 +1,5 @@
 """Results of the single-label task on a split; all metrics in percent."""
 
-import csv
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +18,7 @@ from cfmlc_jax.results.split import (
     RuleOfThumb,
     SplitResults,
 )
+from cfmlc_jax.results.tables import csv_line
 
 METRICS = ("top1", "many", "medium", "few", "macro_F1")
 # The metrics that have an interval.
@@ -167,12 +166,9 @@ def per_class_csv(scores: Scores, alphas, counts, class_names) -> str:
         * shots.per_class_accuracy(logits.argmax(axis=1), labels, len(class_names))
         for prediction, logits in predictions(scores, alphas).items()
     }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "training_images", "images", *columns])
+    lines = [csv_line(["class", "training_images", "images", *columns])]
     images = np.bincount(labels, minlength=len(class_names))
     for k, name in enumerate(class_names):
-        writer.writerow(
-            [name, int(counts[k]), int(images[k]), *(f"{column[k]:.4f}" for column in columns.values())]
-        )
-    return text.getvalue()
+        values = (f"{column[k]:.4f}" for column in columns.values())
+        lines.append(csv_line([name, int(counts[k]), int(images[k]), *values]))
+    return "".join(lines)

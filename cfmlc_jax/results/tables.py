@@ -1,6 +1,28 @@
-"""Text tables, aligned for the console and valid as Markdown."""
+"""Text tables: aligned for the console and valid as Markdown, or lines of CSV."""
 
-from collections.abc import Sequence
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+# A spreadsheet takes text that begins so for a formula, and runs it; the last four are their wide forms.
+FORMULA_STARTS = (*"=+-@\t\r", *"＝＋－＠")
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """A line of CSV with its line break. Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([_harmless(value) for value in values])
+    return text.getvalue()
+
+
+def _harmless(value):
+    if not isinstance(value, str) or not value.startswith(FORMULA_STARTS):
+        return value
+    with contextlib.suppress(ValueError):
+        float(value)
+        return value  # a number, such as -5
+    return f"'{value}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -49,7 +49,7 @@ from cfmlc_jax.cgn.imagenet import torch_files as generator_files
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError, RunError, printable
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import mnist
 from cfmlc_jax.models.layers import normalise
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.normalisation = bring(flags)
             from_torch(flags)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

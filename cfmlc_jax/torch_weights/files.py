@@ -60,6 +60,8 @@ _DAMAGED = (
     struct.error,
 )
 _SAFETENSORS = ".safetensors"
+# Tensors may need so many times the bytes that are stored (8 bits become 32), and so many more (shared weights).
+_MOST_REPEATED, _MOST_ADDED = 4, 2**28
 # The safetensors types that numpy and ml_dtypes support, by safetensors' names.
 _TYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
@@ -354,7 +356,27 @@ def arrays(path: Path | str, state_dict: Mapping[str, Any]) -> dict[str, np.ndar
     for key, value in state_dict.items():
         if not isinstance(key, str) or not _is_tensor(value):
             raise InputError(f"{path}: {key!r} is a {type(value).__name__} among tensors; {_WAY_OUT}")
+    _require_stored(path, state_dict.values())
     return {key: _array(path, key, tensor) for key, tensor in state_dict.items()}
+
+
+def _require_stored(path, values) -> None:
+    """Raise if tensors repeat what is stored so often that their copies would fill the memory."""
+    tensors = [
+        value for value in values if not isinstance(value, np.ndarray) and "strided" in str(value.layout)
+    ]
+    needed = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in tensors)
+    storages = {storage.data_ptr(): storage.nbytes() for storage in map(_storage, tensors)}
+    stored = sum(storages.values())
+    if needed > _MOST_REPEATED * stored + _MOST_ADDED:
+        raise InputError(
+            f"{path}: its tensors take {needed:,} bytes of the {stored:,} that are stored, because entries are repeated; "
+            f"{_WAY_OUT}"
+        )
+
+
+def _storage(tensor):
+    return tensor.untyped_storage()
 
 
 def _array(path: Path | str, key: str, tensor: Any) -> np.ndarray:

@@ -51,7 +51,8 @@ def named(text: str) -> Named | None:
         return None
     if match["publisher"] == HUB:
         repository = _REPOSITORY.fullmatch(match["rest"])
-        if repository is None:
+        # The parts are folders of the cache, which a name must not leave.
+        if repository is None or {".", ".."} & set(re.split("[/@]", match["rest"])):
             raise InputError(
                 f"{text!r} is not a repository; write hf:owner/name, hf:owner/name@revision or hf:owner/name/FILE"
             )

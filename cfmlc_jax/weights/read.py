@@ -74,7 +74,7 @@ def expected(path: Path, named: Named | None) -> str | None:
         config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
         stated = config["pretrained_cfg"]
         return text_of(Normalisation(_colours(stated["mean"]), _colours(stated["std"])))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

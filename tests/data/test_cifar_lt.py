@@ -230,8 +230,9 @@ def test_a_file_of_python_2_is_read():
     )
     batch = cifar_files._unpickle(b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x05K\x09eu.")
     assert batch[b"labels"] == [5, 9]
-    assert batch[b"data"].dtype == np.uint8
-    np.testing.assert_array_equal(batch[b"data"], [[0, 1, 254], [3, 4, 255]])
+    data = np.asarray(batch[b"data"])
+    assert data.dtype == np.uint8
+    np.testing.assert_array_equal(data, [[0, 1, 254], [3, 4, 255]])
 
 
 def test_an_unknown_split_is_refused(fake, tmp_path):

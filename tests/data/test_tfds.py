@@ -219,3 +219,20 @@ def test_without_tfds_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"pip install 'cfmlc_jax\[tfds\]'"):
         Tfds(tmp_path, "train", name="voc/2007")
+
+
+@needs_tfds
+def test_code_beside_the_records_is_not_run(tmp_path, monkeypatch):
+    version = tmp_path / "data" / "tiny_photos" / "1.0.0"
+    version.mkdir(parents=True)
+    (version / "features.json").write_text('{"pythonClassName": "planted.Feature", "content": "x"}')
+    (version / "dataset_info.json").write_text('{"name": "tiny_photos", "version": "1.0.0"}')
+    (tmp_path / "planted.py").write_text("raise SystemExit('run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        InputError, match=r"features are of class 'planted\.Feature', whose module would be run"
+    ):
+        Tfds(tmp_path / "data", "train", name="tiny_photos:1.0.0")
+    # What the user has imported is known.
+    monkeypatch.setitem(sys.modules, "planted", sys)
+    tfds_source._require_known_classes(tmp_path / "data" / "tiny_photos")

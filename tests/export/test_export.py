@@ -293,6 +293,20 @@ def test_the_card_says_what_a_reader_needs(exported):
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dog", "dog"),
+        ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
+        ("[a](javascript:x)", r"\[a\](javascript:x)"),
+        ("`b`", r"\`b\`"),
+        ("a\n---\nlicense: mit", r"a\\n---\\nlicense: mit"),
+    ],
+)
+def test_a_class_in_the_card_is_text(name, text):
+    assert folders.as_text(name) == text
+
+
 def test_metrics_of_the_run_are_in_the_card(monkeypatch, tmp_path):
     path = tmp_path / "checkpoints" / "40"
     (tmp_path / "report").mkdir(parents=True)

@@ -27,6 +27,7 @@ from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.predict import overlay
 from cfmlc_jax.results.predictions import WHOLE, Prediction
 from cfmlc_jax.results.scores import probabilities
+from scripts import load
 
 NAMES = [f"digit {i}" for i in range(10)]
 
@@ -573,6 +574,17 @@ def test_broken_files_are_reported_and_skipped(command, checkpoint, tmp_path):
     assert code == 1
     assert len(out.splitlines()) == 1
     assert err.splitlines()[-1].startswith("0 predicted, 3 skipped")
+
+
+def test_hundreds_of_pictures_of_all_kinds(command, checkpoint, tmp_path):
+    load.write_pictures(tmp_path / "many", 300, 10, 32)
+    code, out, err = command(
+        f"--checkpoint={checkpoint}", "--format=jsonl", "--batch_size=64", tmp_path / "many"
+    )
+    assert code == 1
+    assert len({line["file"] for line in lines_of(out)}) == 290
+    assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 10
+    assert "290 predicted, 10 skipped" in err.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

@@ -378,3 +378,14 @@ def test_any_content_is_read_or_refused(stored):
         assert all(isinstance(array, np.ndarray) for array in stored_weights.weights.values())
     assert message.startswith("x.pth")
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_tensor_that_repeats_one_number_is_not_copied(torch, tmp_path, kind):
+    # A terabyte in a file of a kilobyte.
+    large = torch.zeros(1, dtype=getattr(torch, kind)).expand(500_000, 500_000)
+    torch.save({"a": large}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"take 1,000,000,000,000 bytes of the [24] that are stored"):
+        read_torch(tmp_path / "x.pth")
+    torch.save({"a": large[:3, :4]}, tmp_path / "x.pth")  # as buffers of positions are
+    assert read_torch(tmp_path / "x.pth").weights["a"].shape == (3, 4)

@@ -107,7 +107,9 @@ def test_a_repository_or_a_revision_that_is_not_there(server):
         bring("hf:me/mine@v9")
 
 
-@pytest.mark.parametrize("name", ["hf:mine", "hf:a/b@", "hf:a b/c"])
+@pytest.mark.parametrize(
+    "name", ["hf:mine", "hf:a/b@", "hf:a b/c", "hf:../..", "hf:a/b@..", "hf:a/b/../../../x", "hf:./b"]
+)
 def test_a_name_that_no_repository_can_have(name, server):
     with pytest.raises(InputError, match="write hf:owner/name"):
         bring(name)

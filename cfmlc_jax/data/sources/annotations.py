@@ -105,22 +105,23 @@ def _write(entry: Path, annotations: Annotations) -> None:
 def _read(entry: Path) -> Annotations | None:
     """The entry's content; None if it does not exist or is damaged. The archive has a checksum of every array."""
     try:
-        with entry.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            texts = json.loads(arrays["texts"].tobytes())
-            class_names = tuple(texts["class_names"])
-            return Annotations(
-                ids=texts["ids"],
-                files=texts["files"],
-                labels=_unpacked(arrays, len(class_names)),
-                class_names=class_names,
-                boxes=Boxes(
-                    corners=arrays["corners"],
-                    classes=arrays["classes"],
-                    images=arrays["images"],
-                    sizes=arrays["sizes"],
-                    left_out=texts["left_out"],
-                ),
-            )
+        with entry.open("rb") as file:
+            arrays = files.read_npz(file)
+        texts = json.loads(arrays["texts"].tobytes())
+        class_names = tuple(texts["class_names"])
+        return Annotations(
+            ids=texts["ids"],
+            files=texts["files"],
+            labels=_unpacked(arrays, len(class_names)),
+            class_names=class_names,
+            boxes=Boxes(
+                corners=arrays["corners"],
+                classes=arrays["classes"],
+                images=arrays["images"],
+                sizes=arrays["sizes"],
+                left_out=texts["left_out"],
+            ),
+        )
     except (
         OSError,
         ValueError,
@@ -128,6 +129,7 @@ def _read(entry: Path) -> Annotations | None:
         EOFError,
         TypeError,
         AttributeError,
+        RecursionError,
         zipfile.BadZipFile,
         zlib.error,
     ):

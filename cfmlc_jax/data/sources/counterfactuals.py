@@ -345,7 +345,7 @@ def _read_boxes(path, count):
 
 def _read_npy(path):
     try:
-        return np.load(path, allow_pickle=False)
+        return files.read_npy(path)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({_one_line(error)}); {_HOW} again") from error
 

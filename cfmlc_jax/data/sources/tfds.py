@@ -1,6 +1,9 @@
 """Any multi-label data set of TensorFlow Datasets, read without TensorFlow."""
 
 import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,7 @@ def _first_line(error: Exception) -> str:
 
 def _builder(tfds: Any, root: Path, name: str) -> Any:
     prepare = f"prepare it: tfds build {name} --data_dir={root} --file_format=array_record"
+    _require_known_classes(root / re.split("[/:]", name)[0])
     try:
         builder = tfds.builder(name, data_dir=root, try_gcs=False)
     except ValueError as error:
@@ -162,6 +166,36 @@ def _builder(tfds: Any, root: Path, name: str) -> Any:
         raise InputError(f"{name} is not in {root}; {prepare}")
     # Built from its files alone, so that worker processes need not know the class that prepared the data.
     return tfds.builder_from_directory(builder.data_path)
+
+
+def _require_known_classes(folder: Path) -> None:
+    """Raise if a prepared data set names a class outside TFDS whose module is not imported: TFDS would run that module.
+
+    Raises:
+        InputError: it does, or a description of features is not JSON.
+    """
+    for path in sorted(folder.rglob("features.json")):
+        for name in _class_paths(files.read_json(path, "prepare the data set again")):
+            module = name.rpartition(".")[0]
+            if module.partition(".")[0] != "tensorflow_datasets" and module not in sys.modules:
+                raise InputError(
+                    f"{path}: the features are of class {fields.shown(name)}, whose module would be run; if you trust "
+                    "it, import it in the configuration file"
+                )
+
+
+def _class_paths(description: Any) -> Iterator[str]:
+    """The names of classes in a description of features, such as "package.module.Class"."""
+    if isinstance(description, dict):
+        for key, value in description.items():
+            # Older files call it "type".
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
+                yield value
+            else:
+                yield from _class_paths(value)
+    elif isinstance(description, list):
+        for value in description:
+            yield from _class_paths(value)
 
 
 def _records(tfds: Any, builder: Any, name: str, split: str, image_key: str) -> Any:
