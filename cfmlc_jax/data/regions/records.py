@@ -241,8 +241,9 @@ class RegionRecords:
         for kind, (shape, dtype) in wanted.items():
             path = _path(self._folder, number, kind)
             try:
-                # An empty array cannot be mapped.
-                array = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+                # An empty array cannot be mapped. What is mapped must be as large as the file declares.
+                mapped = np.prod(shape) > 0
+                array = np.load(path, mmap_mode="r", allow_pickle=False) if mapped else files.read_npy(path)
             except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"{path} cannot be read ({reason}); {_WAY_OUT}") from error
