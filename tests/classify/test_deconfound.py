@@ -70,11 +70,11 @@ def test_scoring_leaves_the_mean_feature(rng):
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"]["head"], before)
 
 
-@pytest.mark.parametrize(("with_patches", "share"), [(False, 1.0), (True, 0.5)])
-def test_patches_do_not_change_the_mean_feature(with_patches, share):
+@pytest.mark.parametrize(("patch_weight", "share"), [(0.0, 1.0), (0.5, 0.5), (0.75, 0.25)])
+def test_patches_do_not_change_the_mean_feature(patch_weight, share):
     along = jnp.arange(6.0).reshape(2, 1, 3)
     outputs = Outputs(None, None, None, None, {}, along)
-    np.testing.assert_allclose(counterfactual(outputs, with_patches=with_patches), share * along[:, 0])
+    np.testing.assert_allclose(counterfactual(outputs, patch_weight=patch_weight), share * along[:, 0])
 
 
 def test_tau_norm_of_both_sets_of_weights(rng):
