@@ -61,6 +61,7 @@ docs/python
 docs/data
 docs/weights
 docs/runs
+docs/decisions
 docs/export
 ```
 
@@ -83,6 +84,7 @@ docs/parity
 docs/speed
 docs/memory
 docs/scale
+docs/reliability
 ```
 
 ```{toctree}
@@ -91,6 +93,7 @@ docs/scale
 docs/clusters
 docs/buckets
 docs/trackers
+docs/security
 ```
 
 ```{toctree}

@@ -53,6 +53,11 @@ def test_readme_is_short_and_names_every_document():
     assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(named)
 
 
+def test_the_site_has_every_document():
+    lines = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8").splitlines()
+    assert {f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")} <= set(lines)
+
+
 def test_pictures_are_small():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert pictures
