@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,6 @@ def test_changes_of_files_are_counted(tmp_path):
 
 
 def test_the_clock_jumps(tmp_path, monkeypatch):
-    import time
-
     before = time.time()
     monkeypatch.setattr(time, "time", time.time)  # put back afterwards
     Victim(Fault("clock", seconds=-3600.0), str(tmp_path), tmp_path / "note").act()
@@ -154,7 +153,11 @@ def test_processes_that_are_left_are_found(tmp_path):
     runner = Runner(SUBJECTS["pat"], tmp_path / "a_trial_of_this_test", tmp_path)
     process = subprocess.Popen(["sleep", "60"], env=runner.environment())
     try:
-        assert survivors("a_trial_of_this_test", patience=0.0) == ["sleep 60 "]
+        until = time.monotonic() + 30
+        # Its environment appears a moment after the process.
+        while not (found := survivors("a_trial_of_this_test", patience=0.0)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert found == ["sleep 60 "]
     finally:
         process.kill()
         process.wait()
