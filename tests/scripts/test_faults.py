@@ -155,9 +155,9 @@ def test_processes_that_are_left_are_found(tmp_path):
     try:
         until = time.monotonic() + 30
         # Its environment appears a moment after the process.
-        while not (found := survivors("a_trial_of_this_test", patience=0.0)) and time.monotonic() < until:
+        while not (alive := survivors("a_trial_of_this_test", patience=0.0)) and time.monotonic() < until:
             time.sleep(0.01)
-        assert found == ["sleep 60 "]
+        assert alive == ["sleep 60 "]
     finally:
         process.kill()
         process.wait()
