@@ -54,6 +54,21 @@ def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _training_gflops(config) -> float:
     source = data.source(config.data, "train")
+    generated = build.open_counterfactuals(config, source, lambda line: None)
+    steps = build.steps_per_epoch(config, source, generated)
+    removal = config.train.removal
+    if not removal.rate:
+        return _step_flops(config, source) * steps * config.train.epochs / 1e9
+    plain = configs.from_json(configs.to_json(config))
+    plain.train.removal.rate = plain.train.removal.exchange = 0.0
+    before = removal.from_epoch - 1
+    with_removals = config.train.epochs - before
+    flops = before * _step_flops(plain, source) + with_removals * _step_flops(config, source)
+    return flops * steps / 1e9
+
+
+def _step_flops(config, source) -> float:
+    """Floating-point operations of one training step."""
     parts = build.create(config, len(source.class_names))
     system = build.system(
         config, parts, steps_per_epoch=1000, class_counts=source.labels.sum(axis=0), validation=None
@@ -67,9 +82,7 @@ def _training_gflops(config) -> float:
         "views": jax.ShapeDtypeStruct((images, *parts.sample_shape("train")[1:]), jnp.uint8),
         "labels": jax.ShapeDtypeStruct((images, classes), jnp.float32),
     }
-    per_step = train_step.flops(abstract, batch)
-    generated = build.open_counterfactuals(config, source, lambda line: None)
-    return per_step * build.steps_per_epoch(config, source, generated) * config.train.epochs / 1e9
+    return train_step.flops(abstract, batch)
 
 
 def _prediction_costs(config) -> dict[str, dict[str, float]]:
