@@ -13,13 +13,23 @@ def count(jaxpr: Any) -> int:
 
     A multiplication and its addition are two. Products with the zeros of padding and of dilation are not counted. The
     body of a `scan` counts once for each of its trips, that of a `while_loop` of unknown length once, and of the
-    branches of a `cond` the most expensive one. What rematerialisation computes again counts again.
+    branches of a `cond` the most expensive one. What rematerialisation computes again counts again; what no output depends
+    on does not count, because compilers leave it out.
 
     Args:
         jaxpr: of `jax.jit(...).trace(...).jaxpr` or `jax.make_jaxpr`.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    needed, flops = _variables(jaxpr.outvars), 0
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            needed |= _variables(equation.invars)
+            flops += _of_equation(equation)
+    return flops
+
+
+def _variables(atoms) -> set[Any]:
+    return {atom for atom in atoms if not isinstance(atom, core.Literal)}
 
 
 def _of_equation(equation) -> int:

@@ -54,7 +54,7 @@ METHODS = {
     "asl": Method("ASL baseline", {"method": "whole"} | WHOLE),
     "pat": Method("PAT-T cross", WHOLE, epochs=2),
     "exclusive": Method("cells, exclusive", EXCLUSIVE, shown=("patch", "combined")),
-    "edited": Method(
+    "exchanged": Method(
         "cells, decorrelated, classes exchanged", EXCLUSIVE | DECORRELATED | EXCHANGED | CELLS, epochs=9
     ),
     "asl_decorrelated": Method(

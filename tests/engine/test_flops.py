@@ -48,8 +48,8 @@ def test_loops_and_branches():
     assert operations(jax.jit(product), (4, 4)) == once
     # The gradient has two products; rematerialised, the first is computed again.
     squared = lambda x: jnp.sin(x @ x).sum()  # noqa: E731
-    assert operations(jax.grad(squared), (4, 4)) == 3 * once
-    assert operations(jax.grad(jax.checkpoint(squared)), (4, 4)) == 4 * once
+    assert operations(jax.value_and_grad(squared), (4, 4)) == 3 * once
+    assert operations(jax.value_and_grad(jax.checkpoint(squared)), (4, 4)) == 4 * once
 
 
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 4)])
@@ -61,3 +61,13 @@ def test_gradients_of_convolutions_agree_with_xla(stride, groups):
     counted_by_xla = jax.jit(gradient).lower(*abstract).cost_analysis()["flops"]
     # XLA counts the squares and their gradients too.
     assert operations(gradient, *shapes) == pytest.approx(counted_by_xla, rel=0.03)
+
+
+def test_what_no_output_depends_on_does_not_count():
+    def function(x):
+        unused = x @ x
+        return jnp.tanh(x @ x), (unused @ unused)[0]
+
+    used = operations(lambda x: function(x)[0], (5, 5))
+    assert used == 2 * 5**3
+    assert operations(function, (5, 5)) == 3 * used
