@@ -63,8 +63,8 @@ def get_config(variant: str = ""):
 
 
 def _exchange(config):
-    """Decorrelated images, whose classes are removed or exchanged once the cells know them; the cells predict."""
-    config.data.decorrelate.effective_share = 0.3
+    """Decorrelated images, whose classes are removed or exchanged once the cells know them; the cells predict and teach."""
+    config.data.decorrelate.effective_share = 0.25
     config.data.decorrelate.val_share = 0.1
     config.views.squeeze.shift = 1 / 16
     config.views.squeeze.gain = 0.25
@@ -72,5 +72,6 @@ def _exchange(config):
     config.train.removal.exchange = 0.8
     config.train.removal.from_epoch = 6
     config.patches.weight = 1.0
+    config.patches.distil = True
     config.train.epochs = 9
     config.train.early_stop = False

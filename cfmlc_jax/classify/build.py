@@ -340,7 +340,10 @@ def _objective(config, parts, class_counts, steps_per_epoch, partial) -> Objecti
         per_image = losses.create(config.loss, class_counts)
         return invariant.InvariantObjective(loss=per_image, names=invariant.LOSSES, **options)
     return Objective(
-        loss=loss(config, class_counts, partial=partial), names=pat.loss_names(parts.method), **options
+        loss=loss(config, class_counts, partial=partial),
+        names=pat.loss_names(parts.method),
+        distil=config.patches.distil,
+        **options,
     )
 
 

@@ -10,7 +10,8 @@ patch that looks most like the class; its evidence is free of most of the contex
   for their scores. PAT-I has the first only, and scores patches with it.
 - Patches: a `patching.Whole` object makes them and reads their attention and scores from the outputs; a
   `causal.patches.Pooling` pools these to one logit per class.
-- Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits.
+- Loss (`loss_parts`): the asymmetric loss of the whole-image logits plus that of the pooled patch logits. Or the whole
+  learns from the patches instead of from the labels (`patches.distil`; not in the paper).
 - Prediction (`predict`): the mean of whole-image and patch logits, weighted equally by default.
 - Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
   pivot patch. The total direct effect is computed from them (`causal.effects`). Without owned pixels: `ownership`.
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from cfmlc_jax.causal import effects, views
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify.patching import Evidence, Whole
+from cfmlc_jax.losses.distillation import distillation
 from cfmlc_jax.models.classifier import Outputs
 
 
@@ -52,7 +54,9 @@ def loss_names(method: Method) -> tuple[str, ...]:
     return ("loss_whole", "loss_patch") if method.train_patches else ("loss_whole",)
 
 
-def loss_parts(outputs: Outputs, labels, *, loss: Callable, patching: Whole, pooling: Pooling) -> dict:
+def loss_parts(
+    outputs: Outputs, labels, *, loss: Callable, patching: Whole, pooling: Pooling, distil: bool = False
+) -> dict:
     """The terms of the loss, scalars by `loss_names`; training minimises their sum.
 
     Args:
@@ -61,12 +65,17 @@ def loss_parts(outputs: Outputs, labels, *, loss: Callable, patching: Whole, poo
         loss: a function of logits and labels, two [b, k] -> scalar.
         patching: where the patches of training come from.
         pooling: of patch evidence to one logit per class.
+        distil: the whole learns the patches' probabilities, summed over entries, not the labels. Needs patches.
     """
-    parts = {"loss_whole": loss(outputs.whole[:, 0], labels)}
+    whole = outputs.whole[:, 0]
     evidence = patching.evidence(outputs)
-    if evidence is not None:
-        parts["loss_patch"] = loss(pooling.logits(*evidence), labels)
-    return parts
+    if evidence is None:
+        return {"loss_whole": loss(whole, labels)}
+    patch = pooling.logits(*evidence)
+    return {
+        "loss_whole": distillation(whole, patch).sum() if distil else loss(whole, labels),
+        "loss_patch": loss(patch, labels),
+    }
 
 
 def predict(outputs: Outputs, patching: Whole, pooling: Pooling) -> dict:

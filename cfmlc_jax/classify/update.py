@@ -43,6 +43,8 @@ class Objective:
     mask_with: what replaces the patch, a kind of `causal.effects.null_images`.
     weight: a function of labels [b, k] -> scalar, if the terms are weighted means over images: the sum of the images'
         weights. None: the terms are sums over images.
+    removal: of classes from training images; None: none.
+    distil: the whole-image branch learns from the patches.
     """
 
     loss: Callable
@@ -53,11 +55,17 @@ class Objective:
     mask_with: str = "mean"
     weight: Callable | None = None
     removal: Removal | None = None
+    distil: bool = False
 
     def terms(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Any]:
         """The terms of the loss, scalars by `names`; training minimises their sum."""
         return pat.loss_parts(
-            outputs, batch["labels"], loss=self.loss, patching=self.patching, pooling=self.pooling
+            outputs,
+            batch["labels"],
+            loss=self.loss,
+            patching=self.patching,
+            pooling=self.pooling,
+            distil=self.distil,
         )
 
     def weights(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def _patches() -> ConfigDict:
     patches.pooling = "pivot"
     # Of the patches in the combined prediction; that of the whole image has the rest. 0.5: equal weights, as in the paper.
     patches.weight = 0.5
+    # pat_t: the whole-image branch learns the probabilities of the patches (binary cross-entropy), not the labels.
+    patches.distil = False
     # pat_t: branches of the head in addition to the whole-image branch. self: one, used as both attention and
     # score of patches. cross: one for attention, one for scores. Other methods have no further branches.
     patches.branches = "cross"
@@ -430,7 +432,7 @@ def _uses(config: ConfigDict) -> list[Use]:
         Use(("patches.source", "patches.pooling", "patches.weight"), with_patches),
         Use(("patches.size",), views_as_patches and patches.source == "device"),
         Use(("patches.map",), patches.source == "map"),
-        Use(("patches.branches",), config.method == "pat_t"),
+        Use(("patches.branches", "patches.distil"), config.method == "pat_t"),
         *uses_of("model", {name: each.sections for name, each in catalogue.HEADS.items()}, head),
         *uses_of("loss", {name: tuple(each.options) for name, each in LOSSES.items()}, config.loss.name),
         Use(("effect.null",), bool(set(config.effect.kinds) - {"feature", "owner"})),

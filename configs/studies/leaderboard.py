@@ -46,28 +46,30 @@ EXCLUSIVE = WHOLE | {
     "patches.pooling": "exclusive",
 }
 VARIED = {"views.squeeze.shift": 1 / 16, "views.squeeze.gain": 0.25}
-DECORRELATED = VARIED | {"data.decorrelate.effective_share": 0.34, "data.decorrelate.val_share": 0.1}
-REMOVED = {"train.removal.rate": 0.5, "train.removal.from_epoch": 6}
-EXCHANGED = REMOVED | {"train.removal.exchange": 0.7}
-CELLS = {"patches.weight": 1.0}
+DECORRELATED = VARIED | {"data.decorrelate.effective_share": 0.25, "data.decorrelate.val_share": 0.1}
+CELLS = EXCLUSIVE | DECORRELATED | {"patches.weight": 1.0}
+REMOVED = CELLS | {"train.removal.rate": 0.8, "train.removal.from_epoch": 6}
+EXCHANGED = REMOVED | {"train.removal.exchange": 0.8}
 METHODS = {
     "asl": Method("ASL baseline", {"method": "whole"} | WHOLE),
     "pat": Method("PAT-T cross", WHOLE, epochs=2),
     "exclusive": Method("cells, exclusive", EXCLUSIVE, shown=("patch", "combined")),
     "exchanged": Method(
-        "cells, decorrelated, classes exchanged", EXCLUSIVE | DECORRELATED | EXCHANGED | CELLS, epochs=9
+        "cells, decorrelated, exchanged, distilled",
+        EXCHANGED | {"patches.distil": True},
+        epochs=9,
+        shown=("combined", "whole"),
     ),
     "asl_decorrelated": Method(
         "ASL, decorrelated", {"method": "whole"} | WHOLE | DECORRELATED, everywhere=False
     ),
     "pat_decorrelated": Method("PAT-T, decorrelated", WHOLE | DECORRELATED, epochs=2, everywhere=False),
-    "varied": Method("cells, varied", EXCLUSIVE | VARIED | CELLS, everywhere=False),
-    "decorrelated": Method("cells, decorrelated", EXCLUSIVE | DECORRELATED | CELLS, everywhere=False),
+    "decorrelated": Method("cells, decorrelated", CELLS, shown=("combined", "whole"), everywhere=False),
     "removed": Method(
-        "cells, decorrelated, classes removed",
-        EXCLUSIVE | DECORRELATED | REMOVED | CELLS,
-        epochs=9,
-        everywhere=False,
+        "cells, decorrelated, removed", REMOVED, epochs=9, shown=("combined", "whole"), everywhere=False
+    ),
+    "labelled": Method(
+        "cells, decorrelated, exchanged", EXCHANGED, epochs=9, shown=("combined", "whole"), everywhere=False
     ),
 }
 
