@@ -79,6 +79,7 @@ docs/differences
 :hidden:
 :caption: Measured
 docs/evidence
+docs/patches_at_cost
 docs/evidence/results
 docs/parity
 docs/speed

@@ -1,4 +1,4 @@
-"""The study of docs/evidence.md: what counterfactual methods buy on digit scenes of known bias.
+"""The study of docs/patches_at_cost.md: what counterfactual methods buy on digit scenes of known bias.
 
     python -m scripts.ablation --study=configs/studies/evidence.py            (2½ hours on two cores; resumable)
     python -m scripts.ablation --study=configs/studies/evidence.py --quick    (6 minutes)
