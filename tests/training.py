@@ -23,13 +23,13 @@ def asymmetric(logits, labels):
     return losses.asymmetric_loss(logits, labels, gamma_neg=4.0, gamma_pos=0.0, clip=0.05).sum()
 
 
-def objective(method="pat_t", *, loss=asymmetric, patching=None, pooling="pivot", **masking):
+def objective(method="pat_t", *, loss=asymmetric, patching=None, pooling="pivot", **options):
     return Objective(
         loss=loss,
         names=pat.loss_names(pat.METHODS[method]),
         patching=HostViews(2) if patching is None else patching,
         pooling=POOLINGS[pooling],
-        **masking,
+        **options,
     )
 
 

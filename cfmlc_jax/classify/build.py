@@ -19,6 +19,7 @@ from cfmlc_jax.causal.views import Box
 from cfmlc_jax.classify import invariant, pat
 from cfmlc_jax.classify import patching as patchings
 from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.masking import Masking
 from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.classify.update import ClassifierSystem, Objective, Validation, initial_model
 from cfmlc_jax.data import build as data
@@ -331,9 +332,8 @@ def _objective(config, parts, class_counts, steps_per_epoch, partial) -> Objecti
     options = {
         "patching": parts.patching["train"],
         "pooling": parts.pooling,
-        "mask_rate": config.train.mask_rate,
-        "mask_with": config.train.mask_with,
         "weight": _weight(config, class_counts),
+        "masking": _masking(config, parts),
         "removal": _removal(config, parts, steps_per_epoch),
     }
     if config.method == "invariant":
@@ -345,6 +345,13 @@ def _objective(config, parts, class_counts, steps_per_epoch, partial) -> Objecti
         distil=config.patches.distil,
         **options,
     )
+
+
+def _masking(config, parts) -> Masking | None:
+    """Which patches of training images are masked; None: none."""
+    if not config.train.mask_rate:
+        return None
+    return Masking(config.train.mask_rate, config.train.mask_with, parts.patching["train"])
 
 
 def _removal(config, parts, steps_per_epoch) -> Removal | None:

@@ -15,18 +15,13 @@ patch that looks most like the class; its evidence is free of most of the contex
 - Prediction (`predict`): the mean of whole-image and patch logits, weighted equally by default.
 - Counterfactuals (`counterfactuals`): the same prediction with a null in place of the image or of each class's
   pivot patch. The total direct effect is computed from them (`causal.effects`). Without owned pixels: `ownership`.
-- Masking (`patches_to_mask`, `mask_patches`; not in the paper): training images with one patch masked, so that the masked images
-  of the counterfactuals are not new to the classifier.
 - Recipe: `config.recipes.mlc_pat`.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from cfmlc_jax.causal import effects, views
+from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify.patching import Evidence, Whole
 from cfmlc_jax.losses.distillation import distillation
@@ -160,32 +155,3 @@ def counterfactuals(
             focus, effects.combine(removed, pooled, pooling.weight)
         )
     return logits
-
-
-def patches_to_mask(key, b: int, size: int, *, rate: float, patching: Whole):
-    """The number of one random patch to mask in each of b images, −1 for none: int32 [b].
-
-    Args:
-        key: random key.
-        b: number of images.
-        size: side of the whole views, pixels.
-        rate: probability that a patch of an image is masked.
-        patching: of training; its grid defines the patches.
-    """
-    count = len(views.patch_boxes(size, patching.grid, patching.overlap))
-    patch_key, rate_key = jax.random.split(key)
-    random_patch = jax.random.randint(patch_key, (b,), 0, count)
-    return jnp.where(jax.random.bernoulli(rate_key, rate, (b,)), random_patch, -1)
-
-
-def mask_patches(images, patch, *, null: str, mean_colour, patching: Whole):
-    """The host's views with one patch masked, in all views that show it: [b, v, s, s, 3].
-
-    Args:
-        images: the host's views [b, v, s, s, 3] in [0, 1].
-        patch: int [b], the number of the patch (`patches_to_mask`).
-        null: what replaces the patch, a kind of `causal.effects.null_images`.
-        mean_colour: [3], for the null "mean".
-        patching: of training; its grid defines the patches.
-    """
-    return patching.masked(images, effects.null_images(images[:, 0], null, mean_colour), patch)

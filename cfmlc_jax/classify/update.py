@@ -18,6 +18,7 @@ import optax
 from cfmlc_jax.causal.patches import Pooling
 from cfmlc_jax.classify import pat
 from cfmlc_jax.classify.deconfound import MeanFeature
+from cfmlc_jax.classify.masking import Masking
 from cfmlc_jax.classify.patching import Whole
 from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.engine import accumulation
@@ -26,9 +27,9 @@ from cfmlc_jax.models.classifier import Classifier, Outputs
 from cfmlc_jax.optim import ema, frozen
 from cfmlc_jax.optim.build import hyperparameters
 
-# Folded into the step's key for masking, and for dropout in micro-batches, each of which folds its number into that.
-# Dropout in a whole batch uses the step's key itself.
-MASKING, DROPOUT = 1, 2
+# Folded into the step's key for dropout in micro-batches, each of which folds its number into that. Dropout in a whole
+# batch uses the step's key itself. `masking` and `removing` have others.
+DROPOUT = 2
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,9 @@ class Objective:
     names: of the terms of the loss (`pat.loss_names`).
     patching: where the patches of training come from.
     pooling: of patch evidence to one logit per class.
-    mask_rate: probability that one random patch of a training image is masked; labels stay unchanged.
-    mask_with: what replaces the patch, a kind of `causal.effects.null_images`.
     weight: a function of labels [b, k] -> scalar, if the terms are weighted means over images: the sum of the images'
         weights. None: the terms are sums over images.
+    masking: of patches of training images; None: none.
     removal: of classes from training images; None: none.
     distil: the whole-image branch learns from the patches.
     """
@@ -51,9 +51,8 @@ class Objective:
     names: tuple[str, ...]
     patching: Whole
     pooling: Pooling
-    mask_rate: float = 0.0
-    mask_with: str = "mean"
     weight: Callable | None = None
+    masking: Masking | None = None
     removal: Removal | None = None
     distil: bool = False
 
@@ -145,12 +144,16 @@ class ClassifierSystem:
         views = batch["views"]
         colour = in_unit_range(views[:, 0]).mean(axis=(0, 1, 2))
         params, statistics = (learned["variables"][name] for name in ("params", "batch_stats"))
-        weights, removal = self._objective.weights(batch), self._objective.removal
+        weights = self._objective.weights(batch)
+        masking, removal = self._objective.masking, self._objective.removal
 
         def gradient_of(number, part, statistics_after):
             """The gradient of a micro-batch; the statistics; and its share in the terms, with its pooled features."""
             part, patch, drawn = part
-            images = self._masked(part["views"], patch, learned["mean_colour"])
+            images = in_unit_range(part["views"])
+            if masking is not None:
+                # The mean colour of the steps so far; in the first step it is black.
+                images = masking.apply(images, patch, learned["mean_colour"])
             if removal is not None:
                 find: Any = functools.partial(self._model.apply, learned["average"], train=False)
                 images, labels = removal.apply(find, images, part["labels"], drawn, step)
@@ -181,7 +184,7 @@ class ClassifierSystem:
             gradient_of,
             params,
             statistics,
-            (batch, self._patches_to_mask(key, views), removal and removal.draw(key, batch["labels"])),
+            (batch, masking and masking.draw(key, views), removal and removal.draw(key, batch["labels"])),
             number=self._micro_batches,
             group=group,
         )
@@ -217,31 +220,6 @@ class ClassifierSystem:
             raise ValueError("this system was built without a validation")
         model, _ = self.split(learned)
         return self._validation.measure(model, poll)
-
-    def _patches_to_mask(self, key, views):
-        """The patch that is masked in each image of the batch, [b]; None: there is no masking."""
-        if not self._objective.mask_rate:
-            return None
-        return pat.patches_to_mask(
-            jax.random.fold_in(key, MASKING),
-            len(views),
-            views.shape[2],
-            rate=self._objective.mask_rate,
-            patching=self._objective.patching,
-        )
-
-    def _masked(self, views, patch, mean_colour):
-        images = in_unit_range(views)
-        if patch is None:
-            return images
-        # The mean colour of the steps so far; in the first step it is black.
-        return pat.mask_patches(
-            images,
-            patch,
-            null=self._objective.mask_with,
-            mean_colour=mean_colour,
-            patching=self._objective.patching,
-        )
 
     def _dropout_key(self, key, number):
         if self._micro_batches == 1:

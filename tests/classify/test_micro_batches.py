@@ -18,7 +18,8 @@ from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import build, invariant
 from cfmlc_jax.classify.deconfound import MeanFeature
-from cfmlc_jax.classify.patching import MapCells, Whole
+from cfmlc_jax.classify.masking import Masking
+from cfmlc_jax.classify.patching import HostViews, MapCells, Whole
 from cfmlc_jax.classify.removing import Removal
 from cfmlc_jax.classify.update import DROPOUT, ClassifierSystem
 from cfmlc_jax.errors import InputError
@@ -149,7 +150,7 @@ def one_hot(classes):
 
 
 def masked_patches(number):
-    goal = objective(mask_rate=0.5, mask_with="mean")
+    goal = objective(masking=Masking(0.5, "mean", HostViews(2)))
     return tiny(number, 4, goal, patches=catalogue.Patches(), views=5), {}
 
 

@@ -16,6 +16,7 @@ from cfmlc_jax.causal import patches, views
 from cfmlc_jax.causal.effects import null_images
 from cfmlc_jax.causal.patches import POOLINGS
 from cfmlc_jax.classify import pat
+from cfmlc_jax.classify.masking import Masking
 from cfmlc_jax.classify.patching import DeviceCrops, HostViews, MapCells, Whole
 from cfmlc_jax.classify.scoring import Score as score_step
 from cfmlc_jax.classify.update import ClassifierSystem
@@ -317,13 +318,9 @@ def test_pivot_removal_leaves_nothing_of_the_target_in_host_patches(grids, overl
     np.testing.assert_allclose(ours, cut_anew(images, DeviceCrops(grids, overlap, size=24)), atol=1e-5)
 
 
-def masked(seed, views, patching, *, rate, **options):
-    return masked_by(jax.random.key(seed), views, patching, rate=rate, **options)
-
-
-def masked_by(key, views, patching, *, rate, **options):
-    patch = pat.patches_to_mask(key, len(views), views.shape[2], rate=rate, patching=patching)
-    return pat.mask_patches(views, patch, patching=patching, **options)
+def masked(seed, views, patching, *, rate, null, mean_colour):
+    masking = Masking(rate, null, patching)
+    return masking.apply(views, masking.draw(jax.random.key(seed), views), mean_colour)
 
 
 def test_masking_in_training_leaves_nothing_of_the_target_in_patches(rng):
@@ -568,10 +565,10 @@ class Recording:
         return Outputs(whole=logits, attention=logits, score=logits, cells=None, features={}), {}
 
 
-def recorded(views, seed, **masking):
+def recorded(views, seed, **options):
     """A classifier after one step on these views, and the new mean colour; a quarter was the old."""
     model = Recording()
-    goal = objective("whole", loss=lambda logits, labels: (logits - labels).sum(), **masking)
+    goal = objective("whole", loss=lambda logits, labels: (logits - labels).sum(), **options)
     system = ClassifierSystem(model, views.shape, goal, optax.sgd(0.0), ema_decay=0.75)
     learned = system.init(jax.random.key(0)) | {"mean_colour": jnp.full(3, 0.25)}
     batch = {"views": views, "labels": jnp.ones((len(views), CLASSES))}
@@ -583,11 +580,11 @@ def recorded(views, seed, **masking):
 def test_a_step_masks_patches_of_its_own_choice(rng, null, colour):
     """By its key, and independently of dropout. The mean colour is that of the views before."""
     views = jnp.asarray(rng.uniform(0.5, 1, (64, 5, 8, 8, 3)), jnp.float32)
-    unmasked, mean_colour = recorded(views, 1, mask_rate=0.0, mask_with=null)
+    unmasked, mean_colour = recorded(views, 1)
     np.testing.assert_array_equal(unmasked.views, views)
     np.testing.assert_allclose(mean_colour, (views[:, 0].mean(axis=(0, 1, 2)) + 0.25) / 2, rtol=1e-6)
     (first, colour_too), (same, _), (other, _) = (
-        recorded(views, seed, mask_rate=0.5, mask_with=null) for seed in (1, 1, 2)
+        recorded(views, seed, masking=Masking(0.5, null, HOST)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(colour_too, mean_colour)
     changed = first.views != views
@@ -598,5 +595,6 @@ def test_a_step_masks_patches_of_its_own_choice(rng, null, colour):
     np.testing.assert_array_equal(same.views, first.views)
     assert (other.views != first.views).any()
     assert (jax.random.key_data(other.dropout_key) != jax.random.key_data(first.dropout_key)).any()
-    by_dropout = masked_by(first.dropout_key, views, HOST, rate=0.5, null=null, mean_colour=jnp.full(3, 0.25))
-    assert (by_dropout != first.views).any()
+    _, rate_key = jax.random.split(first.dropout_key)
+    by_dropout = np.asarray(jax.random.bernoulli(rate_key, 0.5, (64,)))
+    assert (by_dropout != np.asarray(changed.any(axis=(1, 2, 3, 4)))).any()
