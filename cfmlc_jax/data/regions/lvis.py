@@ -103,7 +103,7 @@ def read(path: Path, version: str = OWN, *, training: bool = False) -> Annotatio
     if version != OWN and len(categories) != CATEGORIES[version]:
         raise InputError(
             f"{path} has {len(categories):,} categories, LVIS {version} has {CATEGORIES[version]:,}; give the file of that "
-            f"version, or set data.version ({', '.join((*CATEGORIES, OWN))})"
+            f"version, or set data.version (--release) to one of {', '.join((*CATEGORIES, OWN))}"
         )
     images = sorted(_entries(content, "images", path), key=lambda image: _id(image, "id", "images", path))
     ids = np.array([image["id"] for image in images], np.int64)
