@@ -147,9 +147,9 @@ class Address(PosixGPath):
             names = self.entries()
         return iter([self / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)])
 
-    def read_bytes(self, size: int = -1) -> bytes:
-        """The object's content, or its first bytes."""
-        options = {} if size < 0 else {"start": 0, "end": size}
+    def read_bytes(self, size: int = -1, start: int = 0) -> bytes:
+        """The object's content, or so many of its bytes from a place on."""
+        options = {} if size < 0 else {"start": start, "end": start + size}
         with self._translated() as system:
             return system.cat_file(self._key, **options)
 

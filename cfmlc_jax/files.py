@@ -30,6 +30,8 @@ _PATTERN = "[*?\\"
 # What is appended to an object is kept and put later: so often, or so seldom that a megabyte a second is sent.
 SECONDS_BETWEEN_PUTS = 10.0
 _BYTES_PER_SECOND = 2**20
+# Bytes in which the header of a .npy file ends: NumPy writes 128.
+_NPY_HEADER = 2**12
 
 
 CACHE_VARIABLE = "CFMLC_CACHE"
@@ -324,6 +326,13 @@ def read_npy(path: Path) -> np.ndarray:
 
 def _read_array(file, size: int) -> np.ndarray:
     """The array of a file of so many bytes, of which memory is asked for only if they are there."""
+    _read_header(file, size)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order (whether Fortran's) and type of the array of a file of so many bytes; the file is at its first number."""
     version = np.lib.format.read_magic(file)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -331,12 +340,46 @@ def _read_array(file, size: int) -> np.ndarray:
     }.get(version)
     if read_header is None:
         raise ValueError(f"format {version} is not known")
-    shape, _, dtype = read_header(file)
+    shape, fortran, dtype = read_header(file)
     declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if dtype.hasobject or declared != there:
         raise ValueError(f"{there:,} bytes are not an array {dtype} {list(shape)}")
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    return shape, fortran, dtype
+
+
+class ArrayInBucket:
+    """The array of an object that `write_npy` wrote, as if it were mapped: a slice of its rows is read when it is asked for.
+
+    Args:
+        path: of the object.
+
+    Attributes:
+        shape, dtype: of the array.
+
+    Raises:
+        ValueError: it is of objects, in Fortran's order, or not as large as it declares.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Address):
+        self._path = path
+        header = io.BytesIO(path.read_bytes(_NPY_HEADER))
+        self.shape, fortran, self.dtype = _read_header(header, path.stat().st_size)
+        if fortran:
+            raise ValueError("its columns are consecutive, not its rows")
+        self._start = header.tell()
+        self._row = math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        count = max(stop - start, 0)
+        content = (
+            b"" if count == 0 else self._path.read_bytes(count * self._row, self._start + start * self._row)
+        )
+        return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
 
 def append_text(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """The class branch of a detector on LVIS, from region features that the detector stored (docs/long_tails.md, LVIS).
 
-    python -m cfmlc_jax.main --config=configs/longtail_lvis.py --config.data.train=DIR --config.data.val=DIR --config.data.annotations=lvis_v1_val.json
-    python -m cfmlc_jax.main --config=configs/longtail_lvis.py:plain --config.data.train=DIR --config.data.val=DIR --config.data.annotations=lvis_v1_val.json
+    python -m cfmlc_jax.main --config=configs/longtail_lvis.py --config.data.train=regions/train --config.data.val=regions/val --config.data.annotations=lvis_v1_val.json
+    python -m cfmlc_jax.main --config=configs/longtail_lvis.py:plain --config.data.train=regions/train --config.data.val=regions/val --config.data.annotations=lvis_v1_val.json
     python scripts/longtail_regions_table.py                     the same on embedded scenes, minutes
 
 Published by Tang et al. (NeurIPS 2020, Table 4) for a whole detector, a three-stage Cascade Mask R-CNN with ResNet-101-FPN that is

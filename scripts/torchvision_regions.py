@@ -1,13 +1,12 @@
 """Writes region features of torchvision's Faster R-CNN, for configs/longtail_lvis.py.
 
-    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_train.json --release=v1 --out=DIR --split=train
-    python scripts/torchvision_regions.py --images=DIR --annotations=lvis_v1_val.json --release=v1 --out=DIR --split=val
+    python scripts/torchvision_regions.py --images=data/coco2017 --annotations=lvis_v1_train.json --release=v1 --out=regions/train --split=train
+    python scripts/torchvision_regions.py --images=data/coco2017 --annotations=lvis_v1_val.json --release=v1 --out=regions/val --split=val
 
 For each annotated image the detector proposes regions. Their features are stored, after its two shared layers, or with --maps
 as pooled maps [7, 7, 256]; and their boxes, moved by the regression of the object class that the detector holds most probable.
 In the training split the annotated boxes are regions too, and each region has the label of the object that it overlaps by half,
-else of the background. DIR of the images is the folder of COCO 2017's train2017 and val2017 (of v0.5: the folder with the
-images themselves).
+else of the background. The folder of images has COCO 2017's train2017 and val2017 (for v0.5: the images themselves).
 
 --weights is a file of a state_dict; without it the detector has torchvision's weights of COCO, which it downloads. Its width is
 1,024: --config.model.features=(1024,) --config.model.stages=1 --config.loss.stages=(1.0,). Needs torchvision:

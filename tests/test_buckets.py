@@ -1,5 +1,6 @@
 """Addresses in buckets behave as paths do; the bucket is fsspec's in memory, or another fake."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,6 +21,8 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.cgn import __main__ as cgn
 from cfmlc_jax.check import __main__ as check
 from cfmlc_jax.data import build
+from cfmlc_jax.data.regions.lvis import Category
+from cfmlc_jax.data.regions.records import RegionRecords, Writer
 from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.instances import Instances
@@ -451,6 +454,51 @@ def test_own_images_in_a_bucket(run, tmp_path, capsys):
     assert source[1]["image"] == picture(1)
     assert check.main([str(run), f"--output={tmp_path / 'out'}", "--rare=1", "--smallest=1"]) == 0
     assert "2 images in train, 2 classes, 0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_regions_in_a_bucket(run, tmp_path, monkeypatch):
+    """Opening them reads no features; an image's regions are read when they are asked for, and no others."""
+    rng = np.random.default_rng(0)
+    writer = Writer(
+        tmp_path / "r", shape=(2000,), categories=[Category(1, "a", "r")], shard_regions=4, dtype="float32"
+    )
+    for image, count in enumerate((3, 0, 2, 4)):
+        writer.add(
+            image, rng.normal(size=(count, 1, 2000)), rng.uniform(size=(count, 4)), np.zeros((count, 1))
+        )
+    writer.close()
+    for path in (tmp_path / "r").iterdir():
+        (run / path.name).replace_by(path.read_bytes())
+    requested = []
+    read = fsspec.filesystem("memory").cat_file
+
+    def counted(*arguments, **options):
+        content = read(*arguments, **options)
+        requested.append(len(content))
+        return content
+
+    broken(monkeypatch, cat_file=counted)
+    records, local = RegionRecords(run), RegionRecords(tmp_path / "r")
+    assert records.content == local.content
+    assert sum(requested) < 40_000  # of 72,000 bytes of features
+    requested.clear()
+    for i in range(4):
+        for one, other in zip(dataclasses.astuple(records[i]), dataclasses.astuple(local[i]), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert sum(requested) == 9 * (2000 + 4 + 1) * 4
+    np.testing.assert_array_equal(records.class_counts(), local.class_counts())
+    broken(monkeypatch, cat_file=refuse(PermissionError, "no"))
+    with pytest.raises(BucketError, match="access denied"):
+        records[0]
+    broken(monkeypatch, cat_file=read)
+    (run / "shard-00000.features.npy").replace_by(
+        (tmp_path / "r" / "shard-00000.features.npy").read_bytes()[:-1]
+    )
+    with pytest.raises(
+        InputError,
+        match=r"s3://bucket/run/shard-00000.features.npy cannot be read \(.* bytes are not an array",
+    ):
+        RegionRecords(run)
 
 
 def test_sources_that_read_no_buckets(run, monkeypatch):

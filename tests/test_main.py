@@ -326,7 +326,7 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert "thresholds: best F1 on val, 40 images" in out
     decided = results["test_iid"]["average"]["decisions"]
     assert (decided["title"], decided["split"]) == ("best F1 on val", "val")
-    assert set(decided["predictions"]) == {"whole", "patch", "combined"}
+    assert set(decided["predictions"]) == predictions
     table = (run / "report" / "per_class_test_iid_average.csv").read_text().splitlines()
     assert len(table) == 11
     with np.load(run / "report" / "scores_test_iid_weights.npz") as scores:

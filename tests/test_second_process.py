@@ -144,6 +144,7 @@ def test_only_process_0_writes_the_evaluation_of_a_checkpoint(
     OPENED.path = tmp_path / "7"
     monkeypatch.setattr(evaluate.opening, "open", lambda path, config: OPENED)
     monkeypatch.setattr(evaluate.configs, "require_splits", lambda data: None)
+    monkeypatch.setattr(evaluate.scoring, "for_evaluation", lambda config, parts: None)
     monkeypatch.setattr(
         evaluate.build, "open_sources", lambda config, splits, say: {s: Data() for s in splits}
     )

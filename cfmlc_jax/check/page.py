@@ -56,13 +56,17 @@ def page(findings: Findings) -> str:
 
 def facts(findings: Findings) -> list[str]:
     """The findings in a few words each."""
-    images = [f"{count:,} images in {split}" for split, count in findings.images.items()]
+    images = [f"{_counted(count, 'image')} in {split}" for split, count in findings.images.items()]
     return [
         *images,
-        f"{len(findings.classes)} classes",
-        f"{len(findings.errors):,} errors",
-        f"{len(findings.warnings):,} warnings",
+        _counted(len(findings.classes), "class", "classes"),
+        _counted(len(findings.errors), "error"),
+        _counted(len(findings.warnings), "warning"),
     ]
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def _navigation(sections):

@@ -15,8 +15,9 @@ from cfmlc_jax.data.sources.checks import class_rates
 from cfmlc_jax.errors import InputError, WriteError
 from cfmlc_jax.metrics import fitted_thresholds
 from cfmlc_jax.results import thresholds as files_of_thresholds
-from cfmlc_jax.results.predictions import Prediction, counterfactual_of
+from cfmlc_jax.results.predictions import COMBINED, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
+from cfmlc_jax.results.split import AVERAGE
 from cfmlc_jax.results.thresholds import FIXED, Thresholds
 
 _LISTED = 5  # classes in a line about fallbacks
@@ -37,21 +38,21 @@ def fit(
     rates: np.ndarray | None,
     poll: Callable[[], None] = lambda: None,
 ) -> Thresholds:
-    """The thresholds of both sets of weights and every factual prediction, by `config.evaluate.thresholds`.
+    """The thresholds of both sets of weights and every prediction, by `config.evaluate.thresholds`.
 
     All processes score; all of them get the same thresholds.
 
     Args:
         config: of the classifier.
         parts: its parts.
-        score: with or without counterfactuals, which are not used.
+        score: with the counterfactuals of `config.effect.kinds`, whose effects have thresholds too.
         model: {"variables", "average", "mean_colour"}.
         source: split `config.data.val_split`.
         rates: share [k] of the training images that have each class, for the rule "rate".
         poll: called before every batch; raises if the process must end.
     """
     need = functools.partial(plan.scoring_memory, config, parts, score)
-    with memory.needed_for("validation", config, "evaluate", need):
+    with memory.needed_for("evaluation", config, "evaluate", need):
         scores, source = scoring.score_readable(
             parts,
             score,
@@ -72,7 +73,7 @@ def after_training(
     Args:
         config: of the run.
         parts: of the classifier.
-        score: with or without counterfactuals.
+        score: as in `fit`.
         model: of the checkpoint that is evaluated.
         sources: by split; "train" and `config.data.val_split` are among them.
         poll: as in `fit`.
@@ -86,19 +87,17 @@ def after_training(
 def fitted(
     config, scores: Mapping[str, Scores], class_names: Sequence[str], rates: np.ndarray | None
 ) -> Thresholds:
-    """The thresholds by scores of a split, by set of weights; see `fit`."""
+    """The thresholds by scores of a split, by set of weights; effects have those of `config.effect.alphas`. See `fit`."""
     names, split = list(class_names), config.data.val_split
     fallbacks: dict[str, list[str]] = {}
     values: dict[str, dict[Prediction, list[float]]] = {}
     for weights, scored in scores.items():
         values[weights] = {}
-        for kind, logits in scored.logits.items():
-            if counterfactual_of(kind) is None:
-                chosen, reasons = _chosen(config, probabilities(logits), scored.labels, rates, split)
-                values[weights][Prediction(kind)] = chosen.tolist()
-                for reason, classes in reasons.items():
-                    listed = fallbacks.setdefault(reason, [])
-                    listed += [names[k] for k in classes if names[k] not in listed]
+        for prediction, logits in scored.predictions(config.effect.alphas).items():
+            chosen, reasons = _chosen(config, probabilities(logits), scored.labels, rates, split)
+            values[weights][prediction] = chosen.tolist()
+            if (weights, prediction) == (AVERAGE, COMBINED):
+                fallbacks = {reason: [names[k] for k in classes] for reason, classes in reasons.items()}
     return Thresholds(
         rule=config.evaluate.thresholds,
         split=split,

@@ -132,13 +132,14 @@ def evaluate_checkpoint(
         print_line,
         lambda: preemption.raise_if_requested(f"checkpoint {opened.path.name} is not evaluated"),
     )
-    thresholds = _thresholds(opened, sources, training, output, keep_stored=keep_stored)
+    score = scoring.for_evaluation(config, opened.parts)
+    thresholds = _thresholds(opened, sources, training, output, score, keep_stored=keep_stored)
     classifier = Classifier(opened.parts, opened.model, class_names, opened.path.name, thresholds)
-    return full_evaluation(config, classifier, sources, training, output)
+    return full_evaluation(config, classifier, sources, training, output, score=score)
 
 
 def _thresholds(
-    opened: Opened, sources, training: TrainingSplit, output: Output, *, keep_stored: bool
+    opened: Opened, sources, training: TrainingSplit, output: Output, score: Score, *, keep_stored: bool
 ) -> Thresholds | None:
     """The thresholds of a checkpoint: those that it has, or else those that its configuration asks for, fitted now.
 
@@ -159,13 +160,13 @@ def _thresholds(
     thresholds = decide.fit(
         config,
         opened.parts,
-        scoring.for_validation(config, opened.parts),
+        score,
         opened.model,
         source,
         rates=None if training.labels is None else class_rates(training.labels),
         poll=output.poll,
     )
-    if opened.predicts_as_trained:
+    if opened.predicts_as_trained and opened.effects_as_trained:
         decide.keep(opened.path, thresholds, output.print_line)
     else:
         output.print_line(

@@ -31,7 +31,7 @@ def choose(
 
     Args:
         probabilities: [n, k].
-        labels: [n, k].
+        labels: [n, k]; an image is shown to no class of which it is unknown.
         precisions: average precision [k] of the classes.
         source: the split.
         exif: rotate images upright, as the classifier's transform did.
@@ -43,8 +43,8 @@ def choose(
     images = {}
     for k in shown.tolist():
         order = np.argsort(-probabilities[:, k], kind="stable")
-        present = labels[order, k] > 0
-        images[k] = order[~present][:count].tolist(), order[present][::-1][:count].tolist()
+        without, with_class = (order[labels[order, k] == label] for label in (0, 1))
+        images[k] = without[:count].tolist(), with_class[::-1][:count].tolist()
     numbers = sorted({i for pair in images.values() for each in pair for i in each})
     places = {image: place for place, image in enumerate(numbers)}
 

@@ -105,7 +105,7 @@ class MultiLabel:
             localization=_localization(config, scores, boxes, patch_boxes, class_names),
             decisions=None
             if self._thresholds is None
-            else multi_label.decisions(scores, AVERAGE, self._thresholds),
+            else multi_label.decisions(scores, alphas, AVERAGE, self._thresholds),
             rule_of_thumb=None if scores.cosine is None else RuleOfThumb(**rule_of_thumb(scores.cosine)),
         )
 

@@ -30,6 +30,10 @@ _FREE = (
     "dot_product.tau_norm",
 )
 
+# Prefixes of the fields that determine the factual predictions of an image, besides the model; and its counterfactuals.
+_PREDICTION = ("method", "patches.", "views.", "data.exif", "model.dot_product.tau_norm")
+_EFFECTS = ("effect.null", "effect.owners", "effect.classes")
+
 
 class Opened:
     """The classifier of a checkpoint. Its arrays are read at the first use of `model`.
@@ -42,6 +46,7 @@ class Opened:
         class_counts: training images [k] of each class; None if the checkpoint does not hold them.
         parts: built from `config`.
         predicts_as_trained: `config` predicts as the checkpoint's own configuration does.
+        effects_as_trained: its counterfactuals, too, are those of the checkpoint's own.
     """
 
     def __init__(
@@ -53,9 +58,10 @@ class Opened:
         branches: tuple[str, str],
         *,
         predicts_as_trained: bool = True,
+        effects_as_trained: bool = True,
     ):
         self.path, self.config, self.parts = path, config, parts
-        self.predicts_as_trained = predicts_as_trained
+        self.predicts_as_trained, self.effects_as_trained = predicts_as_trained, effects_as_trained
         self.num_classes = checkpoints.num_classes(meta)
         self.class_names: list[str] | None = meta["class_names"]
         self.class_counts: list[int] | None = meta.get("class_counts")
@@ -79,14 +85,16 @@ class Opened:
     def thresholds(self) -> Thresholds | None:
         """The thresholds that were fitted to the checkpoint.
 
-        None if there are none, for the single-label task, or if `config` predicts otherwise than they were fitted to.
+        None if there are none, for the single-label task, or if `config` predicts otherwise than they were fitted to;
+        without those of effects if only these are others.
 
         Raises:
             InputError: their file is damaged, or of other classes.
         """
         if self.config.task == "single_label" or not self.predicts_as_trained:
             return None
-        return files_of_thresholds.read(self.path, self.class_names)
+        stored = files_of_thresholds.read(self.path, self.class_names)
+        return stored if stored is None or self.effects_as_trained else stored.without_effects()
 
 
 def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: bool = False) -> Opened:
@@ -123,13 +131,16 @@ def open(path: Path, config=None, *, batch_size: int | None = None, in_float32: 
     checkpoints.require_head(path, meta)
     config = stored if config is None else _with_normalisation_of(stored, config)
     branches = _require_same_model(path, stored, config)
-    alike = _prediction_fields(stored) == _prediction_fields(config)
+    alike = {
+        "predicts_as_trained": _fields(stored, _PREDICTION) == _fields(config, _PREDICTION),
+        "effects_as_trained": _fields(stored, _EFFECTS) == _fields(config, _EFFECTS),
+    }
     if batch_size is not None:
         config = _on_these_devices(config, batch_size)
     if in_float32:
         config = configs.replaced(config, {"model.dtype": "float32"})
     parts = build.create(config, checkpoints.num_classes(meta))
-    return Opened(path, config, meta, parts, branches, predicts_as_trained=alike)
+    return Opened(path, config, meta, parts, branches, **alike)
 
 
 def _with_normalisation_of(stored, config):
@@ -172,11 +183,10 @@ def _model_fields(config):
     }
 
 
-def _prediction_fields(config):
-    """The fields that determine the factual predictions of an image, besides the model."""
+def _fields(config, prefixes):
+    """The fields of a configuration by dotted name, of these prefixes."""
     fields = configs.flat(configs.to_json(config))
-    sections = ("method", "patches.", "views.", "data.exif")
-    return {name: value for name, value in fields.items() if name.startswith(sections)}
+    return {name: value for name, value in fields.items() if name.startswith(prefixes)}
 
 
 def _renamed(tree, names):

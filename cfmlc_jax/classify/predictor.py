@@ -79,7 +79,7 @@ class Predictor:
     ):
         opened = opening.open(path, batch_size=batch_size)
         config, parts = opened.config, opened.parts
-        _require_prediction(opened.path, config, prediction, parts.method.predict_patches, with_effect)
+        require_prediction(opened, prediction, with_effect=with_effect)
         self.batch_size = config.evaluate.batch_size
         self.class_names = tuple(opened.class_names or (f"class {i}" for i in range(opened.num_classes)))
         self.to_views = parts.transforms["evaluate"]
@@ -222,26 +222,40 @@ def _thresholds(
     if stored is None:
         return np.full(opened.num_classes, FIXED, np.float32), ""
     if chosen is None:
-        reason = f"0.5: thresholds were not fitted to {prediction.name!r}"
+        reason = (
+            f"0.5: thresholds were not fitted to {prediction.name!r}; {files_of_thresholds.FIT_AGAIN} "
+            f"--prediction={prediction.name}"
+        )
         return np.full(opened.num_classes, FIXED, np.float32), reason
     return chosen, stored.title
 
 
-def _require_prediction(path, config, prediction: Prediction, with_patches: bool, with_effect: bool):
-    """Raise unless the checkpoint can give the requested prediction.
+def require_prediction(opened: opening.Opened, prediction: Prediction, *, with_effect: bool = False) -> None:
+    """Raise unless a checkpoint can give the requested prediction.
+
+    Args:
+        opened: the checkpoint.
+        prediction: the requested one.
+        with_effect: the direct effect of the pivot patch is requested, too.
 
     Raises:
         InputError: names the predictions that it can give.
     """
+    path, config, with_patches = opened.path, opened.config, opened.parts.method.predict_patches
     if prediction.kind == "tde_owner" and not (with_patches or config.effect.owners):
         raise InputError(
             f"checkpoint {path} was trained as {config.method!r}, without patches that say who owns a pixel; give "
             "--prediction=combined, whole or tde_whole"
         )
-    if not with_patches and (with_effect or prediction.kind in ("patch", "tde_pivot")):
+    if not with_patches and prediction.kind in ("patch", "tde_pivot"):
         raise InputError(
-            f"checkpoint {path} was trained as {config.method!r}, without patches; omit --overlay (in Python: effects) "
-            "and give --prediction=combined, whole or tde_whole"
+            f"checkpoint {path} was trained as {config.method!r}, without patches; give --prediction=combined, whole or "
+            "tde_whole"
+        )
+    if not with_patches and with_effect:
+        raise InputError(
+            f"checkpoint {path} was trained as {config.method!r}, without patches whose effect could be shown; omit "
+            "--overlay (in Python: effects)"
         )
     if configs.patch_map(config) and prediction.kind == "tde_pivot":
         raise InputError(

@@ -91,7 +91,7 @@ def _evaluate_in_full(config, run, training, sources, output: Output):
     with writing:
         model = read_model(chosen, training.system.split(run.abstract.learned)[0])
         thresholds = decide.after_training(
-            config, training.parts, training.validation, model, sources, output.poll
+            config, training.parts, training.evaluation, model, sources, output.poll
         )
         decide.keep(chosen, thresholds, output.print_line)
         return evaluate.full_evaluation(

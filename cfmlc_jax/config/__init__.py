@@ -203,9 +203,9 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
-# Paths of all systems.
 # Fields whose path may be an address in a bucket.
-IN_BUCKETS = ("data.root", "init_from")
+IN_BUCKETS = ("data.root", "init_from", "data.train", "data.val", "data.annotations")
+# Paths of all systems.
 _PATHS = {name for parts in SYSTEMS.values() for each in parts for name in each.paths}
 
 

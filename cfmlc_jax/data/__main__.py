@@ -65,7 +65,7 @@ class DataSet:
 
     files: paths relative to the folder that `find` returns for the root.
     instead: folders that may replace all of `images`.
-    labelled: number of images with a class in train and in val, if published.
+    split_sizes: number of images in train and in val, if published.
     check_optional: root -> problems of optional files that are there.
     """
 
@@ -76,7 +76,7 @@ class DataSet:
     files: tuple[str, ...] = ()
     images: tuple[Images, ...] = ()
     instead: tuple[Images, ...] = ()
-    labelled: tuple[int, int] | None = None
+    split_sizes: tuple[int, int] | None = None
     find: Callable[[Path], Path] = Path
     check_optional: Callable[[Path], list[str]] = lambda root: []
 
@@ -93,7 +93,7 @@ def long_tailed_cifar(name: str, kept: int) -> DataSet:
             Archive(cifar_files.URL + form.archive.name, form.archive.size, f"md5:{form.archive.md5}")
             for form in forms
         ),
-        labelled=(kept, 10_000),
+        split_sizes=(kept, 10_000),
     )
 
 
@@ -107,7 +107,7 @@ DIR/{stem}_train.txt, {stem}_val.txt, {stem}_test.txt    lines `path label`; pat
 {images}""",
         open=lambda flags, split: ImageList(flags.root, split, stem=stem),
         files=tuple(f"{stem}_{split}.txt" for split in ("train", "val", "test")),
-        labelled=listed,
+        split_sizes=listed,
     )
 
 
@@ -159,7 +159,7 @@ or, in place of the first two, DIR/train2017/ and DIR/val2017/ of COCO 2017: the
         ),
         files=("annotations/instances_train2014.json", "annotations/instances_val2014.json"),
         images=(Images(("train2014",), 82_783), Images(("val2014",), 40_504)),
-        labelled=(82_081, 40_137),
+        split_sizes=(82_081, 40_137),
         instead=(Images(("train2017", "val2017"), 82_783 + 40_504),),
     ),
     "coco2017": DataSet(
@@ -189,7 +189,7 @@ DIR/annotations/instances_val2017.json""",
         ),
         files=("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
         images=(Images(("train2017",), 118_287), Images(("val2017",), 5_000)),
-        labelled=(117_266, 4_952),
+        split_sizes=(117_266, 4_952),
     ),
     "instances": DataSet(
         about="your own images, annotated in two files of COCO's form",
@@ -230,7 +230,7 @@ DIR/ConceptsList/Concepts81.txt                             (or DIR/Concepts81.t
 DIR/Groundtruth/TrainTestLabels/Labels_airport_Train.txt ... (or DIR/TrainTestLabels/)""",
         open=lambda flags, split: NusWide(flags.root, split),
         files=("ImageList/TrainImagelist.txt", "ImageList/TestImagelist.txt"),
-        labelled=(NUM_TRAIN, NUM_TEST),
+        split_sizes=(NUM_TRAIN, NUM_TEST),
     ),
     "voc2007": DataSet(
         about="PASCAL VOC 2007 (http://host.robots.ox.ac.uk/pascal/VOC/voc2007)",
@@ -321,7 +321,7 @@ the last file is in colored_mnist.tar.gz (link in https://github.com/feidfoe/lea
         archives=tuple(
             Archive(idx_files.URL + file.name, file.size, f"md5:{file.md5}") for file in idx_files.FILES
         ),
-        labelled=(50_000, 10_000),
+        split_sizes=(50_000, 10_000),
         check_optional=check_mnist_looks,
     ),
 }
@@ -394,9 +394,9 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
             problems.append(str(error))
             continue
         print(checks.summary(split, sources[split], read_boxes=True))
-        if data_set.labelled and len(sources[split]) != data_set.labelled[number]:
+        if data_set.split_sizes and len(sources[split]) != data_set.split_sizes[number]:
             problems.append(
-                f"{split}: {len(sources[split]):,} images have a class, wanted {data_set.labelled[number]:,}"
+                f"{split}: {len(sources[split]):,} images, wanted {data_set.split_sizes[number]:,}"
             )
     if len(sources) == 2:
         for require in (checks.require_same_classes, checks.require_disjoint):
@@ -431,14 +431,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     print(explain(data_set))
     print(f"\nchecking DIR = {flags.root}")
-    problems = []
     if not flags.root.is_dir():
-        problems.append(
-            f"{flags.root} is not a folder; create it, or give another by --root or ${build.ROOT_VARIABLE}"
+        print(
+            f"  PROBLEM {flags.root} is not a folder; create it, or give another by --root or ${build.ROOT_VARIABLE}"
         )
+        print("incomplete")
+        return 1
+    problems = []
     for archive in data_set.archives:
         path = flags.root / archive.name
-        if path.is_file():
+        if path.is_file() and (archive.size or archive.checksum):
             print(f"  {archive.name}: comparing with {_published(archive)}", flush=True)
             problem = check_archive(path, archive)
             problems += [problem] if problem else []

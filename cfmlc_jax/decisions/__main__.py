@@ -5,9 +5,11 @@
 
 RUN is a run, for its best checkpoint, or a checkpoint; both commands need its data.
 
-thresholds scores a split, chooses a threshold for each class, prints them, and keeps them with the checkpoint, whose
-classes are present above them from then on. Rules: f1, the best F1; precision, the most images at a precision of at
-least --precision; rate, as large a share of the images as the class has in training; fixed, 0.5 again.
+thresholds scores a split, chooses a threshold for each class and prediction, prints them, and keeps them with the
+checkpoint, whose classes are present above them from then on. --prediction chooses the ones to print; an effect that the
+run does not evaluate (effect.kinds, effect.alphas) gets thresholds too. Rules: f1, the best F1; precision, the most
+images at a precision of at least --precision; rate, as large a share of the images as the class has in training; fixed,
+0.5 again.
 
 scores writes files, labels and probabilities of a split, as CSV or .npz by the suffix of FILE.
 
@@ -32,9 +34,10 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import files, processes
 from cfmlc_jax.classify import build, decide, deconfound, opening, scoring, tasks
 from cfmlc_jax.classify.opening import Opened
+from cfmlc_jax.classify.predictor import require_prediction
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.data.sources import Source
-from cfmlc_jax.data.sources.checks import class_counts
+from cfmlc_jax.data.sources.checks import class_rates
 from cfmlc_jax.data.sources.files import Filed
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.decisions import scores_file
@@ -44,7 +47,7 @@ from cfmlc_jax.metrics.fitted_thresholds import RULES
 from cfmlc_jax.results import thresholds as files_of_thresholds
 from cfmlc_jax.results.predictions import COMBINED, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
-from cfmlc_jax.results.split import WEIGHTS
+from cfmlc_jax.results.split import AVERAGE, WEIGHTS
 from cfmlc_jax.results.tables import markdown
 from cfmlc_jax.results.thresholds import Thresholds
 
@@ -76,6 +79,13 @@ def _parser():
             "run", metavar="RUN", type=files.any_path, help="a run, for its best checkpoint, or a checkpoint"
         )
         each.add_argument("--split", metavar="SPLIT", help="of the data; default: the run's validation split")
+        each.add_argument(
+            "--prediction",
+            type=_prediction,
+            default=COMBINED,
+            metavar="NAME",
+            help="default combined; whole, patch, … or an effect with its strength, such as tde_pivot_0.5",
+        )
         each.add_argument("--root", metavar="DIR", help="folder of the data; default: the run's")
         each.add_argument(
             "--batch_size",
@@ -95,13 +105,6 @@ def _parser():
     )
     scores.add_argument(
         "--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average"
-    )
-    scores.add_argument(
-        "--prediction",
-        type=_prediction,
-        default=COMBINED,
-        metavar="NAME",
-        help="default combined; whole, patch, … or an effect with its strength, such as tde_pivot_0.5",
     )
     return parser
 
@@ -128,6 +131,7 @@ def _opened(flags, **fields) -> Opened:
     compilation.keep(flags.compilation_cache)
     processes.require_devices()
     opened = opening.open(checkpoints.find(flags.run), batch_size=flags.batch_size)
+    require_prediction(opened, flags.prediction)
     if flags.root is not None:
         fields["data.root"] = str(files.place(flags.root, "--root", bucket=True))
     if flags.split is not None:
@@ -156,16 +160,26 @@ def _thresholds(flags) -> None:
     opened = _opened(
         flags, **{"evaluate.thresholds": flags.rule, "evaluate.least_precision": flags.precision}
     )
-    config = opened.config
+    config, prediction = _with_effect(opened.config, flags.prediction), flags.prediction
     source = _source(opened, config.data.val_split)
     rates = None
     if flags.rule == "rate":
         training = _source(opened, "train")
-        rates = class_counts(training) / len(training)
-    scores, _ = _scored(opened, source, (), tuple(WEIGHTS))
+        rates = class_rates(training.labels)
+    scores, _ = _scored(opened, source, config.effect.kinds, tuple(WEIGHTS))
     fitted = decide.fitted(config, scores, source.class_names, rates)
     decide.keep(opened.path, fitted, print)
-    print(f"\n{_table(fitted, scores['average'])}")
+    print(f"\n{_table(fitted, scores[AVERAGE], prediction)}")
+
+
+def _with_effect(config, prediction: Prediction):
+    """The configuration with an effect among its own."""
+    if not prediction.is_effect:
+        return config
+    kinds = dict.fromkeys([*config.effect.kinds, prediction.counterfactual])
+    # Equal if their names are.
+    alphas = {f"{alpha:g}": alpha for alpha in (prediction.alpha, *config.effect.alphas)}
+    return configs.replaced(config, {"effect.kinds": tuple(kinds), "effect.alphas": tuple(alphas.values())})
 
 
 def _scored(opened: Opened, source: Source, kinds, weights) -> tuple[dict[str, Scores], Source]:
@@ -187,11 +201,11 @@ def _scored(opened: Opened, source: Source, kinds, weights) -> tuple[dict[str, S
     return scores, source
 
 
-def _table(fitted: Thresholds, scores: Scores) -> str:
-    """A table of the classes: threshold, images with the class, and precision, recall and F1 on the split."""
-    thresholds = fitted.of("average", COMBINED)
+def _table(fitted: Thresholds, scores: Scores, prediction: Prediction) -> str:
+    """A table of the classes: threshold, images with the class, and precision and recall of a prediction on the split."""
+    thresholds = fitted.of(AVERAGE, prediction)
     assert thresholds is not None
-    predicted = probabilities(scores.logits[COMBINED.kind]) > thresholds
+    predicted = probabilities(scores.of(prediction)) > thresholds
     present, known = scores.labels > 0, scores.labels >= 0
     rows = []
     for k, name in enumerate(fitted.class_names):
@@ -207,7 +221,9 @@ def _table(fitted: Thresholds, scores: Scores) -> str:
                 100 * hits / positives if positives else math.nan,
             ]
         )
-    return markdown(["class", "threshold", "images", "reported", "precision %", "recall %"], rows)
+    return markdown(
+        [f"class, {prediction.title}", "threshold", "images", "reported", "precision %", "recall %"], rows
+    )
 
 
 def _scores(flags) -> None:
@@ -218,17 +234,12 @@ def _scores(flags) -> None:
     source = _source(opened, config.data.val_split)
     kinds = () if prediction.counterfactual is None else (prediction.counterfactual,)
     scores, source = _scored(opened, source, kinds, (flags.weights,))
-    by_prediction = scores[flags.weights].predictions([prediction.alpha] if kinds else [])
-    if prediction not in by_prediction:
-        raise InputError(
-            f"checkpoint {opened.path} has no prediction {prediction.name!r}; it has {', '.join(p.name for p in by_prediction)}"
-        )
     task = tasks.create(config, training_labels=None, class_counts=None, num_classes=opened.num_classes)
     scored = scores_file.ScoredSplit(
         files=source.files if isinstance(source, Filed) else source.ids,
         class_names=source.class_names,
         labels=source.labels,
-        scores=task.probabilities(by_prediction[prediction]),
+        scores=task.probabilities(scores[flags.weights].of(prediction)),
         thresholds=_own_thresholds(opened, flags.weights, prediction),
     )
     scores_file.write(flags.out, scored)

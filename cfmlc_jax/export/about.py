@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 import cfmlc_jax
 from cfmlc_jax import config as configs
 from cfmlc_jax.classify.opening import Opened
@@ -11,7 +9,7 @@ from cfmlc_jax.data.views.crops import AreaCrop
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.export import graph
 from cfmlc_jax.results.predictions import COMBINED
-from cfmlc_jax.results.thresholds import FIXED
+from cfmlc_jax.results.thresholds import FIXED, Thresholds
 
 # Raised when programs that read the document must change.
 FORMAT = 1
@@ -32,6 +30,7 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
     - "outputs": what each output is, by name.
     - "thresholds_by": how they were fitted, in words; null: 0.5 because they were not.
     - "prediction": the output that the thresholds are for.
+    - "output_thresholds": fitted thresholds of each output that has such, by its name.
     - "patch_boxes": left, top, right, bottom of the p patches, pixels of the prepared image; null without patches.
     - "model", "head", "task", "weights", "cfmlc_jax" (the version) and "format": where it comes from.
 
@@ -43,8 +42,9 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
     config, boxes = opened.config, opened.parts.boxes()
     single_label = config.task == "single_label"
     names = class_names(opened)
+    outputs = graph.described(opened, alpha)
     stored = opened.thresholds
-    thresholds = None if stored is None else stored.of(weights, COMBINED)
+    fitted = {} if stored is None else _of_outputs(stored, weights, outputs, alpha)
     return {
         "format": FORMAT,
         "cfmlc_jax": cfmlc_jax.__version__,
@@ -54,17 +54,24 @@ def about(opened: Opened, *, weights: str, alpha: float) -> dict[str, Any]:
         "task": config.task,
         "weights": weights,
         "class_names": names,
-        "prediction": "combined",
-        "thresholds": None if single_label else _listed(thresholds, len(names)),
-        "thresholds_by": None if stored is None or thresholds is None else stored.title,
+        "prediction": COMBINED.name,
+        "thresholds": None if single_label else fitted.get(COMBINED.name, [FIXED] * len(names)),
+        "thresholds_by": stored.title if stored is not None and COMBINED.name in fitted else None,
+        "output_thresholds": fitted,
         "preprocessing": preprocessing(opened.parts.transforms["evaluate"]),
-        "outputs": graph.described(opened, alpha),
+        "outputs": outputs,
         "patch_boxes": None if boxes is None else [list(box) for box in boxes],
     }
 
 
-def _listed(thresholds: np.ndarray | None, classes: int) -> list[float]:
-    return [FIXED] * classes if thresholds is None else thresholds.tolist()
+def _of_outputs(stored: Thresholds, weights: str, outputs, alpha: float) -> dict[str, list[float]]:
+    """The fitted thresholds by output."""
+    fitted = {
+        name: stored.of(weights, graph.prediction(name, alpha))
+        for name in outputs
+        if name != graph.PATCH_WEIGHTS
+    }
+    return {name: values.tolist() for name, values in fitted.items() if values is not None}
 
 
 def preprocessing(transform: Transform) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def write(path: Path, opened: Opened, weights: str, about: Mapping[str, Any]) ->
     """
     meta = checkpoints.read_meta(opened.path)
     thresholds = opened.thresholds
+    if thresholds is not None and opened.config.effect.owners:
+        # The folder does not have the classifier that says who owns a pixel.
+        thresholds = thresholds.without_effects()
     model = {
         "average": opened.model["average" if weights == "average" else "variables"],
         "mean_colour": opened.model["mean_colour"],

@@ -15,7 +15,7 @@ from cfmlc_jax.classify.patching import HostViews, Whole
 from cfmlc_jax.classify.update import in_unit_range
 from cfmlc_jax.export.patches import host_patches
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.results.predictions import Prediction
+from cfmlc_jax.results.predictions import EFFECTS, Prediction
 
 PATCH_WEIGHTS = "patch_weights"
 
@@ -67,8 +67,12 @@ def described(opened: Opened, alpha: float) -> dict[str, str]:
 def _in_words(name, alpha):
     if name == PATCH_WEIGHTS:
         return "share of each patch in the evidence of each class [b, p, k]; the largest is the pivot patch's"
-    prediction = Prediction(name, alpha if name == "tde_feature" else None)
-    return f"probabilities [b, k], {prediction.title}"
+    return f"probabilities [b, k], {prediction(name, alpha).title}"
+
+
+def prediction(output: str, alpha: float) -> Prediction:
+    """The prediction whose probabilities an output has."""
+    return Prediction(output, alpha if output in EFFECTS else None)
 
 
 def _views(images, patching: Whole):

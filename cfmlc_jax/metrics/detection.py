@@ -24,13 +24,13 @@ class Detections:
     images: int64 [n], positions of the images.
     classes: int32 [n].
     scores: float [n].
-    corners: float [n, 4], left, top, right, bottom in pixels.
+    boxes: float64 [n, 4], left, top, width, height in pixels, as files state them.
     """
 
     images: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-    corners: np.ndarray
+    boxes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -40,7 +40,7 @@ class Detections:
         order = np.lexsort((-np.asarray(self.scores, np.float64), self.images))
         images = self.images[order]
         kept = np.sort(order[_rank(images) < most])
-        return Detections(self.images[kept], self.classes[kept], self.scores[kept], self.corners[kept])
+        return Detections(self.images[kept], self.classes[kept], self.scores[kept], self.boxes[kept])
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GroundTruth:
 
     images: int64 [m], positions of the boxes' images.
     classes: int32 [m].
-    corners: float64 [m, 4].
+    boxes: float64 [m, 4], left, top, width, height in pixels, as files state them.
     frequency: str [k] of `FREQUENCIES`.
     absent: int64 [a, 2], pairs (image, class) of which it is known that the image does not have the class.
     incomplete: int64 [i, 2], pairs (image, class) of which not all boxes are annotated.
@@ -57,18 +57,38 @@ class GroundTruth:
 
     images: np.ndarray
     classes: np.ndarray
-    corners: np.ndarray
+    boxes: np.ndarray
     frequency: np.ndarray
     absent: np.ndarray
     incomplete: np.ndarray
 
+    @property
+    def corners(self) -> np.ndarray:
+        """Left, top, right, bottom of the boxes: float64 [m, 4]."""
+        return np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+
+
+def sides(corners) -> np.ndarray:
+    """Left, top, width, height of boxes by their left, top, right, bottom: [n, 4] -> float64 [n, 4]."""
+    corners = np.asarray(corners, np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
 
 def overlaps(one, other) -> np.ndarray:
     """Intersection over union of boxes, 0 where a union is empty: corners [n, 4], [m, 4] -> float64 [n, m]."""
-    a, b = np.asarray(one, np.float64)[:, None], np.asarray(other, np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = sides.clip(0).prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
+    return _overlaps(sides(one), sides(other))
+
+
+def _overlaps(one, other) -> np.ndarray:
+    """The same of boxes by left, top, width, height, rounded as in COCO's program.
+
+    An overlap may be exactly one of `OVERLAPS`, where the rounding decides: areas are of the sides that a file states, not
+    of the differences of corners.
+    """
+    a, b = one[:, None], other[None]
+    ends = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    shared = (ends - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(axis=-1)
+    union = a[..., 2:].prod(axis=-1) + b[..., 2:].prod(axis=-1) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
@@ -147,7 +167,7 @@ def average_precision(truth: GroundTruth, detections: Detections, *, most: int =
             key = keys[own[rows.start]]
             boxes = by_key[slice(*np.searchsorted(annotated[by_key], [key, key + 1]))]
             if len(boxes):
-                matched[:, rows] = _matched(overlaps(detections.corners[own[rows]], truth.corners[boxes]))
+                matched[:, rows] = _matched(_overlaps(detections.boxes[own[rows]], truth.boxes[boxes]))
         counts = matched | ~np.isin(keys[own], incomplete)
         order = np.argsort(-scores[own], kind="stable")
         num_boxes = int((truth.classes == label).sum())

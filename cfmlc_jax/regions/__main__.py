@@ -10,7 +10,6 @@ the rules of LVIS.
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -29,11 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m cfmlc_jax.regions", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="what is in a folder of records")
-    check.add_argument("folder", type=files.local_path)
-    check.add_argument("--annotations", type=files.local_path, default=None)
+    check.add_argument("folder", type=files.any_path)
+    check.add_argument("--annotations", type=files.any_path, default=None)
     score = commands.add_parser("score", help="average precision of a file of detections")
-    score.add_argument("detections", type=files.local_path)
-    score.add_argument("--annotations", type=files.local_path, required=True)
+    score.add_argument("detections", type=files.any_path)
+    score.add_argument("--annotations", type=files.any_path, required=True)
     score.add_argument("--most", type=int, default=300, help="detections of an image that count")
     for each in (check, score):
         each.add_argument(
@@ -81,8 +80,8 @@ def _by_frequency(categories):
 
 
 def _score(flags: argparse.Namespace) -> list[str]:
-    annotations = lvis.read(Path(flags.annotations), flags.release)
-    found = read_detections(Path(flags.detections), annotations)
+    annotations = lvis.read(flags.annotations, flags.release)
+    found = read_detections(flags.detections, annotations)
     precision = detection.average_precision(annotations.truth, found, most=flags.most)
     metrics = detection.summary(precision, annotations.truth.frequency)
     return [f"{name} {value:.2f}" for name, value in metrics.items()]

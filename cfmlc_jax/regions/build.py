@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import files
 from cfmlc_jax.data.regions import lvis
 from cfmlc_jax.data.regions.records import RegionRecords
 from cfmlc_jax.engine import mesh as meshes
@@ -173,7 +173,7 @@ def open_scored(config) -> ScoredSplit:
         raise InputError(
             "config.data.annotations is empty; give the JSON file with the boxes of val, as LVIS has it"
         )
-    path = Path(config.data.annotations).expanduser()
+    path = files.place(config.data.annotations, "config.data.annotations", bucket=True)
     return scored_split(lvis.read(path, config.data.version), records, f"config.data.val {config.data.val}")
 
 
@@ -201,7 +201,7 @@ def _open(config, split) -> RegionRecords:
         raise InputError(
             f"config.data.{split} is empty; give a folder of region features (docs/long_tails.md says how to write one)"
         )
-    records = RegionRecords(Path(folder).expanduser())
+    records = RegionRecords(files.place(folder, f"config.data.{split}", bucket=True))
     wanted, version = tuple(config.model.features), config.data.version
     if records.shape != wanted:
         raise InputError(

@@ -24,15 +24,13 @@ def write_detections(path: Path, found: Detections, annotations: Annotations) ->
         WriteError: the file cannot be written.
     """
     ids = [category.id for category in annotations.categories]
-    sides = found.corners[:, 2:] - found.corners[:, :2]
-    rows = np.concatenate([found.corners[:, :2], sides], axis=1).astype(np.float64)
     with files.replacing(path) as file:
         # One at a time: there are millions.
         for i in range(len(found)):
             entry = {
                 "image_id": int(annotations.image_ids[found.images[i]]),
                 "category_id": ids[found.classes[i]],
-                "bbox": rows[i].round(2).tolist(),
+                "bbox": found.boxes[i].round(2).tolist(),
                 "score": float(f"{found.scores[i]:.6g}"),
             }
             file.write(("[" if i == 0 else ",\n") + json.dumps(entry))
@@ -56,7 +54,7 @@ def read_detections(path: Path, annotations: Annotations) -> Detections:
         raise InputError(f"{path}: no detection, so that there is no average precision; {_WAY_OUT}")
     images = Places(annotations.image_ids, "image_id", annotations.path)
     classes = Places([each.id for each in annotations.categories], "category_id", annotations.path)
-    rows, labels, scores, corners = [], [], [], []
+    rows, labels, scores, sides = [], [], [], []
     for i, entry in enumerate(entries):
         where = f"{path}: detection {i}"
         if not isinstance(entry, dict):
@@ -71,8 +69,7 @@ def read_detections(path: Path, annotations: Annotations) -> Detections:
         if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
             raise InputError(f"{where} has the score {fields.shown(score)}, not a number; {_WAY_OUT}")
         scores.append(score)
-        left, top, width, height = box
-        corners.append((left, top, left + width, top + height))
+        sides.append(box)
     return Detections(
-        np.array(rows, np.int64), np.array(labels, np.int32), np.array(scores), np.array(corners, np.float64)
+        np.array(rows, np.int64), np.array(labels, np.int32), np.array(scores), np.array(sides, np.float64)
     )

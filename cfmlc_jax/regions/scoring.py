@@ -161,7 +161,9 @@ def detections(
                 own, boxes, least=selecting.least, overlap=selecting.overlap, most=selecting.most
             )
             place = np.full(len(regions), split.places[image], np.int64)
-            chosen[prediction].append((place, classes, own[regions, classes], boxes[regions]))
+            chosen[prediction].append(
+                (place, classes, own[regions, classes], detection.sides(boxes[regions]))
+            )
     return {
         prediction: Detections(*(np.concatenate(column) for column in zip(*parts)))
         for prediction, parts in chosen.items()

@@ -17,7 +17,7 @@ from cfmlc_jax.engine import hooks, parameters
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions
-from cfmlc_jax.errors import InputError, RunError, WriteError
+from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 from cfmlc_jax.metrics import detection
 from cfmlc_jax.regions import build, scoring
 from cfmlc_jax.regions.evaluate import full_evaluation
@@ -61,7 +61,7 @@ def train(
                     "training is done and saved, its evaluation comes next"
                 ),
             )
-        except WriteError as error:
+        except (WriteError, BucketError) as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
             run.close()

@@ -12,7 +12,7 @@ from cfmlc_jax.metrics.bootstrap import interval, values_and_gains, weighted_mea
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.results import scores as scoring
 from cfmlc_jax.results.json_types import FormatError, Formerly, require_keys
-from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction, counterfactual_of
+from cfmlc_jax.results.predictions import COMBINED, WHOLE, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
 from cfmlc_jax.results.split import (
     WEIGHTS,
@@ -191,24 +191,21 @@ def measures(scores: Scores, alphas) -> Measures:
     )
 
 
-def decisions(scores: Scores, weights: str, thresholds: Thresholds) -> Decisions:
-    """Metrics of the factual predictions at the thresholds of a set of weights."""
+def decisions(scores: Scores, alphas, weights: str, thresholds: Thresholds) -> Decisions:
+    """Metrics of the predictions that have thresholds of a set of weights, at these.
+
+    Args:
+        scores: of the split.
+        alphas: strengths of the effects.
+        weights: the set of weights that gave the scores.
+        thresholds: fitted ones.
+    """
     by_prediction = {
-        Prediction(kind): thresholds.of(weights, Prediction(kind))
-        for kind in scores.logits
-        if counterfactual_of(kind) is None
+        prediction: metrics.thresholded(probabilities(logits), scores.labels, values)
+        for prediction, logits in scores.predictions(alphas).items()
+        if (values := thresholds.of(weights, prediction)) is not None
     }
-    return Decisions(
-        title=thresholds.title,
-        split=thresholds.split,
-        predictions={
-            prediction: metrics.thresholded(
-                probabilities(scores.logits[prediction.kind]), scores.labels, values
-            )
-            for prediction, values in by_prediction.items()
-            if values is not None
-        },
-    )
+    return Decisions(title=thresholds.title, split=thresholds.split, predictions=by_prediction)
 
 
 def resamples(scores: Scores) -> int:

@@ -39,6 +39,12 @@ class Scores:
             self.logits["combined"], self.counterfactuals[counterfactual], alpha
         )
 
+    def of(self, prediction: Prediction) -> np.ndarray:
+        """The logits [n, k] of a prediction."""
+        if prediction.counterfactual is None or prediction.alpha is None:
+            return self.logits[prediction.kind]
+        return self.effect(prediction.counterfactual, prediction.alpha)
+
     def predictions(self, alphas) -> dict[Prediction, np.ndarray]:
         """The logits [n, k] of every prediction: the factual ones, and each effect at each strength."""
         factual = {

@@ -42,7 +42,7 @@ class Thresholds:
     class_names: in label order.
     thresholds: [k] in [0, 1], by set of weights, then by prediction.
     precision: of the rule "precision"; None for others.
-    fallbacks: classes for which the rule gives no threshold, by reason.
+    fallbacks: classes for which the rule gives no threshold, by reason; of the combined prediction, averaged weights.
     """
 
     rule: str
@@ -63,6 +63,14 @@ class Thresholds:
         """The thresholds float32 [k] of a set of weights and a prediction; None if these were not fitted."""
         values = self.thresholds.get(weights, {}).get(prediction)
         return None if values is None else np.array(values, np.float32)
+
+    def without_effects(self) -> Self:
+        """The same without total direct effects, for a classifier whose counterfactuals are others."""
+        factual = {
+            weights: {each: values for each, values in by_prediction.items() if not each.is_effect}
+            for weights, by_prediction in self.thresholds.items()
+        }
+        return dataclasses.replace(self, thresholds=factual)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file, JSON values by name."""
@@ -167,10 +175,10 @@ def _difference(names, expected):
     def shown(listed):
         return repr(listed[differing]) if differing < len(listed) else "none"
 
-    return (
-        f"{len(names)} instead of the classifier's {len(expected)}, class {differing} is {shown(names)} instead of "
-        f"{shown(expected)}"
+    number = (
+        "" if len(names) == len(expected) else f"{len(names)} instead of the classifier's {len(expected)}, "
     )
+    return f"{number}class {differing} is {shown(names)} instead of {shown(expected)}"
 
 
 def write(checkpoint: Path, thresholds: Thresholds) -> None:

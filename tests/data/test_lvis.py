@@ -100,6 +100,7 @@ BAD = {
         r"category 4 \(zebra\) has image_count 1, but annotations in 2 images",
     ),
     "box": (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "annotation 1: the box .* has a negative side"),
+    "crowd": (lambda c: c["annotations"][0].update(iscrowd=1), "annotation 1 has iscrowd 1, but the rules of LVIS know no"),
     "twice": (lambda c: c["categories"][0].update(id=2), "categories: the id 2 is there twice"),
     "of COCO": (lambda c: c["images"][0].pop("neg_category_ids"), "neg_category_ids of image 300 is None, not a list"),
     "no list": (lambda c: c.update(images={}), "images is not a list of objects"),

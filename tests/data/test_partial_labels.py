@@ -82,7 +82,7 @@ def test_a_listed_class_may_begin_with_a_sign(write):
         ("a.jpg,cat;?cat\n", "absent", r"line 1: 'cat' and '\?cat' contradict"),
         ("a.jpg,cat\nb.jpg,\n", "unknown", r"line 2: nothing is known of 'b.jpg'; name a class"),
         ("a.jpg,cat\nb.jpg,?cat\n", "absent", r"line 2: nothing is known of 'b.jpg'"),
-        ("a.jpg,cat;dog\nb.jpg,-dgo\n", "absent", r"line 2: label '-dgo' \(class 'dgo'\) is not in train.csv; did you mean 'dog'"),
+        ("a.jpg,cat;dog\nb.jpg,-dgo\n", "absent", r"line 2: label '-dgo': no image in train.csv has 'dgo'; did you mean 'dog'\? else write the classes into classes.txt"),
         ("a.jpg,cat;-\n", "absent", r"line 1: class name ''; give"),
     ],
 )  # fmt: skip

@@ -40,7 +40,7 @@ def small_coco(script, monkeypatch):
     small = dataclasses.replace(
         script.DATA_SETS["coco"],
         images=(script.Images(("train2014",), 1), script.Images(("val2014",), 1)),
-        labelled=(1, 1),
+        split_sizes=(1, 1),
     )
     monkeypatch.setitem(script.DATA_SETS, "coco", small)
 
@@ -78,8 +78,8 @@ def test_official_counts_are_asked_for(script, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train2014: 1 images, wanted 82,783" in printed
     assert "val2014: 1 images, wanted 40,504" in printed
-    assert "train: 1 images have a class, wanted 82,081" in printed
-    assert "val: 1 images have a class, wanted 40,137" in printed
+    assert "train: 1 images, wanted 82,081" in printed
+    assert "val: 1 images, wanted 40,137" in printed
     assert printed.endswith("incomplete\n")
 
 
@@ -167,8 +167,8 @@ def test_lists_are_asked_for_their_official_numbers(script, tmp_path, capsys):
         (tmp_path / f"Places_LT_{split}.txt").write_text(f"{split}.jpg 0\n")
     assert script.main(["places_lt", f"--root={tmp_path}"]) == 1
     printed = capsys.readouterr().out
-    assert "train: 1 images have a class, wanted 62,500" in printed
-    assert "val: 1 images have a class, wanted 7,300" in printed
+    assert "train: 1 images, wanted 62,500" in printed
+    assert "val: 1 images, wanted 7,300" in printed
 
 
 def test_it_looks_where_training_looks(script, tmp_path, monkeypatch, capsys):
@@ -249,7 +249,7 @@ def test_mnist(script, tmp_path, monkeypatch, capsys):
     mnist_files.write_mnist(tmp_path)
     rows = {"train": ("train", slice(0, 40)), "val": ("t10k", slice(0, 20))}
     monkeypatch.setattr(mechanism_digits, "_MNIST", rows)
-    small = dataclasses.replace(script.DATA_SETS["mnist"], labelled=(40, 20))
+    small = dataclasses.replace(script.DATA_SETS["mnist"], split_sizes=(40, 20))
     monkeypatch.setitem(script.DATA_SETS, "mnist", small)
     assert script.main(["mnist", f"--root={tmp_path}"]) == 0
     assert "its own files" not in capsys.readouterr().out

@@ -14,14 +14,15 @@ from PIL import Image
 import cfmlc_jax
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
-from cfmlc_jax.classify import build, evaluate, opening
+from cfmlc_jax.classify import build, evaluate, gallery, opening
+from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.decisions import __main__ as command
 from cfmlc_jax.decisions import scores_file
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.export import about, folder
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.results import read, thresholds
-from cfmlc_jax.results.predictions import COMBINED
+from cfmlc_jax.results.predictions import COMBINED, Prediction
 
 CLASSES = ["<b>cat</b>", "dog", "newt"]
 NEVER = "newt"  # no image of val has it
@@ -116,6 +117,7 @@ def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path):
     opened = opening.open(run, batch_size=8)
     document = about.about(opened, weights="average", alpha=0.5)
     assert (document["thresholds"], document["thresholds_by"]) == (chosen.tolist(), "best F1 on val")
+    assert document["output_thresholds"] == {name: chosen.tolist() for name in ("whole", "combined")}
     folder.write(tmp_path / "exported", opened, "average", document)
     np.testing.assert_array_equal(cfmlc_jax.load(tmp_path / "exported", batch_size=8).thresholds, chosen)
     # Evaluation, report
@@ -142,6 +144,16 @@ def test_fitted_thresholds_decide_everywhere(run, capsys, tmp_path):
     thresholds.remove(run / "checkpoints" / "4")
 
 
+def test_the_report_shows_no_image_to_a_class_of_which_it_is_unknown(run):
+    source = Table(run.parent / "photos", "val")
+    labels = source.labels.astype(np.int8)
+    labels[:6] = -1
+    chosen = gallery.choose(np.full(labels.shape, 0.5), labels, np.zeros(3), source, exif=False)
+    assert {picture.id for picture in chosen.pictures} <= set(source.ids[6:])
+    assert [len(images.without) for images in chosen.classes] == [3, 3, 3]
+    assert [len(images.with_class) for images in chosen.classes] == [3, 3, 0]
+
+
 def test_thresholds_are_of_the_predictions_that_they_were_fitted_to(fitted):
     own = opening.open(fitted)
     assert own.thresholds == stored(fitted)
@@ -150,6 +162,49 @@ def test_thresholds_are_of_the_predictions_that_they_were_fitted_to(fitted):
     # A larger batch or another rule predicts the same.
     same = configs.replaced(own.config, {"evaluate.batch_size": 16, "evaluate.thresholds": "rate"})
     assert opening.open(fitted, same).thresholds == stored(fitted)
+
+
+def test_thresholds_of_an_effect(run, capsys, tmp_path):
+    """The null image lowers each class's logit by a constant, so that the effect decides as the logit does."""
+    effect = Prediction.parse("tde_whole_0.7")
+    flags = ["--prediction=tde_whole", "--alpha=0.7", "--format=jsonl", "--batch_size=8", *photos(run)]
+    assert command.main(["thresholds", str(run), "--batch_size=8", "--prediction=tde_whole_0.7"]) == 0
+    assert "| class, TDE whole, α 0.7 |" in capsys.readouterr().out
+    chosen = stored(run).of("average", effect)
+    assert (chosen[:2] != stored(run).of("average", COMBINED)[:2]).all()
+    assert predict.main([f"--checkpoint={run}", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "thresholds: best F1 on val" in err
+    listed = [{label["class"] for label in json.loads(line)["labels"]} for line in out.splitlines()]
+    shown = cfmlc_jax.load(run, batch_size=8).predict(photos(run))
+    # The third class has no image in val, and the threshold 0.5.
+    assert [names - {NEVER} for names in listed] == [
+        {name for name, _ in each.present()} - {NEVER} for each in shown
+    ]
+    assert (
+        command.main(
+            [
+                "scores",
+                str(run),
+                "--batch_size=8",
+                f"--out={tmp_path / 's.npz'}",
+                "--prediction=tde_whole_0.7",
+            ]
+        )
+        == 0
+    )
+    with np.load(tmp_path / "s.npz") as arrays:
+        np.testing.assert_array_equal(arrays["thresholds"], chosen)
+    # Of another null image it is another effect.
+    own = opening.open(run)
+    blurred = opening.open(
+        run, configs.replaced(own.config, {"effect.kinds": ("whole",), "effect.null": "blur"})
+    )
+    assert blurred.thresholds == stored(run).without_effects()
+    assert blurred.thresholds.of("average", effect) is None
+    assert predict.main([f"--checkpoint={run}", *(flag.replace("0.7", "0.3") for flag in flags)]) == 0
+    assert "thresholds RUN --prediction=tde_whole_0.3" in capsys.readouterr().err
+    thresholds.remove(run / "checkpoints" / "4")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +264,9 @@ def test_no_cell_is_a_formula(sign):
     ("arguments", "words"),
     [
         (["scores", "RUN", "--out=scores.parquet"], "ends with neither of .csv, .npz"),
-        (["scores", "RUN", "--out=s.csv", "--prediction=patch"], "has no prediction 'patch'; it has combined, whole"),
+        (["scores", "RUN", "--out=s.csv", "--prediction=patch"], "without patches; give"),
+        (["scores", "RUN", "--out=s.csv", "--prediction=tde_feature_0.5"], "without a mean feature"),
+        (["thresholds", "RUN", "--prediction=tde_pivot_0.5"], "without patches; give"),
         (["scores", "RUN", "--out=s.csv", "--prediction=sum"], "'sum' is not the name of a prediction"),
         (["scores", "RUN", "--out=s.csv", "--split=test"], "test"),
         (["scores", "RUN", "--out=s.csv", "--root=nowhere"], "nowhere"),

@@ -11,13 +11,15 @@ from cfmlc_jax.metrics import detection
 from cfmlc_jax.metrics.detection import Detections, GroundTruth
 from cfmlc_jax.regions.files import read_detections
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "longtail" / "lvis_ap.json"
+LONGTAIL = Path(__file__).parents[1] / "golden" / "longtail"
 
 
 def found(rows):
     """Detections of (image, class, score, left, top, right, bottom)."""
     columns = np.array(rows, np.float64).reshape(-1, 7)
-    return Detections(columns[:, 0].astype(int), columns[:, 1].astype(int), columns[:, 2], columns[:, 3:])
+    return Detections(
+        columns[:, 0].astype(int), columns[:, 1].astype(int), columns[:, 2], detection.sides(columns[:, 3:])
+    )
 
 
 def truth(boxes, *, classes=2, absent=(), incomplete=(), frequency="rf"):
@@ -25,7 +27,7 @@ def truth(boxes, *, classes=2, absent=(), incomplete=(), frequency="rf"):
     return GroundTruth(
         columns[:, 0].astype(int),
         columns[:, 1].astype(int),
-        columns[:, 2:],
+        detection.sides(columns[:, 2:]),
         np.array(list(frequency[:classes])),
         np.array(absent, int).reshape(-1, 2),
         np.array(incomplete, int).reshape(-1, 2),
@@ -34,18 +36,32 @@ def truth(boxes, *, classes=2, absent=(), incomplete=(), frequency="rf"):
 
 def test_the_official_program(tmp_path):
     """113 boxes of 12 classes, and 300 detections: equal scores, classes that are absent, incomplete or unknown."""
-    golden = json.loads(GOLDEN.read_text())
+    golden = json.loads((LONGTAIL / "lvis_ap.json").read_text())
+    for most, expected in golden["expected"].items():
+        require_equal(tmp_path, golden, int(most), expected)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_programs_of_lvis_and_coco(tmp_path, number):
+    """Many equal scores, and overlaps of exactly a threshold, by their rounding; COCO's where all classes are known."""
+    golden = json.loads((LONGTAIL / "box_ap.json").read_text())[number]
+    assert golden["expected"].keys() == ({"lvis", "pycocotools"} if number < 2 else {"lvis"})
+    for expected in golden["expected"].values():
+        require_equal(tmp_path, golden, golden["most"], expected)
+
+
+def require_equal(tmp_path, golden, most, expected):
+    """Annotations and detections of a golden file are read, and have the expected metrics and precision by class."""
     (tmp_path / "truth.json").write_text(json.dumps(golden["annotations"]))
     (tmp_path / "detections.json").write_text(json.dumps(golden["detections"]))
     annotations = lvis.read(tmp_path / "truth.json")
     detections = read_detections(tmp_path / "detections.json", annotations)
-    for most, expected in golden["expected"].items():
-        precision = detection.average_precision(annotations.truth, detections, most=int(most))
-        summary = detection.summary(precision, annotations.truth.frequency)
-        by_class = np.array(expected.pop("classes"))
-        assert summary == pytest.approx(expected, abs=1e-9)
-        np.testing.assert_allclose(precision.mean(axis=0)[by_class >= 0], by_class[by_class >= 0], atol=1e-12)
-        assert np.isnan(precision[:, by_class < 0]).all()
+    precision = detection.average_precision(annotations.truth, detections, most=most)
+    summary = detection.summary(precision, annotations.truth.frequency)
+    by_class = np.array(expected.pop("classes"))
+    assert {name: summary[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(precision.mean(axis=0)[by_class >= 0], by_class[by_class >= 0], atol=1e-12)
+    assert np.isnan(precision[:, by_class < 0]).all()
 
 
 SQUARE = (0, 0, 10, 10)

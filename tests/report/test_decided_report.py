@@ -11,7 +11,7 @@ from cfmlc_jax import metrics
 from cfmlc_jax.report import __main__ as command
 from cfmlc_jax.report import page
 from cfmlc_jax.results import evidence, read
-from cfmlc_jax.results.predictions import COMBINED
+from cfmlc_jax.results.predictions import COMBINED, Prediction
 from cfmlc_jax.results.scores import probabilities
 from cfmlc_jax.results.thresholds import Thresholds
 
@@ -39,6 +39,22 @@ def with_gallery(workdir):
     other = {"label": 1, "without": [{"picture": 0, "probability": 0.9}], "with_class": []}
     change(workdir, gallery={"val": {"pictures": [picture], "classes": [shown, other]}})
     return workdir
+
+
+def test_metrics_at_thresholds_are_there_for_every_prediction(made_run):
+    workdir = made_run(splits=("val",))
+    path = workdir / "report" / "results.json"
+    results = json.loads(path.read_text())
+    names = list(results["val"]["average"]["metrics"])
+    values = dict.fromkeys(("CP", "CR", "CF1", "OP", "OR", "OF1"), 12.25)
+    results["val"]["average"]["decisions"] = {
+        "title": "best F1 on train", "split": "train", "predictions": {name: values for name in names},
+    }  # fmt: skip
+    path.write_text(json.dumps(results))
+    report = Page(page.write(workdir).read_text(encoding="utf-8"))
+    rows = [row for row in report.tables["Metrics by threshold on val, percent"] if "best F1" in row[0]]
+    assert [row[0] for row in rows] == [f"{Prediction.parse(name).title}, best F1 on train" for name in names]
+    assert all(row[1:] == ["12.25"] * 6 for row in rows)
 
 
 def test_thresholds_are_in_the_table_of_classes(made_run):

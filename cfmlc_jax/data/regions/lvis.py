@@ -103,19 +103,19 @@ def read(path: Path, version: str = OWN, *, training: bool = False) -> Annotatio
     if version != OWN and len(categories) != CATEGORIES[version]:
         raise InputError(
             f"{path} has {len(categories):,} categories, LVIS {version} has {CATEGORIES[version]:,}; give the file of that "
-            f"version, or set data.version ({', '.join((*CATEGORIES, OWN))})"
+            f"version, or set data.version (--release) to one of {', '.join((*CATEGORIES, OWN))}"
         )
     images = sorted(_entries(content, "images", path), key=lambda image: _id(image, "id", "images", path))
     ids = np.array([image["id"] for image in images], np.int64)
     _require_distinct(ids, f"{path}: images")
     classes = Places([category.id for category in categories], "category_id", path)
-    rows, labels, corners = _boxes(
+    rows, labels, sides = _boxes(
         _entries(content, "annotations", path), Places(ids, "image_id", path), classes, path
     )
     truth = GroundTruth(
         images=rows,
         classes=labels,
-        corners=corners,
+        boxes=sides,
         frequency=np.array([category.frequency for category in categories]),
         absent=_pairs(images, "neg_category_ids", classes, path),
         incomplete=_pairs(images, "not_exhaustive_category_ids", classes, path),
@@ -170,19 +170,24 @@ def _categories(content, path) -> tuple[tuple[Category, ...], list[int]]:
 
 
 def _boxes(entries, images: Places, classes: Places, path):
-    """Image int64 [m], class int32 [m] and corners float64 [m, 4] of the annotations."""
-    rows, labels, corners = [], [], []
+    """Image int64 [m], class int32 [m] and box float64 [m, 4] of the annotations."""
+    rows, labels, sides = [], [], []
     for entry in entries:
         where = f"{path}: annotation {fields.shown(entry.get('id'))}"
         rows.append(images.of(entry.get("image_id"), where))
         labels.append(classes.of(entry.get("category_id"), where))
+        for mark in ("iscrowd", "ignore"):
+            if entry.get(mark):
+                raise InputError(
+                    f"{where} has {mark} {fields.shown(entry[mark])}, but the rules of LVIS know no such boxes; remove it, and add "
+                    "its category to not_exhaustive_category_ids of its image"
+                )
         box = entry.get("bbox")
         reason = boxes.reason_against(box)
         if reason:
             raise InputError(f"{where}: {reason}; wanted left, top, width and height in pixels")
-        left, top, width, height = box
-        corners.append((left, top, left + width, top + height))
-    return np.array(rows, np.int64), np.array(labels, np.int32), np.array(corners, np.float64).reshape(-1, 4)
+        sides.append(box)
+    return np.array(rows, np.int64), np.array(labels, np.int32), np.array(sides, np.float64).reshape(-1, 4)
 
 
 def _require_consistent(annotations: Annotations, counts: list[int] | None) -> None:

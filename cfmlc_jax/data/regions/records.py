@@ -12,7 +12,8 @@ A folder has
 - `shard-00000.labels.npy`: int32 [r, s], the class that the detector assigned to each region in each stage: a position in
   the categories; k is the background, −1 a region that is neither. Training needs them, evaluation does not.
 
-The regions of an image are consecutive. Arrays are mapped into memory, so that opening a folder reads no features.
+The regions of an image are consecutive. Arrays are mapped into memory, so that opening a folder reads no features. In a
+bucket each image's part of an array is a request, when it is asked for.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from cfmlc_jax import files
+from cfmlc_jax.buckets import Address
 from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.data.sources import fields
 from cfmlc_jax.errors import InputError
@@ -172,7 +174,7 @@ class RegionRecords:
     """The records of a folder, by image.
 
     Args:
-        folder: of the records.
+        folder: of the records, which may be in a bucket.
 
     Attributes:
         shape: of a region's features in a stage.
@@ -222,7 +224,7 @@ class RegionRecords:
         """Regions of each class and of the background, over all stages: int64 [k + 1]. Reads all labels."""
         counts = np.zeros(len(self.categories) + 1, np.int64)
         for i, shard in enumerate(self._shards):
-            labels = np.asarray(shard["labels"])
+            labels = np.asarray(shard["labels"][:])
             _require_labels(str(_path(self._folder, i, "labels")), labels, len(self.categories))
             counts += np.bincount(labels[labels >= 0], minlength=len(counts))
         return counts
@@ -242,8 +244,13 @@ class RegionRecords:
             path = _path(self._folder, number, kind)
             try:
                 # An empty array cannot be mapped. What is mapped must be as large as the file declares.
-                mapped = np.prod(shape) > 0
-                array = np.load(path, mmap_mode="r", allow_pickle=False) if mapped else files.read_npy(path)
+                array: Any
+                if kind == "images" or np.prod(shape) == 0:
+                    array = files.read_npy(path)
+                elif isinstance(path, Address):
+                    array = files.ArrayInBucket(path)
+                else:
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"{path} cannot be read ({reason}); {_WAY_OUT}") from error

@@ -202,5 +202,8 @@ def _signed(where: str, written: str, column_of) -> tuple[str, int]:
 def _unknown_class(written, name, column_of, origin):
     near = difflib.get_close_matches(name, column_of, n=1)
     hint = f"did you mean {near[0]!r}? else " if near else ""
-    signed = "" if written == name else f" (class {name!r})"
-    return f"label {written!r}{signed} is not in {origin}; {hint}add it to the classes"
+    if written == name or origin != "train.csv":
+        signed = "" if written == name else f" (class {name!r})"
+        return f"label {written!r}{signed} is not in {origin}; {hint}add it to the classes"
+    # Without classes.txt, labels with a sign make no class.
+    return f"label {written!r}: no image in train.csv has {name!r}; {hint}write the classes into classes.txt, one a line"

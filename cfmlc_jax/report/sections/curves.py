@@ -93,11 +93,16 @@ def _f1(logits, labels):
 
 def _numbers(split: Split):
     thresholds = split.multi_label.measures["average"].thresholds
-    rows: list[list[tables.Cell]] = [
-        [f"{prediction.title}, {threshold.replace('top3', 'top 3')}", *map(float, values.values())]
-        for prediction in split.predictions
-        for threshold, values in thresholds[prediction].items()
-    ]
+    decisions = split.multi_label.findings.decisions
+    rows: list[list[tables.Cell]] = []
+    for prediction in split.predictions:
+        by_threshold = dict(thresholds[prediction])
+        if decisions is not None and prediction in decisions.predictions:
+            by_threshold = {decisions.title: decisions.predictions[prediction]} | by_threshold
+        rows += [
+            [f"{prediction.title}, {threshold.replace('top3', 'top 3')}", *map(float, values.values())]
+            for threshold, values in by_threshold.items()
+        ]
     header = ["prediction, threshold", *next(iter(thresholds[COMBINED].values()))]
     return tables.table(header, rows, caption=f"Metrics by threshold on {split.name}, percent", tall=True)
 
