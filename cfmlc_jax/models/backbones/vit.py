@@ -292,7 +292,7 @@ def _torch(normalisation, modules=(), **options):
 
 
 def _torchvision(first, second):
-    """torchvision's names, which calls the dense layers of a block so (checked with 0.29.1)."""
+    """torchvision's names (checked with 0.29.1), given those of the two dense layers of a block."""
     return Dialect(
         "torchvision",
         f"encoder.layers.encoder_layer_0.mlp.{first}.weight",
