@@ -129,7 +129,7 @@ def main() -> int:
         print(
             f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py, cgn_imagenet.py and regions.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
         )
-        print("JAX's own flags are taken too, as --jax_platforms=cpu.")
+        print(f"JAX's own flags are taken too, as --jax_platforms=cpu.\n\n{cli.documents()}")
         return 0
     members: processes.Alone | processes.Together = processes.Alone()
     try:

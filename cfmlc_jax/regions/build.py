@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import installed
 from cfmlc_jax.data.regions import lvis
 from cfmlc_jax.data.regions.records import RegionRecords
 from cfmlc_jax.engine import mesh as meshes
@@ -199,7 +200,8 @@ def _open(config, split) -> RegionRecords:
     folder = configs.field(config, f"data.{split}")
     if not folder:
         raise InputError(
-            f"config.data.{split} is empty; give a folder of region features (docs/long_tails.md says how to write one)"
+            f"config.data.{split} is empty; give a folder of region features ({installed.document('long_tails.md')} says "
+            "how to write one)"
         )
     records = RegionRecords(Path(folder).expanduser())
     wanted, version = tuple(config.model.features), config.data.version
