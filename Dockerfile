@@ -4,6 +4,8 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY cfmlc_jax cfmlc_jax
 COPY configs configs
+COPY docs docs
+COPY scripts/serve_onnx.py scripts/serve_onnx.py
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM python:3.11-slim

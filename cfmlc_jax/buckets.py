@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from etils.epath.gpath import PosixGPath
 
+from cfmlc_jax import installed
 from cfmlc_jax.errors import BucketError, InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -276,7 +277,9 @@ def filesystem(scheme: str) -> Any:
         # A listing that is kept would hide what other processes write.
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except (ValueError, OSError) as error:
-        raise InputError(f"{scheme}:// cannot be used ({_one_line(error)}); see docs/buckets.md") from error
+        raise InputError(
+            f"{scheme}:// cannot be used ({_one_line(error)}); see {installed.document('buckets.md')}"
+        ) from error
 
 
 @functools.cache

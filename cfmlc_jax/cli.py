@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import cfmlc_jax
-from cfmlc_jax import commands
+from cfmlc_jax import commands, installed
 from cfmlc_jax.errors import InputError, printable
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -32,7 +32,12 @@ class Parser(argparse.ArgumentParser):
         for name in ("prog", "description"):
             if options.get(name) is not None:
                 options[name] = commands.as_started(options[name])
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            epilog=documents(),
+            **options,
+        )
         self.add_argument(
             "--version", action="version", version=version(), help="print the version, and exit"
         )
@@ -40,6 +45,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage and exiting."""
         raise InputError(f"{printable(message)}; --help lists the arguments")
+
+
+def documents() -> str:
+    """The line of --help that says where the documents are."""
+    return f"documents: {installed.folder(installed.DOCUMENTS)}"
 
 
 def version() -> str:

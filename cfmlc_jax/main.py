@@ -129,7 +129,7 @@ def main() -> int:
         print(
             f"{commands.as_started(__doc__)}{values.get_help()}\n\nfields.py, classifier.py, cgn.py, cgn_imagenet.py and regions.py in {Path(configs.__file__).parent} list the fields for --config.<field>=…"
         )
-        print("JAX's own flags are taken too, as --jax_platforms=cpu.")
+        print(f"JAX's own flags are taken too, as --jax_platforms=cpu.\n\n{cli.documents()}")
         return 0
     members: processes.Alone | processes.Together = processes.Alone()
     try:
@@ -344,11 +344,14 @@ def _say_results(workdir, path):
 def parse(values: flags.FlagValues, arguments: list[str]):
     """The checked configuration, or None without --config, from `arguments`: the command's name and its flags.
 
+    An evaluation without --config may have --config.<field>=…: they change the configuration of its checkpoint.
+
     Raises:
         InputError: instead of the several kinds and several lines of absl and ml_collections.
     """
     arguments = _located(arguments)
     try:
+        changes_stored = _take_stored(values, arguments)
         positional = values(_without_jax_flags(arguments))
     except Exception as error:  # the code of a configuration file may raise anything
         known = _flag_error(error, arguments)
@@ -358,7 +361,7 @@ def parse(values: flags.FlagValues, arguments: list[str]):
     flags.FLAGS.mark_as_parsed()  # Grain reads the defaults of its own flags there
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}; flags are written --name=value")
-    if not values["config"].present:
+    if not values["config"].present and not changes_stored:
         return None
     config = configs.validate(_loaded(values))
     for name in configs.paths(config):
@@ -366,6 +369,38 @@ def parse(values: flags.FlagValues, arguments: list[str]):
         if path:
             files.place(path, f"config.{name}", bucket=name in configs.IN_BUCKETS)
     return config
+
+
+def _take_stored(values, arguments) -> bool:
+    """Whether --config.<field>=… is for the configuration of the checkpoint to evaluate; then it is the flag's value."""
+    given = {"config": "", "mode": "", "checkpoint": "", "workdir": ""} | _pairs(arguments)
+    fields = [argument for argument in arguments if argument.lstrip("-").startswith("config.")]
+    place = given["checkpoint"] or given["workdir"]
+    if not fields or given["config"] or given["mode"] != "evaluate" or not place:
+        return False
+    config = stored_config(files.place(place, "--checkpoint or --workdir", bucket=True))
+    delattr(values, "config")
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    return True
+
+
+def stored_config(place: Path):
+    """The validated configuration of a checkpoint, or of a run's best.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = checkpoints.find(place)
+    meta = checkpoints.read_meta(path)
+    with checkpoints.understanding(path, meta):
+        return configs.from_json(meta["config"])
+
+
+def _pairs(arguments) -> dict[str, str]:
+    """The values of flags, written --name=value or --name value, by name."""
+    pairs = [each.lstrip("-").partition("=") for each in arguments]
+    following = [*arguments[1:], ""]
+    return {name: value if equals else after for (name, equals, value), after in zip(pairs, following)}
 
 
 def _located(arguments):
@@ -442,13 +477,7 @@ def _flag_error(error, arguments):
 
 def _in_config_file(error, arguments):
     """An `InputError` with the line of the configuration file that raised; None if the file did not raise."""
-    pairs = [each.lstrip("-").partition("=") for each in arguments]
-    named = [
-        value or following
-        for (flag, _, value), (following, *_) in zip(pairs, [*pairs[1:], ("",)])
-        if flag == "config"
-    ]
-    file = Path(named[-1].partition(":")[0]).name if named else ""
+    file = Path(_pairs(arguments).get("config", "").partition(":")[0]).name
     while error is not None:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == file]
         if frames:
@@ -503,10 +532,15 @@ def _workdir(values):
 
 
 def _run_of(checkpoint):
-    """The workdir of a checkpoint; for one that was moved, a new workdir."""
+    """The workdir of a checkpoint; for one that was moved or exported, a workdir of evaluations alone."""
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent
-    return Path("runs", checkpoint.name).absolute()
+    workdir = Path("runs", checkpoint.name).absolute()
+    if has_checkpoints(workdir):
+        raise InputError(
+            f"{checkpoint} is in no run, and its report would replace that of the run {workdir}; add --workdir=DIR for it"
+        )
+    return workdir
 
 
 def _missing_folders(workdir):

@@ -42,12 +42,16 @@ highlight_language = "none"
 default_role = "code"
 python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
+# A default is shown as it is written, not as the table that it names.
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 napoleon_use_ivar = True
 # Anchors of headings as GitHub makes them.
 myst_heading_anchors = 4
 # The notebooks were executed by scripts/run_notebooks.py.
 nb_execution_mode = "off"
+# Tables too.
+nb_render_markdown_format = "myst"
 
 # The pages of the site beside README, which is its first.
 CONTENTS = """

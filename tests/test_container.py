@@ -19,12 +19,16 @@ def test_what_is_copied_is_sent_to_docker_and_builds_a_wheel(tmp_path):
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == sent
     for name in copied - {"constraints.txt"}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     assert (ROOT / "constraints.txt").exists()
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").iterdir()
-    assert "cfmlc_jax/configs/coco.py" in zipfile.ZipFile(wheel).namelist()
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"cfmlc_jax/configs/coco.py", "cfmlc_jax/docs/data.md", "cfmlc_jax/scripts/serve_onnx.py"} <= set(
+        names
+    )
 
 
 def test_it_names_extras_and_commands_that_exist():

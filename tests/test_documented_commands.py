@@ -126,6 +126,8 @@ def test_every_documented_command_parses(monkeypatch, stops_behind_its_flags, pa
     monkeypatch.chdir(ROOT)
     # Buckets of documents do not exist, and reading them needs credentials.
     monkeypatch.setattr(buckets, "require_usable", lambda address: None)
+    # Nor do runs.
+    monkeypatch.setattr(command, "stored_config", lambda place: configs.default())
     if program.endswith(".sh"):
         assert not python
         assert os.access(program, os.X_OK) or program == SOURCED

@@ -21,6 +21,8 @@ from cfmlc_jax import lock, main
 from cfmlc_jax.classify import build
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import run as engine_run
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.export import __main__ as export
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).parent / 'configs' / 'tiny.py'}"
@@ -176,6 +178,35 @@ def test_a_workdir_of_another_configuration_or_damaged(command, tmp_path):
     for text in (b'{"optim": ', b"[]", b"\xff", b"3"):
         (tmp_path / "run" / "config.json").write_bytes(text)
         assert_error(command(TINY, "--workdir=run"), "config.json is damaged")
+
+
+def parsed(*arguments):
+    return main.parse(main.define_flags(), ["main", *arguments])
+
+
+def test_fields_of_the_checkpoint_to_evaluate(tmp_path):
+    """Without --config they change its own configuration."""
+    write_start(tmp_path / "start")
+    stored = configs.from_json(checkpoints.read_meta(tmp_path / "start")["config"])
+    evaluate = ("--mode=evaluate", "--checkpoint", str(tmp_path / "start"))
+    assert parsed(*evaluate) is None
+    config = parsed(*evaluate, "--config.data.root=elsewhere", "--config.effect.alphas=(0.1,2.0)")
+    changes = {"data.root": "elsewhere", "effect.alphas": (0.1, 2.0)}
+    assert configs.to_json(config) == configs.to_json(configs.replaced(stored, changes))
+    with pytest.raises(InputError, match=r"no field effect\.alpha; .*effect\.alphas"):
+        parsed(*evaluate, "--config.effect.alpha=1")
+    with pytest.raises(InputError, match="nowhere is not a checkpoint"):
+        parsed("--mode=evaluate", "--checkpoint=nowhere", "--config.data.root=elsewhere")
+
+
+def test_a_moved_checkpoint_does_not_replace_the_report_of_a_run(command, tmp_path):
+    write_start(tmp_path / "coco")
+    (tmp_path / "runs" / "coco" / "checkpoints" / "40").mkdir(parents=True)
+    assert_error(
+        command("--mode=evaluate", "--checkpoint=coco"),
+        "coco is in no run, and its report would replace that of the run",
+        "add --workdir=DIR",
+    )
 
 
 def test_a_failed_start_leaves_what_was_there_before(command, tmp_path):
@@ -355,6 +386,13 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert again["test_iid"]["average"]["decisions"] == decided
     assert (tmp_path / "elsewhere" / "report" / "results.md").exists()
     assert out.splitlines()[-1] == f"report {Path('elsewhere', 'report', 'index.html')}"
+    # So is the folder of an export, which has its thresholds too.
+    assert export.main(["my_model", "exported"]) == 0
+    code, _, err = command("--mode=evaluate", "--checkpoint=exported")
+    assert code == 0, err
+    by_folder = json.loads((tmp_path / "runs" / "exported" / "report" / "results.json").read_text())
+    for split, theirs in again.items():
+        assert by_folder[split]["average"] == theirs["average"]
     # Another null and other strengths need no training; another model is refused.
     code, out, _ = command(
         "--mode=evaluate", TINY, "--checkpoint=my_model", "--config.effect.null=zeros", "--config.effect.alphas=(0.1,2.0)"

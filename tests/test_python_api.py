@@ -8,6 +8,7 @@ import io
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import flax.linen as nn
@@ -263,6 +264,13 @@ def test_unreadable_images_among_good_ones(classifier, tmp_path):
         same(prediction, other)
     with pytest.raises(InputError, match="on_error 'skip' is not one of raise, none"):
         classifier.predict(images, on_error="skip")
+
+
+def test_an_error_that_is_kept_keeps_no_threads(classifier, tmp_path):
+    before = threading.active_count()
+    with pytest.raises(InputError, match="cannot be read") as raised:
+        classifier.predict([picture(0), tmp_path / "no.jpg", picture(1)])
+    assert threading.active_count() == before, raised.value
 
 
 def test_thresholds_of_each_class(classifier):

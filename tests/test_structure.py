@@ -4,13 +4,14 @@ A room's `__main__` is a command: it may import from every room, and nothing imp
 """
 
 import ast
+import re
 from pathlib import Path
 
 import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "shapes", "commands", "cli", "buckets", "files", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
+    "errors", "shapes", "installed", "commands", "cli", "buckets", "files", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
     "weights_folder", "checkpoint", "engine", "torch_weights", "weights", "api", "config", "results", "classify", "cgn", "regions", "planning", "context", "report", "check", "main", "predict",
     "export", "decisions",
 )  # fmt: skip
@@ -46,6 +47,12 @@ def files():
 
 def test_every_room_is_known():
     assert {room for _, room in files()} == set(ROOMS)
+
+
+def test_the_document_lists_the_rooms():
+    text = (PACKAGE.parent / "docs" / "fork.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^`errors`.*?\.$", text, re.S | re.M)
+    assert tuple(re.findall(r"`(\w+)`", listed)) == ROOMS
 
 
 def test_imports_point_one_way():

@@ -121,6 +121,8 @@ def test_what_is_in_the_wheel(built):
         for path in (ROOT / "configs").rglob("*.py")
         if path.parent.name != "studies"
     }
+    shipped |= {f"cfmlc_jax/docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    shipped.add("cfmlc_jax/scripts/serve_onnx.py")
     assert {name for name in names if ".dist-info/" not in name} == package | shipped
     assert "cfmlc_jax/py.typed" in names
 

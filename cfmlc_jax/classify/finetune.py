@@ -215,18 +215,20 @@ def _checkpoint_or_file(folder) -> Path:
 def _opened(text, config, print_line) -> _Start:
     """The weights that init_from names."""
     path = _located(text, print_line)
-    return _of_file(path, text, config) if path.is_file() else _of_checkpoint(path)
+    if path.is_file():
+        return _of_file(path, text, config)
+    return _of_checkpoint(path, str(path) if _named(text) is None else text)
 
 
-def _of_checkpoint(path) -> _Start:
+def _of_checkpoint(path, label) -> _Start:
     meta = checkpoints.read_meta(path)
     system = configs.system(meta["config"])
     if system != configs.CLASSIFIER:
         what = "a classifier of stored regions" if system == configs.REGIONS else "a generator"
-        raise InputError(f"{_FIELD} {path} is of {what}, not of a classifier of images; give other weights")
+        raise InputError(f"{_FIELD} {label} is of {what}, not of a classifier of images; give other weights")
     fields = configs.completed(meta["config"])
     return _Start(
-        label=str(path),
+        label=label,
         described=_described(meta["config"], checkpoints.num_classes(meta)),
         normalise=fields["data.normalise"],
         class_names=meta["class_names"],

@@ -102,8 +102,8 @@ def replaced(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
     """
     stored = to_json(config)
     for name, value in fields.items():
-        *sections, last = name.split(".")
-        field(stored, ".".join(sections))[last] = value
+        section, _, last = name.rpartition(".")
+        (field(stored, section) if section else stored)[last] = value
     return from_json(stored)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import cfmlc_jax
+from cfmlc_jax import installed
 from cfmlc_jax.config import schema
 from cfmlc_jax.errors import InputError
 
@@ -22,9 +22,7 @@ _STUDIES = "studies"
 
 def folder() -> Path:
     """The folder of the configurations."""
-    package = Path(cfmlc_jax.__file__).parent
-    installed = package / FOLDER
-    return installed if installed.is_dir() else package.parent / FOLDER
+    return installed.folder(FOLDER)
 
 
 def names() -> list[str]:

@@ -33,7 +33,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import jax
 
-from cfmlc_jax import files, processes
+from cfmlc_jax import files, installed, processes
 from cfmlc_jax.classify import deconfound, opening
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.engine import compilation
@@ -125,6 +125,8 @@ def _export(flags) -> None:
             compared = _write_program(temporary, opened, document, alpha, opset)
     print(f"{opened.path}: {opened.config.model.name}, {opened.num_classes} classes, {flags.weights}")
     print(f"{out}: {target.size(out) / 1e6:.1f} MB, {compared}")
+    if kind == target.ONNX:
+        print(f"to use it: python {installed.folder(installed.SCRIPTS) / 'serve_onnx.py'} {out} IMAGE")
 
 
 def _write_program(path: Path, opened: Opened, document, alpha: float, opset: int | None) -> str:

@@ -137,7 +137,6 @@ HEADS = {
 }
 # Prefix of a backbone's name that stands for the head "query2label".
 QUERY2LABEL = "q2l_"
-# Types of the computation.
 # Types of the computation. "auto": bfloat16 on GPUs and TPUs, which compute it several times as fast, else float32.
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16")

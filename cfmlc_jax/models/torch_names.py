@@ -17,11 +17,13 @@ class Dialect(NamedTuple):
     sign: an entry that all of its state_dicts have, and no others.
     table: regular expressions anywhere in a key of `TorchNames` -> replacements that give the library's key;
         all matches count, in order.
+    normalisation: as `TorchNames.normalisation`, of the library's weights; None: the same.
     """
 
     writer: str
     sign: str
     table: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+    normalisation: str | None = None
 
     def key(self, key: str) -> str:
         """The library's key for a key of `TorchNames`."""

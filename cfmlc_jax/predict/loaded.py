@@ -1,5 +1,6 @@
 """A checkpoint in Python: `cfmlc_jax.load`, and what its classifier predicts of images."""
 
+import contextlib
 import difflib
 import os
 import warnings
@@ -246,17 +247,19 @@ class LoadedClassifier:
             where=printable,
             keep=None,
         )
-        for place, photo in enumerate(read):
-            if isinstance(photo, InputError):
-                if on_error == "raise":
-                    raise photo
-                warnings.warn(str(photo), stacklevel=3)
-                continue
-            places.append(place)
-            batch.append(photo)
-            if len(batch) == self._predictor.batch_size:
-                yield places, batch
-                places, batch = [], []
+        # An error that is kept keeps the reader, whose threads would end whenever it is collected.
+        with contextlib.closing(read):
+            for place, photo in enumerate(read):
+                if isinstance(photo, InputError):
+                    if on_error == "raise":
+                        raise photo
+                    warnings.warn(str(photo), stacklevel=3)
+                    continue
+                places.append(place)
+                batch.append(photo)
+                if len(batch) == self._predictor.batch_size:
+                    yield places, batch
+                    places, batch = [], []
         if batch:
             yield places, batch
 

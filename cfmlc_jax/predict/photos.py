@@ -3,7 +3,7 @@
 import collections
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def read(
     threads: int,
     where: Callable[[str], str],
     keep: Callable[[Image.Image], Image.Image] | None,
-) -> Iterator[Photo | InputError]:
+) -> Generator[Photo | InputError, None, None]:
     """The photos in the order of their paths; an error in place of an unreadable one.
 
     Pictures are turned upright by their EXIF orientation.

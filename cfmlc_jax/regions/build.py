@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, installed
 from cfmlc_jax.data.regions import lvis
 from cfmlc_jax.data.regions.records import RegionRecords
 from cfmlc_jax.engine import mesh as meshes
@@ -199,7 +199,8 @@ def _open(config, split) -> RegionRecords:
     folder = configs.field(config, f"data.{split}")
     if not folder:
         raise InputError(
-            f"config.data.{split} is empty; give a folder of region features (docs/long_tails.md says how to write one)"
+            f"config.data.{split} is empty; give a folder of region features ({installed.document('long_tails.md')} says "
+            "how to write one)"
         )
     records = RegionRecords(files.place(folder, f"config.data.{split}", bucket=True))
     wanted, version = tuple(config.model.features), config.data.version

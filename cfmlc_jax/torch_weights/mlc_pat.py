@@ -33,11 +33,19 @@ from cfmlc_jax.torch_weights import strict
 _IN_PLACE = np.float32(1e-5)
 # Stage (if there are several) and number of a backbone's block, in the names of all backbones and dialects.
 _BLOCK = re.compile(
-    r"\b(?:(?:layer|layers\.|stage|stages\.|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?|blocks\.)(\d+)\."
+    r"\b(?:(?:layer|layers\.|stage|stages\.|features\.(?=[1357]\.))(\d+)\.(?:blocks\.)?|blocks\.|encoder_layer_)(\d+)\."
 )
 _INSIDE = re.compile(r"\b(?:layer|layers\.|stage|stages\.|features\.|blocks\.)\d+\.")
 # Names of modules that contain a moving average.
 _AVERAGED = re.compile("ema|averag|swa|shadow|teacher|momentum", re.IGNORECASE)
+# Names of transformers that are not read, and who gives them: timm has the same weights under names that are.
+_FOREIGN = (
+    (re.compile(r"(?:.*\.)?transformer\.resblocks\.0\."), "OpenAI's CLIP or OpenCLIP"),
+    (
+        re.compile(r".*\b(?:self_attn\.q_proj|attention\.attention\.query|layer\.0\.attention\.q_proj)\."),
+        "the package transformers",
+    ),
+)
 # Numbers of classes of ImageNet-1k, and those in use for ImageNet-12k and ImageNet-21k.
 _IMAGENET = (1000, 10450, 11221, 11821, 21841, 21842, 21843)
 
@@ -49,12 +57,14 @@ class Architecture(NamedTuple):
     attention: a key of `torch_names.BRANCHES`; "none" without a head.
     head: a key of `catalogue.HEADS` with names in PyTorch; "" without a head.
     queries: number of queries of an ML-Decoder head; 0 for others.
+    writer: library whose names the entries have, as in `torch_names.Dialect`; "" for those of our tables.
     """
 
     num_classes: int
     attention: str
     head: str
     queries: int
+    writer: str = ""
 
 
 def unwrapped(
@@ -119,6 +129,7 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     Raises:
         InputError: the entries fit no model, or several.
     """
+    _refuse_foreign(state_dict)
     depths = _depths(state_dict)
     candidates = [
         name for name in catalogue.names() if _is_near(name, state_dict) and _depths_of(name) == depths
@@ -142,6 +153,16 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
         f"these are not the weights of {nearest}: {differences[nearest]}"
         + (f"; nor of {', '.join(others)}" if others else "")
     )
+
+
+def _refuse_foreign(state_dict):
+    writers = (writer for sign, writer in _FOREIGN if any(map(sign.match, state_dict)))
+    writer = next(writers, None)
+    if writer is not None:
+        raise InputError(
+            f"the entries are named as by {writer}, and those names are not read; take timm's weights of the same model, "
+            "such as hf:timm/vit_base_patch16_clip_224.openai, or save timm's model: torch.save(model.state_dict(), FILE)"
+        )
 
 
 def fits(name: str, state_dict: Mapping[str, Any]) -> bool:
@@ -178,13 +199,15 @@ def _stem(name):
 def normalisation(name: str, arch: Architecture) -> str:
     """The normalisation that weights expect, a key of `normalise.NORMALISATIONS`; "" for pixels in [0, 1].
 
-    It follows from the architecture: plain ImageNet classifiers, models of images and texts, and backbones alone are
-    trained with standardised pixels; models of MLC-PAT, Query2Label and MIIL are not.
+    It follows from the architecture and from whose names the entries have: plain ImageNet classifiers, models of images
+    and texts, and backbones alone are trained with standardised pixels; models of MLC-PAT, Query2Label and MIIL are not.
     """
     if arch.head not in ("", "linear") or arch.attention != "none" or name.startswith(catalogue.QUERY2LABEL):
         return ""
     names = catalogue.parts(name)[0].torch
-    published = dict.fromkeys((0, *_IMAGENET), names.normalisation) | dict(names.embeddings)
+    stated = {dialect.writer: dialect.normalisation for dialect in names.dialects}.get(arch.writer)
+    usual = names.normalisation if stated is None else stated
+    published = dict.fromkeys((0, *_IMAGENET), usual) | dict(names.embeddings)
     return published.get(arch.num_classes, "")
 
 
@@ -195,7 +218,8 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
         InputError: an unknown model, or an entry of the head without classes.
     """
     backbone, _ = catalogue.parts(name)
-    renamed = _renamed(_dialect(name, state_dict))
+    dialect = _dialect(name, state_dict)
+    renamed, writer = _renamed(dialect), "" if dialect is None else dialect.writer
     for head, names in _heads(name):
         for attention in ("cross", "self", "none"):
             branches = names.branches(attention, names.prefix(backbone.torch))
@@ -210,8 +234,9 @@ def architecture(name: str, state_dict: Mapping[str, Any]) -> Architecture:
                     attention,
                     head,
                     _length(queries, state_dict, axis=0) if queries else 0,
+                    writer,
                 )
-    return Architecture(0, "none", "", 0)
+    return Architecture(0, "none", "", 0, writer)
 
 
 def _length(key, state_dict, *, axis):
@@ -284,6 +309,7 @@ def from_torch(
     in_place = _are_in_place(backbone, in_place_norms, dialect)
     difference = _difference(name, state_dict, allow)
     if difference:
+        _refuse_foreign(state_dict)
         raise InputError(f"these are not the weights of {name}: {difference}")
     initial = {}
     if any(entry.key not in state_dict for entry in entries):

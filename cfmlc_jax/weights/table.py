@@ -142,6 +142,7 @@ _ENTRIES = (
     _torchvision("resnet152.IMAGENET1K_V2", "f82ba261", 230.474, 232, 82.284),
     _torchvision("resnext50_32x4d.IMAGENET1K_V1", "7cdf4587", 95.789, 256, 77.618),
     _torchvision("resnext50_32x4d.IMAGENET1K_V2", "1a0047aa", 95.833, 232, 81.198),
+    _torchvision("vit_b_16.IMAGENET1K_V1", "c867db91", 330.285, 256, 81.072, model="vit_base_patch16_224"),
     _torchvision("swin_b.IMAGENET1K_V1", "68c6b09e", 335.364, 238, 83.582, "bicubic", "swin_b_224"),
     _timm(
         "resnet101.a1h_in1k",
@@ -178,6 +179,14 @@ _ENTRIES = (
     _timm("vit_small_patch16_dinov3.lvd1689m", "vit_small_patch16_dinov3", _DINOV3, "dinov3-license", ""),
     _timm("vit_base_patch16_dinov3.lvd1689m", "vit_base_patch16_dinov3", _DINOV3, "dinov3-license", ""),
     _timm("vit_base_patch16_clip_224.laion2b", "vit_base_patch16_clip_224", _CLIP, "Apache-2.0", ""),
+    # timm's later name of the model is vit_base_patch16_clip_quickgelu_224, that of the repository is this.
+    _timm(
+        "vit_base_patch16_clip_224.openai",
+        "vit_base_patch16_clip_quickgelu_224",
+        Preprocessing(CLIP, 224, 248, "bicubic"),
+        "Apache-2.0",
+        "",
+    ),
     _timm("vit_base_patch16_siglip_224.webli", "vit_base_patch16_siglip_224", _HALF, "Apache-2.0", ""),
     _timm("vit_small_patch16_224.augreg_in21k_ft_in1k", "vit_small_patch16_224", _HALF, "Apache-2.0", ""),
     _timm("vit_base_patch16_224.augreg_in21k_ft_in1k", "vit_base_patch16_224", _HALF, "Apache-2.0", ""),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cfmlc_jax
-from cfmlc_jax import main
+from cfmlc_jax import installed, main
 from cfmlc_jax.config import shipped
 from cfmlc_jax.errors import InputError
 
@@ -97,10 +97,20 @@ def test_names_in_the_help(command):
 
 def test_the_folder_of_a_wheel_is_inside_the_package(monkeypatch, empty_folder):
     package = empty_folder / "site-packages" / "cfmlc_jax"
-    (package / "configs").mkdir(parents=True)
-    (package.parent / "configs").mkdir()  # somebody else's
+    for name in ("configs", "docs"):
+        (package / name).mkdir(parents=True)
+        (package.parent / name).mkdir()  # somebody else's
     monkeypatch.setattr(cfmlc_jax, "__file__", str(package / "__init__.py"))
     assert shipped.folder() == package / "configs"
+    assert installed.document("data.md") == str(package / "docs" / "data.md")
+
+
+def test_documents_that_messages_name_are_there():
+    package = Path(cfmlc_jax.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
+    names = {name for text in texts for name in re.findall(r"installed\.document\(['\"](.*?)['\"]\)", text)}
+    assert len(names) > 2
+    assert all(Path(installed.document(name)).is_file() for name in names)
 
 
 def test_the_start_for_ones_own_in_the_document(monkeypatch, empty_folder):

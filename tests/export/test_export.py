@@ -29,6 +29,8 @@ from cfmlc_jax.export import __main__ as command
 from cfmlc_jax.export import about as documents
 from cfmlc_jax.export import comparison, graph, onnx_file, target
 from cfmlc_jax.export import folder as folders
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import cvt, resnet
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.results.predictions import COMBINED
 
@@ -323,6 +325,11 @@ def test_metrics_of_the_run_are_in_the_card(monkeypatch, tmp_path):
 
 # Other classifiers
 
+SMALL = {
+    "small_cvt": functools.partial(cvt.CvT, widths=(8, 16), depths=(1, 1), heads=(1, 2)),
+    "small_resnext": functools.partial(resnet.ResNeXt50, stage_sizes=(1, 1)),
+}
+
 
 @pytest.mark.parametrize(
     ("fields", "outputs"),
@@ -340,11 +347,16 @@ def test_metrics_of_the_run_are_in_the_card(monkeypatch, tmp_path):
             {"whole", "combined", "tde_feature"},
         ),
         ({"method": "pat_i", "model.dtype": "bfloat16", "patches.grids": (2, 3)}, OUTPUTS),
+        ({"method": "whole", "effect.kinds": (), "model.name": "small_cvt"}, {"whole", "combined"}),
+        ({"method": "whole", "effect.kinds": (), "model.name": "small_resnext"}, {"whole", "combined"}),
     ],
-    ids=["cells", "small_crops", "crops", "mean_feature", "bfloat16"],
+    ids=["cells", "small_crops", "crops", "mean_feature", "bfloat16", "cvt", "resnext"],
 )  # fmt: skip
-def test_other_classifiers_agree_with_their_checkpoints(tmp_path, capsys, fields, outputs):
+def test_other_classifiers_agree_with_their_checkpoints(tmp_path, monkeypatch, capsys, fields, outputs):
     """The command compares them itself."""
+    for name, create in SMALL.items():
+        backbone = catalogue.BACKBONES[{"small_cvt": "cvt_w24", "small_resnext": "resnext50_32x4d"}[name]]
+        monkeypatch.setitem(catalogue.BACKBONES, name, backbone._replace(create=create))
     write_checkpoint(tmp_path / "model", **fields)
     assert command.main([str(tmp_path / "model"), str(tmp_path / "out.onnx")]) == 0
     assert "of the checkpoint" in capsys.readouterr().out

@@ -152,5 +152,55 @@ def test_features_logits_and_gradients(pair):
         near(actual[key], gradient, 2e-5 * max(1, np.abs(gradient).max()), key)
 
 
+OPENAI, TRANSFORMERS = "OpenAI's CLIP or OpenCLIP", "the package transformers"
+TORCHVISION = {"image_size": 48, "patch_size": 16, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["new_names", "names_of_published_files"])
+def test_a_vit_of_torchvision(monkeypatch, published):
+    models = pytest.importorskip("torchvision").models
+    theirs = drawn(models.VisionTransformer(**TORCHVISION, num_classes=CLASSES))
+    entries = {key: tensor.detach().numpy() for key, tensor in theirs.state_dict().items()}
+    if published:
+        entries = {
+            key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): array
+            for key, array in entries.items()
+        }
+        theirs.load_state_dict({key: torch.from_numpy(array) for key, array in entries.items()})
+    backbone = catalogue.BACKBONES["vit_base_patch16_224"]
+    create = functools.partial(backbone.create, **OURS, grid=3)
+    monkeypatch.setitem(catalogue.BACKBONES, "tiny", backbone._replace(create=create))
+    assert mlc_pat.recognise(entries) == "tiny"
+    arch = mlc_pat.architecture("tiny", entries)
+    variables = mlc_pat.from_torch("tiny", entries)
+    views = np.random.default_rng(0).random((2, 1, 48, 48, 3), np.float32)
+    run = jax.jit(functools.partial(mlc_pat.model("tiny", arch).apply, train=False))
+    with torch.no_grad():
+        near(
+            run(variables, views).whole[:, 0], theirs(torch.from_numpy(views[:, 0]).permute(0, 3, 1, 2)), 1e-5
+        )
+    assert mlc_pat.normalisation("tiny", arch._replace(num_classes=1000)) == "imagenet"
+    assert mlc_pat.normalisation("tiny", arch._replace(num_classes=1000, writer="")) == "half"
+    with pytest.raises(InputError, match=r"1 missing: encoder\.ln\.bias"):
+        mlc_pat.from_torch("tiny", {key: entries[key] for key in entries if key != "encoder.ln.bias"})
+
+
+@pytest.mark.parametrize(
+    ("key", "writer"),
+    [
+        ("transformer.resblocks.0.attn.in_proj_weight", OPENAI),
+        ("visual.transformer.resblocks.0.attn.in_proj_weight", OPENAI),
+        ("vision_model.encoder.layers.0.self_attn.q_proj.weight", TRANSFORMERS),  # CLIP, SigLIP
+        ("encoder.layer.0.attention.attention.query.weight", TRANSFORMERS),  # ViT, DINOv2
+        ("layer.0.attention.q_proj.weight", TRANSFORMERS),  # DINOv3
+    ],
+)
+def test_other_names_of_a_vit_are_refused(key, writer):
+    name = "vit_base_patch16_clip_quickgelu_224"
+    for read in (mlc_pat.recognise, functools.partial(mlc_pat.from_torch, name)):
+        with pytest.raises(InputError, match=f"named as by {writer}, .*; take timm's weights"):
+            read({key: np.zeros((48, 16), np.float32)})
+
+
 def near(actual, expected, tolerance, what=""):
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=0, atol=tolerance, err_msg=what)

@@ -1,5 +1,6 @@
 """Runs that start from files and from public weights, and the conversion of public weights."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -15,7 +16,10 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import main
 from cfmlc_jax.classify import build, finetune
 from cfmlc_jax.engine.state import State
+from cfmlc_jax.errors import InputError
+from cfmlc_jax.export import __main__ as export
 from cfmlc_jax.models import catalogue
+from cfmlc_jax.models.backbones import vit
 from cfmlc_jax.models.layers.normalise import Normalisation
 from cfmlc_jax.torch_weights import __main__ as conversion
 from cfmlc_jax.torch_weights import files, mlc_pat
@@ -66,11 +70,19 @@ def configuration(start, **fields):
     return configs.validate(config)
 
 
+def names(classes=10):
+    return [f"digit {k}" for k in range(classes)]
+
+
 def begin(start, classes=10, **fields):
     """Where a run would begin: its configuration, the printed lines, and its variables."""
+    return begin_as(configuration(start, **fields), names(classes))
+
+
+def begin_as(config, class_names):
     lines = []
-    config = finetune.require_start(configuration(start, **fields), lines.append)
-    item = build.model_item(config, build.create(config, classes))
+    config = finetune.require_start(config, lines.append)
+    item = build.model_item(config, build.create(config, len(class_names)))
     zeros = jax.tree.map(
         lambda leaf: jax.make_array_from_callback(
             leaf.shape, leaf.sharding, lambda part: np.zeros(leaf.shape, leaf.dtype)[part]
@@ -78,10 +90,10 @@ def begin(start, classes=10, **fields):
         item,
     )
     state = finetune.start_from(
-        start,
+        config.init_from,
         State(np.int32(0), zeros, {}),
         config=config,
-        class_names=[f"digit {k}" for k in range(classes)],
+        class_names=class_names,
         print_line=lines.append,
     )
     variables = state.learned["variables"]
@@ -213,6 +225,53 @@ def test_a_repository_with_the_configuration_of_timm(server, rng):
     assert config.data.normalise == "half"
     assert "data.normalise=auto: pixels are standardised by half, as hf:me/mine expects" in lines
     assert not any(line.startswith("warning") for line in lines)
+
+
+@pytest.fixture(params=["resnet_small", "tiny_vit"])
+def exported(request, monkeypatch, tmp_path, rng):
+    """(configuration, averaged weights) of a run that was exported as a folder, "out"."""
+    monkeypatch.chdir(tmp_path)
+    small = functools.partial(vit.ViT, width=8, depth=4, heads=2, patch=8, grid=2)
+    backbone = catalogue.Backbone(small, 8, vit.MODELS["vit_small_patch16_224"].torch, batch_norms=False)
+    monkeypatch.setitem(catalogue.BACKBONES, "tiny_vit", backbone)
+    config = configuration("")
+    changes = {"model.name": request.param, "data.normalise": "half"}
+    if request.param == "resnet_small":
+        changes |= {"method": "pat_t", "model.head": "ml_decoder", "model.ml_decoder.queries": 7}
+    config = configs.validate(configs.replaced(config, changes))
+    item = build.model_item(config, build.create(config, 10))
+    model = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), item)
+    meta = {"config": configs.to_json(config), "class_names": names(), "num_classes": 10}
+    checkpoints.write(tmp_path / "run", model=model, meta=meta)
+    assert export.main(["run", "out"]) == 0
+    return config, model["average"]
+
+
+@pytest.mark.parametrize("place", ["out", "hf:me/mine"])
+def test_a_run_starts_from_an_exported_folder(server, exported, place):
+    """Its arrays bit for bit; the head's only for the same classes."""
+    if place != "out":
+        pytest.importorskip("huggingface_hub")
+        contents = {path.name.replace(".", "__"): path.read_bytes() for path in Path("out").iterdir()}
+        server.repository("me/mine", **contents)
+    label = str(Path.cwd() / "out") if place == "out" else place
+    config, weights = exported
+    start = configs.replaced(config, {"init_from": place})
+    _, lines, variables = begin_as(start, names())
+    jax.tree.map(np.testing.assert_array_equal, variables, weights)
+    assert lines[-1].startswith(
+        f"initialised from {label}: backbone and head ({config.model.name}, branches "
+    )
+    for others in (names(7), [f"letter {k}" for k in range(10)]):
+        chosen, lines, variables = begin_as(configs.replaced(start, {"data.normalise": "auto"}), others)
+        jax.tree.map(
+            np.testing.assert_array_equal, variables["params"]["backbone"], weights["params"]["backbone"]
+        )
+        assert not any(map(np.any, jax.tree.leaves(variables["params"]["head"])))  # as it was
+        assert lines[-1].startswith(f"initialised from {label}: backbone; new head (")
+        assert chosen.data.normalise == "half"
+    with pytest.raises(InputError, match=f"{label} has another backbone"):
+        begin_as(configs.replaced(start, {"model.name": "resnet18"}), names())
 
 
 def test_without_weights_auto_is_pixels_in_0_1():

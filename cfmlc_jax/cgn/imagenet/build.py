@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cfmlc_jax import installed
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn.imagenet.system import ImageNetSystem, Objective, initial_model, stacked
 from cfmlc_jax.data import class_names as names
@@ -132,7 +133,7 @@ def require_weights(weights) -> None:
     if missing:
         raise InputError(
             f"{', '.join(f'config.weights.{name}' for name in missing)}: give the files of the published weights "
-            "(docs/generators.md says where they are); config.weights.random=True tries the program without"
+            f"({installed.document('generators.md')} says where they are); config.weights.random=True tries the program without"
         )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from cfmlc_jax import files
+from cfmlc_jax import files, installed
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.data.sources import fields
@@ -35,7 +35,7 @@ from cfmlc_jax.metrics.detection import FREQUENCIES
 INDEX = "regions.json"
 FORMAT = 1
 DTYPES = ("float16", "float32")
-_WAY_OUT = "write the records again (docs/long_tails.md, LVIS)"
+_WAY_OUT = f"write the records again ({installed.document('long_tails.md')}, LVIS)"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cfmlc_jax.models.layers import remat
 from cfmlc_jax.models.layers.norms import LayerNorm
 from cfmlc_jax.models.layers.residual import DropPath
 from cfmlc_jax.models.layers.vision_transformer import LayerScale, Mlp, PatchEmbed, ViTDense, gelu, quick_gelu
-from cfmlc_jax.models.torch_names import TorchNames
+from cfmlc_jax.models.torch_names import Dialect, TorchNames
 
 # What `ViT.pooled` can be.
 CLASS_TOKEN, MEAN = "class token", "mean"
@@ -291,7 +291,30 @@ def _torch(normalisation, modules=(), **options):
     )
 
 
-_AUGREG = _torch("half")
+def _torchvision(first, second):
+    """torchvision's names (checked with 0.29.1), given those of the two dense layers of a block."""
+    return Dialect(
+        "torchvision",
+        f"encoder.layers.encoder_layer_0.mlp.{first}.weight",
+        (
+            (r"^cls_token", "class_token"),
+            (r"^pos_embed", "encoder.pos_embedding"),
+            (r"^patch_embed\.proj\.", "conv_proj."),
+            (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+            (r"\.norm(\d)\.", r".ln_\1."),
+            (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+            (r"\.attn\.proj\.", ".self_attention.out_proj."),
+            (r"\.mlp\.fc1\.", f".mlp.{first}."),
+            (r"\.mlp\.fc2\.", f".mlp.{second}."),
+            (r"^norm\.", "encoder.ln."),
+            (r"^head\.", "heads.head."),
+        ),
+        normalisation="imagenet",
+    )
+
+
+# The published files have the older names of the dense layers.
+_AUGREG = _torch("half", dialects=(_torchvision("0", "3"), _torchvision("linear_1", "linear_2")))
 # The official files have a token for masked pre-training too, which classifiers do not use.
 _DINOV2 = _torch("imagenet", unread=r"mask_token")
 _DINOV3 = _torch("imagenet", modules=((r"blocks(\d+)\.ls(\d)\.gamma", r"blocks.\1.gamma_\2"),))
