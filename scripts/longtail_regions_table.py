@@ -25,7 +25,6 @@ from cfmlc_jax.classify import opening
 from cfmlc_jax.data.regions import records, scenes
 from cfmlc_jax.data.regions.pooling import pool
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import read, tables
 from cfmlc_jax.results.predictions import WHOLE, Prediction
 from scripts.longtail_table import ROWS, VARIANTS, has_page, parse, run_main, spread, workdir_of, write
@@ -45,15 +44,11 @@ CANDIDATES, LARGEST, SMALLEST, SCORED = 6000, 600, 4, 500
 METRICS = ("AP", "AP50", "APr", "APc", "APf")
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags, further = parse(__doc__, "runs/longtail_regions", arguments)
-        done = _run(flags, further)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags, further = parse(__doc__, "runs/longtail_regions", arguments)
+    done = _run(flags, further)
     if not done:
         return 1
     write(flags, table(flags))

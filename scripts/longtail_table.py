@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 
 from cfmlc_jax import cli, files
-from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import tables
 from cfmlc_jax.results.predictions import WHOLE, effect_of
 
@@ -36,14 +35,10 @@ ROWS = (
 VARIANTS = tuple(dict.fromkeys(variant for _, variant, _ in ROWS))
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags, further = parse(__doc__, "runs/longtail_table", arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags, further = parse(__doc__, "runs/longtail_table", arguments)
     for seed in range(flags.seeds):
         for variant in VARIANTS:
             workdir = workdir_of(flags, variant, seed)
