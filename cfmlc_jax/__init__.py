@@ -13,13 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cfmlc_jax.api import create_model, from_torch, to_torch
+    from cfmlc_jax.api import from_torch, to_torch
+    from cfmlc_jax.models.catalogue import create_model
     from cfmlc_jax.predict.loaded import load
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "from_torch", "load", "to_torch"]
 _MODULES = {
-    "create_model": "cfmlc_jax.api",
+    "create_model": "cfmlc_jax.models.catalogue",
     "from_torch": "cfmlc_jax.api",
     "load": "cfmlc_jax.predict.loaded",
     "to_torch": "cfmlc_jax.api",

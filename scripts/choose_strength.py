@@ -16,22 +16,17 @@ from cfmlc_jax import config as configs
 from cfmlc_jax.classify import opening, scoring, strength
 from cfmlc_jax.config.classifier import EFFECTS
 from cfmlc_jax.data import build as data
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.split import AVERAGE
 from cfmlc_jax.results.tables import markdown
 
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
-    flags = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        print(_report(_chosen(flags)))
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(_report(_chosen(_parse(arguments))))
     return 0
 
 

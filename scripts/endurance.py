@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from cfmlc_jax.config import shipped
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.reporting import Reporting
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 
 READINGS = "readings.jsonl"
 STEPS_PER_EPOCH, BATCH_SIZE = 200, 8
@@ -181,14 +180,10 @@ def configuration(steps: int, workers: int) -> Any:
     return configs.on_platform(configs.replaced(config, changes), jax.default_backend())
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        _run(_parse(arguments))
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    _run(_parse(arguments))
     return 0
 
 

@@ -34,9 +34,9 @@ FIXED = (
 )
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     parser = cli.Parser(prog="scripts/label_errors.py", description=__doc__)
     parser.add_argument("--scenes", type=cli.whole_number(20), default=6000)
     parser.add_argument("--flipped", type=_share, default=0.05, metavar="SHARE", help="of the present labels")
@@ -44,9 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, further = parser.parse_known_args(arguments)
         _measure(flags.scenes, flags.flipped, flags.workdir.absolute(), further)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except subprocess.CalledProcessError as error:
         print(f"error: {' '.join(map(str, error.cmd[1:4]))} … ended with {error.returncode}", file=sys.stderr)
         return 1

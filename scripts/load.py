@@ -145,14 +145,10 @@ def predict(
     return Load(pictures, broken, seconds, 1024 * usage.ru_maxrss)
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        _run(_parse(arguments))
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    _run(_parse(arguments))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Average precision of boxes on long-tailed regions over seeds: plain, cosine, De-confound, and their effects.
 
-    python scripts/longtail_regions_table.py [--seeds=3] [--workdir=runs/longtail_regions] [FLAG=VALUE …]
+    python -m scripts.longtail_regions_table [--seeds=3] [--workdir=runs/longtail_regions] [FLAG=VALUE …]
 
 Trains a small network on digit scenes in which digits are equally frequent (configs/scenes.py:whole), which then stays as it
 is: its maps give the features of regions. For every seed it writes records of training scenes in which digit 0 is frequent and
@@ -12,8 +12,6 @@ arguments are flags of python -m cfmlc_jax.main, such as --config.train.epochs=5
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,9 @@ from cfmlc_jax.classify import opening
 from cfmlc_jax.data.regions import records, scenes
 from cfmlc_jax.data.regions.pooling import pool
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import read, tables
 from cfmlc_jax.results.predictions import WHOLE, Prediction
+from scripts.longtail_table import ROWS, VARIANTS, has_page, parse, run_main, spread, workdir_of, write
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BACKBONE = (
@@ -44,35 +42,16 @@ MAPS, GRID = ("stem", "layer1"), 4
 SIZE, CHANNELS = 64, 96
 CANDIDATES, LARGEST, SMALLEST, SCORED = 6000, 600, 4, 500
 METRICS = ("AP", "AP50", "APr", "APc", "APf")
-# Rows: title, the variant that is trained, and whether the row shows its effect.
-ROWS = (
-    ("plain", "plain", False),
-    ("cosine", "cosine", False),
-    ("Cosine-TDE", "cosine", True),
-    ("De-confound", "deconfound", False),
-    ("De-confound-TDE", "deconfound", True),
-)
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
-    parser = cli.Parser(description=__doc__)
-    parser.add_argument(
-        "--seeds", type=int, choices=range(1, 100), default=3, metavar="N", help="number of seeds: 0, 1, …"
-    )
-    parser.add_argument("--workdir", type=files.local_path, default=Path("runs/longtail_regions"))
-    try:
-        flags, further = parser.parse_known_args(arguments)
-        done = _run(flags, further)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags, further = parse(__doc__, "runs/longtail_regions", arguments)
+    done = _run(flags, further)
     if not done:
         return 1
-    text = table(flags)
-    files.write_text(flags.workdir / "table.md", text + "\n")
-    print(text)
+    write(flags, table(flags))
     return 0
 
 
@@ -80,19 +59,15 @@ def _run(flags, further) -> bool:
     """Whether all parts are done."""
     backbone = flags.workdir / "backbone"
     config = f"--config={CONFIGS / 'scenes.py'}:whole"
-    if not _has_page(backbone) and not _main(config, f"--workdir={backbone}", *BACKBONE):
+    if not has_page(backbone) and not run_main(config, f"--workdir={backbone}", *BACKBONE):
         return False
     _write_records(flags, backbone)
-    return all(
-        _train(flags, variant, seed, further)
-        for seed in range(flags.seeds)
-        for variant in dict.fromkeys(variant for _, variant, _ in ROWS)
-    )
+    return all(_train(flags, variant, seed, further) for seed in range(flags.seeds) for variant in VARIANTS)
 
 
 def _train(flags, variant, seed, further) -> bool:
     """Train a variant with a seed, and evaluate it on the test scenes, unless both are done."""
-    workdir, test = _workdir(flags, variant, seed), _workdir(flags, variant, seed) / "test"
+    workdir, test = workdir_of(flags, variant, seed), workdir_of(flags, variant, seed) / "test"
     data = flags.workdir / "data"
     config = f"--config={CONFIGS / 'longtail_lvis.py'}:scenes_{variant}"
     common = (config, f"--config.seed={seed}", f"--config.data.train={data / f'train-{seed}'}", *further)
@@ -100,27 +75,13 @@ def _train(flags, variant, seed, further) -> bool:
     def scored(split):
         return (f"--config.data.val={data / split}", f"--config.data.annotations={data / split}.json")
 
-    if not _has_page(workdir) and not _main(*common, *scored("val"), f"--workdir={workdir}"):
+    if not has_page(workdir) and not run_main(*common, *scored("val"), f"--workdir={workdir}"):
         return False
     # The one that was evaluated on val; the folder of a run alone would stand for its best.
     checkpoint = workdir / "checkpoints" / read.detections(workdir / "report").checkpoint
-    return _has_page(test) or _main(
+    return has_page(test) or run_main(
         *(*common, *scored("test"), "--mode=evaluate"), f"--checkpoint={checkpoint}", f"--workdir={test}"
     )
-
-
-def _workdir(flags, variant, seed):
-    return flags.workdir / f"{variant}-{seed}"
-
-
-def _has_page(workdir):
-    return (workdir / "report" / "index.html").exists()
-
-
-def _main(*words) -> bool:
-    command = [sys.executable, "-m", "cfmlc_jax.main", *words]
-    print(" ".join(command), file=sys.stderr, flush=True)
-    return subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
 
 
 def _write_records(flags, backbone):
@@ -174,13 +135,13 @@ def table(flags: argparse.Namespace) -> str:
     """AP in percent as a Markdown table, mean ± sample deviation over the seeds."""
     rows = []
     for name, variant, effect in ROWS:
-        workdirs = [_workdir(flags, variant, seed) for seed in range(flags.seeds)]
+        workdirs = [workdir_of(flags, variant, seed) for seed in range(flags.seeds)]
         prediction = WHOLE
         if effect:
             prediction = _best_effect([_metrics(workdir) for workdir in workdirs])
             name = f"{name}, α {prediction.alpha:g}"
         test = [_metrics(workdir / "test")[prediction] for workdir in workdirs]
-        rows.append([name, *(_spread([values[metric] for values in test]) for metric in METRICS)])
+        rows.append([name, *(spread([values[metric] for values in test]) for metric in METRICS)])
     return tables.markdown(
         [f"AP of boxes %, {flags.seeds} seeds", "all", "all, overlap .5", "rare", "common", "frequent"], rows
     )
@@ -194,11 +155,6 @@ def _best_effect(seeds: list[dict[Prediction, dict[str, float]]]) -> Prediction:
 
 def _metrics(workdir) -> dict[Prediction, dict[str, float]]:
     return read.detections(workdir / "report").metrics
-
-
-def _spread(values):
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from cfmlc_jax import cli
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.state import plan
 from cfmlc_jax.engine.step import TrainStep
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from scripts.benchmark import ours
 from scripts.benchmark.inputs import CLASSES
@@ -127,19 +127,15 @@ def table(rows: Sequence[Measured], batch: int) -> str:
     return "\n".join(lines)
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = parse(arguments)
-        rows = []
-        for micro_batches in flags.micro_batches:
-            for remat in flags.remat:
-                rows.append(measure(flags, remat, micro_batches))
-                print(rows[-1], file=sys.stderr, flush=True)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = parse(arguments)
+    rows = []
+    for micro_batches in flags.micro_batches:
+        for remat in flags.remat:
+            rows.append(measure(flags, remat, micro_batches))
+            print(rows[-1], file=sys.stderr, flush=True)
     views = f"{flags.batch} images of {1 + flags.grid**2} views of {flags.size} px"
     print(f"\n{flags.model}, {views}, {flags.dtype}, {jax.devices()[0].device_kind}\n")
     print(table(rows, flags.batch // jax.device_count()))

@@ -25,7 +25,7 @@ from cfmlc_jax import cli, files
 from cfmlc_jax.data.regions import lvis
 from cfmlc_jax.data.regions.assign import assign
 from cfmlc_jax.data.regions.records import DTYPES, Writer
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 
 MODELS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn")
 # Least overlap of a region with its object.
@@ -33,9 +33,9 @@ OVERLAP = 0.5
 TRAIN, VAL = SPLITS = ("train", "val")
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     parser = cli.Parser(description=__doc__)
     parser.add_argument("--images", type=files.local_path, required=True)
     parser.add_argument("--annotations", type=files.local_path, required=True)
@@ -54,14 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    try:
-        flags = parser.parse_args(arguments)
-        annotations = lvis.read(flags.annotations, flags.release, training=flags.split == TRAIN)
-        detector = create(flags.model, flags.weights, flags.device)
-        write(detector, annotations, flags)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = parser.parse_args(arguments)
+    annotations = lvis.read(flags.annotations, flags.release, training=flags.split == TRAIN)
+    detector = create(flags.model, flags.weights, flags.device)
+    write(detector, annotations, flags)
     return 0
 
 

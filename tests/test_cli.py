@@ -18,7 +18,7 @@ import cfmlc_jax
 from cfmlc_jax import cli as commands
 from cfmlc_jax import main as main_command
 from cfmlc_jax import processes
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.report import __main__ as report
 
@@ -26,7 +26,7 @@ TESTS = Path(__file__).parent
 TINY = f"--config={TESTS / 'configs' / 'tiny.py'}"
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(TESTS.parent),
-    "XLA_FLAGS": "--xla_backend_optimization_level=1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
 }
 UNDECODABLE = os.fsdecode(b"caf\xe9")  # as a path may be: Latin-1 in a world of UTF-8
 
@@ -52,6 +52,28 @@ def photos(tmp_path):
     for split in ("train", "val"):
         (root / f"{split}.csv").write_text("a.jpg,café;日本\n", encoding="utf-8")
     return root
+
+
+@pytest.mark.parametrize("kind", [InputError, RunError])
+def test_a_command_prints_an_error_on_one_line(capsys, kind):
+    @commands.command
+    def main(name):
+        if name is not None:
+            raise kind(f"{name} is missing")
+        return 7
+
+    assert main(None) == 7
+    assert main("a\nb.jpg") == 1
+    assert capsys.readouterr().err == "error: a\\nb.jpg is missing\n"
+
+
+def test_a_defect_of_a_command_is_not_hidden():
+    @commands.command
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()
 
 
 @pytest.mark.parametrize(

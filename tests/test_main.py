@@ -304,6 +304,8 @@ def damage(kind, root):
 
 
 FAST = [
+    "--config.method=whole",
+    "--config.effect.kinds=()",
     "--config.model.name=resnet_small",
     "--config.views.image_size=32",
     "--config.train.batch_size=8",
@@ -454,7 +456,8 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
         finalize(handler, folder)
 
     monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
-    result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
+    flags = ("--config.method=whole", "--config.effect.kinds=()", "--config.train.checkpoint_every=1")
+    result = command(TINY, "--workdir=run", *flags)
     assert_error(
         result, "run/checkpoints/3 cannot be written (No space", "free space", "checkpoint 2 is intact"
     )
@@ -466,7 +469,7 @@ def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nHLO:\n…")
 
     monkeypatch.setattr(engine_run.TrainStep, "__call__", exhausted)
-    result = command(TINY, "--workdir=run", "--config.train.checkpoint_every=1")
+    result = command(TINY, "--workdir=run", *flags)
     assert_error(result, "training: out of memory", "allocating 9 bytes);", "train.batch_size (now 8)")
 
 

@@ -69,7 +69,8 @@ def continued(images, removed, colour):
     """Images whose surroundings are continued over removed pixels: [b, h, w, c] -> [b, h, w, c].
 
     The fill approaches the harmonic one, each pixel the mean of its neighbours, from coarse to fine: the removed
-    pixels of a scale start from those of the next coarser one. Other pixels are unchanged.
+    pixels of a scale start from those of the next coarser one. Other pixels are unchanged. It runs inside compiled
+    programs, on batches; `context.inpainting.harmonic_fill` solves for one picture exactly.
 
     Args:
         images: pixels.

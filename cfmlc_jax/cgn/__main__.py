@@ -18,7 +18,6 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted; 141 nobody
 
 import argparse
 import logging
-import sys
 import warnings
 
 from cfmlc_jax import cli
@@ -29,15 +28,14 @@ if __name__ == "__main__":
 from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.engine import compilation
-from cfmlc_jax.errors import InputError, RunError, printable
 
 NOBODY_READS = 128 + 13
 COMMANDS = (generate, export, sheets, masks, cues, shape_bias, background_gap)
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
-    cli.tolerate_every_name()
     # Otherwise Orbax logs every restore.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -48,9 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.filterwarnings("ignore", module="PIL")
             compilation.keep(flags.compilation_cache)
             flags.run(flags)
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         return NOBODY_READS
     return 0

@@ -12,7 +12,6 @@ Exit codes: 0 no error; 1 there are errors, which are counted; 130 interrupted.
 
 import collections
 import json
-import sys
 
 from cfmlc_jax import cli
 
@@ -29,30 +28,26 @@ _DEFAULT = Options()
 _PROGRESS = 1000  # files between two lines of progress
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
-    cli.tolerate_every_name()
+    flags = _parser().parse_args(arguments)
+    folder = files.place(flags.table, "TABLE", bucket=True)
+    if not folder.is_dir():
+        raise InputError(f"TABLE {folder} is not a folder; give the folder with train.csv and val.csv")
+    options = Options(
+        unmentioned=flags.unmentioned, rare=flags.rare, smallest=flags.smallest, threads=flags.threads
+    )
+    output = files.place(flags.output, "--output")
+    files.create_folder(output, "--output")
+    found = findings.check(folder, options, _print_progress)
     try:
-        flags = _parser().parse_args(arguments)
-        folder = files.place(flags.table, "TABLE", bucket=True)
-        if not folder.is_dir():
-            raise InputError(f"TABLE {folder} is not a folder; give the folder with train.csv and val.csv")
-        options = Options(
-            unmentioned=flags.unmentioned, rare=flags.rare, smallest=flags.smallest, threads=flags.threads
-        )
-        output = files.place(flags.output, "--output")
-        files.create_folder(output, "--output")
-        found = findings.check(folder, options, _print_progress)
-        try:
-            files.write_text(output / "index.html", page.page(found))
-            files.write_text(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"--output {output} cannot be written ({error.strerror}); give another folder"
-            ) from error
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        files.write_text(output / "index.html", page.page(found))
+        files.write_text(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"--output {output} cannot be written ({error.strerror}); give another folder"
+        ) from error
     print(_summary(found))
     print(f"page {printable(str(output / 'index.html'))}")
     return 1 if found.errors else 0

@@ -36,7 +36,7 @@ from cfmlc_jax.clusters import detect
 from cfmlc_jax.context import protocol, removal, sheet
 from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.scenes import Scenes
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.metrics import cooccurrence
 from cfmlc_jax.results.predictions import COMBINED
 from cfmlc_jax.results.scores import Scores, probabilities
@@ -47,16 +47,12 @@ SHOWN = 8  # removals in the sheet
 FACTS = 4  # targets beside each of them
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = _parser().parse_args(arguments)
-        detect.require_one_process(flags.cluster)
-        _measure(flags)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = _parser().parse_args(arguments)
+    detect.require_one_process(flags.cluster)
+    _measure(flags)
     return 0
 
 

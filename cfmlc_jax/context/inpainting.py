@@ -13,7 +13,8 @@ def harmonic_fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The picture with a smooth surface in place of the hole: uint8 [h, w, 3], bool [h, w] -> uint8 [h, w, 3].
 
     Inside the hole each pixel is the mean of its neighbours (the Laplace equation), and at the rim the surface meets the
-    picture; pixels beyond the picture's edge do not count. Outside the hole nothing changes.
+    picture; pixels beyond the picture's edge do not count. Outside the hole nothing changes. `causal.owners.continued`
+    approaches this surface, for batches on devices.
 
     Raises:
         ValueError: the hole is the whole picture.

@@ -34,7 +34,7 @@ from cfmlc_jax.data.sources.open_images import OpenImages
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.data.sources.visual_genome import VisualGenome
 from cfmlc_jax.data.sources.voc import Voc, find_root
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -407,9 +407,9 @@ def show_splits(flags: argparse.Namespace, data_set: DataSet) -> list[str]:
     return problems
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, print the findings, and return the exit code: 0 if the copy is complete, else 1."""
-    cli.tolerate_every_name()
     parser = cli.Parser(prog="python -m cfmlc_jax.data", description=__doc__)
     parser.add_argument("data_set", choices=DATA_SETS)
     parser.add_argument(
@@ -420,13 +420,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", type=files.local_path, help="vg256: the vocabulary file (default: DIR/vg256.json)"
     )
-    try:
-        flags = parser.parse_args(arguments)
-        flags.root = build.place(flags.data_set, flags.root)
-        files.require_path(str(flags.root), "--root")
-    except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    flags = parser.parse_args(arguments)
+    flags.root = build.place(flags.data_set, flags.root)
+    files.require_path(str(flags.root), "--root")
     data_set = DATA_SETS[flags.data_set]
 
     print(explain(data_set))

@@ -19,7 +19,6 @@ Exit codes: 0 success; 1 an error, reported in one line; 130 interrupted.
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Sequence
 
 from cfmlc_jax import cli
@@ -42,7 +41,7 @@ from cfmlc_jax.data.sources.files import Filed
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.decisions import scores_file
 from cfmlc_jax.engine import compilation
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.fitted_thresholds import RULES
 from cfmlc_jax.results import thresholds as files_of_thresholds
 from cfmlc_jax.results.predictions import COMBINED, Prediction
@@ -52,18 +51,14 @@ from cfmlc_jax.results.tables import markdown
 from cfmlc_jax.results.thresholds import Thresholds
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
-    cli.tolerate_every_name()
     # Orbax logs every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        flags = _parser().parse_args(arguments)
-        detect.require_one_process(flags.cluster)
-        _COMMANDS[flags.command](flags)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = _parser().parse_args(arguments)
+    detect.require_one_process(flags.cluster)
+    _COMMANDS[flags.command](flags)
     return 0
 
 

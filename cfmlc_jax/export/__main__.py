@@ -22,7 +22,6 @@ import argparse
 import functools
 import logging
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from cfmlc_jax import files, installed, processes
 from cfmlc_jax.classify import deconfound, opening
 from cfmlc_jax.classify.opening import Opened
 from cfmlc_jax.engine import compilation
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.export import about as documents
 from cfmlc_jax.export import comparison, folder, graph, onnx_file, stablehlo, target
 from cfmlc_jax.results.split import WEIGHTS
@@ -46,16 +45,12 @@ DEFAULT_ALPHA = 0.5
 IMAGES = 4  # that the outputs are compared on; with more devices, one each
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     # Orbax logs every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        _export(_parser().parse_args(arguments))
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    _export(_parser().parse_args(arguments))
     return 0
 
 

@@ -92,45 +92,14 @@ def _weights(images: int, generator: np.random.Generator, resamples: int) -> Ite
         yield np.stack([np.bincount(row, minlength=images) for row in chunk]).astype(np.float64)
 
 
-def mean_average_precision_interval(
-    scores,
-    labels,
-    definition: str,
-    *,
-    generator: np.random.Generator,
-    resamples: int = 200,
-    level: float = 0.95,
-) -> Interval:
-    """Mean average precision in percent with its bootstrap interval: two [n, k] -> floats.
-
-    The value of each resample is `metrics.mean_average_precision` of its images. A class
-    without positives in a resample therefore counts as 0 with "sklearn"; with "voc" it is excluded from
-    that resample.
-
-    Average precision of few positives is biased upwards, and more so with repeated images. `interval`
-    corrects this bias, so the value of a weak classifier lies in the upper part of its interval.
-
-    Args:
-        scores: any increasing function of the probabilities.
-        labels: 1 where the class is present, −1 where that is unknown.
-        definition: "sklearn" or "voc", see `metrics.average_precision`.
-        generator: random generator of the bootstrap.
-        resamples: number of resamples of n images.
-        level: confidence level of the interval.
-
-    Raises:
-        ValueError: as `weighted_mean_average_precision` and `interval`.
-    """
-    statistic = weighted_mean_average_precision(scores, labels, definition)
-    return interval(
-        statistic, len(scores), generator=generator, resamples=resamples, level=level, bounds=PERCENT
-    )
-
-
 def weighted_mean_average_precision(scores, labels, definition: str) -> Statistic:
     """Mean average precision in percent as a statistic: two [n, k] -> (weights [r, n] -> [r]).
 
-    With all weights 1 it equals `metrics.mean_average_precision`.
+    With all weights 1 it equals `metrics.mean_average_precision`. A class without positives in a resample counts as 0
+    with "sklearn"; with "voc" it is excluded from that resample.
+
+    Average precision of few positives is biased upwards, and more so with repeated images. `interval` corrects this
+    bias, so the value of a weak classifier lies in the upper part of its interval.
 
     Raises:
         ValueError: an unknown definition, unequal shapes, or a score that is NaN.

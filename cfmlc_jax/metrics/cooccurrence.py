@@ -47,17 +47,6 @@ def conditional_probability(labels) -> np.ndarray:
     return ratio(counts(labels), (present + absent).T @ present)
 
 
-def lift(labels) -> np.ndarray:
-    """P(target | context) / P(target): [n, k] -> float64 [k, k], 1 for independent classes.
-
-    NaN if either class has no images.
-    """
-    present, absent = _labels(labels)
-    both, known = counts(labels), present + absent
-    known_with = known.T @ present
-    return ratio(both * known.sum(axis=0)[:, None], known_with * both.diagonal()[:, None])
-
-
 def added_value(labels) -> np.ndarray:
     """P(target | context) − P(target): [n, k] -> float64 [k, k] in [−1, 1], 0 for independent classes.
 

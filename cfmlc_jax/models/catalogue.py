@@ -310,19 +310,23 @@ def create_model(
     dtype: Any = jnp.float32,
     remat: str = NONE,
 ) -> Classifier:
-    """A `Classifier` of k classes by its name, with the defaults of `create`.
+    """A classifier of k classes: `apply(variables, views[b, v, h, w, 3], train=False)` -> outputs.
+
+    Pixels are in [0, 1]; the first view of an image is the whole image. Outputs have `whole` [b, v, k],
+    `attention` and `score`, each [b, v, k] or None, and `features`, the backbone's maps by name. The classifier is
+    a Flax module: `init(jax.random.key(0), views, train=False)` returns its variables, and so does `cfmlc_jax.from_torch`.
 
     Args:
-        name: a backbone, or "q2l_" and a backbone.
+        name: a backbone, for example "resnet101", or "q2l_" and a backbone for Query2Label's head.
         num_classes: k.
-        attention: the branches that score patches, a key of `torch_names.BRANCHES`.
+        attention: how patches are weighted: "none", "self" or "cross" (`torch_names.BRANCHES`).
         image_size: side of the views, pixels.
-        head: a key of `HEADS`.
-        dtype: type of the computation.
+        head: "ml_decoder", "causal_norm", …; the prefix "q2l_" of the name stands for "query2label".
+        dtype: type of the computation; parameters are float32.
         remat: what the backward pass computes again to save memory: "none", "blocks" or "everything".
 
     Raises:
-        InputError: as in `create`; or an unknown `remat`.
+        InputError: an unknown name, head, attention or remat, or an image size that does not suit the backbone.
     """
     if remat not in REMAT:
         raise InputError(f"remat {remat!r} is not one of {', '.join(REMAT)}")

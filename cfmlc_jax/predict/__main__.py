@@ -40,7 +40,7 @@ from cfmlc_jax.classify.predictor import ImageScores, Predictor
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine.progress import Progress
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
 from cfmlc_jax.predict.formats import ImageLabels, Label, Pivot
 from cfmlc_jax.predict.photos import Photo
@@ -53,9 +53,9 @@ FEW_BATCHES = 2  # so few batches need no progress line
 SECONDS_BETWEEN_REPORTS = 1.0
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """The exit code of the command line, sys.argv by default."""
-    cli.tolerate_every_name()
     # Otherwise Orbax logs every restore.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -65,9 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
             flags = _parse(arguments)
             detect.require_one_process(flags.cluster)
             return _predict(flags)
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return cli.INTERRUPTED

@@ -16,15 +16,14 @@ import numpy as np
 from cfmlc_jax import cli, files
 from cfmlc_jax.data.regions import lvis
 from cfmlc_jax.data.regions.records import RegionRecords
-from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics import detection
 from cfmlc_jax.regions.files import read_detections
 from cfmlc_jax.regions.scoring import scored_split
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     parser = cli.Parser(prog="python -m cfmlc_jax.regions", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="what is in a folder of records")
@@ -41,12 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             default=lvis.OWN,
             help="of LVIS, whose categories are checked",
         )
-    try:
-        flags = parser.parse_args(arguments)
-        lines = _check(flags) if flags.command == "check" else _score(flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = parser.parse_args(arguments)
+    lines = _check(flags) if flags.command == "check" else _score(flags)
     print("\n".join(lines))
     return 0
 

@@ -15,7 +15,6 @@ Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 from cfmlc_jax import cli
@@ -25,21 +24,17 @@ if __name__ == "__main__":
 
 from cfmlc_jax import files
 from cfmlc_jax.clusters import detect
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.report import comparison, page
 from cfmlc_jax.results.predictions import COMBINED, Prediction
 
 
+@cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (default: sys.argv), and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = _parser().parse_args(arguments)
-        detect.require_one_process(flags.cluster)
-        path = _written(flags)
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    flags = _parser().parse_args(arguments)
+    detect.require_one_process(flags.cluster)
+    path = _written(flags)
     print(f"report {printable(str(path))}")
     return 0
 

@@ -49,7 +49,7 @@ from cfmlc_jax.cgn.imagenet import torch_files as generator_files
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.config import recipes
 from cfmlc_jax.data.class_names import KNOWN, class_names
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import mnist
 from cfmlc_jax.models.layers import normalise
@@ -65,26 +65,22 @@ ALLOW = "--allow=REGEX permits entries to be missing or left over"
 IN_PLACE_NORMS = {"auto": None, "yes": True, "no": False}
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     # Orbax logs every file.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        flags = _parser().parse_args(arguments)
-        detect.require_one_process(flags.cluster)
-        local = flags.out if flags.to_torch else flags.source
-        paths.require_path(str(local), "OUT" if flags.to_torch else "IN")
-        if flags.out.exists():
-            raise InputError(f"{flags.out} exists already; remove it, or choose another path")
-        if flags.to_torch:
-            to_torch(flags)
-        else:
-            flags.normalisation = bring(flags)
-            from_torch(flags)
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    flags = _parser().parse_args(arguments)
+    detect.require_one_process(flags.cluster)
+    local = flags.out if flags.to_torch else flags.source
+    paths.require_path(str(local), "OUT" if flags.to_torch else "IN")
+    if flags.out.exists():
+        raise InputError(f"{flags.out} exists already; remove it, or choose another path")
+    if flags.to_torch:
+        to_torch(flags)
+    else:
+        flags.normalisation = bring(flags)
+        from_torch(flags)
     return 0
 
 

@@ -22,7 +22,7 @@ from cfmlc_jax import cli
 if __name__ == "__main__":  # before the imports
     cli.end_at_interrupt("interrupted; the same command goes on where the transfer was")
 
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.weights import cache
 from cfmlc_jax.weights.fetch import HUB, Named, fetch, named
 from cfmlc_jax.weights.table import TABLE, nearest
@@ -31,15 +31,11 @@ PROGRAM = "python -m cfmlc_jax.weights"
 COLUMNS = ("name", "model", "MB", "pixels", "licence", "score", "here")
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = _parser().parse_args(arguments)
-        return _COMMANDS[flags.command](flags)
-    except (InputError, RunError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    flags = _parser().parse_args(arguments)
+    return _COMMANDS[flags.command](flags)
 
 
 def _list(flags: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ effects.csv. Finished work is not repeated: the same command resumes.
 import ast
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,18 +26,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import cli, files
 from cfmlc_jax import config as configs
 from cfmlc_jax.config import older
+from cfmlc_jax.engine import compilation
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results.predictions import Prediction
 from scripts.ablation import measure, tables
-
-# JAX's folder of compiled programs: the variable that it reads when imported, and the option that sets it later.
-CACHE, CACHE_OPTION = "JAX_COMPILATION_CACHE_DIR", "jax_compilation_cache_dir"
 
 # Variants of using a checkpoint: fields of the evaluation. Variants that its method does not support are skipped.
 KNOBS: dict[str, dict[str, Any]] = {
@@ -58,18 +53,15 @@ ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 PATCH_WEIGHTS = (0.25, 0.75)
 
 
+@cli.command
 def main() -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
-        _keep_programs(Path(flags.workdir, "compiled").absolute())
+        compilation.keep(None)
         _make(Path(flags.workdir))
         rows, effects = _of_checkpoint(flags) if flags.checkpoint else _of_study(flags)
         written = tables.write(Path(flags.workdir), rows, effects)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -378,16 +370,6 @@ def _logged_rate(folder: Path) -> float | None:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rates = [line["time/images_per_second"] for line in lines if "time/images_per_second" in line]
     return statistics.median(rates) if rates else None
-
-
-def _keep_programs(folder: Path):
-    """Cache compiled programs for all seeds, in this process and in those that it starts."""
-    if CACHE in os.environ:  # JAX has read it already
-        return
-    os.environ[CACHE] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    jax.config.update(CACHE_OPTION, str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def _make(folder: Path):

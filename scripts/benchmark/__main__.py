@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cfmlc_jax import cli, files
-from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.errors import InputError
 from scripts.benchmark import inputs, processes, tables
 
 MEASUREMENTS = ("train", "forward", "input", "layers")
@@ -108,22 +108,18 @@ def _run(flags, photos: Path) -> None:
         tables.write_json(Path(flags.json), flags, measured)
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = parse(arguments)
-        if flags.worker:
-            processes.serve(flags)
-            return 0
-        flags.peer = choose_peer(flags.peer, importlib.util.find_spec("torch") is not None)
-        if flags.peer == "none":
-            print("without PyTorch: not installed or not wanted", file=sys.stderr)
-        with tempfile.TemporaryDirectory() as folder:
-            _run(flags, Path(folder))
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = parse(arguments)
+    if flags.worker:
+        processes.serve(flags)
+        return 0
+    flags.peer = choose_peer(flags.peer, importlib.util.find_spec("torch") is not None)
+    if flags.peer == "none":
+        print("without PyTorch: not installed or not wanted", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        _run(flags, Path(folder))
     return 0
 
 

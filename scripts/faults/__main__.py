@@ -31,9 +31,9 @@ from scripts.faults.subjects import SUBJECTS, Runner
 TABLE = "table"
 
 
+@cli.command
 def main() -> int:
     """Run the command line and return the exit code."""
-    cli.tolerate_every_name()
     try:
         flags = _parse(sys.argv[1:])
         if not Path("/proc/self/environ").exists():
@@ -46,9 +46,6 @@ def main() -> int:
                 _run(flags, name)
         rows = _rows(flags.workdir)
         print(table(rows))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return cli.INTERRUPTED

@@ -35,17 +35,13 @@ FILES = ("run_PAT-T.py", "run_asl.py", "src_files/models/factory.py", "src_files
 DTYPES = ("float32", "float64", "bfloat16")
 
 
+@cli.command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    cli.tolerate_every_name()
-    try:
-        flags = parse(arguments)
-        checkout = check_checkout(Path(flags.reference))
-        check_torch(importlib.util.find_spec("torch") is not None)
-        rows = run(flags, checkout)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flags = parse(arguments)
+    checkout = check_checkout(Path(flags.reference))
+    check_torch(importlib.util.find_spec("torch") is not None)
+    rows = run(flags, checkout)
     print(
         f"{flags.model}, {flags.batch} images of {1 + inputs.GRID**2} views of {flags.size} px, {flags.dtype}\n"
     )

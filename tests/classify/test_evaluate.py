@@ -17,8 +17,7 @@ from cfmlc_jax.classify import build, evaluate
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.hooks import Preempted
-from cfmlc_jax.metrics import cooccurrence, localization, mean_average_precision
-from cfmlc_jax.metrics.bootstrap import mean_average_precision_interval
+from cfmlc_jax.metrics import bootstrap, cooccurrence, localization, mean_average_precision
 from cfmlc_jax.metrics.context_auc import mean_context_auc
 from cfmlc_jax.report import page
 from cfmlc_jax.results import read
@@ -109,9 +108,10 @@ def test_intervals(average, scores):
         assert intervals["whole"][f"gain_{definition}"] == [0, 0, 0]
     # The generator's first draws are for the first definition.
     low, high = intervals["whole"]["mAP_sklearn"]
-    again = mean_average_precision_interval(
-        scores["whole"], scores["labels"], "sklearn", generator=np.random.default_rng(0), resamples=200
-    )
+    again = bootstrap.interval(
+        bootstrap.weighted_mean_average_precision(scores["whole"], scores["labels"], "sklearn"),
+        len(scores["labels"]), generator=np.random.default_rng(0), resamples=200, bounds=bootstrap.PERCENT,
+    )  # fmt: skip
     assert (low, high) == pytest.approx((again.low, again.high))
     assert average["intervals"]["resamples"] == 200
 

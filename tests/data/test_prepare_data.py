@@ -188,14 +188,13 @@ def test_it_looks_where_training_looks(script, tmp_path, monkeypatch, capsys):
 
 
 def commands():
-    """Every `python -m cfmlc_jax.data …` of the documents and the configurations, also by its script's name."""
+    """Every `python -m cfmlc_jax.data …` of the documents and the configurations."""
     texts = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.py")]
     return {
         (path.name, command)
         for path in texts
         for command in re.findall(
-            r"python (?:-m cfmlc_jax\.data|scripts/prepare_data\.py) ([^`#\n]*[^`#\s])",
-            path.read_text(encoding="utf-8"),
+            r"python -m cfmlc_jax\.data ([^`#\n]*[^`#\s])", path.read_text(encoding="utf-8")
         )
     }
 

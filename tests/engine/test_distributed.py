@@ -118,7 +118,7 @@ def run(path, processes, devices_each):
     address = free_address()
     environment = os.environ | {
         "PYTHONPATH": PATHS,
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     arguments = [address, str(processes)]
     started = [

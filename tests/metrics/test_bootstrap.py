@@ -19,6 +19,13 @@ def mean(weights, values):
     return weights @ values / weights.sum(axis=1)
 
 
+def precision_interval(scores, labels, definition, **options):
+    """The interval of a mean average precision, of 200 resamples by default."""
+    statistic = bootstrap.weighted_mean_average_precision(scores, labels, definition)
+    options = {"resamples": 200, "bounds": bootstrap.PERCENT} | options
+    return bootstrap.interval(statistic, len(scores), **options)
+
+
 @pytest.mark.parametrize("definition", metrics.AP_DEFINITIONS)
 def test_equal_weights_give_the_plain_definition(golden, rng, definition):
     z = golden("metrics.npz")
@@ -88,9 +95,7 @@ def test_intervals_cover_the_population_value(definition, images, separation, sh
     hits = []
     for _ in range(100):
         scores, labels = drawn_split(rng, images, separation, share)
-        actual = bootstrap.mean_average_precision_interval(
-            scores, labels, definition, generator=rng, resamples=100
-        )
+        actual = precision_interval(scores, labels, definition, generator=rng, resamples=100)
         assert actual.low <= actual.value <= actual.high
         hits.append(actual.low <= truth <= actual.high)
     assert np.mean(hits) >= 0.87  # 95 % less three standard errors of 100 tries, and a little
@@ -129,7 +134,7 @@ def test_an_interval_contains_its_value_even_below_every_resample():
     scores = rng.normal(size=labels.shape)
     statistic = bootstrap.weighted_mean_average_precision(scores, labels, "voc")
     drawn = statistic(rng.multinomial(60, np.full(60, 1 / 60), 200).astype(float))
-    actual = bootstrap.mean_average_precision_interval(scores, labels, "voc", generator=rng)
+    actual = precision_interval(scores, labels, "voc", generator=rng)
     assert np.quantile(drawn, 0.025) > actual.value
     assert actual.low < actual.value <= actual.high
 
@@ -147,9 +152,7 @@ def test_the_same_generator_gives_the_same_interval_in_any_chunks(rng, monkeypat
     scores, labels = a_split(rng)
 
     def actual():
-        return bootstrap.mean_average_precision_interval(
-            scores, labels, "voc", generator=np.random.default_rng(7), resamples=30
-        )
+        return precision_interval(scores, labels, "voc", generator=np.random.default_rng(7), resamples=30)
 
     at_once = actual()
     monkeypatch.setattr(bootstrap, "CHUNK", 4 * 60)
@@ -177,19 +180,15 @@ def test_every_resample_draws_as_many_images(monkeypatch):
 def test_a_perfect_ranking_has_no_uncertainty_and_others_stay_in_bounds(rng):
     labels = (rng.random((80, 3)) < 0.4).astype(np.uint8)
     generator = np.random.default_rng(0)
-    perfect = bootstrap.mean_average_precision_interval(
-        labels.astype(float), labels, "sklearn", generator=generator, resamples=50
-    )
+    perfect = precision_interval(labels.astype(float), labels, "sklearn", generator=generator, resamples=50)
     np.testing.assert_allclose(perfect, 100)
-    low, high = bootstrap.mean_average_precision_interval(
+    low, high = precision_interval(
         rng.normal(size=(80, 3)), labels, "sklearn", generator=generator, resamples=50
     )[1:]
     assert 0 <= low < high <= 100
     # Two positives: where a resample has neither, "sklearn" counts 0, and less that bias 100 would be passed.
     rare = np.eye(80, 3, dtype=np.uint8) + np.eye(80, 3, -40, dtype=np.uint8)
-    actual = bootstrap.mean_average_precision_interval(
-        rare.astype(float), rare, "sklearn", generator=generator, resamples=50
-    )
+    actual = precision_interval(rare.astype(float), rare, "sklearn", generator=generator, resamples=50)
     assert actual.low < actual.value == actual.high == 100
 
 

@@ -25,17 +25,13 @@ def test_hand_values_of_labels():
         cooccurrence.conditional_probability(LABELS), [[1, 1, nan], [2 / 3, 1, nan], [0, 0, nan]]
     )
     np.testing.assert_allclose(
-        cooccurrence.lift(LABELS), [[4 / 3, 4 / 3, nan], [4 / 3, 2, nan], [nan, nan, nan]]
-    )
-    np.testing.assert_allclose(
         cooccurrence.added_value(LABELS), [[0.25, 0.25, nan], [1 / 6, 0.5, nan], [0, 0, nan]]
     )
 
 
-def test_independent_labels_have_lift_one_and_no_added_value():
+def test_independent_labels_have_no_added_value():
     labels = np.array(list(itertools.product((0, 1), repeat=3)))
     off_diagonal = ~np.eye(3, dtype=bool)
-    np.testing.assert_allclose(cooccurrence.lift(labels)[off_diagonal], 1)
     np.testing.assert_allclose(cooccurrence.added_value(labels)[off_diagonal], 0)
     assert cooccurrence.strongest_pairs(labels, 6, min_images=1).shape == (0, 2)
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cfmlc_jax import config as configs
+from cfmlc_jax import main
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.metrics import mean_average_precision
 from scripts.ablation import __main__ as study_command
@@ -37,18 +38,19 @@ VARIANTS = {
     "no effects": WHOLE | {"effect.kinds": ()},
 }
 
-# One device: eight take eight times as long.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=1"}
 
+@pytest.fixture
+def ablate(monkeypatch, capsys):
+    """Runs the command line in this process, in the repository: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(ROOT)
 
-def ablate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.ablation", *map(str, arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ablation", *map(str, arguments)])
+        code = study_command.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,15 @@ def study(tmp_path_factory):
     return path
 
 
-def test_a_study_runs_once_and_resumes(study, tmp_path):
-    done = ablate(f"--study={study}", f"--workdir={tmp_path}", "--seeds=0")
+def test_a_study_runs_once_and_resumes(study, tmp_path, ablate):
+    flags = [f"--study={study}", f"--workdir={tmp_path}", "--seeds=0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.ablation", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "[1/1] tiny, seed 0" in done.stdout
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
@@ -91,25 +100,30 @@ def test_a_study_runs_once_and_resumes(study, tmp_path):
     assert "tiny run: zeros, too" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "figures" / "cost.svg").read_text().count("tiny run") >= 1
 
-    again = ablate(f"--study={study}", f"--workdir={tmp_path}", "--seeds=0")
-    assert again.returncode == 0, again.stderr
-    assert "cfmlc_jax.main" not in again.stdout  # nothing is trained or evaluated anew
+    code, out, err = ablate(*flags)
+    assert code == 0, err
+    assert "cfmlc_jax.main" not in out  # nothing is trained or evaluated anew
     assert list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines())) == rows
 
 
 def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, capsys):
-    """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation."""
+    """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation.
+
+    The commands run in this process.
+    """
+    monkeypatch.chdir(ROOT)
+
+    def run_here(log_file, arguments):
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert main.main() == 0
+
     run = tmp_path / "run"
-    command = ["-m", "cfmlc_jax.main", "--config=tests/configs/tiny.py", f"--workdir={run}"]
-    command += ["--config.data.scenes.num_train=32", "--config.train.epochs=1"]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["main", "--config=tests/configs/tiny.py", f"--workdir={run}"]
+    run_here(None, [*command, "--config.data.scenes.num_train=32", "--config.train.epochs=1"])
+    monkeypatch.setattr(study_command, "_command", run_here)
     knobs = ("attention none", "grid 3", "null mean")
     monkeypatch.setattr(study_command, "KNOBS", {name: study_command.KNOBS[name] for name in knobs})
     monkeypatch.setattr(study_command, "ALPHAS", (0.5, 1.0))
-    monkeypatch.setenv("XLA_FLAGS", ENVIRONMENT["XLA_FLAGS"])
     flags = study_command._parse([f"--checkpoint={run}", f"--workdir={tmp_path / 'knobs'}"])
     rows, effects = study_command._of_checkpoint(flags)
     assert effects == []
@@ -192,29 +206,29 @@ def test_variants_depend_on_the_method(monkeypatch):
         (["--study=STUDY", "--set=data.source"], "--set=data.source: give NAME=VALUE"),
     ],
 )
-def test_bad_arguments(arguments, message, study, tmp_path):
+def test_bad_arguments(arguments, message, study, tmp_path, ablate):
     arguments = [argument.replace("STUDY", str(study)) for argument in arguments]
-    done = ablate(*arguments, f"--workdir={tmp_path / 'out'}")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, _, err = ablate(*arguments, f"--workdir={tmp_path / 'out'}")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
-def test_a_single_label_study_is_refused(study, tmp_path):
+def test_a_single_label_study_is_refused(tmp_path, ablate):
     bad = tmp_path / "bad.py"
     bad.write_text(STUDY.replace("tests/configs/tiny.py", "configs/longtail_digits.py"))
-    done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "longtail_digits.py is single-label" in done.stderr
+    code, _, err = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "longtail_digits.py is single-label" in err
 
 
-def test_a_study_with_an_unknown_field(study, tmp_path):
+def test_a_study_with_an_unknown_field(tmp_path, ablate):
     bad = tmp_path / "bad.py"
     bad.write_text(STUDY.replace("train.epochs", "train.epoks"))
-    done = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "config.train.epoks, which is not a field" in done.stderr
+    code, _, err = ablate(f"--study={bad}", f"--workdir={tmp_path / 'out'}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "config.train.epoks, which is not a field" in err
 
 
 def test_a_field_is_set_for_all_runs(study, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_the_strength_is_the_best_on_validation(script, tmp_path, capsys, monkey
 
 
 def test_a_failed_run_ends_it(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "_main", lambda *words: False)
+    monkeypatch.setattr(script, "run_main", lambda *words: False)
     assert script.main([f"--workdir={tmp_path}"]) == 1
 
 
