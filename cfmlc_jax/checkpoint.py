@@ -56,6 +56,8 @@ _RANK, _OLDER_RANK = "rank.json", "metrics/metrics"
 _MARK = "_CHECKPOINT_METADATA"
 # Part of the name of an Orbax save that is not finished.
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# A failed save that writes nothing for so many seconds writes nothing more.
+_STILL = 5.0
 _NOBODY_WAITS = "Event loop is closed"
 _LISTED = 3
 
@@ -83,6 +85,9 @@ class Checkpoints:
             except OSError as error:
                 raise WriteError(error.errno, error.strerror, str(self._folder)) from error
             _remove_unfinished(self._folder, "")
+            for path in _numbered(self._folder):
+                if not isinstance(path, Address):
+                    files.remove_temporary(path)
         self._ranks = _ranks(self._folder)
         self._in_bucket = isinstance(self._folder, Address)
         self._checkpointer = _async_checkpointer(alone=self._in_bucket)
@@ -95,7 +100,8 @@ class Checkpoints:
         """Begin to write one checkpoint, not ranked yet. The arrays may be changed or donated after the call.
 
         Raises:
-            WriteError: this checkpoint or the one before cannot be written (`wait`).
+            WriteError: this checkpoint or the one before cannot be written (`wait`). To save again, open the folder anew:
+                Orbax may report the failure twice.
         """
         self.wait()
         if self._in_bucket and jax.process_count() > 1:
@@ -120,7 +126,8 @@ class Checkpoints:
         """Wait until the checkpoint that is being written is complete.
 
         Raises:
-            WriteError: the disk is full, for example; no part of it is left, the others are unchanged.
+            WriteError: the disk is full, for example; no part of it is left, the others are unchanged. Or it is written, and
+                an old one cannot be removed.
         """
         if self._writing is None:
             return
@@ -150,7 +157,7 @@ class Checkpoints:
             progress: entries that replace those of its meta from now on.
 
         Raises:
-            WriteError: the disk is full, for example; the checkpoint is unchanged.
+            WriteError: the disk is full, for example; the checkpoint is unchanged, or an old one cannot be removed.
         """
         self.wait()
         if jax.process_index() == 0:
@@ -235,7 +242,8 @@ class Checkpoints:
         with contextlib.suppress(WriteError, BucketError):
             self.wait()
         if self._checkpointer is not None:
-            self._checkpointer.close()
+            with contextlib.suppress(OSError):  # Orbax raises once more what ended a save
+                self._checkpointer.close()
         self._uploader.shutdown()
 
     @property
@@ -246,15 +254,19 @@ class Checkpoints:
         """Remove all but the latest and the best."""
         kept = {*sorted(self._ranks)[-KEEP_LATEST:], _best(self._ranks)}
         for step in self._ranks.keys() - kept:
+            if jax.process_index() == 0:
+                self._drop(self.path(step))
             del self._ranks[step]
-            if jax.process_index() != 0:
-                continue
-            if self._in_bucket:
-                _remove(self.path(step))
-            else:
-                # Renamed first, so that readers never see half of it; after a crash opening removes the rest.
-                doomed = self.path(step).rename(self._folder / f"{step}{_UNFINISHED}-old")
-                shutil.rmtree(doomed)
+
+    def _drop(self, path):
+        if isinstance(path, Address):
+            _remove(path)
+            return
+        try:
+            # Renamed first, so that readers never see half of it; after a crash opening removes the rest.
+            shutil.rmtree(path.rename(path.with_name(f"{path.name}{_UNFINISHED}-old")))
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(path)) from error
 
     def _set_aside(self, step):
         target = self._aside / str(step)
@@ -547,7 +559,7 @@ def _explained(path, address=None) -> Iterator[None]:
             number = _error_number(error)
             if number is None:
                 raise
-            _await_orbax(others)
+            _await_orbax(others, path)
             for _ in range(5):  # TensorStore's last writes create their folders again
                 _remove_unfinished(path.parent, path.name)
                 time.sleep(0.1)
@@ -570,11 +582,36 @@ def _remove_unfinished(folder, name):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _await_orbax(others):
-    """Wait for the threads that a failed save left running, which keep writing; `others` were there before."""
-    for thread in set(threading.enumerate()) - others:
-        if type(thread).__module__.startswith("orbax."):
-            threading.Thread.join(thread)  # Orbax's own `join` raises the error that ended the thread
+def _await_orbax(others, path):
+    """Wait until the threads that a failed save of this path left running end, or write nothing more.
+
+    If a folder cannot be created, those that would write into it wait for it, in vain and for five minutes.
+
+    Args:
+        others: the threads that were there before.
+        path: of the checkpoint.
+    """
+    threads = [
+        thread
+        for thread in set(threading.enumerate()) - others
+        if type(thread).__module__.startswith("orbax.")
+    ]
+    written, since = _written(path), time.monotonic()
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < since + _STILL:
+        time.sleep(0.1)
+        if written != (written := _written(path)):
+            since = time.monotonic()
+
+
+def _written(path) -> list[tuple[str, int]]:
+    """The files of an unfinished save of a path, and their sizes."""
+    sizes = []
+    for remains in path.parent.glob(f"{path.name}{_UNFINISHED}*"):
+        for folder, _, names in os.walk(remains):
+            for file in (Path(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append((str(file), file.stat().st_size))
+    return sizes
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import time
+import tokenize
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -324,6 +325,27 @@ def read_npy(path: Path) -> np.ndarray:
         return _read_array(file, size)
 
 
+def map_npy(path: Path) -> np.ndarray:
+    """The array of a file that `write_npy` wrote, mapped into memory to be read; the array is not empty.
+
+    Raises:
+        ValueError: it is of objects, or larger than what the file has of it.
+        OSError, EOFError: it cannot be read.
+    """
+    with _header():
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+@contextlib.contextmanager
+def _header() -> Iterator[None]:
+    """A context in which NumPy reads the header of an array, which is a Python literal; a damaged one is a ValueError."""
+    try:
+        yield
+    # A literal that is nested too deeply is a MemoryError.
+    except (SyntaxError, tokenize.TokenError, TypeError, LookupError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the header is damaged ({error})") from error
+
+
 def _read_array(file, size: int) -> np.ndarray:
     """The array of a file of so many bytes, of which memory is asked for only if they are there."""
     _read_header(file, size)
@@ -340,7 +362,8 @@ def _read_header(file, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     }.get(version)
     if read_header is None:
         raise ValueError(f"format {version} is not known")
-    shape, fortran, dtype = read_header(file)
+    with _header():
+        shape, fortran, dtype = read_header(file)
     declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if dtype.hasobject or declared != there:
         raise ValueError(f"{there:,} bytes are not an array {dtype} {list(shape)}")
@@ -464,6 +487,15 @@ def _require_local(path):
     """Raise if a local path is an address that was taken for one: it would become a folder named "s3:"."""
     if any(f"{part}//" in buckets.SCHEMES for part in path.parts):
         raise WriteError(errno.EINVAL, "an address, taken for a path on this machine", str(path))
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes have left of files that they were writing into a local folder.
+
+    No process may be writing there.
+    """
+    for path in folder.glob(".*.[0-9]*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

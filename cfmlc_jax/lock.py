@@ -31,6 +31,8 @@ SECONDS_BETWEEN_BEATS = 20.0  # after which the holder of a lock in a bucket put
 SECONDS_OF_SILENCE = 180.0  # after which such a holder on another host counts as dead
 
 
+# No second of this or any other epoch is larger.
+_FARTHEST = 1e15
 _FIELDS = ("host", "pid", "started", "since", "doing")
 
 
@@ -163,7 +165,9 @@ def _holder_in(address) -> dict[str, Any] | None:
     """The holder written in an object; None without an object, or if it names none."""
     try:
         holder = json.loads(address.read_bytes())
-        return {name: holder[name] for name in (*_FIELDS, "token", "beat")} | {"job": holder.get("job")}
+        return _checked({name: holder[name] for name in (*_FIELDS, "token", "beat")}) | {
+            "job": holder.get("job")
+        }
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -220,11 +224,25 @@ def _holder(file) -> dict[str, Any] | None:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-        return {name: holder[name] for name in _FIELDS} | {
+        return _checked({name: holder[name] for name in _FIELDS}) | {
             "job": holder.get("job")
         }  # older versions wrote none
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _checked(holder):
+    """The holder, if its numbers are numbers.
+
+    Raises:
+        TypeError: they are not.
+    """
+    started, beat = holder["started"], holder.get("beat", 0.0)
+    if type(holder["pid"]) is not int or not isinstance(started, int | None):
+        raise TypeError("the process or its start is no number")
+    if not isinstance(beat, int | float) or not abs(beat) < _FARTHEST:
+        raise TypeError("the beat is no time")
+    return holder
 
 
 def _job() -> list | None:

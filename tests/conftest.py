@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import hypothesis
+import fuzzing
 import jax
 import numpy as np
 import pytest
@@ -25,9 +25,7 @@ from cfmlc_jax.engine import compilation
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # JAX reads XLA_FLAGS at the first use of a device: here, because tests set other flags for commands.
 jax.devices()
-# Generated cases are the same in every run: a failure is a change of the code, never of luck.
-hypothesis.settings.register_profile("same_cases", derandomize=True, database=None, deadline=None)
-hypothesis.settings.load_profile("same_cases")
+fuzzing.register_profile()
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 GOLDEN = Path(__file__).parent / "golden"

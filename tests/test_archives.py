@@ -8,7 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax import files
@@ -59,6 +60,11 @@ HOSTILE = {
     "objects in a record": npy("(1,)", "[('a', '|O')]", b"\x80\x04N."),
     "no shape": npy("'x'"),
     "a call": npy("__import__('os').getpid()"),
+    "an unclosed bracket": npy("(1"),
+    "a list as a name": npy("{[]: 1}"),
+    "a literal too deep": npy("-" * 9000 + "1"),
+    "a type without parts": npy("(1,)", "('<f4',)"),
+    "a type of a comma": npy("(1,)", "','"),
     "an unknown format": npy("(1,)", content=b"x", version=b"\x09\x00"),
     "a short one": b"\x93NUM",
     "an empty one": b"",
@@ -120,7 +126,7 @@ def test_names_of_members_are_not_paths(tmp_path, monkeypatch):
 VALID = npz(texts=npy("(2,)", content=b"{}"), labels=npy("(1, 2)", content=b"ab"))
 
 
-@settings(max_examples=150)
+@cases(150)
 @given(place=st.integers(0, len(VALID) - 1), junk=st.binary(min_size=1, max_size=6))
 def test_damaged_archives_give_an_ordinary_error(place, junk):
     data = VALID[:place] + junk + VALID[place + len(junk) :]

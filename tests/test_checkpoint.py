@@ -1,5 +1,9 @@
 """Checkpoints: what is kept, what comes back, and what happens when one is damaged."""
 
+import errno
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -315,6 +319,24 @@ def test_a_save_that_was_killed_leaves_no_trace(folder):
     (folder / "4").rename(folder / "4.orbax-checkpoint-tmp-old")
     assert restore(folder)[2]["step"] == 5
     assert sorted(path.name for path in folder.iterdir()) == ["2", "5"]
+    # Nor does a rank; the files of a user stay.
+    for name in (".rank.json.17.tmp", ".notes.tmp"):
+        (folder / "5" / name).touch()
+    assert restore(folder)[2]["step"] == 5
+    assert {path.name for path in (folder / "5").glob(".*")} == {".notes.tmp"}
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(folder, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    checkpoints = Checkpoints(folder)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(WriteError, match=r"checkpoints/2 cannot be written \(Read-only file system\)"):
+        checkpoints.rank(5, 1.0, {})
+    monkeypatch.undo()
+    checkpoints.close()
+    assert checkpoint.find(folder) == folder / "5"
 
 
 def test_find_accepts_a_run_its_checkpoints_folder_and_a_step(folder, tmp_path):

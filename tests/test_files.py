@@ -6,7 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax import checkpoint as checkpoints
@@ -57,7 +58,7 @@ def test_a_path_that_may_not_be_looked_at(monkeypatch):
         files.place("/there/x", "--there")
 
 
-@settings(max_examples=500)
+@cases(500)
 @given(st.text(st.characters(codec=None), max_size=300))
 def test_any_text_is_a_path_or_refused(text):
     try:

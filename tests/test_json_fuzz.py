@@ -1,18 +1,17 @@
 """JSON from elsewhere: whatever it is, there is a value or an InputError of one line, never another exception."""
 
-import copy
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fuzzing import cases, mutated, value_or_line
+from hypothesis import given
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import weights_folder
 from cfmlc_jax.config import workdir as workdirs
 from cfmlc_jax.data.sources import counterfactuals
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.engine import writers
 from cfmlc_jax.results import read
 from cfmlc_jax.weights import fetch
 from cfmlc_jax.weights import read as weights_read
@@ -32,55 +31,10 @@ BYTES = (
     b'"\\ud800"',
 )
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 10**30, 0.5, float("nan"), float("inf"), "", "..", "\ud800", "a\nb"]),
-    st.text(max_size=4),
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-)
-
-
-def places(document):
-    """Every (container, key) of a JSON document."""
-    for key, value in list(document.items() if isinstance(document, dict) else enumerate(document)):
-        yield document, key
-        if isinstance(value, dict | list):
-            yield from places(value)
-
-
-@st.composite
-def mutated(draw, document):
-    """A document with one or two of its values replaced or deleted."""
-    whole = copy.deepcopy(document)
-    for _ in range(draw(st.integers(1, 2))):
-        container, key = draw(st.sampled_from(list(places(whole))))
-        if draw(st.booleans()):
-            container[key] = draw(values)
-        else:
-            del container[key]
-        if not whole:
-            break
-    return whole
-
-
-def value_or_line(function, *arguments):
-    """The value of a function, or None after an InputError of one line."""
-    try:
-        return function(*arguments)
-    except InputError as error:
-        message = str(error)
-    assert len(message.splitlines()) == 1
-    return None
-
-
 DEFAULT = configs.to_json(configs.default())
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(mutated(DEFAULT))
 def test_a_stored_configuration(stored):
     value_or_line(configs.from_json, stored)
@@ -95,7 +49,7 @@ INDEX = {
 }
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(document=mutated(INDEX))
 def test_an_index_of_records(tmp_path_factory, document):
     folder = tmp_path_factory.getbasetemp()
@@ -106,7 +60,7 @@ def test_an_index_of_records(tmp_path_factory, document):
 META = {"config": {}, "class_names": ["a"], "num_classes": 1, "format": 1, "version": "0.1.0"}
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(document=mutated(META))
 def test_the_meta_of_a_folder(tmp_path_factory, document):
     folder = tmp_path_factory.getbasetemp() / "folder"
@@ -137,7 +91,7 @@ def test_any_bytes_in_place_of_json(tmp_path, content):
     assert "rank" not in checkpoints._progress(tmp_path)
     assert weights_read.expected(tmp_path / "model.bin", None) is None
     assert fetch.file_in(tmp_path) is not None
-    value_or_line(read._log, tmp_path / "metrics.jsonl")
+    value_or_line(writers.read_lines, tmp_path / "metrics.jsonl")
     value_or_line(read._json, tmp_path / "results.json")
     value_or_line(read._config, tmp_path / "config.json")
     value_or_line(workdirs._fields, tmp_path / "config.json")

@@ -78,6 +78,12 @@ def test_a_holder_that_was_killed_while_it_signed(tmp_path, text):
     assert take(tmp_path)["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("changes", [{"pid": "\x00"}, {"pid": "self/../x"}, {"pid": 1.5}, {"started": [1]}])
+def test_a_holder_that_is_no_process(tmp_path, changes):
+    sign(tmp_path, **changes)
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
 def test_a_reused_process_id_does_not_hold_the_lock(tmp_path):
     sign(tmp_path, pid=os.getppid())
     assert take(tmp_path)["pid"] == os.getpid()

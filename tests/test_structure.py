@@ -93,8 +93,8 @@ def test_no_file_is_trusted_with_code():
         "pickle.load", "pickle.loads", "eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "np.load",
         "marshal.loads", "shelve.open", "tarfile.extractall", "shutil.unpack_archive",
     }  # fmt: skip
-    # Assets of the package itself; and files that are mapped, not read.
-    allowed = {("data/sources/embedded.py", "np.load"), ("data/regions/records.py", "np.load")}
+    # Assets of the package itself.
+    allowed = {("data/sources/embedded.py", "np.load")}
     calls = []
     for path, _ in files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -17,7 +17,7 @@ class Generated:
 
     source: the records; a `MechanismSource` or a multi-label one.
     per_batch: number of them in each batch, over all processes, at least 1; the batch size: no real image is read.
-    from_epoch: the first epoch that has them, counted from 1; batches before it are of real images.
+    from_epoch: the first epoch that has them, counted from 1, at most the last; batches before it are of real images.
     """
 
     source: Source

@@ -104,8 +104,8 @@ class Reporting:
             validated: see `JsonlWriter`.
 
         Raises:
-            InputError: the class of a writer lacks methods; or a tracker cannot be used, and the workdir has no run
-                in it that could be continued later.
+            InputError: `metrics.jsonl` is damaged; the class of a writer lacks methods; or a tracker cannot be used,
+                and the workdir has no run in it that could be continued later.
         """
         self._step = last_step
         if jax.process_index() != 0:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfmlc_jax import files
+from cfmlc_jax.errors import BucketError, InputError, printable
 
 METRICS = "metrics.jsonl"
 
@@ -54,14 +55,16 @@ class JsonlWriter:
 
     Attributes:
         kept: the lines that were not dropped, as dicts.
+
+    Raises:
+        InputError: as `read_lines`; the file is unchanged.
     """
 
     def __init__(self, path: Path, last_step: int, *, validated: bool = True):
         self._path = path
-        records = [(line, json.loads(line)) for line in _lines(path)]
         kept = [
             (line, record)
-            for line, record in records
+            for line, record in read_lines(path)
             if record["step"] < last_step
             or (record["step"] == last_step and (validated or "epoch" not in record))
         ]
@@ -137,12 +140,40 @@ def finite(scalars: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(number) for name, number in numbers.items() if number is not None}
 
 
-def _lines(path):
-    """The complete lines of the file, without one that a crash cut off."""
+def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The complete lines of a `JsonlWriter`'s file, each as text and as a dict, without one that a crash cut off.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no object of numbers with a step.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [line for line in text.split("\n")[:-1] if line]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except BucketError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error), "restore the file, or remove it") from error
+    lines = enumerate(text.split("\n")[:-1], 1)
+    return [(line, _record(path, number, line)) for number, line in lines if line]
+
+
+def _record(path, number, line) -> dict[str, Any]:
+    way_out = "restore the line, or remove it"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"line {number}: {error}", way_out) from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise _damaged(path, f"line {number} is not an object with a step", way_out)
+    wrong = [name for name, value in record.items() if not isinstance(value, int | float | None)]
+    if wrong:
+        raise _damaged(path, f"line {number}: {wrong[0]} is not a number", way_out)
+    return record
+
+
+def _damaged(path, reason, way_out):
+    return InputError(f"{printable(str(path))} is damaged ({printable(' '.join(reason.split()))}); {way_out}")
 
 
 def _number(value):

@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     score = commands.add_parser("score", help="average precision of a file of detections")
     score.add_argument("detections", type=files.any_path)
     score.add_argument("--annotations", type=files.any_path, required=True)
-    score.add_argument("--most", type=int, default=300, help="detections of an image that count")
+    score.add_argument(
+        "--most", type=cli.whole_number(1), default=300, help="detections of an image that count"
+    )
     for each in (check, score):
         each.add_argument(
             "--release",

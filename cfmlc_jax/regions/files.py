@@ -66,10 +66,14 @@ def read_detections(path: Path, annotations: Annotations) -> Detections:
         reason = boxes.reason_against(box)
         if reason:
             raise InputError(f"{where}: {reason}; wanted left, top, width and height in pixels")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        # A comparison, because a whole number may be too large for `math.isfinite`.
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < math.inf:
             raise InputError(f"{where} has the score {fields.shown(score)}, not a number; {_WAY_OUT}")
         scores.append(score)
         sides.append(box)
     return Detections(
-        np.array(rows, np.int64), np.array(labels, np.int32), np.array(scores), np.array(sides, np.float64)
+        np.array(rows, np.int64),
+        np.array(labels, np.int32),
+        np.array(scores, np.float64),
+        np.array(sides, np.float64),
     )

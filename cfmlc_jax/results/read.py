@@ -15,6 +15,7 @@ import numpy as np
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.data.sources.counterfactuals import INDEX
+from cfmlc_jax.engine.writers import METRICS, read_lines
 from cfmlc_jax.errors import BucketError, InputError, printable
 from cfmlc_jax.results import detection, json_types, mechanisms
 from cfmlc_jax.results import evidence as evidences
@@ -120,7 +121,7 @@ def run(workdir: Path) -> Run:
     if not workdir.is_dir():
         raise InputError(f"{_shown(workdir)} is not a folder; give the workdir of a run")
     report = workdir / "report"
-    log = _log(workdir / "metrics.jsonl")
+    log = [record for _, record in read_lines(workdir / METRICS)]
     evaluated = (report / RESULTS).exists()
     if not evaluated and not log and not (report / detection.FILE).exists():
         raise InputError(
@@ -149,7 +150,7 @@ def has_run(workdir: Path) -> bool:
     Raises:
         InputError: the log is damaged.
     """
-    return (workdir / "report" / RESULTS).exists() or bool(_log(workdir / "metrics.jsonl"))
+    return (workdir / "report" / RESULTS).exists() or bool(read_lines(workdir / METRICS))
 
 
 def _stages(workdir: Path, config) -> Stages:
@@ -310,27 +311,6 @@ def _config(path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     return _checked(path, lambda value: configs.translated(json_types.require_object(value, "it")))
-
-
-def _log(path) -> list[dict[str, Any]]:
-    """The complete lines, without one that a crash cut off."""
-    if not path.exists():
-        return []
-    lines = _text(path).split("\n")[:-1]
-    return [_line(path, number, line) for number, line in enumerate(lines, 1) if line]
-
-
-def _line(path, number, line):
-    try:
-        record = json.loads(line)
-    except _NO_JSON as error:
-        raise _damaged(path, f"line {number}: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise _damaged(path, f"line {number} is not an object with a step")
-    wrong = [name for name, value in record.items() if not isinstance(value, int | float | None)]
-    if wrong:
-        raise _damaged(path, f"line {number}: {wrong[0]} is not a number")
-    return record
 
 
 def _checked(path: Path, parse: Callable[[Any], T]) -> T:

@@ -541,7 +541,7 @@ def _normalisation(text):
 def _pattern(text):
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from error
     return text
 

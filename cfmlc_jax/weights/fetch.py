@@ -1,6 +1,7 @@
 """From what a user names to a file on this machine: a name of the table, a repository of the Hub, or a path."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def named(text: str) -> Named | None:
             known name is similar.
     """
     match = _NAME.fullmatch(text)
-    if match is None or (match["publisher"] not in (*PUBLISHERS, HUB) and Path(text).exists()):
+    if match is None or (match["publisher"] not in (*PUBLISHERS, HUB) and os.path.exists(text)):
         return None
     if match["publisher"] == HUB:
         repository = _REPOSITORY.fullmatch(match["rest"])

@@ -44,7 +44,8 @@ class Repository(NamedTuple):
     def present(self) -> Path | None:
         """The weights in the cache; None if they are not there."""
         paths = [self.folder / name for name in ((self.file,) if self.file else WEIGHTS)]
-        return next((path for path in paths if path.is_file()), None)
+        # Unlike `Path.is_file`, this is false of a name that is too long for a file.
+        return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def endpoint() -> str:

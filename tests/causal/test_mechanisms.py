@@ -41,6 +41,11 @@ def test_shuffling_hands_every_pixel_its_gradient(rng):
     np.testing.assert_array_equal(gradient, mechanisms.shuffle(jnp.asarray(weights), -offsets))
 
 
+def test_offsets_reach_an_odd_size_too():
+    offsets = np.asarray(mechanisms.draw_offsets(jax.random.key(0), 400, 5))
+    assert (offsets.min(), offsets.max()) == (0, 5)
+
+
 def test_an_offset_of_zero_is_twice_as_likely():
     offsets = mechanisms.draw_offsets(jax.random.key(0), 40_000, 4)
     assert offsets.shape == (40_000, 2)

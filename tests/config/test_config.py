@@ -7,7 +7,8 @@ import sys
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import cases
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_dict
 
@@ -344,7 +345,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500)
+@cases(500)
 @given(st.sampled_from([*NAMES, *SECTIONS]), JSON)
 def test_any_value_of_a_stored_configuration(name, value):
     fields = configs.to_json(configs.default())
@@ -357,7 +358,7 @@ def test_any_value_of_a_stored_configuration(name, value):
             assert_named(error, name)
 
 
-@settings(max_examples=150)
+@cases(150)
 @given(JSON | st.dictionaries(st.sampled_from([*NAMES, "data", "model", "seed"]), JSON))
 def test_any_stored_configuration_is_read_or_refused(fields):
     try:
@@ -375,7 +376,7 @@ def parse(monkeypatch, *flags):
     return command.parse(command.define_flags(), arguments)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@cases(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([*NAMES, *SECTIONS]),
     st.sampled_from(

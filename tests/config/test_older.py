@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax import config as configs
@@ -223,7 +224,7 @@ def assert_one_line(error):
     assert len(str(error)) < 6000
 
 
-@settings(max_examples=400)
+@cases(400)
 @given(
     st.sampled_from([*OLD_NAMES, "data", "views", "model", "model.cosine", "optim", "loss", "loss.name"]),
     JSON,

@@ -220,6 +220,7 @@ def test_newer_names_and_a_choice_of_classes(open_images):
             "train: none of 1 images is there, first train/0b.jpg; unpack the images into train/",
         ),
         ("class-descriptions-boxable.csv", "Person\n", "'Person' is not a code and a name"),
+        ("class-descriptions-boxable.csv", "/m/1," + "a" * 140_000 + "\n", "not a table of codes and names"),
         ("classes.txt", "Unicorn\n", "class 'Unicorn' is not in class-descriptions-boxable.csv"),
     ],
 )

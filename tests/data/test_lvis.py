@@ -105,6 +105,10 @@ BAD = {
     "of COCO": (lambda c: c["images"][0].pop("neg_category_ids"), "neg_category_ids of image 300 is None, not a list"),
     "no list": (lambda c: c.update(images={}), "images is not a list of objects"),
     "no id": (lambda c: c["images"][0].pop("id"), "images has the id None, not a whole number"),
+    "large id": (
+        lambda c: c["images"][0].update(id=2**63),
+        "images has the id 9223372036854775808, not a whole number of 64 bits",
+    ),
     "no category": (lambda c: c.update(categories=[]), "has no category"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import hypothesis
 import numpy as np
 import pytest
+from fuzzing import cases
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -30,9 +31,6 @@ TURNED = {
     7: PIXELS[::-1, ::-1].transpose(1, 0, 2),
     8: np.rot90(PIXELS),
 }
-fuzz = functools.partial(
-    hypothesis.settings, deadline=None, derandomize=True, database=None, print_blob=False
-)
 needs_avif = pytest.mark.skipif("AVIF" not in formats.FORMATS, reason="Pillow without AVIF")
 
 
@@ -291,7 +289,7 @@ def is_turned(image, turned, orientation):
     return np.array_equal(image, turned[orientation])
 
 
-@fuzz(max_examples=700)
+@cases(700)
 @hypothesis.given(exif_blocks(), st.booleans())
 def test_any_exif(block, first):
     exif, orientation = block
@@ -300,7 +298,7 @@ def test_any_exif(block, first):
     assert is_turned(upright(in_webp(exif)), TURNED, orientation)
 
 
-@fuzz(max_examples=400)
+@cases(400)
 @hypothesis.given(NOISE, st.integers(0, 9), st.sampled_from(["raw", "tiff_lzw", "tiff_adobe_deflate"]))
 def test_any_tags_in_tiff(noise, orientation, compression):
     turn = entry("<", ORIENTATION, SHORT, 1, struct.pack("<HH", orientation, 0))
@@ -321,7 +319,7 @@ def avif_with_exif(orientation, size):
 
 
 @needs_avif
-@fuzz(max_examples=150)
+@cases(150)
 @hypothesis.given(st.integers(1, 8), exif_blocks())
 def test_any_exif_in_avif(orientation, block):
     exif, _ = block
@@ -333,7 +331,7 @@ def test_any_exif_in_avif(orientation, block):
     )
 
 
-@fuzz(max_examples=1000)
+@cases(1000)
 @hypothesis.given(
     st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0+", b"\0\0\0\x10ftypavif", b""]),
     st.binary(max_size=60),

@@ -6,7 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax.data.sources import pickles
@@ -117,7 +118,7 @@ def test_no_function_is_called(call):
 VALID = pickle.dumps({"data": np.arange(12, dtype=np.uint8).reshape(3, 4), "labels": [1, 2, 3]}, protocol=3)
 
 
-@settings(max_examples=150)
+@cases(150)
 @given(place=st.integers(0, len(VALID) - 1), junk=st.binary(max_size=4))
 def test_damaged_pickles_give_an_ordinary_error(place, junk):
     data = VALID[:place] + junk + VALID[place + len(junk) :]

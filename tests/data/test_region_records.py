@@ -88,6 +88,16 @@ def damage(name):
             lambda folder: (folder / "shard-00000.labels.npy").write_bytes(b"\x93NUMPY"),
             r"labels\.npy cannot be read",
         ),
+        "header": (
+            lambda folder: (folder / "shard-00000.labels.npy").write_bytes(
+                b"\x93NUMPY\x01\x00\x07\x00{[]: 1}"
+            ),
+            r"labels\.npy cannot be read .the header is damaged",
+        ),
+        "packed": (
+            lambda folder: (folder / "shard-00000.boxes.npy").write_bytes(b"PK\x03\x04" + bytes(40)),
+            r"boxes\.npy cannot be read",
+        ),
         "missing": (
             lambda folder: (folder / "shard-00000.boxes.npy").unlink(),
             r"boxes\.npy cannot be read .*No such file",
@@ -102,6 +112,7 @@ def damage(name):
             index(categories=[[2, "a", "r"], [1, "b", "r"]]),
             "the ids of categories do not ascend",
         ),
+        "ids": (index(categories=["abr", "cdr"]), "the id of a category is not a whole number"),
         "frequency": (index(categories=[[2, "a", "x"]]), "a frequency is not r, c or f"),
         "no shard": (index(shards=[]), "a size is not a whole number above 0"),
     }[name]
@@ -109,7 +120,7 @@ def damage(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["width", "type", "counts", "twice", "cut", "missing", "unfinished", "format", "shape", "categories", "frequency", "no shard"],
+    ["width", "type", "counts", "twice", "cut", "header", "packed", "missing", "unfinished", "format", "shape", "categories", "ids", "frequency", "no shard"],
 )  # fmt: skip
 def test_damaged_folders(tmp_path, rng, name):
     write(tmp_path / "r", rng)

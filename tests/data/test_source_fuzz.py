@@ -1,12 +1,11 @@
 """Annotations of any content: a source opens with sound labels and boxes, or one line says what is wrong and where."""
 
-import copy
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fuzzing import cases, mutated, spoiled
+from hypothesis import given
 
 from cfmlc_jax.data.sources import checks
 from cfmlc_jax.data.sources.coco import Coco
@@ -43,91 +42,7 @@ XML = """<annotation><size><width>64</width><height>48</height></size><object><n
 TABLE = "file,labels\na.jpg,dog;cat\nsub/b.jpg,\n\nsub/c.jpg, dog ; bird\n"
 LIST = "a.jpg 0\nsub/b.jpg 1\nsub/c.jpg 0\n"
 
-ODD = (
-    "",
-    " ",
-    "..",
-    "../a.jpg",
-    "/etc/passwd",
-    "C:\\a.jpg",
-    "a\nb",
-    "\x00",
-    "\ud800",
-    "e\u0301",
-    "\u2028",
-    "nan",
-    "1e999",
-)
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.sampled_from([*ODD, 10**400, -1, 1e300, 2**63]),
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-cases = settings(max_examples=400)
-
-
-def places(document):
-    """Every (container, key) of a JSON document."""
-    inner = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in list(inner):
-        yield document, key
-        if isinstance(value, dict | list):
-            yield from places(value)
-
-
-@st.composite
-def mutated(draw, document):
-    """A document with up to three of its values replaced, deleted or repeated."""
-    whole = [copy.deepcopy(document)]
-    for _ in range(draw(st.integers(1, 3))):
-        container, key = draw(st.sampled_from(list(places(whole))))
-        action = draw(st.sampled_from(("replace", "delete", "repeat")))
-        if action == "replace" or container is whole:
-            container[key] = draw(values)
-        elif action == "delete":
-            del container[key]
-        elif isinstance(container, list):
-            container.append(copy.deepcopy(container[key]))
-    return whole[0]
-
-
-def spoiled(text):
-    """Text, or its bytes, with a stretch replaced by anything."""
-
-    def spoil(start, length, junk):
-        data = text.encode()
-        return data[:start] + junk + data[start + length :]
-
-    junk = st.one_of(
-        st.binary(max_size=6),
-        st.text(max_size=6).map(str.encode),
-        st.sampled_from(
-            [
-                b";",
-                b"\t",
-                b'"',
-                b",",
-                b"\n",
-                b"<",
-                b"&x;",
-                b"..",
-                b"/",
-                b"\\",
-                b"\r",
-                b"\xef\xbb\xbf",
-                b"9" * 12,
-            ]
-        ),
-    )
-    return st.builds(spoil, st.integers(0, len(text)), st.integers(0, 12), junk) | st.binary(max_size=40)
+many = cases(400)
 
 
 def opens_or_says(place, make):
@@ -190,13 +105,13 @@ def open_coco(root, text):
     return opens_or_says(root, lambda: Coco(root, "train"))
 
 
-@cases
+@many
 @given(document=mutated(COCO))
 def test_coco(coco, document):
     open_coco(coco, json.dumps(document))
 
 
-@cases
+@many
 @given(text=spoiled(json.dumps(COCO)))
 def test_bytes_for_coco(coco, text):
     open_coco(coco, text)
@@ -225,13 +140,13 @@ def open_genome(root, objects, vocabulary):
     return opens_or_says(root, lambda: VisualGenome(root, "train", root / "names.json"))
 
 
-@cases
+@many
 @given(document=mutated(VISUAL_GENOME))
 def test_visual_genome(visual_genome, document):
     open_genome(visual_genome, document, VOCABULARY)
 
 
-@cases
+@many
 @given(vocabulary=mutated(VOCABULARY))
 def test_vocabulary(visual_genome, vocabulary):
     open_genome(visual_genome, VISUAL_GENOME, vocabulary)
@@ -253,13 +168,13 @@ def open_voc(root, xml, lines):
     return opens_or_says(root, lambda: Voc(root, "train"))
 
 
-@cases
+@many
 @given(xml=spoiled(XML))
 def test_voc_boxes_never_end_a_run(voc, xml):
     assert open_voc(voc, xml, b"a 1\n")
 
 
-@cases
+@many
 @given(lines=spoiled("a 1\nsub/b  -1\nsub/c 1\n"))
 def test_voc_lists(voc, lines):
     open_voc(voc, XML.encode(), lines)
@@ -275,13 +190,13 @@ def open_table(root, text):
     return opens_or_says(root, lambda: Table(root, "train"))
 
 
-@cases
+@many
 @given(text=spoiled(TABLE))
 def test_tables(folder, text):
     open_table(folder, text)
 
 
-@cases
+@many
 @given(text=spoiled("a.jpg;dog;cat\nsub/b.jpg;;\n") | spoiled("a.jpg\tdog;cat\nsub/b.jpg\t\n"))
 def test_tables_with_other_separators(folder, text):
     open_table(folder, text)
@@ -292,13 +207,13 @@ def open_list(root, text):
     return opens_or_says(root, lambda: ImageList(root, "train", stem="Places_LT"))
 
 
-@cases
+@many
 @given(text=spoiled(LIST))
 def test_lists(folder, text):
     open_list(folder, text)
 
 
-@cases
+@many
 @given(text=spoiled("zoo\nbar\n"))
 def test_class_lists(folder, text):
     (folder / "classes.txt").write_bytes(text)

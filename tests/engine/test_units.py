@@ -15,6 +15,13 @@ def test_sizes_of_memory(written, size):
         units.parsed_bytes(f"-{written}", "--memory")
 
 
+@pytest.mark.parametrize("written", ["9" * 400, "one\nG", "", "0", "1e9"])
+def test_what_is_no_size_is_told_in_one_line(written):
+    with pytest.raises(InputError, match=r"--memory=.* is not a size of memory") as error:
+        units.parsed_bytes(written, "--memory")
+    assert "\n" not in str(error.value)
+
+
 def test_numbers_with_units():
     assert [units.shown_bytes(n) for n in (0, 1023, 14.2 * 2**30, 3.9 * 2**40)] == [
         "0 B",

@@ -8,6 +8,7 @@ import pytest
 
 from cfmlc_jax.engine import writers
 from cfmlc_jax.engine.reporting import Reporting
+from cfmlc_jax.errors import InputError
 
 
 def lines(path):
@@ -41,6 +42,27 @@ def test_a_validation_that_is_done_again_is_written_again(tmp_path):
         writers.JsonlWriter(path, last_step=2, validated=validated).close()
         assert len(lines(path)) == kept
     assert "train/loss" in lines(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"step": 1}\n\x00\x00\x00\n', "line 2: Expecting value"),
+        (b'{"step": 1}\n{"loss": 2}\n', "line 2 is not an object with a step"),
+        (b'{"step": 1, "loss": "low"}\n', "line 1: loss is not a number"),
+        (b'{"step": 1}\n\xff\n', "'utf-8' codec can't decode"),
+        (b"[" * 100_000 + b"\n", "line 1: .*recursion"),
+    ],
+)
+def test_a_damaged_file_is_not_replaced(tmp_path, content, words):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"metrics\.jsonl is damaged \({words}.*; restore .*, or remove it"
+    ) as error:
+        writers.JsonlWriter(path, last_step=9)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == content
 
 
 def test_tensorboard_events(tmp_path):

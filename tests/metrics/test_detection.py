@@ -108,6 +108,16 @@ def test_overlaps():
     np.testing.assert_allclose(shares, [[0.5, 0, 0], [0, 0, 0]])
 
 
+def test_the_bounds_of_detections():
+    """A score of `least` is dropped; a region that overlaps by exactly `overlap` is kept."""
+    corners = [SQUARE, (0, 0, 10, 5), (50, 50, 60, 60)]
+    scores = [[0.9], [0.75], [0.5]]
+    regions, classes = detection.detect(scores, corners, least=0.5, overlap=0.5, most=9)
+    assert (regions.tolist(), classes.tolist()) == ([0, 1], [0, 0])
+    regions, _ = detection.detect(scores, corners, least=0.25, overlap=0.49, most=9)
+    assert regions.tolist() == [0, 2]
+
+
 def test_detect(rng):
     """As suppression class by class with all entries sorted, also if only the first of many are looked at."""
     starts = rng.uniform(0, 60, (40, 2))

@@ -7,6 +7,7 @@ import tempfile
 
 import hypothesis
 import pytest
+from fuzzing import cases
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,7 +18,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict import inputs
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-fuzz = hypothesis.settings(max_examples=300)
+fuzz = cases(300)
 
 
 def encoded(kind, **options):

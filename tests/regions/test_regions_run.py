@@ -268,12 +268,15 @@ def test_check_and_score_commands(data, tmp_path, capsys):
         ),
         ([{"image_id": 10, "category_id": 2, "bbox": [0, 0, 1], "score": 1}], "is not 4 numbers"),
         ([{"image_id": 10, "category_id": 2, "bbox": [0, 0, 1, 1], "score": None}], "has the score None"),
+        ([{"image_id": 10, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 10**400}], "has the score 1000"),
         ({}, "is not a list"),
     ):
         path = tmp_path / "detections.json"
         path.write_text(json.dumps(content))
         assert regions_command.main(["score", str(path), f"--annotations={data / 'val.json'}"]) == 1
         assert message in capsys.readouterr().err
+    assert regions_command.main(["score", str(path), f"--annotations={data / 'val.json'}", "--most=0"]) == 1
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_variants():

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax.predict.formats import Csv, ImageLabels, Label
@@ -29,7 +30,7 @@ def test_numbers_and_names_stay_as_they_are(text):
     assert fields(csv_line([text])) == [[text]]
 
 
-@settings(max_examples=40)
+@cases(40)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_no_field_begins_like_a_formula(texts):
     (read,) = fields(csv_line(texts))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax.errors import InputError
@@ -432,7 +433,7 @@ def state_dict_of(attention):
     return mlc_pat.to_torch("resnet_small", small_variables(np.random.default_rng(0), attention))
 
 
-@settings(max_examples=300)
+@cases(300)
 @given(attention=st.sampled_from(sorted(BRANCHES)), changes=st.lists(CHANGE, max_size=4), named=st.booleans())
 def test_any_entries_are_converted_or_refused(attention, changes, named):
     weights = state_dict_of(attention)
@@ -451,7 +452,7 @@ def test_any_entries_are_converted_or_refused(attention, changes, named):
     assert len(message.splitlines()) == 1
 
 
-@settings(max_examples=100)
+@cases(100)
 @given(which=WHICH, name=st.text(min_size=1, max_size=12).filter(lambda name: "num_batches" not in name))
 def test_a_renamed_entry_is_listed_on_both_sides(which, name):
     weights = state_dict_of("cross")

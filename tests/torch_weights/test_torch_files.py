@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from fuzzing import cases
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax.errors import InputError
@@ -365,7 +366,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@cases(200)
 @given(ANYTHING)
 def test_any_content_is_read_or_refused(stored):
     try:

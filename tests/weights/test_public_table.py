@@ -127,6 +127,12 @@ def test_names_and_paths(tmp_path):
     with pytest.raises(InputError, match="begins with 'ftp', which is not one of torchvision, timm, miil"):
         fetch.named("ftp:file")
     assert nearest("zzz") == ""
+    # Longer than a file's name can be.
+    with pytest.raises(InputError, match="begins with 'x'"):
+        fetch.named("x:" + "a" * 300)
+    repository = fetch.named("hf:owner/" + "a" * 300)
+    assert repository is not None
+    assert repository.present() is None
     assert public("cvt:w24_384_in22k").model == "cvt_w24"
 
 

@@ -234,9 +234,9 @@ def _entries(content: Mapping[str, Any], name: str, path: Path) -> list[dict]:
 
 def _id(entry, name, kind, path) -> int:
     value = entry.get(name)
-    if type(value) is not int:
+    if type(value) is not int or not -(2**63) <= value < 2**63:
         raise InputError(
-            f"{path}: {kind} has the {name} {fields.shown(value)}, not a whole number; {WAY_OUT}"
+            f"{path}: {kind} has the {name} {fields.shown(value)}, not a whole number of 64 bits; {WAY_OUT}"
         )
     return value
 

@@ -250,7 +250,7 @@ class RegionRecords:
                 elif isinstance(path, Address):
                     array = files.ArrayInBucket(path)
                 else:
-                    array = np.load(path, mmap_mode="r", allow_pickle=False)
+                    array = files.map_npy(path)
             except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"{path} cannot be read ({reason}); {_WAY_OUT}") from error
@@ -283,6 +283,8 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], bytes]:
             raise ValueError(f"format {fields.shown(index['format'])}, wanted {FORMAT}")
         categories = [Category(*each) for each in index["categories"]]
         ids = [each.id for each in categories]
+        if not all(type(number) is int for number in ids):
+            raise ValueError("the id of a category is not a whole number")
         sizes = [*index["shape"], index["stages"], *(shard["images"] for shard in index["shards"])]
         if not all(type(size) is int and size > 0 for size in sizes) or not index["shards"]:
             raise ValueError("a size is not a whole number above 0")

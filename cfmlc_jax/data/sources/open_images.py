@@ -88,11 +88,14 @@ def _official(root: Path, form: str, splits) -> Path:
 
 def _classes(described: Path, listed: Path) -> dict[str, str]:
     """Code -> name of the classes in label order."""
-    rows = [
-        row
-        for row in csv.reader(files.read_text(described, WAY_OUT).splitlines())
-        if row and row[0] != "LabelName"
-    ]
+    try:
+        rows = [
+            row
+            for row in csv.reader(files.read_text(described, WAY_OUT).splitlines())
+            if row and row[0] != "LabelName"
+        ]
+    except csv.Error as error:
+        raise InputError(f"{described}: not a table of codes and names ({error}); {WAY_OUT}") from error
     wrong = next((row for row in rows if len(row) != 2), None)
     if wrong is not None:
         raise InputError(f"{described}: {','.join(wrong)!r} is not a code and a name; {WAY_OUT}")

@@ -1,0 +1,1 @@
+"""Mutation testing by Cosmic Ray: which mutants, and which tests."""
