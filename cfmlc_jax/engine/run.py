@@ -301,8 +301,10 @@ class Run:
         stop = self._early_stop.update(epoch, chosen)
         self._finished = stop or self._step == self._schedule.steps
         self._validation_due = False
-        self.checkpoints.rank(self._step, max(chosen.values()), self._validation_meta())
-        best_epoch, best = max(self._early_stop.best.values(), key=lambda entry: entry[1])
+        # The last set is the one that predicts: the best of the others would choose a checkpoint that predicts worse.
+        predicting = [*chosen][-1]
+        self.checkpoints.rank(self._step, chosen[predicting], self._validation_meta())
+        best_epoch, best = self._early_stop.best[predicting]
         shown = ", ".join(f"{weights} {value:.2f}" for weights, value in chosen.items())
         progress.note(
             f"epoch {epoch}: val {selection} {shown} (best {best:.2f} in epoch {best_epoch})"

@@ -211,8 +211,8 @@ def sets(weights, average):
     return {"weights": weights, "average": average}
 
 
-def test_the_best_checkpoint_is_by_the_better_set_of_weights(tmp_path):
-    run = toys.fitted(Scripted(sets(1.0, 5.0), sets(4.0, 3.0), sets(2.0, 2.0)), tmp_path / "run")
+def test_the_best_checkpoint_is_by_the_weights_that_predict(tmp_path):
+    run = toys.fitted(Scripted(sets(1.0, 5.0), sets(9.0, 3.0), sets(2.0, 2.0)), tmp_path / "run")
     assert run.checkpoints.best_step() == 4
     assert run.checkpoints.latest_step() == STEPS
     assert checkpoints.find(tmp_path / "run").name == "4"
