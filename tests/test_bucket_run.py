@@ -26,6 +26,7 @@ TRAIN = (
     f"--config={TESTS / 'configs' / 'tiny.py'}",
     "--config.train.epochs=1",
     "--config.data.scenes.num_train=80",
+    "--config.effect.kinds=()",
     "--config.train.checkpoint_every=4",
     "--config.data.test_splits=('test_iid',)",
 )

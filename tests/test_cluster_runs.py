@@ -51,7 +51,7 @@ TINY = [
     f"--config={launchers.ROOT / 'tests' / 'configs' / 'tiny.py'}",
     # Only process 0 keeps compiled programs: those that are compiled the fastest.
     "--config.method=whole",
-    "--config.effect.kinds=('whole',)",
+    "--config.effect.kinds=()",
     "--config.train.epochs=1",
 ]
 
