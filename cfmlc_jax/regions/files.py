@@ -1,7 +1,7 @@
 """Detections in the form of results that LVIS' own program reads: a JSON list of image_id, category_id, bbox and score."""
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cfmlc_jax.data.sources.files import read_json
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.detection import Detections
 
+_LARGEST = sys.float_info.max
 _WAY_OUT = "give a JSON list of objects with image_id, category_id, bbox and score"
 
 
@@ -66,8 +67,8 @@ def read_detections(path: Path, annotations: Annotations) -> Detections:
         reason = boxes.reason_against(box)
         if reason:
             raise InputError(f"{where}: {reason}; wanted left, top, width and height in pixels")
-        # A comparison, because a whole number may be too large for `math.isfinite`.
-        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < math.inf:
+        # A whole number may be larger than any float, NaN is not smaller.
+        if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= _LARGEST:
             raise InputError(f"{where} has the score {fields.shown(score)}, not a number; {_WAY_OUT}")
         scores.append(score)
         sides.append(box)

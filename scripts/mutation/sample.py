@@ -4,8 +4,13 @@ Unions of types (`int | None`) are left out: every change of one is an error at 
 """
 
 import argparse
+import ast
+import itertools
 import random
+from collections.abc import Callable
 
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.tools.filters.filter_app import FilterApp
 from cosmic_ray.work_db import WorkDB
 from cosmic_ray.work_item import MutationSpec, WorkItem
@@ -13,11 +18,25 @@ from cosmic_ray.work_item import MutationSpec, WorkItem
 NOT_MUTATED = "ReplaceBinaryOperator_BitOr_"
 
 
-def sampled(mutations: list[MutationSpec], number: int, seed: int) -> list[WorkItem]:
-    """So many of the mutations in random order, whatever their order was."""
+def sampled(
+    mutations: list[MutationSpec], number: int, seed: int, accept: Callable[[MutationSpec], bool]
+) -> list[WorkItem]:
+    """So many of the mutations that are accepted, in random order, whatever their order was."""
     order = sorted(mutations, key=lambda one: (str(one.module_path), one.operator_name, one.occurrence))
     random.Random(seed).shuffle(order)
-    return [WorkItem.single(f"{place:05}", mutation) for place, mutation in enumerate(order[:number])]
+    chosen = itertools.islice(filter(accept, order), number)
+    return [WorkItem.single(f"{place:05}", mutation) for place, mutation in enumerate(chosen)]
+
+
+def is_python(mutation: MutationSpec) -> bool:
+    """Whether the mutated file is Python: the star of a signature is no operator, but is changed like one."""
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+    source = mutation.module_path.read_text(encoding="utf-8")
+    try:
+        ast.parse(mutate_code(source, operator, mutation.occurrence))
+    except SyntaxError:
+        return False
+    return True
 
 
 class Sample(FilterApp):
@@ -37,7 +56,7 @@ class Sample(FilterApp):
         mutations = [mutation for item in work_db.work_items for mutation in item.mutations]
         kept = [mutation for mutation in mutations if NOT_MUTATED not in mutation.operator_name]
         work_db.clear()
-        work_db.add_work_items(sampled(kept, args.number, args.seed))
+        work_db.add_work_items(sampled(kept, args.number, args.seed, is_python))
         print(f"{min(args.number, len(kept))} of {len(kept)} mutants")
 
 

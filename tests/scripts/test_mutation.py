@@ -62,6 +62,26 @@ def test_a_sample_is_the_same_for_a_seed():
     from scripts.mutation.sample import sampled
 
     mutations = [MutationSpec("a.py", "core/NumberReplacer", place, (1, 0), (1, 1)) for place in range(9)]
-    first = sampled(mutations, 4, 0)
-    assert first == sampled(mutations[::-1], 4, 0) != sampled(mutations, 4, 1)
-    assert len({item.mutations for item in first}) == 4
+
+    def accept(mutation):
+        return mutation.occurrence != 5
+
+    first = sampled(mutations, 4, 0, accept)
+    assert first == sampled(mutations[::-1], 4, 0, accept) != sampled(mutations, 4, 1, accept)
+    assert len({item.mutations[0].occurrence for item in first}) == 4
+    every = sampled(mutations, 99, 0, accept)
+    assert sorted(item.mutations[0].occurrence for item in every) == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert [item.job_id for item in every] == [f"{place:05}" for place in range(8)]
+
+
+def test_a_mutant_that_is_not_python_is_left_out(tmp_path):
+    pytest.importorskip("cosmic_ray", reason="it has an environment of its own")
+    from cosmic_ray.work_item import MutationSpec
+
+    from scripts.mutation.sample import is_python
+
+    path = tmp_path / "a.py"
+    path.write_text("def f(*, a):\n    return a * 2\n")
+    name = "core/ReplaceBinaryOperator_Mul_Add"
+    kinds = [is_python(MutationSpec(path, name, place, (1, 0), (1, 1))) for place in range(2)]
+    assert kinds == [False, True]
