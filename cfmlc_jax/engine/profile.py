@@ -53,6 +53,17 @@ def parsed(text: str) -> Steps:
     return steps
 
 
+def _options() -> jax.profiler.ProfileOptions:
+    """What is traced: the runtime and the devices, not Python's calls.
+
+    While these are traced, a thread that begins can end at once (CPython: "Cannot install a profile function while another
+    profile function is being installed"). Then a checkpoint waits 20 minutes for the thread that should write it.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return options
+
+
 class Profiler:
     """Writes a trace of the training steps that a user asked for.
 
@@ -117,7 +128,7 @@ class Profiler:
     def _start(self, number):
         try:
             self._folder.mkdir(exist_ok=True)
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._folder, profiler_options=_options())
         except (RuntimeError, OSError) as error:  # another profiler is attached to this process
             self._give_up(error)
         else:
