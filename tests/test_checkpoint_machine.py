@@ -27,7 +27,7 @@ from orbax.checkpoint._src.futures import future
 from cfmlc_jax import checkpoint
 from cfmlc_jax.checkpoint import KEEP_LATEST, Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
-from scripts.faults.victim import CHANGES
+from scripts.faults.victim import changed
 
 # Orbax ends a restore or a save that fails while others of its threads are at work: callbacks find no event loop, and
 # coroutines are never awaited.
@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Disk:
@@ -73,17 +72,9 @@ class Disk:
         folder = self._folder
         if folder is None:
             return
-        if event == "open":
-            path, _, flags = arguments
-            if not flags or not flags & _WRITING:
-                return
-        elif event in CHANGES:
-            path = arguments[CHANGES[event]]
-        else:
+        path = changed(event, arguments)
+        if path is None:
             return
-        if not isinstance(path, str | os.PathLike):
-            return
-        path = os.fspath(path)
         # `rmtree` removes names relative to an open folder.
         if os.path.isabs(path) and not path.startswith(str(folder)):
             return
@@ -211,15 +202,7 @@ class Training(RuleBasedStateMachine):
         before = self.saved
         with self._killed(number):
             self.write(step, saved)
-        present = self._steps()
-        after = self.kept(before | {step: saved})
-        assert before.keys() & after.keys() <= present <= before.keys() | {step}
-        # Nothing is removed before the new one is complete.
-        assert step in present or present == before.keys()
-        self.saved = {step: one for step, one in (before | {step: saved}).items() if step in present}
-        self.tidy = self.saved == self.kept(self.saved)
-        if step not in present:
-            self.step -= 1
+        self._disturbed(before, step, saved)
 
     @rule(number=moments, rank=st.sampled_from([0.2, 2.0]))
     def rank_killed(self, number, rank):
@@ -261,9 +244,14 @@ class Training(RuleBasedStateMachine):
         if message:
             release_orbax()
             self.reopen()  # a run ends here
+        self._disturbed(before, step, saved)
+
+    def _disturbed(self, before, step, saved):
+        """What a save that did not end may leave: the checkpoints from before, or the new one too."""
         present = self._steps()
         after = self.kept(before | {step: saved})
         assert before.keys() & after.keys() <= present <= before.keys() | {step}
+        # Nothing is removed before the new one is complete.
         assert step in present or present == before.keys()
         self.saved = {step: one for step, one in (before | {step: saved}).items() if step in present}
         self.tidy = self.saved == self.kept(self.saved)

@@ -20,8 +20,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 # Events of Python's audit, and which of their arguments is the path that changes.
-CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
+_CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def changed(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """The path that an event of Python's audit is about to change; None: it changes no file."""
+    if event == "open":
+        path, _, flags = arguments
+        if not flags or not flags & _WRITING:
+            return None
+    elif event in _CHANGES:
+        path = arguments[_CHANGES[event]]
+    else:
+        return None
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
 
 
 @dataclass(frozen=True)
@@ -71,15 +84,8 @@ class Victim:
 
     def on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count a change of a file in the folder, and do the fault if it is the one."""
-        if event == "open":
-            path, _, flags = arguments
-            if not flags or not flags & _WRITING:
-                return
-        elif event in CHANGES:
-            path = arguments[CHANGES[event]]
-        else:
-            return
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(self.folder):
+        path = changed(event, arguments)
+        if path is None or not path.startswith(self.folder):
             return
         with self.lock:
             number = len(self.events)
