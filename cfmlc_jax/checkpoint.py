@@ -85,9 +85,8 @@ class Checkpoints:
             except OSError as error:
                 raise WriteError(error.errno, error.strerror, str(self._folder)) from error
             _remove_unfinished(self._folder, "")
-            for path in _numbered(self._folder):
-                if not isinstance(path, Address):
-                    files.remove_temporary(path)
+            if not isinstance(self._folder, Address):
+                files.remove_temporary(self._folder)
         self._ranks = _ranks(self._folder)
         self._in_bucket = isinstance(self._folder, Address)
         self._checkpointer = _async_checkpointer(alone=self._in_bucket)

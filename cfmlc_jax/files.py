@@ -36,6 +36,7 @@ _NPY_HEADER = 2**12
 
 
 CACHE_VARIABLE = "CFMLC_CACHE"
+_TEMPORARY = ".tmp"  # the last part of the name of a file that is being written
 
 
 def user_cache(name: str) -> Path:
@@ -490,12 +491,26 @@ def _require_local(path):
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed processes have left of files that they were writing into a local folder.
+    """Remove what killed processes have left of files that they were writing into a local folder or the folders in it.
 
-    No process may be writing there.
+    A file of another process that still runs on this machine stays; no process may be writing there from another one.
     """
-    for path in folder.glob(".*.[0-9]*.tmp"):
-        path.unlink(missing_ok=True)
+    for path in folder.rglob(f".*.[0-9]*{_TEMPORARY}"):
+        pid = path.name.removesuffix(_TEMPORARY).rpartition(".")[2]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _runs(int(pid))):
+            with contextlib.suppress(OSError):  # what cannot be removed harms nobody
+                path.unlink()
+
+
+def _runs(pid):
+    """Whether a process of this machine has the number."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -509,7 +524,7 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
         _put(path, data.getvalue())
         return
     _require_local(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     with cli.if_interrupted(functools.partial(temporary.unlink, missing_ok=True)):
         try:
             with temporary.open(mode, **options) as file:

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from cfmlc_jax import cli
+from cfmlc_jax import cli, files
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import InputError, WriteError
 
@@ -42,7 +42,7 @@ class InUseError(InputError):
 
 @contextlib.contextmanager
 def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the folder's lock for the duration of the block.
+    """Hold the folder's lock for the duration of the block; what killed holders have left of files is removed first.
 
     Args:
         folder: an existing folder, or one in a bucket.
@@ -71,6 +71,8 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
         except OSError as error:
             raise WriteError(error.errno, error.strerror, str(path)) from error
     try:
+        if not isinstance(folder, Address):
+            files.remove_temporary(folder)
         yield
     finally:
         with contextlib.suppress(OSError):  # a file that stays behind names a process that has ended

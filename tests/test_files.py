@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax import cli, files
+from cfmlc_jax import cli, files, lock
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.predict import __main__ as predict
 
@@ -140,3 +140,13 @@ def test_files_written_leave_nothing_to_do_at_an_interrupt(tmp_path):
     assert cli._at_interrupt == before
     remove()  # once more, as when the interrupt comes in between
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / "report").mkdir()
+    stay = {".notes.tmp", f".config.json.{os.getppid()}.tmp"}
+    for name in {"report/.results.json.99999999.tmp", f".config.json.{os.getpid()}.tmp", *stay}:
+        (tmp_path / name).touch()
+    with lock.held(tmp_path, "training"):
+        assert {path.name for path in tmp_path.glob(".*")} == stay | {lock.FILE}
+        assert not list((tmp_path / "report").iterdir())
