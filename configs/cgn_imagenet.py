@@ -1,7 +1,7 @@
 """A counterfactual generator for ImageNet, by the recipe of Sauer and Geiger (ICLR 2021, section 3).
 
     python -m cfmlc_jax.main --config=configs/cgn_imagenet.py --config.weights.biggan=FILE --config.weights.u2net=FILE --config.weights.vgg16=FILE
-    scripts/run.sh --config=configs/cgn_imagenet.py:tiny              seconds, to see that all works
+    scripts/run.sh --config=configs/cgn_imagenet.py:tiny              a minute, to see that all works
 
 There is no data set: images are drawn by a BigGAN, whose weights the first command takes from files (docs/generators.md
 says where they are), and so do classes and noise. A step is the sum of the gradients of 4,000 images; 300 steps are 1.2 million
@@ -18,8 +18,8 @@ def get_config(variant: str = ""):
     if variant == "tiny":
         config.generator.size = "tiny_32"
         config.weights.random = True
-        config.train.micro_batch = 2
-        config.train.micro_batches = 4
+        config.train.micro_batch = 4
+        config.train.micro_batches = 2
         config.train.steps_per_epoch = 4
         config.train.epochs = 2
         config.train.checkpoint_every = 0
