@@ -70,6 +70,7 @@ def train_batches(
         records = _repeated(
             _TrainRecord(source, to_views, reading.skip),
             weighting,
+            weighted_from=0 if weighting is None else (weighting.from_epoch - 1) * steps * batch_size,
             first=steps * batch_size,
             times=epochs,
             seed=seed,
@@ -96,23 +97,27 @@ def train_batches(
 
 def _repeated(
     records: "_TrainRecord",
-    weighting: Weighting | None,
+    weighting: Weighting | None = None,
     *,
+    weighted_from: int = 0,
     first: int,
     times: int,
     seed: int,
     reshuffle: bool,
 ) -> grain.MapDataset:
-    """Records in a random order: the first ones of it, so many times, each time in a new order with `reshuffle`."""
+    """Records in a random order: the first ones of it, so many times, each time in a new order with `reshuffle`.
+
+    From the record `weighted_from` on they are drawn by weights.
+    """
     order = grain.MapDataset.source(_Positions(records.source)).seed(seed).shuffle()[:first]
-    spans = [(times, None)] if weighting is None else weighting.spans(times)
-    parts = [
-        order.repeat(epochs, reseed_each_epoch=reshuffle).random_map(
-            dataclasses.replace(records, drawn=drawn)
-        )
-        for epochs, drawn in spans
-    ]
-    return parts[0] if len(parts) == 1 else grain.MapDataset.concatenate(parts)
+    order = order.repeat(times, reseed_each_epoch=reshuffle)
+    each_once = order.random_map(records)
+    if weighting is None or weighted_from >= len(order):
+        return each_once
+    by_weight = order.random_map(dataclasses.replace(records, drawn=weighting.drawn()))
+    if weighted_from == 0:
+        return by_weight
+    return grain.MapDataset.concatenate([each_once[:weighted_from], by_weight[weighted_from:]])
 
 
 def _mixed(
@@ -135,18 +140,30 @@ def _mixed(
     from_step = (generated.from_epoch - 1) * steps
     if count == batch_size and not from_step:
         first = steps * count
-        alone = _repeated(drawn, None, first=first, times=epochs, seed=own, reshuffle=reshuffle)
+        alone = _repeated(drawn, first=first, times=epochs, seed=own, reshuffle=reshuffle)
         return Mixed(None, alone, batch_size, count)
     real = _TrainRecord(source, to_views, skip, of_real)
     mixed_steps = steps * epochs - from_step
-    num_real = from_step * batch_size + mixed_steps * (batch_size - count)
+
+    def real_before(step):
+        """The number of real images in the batches before a step."""
+        return step * (batch_size - count) + min(step, from_step) * count
+
+    num_real = real_before(steps * epochs)
+    weighted_from = 0 if weighting is None else real_before((weighting.from_epoch - 1) * steps)
     # Epochs of mixed batches, in which each real image is read once; or all images, if these batches have none.
     first, every = steps * (batch_size - count) or len(source), len(generated.source)
     return Mixed(
-        _repeated(real, weighting, first=first, times=-(-num_real // first), seed=seed, reshuffle=reshuffle),
         _repeated(
-            drawn, None, first=every, times=-(-mixed_steps * count // every), seed=own, reshuffle=reshuffle
+            real,
+            weighting,
+            weighted_from=weighted_from,
+            first=first,
+            times=-(-num_real // first),
+            seed=seed,
+            reshuffle=reshuffle,
         ),
+        _repeated(drawn, first=every, times=-(-mixed_steps * count // every), seed=own, reshuffle=reshuffle),
         batch_size,
         count,
         from_step,

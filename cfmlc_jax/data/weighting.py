@@ -35,8 +35,6 @@ class Weighting:
     weights: np.ndarray
     from_epoch: int = 1
 
-    def spans(self, epochs: int) -> list[tuple[int, Drawn | None]]:
-        """(number of epochs, what chooses their images) of each part of so many epochs."""
-        before = min(self.from_epoch - 1, epochs)
-        parts = [(before, None), (epochs - before, Drawn(np.cumsum(self.weights) / np.sum(self.weights)))]
-        return [(number, drawn) for number, drawn in parts if number]
+    def drawn(self) -> Drawn:
+        """What chooses the images."""
+        return Drawn(np.cumsum(self.weights) / np.sum(self.weights))

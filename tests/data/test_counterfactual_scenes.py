@@ -20,6 +20,7 @@ from cfmlc_jax.data.sources.boxes import Boxed
 from cfmlc_jax.data.sources.counterfactuals import Counterfactuals, CounterfactualScenes, open_records
 from cfmlc_jax.data.sources.scenes import CLASS_NAMES, Scenes
 from cfmlc_jax.data.views.crops import PaddedCrop
+from cfmlc_jax.data.weighting import Weighting
 from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.errors import InputError
 
@@ -192,6 +193,19 @@ def test_from_an_epoch_on(real, drawn, per_batch, from_epoch):
         assert len(labels) >= 2 * len(real)
         for start in range(0, len(labels) - len(real) + 1, len(real)):
             assert sorted(labels[start : start + len(real)].tolist()) == sorted(real.labels.tolist())
+
+
+def test_weights_join_in_their_epoch_too(real, drawn):
+    generated = Generated(drawn, 2, from_epoch=3)  # the epochs before read real images more than once
+    steps = steps_per_epoch(real, 8, generated)
+    weights = np.eye(len(real))[5]
+    plain = batches(real, generated)
+    for from_epoch in (2, 3, 4):
+        read = batches(real, generated, weighting=Weighting(weights, from_epoch))
+        start = (from_epoch - 1) * steps
+        assert_equal(read[:start], plain[:start])
+        for batch in read[start:]:
+            assert (batch["labels"][~batch["counterfactual"]] == real.labels[5]).all()
 
 
 def test_before_it_batches_are_those_of_real_images_alone(real, drawn):
