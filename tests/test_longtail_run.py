@@ -134,7 +134,7 @@ def test_predict_gives_one_class(trained, tmp_path, capsys):
     assert predict.main(arguments) == 0
     (one,) = json.loads(capsys.readouterr().out)["labels"]
     assert one == every[0]
-    assert predict.main([*arguments, "--prediction=tde_feature", "--alpha=1.5"]) == 0
+    assert predict.main([*arguments, "--prediction=tde_feature_1.5"]) == 0
     (effect,) = json.loads(capsys.readouterr().out)["labels"]
     assert effect["probability"] != one["probability"]
 

@@ -81,7 +81,7 @@ COMMANDS = {
     "cgn": (cgn, "generate --checkpoint=RUN --out=OUT --records=3 --truncation=0.5 --shard-size=2 --seed=1"),
     "predict": (
         predict,
-        "a.jpg --checkpoint=RUN --top=3 --threshold=.5 --output=x.csv --alpha=1 --batch_size=2",
+        "a.jpg --checkpoint=RUN --top=3 --threshold=.5 --output=x.csv --prediction=tde_pivot_1 --batch_size=2",
     ),
     "thresholds": (decisions, "thresholds RUN --rule=precision --precision=0.8 --root=DIR --batch_size=2"),
     "scores": (decisions, "scores RUN --out=x.csv --prediction=whole --weights=weights"),

@@ -300,7 +300,7 @@ def test_thresholds_of_each_class(classifier):
 def test_direct_effects(classifier, checkpoint):
     assert classifier.predict(picture())[0].effects is None
     (prediction,) = cfmlc_jax.load(checkpoint, effects=True, batch_size=8).predict(picture())
-    (tde,) = cfmlc_jax.load(checkpoint, prediction="tde_pivot", alpha=1.0, batch_size=8).predict(picture())
+    (tde,) = cfmlc_jax.load(checkpoint, prediction="tde_pivot_1", batch_size=8).predict(picture())
     np.testing.assert_allclose(prediction.effects, tde.logits, rtol=1e-5, atol=1e-5)
     assert tde.effects is None
     assert np.ptp(prediction.effects) > 0.01
@@ -320,7 +320,7 @@ def test_features(classifier):
 def test_unknown_choices_are_named(checkpoint):
     for options, message in (
         ({"weights": "ema"}, "weights 'ema' is not one of weights, average"),
-        ({"prediction": "tde"}, "prediction 'tde' is not one of whole, patch, combined"),
+        ({"prediction": "tde"}, "prediction: 'tde' is not the name of a prediction, which are whole, patch"),
     ):
         with pytest.raises(InputError, match=message):
             cfmlc_jax.load(checkpoint, **options)

@@ -245,12 +245,12 @@ def require_prediction(opened: opening.Opened, prediction: Prediction, *, with_e
     if prediction.kind == "tde_owner" and not (with_patches or config.effect.owners):
         raise InputError(
             f"checkpoint {path} was trained as {config.method!r}, without patches that say who owns a pixel; give "
-            "--prediction=combined, whole or tde_whole"
+            "--prediction=combined, whole or tde_whole_0.5"
         )
     if not with_patches and prediction.kind in ("patch", "tde_pivot"):
         raise InputError(
             f"checkpoint {path} was trained as {config.method!r}, without patches; give --prediction=combined, whole or "
-            "tde_whole"
+            "tde_whole_0.5"
         )
     if not with_patches and with_effect:
         raise InputError(
@@ -260,15 +260,15 @@ def require_prediction(opened: opening.Opened, prediction: Prediction, *, with_e
     if configs.patch_map(config) and prediction.kind == "tde_pivot":
         raise InputError(
             f"the patches of checkpoint {path} are cells of a map, which cannot be removed from the image; "
-            "give --prediction=combined, whole, patch, tde_owner or tde_whole"
+            "give --prediction=combined, whole, patch, tde_owner_0.5 or tde_whole_0.5"
         )
     if prediction.kind in HEADS and config.method != "invariant":
         raise InputError(
             f"checkpoint {path} was trained as {config.method!r}, without a head for each mechanism; give "
-            "--prediction=combined, whole or tde_whole"
+            "--prediction=combined, whole or tde_whole_0.5"
         )
     if prediction.kind == "tde_feature" and not catalogue.HEADS[config.model.head].has_mean:
         raise InputError(
             f"checkpoint {path} has the head {config.model.head!r}, without a mean feature; give "
-            "--prediction=combined, whole or tde_whole"
+            "--prediction=combined, whole or tde_whole_0.5"
         )

@@ -43,6 +43,7 @@ from cfmlc_jax.decisions import scores_file
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.metrics.fitted_thresholds import RULES
+from cfmlc_jax.results import predictions
 from cfmlc_jax.results import thresholds as files_of_thresholds
 from cfmlc_jax.results.predictions import COMBINED, Prediction
 from cfmlc_jax.results.scores import Scores, probabilities
@@ -76,7 +77,7 @@ def _parser():
         each.add_argument("--split", metavar="SPLIT", help="of the data; default: the run's validation split")
         each.add_argument(
             "--prediction",
-            type=_prediction,
+            type=predictions.argument,
             default=COMBINED,
             metavar="NAME",
             help="default combined; whole, patch, … or an effect with its strength, such as tde_pivot_0.5",
@@ -112,13 +113,6 @@ def _share(text):
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a precision above 0 and at most 1")
     return value
-
-
-def _prediction(text):
-    try:
-        return Prediction.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _opened(flags, **fields) -> Opened:

@@ -44,11 +44,12 @@ from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import formats, inputs, overlay, photos
 from cfmlc_jax.predict.formats import ImageLabels, Label, Pivot
 from cfmlc_jax.predict.photos import Photo
-from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
+from cfmlc_jax.results import predictions
+from cfmlc_jax.results.predictions import COMBINED
 from cfmlc_jax.results.split import WEIGHTS
 
 NOBODY_READS = 128 + 13
-DEFAULT_THRESHOLD, DEFAULT_ALPHA = 0.5, 0.5
+DEFAULT_THRESHOLD = 0.5
 FEW_BATCHES = 2  # so few batches need no progress line
 SECONDS_BETWEEN_REPORTS = 1.0
 
@@ -105,13 +106,14 @@ def _parser():
     )
     add(
         "--prediction",
-        choices=("combined", *(kind for kind in KINDS if kind != "combined")),
-        default="combined",
-        help="default combined: the mean of whole and patch logits (method whole: whole); tde_…: combined − alpha · "
-        "combined of the null image (whole) or without the pivot patch (pivot), or its part along the mean feature "
-        "(feature); shape, texture, background, shape_texture: heads of method invariant",
+        type=predictions.argument,
+        default=COMBINED,
+        metavar="NAME",
+        help="default combined: the mean of whole and patch logits (method whole: whole); or whole, patch; tde_whole_0.5: "
+        "combined − 0.5 · combined of the null image, likewise tde_pivot_… without the pivot patch, tde_owner_… without the "
+        "class's own pixels, tde_feature_… its part along the mean feature; or shape, texture, background, "
+        "shape_texture: heads of method invariant",
     )
-    add("--alpha", type=_strength, help=f"of tde_…; default {DEFAULT_ALPHA}")
     add("--weights", choices=tuple(WEIGHTS), default="average", help="raw weights, or their moving average")
     add(
         "--overlay",
@@ -136,12 +138,6 @@ def _parse(arguments):
     flags = _parser().parse_intermixed_args(arguments)
     if flags.thresholds is not None and (flags.threshold is not None or flags.top is not None):
         raise InputError("--thresholds has one for each class; omit it, or --threshold and --top")
-    if flags.alpha is None:
-        flags.alpha = DEFAULT_ALPHA
-    elif flags.prediction not in EFFECTS:
-        raise InputError(
-            f"--alpha is of --prediction={' or '.join(EFFECTS)}; --prediction={flags.prediction} has none"
-        )
     return flags
 
 
@@ -160,24 +156,13 @@ def _decide(flags, predictor: Predictor) -> np.ndarray:
 
 
 def _probability(text):
-    value = _number(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a probability from 0 to 1")
     return value
-
-
-def _strength(text):
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a strength of 0 or more")
-    return value
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _predict(flags) -> int:
@@ -188,7 +173,7 @@ def _predict(flags) -> int:
     predictor = Predictor(
         checkpoints.find(flags.checkpoint),
         weights=flags.weights,
-        prediction=Prediction(flags.prediction, flags.alpha if flags.prediction in EFFECTS else None),
+        prediction=flags.prediction,
         with_effect=flags.overlay is not None,
         batch_size=min(flags.batch_size, len(images.paths)),
         thresholds=flags.thresholds,

@@ -17,7 +17,7 @@ from cfmlc_jax.classify.predictor import Predictor
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.predict import photos
 from cfmlc_jax.predict.photos import Photo
-from cfmlc_jax.results.predictions import EFFECTS, KINDS, Prediction
+from cfmlc_jax.results.predictions import Prediction
 from cfmlc_jax.results.split import WEIGHTS
 from cfmlc_jax.results.thresholds import FIXED
 
@@ -135,7 +135,6 @@ def load(
     *,
     weights: str = "average",
     prediction: str = "combined",
-    alpha: float = 0.5,
     effects: bool = False,
     batch_size: int = 16,
 ) -> "LoadedClassifier":
@@ -144,8 +143,7 @@ def load(
     Args:
         path: a run, for its best checkpoint; one checkpoint; or a folder of `python -m cfmlc_jax.export`.
         weights: "average" (their moving average) or "weights" (of the last step).
-        prediction: as --prediction of `python -m cfmlc_jax.predict`: "combined", "whole", "patch", "tde_whole", …
-        alpha: strength of the total direct effect, of predictions that are one.
+        prediction: as --prediction of `python -m cfmlc_jax.predict`: "combined", "whole", "patch", "tde_whole_0.5", …
         effects: also compute the direct effect of each class, which takes a forward pass for each patch.
         batch_size: images that are computed at once, rounded up to a multiple of the devices. Fewer images take as
             long; with 1, a single image is fastest.
@@ -154,11 +152,14 @@ def load(
         InputError: no checkpoint there, one that cannot be read, or one without that prediction or effects.
     """
     _require_choice("weights", weights, WEIGHTS)
-    _require_choice("prediction", prediction, KINDS)
+    try:
+        chosen = Prediction.parse(prediction)
+    except ValueError as error:
+        raise InputError(f"prediction: {error}") from error
     predictor = Predictor(
         checkpoints.find(files.path_of(path)),
         weights=weights,
-        prediction=Prediction(prediction, alpha if prediction in EFFECTS else None),
+        prediction=chosen,
         with_effect=effects,
         batch_size=batch_size,
     )

@@ -26,7 +26,8 @@ from cfmlc_jax import files
 from cfmlc_jax.clusters import detect
 from cfmlc_jax.errors import InputError, printable
 from cfmlc_jax.report import comparison, page
-from cfmlc_jax.results.predictions import COMBINED, Prediction
+from cfmlc_jax.results import predictions
+from cfmlc_jax.results.predictions import COMBINED
 
 
 @cli.command
@@ -70,7 +71,7 @@ def _parser():
     )
     parser.add_argument(
         "--prediction",
-        type=_prediction,
+        type=predictions.argument,
         metavar="NAME",
         help="that is compared, such as tde_pivot_0.5; default combined",
     )
@@ -82,13 +83,6 @@ def _parser():
     )
     detect.add_flag(parser)
     return parser
-
-
-def _prediction(text):
-    try:
-        return Prediction.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _strengths(text):

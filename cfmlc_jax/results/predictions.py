@@ -1,6 +1,8 @@
-"""Predictions: kind and strength, names in files and in text, order."""
+"""Predictions: kind and strength, names in files, flags and text, order."""
 
+import argparse
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,7 +41,7 @@ class Prediction:
         alpha: strength of a total direct effect; None for other kinds.
 
     Raises:
-        ValueError: an unknown kind, an effect without a strength, or a strength for another kind.
+        ValueError: an unknown kind, an effect without a strength of 0 or more, or a strength for another kind.
     """
 
     kind: str
@@ -48,7 +50,7 @@ class Prediction:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"prediction {self.kind!r} is not one of {', '.join(KINDS)}")
-        if (self.alpha is None) == self.is_effect:
+        if (self.alpha is None) == self.is_effect or not 0 <= (self.alpha or 0.0) < math.inf:
             raise ValueError(f"prediction {self.kind!r} with the strength {self.alpha}")
 
     @classmethod
@@ -56,13 +58,18 @@ class Prediction:
         """The prediction with this `name`.
 
         Raises:
-            ValueError: no prediction has this name.
+            ValueError: no prediction has this name; says which there are.
         """
+        if name in EFFECTS:
+            raise ValueError(f"{name!r} needs a strength, such as {name}_0.5")
         kind, _, alpha = name.rpartition("_")
         try:
             return cls(kind, float(alpha)) if kind in EFFECTS else cls(name)
         except ValueError as error:
-            raise ValueError(f"{name!r} is not the name of a prediction") from error
+            named = (f"{kind}_<strength>" if kind in EFFECTS else kind for kind in KINDS)
+            raise ValueError(
+                f"{name!r} is not the name of a prediction, which are {', '.join(named)}"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -108,6 +115,14 @@ WHOLE, PATCH, COMBINED = Prediction("whole"), Prediction("patch"), Prediction("c
 def effect_of(counterfactual: str, alpha: float) -> Prediction:
     """The total direct effect that subtracts a kind of counterfactual."""
     return Prediction(f"tde_{counterfactual}", alpha)
+
+
+def argument(text: str) -> Prediction:
+    """A `type` for argparse: the prediction with this name."""
+    try:
+        return Prediction.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def kind_title(kind: str) -> str:

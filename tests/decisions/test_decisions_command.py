@@ -167,7 +167,7 @@ def test_thresholds_are_of_the_predictions_that_they_were_fitted_to(fitted):
 def test_thresholds_of_an_effect(run, capsys, tmp_path):
     """The null image lowers each class's logit by a constant, so that the effect decides as the logit does."""
     effect = Prediction.parse("tde_whole_0.7")
-    flags = ["--prediction=tde_whole", "--alpha=0.7", "--format=jsonl", "--batch_size=8", *photos(run)]
+    flags = ["--prediction=tde_whole_0.7", "--format=jsonl", "--batch_size=8", *photos(run)]
     assert command.main(["thresholds", str(run), "--batch_size=8", "--prediction=tde_whole_0.7"]) == 0
     assert "| class, TDE whole, α 0.7 |" in capsys.readouterr().out
     chosen = stored(run).of("average", effect)

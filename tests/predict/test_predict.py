@@ -143,15 +143,16 @@ def evaluated(checkpoint, scenes):
     return scoring.score_split(opened.parts, score, opened.model, scenes[1], batch_size=16)["average"]
 
 
-@pytest.mark.parametrize("prediction", ["combined", "whole", "patch", "tde_whole", "tde_pivot", "tde_owner"])
+@pytest.mark.parametrize(
+    "prediction", ["combined", "whole", "patch", "tde_whole_0.7", "tde_pivot_0.7", "tde_owner_0.7"]
+)
 def test_scores_are_those_of_the_evaluation(command, checkpoint, scenes, evaluated, prediction):
-    name, alpha = (f"{prediction}_0.7", ["--alpha=0.7"]) if "tde" in prediction else (prediction, [])
-    expected = probabilities(evaluated.predictions((0.7,))[Prediction.parse(name)])
+    expected = probabilities(evaluated.predictions((0.7,))[Prediction.parse(prediction)])
     assert evaluated.attention.dtype == np.float16
     weights = np.exp(evaluated.attention.astype(np.float32))
     weights /= weights.sum(axis=1, keepdims=True)
     code, out, err = command(
-        f"--checkpoint={checkpoint}", "--format=jsonl", "--threshold=0", f"--prediction={prediction}", *alpha, scenes[0]
+        f"--checkpoint={checkpoint}", "--format=jsonl", "--threshold=0", f"--prediction={prediction}", scenes[0]
     )  # fmt: skip
     assert code == 0
     assert err.startswith("10 predicted, 0 skipped")
@@ -256,7 +257,12 @@ def test_a_method_without_patches(command, tmp_path, photos):
     assert len(rows) == 4
     assert {(row["pivot_column"], row["pivot_row"], row["pivot_weight"]) for row in rows} == {("", "", "")}
     assert command(flag, "--top=1", photos)[1].splitlines()[1].split()[-2:] == ["–", "–"]
-    for wish in ("--prediction=patch", "--prediction=tde_pivot", "--prediction=tde_owner", "--overlay=shown"):
+    for wish in (
+        "--prediction=patch",
+        "--prediction=tde_pivot_1",
+        "--prediction=tde_owner_1",
+        "--overlay=shown",
+    ):
         assert_error(command(flag, wish, photos), "was trained as 'whole', without patches")
     assert not (tmp_path / "shown").exists()
 
@@ -392,8 +398,11 @@ def test_odd_exif_does_not_end_a_run(command, checkpoint, tmp_path):
         (["photos", "--top=0"], ["--top", "'0' is not a whole number of 1 or more"]),
         (["photos", "--threshold=50"], ["--threshold", "'50' is not a probability"]),
         (["photos", "--threshold=half"], ["--threshold", "'half' is not a probability"]),
-        (["photos", "--prediction=tde_pivot", "--alpha=-1"], ["--alpha", "'-1' is not a strength"]),
-        (["photos", "--alpha=1"], ["--alpha is of --prediction=tde_whole or tde_pivot"]),
+        (["photos", "--prediction=tde_pivot"], ["'tde_pivot' needs a strength, such as tde_pivot_0.5"]),
+        (
+            ["photos", "--prediction=tde_pivot_-1"],
+            ["'tde_pivot_-1' is not the name of a prediction", "tde_pivot_<strength>"],
+        ),
         (["photos", "--format=xml"], ["--format", "'xml'", "table"]),
         (["photos", "--batchsize=1"], ["--batchsize=1", "--help"]),
         ([], ["INPUT", "--help"]),

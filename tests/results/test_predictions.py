@@ -44,10 +44,12 @@ def test_a_strength_is_one_to_the_digits_of_its_name():
     assert third != effect_of("whole", 1 / 3)
 
 
-@pytest.mark.parametrize("name", ["", "tde", "tde_pivot", "tde_pivot_", "tde_pivot_x", "whole_1", "tde_other_1", "null_pivot"])  # fmt: skip
+@pytest.mark.parametrize("name", ["", "tde", "tde_pivot_", "tde_pivot_-1", "tde_pivot_nan", "tde_pivot_inf", "tde_pivot_x", "whole_1", "tde_other_1", "null_pivot"])  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' is not the name of a prediction"):
         Prediction.parse(name)
+    with pytest.raises(ValueError, match="'tde_pivot' needs a strength, such as tde_pivot_0.5"):
+        Prediction.parse("tde_pivot")
 
 
 @pytest.mark.parametrize(("kind", "alpha"), [("other", None), ("tde_pivot", None), ("whole", 0.5)])
