@@ -6,11 +6,12 @@
     python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed
     python -m scripts.faults processes --count=5             one of two and of four processes killed
     python -m scripts.faults surroundings                    slow disk, clock, workers, devices, two runs
+    python -m scripts.faults data                            pictures and tables that vanish, break or change
     python -m scripts.faults table                           what was tried and what was lost, so far
 
-Systems: pat, deconfound, cgn; without --system all of them. A trial takes the time of two runs, 20 to 60 s. Results are
-lines of trials.jsonl in --workdir, and finished trials are not repeated: the same command continues. The exit code is
-1 if anything was lost. Needs Linux: it looks for processes in /proc.
+Systems: pat, deconfound, cgn; without --system all of them. `data` has a run of its own, photos. A trial takes the time
+of two runs, 20 to 60 s. Results are lines of trials.jsonl in --workdir, and finished trials are not repeated: the same
+command continues. The exit code is 1 if anything was lost. Needs Linux: it looks for processes in /proc.
 """
 
 import json
@@ -42,7 +43,10 @@ def main() -> int:
             )
         flags.workdir.mkdir(parents=True, exist_ok=True)
         if flags.campaign != TABLE:
-            for name in [flags.system] if flags.system else SUBJECTS:
+            of_files = [name for name, subject in SUBJECTS.items() if subject.write_data is not None]
+            of_package = [name for name in SUBJECTS if name not in of_files]
+            usual = of_files if flags.campaign == trials.DATA else of_package
+            for name in [flags.system] if flags.system else usual:
                 _run(flags, name)
         rows = _rows(flags.workdir)
         print(table(rows))

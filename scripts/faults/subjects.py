@@ -1,13 +1,17 @@
-"""Runs of seconds, one for each system that is trained: what the campaign disturbs."""
+"""Runs of seconds, one for each system that is trained and one of files: what the campaign disturbs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from scripts.faults.victim import Fault
 
@@ -17,18 +21,43 @@ MARK = "CFMLC_FAULT_TRIAL"
 TIMEOUT = 900
 
 
+PICTURES = "pictures"  # the folder in that of the data
+
+
+def write_photos(folder: Path) -> None:
+    """Write tables and pictures for `configs/own_images.py`: 48 of training, 16 of validation, three classes of colour."""
+    chance = np.random.default_rng(0)
+    (folder / PICTURES).mkdir(parents=True)
+    for split, count in (("train", 48), ("val", 16)):
+        lines = []
+        for number in range(count):
+            present = [number % 3] + ([(number + 1) % 3] if number % 4 == 0 else [])
+            pixels = chance.integers(0, 100, (32, 32, 3), np.uint8)
+            pixels[..., present] += 120
+            name = f"{PICTURES}/{split}-{number}.png"
+            Image.fromarray(pixels).save(folder / name)
+            lines.append(f"{name},{';'.join(('red', 'green', 'blue')[channel] for channel in present)}\n")
+        (folder / f"{split}.csv").write_text("".join(lines))
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A configuration that trains in seconds."""
+    """A configuration that trains in seconds.
+
+    write_data: writes the files that it reads into a folder; None: its data are in the package.
+    """
 
     name: str
     config: str
     changes: tuple[str, ...]
+    write_data: Callable[[Path], None] | None = None
 
-    def command(self, workdir: Path, *flags: str) -> list[str]:
+    def command(self, workdir: Path, data: Path, *flags: str) -> list[str]:
         """The arguments of `cfmlc_jax.main`."""
         config = f"--config={ROOT / 'configs' / self.config}"
         changes = [f"--config.{change}" for change in self.changes]
+        if self.write_data is not None:
+            changes.append(f"--config.data.root={data}")
         return [config, *changes, f"--workdir={workdir}", *flags]
 
 
@@ -80,6 +109,23 @@ SUBJECTS = {
                 "evaluate.batch_size=200",
             ),
         ),
+        Subject(
+            "photos",
+            "own_images.py",
+            (
+                "data.test_splits=('val',)",
+                "model.name=resnet_small",
+                "model.dtype=float32",
+                "views.image_size=32",
+                "train.batch_size=8",
+                "train.epochs=6",
+                "train.early_stop=False",
+                "train.log_every=3",
+                "train.checkpoint_every=7",
+                "evaluate.batch_size=16",
+            ),
+            write_photos,
+        ),
     )
 }
 
@@ -108,12 +154,14 @@ class Runner:
 
     Attributes:
         folder: of the trial; the workdir and the note of the victim are in it.
+        data: the folder of the subject's files, the same for all trials, because a run's configuration names it.
         programs: the folder of compiled programs that all trials share.
     """
 
     def __init__(self, subject: Subject, folder: Path, programs: Path):
         self.subject, self.folder, self.programs = subject, folder, programs
         self.workdir, self.note = folder / "run", folder / "note.json"
+        self.data = programs.with_name(f"data_of_{subject.name}")
         self.mark = folder.name
         self._blocks = shared_memory()
 
@@ -132,13 +180,21 @@ class Runner:
             **variables,
         }
 
+    def restore_data(self) -> None:
+        """Write the data of the subject, in place of what is there."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        if self.subject.write_data is not None:
+            self.subject.write_data(self.data)
+
     def start(
         self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str
     ) -> subprocess.Popen:
         """Start the training, with a fault or without."""
+        if not self.data.exists():
+            self.restore_data()
         program = ["-m", "cfmlc_jax.main"] if fault is None else ["-m", "scripts.faults.victim", fault.text()]
         return subprocess.Popen(
-            [sys.executable, *program, *self.subject.command(self.workdir, *flags)],
+            [sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
             env=self.environment(devices, **variables),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from scripts.faults import ending as endings
 from scripts.faults.ending import Ending
-from scripts.faults.subjects import Ended, Runner, finished
+from scripts.faults.subjects import PICTURES, Ended, Runner, finished
 from scripts.faults.victim import Fault
 
 SURVIVED, REFUSED, UNTOUCHED, LOST = "survived", "refused", "untouched", "lost"
 # How a run of several processes must end when one of them dies.
 SECONDS_TO_END = 60
+DATA = "data"  # the campaign that needs a run of files
 _SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 _DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "one bit flipped": lambda content: _flipped(content),
@@ -169,6 +170,37 @@ def surroundings(setting: Setting) -> list[Trial]:
     return trials
 
 
+def data(setting: Setting) -> list[Trial]:
+    """Pictures that vanish or break during a run, pictures and tables that do while it is not running."""
+    picture, table = f"{PICTURES}/train-7.png", "train.csv"
+    pictures: dict[str, tuple[str, Callable[[Path], object]]] = {
+        "a picture is removed": (picture, lambda path: path.unlink()),
+        "a picture is cut in half": (picture, _halve),
+        "all pictures are moved away": (PICTURES, lambda path: path.rename(path.with_name("elsewhere"))),
+    }
+    tables: dict[str, tuple[str, Callable[[Path], object]]] = {
+        "a label changes": (
+            table,
+            lambda path: _edit(path, lambda lines: [*lines[:-1], f"{lines[-1]};red"]),
+        ),
+        "a line is removed": (table, lambda path: _edit(path, lambda lines: lines[:-1])),
+        "a class is added": (
+            table,
+            lambda path: _edit(path, lambda lines: [*lines[:-1], f"{lines[-1]};cyan"]),
+        ),
+        "the table is removed": (table, lambda path: path.unlink()),
+    }
+    trials = [
+        Trial(f"{name} during the run", _harmed(setting, *harm, during=True))
+        for name, harm in pictures.items()
+    ]
+    trials += [
+        Trial(f"{name} before it is resumed", _harmed(setting, *harm, during=False))
+        for name, harm in (pictures | tables).items()
+    ]
+    return trials
+
+
 CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
     "moments": moments,
     "changes": changes,
@@ -176,6 +208,7 @@ CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
     "damage": damage,
     "processes": processes,
     "surroundings": surroundings,
+    DATA: data,
 }
 
 
@@ -234,6 +267,40 @@ def _damaged(setting, path, name):
         return _resume(runner, setting.undisturbed.ending, outcome)
 
     return run
+
+
+def _harmed(setting, name, harm, *, during):
+    """A run whose data are harmed: it ends by itself, or with a line that names what is wrong, and resumes with good data."""
+
+    def run(runner):
+        runner.restore_data()
+        if during:
+            process = runner.start()
+            time.sleep(0.6 * setting.undisturbed.seconds)
+            harm(runner.data / name)
+            ended = finished(process)
+        else:
+            shutil.copytree(setting.half, runner.workdir)
+            harm(runner.data / name)
+            ended = runner.run()
+        outcome = Outcome()
+        if ended.code:
+            outcome.verdict = REFUSED
+            outcome.fail(_bad_end(ended, 1))
+            if not any(Path(name).stem in line for line in ended.errors):
+                outcome.fail([f"no error names {name}: {_last_line(ended)}"])
+        runner.restore_data()
+        return _resume(runner, setting.undisturbed.ending, outcome)
+
+    return run
+
+
+def _halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _edit(path, change):
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
 
 
 def _one_of_many(setting, count, victim, share):

@@ -48,7 +48,7 @@ def test_a_strength_is_one_to_the_digits_of_its_name():
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' is not the name of a prediction"):
         Prediction.parse(name)
-    with pytest.raises(ValueError, match="'tde_pivot' needs a strength, such as tde_pivot_0.5"):
+    with pytest.raises(ValueError, match=r"'tde_pivot' needs a strength, such as tde_pivot_0\.5"):
         Prediction.parse("tde_pivot")
 
 

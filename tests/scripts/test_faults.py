@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cfmlc_jax.data.sources.table import Table
 from scripts.faults import __main__ as command
 from scripts.faults import trials
 from scripts.faults.ending import Ending, read
@@ -162,6 +163,18 @@ def test_processes_that_are_left_are_found(tmp_path):
         process.kill()
         process.wait()
     assert survivors("a_trial_of_this_test", patience=0.0) == []
+
+
+def test_photos_are_written_anew_and_read(tmp_path):
+    runner = Runner(SUBJECTS["photos"], tmp_path, tmp_path / "programs")
+    runner.restore_data()
+    source = Table(runner.data, "train")
+    assert (len(source), sorted(source.class_names)) == (48, ["blue", "green", "red"])
+    first = {path: path.read_bytes() for path in runner.data.rglob("*.*")}
+    (runner.data / "train.csv").unlink()
+    runner.restore_data()
+    assert {path: path.read_bytes() for path in runner.data.rglob("*.*")} == first
+    assert f"--config.data.root={runner.data}" in runner.subject.command(runner.workdir, runner.data)
 
 
 def test_trials_are_the_same_in_every_command(tmp_path):
