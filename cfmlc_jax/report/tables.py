@@ -82,8 +82,10 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def with_interval(value: float, low: float, high: float, *, sign: bool = False, digits: int = 2) -> Markup:
-    """A number and, in smaller type, the ends of its interval."""
+    """A number and, in smaller type, the ends of its interval, unless they are NaN."""
     text = signed(value, digits) if sign else decimal(value, digits)
+    if math.isnan(low):
+        return element("span", text, class_="n")
     ends = f"[{decimal(low, digits)}, {decimal(high, digits)}]"
     return element("span", text, " ", element("small", ends), class_="n")
 

@@ -6,8 +6,8 @@ from cfmlc_jax import metrics
 from cfmlc_jax.results import single_label
 from cfmlc_jax.results.multi_label import MultiLabelResults
 from cfmlc_jax.results.single_label import SingleLabelResults
-from cfmlc_jax.results.split import WEIGHTS, Estimate
-from cfmlc_jax.results.tables import markdown
+from cfmlc_jax.results.split import WEIGHTS
+from cfmlc_jax.results.tables import markdown, with_interval
 
 
 def multi_label_summary(results: Mapping[str, MultiLabelResults]) -> str:
@@ -119,15 +119,11 @@ def _context_table(results):
     rows = []
     for prediction in first.predictions:
         uses = [context.predictions[prediction] for context in contexts.values()]
-        cells = [_with_interval(value) for use in uses for value in (use.excess_fpr, use.context_auc)]
+        cells = [with_interval(value) for use in uses for value in (use.excess_fpr, use.context_auc)]
         rows.append([prediction.name, *cells])
     header = [f"context of the {first.pairs} strongest pairs"]
     header += [f"{split} ({metric})" for split in contexts for metric in ("excess FPR", "AUC")]
     return markdown(header, rows)
-
-
-def _with_interval(estimate: Estimate):
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def _localization_table(results):

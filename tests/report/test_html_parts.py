@@ -14,6 +14,7 @@ from cfmlc_jax.report.sections.context import shown_classes
 from cfmlc_jax.report.sections.curves import precision_at
 from cfmlc_jax.report.sections.strength import default_alphas
 from cfmlc_jax.report.series import Series
+from cfmlc_jax.results import tables as text_tables
 from cfmlc_jax.results.evidence import Training
 from cfmlc_jax.results.predictions import Prediction
 
@@ -138,3 +139,13 @@ def test_strengths_around_the_configured_ones():
 def test_a_prediction_has_a_colour():
     assert series.colour(Prediction.parse("tde_pivot_0.5")) == "tde-pivot"
     assert series.colour(Prediction.parse("combined")) == "combined"
+
+
+def test_an_interval_without_ends_is_a_number():
+    assert tables.with_interval(93.4, 92.1, 94.6, digits=1) == (
+        '<span class="n">93.4 <small>[92.1, 94.6]</small></span>'
+    )
+    assert tables.with_interval(93.4, math.nan, math.nan, sign=True) == '<span class="n">+93.40</span>'
+    assert text_tables.with_interval((93.4, 92.1, 94.6)) == "93.4 [92.1, 94.6]"
+    assert text_tables.with_interval((93.4, math.nan, math.nan)) == "93.4"
+    assert text_tables.with_interval((math.nan, math.nan, math.nan)) == "–"
