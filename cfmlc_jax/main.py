@@ -49,6 +49,7 @@ from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation, parameters, profile
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.engine.instruments import Instruments
+from cfmlc_jax.engine.reporting import require_place
 from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import BucketError, InputError, RunError
 from cfmlc_jax.planning import command, topology
@@ -191,6 +192,7 @@ def _train(values, config):
             f"--profile={values.profile} writes a trace into the workdir, which cannot be in a bucket ({workdir}); take a "
             "local --workdir for this run"
         )
+    require_place(config.report.writers, workdir)
     system = _SYSTEMS[configs.system(config)]
     config = system.require(config, workdir)
     missing = _missing_folders(workdir)
