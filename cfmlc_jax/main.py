@@ -148,6 +148,8 @@ def main() -> int:
                 _plan(values, config)
             else:
                 processes.require_devices()
+                if isinstance(members, processes.Alone):
+                    _say_left_out(values)
                 if config is not None:
                     config = configs.on_platform(config, jax.default_backend())
                 {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
@@ -174,6 +176,12 @@ def _parsed(values):
     # Otherwise Orbax and Grain log every save and every worker.
     logging.getLogger("absl").setLevel(logging.ERROR)
     return config, None
+
+
+def _say_left_out(values):
+    line = detect.tasks_left_out(values["cluster"].value or detect.AUTO)
+    if line:
+        _say(line)
 
 
 def _train(values, config):

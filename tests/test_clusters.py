@@ -108,6 +108,24 @@ def test_a_single_process_waits_for_nobody(started_by, launcher, count, otherwis
 
 
 @pytest.mark.parametrize(
+    ("count", "otherwise", "forgotten"),
+    [
+        (4, {"SLURM_STEP_NODELIST": None, "SLURM_STEP_NUM_TASKS": None}, True),  # sbatch without srun
+        (4, {"SLURM_STEP_NUM_TASKS": "1"}, True),  # a shell of salloc
+        (1, {}, False),  # srun -n 1
+        (1, {"SLURM_NTASKS": None}, False),
+        (4, {"SLURM_JOB_ID": None}, False),
+    ],
+)
+def test_a_line_says_that_srun_was_forgotten(started_by, count, otherwise, forgotten):
+    started_by("slurm", count, 0, **otherwise)
+    assert detect.detect() is None
+    expected = "SLURM gave this job 4 tasks, of which this run uses one; put srun before the command"
+    assert detect.tasks_left_out().startswith(expected) == forgotten
+    assert detect.tasks_left_out(detect.NONE) == ""
+
+
+@pytest.mark.parametrize(
     ("launcher", "otherwise", "words"),
     [
         ("slurm", {"SLURM_PROCID": "7"}, "SLURM numbers this process 7 of 2, from 0"),

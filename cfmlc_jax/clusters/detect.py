@@ -93,6 +93,24 @@ def detect(choice: str = AUTO) -> Cluster | None:
     return cluster
 
 
+def tasks_left_out(choice: str = AUTO) -> str:
+    """A line for the user if SLURM gave this job several tasks, and this process is alone because srun was forgotten.
+
+    Args:
+        choice: as of `detect`, which found no cluster; "none" is to be alone on purpose.
+
+    Returns:
+        The line; empty if nothing was forgotten.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if choice != AUTO or "SLURM_JOB_ID" not in os.environ or not tasks.isdecimal() or int(tasks) < 2:
+        return ""
+    return (
+        f"SLURM gave this job {tasks} tasks, of which this run uses one; put srun before the command to use all, or "
+        "add --cluster=none"
+    )
+
+
 def add_flag(parser: argparse.ArgumentParser) -> None:
     """Add --cluster to a command that is a single process (`require_one_process`)."""
     parser.add_argument(
