@@ -240,6 +240,8 @@ class Together:
         self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
         threading.Thread(target=self._watch, daemon=True).start()
         cli.at_interrupt(self._interrupted)
+        if self._once and place.number > 0:
+            cli.leave_interrupts_to_another()
         self._mistake = mistake
         if mistake is None:
             try:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import socket
 
 import launchers
@@ -19,8 +20,11 @@ from cfmlc_jax.torch_weights import __main__ as torch_weights
 # Joins the others, and then fails as its first argument says.
 JOINS = """
 import os, signal, sys, time
+from cfmlc_jax import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
+cli.end_at_interrupt("interrupted")
 import jax
-from cfmlc_jax import cli, processes
+from cfmlc_jax import processes
 from cfmlc_jax.errors import InputError
 
 processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
@@ -216,6 +220,17 @@ def test_a_defect_of_all_is_printed_once():
     text = "".join(err for _, _, err in results)
     assert text.count("Traceback") == 1
     assert "ZeroDivisionError: by zero" in text
+
+
+def test_an_interrupt_of_all_is_printed_once():
+    started = launchers.start("slurm", JOINS, "wait")
+    for number, process in enumerate(started):
+        while process.stdout.readline() not in (f"{number} of 2\n", ""):
+            pass
+    for process in started:  # as a terminal or srun does
+        process.send_signal(signal.SIGINT)
+    results = launchers.ends(started)
+    assert [(code, err) for code, _, err in results] == [(130, "interrupted\n"), (130, "")]
 
 
 def test_a_coordinator_beside_a_cluster_is_an_error():
