@@ -73,6 +73,19 @@ def broadcast(name: str, text: str) -> str:
     return client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000))
 
 
+def gather(name: str, text: str) -> list[str]:
+    """The texts of all processes, in their order, on all processes; each name serves once. It may take minutes, too."""
+    client: Any = distributed.global_state.client
+    if client is None:
+        return [text]
+    key = f"{_ROOM}/{name}"
+    client.key_value_set(f"{key}/{jax.process_index()}", text)
+    return [
+        client.blocking_key_value_get(f"{key}/{number}", int(WAIT_SECONDS * 1000))
+        for number in range(jax.process_count())
+    ]
+
+
 def first_then_others(action: Callable[[], Any]) -> Any:
     """What an action returns in each process of the run; the others begin it when the first has finished.
 
