@@ -200,16 +200,16 @@ def _located(text, print_line) -> Path:
         path = files.path_of(text)
         if isinstance(path, Address):  # files are read from disk alone
             return checkpoints.find(path)
-        return path if path.is_file() else _checkpoint_or_file(path)
+        return _checkpoint_or_file(path)
     except InputError as error:
         hint = f", a file of weights, or a name that {LIST} names{nearest(text)}" if weights is None else ""
         raise InputError(f"{_FIELD}: {error}{hint}") from error
 
 
-def _checkpoint_or_file(folder) -> Path:
-    """The file of weights in a folder as the Hub has it, else the checkpoint in it."""
-    file = file_in(folder.expanduser())
-    return file if file.is_file() else checkpoints.find(folder)
+def _checkpoint_or_file(path) -> Path:
+    """The file of weights at a path or in a folder as the Hub has it, else the checkpoint there."""
+    place = file_in(path.expanduser())
+    return place if place.is_file() else checkpoints.find(place)
 
 
 def _opened(text, config, print_line) -> _Start:
