@@ -80,6 +80,9 @@ def test_launchers_are_detected(started_by, launcher, name, port):
     cluster = detect.detect()
     assert (cluster.name, cluster.count, cluster.number, cluster.started_by_command) == (name, 4, 3, True)
     assert cluster.address(1).rpartition(":")[2] == str(port)
+    if launcher == "slurm":  # srun --preserve-env in an sbatch without --ntasks
+        started_by(launcher, 4, 3, SLURM_NTASKS=None)
+        assert detect.detect() == cluster
     started_by(None, JAX_COORDINATOR_PORT="1234")
     assert cluster.address(1).rpartition(":")[2] == "1234"
     started_by(None, JAX_COORDINATOR_ADDRESS="node9:99")
