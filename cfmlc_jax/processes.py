@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -34,6 +35,8 @@ END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the
 WAIT_SECONDS = 3600.0  # for what another process does alone; if it dies, the watch ends this one earlier
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
+# How what XLA reports begins; of a broken connection between CPUs JAX makes a ValueError.
+_STATUS = re.compile(r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _SAYS = " failed: "  # between the name of a process and its error
 # Numbers of the calls of `first_then_others`: each barrier has a name of its own.
 _turns = itertools.count()
@@ -270,7 +273,7 @@ class Together:
     def __exit__(self, kind, error, trace):
         if error is None or isinstance(error, self._handled):
             return
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) or _STATUS.match(str(error)):
             time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
         text = f"{kind.__name__}: {' '.join(str(error).split())}"
         mine = f"{self._me}{_SAYS}{text}"[:500]

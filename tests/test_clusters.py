@@ -45,6 +45,9 @@ try:
         if what == "one is killed" and jax.process_index() == 1:
             time.sleep(1)
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "one is killed" and jax.process_index() == 2:
+            time.sleep(2)
+            raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
         if what != "end":
             time.sleep(60)
     members.leave()
