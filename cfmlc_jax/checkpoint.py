@@ -59,6 +59,8 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 # A failed save that writes nothing for so many seconds writes nothing more.
 _STILL = 5.0
 _NOBODY_WAITS = "Event loop is closed"
+# With these words Orbax wraps what TensorStore raises about a part of an array into a plain Exception.
+_OF_A_PART = "Encountered error while reading array index"
 _LISTED = 3
 
 
@@ -189,6 +191,7 @@ class Checkpoints:
         while self._ranks:
             step = max(self._ranks)
             path = self.path(step)
+            reason = ""
             try:
                 meta = read_meta(path)
                 check(path, meta)
@@ -200,13 +203,16 @@ class Checkpoints:
                         training=ocp.args.StandardRestore(training),
                     )
             except UnreadableError as error:
-                kept = self._set_aside(step)
-                reason = error.reason[:120]
-                warn(
-                    f"checkpoint {step} is damaged ({reason}); moved to {kept}, resuming from the one before"
-                )
-                continue
-            return restored["model"], restored["training"], meta | _progress(path)
+                reason = error.reason
+            # The damage may be in a part that only one process reads: all must resume from the same checkpoint.
+            reasons = filter(None, processes.gather(f"read/{next(_MESSAGES)}", reason))
+            reason = next(reasons, "")
+            if not reason:
+                return restored["model"], restored["training"], meta | _progress(path)
+            kept = self._set_aside(step)
+            warn(
+                f"checkpoint {step} is damaged ({reason[:120]}); moved to {kept}, resuming from the one before"
+            )
         if steps:
             raise RunError(
                 f"none of the checkpoints {steps} in {self._folder} is readable; start a new workdir"
@@ -293,17 +299,24 @@ def _async_checkpointer(*, alone):
         return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
     if jax.process_index() != 0:
         return None
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first_process"
+    options = _of_one(0)
+    return ocp.AsyncCheckpointer(_handler(options), multiprocessing_options=options)
+
+
+def _of_one(process):
+    """Options of Orbax by which a process waits for no other."""
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
     )
-    return ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-            model=ocp.StandardCheckpointHandler(multiprocessing_options=options),
-            training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
-            meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
-        ),
-        multiprocessing_options=options,
+
+
+def _handler(options):
+    """Orbax's handler of a checkpoint's items."""
+    return ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options),
+        model=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
     )
 
 
@@ -618,18 +631,18 @@ def _quietly() -> Iterator[None]:
     """Keep Orbax and TensorStore from printing failures inside the block, because they are raised as well.
 
     Orbax logs failures of its threads. Reads and writes still in progress then print, at some later time and
-    from TensorStore's threads, that the event loop is closed. After a failure the block therefore leaves
-    them silent.
+    from TensorStore's threads, that they failed, too, or that the event loop is closed. After a failure the block
+    therefore leaves them silent.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hooks = [logger.level for logger in loggers], (sys.excepthook, sys.unraisablehook)
 
     def of_threads(kind, error, trace):
-        if str(error) != _NOBODY_WAITS:
+        if not str(error).startswith((_NOBODY_WAITS, _OF_A_PART)):
             hooks[0](kind, error, trace)
 
     def of_callbacks(what):
-        if str(what.exc_value) != _NOBODY_WAITS:
+        if not str(what.exc_value).startswith((_NOBODY_WAITS, _OF_A_PART)):
             hooks[1](what)
 
     for logger in loggers:
@@ -642,12 +655,16 @@ def _quietly() -> Iterator[None]:
 
 
 def _read(path, **items):
-    with (
-        _copied(path, *items) as copy,
-        _reading(path),
-        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
-    ):
+    with _copied(path, *items) as copy, _reading(path), _reader() as checkpointer:
         return checkpointer.restore(copy, args=ocp.args.Composite(**items))
+
+
+def _reader():
+    """Orbax's checkpointer of this process: if it cannot read, no other waits for it."""
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    options = _of_one(jax.process_index())
+    return ocp.Checkpointer(_handler(options), multiprocessing_options=options)
 
 
 @contextlib.contextmanager
@@ -658,7 +675,10 @@ def _reading(path) -> Iterator[None]:
             yield
     except BucketError:
         raise
-    except _DAMAGED as error:
+    except Exception as raised:
+        error = raised.__cause__ if str(raised).startswith(_OF_A_PART) else raised
+        if not isinstance(error, _DAMAGED):
+            raise
         number = _error_number(error)
         if number is not None and number not in _OF_FILES:
             raise RunError(

@@ -22,6 +22,9 @@ INTERRUPTED = 128 + signal.SIGINT
 _NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
 
 _at_interrupt: list[Callable[[], object]] = []
+# Whether this process says that it was interrupted; of several it is one.
+_says_interrupted = threading.Event()
+_says_interrupted.set()
 
 
 class Parser(argparse.ArgumentParser):
@@ -132,6 +135,11 @@ def at_interrupt(action: Callable[[], object]) -> None:
     _at_interrupt.append(action)
 
 
+def leave_interrupts_to_another() -> None:
+    """Print no line when SIGINT ends this process: another process of the run, which gets it too, prints it."""
+    _says_interrupted.clear()
+
+
 @contextlib.contextmanager
 def if_interrupted(action: Callable[[], object]) -> Iterator[None]:
     """A context in which `action` is one of `at_interrupt`. After it the action is forgotten: a run has many."""
@@ -158,8 +166,9 @@ def _end_at_interrupt(message):
     signal.sigwait([signal.SIGINT])
     # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
-    with contextlib.suppress(OSError):  # a closed pipe
-        os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
+    if _says_interrupted.is_set():
+        with contextlib.suppress(OSError):  # a closed pipe
+            os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
     _run_actions()
     os._exit(INTERRUPTED)
 

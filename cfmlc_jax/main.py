@@ -49,6 +49,7 @@ from cfmlc_jax.config.workdir import claim, has_checkpoints
 from cfmlc_jax.engine import compilation, parameters, profile
 from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.engine.instruments import Instruments
+from cfmlc_jax.engine.reporting import require_place
 from cfmlc_jax.engine.units import parsed_bytes
 from cfmlc_jax.errors import BucketError, InputError, RunError
 from cfmlc_jax.planning import command, topology
@@ -147,6 +148,8 @@ def main() -> int:
                 _plan(values, config)
             else:
                 processes.require_devices()
+                if isinstance(members, processes.Alone):
+                    _say_left_out(values)
                 if config is not None:
                     config = configs.on_platform(config, jax.default_backend())
                 {"train": _train, "evaluate": _evaluate}[values.mode](values, config)
@@ -175,6 +178,12 @@ def _parsed(values):
     return config, None
 
 
+def _say_left_out(values):
+    line = detect.tasks_left_out(values["cluster"].value or detect.AUTO)
+    if line:
+        _say(line)
+
+
 def _train(values, config):
     if config is None:
         raise InputError(f"--config is missing; {shipped.choices()}")
@@ -191,6 +200,7 @@ def _train(values, config):
             f"--profile={values.profile} writes a trace into the workdir, which cannot be in a bucket ({workdir}); take a "
             "local --workdir for this run"
         )
+    require_place(config.report.writers, workdir)
     system = _SYSTEMS[configs.system(config)]
     config = system.require(config, workdir)
     missing = _missing_folders(workdir)

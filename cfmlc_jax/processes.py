@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -34,6 +35,8 @@ END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the
 WAIT_SECONDS = 3600.0  # for what another process does alone; if it dies, the watch ends this one earlier
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
+# How what XLA reports begins; of a broken connection between CPUs JAX makes a ValueError.
+_STATUS = re.compile(r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _SAYS = " failed: "  # between the name of a process and its error
 # Numbers of the calls of `first_then_others`: each barrier has a name of its own.
 _turns = itertools.count()
@@ -71,6 +74,19 @@ def broadcast(name: str, text: str) -> str:
         client.key_value_set(key, text)
         return text
     return client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000))
+
+
+def gather(name: str, text: str) -> list[str]:
+    """The texts of all processes, in their order, on all processes; each name serves once. It may take minutes, too."""
+    client: Any = distributed.global_state.client
+    if client is None:
+        return [text]
+    key = f"{_ROOM}/{name}"
+    client.key_value_set(f"{key}/{jax.process_index()}", text)
+    return [
+        client.blocking_key_value_get(f"{key}/{number}", int(WAIT_SECONDS * 1000))
+        for number in range(jax.process_count())
+    ]
 
 
 def first_then_others(action: Callable[[], Any]) -> Any:
@@ -240,6 +256,8 @@ class Together:
         self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
         threading.Thread(target=self._watch, daemon=True).start()
         cli.at_interrupt(self._interrupted)
+        if self._once and place.number > 0:
+            cli.leave_interrupts_to_another()
         self._mistake = mistake
         if mistake is None:
             try:
@@ -255,7 +273,7 @@ class Together:
     def __exit__(self, kind, error, trace):
         if error is None or isinstance(error, self._handled):
             return
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) or _STATUS.match(str(error)):
             time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
         text = f"{kind.__name__}: {' '.join(str(error).split())}"
         mine = f"{self._me}{_SAYS}{text}"[:500]

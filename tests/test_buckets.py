@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import socket
 import threading
 import time
@@ -27,7 +28,6 @@ from cfmlc_jax.data.sources import annotations
 from cfmlc_jax.data.sources.coco import Coco
 from cfmlc_jax.data.sources.instances import Instances
 from cfmlc_jax.data.sources.table import Table
-from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.engine.writers import JsonlWriter
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 from cfmlc_jax.predict import __main__ as predict
@@ -514,9 +514,15 @@ def test_sources_that_read_no_buckets(run, monkeypatch):
 
 
 def test_what_cannot_be_in_a_bucket(run, command):
+    tiny = Path(__file__).parent / "configs" / "tiny.py"
     for name, words in (("tensorboard", "event files grow"), ("wandb", "set WANDB_DIR to a local folder")):
-        with pytest.raises(InputError, match=f"has '{name}', whose .*{words}"):
-            Reporting((name,))._require_local(run)
+        # Before anything is read or built.
+        code, out, err = command(
+            f"--config={tiny}", f"--workdir={run}", f"--config.report.writers=('{name}',)"
+        )
+        assert code == 1
+        assert re.fullmatch(f"error: .* has '{name}', whose .*{words}.*\n", err)
+        assert out == ""
     configuration = Path(__file__).parent / "configs" / "cgn_tiny.py"
     code, _, err = command(f"--config={configuration}", f"--workdir={run}")
     assert code == 1

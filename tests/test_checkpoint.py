@@ -172,6 +172,31 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
     assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["5", "5.1"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_array_that_is_in_parts_is_damaged(tmp_path):
+    """Large enough for a file of its own, which Orbax reads after it has opened everything."""
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    model = {"w": jax.device_put(jax.random.normal(jax.random.key(0), (4000, 2)), split)}
+    training = {"step": jnp.int32(1)}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(step, model=model, training=training, meta=META)
+    checkpoints.wait()
+    max((tmp_path / "checkpoints" / "2" / "model").rglob("d/*"), key=os.path.getsize).write_bytes(b"")
+    warnings = []
+    restored, _, _ = checkpoints.restore_latest(
+        model=abstract(model),
+        training=abstract(training),
+        check=lambda path, meta: None,
+        warn=warnings.append,
+    )
+    checkpoints.close()
+    (line,) = warnings
+    assert line.startswith("checkpoint 2 is damaged (OUT_OF_RANGE: Error reading")
+    np.testing.assert_array_equal(restored["w"], model["w"])
+
+
 def test_only_damaged_checkpoints_are_an_error(folder):
     for step in ("2", "4", "5"):
         DAMAGES["meta lost"](folder / step)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import socket
 
 import launchers
@@ -19,8 +20,11 @@ from cfmlc_jax.torch_weights import __main__ as torch_weights
 # Joins the others, and then fails as its first argument says.
 JOINS = """
 import os, signal, sys, time
+from cfmlc_jax import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
+cli.end_at_interrupt("interrupted")
 import jax
-from cfmlc_jax import cli, processes
+from cfmlc_jax import processes
 from cfmlc_jax.errors import InputError
 
 processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
@@ -41,6 +45,9 @@ try:
         if what == "one is killed" and jax.process_index() == 1:
             time.sleep(1)
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "one is killed" and jax.process_index() == 2:
+            time.sleep(2)
+            raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
         if what != "end":
             time.sleep(60)
     members.leave()
@@ -76,6 +83,9 @@ def test_launchers_are_detected(started_by, launcher, name, port):
     cluster = detect.detect()
     assert (cluster.name, cluster.count, cluster.number, cluster.started_by_command) == (name, 4, 3, True)
     assert cluster.address(1).rpartition(":")[2] == str(port)
+    if launcher == "slurm":  # srun --preserve-env in an sbatch without --ntasks
+        started_by(launcher, 4, 3, SLURM_NTASKS=None)
+        assert detect.detect() == cluster
     started_by(None, JAX_COORDINATOR_PORT="1234")
     assert cluster.address(1).rpartition(":")[2] == "1234"
     started_by(None, JAX_COORDINATOR_ADDRESS="node9:99")
@@ -105,6 +115,24 @@ def test_a_single_process_waits_for_nobody(started_by, launcher, count, otherwis
     with processes.join(None, None, None) as members:
         assert isinstance(members, processes.Alone)
     detect.require_one_process(detect.AUTO)
+
+
+@pytest.mark.parametrize(
+    ("count", "otherwise", "forgotten"),
+    [
+        (4, {"SLURM_STEP_NODELIST": None, "SLURM_STEP_NUM_TASKS": None}, True),  # sbatch without srun
+        (4, {"SLURM_STEP_NUM_TASKS": "1"}, True),  # a shell of salloc
+        (1, {}, False),  # srun -n 1
+        (1, {"SLURM_NTASKS": None}, False),
+        (4, {"SLURM_JOB_ID": None}, False),
+    ],
+)
+def test_a_line_says_that_srun_was_forgotten(started_by, count, otherwise, forgotten):
+    started_by("slurm", count, 0, **otherwise)
+    assert detect.detect() is None
+    expected = "SLURM gave this job 4 tasks, of which this run uses one; put srun before the command"
+    assert detect.tasks_left_out().startswith(expected) == forgotten
+    assert detect.tasks_left_out(detect.NONE) == ""
 
 
 @pytest.mark.parametrize(
@@ -198,6 +226,17 @@ def test_a_defect_of_all_is_printed_once():
     text = "".join(err for _, _, err in results)
     assert text.count("Traceback") == 1
     assert "ZeroDivisionError: by zero" in text
+
+
+def test_an_interrupt_of_all_is_printed_once():
+    started = launchers.start("slurm", JOINS, "wait")
+    for number, process in enumerate(started):
+        while process.stdout.readline() not in (f"{number} of 2\n", ""):
+            pass
+    for process in started:  # as a terminal or srun does
+        process.send_signal(signal.SIGINT)
+    results = launchers.ends(started)
+    assert [(code, err) for code, _, err in results] == [(130, "interrupted\n"), (130, "")]
 
 
 def test_a_coordinator_beside_a_cluster_is_an_error():

@@ -53,7 +53,7 @@ def require_start(config, print_line: Callable[[str], None]):
         return _with_normalisation(config, "")
     public = _named(text)
     if public is not None and public.entry is not None:
-        _require_backbone(config, public.entry.model)
+        _require_backbone(config, text, public.entry.model)
     path = processes.first_then_others(lambda: _located(text, print_line))
     stated = None
     if public is not None and path.is_file():
@@ -96,6 +96,7 @@ class _Start(NamedTuple):
     """Weights to start from.
 
     label: how messages call them.
+    model: its name.
     described: model, branches and classes.
     normalise: text of the normalisation that they expect (`normalise.parse`).
     class_names: in label order; None if they are not known.
@@ -104,6 +105,7 @@ class _Start(NamedTuple):
     """
 
     label: str
+    model: str
     described: str
     normalise: str
     class_names: list[str] | None
@@ -142,7 +144,7 @@ def start_from(
     weights = _opened(os.fspath(start), config, print_line)
     stored = flatten_dict(weights.shapes)
     wanted = flatten_dict(jax.tree.map(_abstract, state.learned["average"]))
-    _check_backbone(weights.label, stored, wanted)
+    _check_backbone(weights, stored, wanted, config)
     same_classes = weights.class_names in (None, list(class_names))
     head_fits = _shapes(stored) == _shapes(wanted) and same_classes
     taken = {key: leaf for key, leaf in wanted.items() if head_fits or _is_backbone(key)}
@@ -200,16 +202,16 @@ def _located(text, print_line) -> Path:
         path = files.path_of(text)
         if isinstance(path, Address):  # files are read from disk alone
             return checkpoints.find(path)
-        return path if path.is_file() else _checkpoint_or_file(path)
+        return _checkpoint_or_file(path)
     except InputError as error:
         hint = f", a file of weights, or a name that {LIST} names{nearest(text)}" if weights is None else ""
         raise InputError(f"{_FIELD}: {error}{hint}") from error
 
 
-def _checkpoint_or_file(folder) -> Path:
-    """The file of weights in a folder as the Hub has it, else the checkpoint in it."""
-    file = file_in(folder.expanduser())
-    return file if file.is_file() else checkpoints.find(folder)
+def _checkpoint_or_file(path) -> Path:
+    """The file of weights at a path or in a folder as the Hub has it, else the checkpoint there."""
+    place = file_in(path.expanduser())
+    return place if place.is_file() else checkpoints.find(place)
 
 
 def _opened(text, config, print_line) -> _Start:
@@ -229,6 +231,7 @@ def _of_checkpoint(path, label) -> _Start:
     fields = configs.completed(meta["config"])
     return _Start(
         label=label,
+        model=fields["model.name"],
         described=_described(meta["config"], checkpoints.num_classes(meta)),
         normalise=fields["data.normalise"],
         class_names=meta["class_names"],
@@ -243,9 +246,10 @@ def _of_file(path, text, config) -> _Start:
         pretrained = read.read(path, config.model.name, named=public)
     except InputError as error:
         raise InputError(f"{_FIELD}: {error}") from error
-    _require_backbone(config, pretrained.model)
+    _require_backbone(config, text, pretrained.model)
     return _Start(
         label=text,
+        model=pretrained.model,
         described=f"{pretrained.model}, branches {pretrained.branches}, {pretrained.num_classes} classes",
         normalise=pretrained.normalise,
         class_names=pretrained.class_names,
@@ -265,13 +269,13 @@ def _placed(variables, abstract):
     return unflatten_dict({key: place(arrays[key], leaf) for key, leaf in flatten_dict(abstract).items()})
 
 
-def _require_backbone(config, model):
-    """Raise unless a model has the backbone of the configuration."""
+def _require_backbone(config, label, model):
+    """Raise unless the model of the weights has the backbone of the configuration."""
     wanted, own = (name.removeprefix(catalogue.QUERY2LABEL) for name in (config.model.name, model))
     if wanted != own:
         prefix = catalogue.QUERY2LABEL if config.model.name.startswith(catalogue.QUERY2LABEL) else ""
         raise InputError(
-            f"{_FIELD} {config.init_from} has another backbone, {own} instead of {wanted}; set "
+            f"{_FIELD} {label} has another backbone, {own} instead of {wanted}; set "
             f"--config.model.name={prefix}{own}, or give other weights"
         )
 
@@ -296,15 +300,16 @@ def _from_first_stage(label, stored, wanted, same_classes):
     return shared
 
 
-def _check_backbone(label, stored, wanted):
+def _check_backbone(weights, stored, wanted, config):
     stored, wanted = (
         {"/".join(key): leaf for key, leaf in leaves.items() if _is_backbone(key)}
         for leaves in (stored, wanted)
     )
     difference = strict.compare({name: leaf.shape for name, leaf in wanted.items()}, stored)
     if difference:
-        raise InputError(
-            f"{_FIELD} {label} has another backbone ({difference}); "
+        _require_backbone(config, weights.label, weights.model)
+        raise InputError(  # the same model of another size
+            f"{_FIELD} {weights.label} has another backbone ({difference}); "
             "set config.model.name to the checkpoint's, or give another checkpoint"
         )
 

@@ -24,6 +24,9 @@ _NAMES = {
 }
 # They start each process by one command, such as srun; the environment of the others is that of a whole machine.
 _STARTERS = (clusters.OmpiCluster, clusters.SlurmCluster, clusters.Mpi4pyCluster)
+# How many tasks srun has started. The first may be that of the whole allocation, of which an interactive shell is one task,
+# and `srun --preserve-env` hands down that sbatch without --ntasks has none.
+_SLURM_TASKS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
 # Set by Open MPI 5, which JAX 0.10 does not detect, and by MPICH and Intel MPI.
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -93,6 +96,24 @@ def detect(choice: str = AUTO) -> Cluster | None:
     return cluster
 
 
+def tasks_left_out(choice: str = AUTO) -> str:
+    """A line for the user if SLURM gave this job several tasks, and this process is alone because srun was forgotten.
+
+    Args:
+        choice: as of `detect`, which found no cluster; "none" is to be alone on purpose.
+
+    Returns:
+        The line; empty if nothing was forgotten.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if choice != AUTO or "SLURM_JOB_ID" not in os.environ or not tasks.isdecimal() or int(tasks) < 2:
+        return ""
+    return (
+        f"SLURM gave this job {tasks} tasks, of which this run uses one; put srun before the command to use all, or "
+        "add --cluster=none"
+    )
+
+
 def add_flag(parser: argparse.ArgumentParser) -> None:
     """Add --cluster to a command that is a single process (`require_one_process`)."""
     parser.add_argument(
@@ -128,6 +149,9 @@ def require_one_process(choice: str) -> None:
 
 
 def _is_present(detector) -> bool:
+    if detector is clusters.SlurmCluster:
+        needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")
+        return all(name in os.environ for name in needed) and any(name in os.environ for name in _SLURM_TASKS)
     if detector is clusters.K8sCluster:
         # Only the pods of an Indexed Job can be several processes of one run.
         if "JOB_COMPLETION_INDEX" not in os.environ or "KUBERNETES_SERVICE_HOST" not in os.environ:
@@ -145,10 +169,10 @@ def _of(detector) -> Cluster | None:
     """The processes that a detector finds; None for a single one."""
     name, known_address = _name(detector), None
     with _asked(name):
-        count = detector.get_process_count()
         if detector is clusters.SlurmCluster:
-            # In an interactive shell SLURM_NTASKS is that of the whole allocation, of which the shell is one task.
-            count = min(count, int(os.environ.get("SLURM_STEP_NUM_TASKS", count)))
+            count = min(int(os.environ[each]) for each in _SLURM_TASKS if each in os.environ)
+        else:
+            count = detector.get_process_count()
         number = detector.get_process_id() if count > 1 else 0
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():

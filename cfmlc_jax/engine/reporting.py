@@ -36,6 +36,25 @@ def is_custom(name: str) -> bool:
     return _CUSTOM.fullmatch(name) is not None
 
 
+def require_place(names: Sequence[str], workdir: Path) -> None:
+    """Raise if writers cannot be used in a workdir: objects in a bucket cannot grow as their files do.
+
+    Raises:
+        InputError: the workdir is in a bucket, and a writer needs a local one.
+    """
+    if not isinstance(workdir, Address):
+        return
+    if "tensorboard" in names:
+        raise InputError(
+            f"config.report.writers has 'tensorboard', whose event files grow, and the objects in {workdir} cannot; "
+            "leave it out, or take a local --workdir"
+        )
+    if "wandb" in names and not os.environ.get("WANDB_DIR"):
+        raise InputError(
+            f"config.report.writers has 'wandb', whose own files cannot be in {workdir}; set WANDB_DIR to a local folder"
+        )
+
+
 class Reporting:
     """The metric writer of a run, from where the run resumes until its report is written; it passes all on to several.
 
@@ -111,12 +130,11 @@ class Reporting:
         if jax.process_index() != 0:
             return
         self._jsonl = JsonlWriter(workdir / writers.METRICS, last_step, validated=validated)
-        self._require_local(workdir)
         if "tensorboard" in self._names:
             self._others.append(TensorBoardWriter(workdir / "tensorboard", last_step))
         for name in self._names:
             if is_custom(name):
-                self._others.append(Guarded(_load(name)(workdir, self._config), name, self._warnings.append))
+                self._others.append(Guarded(_made(name, workdir, self._config), name, self._warnings.append))
         for name in TRACKERS:
             if name in self._names:
                 self._followers.append(self._follower(name, workdir, starts=last_step == 0))
@@ -164,20 +182,6 @@ class Reporting:
         """Lines for the user, each only once: a tracker is down, or works again."""
         lines, self._warnings[:] = [*self._warnings], []
         return lines
-
-    def _require_local(self, workdir):
-        """Raise if the workdir is in a bucket, whose objects cannot grow as the files of a writer do."""
-        if not isinstance(workdir, Address):
-            return
-        if "tensorboard" in self._names:
-            raise InputError(
-                f"config.report.writers has 'tensorboard', whose event files grow, and the objects in {workdir} cannot; "
-                "leave it out, or take a local --workdir"
-            )
-        if "wandb" in self._names and not os.environ.get("WANDB_DIR"):
-            raise InputError(
-                f"config.report.writers has 'wandb', whose own files cannot be in {workdir}; set WANDB_DIR to a local folder"
-            )
 
     def _passed_on(self) -> list[MetricWriter | Follower]:
         """The writers beside metrics.jsonl."""
@@ -257,26 +261,45 @@ class Guarded:
             getattr(self._writer, method)(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever a user's writer raises, the run goes on
             self._writer = None
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            self._warn(
-                f"{self._name}.{method} raised {type(error).__name__} ({brief(error)}) at {place.filename}, line "
-                f"{place.lineno}; training goes on without this writer"
-            )
+            self._warn(f"{self._name}.{method} {_raised(error)}; training goes on without this writer")
 
 
 def _load(name):
     """The class of a name module:Class.
 
     Raises:
-        InputError: there is no such module or class.
+        InputError: there is no such module or class, or the module raises.
     """
     module, _, attribute = name.partition(":")
     if "" not in sys.path:  # the folder of the command, as with python -m
         sys.path.append("")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
+        reason, way_out = brief(error), "give module:Class of a module in this folder or on PYTHONPATH"
+    except Exception as error:  # noqa: BLE001 - whatever a user's module raises
+        reason, way_out = f"it {_raised(error)}", "mend the module"
+    raise InputError(f"config.report.writers has {name!r}, which cannot be imported ({reason}); {way_out}")
+
+
+def _made(name, workdir, config):
+    """The writer of a name module:Class.
+
+    Raises:
+        InputError: as of `_load`, or its constructor raises.
+    """
+    try:
+        return _load(name)(workdir, config)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's class raises
         raise InputError(
-            f"config.report.writers has {name!r}, which cannot be imported ({brief(error)}); give module:Class of a "
-            "module in this folder or on PYTHONPATH"
+            f"config.report.writers has {name!r}, whose constructor, called with the workdir and the configuration, "
+            f"{_raised(error)}; mend it, or leave it out"
         ) from error
+
+
+def _raised(error):
+    """What a user's code raised, and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__} ({brief(error)}) at {place.filename}, line {place.lineno}"

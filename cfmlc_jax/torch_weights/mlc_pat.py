@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from cfmlc_jax import installed
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.classifier import Classifier
@@ -145,7 +146,7 @@ def recognise(state_dict: Mapping[str, Any], *, allow: Sequence[str] = ()) -> st
     if not candidates:
         raise InputError(
             f"the weights fit no known model: {len(state_dict)} entries ({strict.some(state_dict, 3)}), stages of "
-            f"{', '.join(map(str, depths)) or 'no'} blocks; known models are {', '.join(catalogue.names())}"
+            f"{', '.join(map(str, depths)) or 'no'} blocks; {installed.document('weights.md')} lists the known models"
         )
     nearest = min(candidates, key=lambda name: len(differences[name]))
     others = [name for name in candidates if name != nearest]

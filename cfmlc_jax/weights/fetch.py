@@ -106,7 +106,12 @@ def fetch(weights: Named, say: Callable[[str], None], *, silent: bool = False) -
 
 
 def file_in(folder: Path) -> Path:
-    """The file of weights in a folder as the Hub has it; the path itself if it is no such folder, or this package's own."""
+    """The file of weights in a folder as the Hub has it; the path itself if it is no such folder, or this package's own.
+
+    The file in a folder of this package's own stands for that folder.
+    """
+    if folder.is_file() and folder.name in hub.WEIGHTS and _is_own(folder.parent):
+        return folder.parent
     file = next((folder / name for name in hub.WEIGHTS if (folder / name).is_file()), folder)
     return folder if _is_own(folder) else file
 

@@ -98,12 +98,25 @@ def read(workdir: Path, *, arrays: bool = True) -> Ending:
 
 
 def _arrays(checkpoint: Path) -> dict[str, str]:
-    """Digests of the items of a checkpoint: names, shapes and bits of all arrays."""
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        items = ocp.args.Composite(model=ocp.args.StandardRestore(), training=ocp.args.StandardRestore())
-        restored = checkpointer.restore(checkpoint, args=items)
+    """Digests of the items of a checkpoint: names, shapes and bits of all arrays, whatever devices they were saved on."""
+    items = ("model", "training")
+    handler = ocp.CompositeCheckpointHandler(
+        **{item: ocp.PyTreeCheckpointHandler() for item in items}, meta=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        stored = checkpointer.metadata(checkpoint).item_metadata
+        as_numpy = {
+            item: jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), stored[item].tree)
+            for item in items
+        }
+        restored = checkpointer.restore(
+            checkpoint,
+            args=ocp.args.Composite(
+                **{item: ocp.args.PyTreeRestore(restore_args=args) for item, args in as_numpy.items()}
+            ),
+        )
     digests = {}
-    for item in ("model", "training"):
+    for item in items:
         digest = hashlib.sha256()
         for path, value in jax.tree_util.tree_leaves_with_path(restored[item]):
             digest.update(f"{jax.tree_util.keystr(path)} {_digest(value)}".encode())

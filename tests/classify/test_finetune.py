@@ -80,13 +80,13 @@ def configuration(name, branches):
     return config
 
 
-def begin(path, **model):
+def begin(path, name="mine", **model):
     """The state initialised from a checkpoint, and the printed lines."""
     training, lines = new_training(**model), []
     state = finetune.start_from(
         path,
         training.state,
-        config=configuration("mine", model.get("attention", "cross")),
+        config=configuration(name, model.get("attention", "cross")),
         class_names=NAMES[: model.get("classes", 3)],
         print_line=lines.append,
     )
@@ -148,6 +148,12 @@ def test_another_backbone_is_refused(stored):
     path, _ = stored()
     with pytest.raises(InputError) as error:
         begin(path, width=16)
+    assert str(error.value) == (
+        f"config.init_from {path} has another backbone, tiny instead of mine; set --config.model.name=tiny, or give "
+        "other weights"
+    )
+    with pytest.raises(InputError) as error:
+        begin(path, name="tiny", width=16)
     message = str(error.value)
     assert message.startswith(f"config.init_from {path} has another backbone (")
     assert "35 mis-shaped: batch_stats/backbone/bn1/mean [4] instead of [8], " in message
@@ -167,7 +173,7 @@ def test_missing_and_left_over_arrays_are_named(stored):
         InputError, match=r"missing: params/backbone/layer9_0/.*left over: params/backbone/layer2_0/"
     ):
         finetune.start_from(
-            path, other, config=configuration("mine", "cross"), class_names=NAMES, print_line=pytest.fail
+            path, other, config=configuration("tiny", "cross"), class_names=NAMES, print_line=pytest.fail
         )
 
 

@@ -22,6 +22,7 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
 if int(sys.argv[2]) > 1:
     jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 import numpy as np
+from jax.experimental import multihost_utils
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.data.evaluation import evaluation_batches
 from cfmlc_jax.data.pipeline import train_batches
@@ -62,7 +63,23 @@ kept = positions >= 0
 assert sorted(positions[kept]) == list(range(22))
 leaves = [np.asarray(gather(leaf, mesh)) for leaf in jax.tree.leaves((run.variables, run.tally))]
 checkpoints = Checkpoints(Path(sys.argv[5]).with_suffix(""))
-checkpoints.save(1, model=run.variables, training=run.opt_state, meta={"class_names": []})
+checkpoints.save(1, model=run.variables, training=run.tally, meta={"class_names": []})
+if jax.process_count() > 1:  # of the next one a part is damaged that only process 1 reads
+    checkpoints.save(2, model=run.variables, training=run.tally, meta={"class_names": []})
+    checkpoints.wait()
+    multihost_utils.sync_global_devices("saved")
+    for file in (checkpoints.path(2) / "model" / "ocdbt.process_1" / "d").iterdir():
+        if jax.process_index() == 0:
+            file.write_bytes(b"")
+    multihost_utils.sync_global_devices("damaged")
+    model, training = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (run.variables, run.tally)
+    )
+    lines = []
+    checkpoints.restore_latest(model=model, training=training, check=lambda path, meta: None, warn=lines.append)
+    assert checkpoints.latest_step() == 1
+    (line,) = lines
+    assert line.startswith("checkpoint 2 is damaged (") and line.endswith("resuming from the one before")
 checkpoints.close()
 if jax.process_index() == 0:
     np.savez(sys.argv[5], *leaves, logits=logits[kept][np.argsort(positions[kept])])
@@ -143,6 +160,7 @@ def test_two_processes_equal_one_process(tmp_path):
     assert one.keys() == two.keys()
     for name, expected in one.items():
         np.testing.assert_allclose(two[name], expected, rtol=2e-5, atol=1e-6, err_msg=name)
+    assert (tmp_path / "damaged" / "2").is_dir()
     # What two processes saved, each one half of every array, one process restores.
     restored = jax.tree.leaves(checkpoint.read_part(*whole(tmp_path / "two" / "1")))
     assert len(restored) > 10

@@ -385,6 +385,29 @@ def test_a_class_that_cannot_be_used(tmp_path, monkeypatch, name, words):
         fit(tmp_path / "run", names=(name,))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "class Writer(:",
+            r"cannot be imported .invalid syntax .broken_writer.py, line 1..; give module:Class",
+        ),
+        ("1 / 0", "cannot be imported .it raised ZeroDivisionError .* at .*broken_writer.py, line 1.; mend"),
+        (
+            "class Writer:\n  def __init__(self, workdir, config):\n    open(workdir / 'no')",
+            "whose constructor, called with .* raised FileNotFoundError .* at .*broken_writer.py, line 3; mend",
+        ),
+        ("class Writer: pass", "whose constructor, called with .* raised TypeError .Writer.. takes no arg"),
+    ],
+)
+def test_a_class_whose_code_raises(tmp_path, monkeypatch, text, words):
+    (tmp_path / "broken_writer.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_writer", raising=False)
+    with pytest.raises(InputError, match=words), Reporting(("broken_writer:Writer",)) as reporting:
+        reporting.open(tmp_path, last_step=0)
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_a_package_that_is_missing(monkeypatch, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)

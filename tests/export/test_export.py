@@ -278,8 +278,9 @@ def test_a_training_starts_from_a_folder(exported, checkpoint):
     parts = build.create(config, len(NAMES))
     learned = build.initial(config, parts)
     lines = []
+    file = out / "model.safetensors"  # stands for its folder
     state = finetune.start_from(
-        out, State(0, learned, {}), config=config, class_names=NAMES, print_line=lines.append
+        file, State(0, learned, {}), config=config, class_names=NAMES, print_line=lines.append
     )
     expected = opening.open(checkpoint).model["average"]
     jax.tree.map(np.testing.assert_array_equal, state.learned["variables"], expected)

@@ -270,7 +270,9 @@ def test_a_run_starts_from_an_exported_folder(server, exported, place):
         assert not any(map(np.any, jax.tree.leaves(variables["params"]["head"])))  # as it was
         assert lines[-1].startswith(f"initialised from {label}: backbone; new head (")
         assert chosen.data.normalise == "half"
-    with pytest.raises(InputError, match=f"{label} has another backbone"):
+    with pytest.raises(
+        InputError, match=f"{label} has another backbone, {config.model.name} instead of resnet18; set"
+    ):
         begin_as(configs.replaced(start, {"model.name": "resnet18"}), names())
 
 
