@@ -3,6 +3,7 @@
     python -m cfmlc_jax.torch_weights resnet50-0676ba61.pth pretrained/resnet50_in1k --model=resnet50 --normalise=imagenet
     python -m cfmlc_jax.cgn generate --checkpoint=runs/cgn_imagenet --out=records --records=1200000
     python -m cfmlc_jax.main --config=configs/cgn_imagenet_classifier.py --config.data.counterfactuals.path=records
+    python -m cfmlc_jax.main --mode=plan --config=configs/cgn_imagenet_classifier.py --classes=1000 --images=1281167
 
 Data: data/imagenet, or --config.data.root=DIR, with train.csv and val.csv, each line `file,label`, and the images that they
 name (docs/data.md). Labels, and the names in the records (config.generator.class_names of the generator), are those of

@@ -8,8 +8,8 @@ annotations/instances_{train,val}2014.json; `python -m cfmlc_jax.data coco` chec
 Reference score: 85.1 mAP, ResNet-101 pre-trained on ImageNet-1k. This file starts from random
 weights, for which no score is published.
 
-Expected time: 80 epochs are 51,280 steps of 128 images × 5 views, 6.2e18 floating-point
-operations: 22 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a measurement).
+Expected time: 80 epochs are 51,280 steps of 128 images × 5 views, 6.0e18 floating-point
+operations: 21 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a measurement).
 """
 
 from cfmlc_jax import config as configs

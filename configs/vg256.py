@@ -9,8 +9,8 @@ VG_100K_2/ and the vocabulary vg256.json of the reference's repository (or
 Reference score: the reference's repository publishes none for VG-256; the paper's is for
 pre-trained weights.
 
-Expected time: 80 epochs of about 75,000 images are 47,000 steps of 128 images × 5 views, 5.6e18
-floating-point operations: 20 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a
+Expected time: 80 epochs of 75,653 images are 47,280 steps of 128 images × 5 views, 5.5e18
+floating-point operations: 19 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a
 measurement).
 """
 

@@ -8,7 +8,7 @@ Data: data/voc2007, or $CFMLC_DATA/voc2007, or --config.data.root=DIR, with VOCd
 Reference score: the reference's repository publishes none for VOC 2007; the paper's is for
 pre-trained weights.
 
-Expected time: 80 epochs are 3,120 steps of 128 images × 5 views, 3.8e17 floating-point operations:
+Expected time: 80 epochs are 3,120 steps of 128 images × 5 views, 3.6e17 floating-point operations:
 1.3 hours on four GPUs that sustain 20 TFLOP/s each (arithmetic, not a measurement).
 """
 

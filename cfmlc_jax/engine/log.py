@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.engine.memory import compile_within_memory
+from cfmlc_jax.engine.step import TrainStep
 
 
 class Logged(NamedTuple):
@@ -45,8 +47,11 @@ class Log:
             self._write(jax.device_get(logged))
 
 
-def with_compilation_reported(train_step, progress):
-    """The same function; its first call, which compiles for seconds to minutes, is timed and not in the rates."""
+def with_compilation_reported(train_step: TrainStep, progress):
+    """The same function; its first call, which compiles for seconds to minutes, is timed and not in the rates.
+
+    It raises as `compile_within_memory` if the step needs more memory than the device has.
+    """
     calls = 0
 
     def timed_once(state, batch):
@@ -57,6 +62,7 @@ def with_compilation_reported(train_step, progress):
         progress.note("compiling the training step")
         start = time.perf_counter()
         with progress.paused(), compilation.counted() as compilations:
+            compile_within_memory(train_step.jitted.lower(state, batch))
             result = train_step(state, batch)
         compiled = time.perf_counter()
         jax.block_until_ready(result)

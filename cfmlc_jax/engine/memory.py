@@ -20,6 +20,17 @@ _USED = re.compile(r"Used (\d+(?:\.\d+)?)([KMGT]?)i?B? of (\d+(?:\.\d+)?)([KMGT]
 _ALLOCATION = re.compile(r"allocat\w+ (\d+(?:\.\d+)?)\s*(?:([KMGT])i?B|bytes)")
 
 
+class TooLarge(jax.errors.JaxRuntimeError):
+    """A compiled program needs more memory than the device has, and was not run.
+
+    needed: by the compiler's plan.
+    """
+
+    def __init__(self, needed: Memory):
+        super().__init__("RESOURCE_EXHAUSTED: the compiled program was not run")
+        self.needed = needed
+
+
 @contextlib.contextmanager
 def explained(
     activity: str, remedy: str, need: Callable[[], Memory] | None = None, images: int = 0
@@ -44,7 +55,7 @@ def explained(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         device = jax.local_devices()[0]
-        numbers = _numbers(str(error), device, need, images)
+        numbers = _numbers(error, device, need, images)
         raise RunError(
             f"{activity}: out of memory on the device, {device.device_kind} ({_brief(error)}); {numbers}{remedy}"
         ) from error
@@ -53,27 +64,27 @@ def explained(
 def compile_within_memory(lowered: jax.stages.Lowered) -> None:
     """Compile a program early, to learn whether it fits; its function does not compile it again.
 
+    Otherwise GPUs would find out only when a program runs, and the system would kill a process on CPUs.
+
     Raises:
-        jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, it needs more memory than the device has. GPUs find out only
-            when a program runs.
+        TooLarge: it needs more memory than the device has.
+        jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, the same by a compiler that knows its device.
     """
-    needed, limit = memory_of(lowered.compile()).peak, limit_of(jax.local_devices()[0])
-    if limit is not None and needed > limit:
-        # In the words of the compiler for TPUs, which `explained` reads.
-        raise jax.errors.JaxRuntimeError(
-            f"RESOURCE_EXHAUSTED: Used {needed / 2**30:.2f}G of {limit / 2**30:.2f}G memory"
-        )
+    needed, limit = memory_of(lowered.compile()), limit_of(jax.local_devices()[0])
+    if limit is not None and needed.peak > limit:
+        raise TooLarge(needed)
 
 
-def _numbers(text, device, need, images):
+def _numbers(error, device, need, images):
     """What is needed and what there is, as far as they are known: the middle of a message."""
+    text = str(error)
     compiled = refused(text)
     if compiled is not None:
         needed, there = compiled
         return f"it needs {shown_bytes(needed)}, and the device has {shown_bytes(there)}; "
     limit = limit_of(device)
     has = f"{_owner(device)} has {shown_bytes(limit)}" if limit else ""
-    memory = None if need is None else _computed(need)
+    memory = error.needed if isinstance(error, TooLarge) else _computed(need)
     if memory is not None:
         return (
             f"it needs {shown_bytes(memory.peak)} on each device{f', and {has}' if has else ''}"
@@ -93,9 +104,9 @@ def refused(text: str) -> tuple[int, int] | None:
 
 
 def _computed(need):
-    """The memory on each device; None if the program cannot be compiled either."""
+    """The memory on each device; None if it is unknown, or the program cannot be compiled either."""
     try:
-        return need()
+        return None if need is None else need()
     except jax.errors.JaxRuntimeError:
         return None
 

@@ -20,14 +20,23 @@ def head(workload: Workload, images_per_second: float | None) -> list[str]:
 
 def _length(workload, images_per_second):
     if workload.steps is None:
-        return f"{workload.epochs} epochs of unknown length; give --images=N, the number of training images"
+        epochs = _counted(workload.epochs, "epoch")
+        return f"{epochs} of unknown length; give --images=N, the number of training images"
     text = (
-        f"{workload.images:,} images are {workload.steps_per_epoch:,} steps; {workload.epochs} epochs "
-        f"are {workload.steps:,} steps"
+        f"{_are(workload.images, 'image')} {_counted(workload.steps_per_epoch, 'step')}; "
+        f"{_are(workload.epochs, 'epoch')} {_counted(workload.steps, 'step')}"
     )
     if images_per_second is None:
         return text
     return f"{text}, {workload.hours(images_per_second):,.1f} hours at {images_per_second:g} images/s"
+
+
+def _counted(number, noun):
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _are(number, noun):
+    return f"{_counted(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def program(name: str, about: str, costs: Costs) -> list[str]:

@@ -521,7 +521,8 @@ def test_a_program_that_is_larger_than_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "limit_of", lambda device: 1024)
     with (
         pytest.raises(
-            RunError, match=r"^evaluation: out of memory on the device.* needs .*, and the device has"
+            RunError,
+            match=r"^evaluation: out of memory on the device.* needs .*, and this machine has 1 KiB; ",
         ),
         memory.explained("evaluation", "make it smaller"),
     ):

@@ -112,20 +112,31 @@ def test_a_need_that_cannot_be_computed_is_left_out():
         on_the_device()
 
 
-def test_a_run_that_is_too_large_names_its_need_and_the_way_out(command, monkeypatch):
-    """The program's memory is computed when the error has occurred, from the shapes of the run."""
-
+@pytest.mark.parametrize(
+    ("limit", "reason", "there"),
+    [
+        # Known before the step, which the system might answer by killing the process.
+        (
+            8 * 2**20,
+            "the compiled program was not run",
+            r", and this machine has 8 MiB, room for about \d+ of the 80 images at once",
+        ),
+        # The program's memory is computed when the error has occurred, from the shapes of the run.
+        (None, "Out of memory", ""),
+    ],
+)
+def test_a_run_that_is_too_large_names_its_need_and_the_way_out(command, monkeypatch, limit, reason, there):
     def exhausted(self, state, batch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(TrainStep, "__call__", exhausted)
-    monkeypatch.setattr(memory, "limit_of", lambda device: 8 * 2**20)
-    code, _, err = command(f"--config={TINY}", "--config.effect.kinds=()")
+    monkeypatch.setattr(memory, "limit_of", lambda device: limit)
+    code, _, err = command(f"--config={TINY}", "--config.effect.kinds=()", "--config.train.batch_size=80")
     assert code == 1
     line = err.splitlines()[-1]
     assert re.search(
-        r"^error: training: out of memory on the device, cpu \(RESOURCE_EXHAUSTED: Out of memory\); it needs \S+ MiB on each "
-        r"device, and this machine has 8 MiB(, room for about \d of the 8 images at once)?; raise train.micro_batches \(now 1\), make",
+        rf"^error: training: out of memory on the device, cpu \(RESOURCE_EXHAUSTED: {reason}\); it needs \S+ MiB on each "
+        rf"device{there}; raise train.micro_batches \(now 1\), make",
         line,
     )
     assert line.endswith("--mode=plan --memory=24G finds what fits into 24 GiB")

@@ -20,7 +20,7 @@ from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.plan import TRAINING, Costs, Memory, Program, Workload
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.planning import command as planning
-from cfmlc_jax.planning import topology
+from cfmlc_jax.planning import text, topology
 
 REPOSITORY = Path(__file__).parents[2]
 TESTED = Path(__file__).parents[1] / "configs"
@@ -165,6 +165,28 @@ def test_an_evaluation_that_fits(compiled):
     assert found["evaluation"] == {"evaluate.batch_size": 10, "memory": 600}
     assert found[TRAINING] is None
     assert any(line.startswith("training step: nothing fits; use more devices") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "words"),
+    [
+        (3500, 2, "3,500 images are 218 steps; 2 epochs are 436 steps"),
+        (20, 1, "20 images are 1 step; 1 epoch is 1 step"),
+        (None, 1, "1 epoch of unknown length; give --images=N, the number of training images"),
+    ],
+)
+def test_the_length_of_a_run_in_words(images, epochs, words):
+    workload = Workload(
+        mesh=meshes.create(1, jax.devices()[:1]),
+        batch="",
+        parameters={},
+        programs={},
+        images_per_step=16,
+        images=images,
+        steps_per_epoch=None if images is None else images // 16,
+        epochs=epochs,
+    )
+    assert text.head(workload, None)[-1] == f"length        {words}"
 
 
 def test_the_steps_of_mixed_and_of_balanced_batches():
