@@ -2,7 +2,8 @@
 
 A checkpoint is a folder of three items: "model" (variables, their average, mean colour: all that
 prediction needs), "training" (the rest of the state) and "meta" (configuration, class names, data,
-progress). After validation a file is added with the checkpoint's rank and the progress at that time. The
+progress). A file has the digests of all others (`digests`): what has changed since then is not read. After validation
+a file is added with the checkpoint's rank and the progress at that time. The
 position in the data is the step: batches are a function of it, so no iterator is saved, and a run may
 resume with another number of workers, processes or devices.
 
@@ -39,7 +40,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 import cfmlc_jax
-from cfmlc_jax import buckets, files, processes, weights_folder
+from cfmlc_jax import buckets, digests, files, processes, weights_folder
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.errors import BucketError, InputError, RunError, WriteError
 
@@ -92,8 +93,8 @@ class Checkpoints:
         self._ranks = _ranks(self._folder)
         self._in_bucket = isinstance(self._folder, Address)
         self._checkpointer = _async_checkpointer(alone=self._in_bucket)
-        self._uploader = ThreadPoolExecutor(1)
-        self._upload: Future | None = None
+        self._finisher = ThreadPoolExecutor(1)  # of what follows when Orbax has written a checkpoint
+        self._finishing: Future | None = None
         # The step that is being written, and the context that reports why it cannot be written.
         self._writing: tuple[int, contextlib.ExitStack] | None = None
 
@@ -116,11 +117,13 @@ class Checkpoints:
             if not self._in_bucket:
                 stack.enter_context(_explained(self.path(step)))
                 self._checkpointer.save(self.path(step), args=items)
+                if jax.process_index() == 0:
+                    self._finishing = self._finisher.submit(self._sign, self.path(step))
             elif jax.process_index() == 0:
                 copy = stack.enter_context(buckets.local_folder()) / str(step)
                 stack.enter_context(_explained(copy, self.path(step)))
                 self._checkpointer.save(copy, args=items)
-                self._upload = self._uploader.submit(self._put, copy, self.path(step))
+                self._finishing = self._finisher.submit(self._put, copy, self.path(step))
             self._writing = step, stack.pop_all()
 
     def wait(self) -> None:
@@ -135,17 +138,27 @@ class Checkpoints:
         (step, stack), self._writing = self._writing, None
         if not self._in_bucket:
             with stack:
-                self._checkpointer.wait_until_finished()
+                if self._finishing is not None:
+                    self._finishing.result()
+                else:
+                    self._checkpointer.wait_until_finished()
         else:
             with _shared(self.path(step)), stack:
-                if self._upload is not None:
-                    self._upload.result()
+                if self._finishing is not None:
+                    self._finishing.result()
         self._ranks[step] = None
         self._drop_old()
 
+    def _sign(self, path):
+        """Write the digests of a checkpoint, when Orbax has written it."""
+        self._checkpointer.wait_until_finished()
+        # On a disk that is full now the checkpoint is as good without them, and the run's next file says so.
+        with contextlib.suppress(OSError):
+            digests.write(path)
+
     def _put(self, copy, address):
         """Put a checkpoint into the bucket, when Orbax has written it to the local disk."""
-        self._checkpointer.wait_until_finished()
+        self._sign(copy)
         address.rmtree(missing_ok=True)  # what a save of this step that was killed has left
         address.upload(copy, last=_MARK)
 
@@ -249,7 +262,7 @@ class Checkpoints:
         if self._checkpointer is not None:
             with contextlib.suppress(OSError):  # Orbax raises once more what ended a save
                 self._checkpointer.close()
-        self._uploader.shutdown()
+        self._finisher.shutdown()
 
     @property
     def _aside(self):
@@ -417,10 +430,12 @@ def write(path: Path, *, model, meta: dict) -> None:
             if isinstance(path, Address):
                 with buckets.local_folder() as folder, _explained(folder / path.name, path):
                     checkpointer.save(folder / path.name, args=items)
+                    digests.write(folder / path.name)
                     path.upload(folder / path.name, last=_MARK)
                 return
             with _explained(path):
                 checkpointer.save(path, args=items)
+                digests.write(path)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another path") from error
 
@@ -545,6 +560,7 @@ def read_part(path: Path, abstract) -> Any:
     with _copied(path, "model") as copy:
         if weights_folder.is_one(copy):
             return weights_folder.read_part(copy, abstract)
+        _require_intact(path, copy, ("model",))
         with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore(copy / "model", args=part)
     for (place, wanted), leaf in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(arrays)):
@@ -655,8 +671,19 @@ def _quietly() -> Iterator[None]:
 
 
 def _read(path, **items):
-    with _copied(path, *items) as copy, _reading(path), _reader() as checkpointer:
-        return checkpointer.restore(copy, args=ocp.args.Composite(**items))
+    with _copied(path, *items) as copy:
+        _require_intact(path, copy, items)
+        with _reading(path), _reader() as checkpointer:
+            return checkpointer.restore(copy, args=ocp.args.Composite(**items))
+
+
+def _require_intact(path, copy, items):
+    """Raise if a file of some items is not as it was written. On a disk that all processes share, the first one looks."""
+    if jax.process_index() == 0 or isinstance(path, Address):
+        with _reading(path):
+            difference = digests.difference(copy, items)
+        if difference:
+            raise UnreadableError(path, difference)
 
 
 def _reader():

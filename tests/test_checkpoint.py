@@ -11,7 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from cfmlc_jax import checkpoint
+from cfmlc_jax import checkpoint, digests
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -173,6 +173,28 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_bit_of_an_array_that_changed_is_noticed(tmp_path):
+    """TensorStore alone would read other numbers."""
+    path, model = tmp_path / "one", {"w": jnp.arange(8000.0).reshape(4000, 2)}
+    checkpoint.write(path, model=model, meta=META)
+    file = max((path / "model").rglob("d/*"), key=os.path.getsize)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    for read in (checkpoint.read_model, checkpoint.read_part):
+        with pytest.raises(InputError, match=f"{file.relative_to(path)} has changed since it was written"):
+            read(path, abstract(model))
+    assert checkpoint.read_meta(path) == META
+
+
+def test_a_file_that_is_missing_and_digests_that_are_damaged(folder):
+    (folder / "4" / "digests.json").write_text("{")
+    max((folder / "5" / "training").rglob("d/*"), key=os.path.getsize).unlink()
+    warnings = []
+    assert restore(folder, warnings.append)[2]["step"] == 2
+    assert ["is missing" in warnings[0], "digests.json is damaged" in warnings[1]] == [True, True]
+
+
 def test_an_array_that_is_in_parts_is_damaged(tmp_path):
     """Large enough for a file of its own, which Orbax reads after it has opened everything."""
     mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -184,6 +206,7 @@ def test_an_array_that_is_in_parts_is_damaged(tmp_path):
         checkpoints.save(step, model=model, training=training, meta=META)
     checkpoints.wait()
     max((tmp_path / "checkpoints" / "2" / "model").rglob("d/*"), key=os.path.getsize).write_bytes(b"")
+    (tmp_path / "checkpoints" / "2" / digests.FILE).unlink()  # as of an older version
     warnings = []
     restored, _, _ = checkpoints.restore_latest(
         model=abstract(model),
@@ -219,6 +242,7 @@ def test_checkpoints_that_were_set_aside_are_never_trained_over(folder):
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '"text"'])
 def test_a_meta_that_is_another_document(folder, text):
     (folder / "5" / "meta" / "metadata").write_text(text)
+    (folder / "5" / digests.FILE).unlink()
     warnings = []
     assert restore(folder, warnings.append)[2]["step"] == 4
     assert warnings[0].startswith("checkpoint 5 is damaged (its meta has no class names)")

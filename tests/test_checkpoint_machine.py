@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from orbax.checkpoint._src.futures import future
 
-from cfmlc_jax import checkpoint
+from cfmlc_jax import checkpoint, digests
 from cfmlc_jax.checkpoint import KEEP_LATEST, Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
 from scripts.faults.victim import changed
@@ -124,10 +124,17 @@ DAMAGES = {
     "emptied": lambda path: path.write_bytes(b""),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "removed": lambda path: path.unlink(),
+    "flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
 }
 # Indices into lists whose length hypothesis does not know.
 places = st.integers(0, 999)
 moments = st.integers(0, 40)
+
+
+def flipped(content):
+    """The content with one bit changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :] if content else b"\0"
 
 
 class Training(RuleBasedStateMachine):
@@ -264,6 +271,8 @@ class Training(RuleBasedStateMachine):
             return
         step = chosen(sorted(self.saved), place)
         path = chosen(sorted(path for path in (self.folder / str(step)).rglob("*") if path.is_file()), file)
+        if how == "flipped" and not (self.folder / str(step) / digests.FILE).exists():
+            return  # the process was killed before it wrote them
         DAMAGES[how](path)
         if path.name == "rank.json":
             self.saved[step].rank = None
