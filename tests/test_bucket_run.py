@@ -146,9 +146,9 @@ def arrays(folder, step):
 
 
 def logged(text):
-    """The lines of metrics.jsonl without times."""
+    """The lines of metrics.jsonl without times and memory."""
     return [
-        {name: value for name, value in json.loads(line).items() if not name.startswith("time/")}
+        {name: value for name, value in json.loads(line).items() if not name.startswith(("time/", "memory/"))}
         for line in text.splitlines()
     ]
 
