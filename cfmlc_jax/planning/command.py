@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,7 +168,10 @@ def _families(config, name, devices) -> list[_Family]:
     else:
         families = [_smaller(config, "train.batch_size", len(devices))]
         if configs.system(config) == configs.CLASSIFIER:
-            families = [*_in_parts(config, len(devices)), *families]
+            # Other numbers in any case, so as many images as the memory can hold.
+            most = {} if config.model.remat == catalogue.REMAT[-1] else {"model.remat": catalogue.REMAT[-1]}
+            smaller = _smaller(config, "train.batch_size", len(devices), most)
+            families = [*_in_parts(config, len(devices)), smaller]
     accepted = [
         family._replace(candidates=[each for each in family.candidates if _accepted(config, each.fields)])
         for family in families
@@ -176,10 +179,11 @@ def _families(config, name, devices) -> list[_Family]:
     return [family for family in accepted if family.candidates]
 
 
-def _smaller(config, field, devices) -> _Family:
-    most = configs.field(config, field)
-    candidates = [fitting.Candidate({field: size}, size) for size in range(devices, most, devices)]
-    return _Family(candidates, most)
+def _smaller(config, field, devices, also: Mapping[str, Any] | None = None) -> _Family:
+    """Fewer images, and other fields changed with them."""
+    most, changes = configs.field(config, field), dict(also or {})
+    candidates = [fitting.Candidate({field: size, **changes}, size) for size in range(devices, most, devices)]
+    return _Family(candidates, None if changes else most)
 
 
 def _smaller_micro_batch(config, devices) -> _Family:

@@ -137,7 +137,11 @@ def test_rematerialisation_comes_next_then_a_smaller_batch(compiled):
     joint = {"train.batch_size": 16, "model.norm_groups": 1}
     remat = {"model.remat": "everything", "train.micro_batches": 1, "memory": 1480}
     assert fits(1500, **joint)[0] == {TRAINING: remat}
-    assert fits(1300, **joint)[0] == {TRAINING: {"train.batch_size": 2, "memory": 1200}}
+    smaller = {"train.batch_size": 10, "model.remat": "everything", "memory": 1300}
+    assert fits(1300, **joint)[0] == {TRAINING: smaller}
+    assert fits(1300, **joint, **{"model.remat": "everything"})[0] == {
+        TRAINING: {"train.batch_size": 10, "memory": 1300}
+    }
     # From where the configuration is.
     assert fits(1300, **groups, **{"model.remat": "blocks"})[0][TRAINING]["train.micro_batches"] == 4
 
