@@ -62,20 +62,15 @@ class Ending:
         )
 
 
-def read(workdir: Path, *, arrays: bool = True) -> Ending:
-    """The ending of a run and of the runs in its folder.
-
-    Args:
-        workdir: of the run.
-        arrays: whether to read the arrays of the last checkpoints.
-    """
+def read(workdir: Path) -> Ending:
+    """The ending of a run and of the runs in its folder."""
     ending = Ending()
     for folder in sorted(path for path in workdir.rglob("checkpoints") if path.is_dir()):
         steps = sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
         name = folder.relative_to(workdir)
         ending.parts[f"{name} last"] = steps[0] if steps else None
         ending.paths |= {f"{name}/{path.name}" for path in folder.iterdir() if not path.name.isdecimal()}
-        if arrays and steps:
+        if steps:
             for item, digest in _arrays(folder / str(steps[0])).items():
                 ending.parts[f"{name}/{steps[0]} {item}"] = digest
     for path in sorted(workdir.rglob("*")):

@@ -380,9 +380,7 @@ def _resume(runner, expected, outcome, *flags, devices=1, same_numbers=True):
 
 def _compare(runner, expected, outcome, *, same_numbers=True):
     outcome.fail(runner.left())
-    # Arrays of several devices are read on as many only.
-    ending = endings.read(runner.workdir, arrays=same_numbers)
-    outcome.fail(ending.differences(expected, same_numbers=same_numbers))
+    outcome.fail(endings.read(runner.workdir).differences(expected, same_numbers=same_numbers))
     return outcome
 
 
