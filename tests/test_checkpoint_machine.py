@@ -27,6 +27,7 @@ from orbax.checkpoint._src.futures import future
 from cfmlc_jax import checkpoint, digests
 from cfmlc_jax.checkpoint import KEEP_LATEST, Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
+from scripts.faults.trials import DAMAGES, damage_file
 from scripts.faults.victim import changed
 
 # Orbax ends a restore or a save that fails while others of its threads are at work: callbacks find no event loop, and
@@ -119,22 +120,9 @@ def abstract(tree):
 
 
 ABSTRACT = tuple(abstract(tree) for tree in arrays(0))
-DAMAGES = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "removed": lambda path: path.unlink(),
-    "flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
-}
 # Indices into lists whose length hypothesis does not know.
 places = st.integers(0, 999)
 moments = st.integers(0, 40)
-
-
-def flipped(content):
-    """The content with one bit changed."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :] if content else b"\0"
 
 
 class Training(RuleBasedStateMachine):
@@ -271,9 +259,9 @@ class Training(RuleBasedStateMachine):
             return
         step = chosen(sorted(self.saved), place)
         path = chosen(sorted(path for path in (self.folder / str(step)).rglob("*") if path.is_file()), file)
-        if how == "flipped" and not (self.folder / str(step) / digests.FILE).exists():
+        if how == "one bit flipped" and not (self.folder / str(step) / digests.FILE).exists():
             return  # the process was killed before it wrote them
-        DAMAGES[how](path)
+        damage_file(path, how)
         if path.name == "rank.json":
             self.saved[step].rank = None
         else:

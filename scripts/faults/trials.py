@@ -20,7 +20,7 @@ SURVIVED, REFUSED, UNTOUCHED, LOST = "survived", "refused", "untouched", "lost"
 SECONDS_TO_END = 60
 DATA = "data"  # the campaign that needs a run of files
 _SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
-_DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "one bit flipped": lambda content: _flipped(content),
     "cut in half": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
@@ -130,7 +130,7 @@ def damage(setting: Setting) -> list[Trial]:
         path for path in setting.half.rglob("*") if "checkpoints" not in path.relative_to(setting.half).parts
     ]
     files = sorted(path for path in (*latest.rglob("*"), *own) if path.is_file() and path.name != ".lock")
-    names = [(path.relative_to(setting.half), damage) for path in files for damage in _DAMAGES]
+    names = [(path.relative_to(setting.half), damage) for path in files for damage in DAMAGES]
     if setting.count:
         names = random.Random(setting.seed).sample(names, min(setting.count, len(names)))
     return [Trial(f"{path}: {damage}", _damaged(setting, path, damage)) for path, damage in names]
@@ -175,7 +175,7 @@ def data(setting: Setting) -> list[Trial]:
     picture, table = f"{PICTURES}/train-7.png", "train.csv"
     pictures: dict[str, tuple[str, Callable[[Path], object]]] = {
         "a picture is removed": (picture, lambda path: path.unlink()),
-        "a picture is cut in half": (picture, _halve),
+        "a picture is cut in half": (picture, lambda path: damage_file(path, "cut in half")),
         "all pictures are moved away": (PICTURES, lambda path: path.rename(path.with_name("elsewhere"))),
     }
     tables: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -252,11 +252,7 @@ def _damaged(setting, path, name):
         shutil.copytree(setting.half, runner.workdir)
         file = runner.workdir / path
         content = file.read_bytes()
-        damaged = _DAMAGES[name](content)
-        if damaged is None:
-            file.unlink()
-        else:
-            file.write_bytes(damaged)
+        damage_file(file, name)
         outcome, ended = Outcome(), runner.run()
         if ended.code == 0:
             return _compare(runner, setting.undisturbed.ending, outcome)
@@ -295,8 +291,13 @@ def _harmed(setting, name, harm, *, during):
     return run
 
 
-def _halve(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def damage_file(path: Path, name: str) -> None:
+    """Damage a file; the name is one of `DAMAGES`."""
+    damaged = DAMAGES[name](path.read_bytes())
+    if damaged is None:
+        path.unlink()
+    else:
+        path.write_bytes(damaged)
 
 
 def _edit(path, change):

@@ -146,7 +146,7 @@ def test_bad_ends(ended, expected, problem):
 
 def test_every_damage_changes_a_file():
     content = bytes(range(10))
-    for name, damage in trials._DAMAGES.items():
+    for name, damage in trials.DAMAGES.items():
         assert damage(content) != content, name
 
 
