@@ -11,9 +11,11 @@
 
 Systems: pat, deconfound, cgn; without --system all of them. `data` has a run of its own, photos. A trial takes the time
 of two runs, 20 to 60 s. Results are lines of trials.jsonl in --workdir, and finished trials are not repeated: the same
-command continues. The exit code is 1 if anything was lost. Needs Linux: it looks for processes in /proc.
+command continues, if the package has not changed. The exit code is 1 if anything was lost. Needs Linux: it looks for
+processes in /proc.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -27,7 +29,7 @@ from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.tables import markdown
 from scripts.faults import trials
 from scripts.faults.ending import Ending
-from scripts.faults.subjects import SUBJECTS, Runner
+from scripts.faults.subjects import ROOT, SUBJECTS, Runner
 
 TABLE = "table"
 
@@ -115,6 +117,7 @@ def _undisturbed(runner):
         _empty(runner.folder)
         found = trials.undisturbed(runner)
         content = {
+            "code": _code(),
             "parts": found.ending.parts,
             "paths": sorted(found.ending.paths),
             "seconds": found.seconds,
@@ -122,8 +125,20 @@ def _undisturbed(runner):
         }
         files.write_text(stored, json.dumps(content))
     content = json.loads(stored.read_text())
+    if content.get("code") != _code():
+        raise InputError(
+            f"{stored}: this run was left alone by another version of cfmlc_jax; give the campaign another --workdir"
+        )
     ending = Ending(content["parts"], set(content["paths"]))
     return trials.Undisturbed(ending, content["seconds"], content["events"])
+
+
+def _code():
+    """A digest of the package's Python files: a trial is compared with a run of the same code only."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "cfmlc_jax").rglob("*.py")):
+        digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _empty(folder):
