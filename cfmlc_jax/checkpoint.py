@@ -386,7 +386,7 @@ def _copied(path, *items: str) -> Iterator[Path]:
 def find(path: Path) -> Path:
     """The checkpoint at a path: the path itself, or the best one of a run or of a folder of checkpoints.
 
-    A folder of `weights_folder` is one too.
+    A folder of `weights_folder` is one too, and its file of arrays stands for it.
 
     Raises:
         InputError: the path leads to no checkpoint.
@@ -396,6 +396,8 @@ def find(path: Path) -> Path:
         raise InputError(f"{path} has a backslash in it, which Orbax reads as a slash; rename the folder")
     if (path / "model").is_dir() or weights_folder.is_one(path):
         return path
+    if path.name == weights_folder.WEIGHTS and (path.parent / weights_folder.CONFIG).is_file():
+        return path.parent
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     best = _best(_ranks(folder))
     if best is not None:

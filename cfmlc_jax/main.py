@@ -212,7 +212,8 @@ def _train(values, config):
             claim(workdir, configs.to_json(config))
             undo.callback(_remove_unless_begun, workdir, foreign)
             cli.at_interrupt(lambda: _forget(workdir, missing, foreign))
-            _say(f"workdir {workdir}, {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+            devices = jax.device_count()
+            _say(f"workdir {workdir}, {devices} {jax.devices()[0].device_kind} device{'s' * (devices > 1)}")
             idle = configs.unused(config)
             if idle:
                 _say(f"set, but of no use to this run: {', '.join(idle)}")

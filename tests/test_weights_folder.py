@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_it_is_read_like_a_checkpoint(folder):
-    assert checkpoint.find(folder) == folder
+    assert checkpoint.find(folder) == checkpoint.find(folder / "model.safetensors") == folder
     assert checkpoint.read_meta(folder) == META
     assert checkpoint.num_classes(META) == 2
     shapes = checkpoint.model_shapes(folder)

@@ -58,7 +58,7 @@ def share(number: int, visible: Mapping[int, Sequence[str]], way_out: str) -> li
     each, rest = divmod(len(mine), len(sharing))
     if each == 0 or rest:
         raise InputError(
-            f"{who} share {len(mine)} GPU(s) of a machine, which leaves none or not as many for each; {way_out}"
+            f"{who} share {len(mine)} GPU{'s' * (len(mine) != 1)} of a machine, which leaves none or not as many for each; {way_out}"
         )
     first = each * sharing.index(number)
     # By the order of the first of them: the variables of another may list the same GPUs in another order.

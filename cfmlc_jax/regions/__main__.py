@@ -52,7 +52,7 @@ def _check(flags: argparse.Namespace) -> list[str]:
     records = RegionRecords(flags.folder)
     lines = [
         f"{len(records):,} images, {records.counts.sum():,} regions, {records.counts.max()} at most in an image",
-        f"features {records.shape} in {records.stages} stage(s): --config.model.features={records.shape} "
+        f"features {records.shape} in {records.stages} stage{'s' * (records.stages > 1)}: --config.model.features={records.shape} "
         f"--config.model.stages={records.stages}",
         f"{len(records.categories):,} categories, {_by_frequency(records.categories)}",
     ]

@@ -50,7 +50,7 @@ def workload(config, devices: Sequence[jax.Device], *, classes: int | None, imag
     )
     return Workload(
         mesh=parts.mesh,
-        batch=f"{train.batch_size} images of {train.regions} regions in {model.stages} stage(s), {classes} classes",
+        batch=f"{train.batch_size} images of {train.regions} regions in {model.stages} stage{'s' * (model.stages > 1)}, {classes} classes",
         parameters={"heads": count_parameters(abstract.learned["variables"]["params"])},
         programs={TRAINING: step},
         images_per_step=train.batch_size,

@@ -71,7 +71,7 @@ def _summary(records: RegionRecords, split: ScoredSplit) -> list[str]:
     counts = records.class_counts()
     rare = sum(each.frequency == "r" for each in records.categories)
     return [
-        f"train: {len(records):,} images, {records.counts.sum():,} regions in {records.stages} stage(s) with "
+        f"train: {len(records):,} images, {records.counts.sum():,} regions in {records.stages} stage{'s' * (records.stages > 1)} with "
         f"{counts[:-1].sum():,} labels of classes and {counts[-1]:,} of the background; {len(records.categories):,} classes, "
         f"{rare} of them rare, {(counts[:-1] == 0).sum()} without a region",
         f"val: {len(split.records):,} images, {split.records.counts.sum():,} regions, "

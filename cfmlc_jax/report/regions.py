@@ -21,7 +21,7 @@ _FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 def _trained_as(config) -> str:
     model = config["model"]
-    return f"classifier {model['classifier']} of {model['stages']} stage(s)"
+    return f"classifier {model['classifier']} of {model['stages']} stage{'s' * (model['stages'] > 1)}"
 
 
 TRAINING = TrainingView(

@@ -102,7 +102,7 @@ def test_train_evaluate_and_report(command, data, tmp_path, finished, capsys, mo
     workdir = tmp_path / "run"
     code, out, err = command(*words(data), f"--workdir={workdir}")
     assert code == 0, err
-    assert "16 images, 80 regions in 2 stage(s) with 104 labels of classes and 56 of the background" in out
+    assert "16 images, 80 regions in 2 stages with 104 labels of classes and 56 of the background" in out
     assert "3 classes, 1 of them rare, 0 without a region" in out
     results = read.detections(workdir / "report")
     assert list(results.metrics) == [WHOLE, effect_of("feature", 0.5), effect_of("feature", 1.5)]
