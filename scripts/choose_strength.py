@@ -40,7 +40,10 @@ def _parse(arguments) -> argparse.Namespace:
         help="checkpoint whose cells say who owns a pixel; default: the checkpoint itself",
     )
     parser.add_argument(
-        "--effective_share", type=float, default=0.25, help="of the weights; default 0.25, as in configs/scenes.py"
+        "--effective_share",
+        type=float,
+        default=0.25,
+        help="of the weights; default 0.25, as in configs/scenes.py",
     )
     return parser.parse_args(arguments)
 

@@ -133,7 +133,7 @@ def _of_study(flags):
             _run(flags.workdir, place, other, "evaluate", checkpoint=folder)
             row = tables.Row(name, f"{run['text']}: {variant}", run.get("group", ""), seed, variant)
             run_rows += _rows(flags.workdir, place, config, other, row)
-            if run.get("effects") and "effect.owners" in fields:
+            if run.get("effects") and "effect.owners" in changed:
                 measured = measure.effects(place, other, run["effects"], checkpoint=folder)
                 effects += [tables.EffectRow(name, row.text, seed, **each) for each in measured]
         rows += [

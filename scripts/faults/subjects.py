@@ -153,7 +153,7 @@ class Runner:
     """Starts commands of one trial.
 
     Attributes:
-        folder: of the trial; the workdir and the note of the victim are in it.
+        folder: of the trial; the workdir, the note of the victim and the output of all commands are in it.
         data: the folder of the subject's files, the same for all trials, because a run's configuration names it.
         programs: the folder of compiled programs that all trials share.
     """
@@ -206,25 +206,26 @@ class Runner:
 
     def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
         """Run the training to its end. A command that hangs is killed, and ends with -9 and a line that says so."""
-        return finished(self.start(*flags, fault=fault, devices=devices, **variables))
+        return self.finish(self.start(*flags, fault=fault, devices=devices, **variables))
+
+    def finish(self, process: subprocess.Popen) -> Ended:
+        """Wait for a command, time it from this call, and add its output to the trial's output.txt."""
+        since = time.monotonic()
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            output, _ = process.communicate()
+            output += f"\nstill running after {TIMEOUT} s\n"
+        with (self.folder / "output.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{output}\nexit code {process.returncode}\n\n")
+        return Ended(process.returncode, output, time.monotonic() - since)
 
     def left(self) -> list[str]:
         """What the trial's commands have left on this machine: processes, and shared memory that none uses any more."""
         processes = [f"process left: {line}" for line in survivors(self.mark)]
         new = shared_memory() - self._blocks
         return processes + [f"shared memory left: {name}" for name in sorted(new - mapped(new))]
-
-
-def finished(process: subprocess.Popen) -> Ended:
-    """Wait for a command, and time it from this call."""
-    since = time.monotonic()
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        output, _ = process.communicate()
-        output += f"\nstill running after {TIMEOUT} s\n"
-    return Ended(process.returncode, output, time.monotonic() - since)
 
 
 def survivors(mark: str, patience: float = 15.0) -> list[str]:

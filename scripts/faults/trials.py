@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.faults import ending as endings
 from scripts.faults.ending import Ending
-from scripts.faults.subjects import PICTURES, Ended, Runner, finished
+from scripts.faults.subjects import PICTURES, Ended, Runner
 from scripts.faults.victim import Fault
 
 SURVIVED, REFUSED, UNTOUCHED, LOST = "survived", "refused", "untouched", "lost"
@@ -274,7 +274,7 @@ def _harmed(setting, name, harm, *, during):
             process = runner.start()
             time.sleep(0.6 * setting.undisturbed.seconds)
             harm(runner.data / name)
-            ended = finished(process)
+            ended = runner.finish(process)
         else:
             shutil.copytree(setting.half, runner.workdir)
             harm(runner.data / name)
@@ -312,7 +312,7 @@ def _one_of_many(setting, count, victim, share):
         time.sleep(share * setting.undisturbed.seconds * count)
         started[victim].kill()
         since = time.monotonic()
-        ends = [finished(process) for process in started]
+        ends = [runner.finish(process) for process in started]
         seconds = time.monotonic() - since
         outcome = Outcome()
         if seconds > SECONDS_TO_END:
@@ -321,7 +321,7 @@ def _one_of_many(setting, count, victim, share):
             if number != victim:
                 outcome.fail(_bad_end(ended, 1))
         outcome.fail(runner.left())
-        for ended in [finished(process) for process in _start_many(runner, count)]:
+        for ended in [runner.finish(process) for process in _start_many(runner, count)]:
             if ended.code:
                 outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
         # One process adds its numbers in another order than several.
@@ -350,7 +350,7 @@ def _second(setting):
         second = runner.run()
         outcome = Outcome()
         outcome.fail(_bad_end(second, 1) if second.code else ["the second run was not refused"])
-        ended = finished(first)
+        ended = runner.finish(first)
         outcome.fail([f"the first run ended with exit code {ended.code}"] if ended.code else [])
         return _compare(runner, setting.undisturbed.ending, outcome)
 

@@ -252,6 +252,26 @@ def test_a_field_is_set_for_all_runs(study, tmp_path, monkeypatch):
     assert [config.effect.null for config in seen] == ["mean", "zeros", "mean"] * 2
 
 
+def test_effects_are_measured_with_lent_owners_too(tmp_path, monkeypatch):
+    lent = {"effect.kinds": ("whole", "owner"), "effect.owners": "runs/lender"}
+    run = {"text": "tiny", "fields": {"train.epochs": 1}, "shown": ("combined",), "effects": 6}
+    run["variants"] = {"lent": lent, "another null": {"effect.null": "zeros"}}
+    study = {"base": "configs/scenes.py", "seeds": (0,), "runs": {"tiny": run}}
+    measured = []
+
+    def effects(folder, config, scenes, checkpoint=None):
+        measured.append((folder.name, config.effect.owners, checkpoint and checkpoint.name))
+        return []
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(study_command, "_study", lambda flags: study)
+    monkeypatch.setattr(study_command, "_run", lambda *arguments, **more: None)
+    monkeypatch.setattr(study_command, "_rows", lambda *arguments: [])
+    monkeypatch.setattr(measure, "effects", effects)
+    study_command._of_study(study_command._parse(["--study=unused.py", f"--workdir={tmp_path}"]))
+    assert measured == [("lent", "runs/lender", "tiny_seed0"), ("tiny_seed0", "", None)]
+
+
 def test_true_effects_need_scenes(tmp_path):
     with pytest.raises(InputError, match=r"need scenes \(scenes, photo_scenes\), not data.source 'coco'"):
         measure._measured_effects(tmp_path, configs.default(), 3)
