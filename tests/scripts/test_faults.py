@@ -201,3 +201,16 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
         f" {cell} " for cell in ("moments", "pat   ", "    2", "       1", "      0", "        0", "   1")
     ]
     assert lines[-1] == "- pat, b: x differs"
+
+
+def test_trials_are_not_compared_with_a_run_of_other_code(tmp_path):
+    stored = tmp_path / "pat" / "undisturbed" / "undisturbed.json"
+    stored.parent.mkdir(parents=True)
+    content = {"code": "of yesterday", "parts": {}, "paths": [], "seconds": 1, "events": []}
+    stored.write_text(json.dumps(content))
+    arguments = [sys.executable, "-m", "scripts.faults", "moments", "--system=pat", f"--workdir={tmp_path}"]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {stored}: ")
+    assert "another --workdir" in ended.stderr
+    assert not (tmp_path / "trials.jsonl").exists()
