@@ -114,13 +114,21 @@ class Reporting:
             if line:
                 self._print_line(line)
 
-    def open(self, workdir: Path, *, last_step: int, validated: bool = True) -> None:
-        """Open all writers for a run that starts or resumes.
+    def open(
+        self,
+        workdir: Path,
+        *,
+        last_step: int,
+        validated: bool = True,
+        logged: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open all writers for a run that starts or resumes; say so if a part of `metrics.jsonl` was lost.
 
         Args:
             workdir: of the run.
             last_step: step of the checkpoint that the run resumes from; 0: it starts.
             validated: see `JsonlWriter`.
+            logged: likewise.
 
         Raises:
             InputError: `metrics.jsonl` is damaged; the class of a writer lacks methods; or a tracker cannot be used,
@@ -129,7 +137,9 @@ class Reporting:
         self._step = last_step
         if jax.process_index() != 0:
             return
-        self._jsonl = JsonlWriter(workdir / writers.METRICS, last_step, validated=validated)
+        self._jsonl = JsonlWriter(workdir / writers.METRICS, last_step, validated=validated, logged=logged)
+        if self._jsonl.loss:
+            self._print_line(self._jsonl.loss)
         if "tensorboard" in self._names:
             self._others.append(TensorBoardWriter(workdir / "tensorboard", last_step))
         for name in self._names:
@@ -142,6 +152,10 @@ class Reporting:
         if last_step == 0:
             for writer in self._others:
                 writer.write_hparams(self._hparams)
+
+    def logged(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of the lines of `metrics.jsonl`; None: this process writes none."""
+        return None if self._jsonl is None else self._jsonl.logged()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the named numbers of a step."""

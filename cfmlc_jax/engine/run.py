@@ -133,6 +133,7 @@ class Run:
             check=self._options.require_same,
             warn=self._options.print_line,
         )
+        logged = None
         if restored is None:
             self._state = self._options.start(self._create_state())
         else:
@@ -140,11 +141,14 @@ class Run:
             self._state = from_items(model, training)
             self._early_stop.best = meta["best"]
             self._finished = meta["finished"]
+            logged = meta.get("logged")  # checkpoints of older versions lack it
             # A validation gives its checkpoint a rank; without one, the run ended before it was done.
             self._validation_due = self._schedule.validates(int(self._state.step)) and "rank" not in meta
             self._options.print_line(f"resuming at step {int(self._state.step)} of {self._schedule.steps}")
         self._step = int(self._state.step)
-        self._writer.open(self._workdir, last_step=self._step, validated=not self._validation_due)
+        self._writer.open(
+            self._workdir, last_step=self._step, validated=not self._validation_due, logged=logged
+        )
 
     def fit(self) -> None:
         """Train until the last step, an early stop or SIGTERM.
@@ -319,5 +323,5 @@ class Run:
         # A run that resumes from the checkpoint keeps the lines before it: they must be there by then.
         self._writer.flush()
         model, training = to_items(self._state, self._system)
-        meta = self._options.meta | self._validation_meta()
+        meta = self._options.meta | self._validation_meta() | {"logged": self._writer.logged()}
         self.checkpoints.save(self._step, model=model, training=training, meta=meta)

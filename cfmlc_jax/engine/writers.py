@@ -3,6 +3,7 @@
 A clu writer can be used in their place.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -43,6 +44,23 @@ class MetricWriter(Protocol):
 METHODS = ("write_scalars", "write_images", "write_texts", "write_hparams", "flush", "close")
 
 
+class Written:
+    """Counts lines and digests them."""
+
+    def __init__(self) -> None:
+        self._lines, self._digest = 0, hashlib.sha256()
+
+    def add(self, *lines: str) -> None:
+        """The next lines."""
+        for line in lines:
+            self._lines += 1
+            self._digest.update(f"{line}\n".encode())
+
+    def summary(self) -> dict[str, Any]:
+        """The number of lines so far and their digest, as a checkpoint keeps them."""
+        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
+
+
 class JsonlWriter:
     """Writes scalars as lines {"step": …, name: value, …} of a file; a non-finite value becomes null.
 
@@ -52,15 +70,20 @@ class JsonlWriter:
         path: of the file.
         last_step: step of the checkpoint that the run resumes from.
         validated: whether the validation of that step is done, so that its line is kept.
+        logged: what `logged` returned when that checkpoint was written; None: it was not kept.
 
     Attributes:
         kept: the lines that were not dropped, as dicts.
+        loss: a line for the user if the file is not what it was at that checkpoint, because a part of it was lost or
+            changed; else "". Nothing else has these lines.
 
     Raises:
         InputError: as `read_lines`; the file is unchanged.
     """
 
-    def __init__(self, path: Path, last_step: int, *, validated: bool = True):
+    def __init__(
+        self, path: Path, last_step: int, *, validated: bool = True, logged: Mapping[str, Any] | None = None
+    ):
         self._path = path
         kept = [
             (line, record)
@@ -70,11 +93,21 @@ class JsonlWriter:
         ]
         self.kept: list[dict[str, Any]] = [record for _, record in kept]
         files.write_text(path, "".join(line + "\n" for line, _ in kept))
+        lines = [line for line, _ in kept]
+        self.loss = "" if logged is None else _loss(path, lines, logged)
+        self._written = Written()
+        self._written.add(*lines)
+
+    def logged(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the lines so far: their number and digest."""
+        return self._written.summary()
 
     def write_scalars(self, step, scalars):
         """Append one line."""
         values = {name: _number(value) for name, value in scalars.items()}
-        files.append_text(self._path, json.dumps({"step": int(step)} | values) + "\n")
+        line = json.dumps({"step": int(step)} | values)
+        files.append_text(self._path, line + "\n")
+        self._written.add(line)
 
     def write_images(self, step, images):
         """Do nothing: a run that has images keeps them in its workdir."""
@@ -156,6 +189,24 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise _damaged(path, str(error), "restore the file, or remove it") from error
     lines = enumerate(text.split("\n")[:-1], 1)
     return [(line, _record(path, number, line)) for number, line in lines if line]
+
+
+def _loss(path, lines, logged):
+    """A line for the user if the lines of a file do not begin with those of which `logged` is the summary; else ""."""
+    written = Written()
+    written.add(*lines[: logged["lines"]])
+    found = written.summary()
+    if found == logged:
+        return ""
+    changed = (
+        "lines have changed"
+        if found["lines"] == logged["lines"]
+        else f"{found['lines']} of {logged['lines']} lines are left"
+    )
+    return (
+        f"warning: {printable(str(path))}: {changed} since the checkpoint was written; the training is as good as before, "
+        "but curves and tables lack what is lost. If you have a copy, stop, put it back, and resume"
+    )
 
 
 def _record(path, number, line) -> dict[str, Any]:

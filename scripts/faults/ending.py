@@ -38,16 +38,21 @@ class Ending:
     parts: dict[str, Any] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
 
-    def differences(self, expected: "Ending", *, same_numbers: bool = True) -> list[str]:
+    def differences(
+        self, expected: "Ending", *, same_numbers: bool = True, without: str | None = None
+    ) -> list[str]:
         """One line for each part that is missing, new or different; empty if both runs ended alike.
 
         Args:
             expected: the ending of the run that was left alone.
             same_numbers: whether the contents must be the same, too, not only the files and the last steps.
+            without: a file whose lines are not compared.
         """
         names = sorted(self.parts.keys() | expected.parts.keys())
         if not same_numbers:
             names = [name for name in names if name.endswith(" last")]
+        if without is not None:
+            names = [name for name in names if not name.startswith(f"{without} line ")]
         lines = [
             f"{name} differs" if name in self.parts and name in expected.parts else f"{name} is only in one"
             for name in names

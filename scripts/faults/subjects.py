@@ -144,6 +144,11 @@ class Ended:
         return [line for line in self.output.splitlines() if line.startswith("error: ")]
 
     @property
+    def warnings(self) -> list[str]:
+        """The lines that warn of something."""
+        return [line for line in self.output.splitlines() if line.startswith("warning: ")]
+
+    @property
     def traceback(self) -> bool:
         """Whether a Python traceback was printed."""
         return "Traceback (most recent call last)" in self.output

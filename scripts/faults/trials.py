@@ -15,9 +15,10 @@ from scripts.faults.ending import Ending
 from scripts.faults.subjects import PICTURES, Ended, Runner
 from scripts.faults.victim import Fault
 
-SURVIVED, REFUSED, UNTOUCHED, LOST = "survived", "refused", "untouched", "lost"
+SURVIVED, WARNED, REFUSED, UNTOUCHED, LOST = "survived", "warned", "refused", "untouched", "lost"
 # How a run of several processes must end when one of them dies.
 SECONDS_TO_END = 60
+METRICS = "metrics.jsonl"
 DATA = "data"  # the campaign that needs a run of files
 _SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -42,9 +43,10 @@ class Undisturbed:
 class Outcome:
     """Of a trial.
 
-    verdict: "survived": resumed, the run ended like the undisturbed one; "refused": it ended with one line that says
-        why, and with the damaged file restored it ended like the undisturbed one; "untouched": the fault came after
-        the end; "lost": anything else.
+    verdict: "survived": resumed, the run ended like the undisturbed one; "warned": likewise, but for the lines of
+        metrics.jsonl, of which it said that they are lost; "refused": it ended with one line that says why, and with the
+        damaged file restored it ended like the undisturbed one; "untouched": the fault came after the end; "lost":
+        anything else.
     place: what the process was doing when it was hit.
     problems: why it is "lost".
     seconds: what the trial took.
@@ -255,7 +257,10 @@ def _damaged(setting, path, name):
         damage_file(file, name)
         outcome, ended = Outcome(), runner.run()
         if ended.code == 0:
-            return _compare(runner, setting.undisturbed.ending, outcome)
+            if path.name != METRICS or not any(METRICS in line for line in ended.warnings):
+                return _compare(runner, setting.undisturbed.ending, outcome)
+            outcome.verdict = WARNED
+            return _compare(runner, setting.undisturbed.ending, outcome, without=METRICS)
         outcome.verdict = REFUSED
         outcome.fail(_bad_end(ended, 1))
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -379,9 +384,10 @@ def _resume(runner, expected, outcome, *flags, devices=1, same_numbers=True):
     return _compare(runner, expected, outcome, same_numbers=same_numbers)
 
 
-def _compare(runner, expected, outcome, *, same_numbers=True):
+def _compare(runner, expected, outcome, *, same_numbers=True, without=None):
     outcome.fail(runner.left())
-    outcome.fail(endings.read(runner.workdir).differences(expected, same_numbers=same_numbers))
+    found = endings.read(runner.workdir)
+    outcome.fail(found.differences(expected, same_numbers=same_numbers, without=without))
     return outcome
 
 

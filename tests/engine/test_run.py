@@ -75,6 +75,24 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, devices)
     assert int(arrays[1]["updates"]) == STEPS
 
 
+def test_a_resumed_run_says_that_its_history_is_lost(tmp_path):
+    run = toys.run(toys.Line(), tmp_path / "run", asked=6)
+    run.resume()
+    with pytest.raises(hooks.Preempted):
+        run.fit()
+    run.close()
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    printed = []
+    with Reporting(print_line=printed.append) as reporting:
+        toys.fitted(toys.Line(), tmp_path / "run", instruments=Instruments(reporting))
+    (line,) = printed
+    assert line.startswith(f"warning: {tmp_path / 'run' / 'metrics.jsonl'}: 0 of 2 lines are left")
+    toys.fitted(toys.Line(), tmp_path / "whole")
+    (arrays, metrics), (expected, expected_metrics) = stored(tmp_path / "run"), stored(tmp_path / "whole")
+    assert_same(arrays, expected)
+    assert metrics == expected_metrics[2:]  # step 3 and the first validation are gone
+
+
 def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
     run = toys.run(toys.Duel(), tmp_path / "ended", asked=6)
     run.resume()

@@ -45,6 +45,32 @@ def test_a_validation_that_is_done_again_is_written_again(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: lines, None),
+        (
+            lambda lines: [*lines, '{"step": 3}'],
+            None,
+        ),  # written after the checkpoint, of a step before it or not
+        (lambda lines: lines[:1], "1 of 2 lines are left"),
+        (lambda lines: [], "0 of 2 lines are left"),
+        (lambda lines: ['{"step": 1, "a": 2}', lines[1]], "lines have changed"),
+    ],
+)
+def test_lost_lines_are_told(tmp_path, change, words):
+    path = tmp_path / "metrics.jsonl"
+    writer = writers.JsonlWriter(path, last_step=0)
+    writer.write_scalars(1, {"a": 1})
+    writer.write_scalars(2, {"a": float("nan")})
+    path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
+    resumed = writers.JsonlWriter(path, last_step=2, logged=writer.logged())
+    assert (resumed.loss == "") if words is None else (f"metrics.jsonl: {words} since" in resumed.loss)
+    # From here on the lines that are left count.
+    assert writers.JsonlWriter(path, last_step=2, logged=resumed.logged()).loss == ""
+    assert writers.JsonlWriter(path, last_step=2).loss == ""
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b'{"step": 1}\n\x00\x00\x00\n', "line 2: Expecting value"),

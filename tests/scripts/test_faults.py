@@ -128,6 +128,15 @@ def test_differences_are_named(run):
     ]
 
 
+def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
+    expected = read(run)
+    (run / "metrics.jsonl").write_text("")
+    assert read(run).differences(expected) == ["metrics.jsonl line 1 is only in one"]
+    assert read(run).differences(expected, without="metrics.jsonl") == []
+    (run / "metrics.jsonl").unlink()
+    assert read(run).differences(expected, without="metrics.jsonl") == ["missing: metrics.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("ended", "expected", "problem"),
     [
@@ -198,7 +207,8 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
     assert command.main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split("|")[1:-1] == [
-        f" {cell} " for cell in ("moments", "pat   ", "    2", "       1", "      0", "        0", "   1")
+        f" {cell} "
+        for cell in ("moments", "pat   ", "    2", "       1", "     0", "      0", "        0", "   1")
     ]
     assert lines[-1] == "- pat, b: x differs"
 
