@@ -4,6 +4,7 @@
     python -m scripts.faults changes                         SIGKILL before every change of a file
     python -m scripts.faults errors --count=20               a full, a broken, a read-only disk
     python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed
+    python -m scripts.faults disks                           a small disk, one without inodes, a read-only one
     python -m scripts.faults processes --count=5             one of two and of four processes killed
     python -m scripts.faults surroundings                    slow disk, clock, workers, devices, two runs
     python -m scripts.faults data                            pictures and tables that vanish, break or change

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,6 +154,21 @@ class Ended:
         return "Traceback (most recent call last)" in self.output
 
 
+# A shell's commands in a namespace of mounts of their own, which needs no rights: the folder $1 is a disk as said by $0, on
+# which the other arguments run; what is there when they have ended is copied into $2, because the disk ends with them.
+_ON_DISK = """
+case $0 in
+read-only) mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 125 ;;
+*) mount -t tmpfs -o "$0" none "$1" || exit 125 ;;
+esac
+disk=$1 rest=$2
+shift 2
+"$@"
+code=$?
+cp -a "$disk" "$rest" && exit $code || exit 125
+"""
+
+
 class Runner:
     """Starts commands of one trial.
 
@@ -192,14 +207,19 @@ class Runner:
             self.subject.write_data(self.data)
 
     def start(
-        self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str
+        self,
+        *flags: str,
+        fault: Fault | None = None,
+        devices: int = 1,
+        before: Sequence[str] = (),
+        **variables: str,
     ) -> subprocess.Popen:
-        """Start the training, with a fault or without."""
+        """Start the training, with a fault or without; `before` are the words before its command."""
         if not self.data.exists():
             self.restore_data()
         program = ["-m", "cfmlc_jax.main"] if fault is None else ["-m", "scripts.faults.victim", fault.text()]
         return subprocess.Popen(
-            [sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
+            [*before, sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
             env=self.environment(devices, **variables),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -212,6 +232,25 @@ class Runner:
     def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
         """Run the training to its end. A command that hangs is killed, and ends with -9 and a line that says so."""
         return self.finish(self.start(*flags, fault=fault, devices=devices, **variables))
+
+    def run_on_disk(self, disk: str) -> Ended:
+        """Run the training with the workdir on a disk of its own.
+
+        Args:
+            disk: the options of a tmpfs, such as "size=300k" or "nr_inodes=40"; or "read-only", with what is in the workdir.
+
+        Raises:
+            RuntimeError: the system lets nobody mount in a namespace of its own.
+        """
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        rest = self.folder / "rest"
+        mounted = ["unshare", "--mount", "--map-root-user", "sh", "-c", _ON_DISK, disk, self.workdir, rest]
+        ended = self.finish(self.start(before=[str(word) for word in mounted]))
+        if not rest.exists():
+            raise RuntimeError(f"cannot mount a disk of {disk}:\n{ended.output}")
+        shutil.rmtree(self.workdir)
+        rest.rename(self.workdir)
+        return ended
 
     def finish(self, process: subprocess.Popen) -> Ended:
         """Wait for a command, time it from this call, and add its output to the trial's output.txt."""

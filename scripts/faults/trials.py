@@ -138,6 +138,23 @@ def damage(setting: Setting) -> list[Trial]:
     return [Trial(f"{path}: {damage}", _damaged(setting, path, damage)) for path, damage in names]
 
 
+def disks(setting: Setting) -> list[Trial]:
+    """Small disks, on which the C++ code that writes arrays fails, too: without room, without inodes, read-only."""
+    files = [path for path in setting.half.rglob("*") if path.is_file()]
+    needed = {
+        "size": sum(path.stat().st_size for path in files) // 1024,
+        "nr_inodes": len(files),
+    }
+    chance = random.Random(setting.seed)
+    options = [
+        f"{name}={int(chance.uniform(0.05, 1.5) * needed[name])}{'k' if name == 'size' else ''}"
+        for name in needed
+        for _ in range(setting.count or 20)
+    ]
+    trials = [Trial(f"a disk of {each}", _on_disk(setting, each)) for each in dict.fromkeys(options)]
+    return [*trials, Trial("the disk is read-only", _on_disk(setting, "read-only"))]
+
+
 def processes(setting: Setting) -> list[Trial]:
     """Runs of two and four processes, of which one is killed at a random moment."""
     chance = random.Random(setting.seed)
@@ -208,6 +225,7 @@ CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
     "changes": changes,
     "errors": errors,
     "damage": damage,
+    "disks": disks,
     "processes": processes,
     "surroundings": surroundings,
     DATA: data,
@@ -291,6 +309,20 @@ def _harmed(setting, name, harm, *, during):
             if not any(Path(name).stem in line for line in ended.errors):
                 outcome.fail([f"no error names {name}: {_last_line(ended)}"])
         runner.restore_data()
+        return _resume(runner, setting.undisturbed.ending, outcome)
+
+    return run
+
+
+def _on_disk(setting, disk):
+    """A run on a disk that lacks something; it resumes, with what is left, on one that lacks nothing."""
+
+    def run(runner):
+        if disk == "read-only":
+            shutil.copytree(setting.half, runner.workdir)
+        ended = runner.run_on_disk(disk)
+        outcome = Outcome(SURVIVED if ended.code else UNTOUCHED)
+        outcome.fail(_bad_end(ended, 1))
         return _resume(runner, setting.undisturbed.ending, outcome)
 
     return run

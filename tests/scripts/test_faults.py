@@ -128,6 +128,15 @@ def test_differences_are_named(run):
     ]
 
 
+def test_the_place_of_a_run_is_no_difference(run, tmp_path):
+    (run / "config.json").write_text(json.dumps({"records": str(run / "counterfactuals")}))
+    expected = read(run)
+    moved = run.rename(tmp_path / "moved")
+    assert read(moved).differences(expected) == ["config.json differs"]
+    (moved / "config.json").write_text(json.dumps({"records": str(moved / "counterfactuals")}))
+    assert read(moved).differences(expected) == []
+
+
 def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
     expected = read(run)
     (run / "metrics.jsonl").write_text("")
