@@ -94,8 +94,8 @@ def read(workdir: Path) -> Ending:
                 ending.parts[str(name)] = {key: _digest(stored[key]) for key in stored}
         elif any(path.match(pattern) for pattern in _COMPARED):
             # The configuration of a classifier in the workdir of a generator names its records by their place.
-            content = path.read_bytes().replace(bytes(workdir), b"WORKDIR")
-            ending.parts[str(name)] = hashlib.sha256(content).hexdigest()
+            placeless = path.read_bytes().replace(bytes(workdir), b"WORKDIR")
+            ending.parts[str(name)] = hashlib.sha256(placeless).hexdigest()
     return ending
 
 

@@ -169,6 +169,17 @@ cp -a "$disk" "$rest" && exit $code || exit 125
 """
 
 
+def on_disk(disk: str, folder: Path, rest: Path) -> list[str]:
+    """The words before a command that give it a folder on a disk of its own.
+
+    Args:
+        disk: as of `Runner.run_on_disk`.
+        folder: exists; only the command sees the disk there.
+        rest: a new folder, into which all that the command left on the disk is copied.
+    """
+    return ["unshare", "--mount", "--map-root-user", "sh", "-c", _ON_DISK, disk, str(folder), str(rest)]
+
+
 class Runner:
     """Starts commands of one trial.
 
@@ -244,8 +255,7 @@ class Runner:
         """
         self.workdir.mkdir(parents=True, exist_ok=True)
         rest = self.folder / "rest"
-        mounted = ["unshare", "--mount", "--map-root-user", "sh", "-c", _ON_DISK, disk, self.workdir, rest]
-        ended = self.finish(self.start(before=[str(word) for word in mounted]))
+        ended = self.finish(self.start(before=on_disk(disk, self.workdir, rest)))
         if not rest.exists():
             raise RuntimeError(f"cannot mount a disk of {disk}:\n{ended.output}")
         shutil.rmtree(self.workdir)

@@ -125,9 +125,10 @@ def _at_changes(setting, faults):
 
 
 def damage(setting: Setting) -> list[Trial]:
-    """Each file of a killed run and of its latest checkpoint: flipped, cut, emptied, zeroed, removed."""
+    """Each file of a killed run and of its latest checkpoint: flipped, cut, emptied, zeroed, removed; and parts of the
+    checkpoint that are those of the one before."""
     steps = [path for path in (setting.half / "checkpoints").iterdir() if path.name.isdecimal()]
-    latest = max(steps, key=lambda path: int(path.name))
+    *_, before, latest = sorted(steps, key=lambda path: int(path.name))
     own = [
         path for path in setting.half.rglob("*") if "checkpoints" not in path.relative_to(setting.half).parts
     ]
@@ -135,7 +136,11 @@ def damage(setting: Setting) -> list[Trial]:
     names = [(path.relative_to(setting.half), damage) for path in files for damage in DAMAGES]
     if setting.count:
         names = random.Random(setting.seed).sample(names, min(setting.count, len(names)))
-    return [Trial(f"{path}: {damage}", _damaged(setting, path, damage)) for path, damage in names]
+    trials = [Trial(f"{path}: {damage}", _damaged(setting, path, damage)) for path, damage in names]
+    parts = sorted(path.name for path in latest.iterdir() if (before / path.name).exists())
+    return trials + [
+        Trial(f"{name} of the checkpoint before", _mixed(setting, before, latest, name)) for name in parts
+    ]
 
 
 def disks(setting: Setting) -> list[Trial]:
@@ -284,6 +289,22 @@ def _damaged(setting, path, name):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
         return _resume(runner, setting.undisturbed.ending, outcome)
+
+    return run
+
+
+def _mixed(setting, before, latest, name):
+    """A resumed run, of whose latest checkpoint one part is that of the one before."""
+
+    def run(runner):
+        shutil.copytree(setting.half, runner.workdir)
+        part = runner.workdir / "checkpoints" / latest.name / name
+        if part.is_dir():
+            shutil.rmtree(part)
+            shutil.copytree(before / name, part)
+        else:
+            shutil.copyfile(before / name, part)
+        return _resume(runner, setting.undisturbed.ending, Outcome())
 
     return run
 

@@ -1,5 +1,6 @@
 """The campaign of faults: what it counts as lost, and that its faults hit."""
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from cfmlc_jax.data.sources.table import Table
 from scripts.faults import __main__ as command
-from scripts.faults import trials
+from scripts.faults import subjects, trials
 from scripts.faults.ending import Ending, read
 from scripts.faults.subjects import SUBJECTS, Ended, Runner, survivors
 from scripts.faults.victim import Fault, Victim
@@ -78,6 +79,40 @@ def test_an_error_is_raised_once_or_from_then_on(tmp_path, repeat, names, output
 def test_changes_of_files_are_counted(tmp_path):
     note = written(tmp_path, "SIGKILL", 99)[3]
     assert note == {"events": ["open a", "open b", "open c"]}
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False).returncode != 0,
+    reason="this system lets nobody mount in a namespace of its own",
+)
+@pytest.mark.parametrize(
+    ("disk", "left", "error"),
+    [
+        ("size=8k", ["a", "b"], errno.ENOSPC),
+        ("nr_inodes=2", ["a"], errno.ENOSPC),  # one is the folder's
+        ("read-only", ["before"], errno.EROFS),
+        ("size=9M", ["a", "b"], 0),
+    ],
+)
+def test_disks(tmp_path, disk, left, error):
+    folder, rest = tmp_path / "run", tmp_path / "rest"
+    folder.mkdir()
+    if disk == "read-only":
+        (folder / "before").touch()
+    write = """
+import sys
+try:
+    for name, size in ("a", 8000), ("b", 80_000):
+        with open(f"{sys.argv[1]}/{name}", "wb", buffering=0) as file:
+            if file.write(bytes(size)) < size:
+                sys.exit(1)
+except OSError as error:
+    sys.exit(error.errno)
+"""
+    words = [*subjects.on_disk(disk, folder, rest), sys.executable, "-c", write, str(folder)]
+    assert subprocess.run(words, check=False).returncode == error
+    assert sorted(path.name for path in rest.iterdir()) == left
+    assert not (folder / "a").exists()
 
 
 def test_the_clock_jumps(tmp_path, monkeypatch):
@@ -196,8 +231,9 @@ def test_photos_are_written_anew_and_read(tmp_path):
 
 
 def test_trials_are_the_same_in_every_command(tmp_path):
-    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "7" / "file").write_text("x")
+    for step in ("7", "14"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "file").write_text(step)
     undisturbed = trials.Undisturbed(Ending(), 10.0, [f"open {number}" for number in range(50)])
     setting = trials.Setting(undisturbed, tmp_path, 3, seed=0)
     for name, campaign in trials.CAMPAIGNS.items():
