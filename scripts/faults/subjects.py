@@ -193,7 +193,7 @@ class Runner:
         self.subject, self.folder, self.programs = subject, folder, programs
         self.workdir, self.note = folder / "run", folder / "note.json"
         self.data = programs.with_name(f"data_of_{subject.name}")
-        self.mark = folder.name
+        self.mark = str(folder)  # other campaigns may run at the same time
         self._blocks = shared_memory()
 
     def environment(self, devices: int = 1, **variables: str) -> dict[str, str]:

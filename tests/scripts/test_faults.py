@@ -204,18 +204,18 @@ def test_every_damage_changes_a_file():
 
 
 def test_processes_that_are_left_are_found(tmp_path):
-    runner = Runner(SUBJECTS["pat"], tmp_path / "a_trial_of_this_test", tmp_path)
+    runner = Runner(SUBJECTS["pat"], tmp_path / "trial", tmp_path)
     process = subprocess.Popen(["sleep", "60"], env=runner.environment())
     try:
         until = time.monotonic() + 30
         # Its environment appears a moment after the process.
-        while not (alive := survivors("a_trial_of_this_test", patience=0.0)) and time.monotonic() < until:
+        while not (alive := survivors(runner.mark, patience=0.0)) and time.monotonic() < until:
             time.sleep(0.01)
         assert alive == ["sleep 60 "]
     finally:
         process.kill()
         process.wait()
-    assert survivors("a_trial_of_this_test", patience=0.0) == []
+    assert survivors(runner.mark, patience=0.0) == []
 
 
 def test_photos_are_written_anew_and_read(tmp_path):
