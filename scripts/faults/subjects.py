@@ -278,8 +278,7 @@ class Runner:
     def left(self) -> list[str]:
         """What the trial's commands have left on this machine: processes, and shared memory that none uses any more."""
         processes = [f"process left: {line}" for line in survivors(self.mark)]
-        new = shared_memory() - self._blocks
-        return processes + [f"shared memory left: {name}" for name in sorted(new - mapped(new))]
+        return processes + [f"shared memory left: {name}" for name in sorted(unused(self._blocks))]
 
 
 def survivors(mark: str, patience: float = 15.0) -> list[str]:
@@ -310,6 +309,20 @@ def shared_memory() -> set[str]:
     """Names of the blocks of shared memory on this machine."""
     folder = Path("/dev/shm")
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def unused(before: set[str], patience: float = 15.0) -> set[str]:
+    """Blocks of shared memory that are new, and that no process uses for some seconds.
+
+    Blocks of other programs are unused for moments, too, on their way from one process to the other.
+    """
+    until = time.monotonic() + patience
+    left = shared_memory() - before
+    while True:
+        left = (left & shared_memory()) - mapped(left)
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.2)
 
 
 def mapped(names: Iterable[str]) -> set[str]:

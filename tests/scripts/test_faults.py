@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,19 @@ def test_processes_that_are_left_are_found(tmp_path):
         process.kill()
         process.wait()
     assert survivors(runner.mark, patience=0.0) == []
+
+
+def test_shared_memory_that_is_left_is_found():
+    before = subjects.shared_memory()
+    block = shared_memory.SharedMemory(create=True, size=100)
+    name = block.name.lstrip("/")
+    try:  # other programs of this machine have blocks, too
+        assert name not in subjects.unused(before, patience=0.0)  # this process uses it
+        block.close()
+        assert name in subjects.unused(before, patience=0.1)
+    finally:
+        block.unlink()
+    assert name not in subjects.unused(before, patience=0.0)
 
 
 def test_photos_are_written_anew_and_read(tmp_path):
