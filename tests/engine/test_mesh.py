@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax.engine import mesh as meshes
+from cfmlc_jax.errors import InputError
 
 # The process of each device of a TPU v5e-16, in the order of `jax.make_mesh`.
 V5E_16 = (0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0)
@@ -37,7 +38,18 @@ def test_shuffled_devices_get_the_same_images(monkeypatch, rng, fsdp):
         np.testing.assert_array_equal(shard.data, 2 * shard.device.id + np.arange(2))
 
 
-def test_only_large_arrays_are_split_over_fsdp():
+def test_batches_are_split_evenly():
+    meshes.check_batch("train.batch_size", 16, devices=8)
+    with pytest.raises(
+        InputError, match="^config.train.batch_size 12 is not divisible by the 8 devices; try 8 or 16$"
+    ):
+        meshes.check_batch("train.batch_size", 12, devices=8)
+    with pytest.raises(InputError, match="try 8$"):
+        meshes.check_batch("train.batch_size", 3)  # on the 8 of this process
+
+
+@pytest.mark.parametrize("fsdp", [2, 4])
+def test_only_large_arrays_are_split_over_fsdp(fsdp):
     shapes = {
         "kernel": jax.ShapeDtypeStruct((3, 3, 128, 256), np.float32),
         "least": jax.ShapeDtypeStruct((meshes.LEAST_SPLIT,), np.float32),
@@ -46,11 +58,11 @@ def test_only_large_arrays_are_split_over_fsdp():
         "scale": jax.ShapeDtypeStruct((2048,), np.float32),
         "step": jax.ShapeDtypeStruct((), np.int32),
     }
-    split = meshes.with_shardings(shapes, meshes.create(fsdp=4))
+    split = meshes.with_shardings(shapes, meshes.create(fsdp))
     parts = {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in split.items()}
     assert parts == {name: leaf.shape for name, leaf in shapes.items()} | {
-        "kernel": (3, 3, 128, 64),
-        "least": (meshes.LEAST_SPLIT // 4,),
+        "kernel": (3, 3, 128, 256 // fsdp),
+        "least": (meshes.LEAST_SPLIT // fsdp,),
     }
 
 
