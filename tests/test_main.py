@@ -235,6 +235,10 @@ def test_a_short_run_is_logged_and_resumes_if_init_from_is_spelled_differently(c
     log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [line["step"] for line in map(json.loads, log) if "train/loss" in line] == [2, 4]
     assert_error(command(*flags, "--config.init_from=run"), "another configuration", "init_from")
+    # Its checkpoints say whose they are, too.
+    (tmp_path / "run" / "config.json").unlink()
+    other = (*flags, "--config.init_from=start/", "--config.seed=3")
+    assert_error(command(*other), "is a run of another configuration", "seed: 0 -> 3")
     # A resumed run does not need its start any more.
     shutil.rmtree(tmp_path / "start")
     code, out, err = command(*flags, f"--config.init_from={tmp_path / 'start'}")

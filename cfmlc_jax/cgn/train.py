@@ -11,6 +11,7 @@ from cfmlc_jax.cgn import build, classifiers, counterfactuals, scenes, sheets
 from cfmlc_jax.cgn.validation import Validation
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.config.schedule import schedule
+from cfmlc_jax.config.workdir import require_own
 from cfmlc_jax.data import build as data
 from cfmlc_jax.data.identity import changed_images, identity
 from cfmlc_jax.data.pipeline import steps_per_epoch, train_batches
@@ -102,7 +103,7 @@ class _Training:
             },
             print_line=print_line,
             preemption=preemption,
-            require_same=self._require_same_data,
+            require_same=self._require_same,
             start=self._start,
             notes=self._validation.warnings,
             keep=lambda epoch: self._keep_sheet(workdir / results.FOLDER, epoch),
@@ -194,7 +195,8 @@ class _Training:
         loaded = build.vgg16_features(path, state.learned["features"])
         return state.replace(learned=state.learned | {"features": loaded})
 
-    def _require_same_data(self, path, meta):
+    def _require_same(self, path, meta):
+        require_own(path, meta, configs.to_json(self._config))
         changes = changed_images(meta["data"], self._data, same_classes=True)
         if changes:
             raise InputError(

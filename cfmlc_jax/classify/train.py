@@ -16,6 +16,7 @@ from cfmlc_jax.classify import build, decide, evaluate, finetune, memory, plan, 
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.classify.update import Validation
 from cfmlc_jax.config.schedule import schedule
+from cfmlc_jax.config.workdir import require_own
 from cfmlc_jax.data.identity import changed_classes, changed_images, identity
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts, num_unknown
@@ -152,7 +153,7 @@ class _Training:
             meta=self._meta(),
             print_line=print_line,
             preemption=preemption,
-            require_same=self._require_same_data,
+            require_same=self._require_same,
             start=lambda state: self._start(state, print_line),
             notes=self._notes,
             instruments=instruments,
@@ -260,7 +261,8 @@ class _Training:
             print_line=print_line,
         )
 
-    def _require_same_data(self, path, meta):
+    def _require_same(self, path, meta):
+        require_own(path, meta, configs.to_json(self._config))
         names = list(self._train_source.class_names)
         changes = changed_classes(meta["class_names"], names)
         # Checkpoints of older versions have no "data", and no generated records.

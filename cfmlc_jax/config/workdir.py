@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.errors import BucketError, InputError
@@ -21,8 +23,9 @@ def claim(workdir: Path, fields: dict) -> None:
         InputError: the checkpoints are of another configuration.
     """
     path = workdir / "config.json"
-    if path.exists() and has_checkpoints(workdir):
-        differences = configs.differences(configs.completed(_fields(path)), fields)
+    stored = _stored(workdir, path) if has_checkpoints(workdir) else None
+    if stored is not None:
+        differences = configs.differences(configs.completed(stored), fields)
         if differences:
             raise InputError(
                 f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
@@ -32,9 +35,38 @@ def claim(workdir: Path, fields: dict) -> None:
         files.write_text(path, json.dumps(fields, indent=2) + "\n")
 
 
+def require_own(checkpoint: Path, meta: dict[str, Any], fields: dict) -> None:
+    """Raise unless a checkpoint is of the workdir's configuration: config.json may have been removed, or a folder copied.
+
+    Args:
+        checkpoint: its path.
+        meta: its meta.
+        fields: as of `claim`.
+
+    Raises:
+        InputError: the checkpoint is of another configuration.
+    """
+    differences = configs.differences(configs.completed(meta["config"]), fields)
+    if differences:
+        raise InputError(
+            f"checkpoint {checkpoint} is of another configuration ({'; '.join(differences)}); "
+            "move it to the workdir of its own run, or take another --workdir"
+        )
+
+
 def has_checkpoints(workdir: Path) -> bool:
     """Whether the run has checkpoints, including damaged ones that were set aside."""
     return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
+
+
+def _stored(workdir, path) -> dict | None:
+    """The fields of config.json, or of a checkpoint if that was removed; None: of those that are there, none is readable."""
+    if path.exists():
+        return _fields(path)
+    try:
+        return checkpoints.read_meta(checkpoints.find(workdir))["config"]
+    except InputError:
+        return None
 
 
 def _fields(path):

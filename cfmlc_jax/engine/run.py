@@ -18,7 +18,7 @@ from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.state import State, from_items, plan, to_items
 from cfmlc_jax.engine.step import TrainStep
 from cfmlc_jax.engine.system import System
-from cfmlc_jax.errors import WriteError
+from cfmlc_jax.errors import InputError, WriteError
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Run:
         """Restore the latest readable checkpoint; without checkpoints, create the initial state.
 
         Raises:
-            InputError: the checkpoint is of another model, or `require_same` refuses it.
+            InputError: the checkpoint is of another model or step, or `require_same` refuses it.
             RunError: there are checkpoints, but none is readable.
         """
         model, training = to_items(self.abstract, self._system)
@@ -139,6 +139,7 @@ class Run:
         else:
             model, training, meta = restored
             self._state = from_items(model, training)
+            self._require_step()
             self._early_stop.best = meta["best"]
             self._finished = meta["finished"]
             logged = meta.get("logged")  # checkpoints of older versions lack it
@@ -149,6 +150,15 @@ class Run:
         self._writer.open(
             self._workdir, last_step=self._step, validated=not self._validation_due, logged=logged
         )
+
+    def _require_step(self):
+        """Raise unless the state is of the step that its checkpoint's folder is named after."""
+        step, named = int(self._state.step), self.checkpoints.latest_step()
+        if named is not None and step != named:
+            path = self.checkpoints.path(named)
+            raise InputError(
+                f"checkpoint {path} is of step {step}; put back the one of step {named}, or remove it"
+            )
 
     def fit(self) -> None:
         """Train until the last step, an early stop or SIGTERM.

@@ -10,6 +10,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.config.schedule import schedule
+from cfmlc_jax.config.workdir import require_own
 from cfmlc_jax.data.regions import sampling
 from cfmlc_jax.data.regions.records import RegionRecords
 from cfmlc_jax.data.workers import Reading
@@ -102,7 +103,7 @@ class _Training:
             },
             print_line=print_line,
             preemption=preemption,
-            require_same=self._require_same_data,
+            require_same=self._require_same,
             instruments=instruments,
         )
         planned = schedule(config, self._steps_per_epoch, validate_every=config.evaluate.every)
@@ -158,7 +159,8 @@ class _Training:
             return last
         return last | {f"{WHOLE}_{name}": value for name, value in metrics[WHOLE].items()}
 
-    def _require_same_data(self, path, meta):
+    def _require_same(self, path, meta):
+        require_own(path, meta, configs.to_json(self._config))
         changed = [split for split, content in self._data.items() if meta["data"][split] != content]
         if changed:
             raise InputError(

@@ -326,12 +326,19 @@ def unused(before: set[str], patience: float = 15.0) -> set[str]:
 
 
 def mapped(names: Iterable[str]) -> set[str]:
-    """Which of these blocks a living process uses."""
-    used: set[str] = set()
+    """Which of these blocks a living process uses. The creator of a semaphore knows it by another name: inodes decide."""
+    inodes: set[int] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            text = maps.read_text()
+            lines = maps.read_text().splitlines()
         except OSError:
             continue
-        used |= {name for name in names if f"/dev/shm/{name}" in text}
+        inodes |= {int(line.split()[4]) for line in lines if "/dev/shm/" in line}
+    used = set()
+    for name in names:
+        try:
+            if (Path("/dev/shm") / name).stat().st_ino in inodes:
+                used.add(name)
+        except FileNotFoundError:  # removed in between
+            used.add(name)
     return used

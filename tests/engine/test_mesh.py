@@ -41,10 +41,10 @@ def test_shuffled_devices_get_the_same_images(monkeypatch, rng, fsdp):
 def test_batches_are_split_evenly():
     meshes.check_batch("train.batch_size", 16, devices=8)
     with pytest.raises(
-        InputError, match="^config.train.batch_size 12 is not divisible by the 8 devices; try 8 or 16$"
+        InputError, match=r"^config\.train\.batch_size 12 is not divisible by the 8 devices; try 8 or 16$"
     ):
         meshes.check_batch("train.batch_size", 12, devices=8)
-    with pytest.raises(InputError, match="try 8$"):
+    with pytest.raises(InputError, match=r"try 8$"):
         meshes.check_batch("train.batch_size", 3)  # on the 8 of this process
 
 

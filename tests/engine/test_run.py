@@ -93,6 +93,15 @@ def test_a_resumed_run_says_that_its_history_is_lost(tmp_path):
     assert metrics == expected_metrics[2:]  # step 3 and the first validation are gone
 
 
+def test_a_checkpoint_in_the_folder_of_another_step_is_refused(tmp_path):
+    toys.fitted(toys.Line(), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "12").rename(tmp_path / "run" / "checkpoints" / "13")
+    with pytest.raises(
+        InputError, match=r"checkpoints/13 is of step 12; put back the one of step 13, or remove it$"
+    ):
+        toys.fitted(toys.Line(), tmp_path / "run")
+
+
 def test_two_optimisers_are_stepped_in_turn_and_survive(tmp_path):
     run = toys.run(toys.Duel(), tmp_path / "ended", asked=6)
     run.resume()

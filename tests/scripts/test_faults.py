@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -229,6 +230,14 @@ def test_shared_memory_that_is_left_is_found():
         assert name in subjects.unused(before, patience=0.1)
     finally:
         block.unlink()
+    assert name not in subjects.unused(before, patience=0.0)
+
+
+def test_semaphores_in_use_are_not_taken_for_left():
+    before = subjects.shared_memory()
+    semaphore = multiprocessing.get_context("spawn").Semaphore()
+    name = f"sem.{semaphore._semlock.name.lstrip('/')}"
+    assert name in subjects.shared_memory() - before
     assert name not in subjects.unused(before, patience=0.0)
 
 

@@ -12,6 +12,7 @@ from cfmlc_jax.cgn import counterfactuals, opening
 from cfmlc_jax.cgn.imagenet import build
 from cfmlc_jax.cgn.imagenet.validation import Validation
 from cfmlc_jax.checkpoint import read_model
+from cfmlc_jax.config.workdir import require_own
 from cfmlc_jax.engine import hooks, parameters
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
@@ -101,6 +102,7 @@ def _run(config, parts, workdir, preemption, print_line, instruments):
         meta={"config": configs.to_json(config), "class_names": list(parts.class_names)},
         print_line=print_line,
         preemption=preemption,
+        require_same=lambda path, meta: require_own(path, meta, configs.to_json(config)),
         start=start,
         notes=validation.warnings,
         instruments=instruments,
