@@ -240,7 +240,7 @@ class MLflow:
     @property
     def rest(self):
         """The same command."""
-        return "the same command sends it again"
+        return "the same command sends them again"
 
     def write_scalars(self, step, scalars):
         """Add a value to the history of each metric."""

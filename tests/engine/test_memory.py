@@ -1,6 +1,7 @@
 """An out-of-memory error is one line that names what takes memory."""
 
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -58,8 +59,8 @@ def test_other_errors_are_unchanged():
         raise jax.errors.JaxRuntimeError("INTERNAL: a defect")
 
 
-MOST = 15.75 * 2**30
-NEED = Memory(arguments=2 * 2**30, outputs=0, temporaries=300 * 2**30)
+MOST = 14.25 * 2**30
+NEED = Memory(arguments=3 * 2**30, outputs=0, temporaries=300 * 2**30)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +76,16 @@ NEED = Memory(arguments=2 * 2**30, outputs=0, temporaries=300 * 2**30)
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3221225472 bytes.",
             None,
             MOST,
-            "; 3 GiB more were asked for, and the device has 15.8 GiB; less",
+            "; 3 GiB more were asked for, and the device has 14.2 GiB; less",
         ),
         (
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB.\nBufferAssignment…",
             NEED,
             MOST,
-            "; it needs 302 GiB on each device, and the device has 15.8 GiB, room for about 5 of the 128 images at once; less",
+            "; it needs 303 GiB on each device, and the device has 14.2 GiB, room for about 4 of the 128 images at once; less",
         ),
-        ("RESOURCE_EXHAUSTED: no details", NEED, None, "; it needs 302 GiB on each device; less"),
-        ("RESOURCE_EXHAUSTED: no details", None, MOST, "; the device has 15.8 GiB; less"),
+        ("RESOURCE_EXHAUSTED: no details", NEED, None, "; it needs 303 GiB on each device; less"),
+        ("RESOURCE_EXHAUSTED: no details", None, MOST, "; the device has 14.2 GiB; less"),
         ("RESOURCE_EXHAUSTED: no details", None, None, "(RESOURCE_EXHAUSTED: no details); less"),
     ],
 )
@@ -101,6 +102,19 @@ def test_what_is_needed_and_what_there_is(monkeypatch, text, need, limit, words)
         raise jax.errors.JaxRuntimeError(text)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_peaks_are_of_the_fullest_device(monkeypatch):
+    def device(stats):
+        return types.SimpleNamespace(memory_stats=lambda: stats)
+
+    counts = [{"peak_bytes_in_use": 2**30}, None, {"peak_bytes_in_use": 3 * 2**29}, {}]
+    monkeypatch.setattr(jax, "local_devices", lambda: [device(each) for each in counts])
+    usage = memory.peak_usage()
+    assert usage["device_peak_gib"] == 1.5
+    assert 0.05 < usage["host_peak_gib"] < 1000
+    monkeypatch.setattr(jax, "local_devices", lambda: [device(None)])
+    assert [*memory.peak_usage()] == ["host_peak_gib"]
 
 
 def test_a_need_that_cannot_be_computed_is_left_out():

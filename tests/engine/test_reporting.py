@@ -258,6 +258,17 @@ def test_a_tracker_that_hangs_at_the_end(fakes, tmp_path, monkeypatch):
     assert printed[1:] == [text]
 
 
+def test_a_server_that_hangs_at_the_end(fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr(follower, "CLOSE_SECONDS", dict.fromkeys(follower.CLOSE_SECONDS, 0.2))
+    answered = threading.Event()
+    monkeypatch.setattr(fakes["mlflow"].MlflowClient, "set_terminated", lambda *_, **__: answered.wait(60))
+    printed = []
+    fit(tmp_path / "run", names=("mlflow",), printed=printed)
+    answered.set()
+    text = "mlflow did not confirm all of the run's lines; the same command sends them again"
+    assert printed[1:] == [text]
+
+
 def test_whether_a_server_answers():
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,6 +1,7 @@
 """Metric writers."""
 
 import json
+import struct
 
 import jax
 import numpy as np
@@ -103,6 +104,23 @@ def test_tensorboard_events(tmp_path):
     assert b"seed" in events.read_bytes()
     assert b"picture" in events.read_bytes()
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
+
+
+def test_a_resumed_run_replaces_later_events(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    with Reporting(("tensorboard",)) as reporting:
+        reporting.open(tmp_path, last_step=7)
+        reporting.write_scalars(8, {"loss": 2.5})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    content, events = path.read_bytes(), []
+    while content:  # records of a length, its checksum, the event and its checksum
+        (length,) = struct.unpack("<Q", content[:8])
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    (start,) = (event for event in events if event.session_log.status == SessionLog.START)
+    assert start.step == 8
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
