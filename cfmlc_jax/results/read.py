@@ -1,8 +1,8 @@
 """Reads and checks the files that a run wrote into its workdir."""
 
 import functools
+import io
 import json
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from cfmlc_jax import config as configs
 from cfmlc_jax import files
@@ -36,7 +37,6 @@ RESULTS = "results.json"
 _NO_JSON = (ValueError, RecursionError)
 EVALUATE_AGAIN = "evaluate again: python -m cfmlc_jax.main --mode=evaluate --workdir=…"
 _LOGITS = ("whole", "combined")
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def scores_file(split: str, weights: str) -> str:
@@ -203,9 +203,12 @@ def _picture(path) -> Picture:
         data = path.read_bytes()
     except OSError as error:
         raise _damaged(path, str(error)) from error
-    if not data.startswith(_PNG) or len(data) < len(_PNG) + 16:
-        raise InputError(f"{_shown(path)} is not a PNG file; remove it")
-    return Picture(data, *struct.unpack(">II", data[len(_PNG) + 8 : len(_PNG) + 16]))
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            picture.verify()  # compares checksums, and decodes nothing
+            return Picture(data, *picture.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{_shown(path)} is not an intact PNG file; remove it") from error
 
 
 def results(report: Path) -> tuple[dict[str, Results], Evidence]:

@@ -48,6 +48,11 @@ def test_batches_are_split_evenly():
         meshes.check_batch("train.batch_size", 3)  # on the 8 of this process
 
 
+def test_fsdp_divides_the_devices():
+    with pytest.raises(InputError, match=r"^mesh\.fsdp 3 does not divide the 8 devices; try 1, 2, 4, 8$"):
+        meshes.create(fsdp=3)
+
+
 @pytest.mark.parametrize("fsdp", [2, 4])
 def test_only_large_arrays_are_split_over_fsdp(fsdp):
     shapes = {

@@ -21,6 +21,16 @@ def test_equal_weights_give_the_plain_statistic(scored):
     np.testing.assert_allclose(auc[0], cooccurrence.context_auc(scores, labels)[tuple(PAIRS.T)], rtol=1e-12)
 
 
+def test_unknown_labels_are_left_out_pair_by_pair(scored, rng):
+    scores, labels = scored
+    partial = np.where(rng.random((60, 3)) < [0.0, 0.3, 0.3], -1, labels.astype(np.int8))
+    auc = context_auc.weighted_context_auc(scores, partial, PAIRS)(np.ones((1, 60)))
+    for (target, context), value in zip(PAIRS, auc[0], strict=True):
+        known = (partial[:, [target, context]] >= 0).all(axis=1)
+        plain = cooccurrence.context_auc(scores[known], labels[known])
+        assert value == pytest.approx(plain[target, context], rel=1e-12)
+
+
 def test_an_integer_weight_equals_that_many_copies(scored, rng):
     scores, labels = scored
     copies = rng.integers(0, 3, 60)

@@ -132,7 +132,7 @@ def test_boxes_are_clipped_to_the_image():
 
 
 def test_sizes_in_pixels_and_relative():
-    sides = [31, 32, 95, 96]
+    sides = [31.99, 32, 95.99, 96]
     for width, height, relative in [(640, 480, False), (640, 480, True), (64, 48, True)]:
         scale = width / 640
         located = localize(

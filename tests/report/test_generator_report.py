@@ -206,7 +206,8 @@ def test_a_value_that_was_not_finite_is_a_dash(run):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sheets/epoch-001.png", b"half a pic", "epoch-001.png is not a PNG file; remove it"),
+        ("sheets/epoch-001.png", b"half a pic", "epoch-001.png is not an intact PNG file; remove it"),
+        ("sheets/epoch-001.png", png().replace(b"IDAT", b"IDAT\x10", 1), "is not an intact PNG file"),
         ("report/mechanisms.json", b'{"plain": ', "mechanisms.json is damaged"),
         ("report/mechanisms.json", b'{"plain": {"test": 1.0}}', "has no 'test_iid'"),
         ("config.json", b'{"system": "gan"}', "system 'gan' is not one of classifier, cgn"),
