@@ -90,11 +90,10 @@ class Victim:
         with self.lock:
             number = len(self.events)
             self.events.append(f"{event} {os.path.relpath(path, self.folder)}")
-        if self.fault.what == "delay":
-            time.sleep(self.fault.seconds)
-        elif self.fault.event is not None and (
+        of_events = self.fault.event is not None and (
             number == self.fault.event or (number > self.fault.event and self.fault.repeat)
-        ):
+        )
+        if of_events or self.fault.what == "delay":
             self.act(os.fspath(path))
 
     def act(self, path: str | None = None) -> None:
@@ -111,6 +110,8 @@ class Victim:
             os.kill(os.getpid(), signal.Signals[what])
         elif what == "clock":
             _jump(self.fault.seconds)
+        elif what == "delay":
+            time.sleep(self.fault.seconds)
         elif path is not None:
             number = getattr(errno, what)
             raise OSError(number, os.strerror(number), path)

@@ -78,6 +78,11 @@ def test_an_error_is_raised_once_or_from_then_on(tmp_path, repeat, names, output
     assert written(tmp_path, "ENOSPC", 1, repeat=repeat)[:3] == (names, 0, output)
 
 
+def test_a_slow_disk_is_a_hit(tmp_path):
+    names, code, output, note = written(tmp_path, "delay", 99)
+    assert (names, code, output, note) == (["a", "b", "c"], 0, "", {"place": "imports", "event": "open a"})
+
+
 def test_changes_of_files_are_counted(tmp_path):
     note = written(tmp_path, "SIGKILL", 99)[3]
     assert note == {"events": ["open a", "open b", "open c"]}
