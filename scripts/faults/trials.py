@@ -428,13 +428,14 @@ def _elsewhere(setting, flags, devices):
 
 
 def _resume(runner, expected, outcome, *flags, devices=1, same_numbers=True):
-    """The outcome after the command has run to its end, and what is left was compared."""
+    """The outcome after the command has run to its end, and what is left was compared; with flags, but for config.json."""
     outcome.fail(runner.left())
     ended = runner.run(*flags, devices=devices)
     if ended.code:
         outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
         return outcome
-    return _compare(runner, expected, outcome, same_numbers=same_numbers)
+    without = "config.json" if flags else None
+    return _compare(runner, expected, outcome, same_numbers=same_numbers, without=without)
 
 
 def _compare(runner, expected, outcome, *, same_numbers=True, without=None):

@@ -188,6 +188,13 @@ def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
     assert read(run).differences(expected, without="metrics.jsonl") == ["missing: metrics.jsonl"]
 
 
+def test_the_configuration_of_a_run_with_other_workers_is_not_compared(run):
+    expected = read(run)
+    (run / "config.json").write_text('{"workers": 2}')
+    assert read(run).differences(expected) == ["config.json differs"]
+    assert read(run).differences(expected, without="config.json") == []
+
+
 @pytest.mark.parametrize(
     ("ended", "expected", "problem"),
     [
