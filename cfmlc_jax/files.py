@@ -43,10 +43,13 @@ def user_cache(name: str) -> Path:
     """A folder for files that can be made or downloaded again: <name> in $CFMLC_CACHE.
 
     Without that variable it is cfmlc_jax/<name> in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises:
+        InputError: as `place`, for that variable.
     """
     own = os.environ.get(CACHE_VARIABLE, "")
     if own:
-        return Path(own).expanduser().absolute() / name
+        return place(own, f"${CACHE_VARIABLE}").absolute() / name
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The specification of the variable says that relative paths are ignored.
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "cfmlc_jax" / name
@@ -78,23 +81,32 @@ def require_path(text: str, name: str, *, bucket: bool = False) -> None:
         )
 
 
-def path_of(text: str | os.PathLike) -> Path:
+def path_of(text: str | os.PathLike, name: str = "path") -> Path:
     """The local path with "~" resolved, or the `buckets.Address`, that a text stands for.
 
     Addresses are no `Path`, but have what this package uses of it. A `Path` made of an address, which has lost one of
     its two slashes, is the address again, so that it never becomes a folder named "s3:".
 
+    Args:
+        text: the path or the address.
+        name: how an error calls it.
+
     Raises:
-        InputError: the address of a store that is not one of `buckets.SCHEMES`.
-        RuntimeError: the home of an unknown user.
+        InputError: the address of a store that is not one of `buckets.SCHEMES`, or a path that begins with the home of an
+            unknown user.
     """
     if isinstance(text, Address):
         return cast(Path, text)
     text = os.fspath(text)
     scheme = buckets.scheme_of(text)
     if not scheme:
-        return Path(text).expanduser()
-    require_path(text, "path", bucket=True)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise InputError(
+                f"{name} {text!r} begins with the home of an unknown user; give the full path"
+            ) from error
+    require_path(text, name, bucket=True)
     return cast(Path, Address(f"{scheme}://{text.partition(':')[2].lstrip('/')}"))
 
 
@@ -120,15 +132,11 @@ def place(text: str | os.PathLike, name: str, *, bucket: bool = False) -> Path:
         raise InputError(f"{name} is empty; give a path, or omit it")
     require_path(text, name, bucket=bucket)
     try:
-        path = path_of(text)
+        path = path_of(text, name)
         if isinstance(path, Address):
             _require_bucket(path, name)
         else:
             path.exists()
-    except RuntimeError as error:  # from `expanduser`
-        raise InputError(
-            f"{name} {text!r} begins with the home of an unknown user; give the full path"
-        ) from error
     except OSError as error:
         shown = text if len(text) < 200 else f"{text[:100]}…"
         raise InputError(f"{name} {shown!r} cannot be used ({error.strerror}); give another path") from error
@@ -155,9 +163,9 @@ def any_path(text: str) -> Path:
 def _path_argument(text, *, bucket):
     try:
         require_path(text, "value", bucket=bucket)
+        return path_of(text, "value")
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return path_of(text) if bucket else Path(text)
 
 
 def require_savable(folder: Path, name: str) -> None:

@@ -114,6 +114,7 @@ def spoiled(text):
                 b"/",
                 b"\\",
                 b"\r",
+                b"\x0b",
                 b"\xef\xbb\xbf",
                 b"9" * 12,
             ]

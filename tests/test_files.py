@@ -1,5 +1,6 @@
 """Paths that users give: what they mean, and which of them cannot be used."""
 
+import argparse
 import os
 from pathlib import Path
 
@@ -150,3 +151,19 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     with lock.held(tmp_path, "training"):
         assert {path.name for path in tmp_path.glob(".*")} == stay | {lock.FILE}
         assert not list((tmp_path / "report").iterdir())
+
+
+def test_homes_are_resolved_and_unknown_ones_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for resolve in (files.path_of, files.local_path, files.any_path):
+        assert resolve("~/pictures") == Path("/home/someone/pictures")
+    unknown = r"'~nobody-at-all/x' begins with the home of an unknown user; give the full path$"
+    with pytest.raises(InputError, match=f"^path {unknown}"):
+        files.path_of("~nobody-at-all/x")
+    with pytest.raises(InputError, match=f"^config\\.data\\.root {unknown}"):
+        files.place("~nobody-at-all/x", "config.data.root")
+    with pytest.raises(argparse.ArgumentTypeError, match=unknown):
+        files.local_path("~nobody-at-all/x")
+    monkeypatch.setenv(files.CACHE_VARIABLE, "~nobody-at-all/x")
+    with pytest.raises(InputError, match=rf"^\$CFMLC_CACHE {unknown}"):
+        files.user_cache("xla")

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +35,7 @@ from cfmlc_jax.data.weighting import Weighting
 from cfmlc_jax.data.workers import Reading
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 from cfmlc_jax.models import catalogue as models
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.optim import build as optim
@@ -268,7 +268,7 @@ def open_counterfactuals(config, source: Source, print_line: Callable[[str], Non
     per_batch = round(fields.share * config.train.batch_size)
     if not fields.path or not per_batch:
         return None
-    records = open_records(Path(fields.path).expanduser())
+    records = open_records(path_of(fields.path, "config.data.counterfactuals.path"))
     print_line(summary(COUNTERFACTUALS, records))
     require_same_classes(source, records)
     if config.task == "single_label":

@@ -210,7 +210,7 @@ def _located(text, print_line) -> Path:
 
 def _checkpoint_or_file(path) -> Path:
     """The file of weights at a path or in a folder as the Hub has it, else the checkpoint there."""
-    place = file_in(path.expanduser())
+    place = file_in(path)
     return place if place.is_file() else checkpoints.find(place)
 
 

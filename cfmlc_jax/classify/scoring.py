@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.engine.step import gather
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 from cfmlc_jax.models.classifier import Classifier
 from cfmlc_jax.results.predictions import null_name
 from cfmlc_jax.results.scores import Scores
@@ -201,7 +201,7 @@ def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLi
 
 def _lender(config, parts: Parts) -> Lender:
     """The classifier of `effect.owners`."""
-    lender = opening.open(Path(config.effect.owners).expanduser())
+    lender = opening.open(path_of(config.effect.owners, "config.effect.owners"))
     if not configs.patch_map(lender.config):
         raise InputError(
             f"config.effect.owners {lender.path}: its patches are not cells of a map; give a checkpoint that was "

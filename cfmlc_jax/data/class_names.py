@@ -1,9 +1,8 @@
 """Class names without a data set: those of well-known data sets, or from a file."""
 
-from pathlib import Path
-
 from cfmlc_jax.data.sources import fields, files, scenes, voc
 from cfmlc_jax.data.sources.visual_genome import read_vocabulary
+from cfmlc_jax.files import path_of
 
 # In the order of `categories` in the annotation files of MS-COCO 2014.
 COCO = (
@@ -38,7 +37,7 @@ def class_names(place: str) -> tuple[str, ...]:
     """
     if place in KNOWN:
         return KNOWN[place]
-    path = Path(place).expanduser()
+    path = path_of(place)
     if path.suffix == ".json":
         return read_vocabulary(path)[0]
     way_out = f"name one of {', '.join(KNOWN)}, or a file with one class per line"

@@ -258,6 +258,13 @@ def test_a_tracker_that_hangs_at_the_end(fakes, tmp_path, monkeypatch):
     assert printed[1:] == [text]
 
 
+def test_errors_of_trackers_are_short():
+    assert follower.brief(OSError("a\nb")) == "a b"
+    assert follower.brief(OSError()) == "OSError"
+    assert follower.brief(OSError("x" * 200)) == "x" * 200
+    assert follower.brief(OSError("x" * 201)) == "x" * 199 + "…"
+
+
 def test_a_server_that_hangs_at_the_end(fakes, tmp_path, monkeypatch):
     monkeypatch.setattr(follower, "CLOSE_SECONDS", dict.fromkeys(follower.CLOSE_SECONDS, 0.2))
     answered = threading.Event()

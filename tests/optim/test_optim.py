@@ -29,6 +29,12 @@ def test_schedule_stays_at_its_end():
     assert lr(9) == lr(50)
 
 
+def test_a_schedule_may_begin_at_its_peak():
+    lr = one_cycle.learning_rate(1.0, total_steps=10, pct_start=0.1)
+    assert lr(0) == 1.0
+    assert lr(1) < 1.0
+
+
 def test_an_invalid_schedule_is_refused():
     with pytest.raises(ValueError, match="over 0 steps"):
         one_cycle.learning_rate(1.0, total_steps=0)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from cfmlc_jax.cgn.imagenet.system import ImageNetSystem, Objective, initial_mod
 from cfmlc_jax.data import class_names as names
 from cfmlc_jax.engine import mesh as meshes
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.models.generators import imagenet_cgn
 from cfmlc_jax.models.generators.vgg16 import VGG16Features
@@ -176,7 +176,7 @@ def from_torch(generator: imagenet_cgn.ImageNetGenerator, variables: Mapping[str
 
 def _converted(module: nn.Module, path: str):
     try:
-        return cgn.from_torch(module, weight_files.read_torch(Path(path).expanduser()).weights)
+        return cgn.from_torch(module, weight_files.read_torch(path_of(path)).weights)
     except InputError as error:
         message = str(error)
         raise (error if path in message else InputError(f"{path}: {message}")) from error

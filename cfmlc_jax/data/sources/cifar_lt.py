@@ -8,6 +8,7 @@ from cfmlc_jax.data.sources import Record, imbalance
 from cfmlc_jax.data.sources.cifar_files import DATA_SETS, read
 from cfmlc_jax.data.sources.files import fingerprint
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 SPLITS = ("train", "val", "test")
 
@@ -55,7 +56,7 @@ class CifarLT:
             data_set.num_train // k, k, kind, ratio, order_seed=seed if shuffle_classes else None
         )
         is_train = split == "train"
-        images = read(data_set, Path(root).expanduser(), train=is_train)
+        images = read(data_set, path_of(root), train=is_train)
         kept = np.arange(len(images.classes))
         if is_train:
             kept = imbalance.draw(images.classes, self.class_counts, seed)

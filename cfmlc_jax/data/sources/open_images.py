@@ -142,7 +142,9 @@ def _read(table: Path, classes: dict[str, str], folder: str, unmentioned: str) -
     ids = list(row_of)
     return annotations.Annotations(
         ids=ids,
-        files=[fields.relative_path(f"{key}.jpg", f"{table}: image {key}", folder) for key in ids],
+        files=[
+            fields.relative_path(f"{key}.jpg", f"{table}: image {fields.shown(key)}", folder) for key in ids
+        ],
         labels=partial.compact(labels),
         class_names=fields.class_names(classes.values(), str(table.parent)),
         boxes=boxes.from_annotations([], [], [], [None] * len(ids)),

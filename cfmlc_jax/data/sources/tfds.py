@@ -11,6 +11,7 @@ import numpy as np
 
 from cfmlc_jax.data.sources import Record, fields, files
 from cfmlc_jax.errors import InputError
+from cfmlc_jax.files import path_of
 
 
 class Tfds:
@@ -55,7 +56,7 @@ class Tfds:
     ):
         files.require_split(split)
         tfds = _import_tfds()
-        builder = _builder(tfds, Path(root).expanduser(), name)
+        builder = _builder(tfds, path_of(root), name)
         features = builder.info.features
         _require_image(tfds, _feature(name, features, image_key), name, image_key)
 
