@@ -197,6 +197,9 @@ class _Training:
 
     def _require_same(self, path, meta):
         require_own(path, meta, configs.to_json(self._config))
+        self._require_same_data(path, meta)
+
+    def _require_same_data(self, path, meta):
         changes = changed_images(meta["data"], self._data, same_classes=True)
         if changes:
             raise InputError(

@@ -263,6 +263,9 @@ class _Training:
 
     def _require_same(self, path, meta):
         require_own(path, meta, configs.to_json(self._config))
+        self._require_same_data(path, meta)
+
+    def _require_same_data(self, path, meta):
         names = list(self._train_source.class_names)
         changes = changed_classes(meta["class_names"], names)
         # Checkpoints of older versions have no "data", and no generated records.

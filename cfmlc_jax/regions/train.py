@@ -161,6 +161,9 @@ class _Training:
 
     def _require_same(self, path, meta):
         require_own(path, meta, configs.to_json(self._config))
+        self._require_same_data(path, meta)
+
+    def _require_same_data(self, path, meta):
         changed = [split for split, content in self._data.items() if meta["data"][split] != content]
         if changed:
             raise InputError(
