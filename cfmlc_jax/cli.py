@@ -14,7 +14,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import cfmlc_jax
 from cfmlc_jax import commands, installed
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError, RunError
 
 _P = ParamSpec("_P")
 INTERRUPTED = 128 + signal.SIGINT
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage and exiting."""
-        raise InputError(f"{printable(message)}; --help lists the arguments")
+        raise InputError(f"{message}; --help lists the arguments")
 
 
 def documents() -> str:
@@ -89,7 +89,7 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
         try:
             return main(*args, **kwargs)
         except (InputError, RunError) as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             return 1
 
     return run

@@ -1,7 +1,7 @@
 """The exceptions that commands report in one line, without a traceback, and exit code 1.
 
-Any other exception is a bug in this package and keeps its traceback. `printable` keeps a message on one line
-when it quotes a user's text.
+Any other exception is a bug in this package and keeps its traceback. A message may quote a user's text as it is: the
+exceptions keep it on one line, by `printable`.
 """
 
 import errno
@@ -13,12 +13,18 @@ class InputError(ValueError):
     The message is one line: what is wrong, where, and what to do.
     """
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class RunError(RuntimeError):
     """A run cannot continue although its input was valid: a loss is not finite, for example.
 
     The message is one line: what happened, when, what is intact, and what to do.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class WriteError(OSError, RunError):
@@ -31,7 +37,7 @@ class WriteError(OSError, RunError):
     def __str__(self) -> str:
         full = self.errno in (errno.ENOSPC, errno.EDQUOT)
         way_out = "free space there" if full else "fix that"
-        return (
+        return printable(
             f"{self.filename} cannot be written ({self.strerror}); {way_out} and run the same command again"
         )
 
@@ -52,7 +58,7 @@ class BucketError(OSError, RunError):
         return "check the network and that the bucket is there"
 
     def __str__(self) -> str:
-        return (
+        return printable(
             f"{self.filename} cannot be used ({self.strerror}); {self.way_out} and run the same command again"
         )
 

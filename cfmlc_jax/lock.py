@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from cfmlc_jax import cli, files
 from cfmlc_jax.buckets import Address
-from cfmlc_jax.errors import InputError, WriteError, printable
+from cfmlc_jax.errors import InputError, WriteError
 
 FILE = ".lock"
 SECONDS_BETWEEN_TRIES = 1.0
@@ -273,8 +273,7 @@ def _in_use(path, holder):
 
 
 def _described(holder):
-    text = f"process {holder['pid']} on {holder['host']} ({holder['doing']} since {holder['since']})"
-    return printable(text)
+    return f"process {holder['pid']} on {holder['host']} ({holder['doing']} since {holder['since']})"
 
 
 def _runs(holder):

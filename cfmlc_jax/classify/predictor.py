@@ -15,7 +15,7 @@ from cfmlc_jax.classify import deconfound, opening, scoring, tasks
 from cfmlc_jax.classify.update import in_unit_range
 from cfmlc_jax.engine import memory
 from cfmlc_jax.engine import mesh as meshes
-from cfmlc_jax.errors import InputError, RunError, printable
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.models import catalogue
 from cfmlc_jax.results import thresholds as files_of_thresholds
 from cfmlc_jax.results.predictions import HEADS, Prediction, null_name
@@ -216,7 +216,7 @@ def _thresholds(
     chosen = None if stored is None else stored.of(weights, prediction)
     if path is not None and (chosen is None or len(chosen) != opened.num_classes):
         raise InputError(
-            f"{printable(str(path))} has no thresholds of {weights!r} for prediction {prediction.name!r} and "
+            f"{path} has no thresholds of {weights!r} for prediction {prediction.name!r} and "
             f"{opened.num_classes} classes; give --threshold=P"
         )
     if stored is None:

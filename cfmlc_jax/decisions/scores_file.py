@@ -38,7 +38,7 @@ def require_suffix(path: Path) -> None:
         InputError: it does not.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out={printable(str(path))} ends with neither of {', '.join(SUFFIXES)}")
+        raise InputError(f"--out={path} ends with neither of {', '.join(SUFFIXES)}")
 
 
 def write(path: Path, scored: ScoredSplit) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import InputError
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -17,7 +17,7 @@ def parsed_bytes(text: str, flag: str) -> int:
     parts = _SIZE.fullmatch(text.strip())
     number = scaled(parts[1], parts[2]) if parts else 0
     if not 1 <= number < 2**60:
-        raise InputError(f"{flag}={printable(text)} is not a size of memory; give 24G, for example")
+        raise InputError(f"{flag}={text} is not a size of memory; give 24G, for example")
     return number
 
 

@@ -224,7 +224,7 @@ def _record(path, number, line) -> dict[str, Any]:
 
 
 def _damaged(path, reason, way_out):
-    return InputError(f"{printable(str(path))} is damaged ({printable(' '.join(reason.split()))}); {way_out}")
+    return InputError(f"{path} is damaged ({' '.join(reason.split())}); {way_out}")
 
 
 def _number(value):

@@ -7,7 +7,7 @@ import numpy as np
 
 import cfmlc_jax
 from cfmlc_jax import files
-from cfmlc_jax.errors import InputError, WriteError, printable
+from cfmlc_jax.errors import InputError, WriteError
 from cfmlc_jax.report import page, scales, tables
 from cfmlc_jax.report.line_chart import line_chart
 from cfmlc_jax.report.markup import Markup, element
@@ -47,9 +47,7 @@ def write(
     try:
         files.write_text(path, text(runs, compared))
     except WriteError as error:
-        raise InputError(
-            f"{printable(str(path))} cannot be written ({error.strerror}); give another --out"
-        ) from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another --out") from error
     return path, [_line(each) for each in compared]
 
 

@@ -17,7 +17,7 @@ from cfmlc_jax import config as configs
 from cfmlc_jax import files
 from cfmlc_jax.data.sources.counterfactuals import INDEX
 from cfmlc_jax.engine.writers import METRICS, read_lines
-from cfmlc_jax.errors import BucketError, InputError, printable
+from cfmlc_jax.errors import BucketError, InputError
 from cfmlc_jax.results import detection, json_types, mechanisms
 from cfmlc_jax.results import evidence as evidences
 from cfmlc_jax.results.detection import DetectionResults
@@ -119,13 +119,13 @@ def run(workdir: Path) -> Run:
         InputError: the folder has no run, or one of its files is damaged or does not fit the others.
     """
     if not workdir.is_dir():
-        raise InputError(f"{_shown(workdir)} is not a folder; give the workdir of a run")
+        raise InputError(f"{workdir} is not a folder; give the workdir of a run")
     report = workdir / "report"
     log = [record for _, record in read_lines(workdir / METRICS)]
     evaluated = (report / RESULTS).exists()
     if not evaluated and not log and not (report / detection.FILE).exists():
         raise InputError(
-            f"{_shown(workdir)} has neither metrics.jsonl nor report/{RESULTS}; give the workdir of a run"
+            f"{workdir} has neither metrics.jsonl nor report/{RESULTS}; give the workdir of a run"
         )
     name = workdir.resolve().name
     if not evaluated:
@@ -208,7 +208,7 @@ def _picture(path) -> Picture:
             picture.verify()  # compares checksums, and decodes nothing
             return Picture(data, *picture.size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{_shown(path)} is not an intact PNG file; remove it") from error
+        raise InputError(f"{path} is not an intact PNG file; remove it") from error
 
 
 def results(report: Path) -> tuple[dict[str, Results], Evidence]:
@@ -282,10 +282,10 @@ def scores(report: Path, split: str, evidence: Evidence) -> Scores:
     ]
     if wrong:
         raise InputError(
-            f"{_shown(path)} has {', '.join(wrong)}, not {list(shape)} as in {evidences.FILE}; {EVALUATE_AGAIN}"
+            f"{path} has {', '.join(wrong)}, not {list(shape)} as in {evidences.FILE}; {EVALUATE_AGAIN}"
         )
     if any(np.isnan(x).any() for x in arrays.values()):
-        raise InputError(f"{_shown(path)} has logits that are NaN; evaluate an earlier checkpoint")
+        raise InputError(f"{path} has logits that are NaN; evaluate an earlier checkpoint")
     return Scores(logits=arrays, labels=labels, attention=attention, pivot=pivot)
 
 
@@ -294,7 +294,7 @@ def _arrays(path):
         with path.open("rb") as file:
             return files.read_npz(file)
     except FileNotFoundError as error:
-        raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}") from error
+        raise InputError(f"{path} is missing; {EVALUATE_AGAIN}") from error
     except BucketError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -307,7 +307,7 @@ def _require_same_predictions(report, split: Split):
     )
     if missing:
         path = report / scores_file(split.name, "average")
-        raise InputError(f"{_shown(path)} lacks {', '.join(missing)}, which {RESULTS} has; {EVALUATE_AGAIN}")
+        raise InputError(f"{path} lacks {', '.join(missing)}, which {RESULTS} has; {EVALUATE_AGAIN}")
 
 
 def _config(path) -> dict[str, Any] | None:
@@ -330,7 +330,7 @@ def _checked(path: Path, parse: Callable[[Any], T]) -> T:
 
 def _json(path):
     if not path.exists():
-        raise InputError(f"{_shown(path)} is missing; {EVALUATE_AGAIN}")
+        raise InputError(f"{path} is missing; {EVALUATE_AGAIN}")
     try:
         return json.loads(_text(path))
     except _NO_JSON as error:
@@ -347,10 +347,4 @@ def _text(path):
 
 
 def _damaged(path, reason):
-    return InputError(
-        f"{_shown(path)} is damaged ({printable(' '.join(reason.split()))}); restore it, or {EVALUATE_AGAIN}"
-    )
-
-
-def _shown(path):
-    return printable(str(path))
+    return InputError(f"{path} is damaged ({' '.join(reason.split())}); restore it, or {EVALUATE_AGAIN}")

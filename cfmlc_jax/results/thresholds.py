@@ -15,7 +15,7 @@ import numpy as np
 
 import cfmlc_jax
 from cfmlc_jax import files, weights_folder
-from cfmlc_jax.errors import InputError, printable
+from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import json_types
 from cfmlc_jax.results.json_types import FormatError
 from cfmlc_jax.results.predictions import COMBINED, Prediction
@@ -141,10 +141,10 @@ def read_file(path: Path, class_names: Sequence[str] | None) -> Thresholds:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{_shown(path)} is missing; {FIT_AGAIN}") from error
+        raise InputError(f"{path} is missing; {FIT_AGAIN}") from error
     except (OSError, ValueError, RecursionError) as error:
-        reason = printable(" ".join(str(error).split()))
-        raise InputError(f"{_shown(path)} cannot be read ({reason}); {FIT_AGAIN}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}); {FIT_AGAIN}") from error
     return _parsed(path, value, class_names)
 
 
@@ -152,17 +152,17 @@ def _parsed(path, value, class_names):
     number = value.get("format") if isinstance(value, dict) else None
     if isinstance(number, int) and number > FORMAT:
         raise InputError(
-            f"{_shown(path)} has thresholds of version {value.get('version')} of cfmlc_jax, this is "
+            f"{path} has thresholds of version {value.get('version')} of cfmlc_jax, this is "
             f"{cfmlc_jax.__version__}, which cannot read them; upgrade: pip install --upgrade cfmlc_jax"
         )
     try:
         thresholds = Thresholds.from_json(value)
     except FormatError as error:
-        raise InputError(f"{_shown(path)} is damaged ({printable(str(error))}); {FIT_AGAIN}") from error
+        raise InputError(f"{path} is damaged ({error}); {FIT_AGAIN}") from error
     names = thresholds.class_names
     if class_names is not None and names != list(class_names):
         raise InputError(
-            f"{_shown(path)} has thresholds of other classes: {_difference(names, list(class_names))}; {FIT_AGAIN}"
+            f"{path} has thresholds of other classes: {_difference(names, list(class_names))}; {FIT_AGAIN}"
         )
     return thresholds
 
@@ -190,7 +190,7 @@ def write(checkpoint: Path, thresholds: Thresholds) -> None:
     """
     if weights_folder.is_one(checkpoint):
         raise InputError(
-            f"{_shown(checkpoint)} is an exported folder, which is not changed; fit the thresholds of the run, then export it again"
+            f"{checkpoint} is an exported folder, which is not changed; fit the thresholds of the run, then export it again"
         )
     files.write_text(checkpoint / FILE, json.dumps(thresholds.to_json(), indent=1, ensure_ascii=False) + "\n")
 
@@ -198,7 +198,3 @@ def write(checkpoint: Path, thresholds: Thresholds) -> None:
 def remove(checkpoint: Path) -> None:
     """Remove the thresholds of a checkpoint, which then decides at 0.5."""
     (checkpoint / FILE).unlink(missing_ok=True)
-
-
-def _shown(path):
-    return printable(str(path))
