@@ -586,7 +586,9 @@ def _explained(path, address=None) -> Iterator[None]:
         except BucketError as error:
             raise WriteError(error.errno, error.strerror, error.filename) from error
         except (OSError, ValueError) as error:
-            number = _error_number(error)
+            number, reason = _error_number(error), None
+            if isinstance(error, TimeoutError):  # Orbax waits by the clock of the day
+                number, reason = errno.ETIMEDOUT, "not in time: the disk is slow, or the clock has jumped"
             if number is None:
                 raise
             _await_orbax(others, path)
@@ -594,7 +596,7 @@ def _explained(path, address=None) -> Iterator[None]:
                 _remove_unfinished(path.parent, path.name)
                 time.sleep(0.1)
             place = path if address is None or number in (errno.ENOSPC, errno.EDQUOT) else address
-            raise WriteError(number, os.strerror(number), str(place)) from error
+            raise WriteError(number, reason or os.strerror(number), str(place)) from error
 
 
 def _remove_unfinished(folder, name):

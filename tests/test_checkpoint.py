@@ -360,6 +360,20 @@ def test_a_save_on_a_full_disk(small_disk, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_save_that_is_not_in_time(folder, monkeypatch):
+    def late():
+        raise TimeoutError("ChainedFuture completed 3/5 futures but timed out after 86400.31 seconds.")
+
+    checkpoints = Checkpoints(folder)
+    monkeypatch.setattr(checkpoints._checkpointer, "wait_until_finished", late)
+    reason = r"checkpoints/6 cannot be written \(not in time: the disk is slow, or the clock has jumped\); fix that"
+    with pytest.raises(WriteError, match=reason):
+        save_and_wait(checkpoints, *items(6), step=6)
+    monkeypatch.undo()
+    checkpoints.close()
+    assert restore(folder)[2]["step"] in (5, 6)  # Orbax may have ended the save
+
+
 def test_a_save_that_was_killed_leaves_no_trace(folder):
     (folder / "6.orbax-checkpoint-tmp").mkdir()
     assert restore(folder)[2]["step"] == 5
