@@ -25,12 +25,8 @@ def claim(workdir: Path, fields: dict) -> None:
     path = workdir / "config.json"
     stored = _stored(workdir, path) if has_checkpoints(workdir) else None
     if stored is not None:
-        differences = configs.differences(configs.completed(stored), fields)
-        if differences:
-            raise InputError(
-                f"workdir {workdir} is a run of another configuration ({'; '.join(differences)}); "
-                "take another --workdir, or remove that one"
-            )
+        advice = "take another --workdir, or remove that one"
+        _require_same(stored, fields, f"workdir {workdir} is a run", advice)
     if jax.process_index() == 0:
         files.write_text(path, json.dumps(fields, indent=2) + "\n")
 
@@ -46,17 +42,19 @@ def require_own(checkpoint: Path, meta: dict[str, Any], fields: dict) -> None:
     Raises:
         InputError: the checkpoint is of another configuration.
     """
-    differences = configs.differences(configs.completed(meta["config"]), fields)
-    if differences:
-        raise InputError(
-            f"checkpoint {checkpoint} is of another configuration ({'; '.join(differences)}); "
-            "move it to the workdir of its own run, or take another --workdir"
-        )
+    advice = "move it to the workdir of its own run, or take another --workdir"
+    _require_same(meta["config"], fields, f"checkpoint {checkpoint} is", advice)
 
 
 def has_checkpoints(workdir: Path) -> bool:
     """Whether the run has checkpoints, including damaged ones that were set aside."""
     return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
+
+
+def _require_same(stored, fields, what, advice):
+    differences = configs.differences(configs.completed(stored), fields)
+    if differences:
+        raise InputError(f"{what} of another configuration ({'; '.join(differences)}); {advice}")
 
 
 def _stored(workdir, path) -> dict | None:

@@ -12,8 +12,9 @@ FORMULA_STARTS = (*"=+-@\t\r", *"＝＋－＠")
 def csv_line(values: Iterable[object]) -> str:
     """A line of CSV with its line break. Text that a spreadsheet would run as a formula begins with an apostrophe."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([_harmless(value) for value in values])
-    return text.getvalue()
+    # Before Python 3.11.9 a carriage return within a field is put in quotes only if one ends the line.
+    csv.writer(text, lineterminator="\r\n").writerow([_harmless(value) for value in values])
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _harmless(value):

@@ -25,6 +25,11 @@ def test_formulas_are_text(text):
     assert fields(csv_line([text, 1]))[0] == [f"'{text}", "1"]
 
 
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", 'a"b'])
+def test_line_breaks_and_quotes_stay_within_their_field(text):
+    assert fields(csv_line([text, 1])) == [[text, "1"]]
+
+
 @pytest.mark.parametrize("text", ["-5", "+1.5", "-1e3", "dog", "a=b", "", "traffic light, red"])
 def test_numbers_and_names_stay_as_they_are(text):
     assert fields(csv_line([text])) == [[text]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from fuzzing import cases
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cfmlc_jax.errors import InputError
@@ -456,6 +456,7 @@ def test_any_entries_are_converted_or_refused(attention, changes, named):
 @given(which=WHICH, name=st.text(min_size=1, max_size=12).filter(lambda name: "num_batches" not in name))
 def test_a_renamed_entry_is_listed_on_both_sides(which, name):
     weights = state_dict_of("cross")
+    assume(name not in weights)
     keys = [
         key for key in weights if not key.endswith("num_batches_tracked") and key not in ("conv1.weight",)
     ]
