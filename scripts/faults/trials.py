@@ -173,7 +173,7 @@ def processes(setting: Setting) -> list[Trial]:
 
 
 def surroundings(setting: Setting) -> list[Trial]:
-    """Slow disks, clocks that jump, a killed worker, a second run in the workdir, other devices and workers."""
+    """Slow disks, clocks that jump, a killed worker, a second run in the workdir, other devices, workers and processes."""
     seconds = setting.undisturbed.seconds
     faults = {
         "every change of a file takes 0.2 s more": Fault("delay", seconds=0.2),
@@ -191,7 +191,7 @@ def surroundings(setting: Setting) -> list[Trial]:
         ("resumed on 4 devices, fsdp 4", ("--config.mesh.fsdp=4",), 4),
     ):
         trials.append(Trial(name, _elsewhere(setting, flags, devices)))
-    return trials
+    return [*trials, Trial("resumed by two processes", _by_many(setting, 2))]
 
 
 def data(setting: Setting) -> list[Trial]:
@@ -380,13 +380,27 @@ def _one_of_many(setting, count, victim, share):
             if number != victim:
                 outcome.fail(_bad_end(ended, 1))
         outcome.fail(runner.left())
-        for ended in [runner.finish(process) for process in _start_many(runner, count)]:
-            if ended.code:
-                outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
-        # One process adds its numbers in another order than several.
-        return _compare(runner, setting.undisturbed.ending, outcome, same_numbers=False)
+        return _resume_many(runner, setting.undisturbed.ending, outcome, count)
 
     return run
+
+
+def _by_many(setting, count):
+    """A killed run of one process that several resume."""
+
+    def run(runner):
+        shutil.copytree(setting.half, runner.workdir)
+        return _resume_many(runner, setting.undisturbed.ending, Outcome(), count)
+
+    return run
+
+
+def _resume_many(runner, expected, outcome, count):
+    for ended in [runner.finish(process) for process in _start_many(runner, count)]:
+        if ended.code:
+            outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
+    # One process adds its numbers in another order than several.
+    return _compare(runner, expected, outcome, same_numbers=False)
 
 
 def _start_many(runner, count):
