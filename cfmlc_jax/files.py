@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import threading
 import time
 import tokenize
 import unicodedata
@@ -33,6 +34,8 @@ SECONDS_BETWEEN_PUTS = 10.0
 _BYTES_PER_SECOND = 2**20
 # Bytes in which the header of a .npy file ends: NumPy writes 128.
 _NPY_HEADER = 2**12
+# NumPy parses such headers by `ast`, which before Python 3.11.8 fails at times if several threads do (CPython issue 106905).
+_LITERALS = threading.Lock()
 
 
 CACHE_VARIABLE = "CFMLC_CACHE"
@@ -349,7 +352,8 @@ def map_npy(path: Path) -> np.ndarray:
 def _header() -> Iterator[None]:
     """A context in which NumPy reads the header of an array, which is a Python literal; a damaged one is a ValueError."""
     try:
-        yield
+        with _LITERALS:
+            yield
     # A literal that is nested too deeply is a MemoryError.
     except (SyntaxError, tokenize.TokenError, TypeError, LookupError, RecursionError, MemoryError) as error:
         raise ValueError(f"the header is damaged ({error})") from error
@@ -359,7 +363,8 @@ def _read_array(file, size: int) -> np.ndarray:
     """The array of a file of so many bytes, of which memory is asked for only if they are there."""
     _read_header(file, size)
     file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    with _LITERALS:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _read_header(file, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -1,7 +1,10 @@
 """Paths that users give: what they mean, and which of them cannot be used."""
 
 import argparse
+import gc
 import os
+import threading
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -167,3 +170,31 @@ def test_homes_are_resolved_and_unknown_ones_told(monkeypatch):
     monkeypatch.setenv(files.CACHE_VARIABLE, "~nobody-at-all/x")
     with pytest.raises(InputError, match=rf"^\$CFMLC_CACHE {unknown}"):
         files.user_cache("xla")
+
+
+def test_threads_read_arrays_at_the_same_time(tmp_path):
+    # Before Python 3.11.8 two threads that parse a header fail at times, when one collects garbage while it does.
+    path, read = tmp_path / "array.npy", []
+    files.write_npy(path, np.eye(3))
+
+    def pause(*_, sleep=time.sleep):
+        sleep(1e-5)
+
+    def read_many():
+        for _ in range(1000):
+            files.read_npy(path)
+        read.append(True)
+
+    threads = [threading.Thread(target=read_many) for _ in range(4)]
+    before = gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(pause)
+    assert len(read) == len(threads)
