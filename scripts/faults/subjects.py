@@ -87,7 +87,7 @@ SUBJECTS = {
                 "train.batch_size=16",
                 "train.log_every=3",
                 "train.checkpoint_every=5",
-                "evaluate.batch_size=100",
+                "evaluate.batch_size=96",
             ),
         ),
         Subject(
