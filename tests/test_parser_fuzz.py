@@ -1,5 +1,9 @@
-"""What a user can give, damaged at random: there is a value, or an error of one line. (See also test_json_fuzz.py,
-data/test_source_fuzz.py, data/test_pickles.py, data/test_idx_files.py, test_archives.py.)"""
+"""What a user can give, damaged at random: there is a value, or an error of one line.
+
+See also test_json_fuzz.py, test_files.py and test_archives.py; in data test_source_fuzz.py, test_pickles.py,
+test_idx_files.py and test_metadata.py; in torch_weights test_torch_files.py and test_mlc_pat.py; config/test_older.py,
+predict/test_inputs.py and results/test_csv_lines.py.
+"""
 
 import io
 import json
