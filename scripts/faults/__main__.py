@@ -18,6 +18,7 @@ processes in /proc.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -118,7 +119,7 @@ def _undisturbed(runner):
         _empty(runner.folder)
         found = trials.undisturbed(runner)
         content = {
-            "code": _code(),
+            "conditions": _conditions(),
             "parts": found.ending.parts,
             "paths": sorted(found.ending.paths),
             "seconds": found.seconds,
@@ -126,20 +127,21 @@ def _undisturbed(runner):
         }
         files.write_text(stored, json.dumps(content))
     content = json.loads(stored.read_text())
-    if content.get("code") != _code():
+    if content.get("conditions") != _conditions():
         raise InputError(
-            f"{stored}: this run was left alone by another version of cfmlc_jax; give the campaign another --workdir"
+            f"{stored}: this run was left alone by another version of cfmlc_jax, or on another number of CPU cores; "
+            "give the campaign another --workdir"
         )
     ending = Ending(content["parts"], set(content["paths"]))
     return trials.Undisturbed(ending, content["seconds"], content["events"])
 
 
-def _code():
-    """A digest of the package's Python files: a trial is compared with a run of the same code only."""
+def _conditions():
+    """What two runs must share to be compared: the package's code, and the cores among which XLA divides its sums."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "cfmlc_jax").rglob("*.py")):
         digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
-    return digest.hexdigest()
+    return {"code": digest.hexdigest(), "cores": len(os.sched_getaffinity(0))}
 
 
 def _empty(folder):

@@ -293,10 +293,12 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
     assert lines[-1] == "- pat, b: x differs"
 
 
-def test_trials_are_not_compared_with_a_run_of_other_code(tmp_path):
+@pytest.mark.parametrize("other", [{"code": "of yesterday"}, {"cores": 1000}])
+def test_trials_are_not_compared_with_a_run_under_other_conditions(tmp_path, other):
     stored = tmp_path / "pat" / "undisturbed" / "undisturbed.json"
     stored.parent.mkdir(parents=True)
-    content = {"code": "of yesterday", "parts": {}, "paths": [], "seconds": 1, "events": []}
+    conditions = command._conditions() | other
+    content = {"conditions": conditions, "parts": {}, "paths": [], "seconds": 1, "events": []}
     stored.write_text(json.dumps(content))
     arguments = [sys.executable, "-m", "scripts.faults", "moments", "--system=pat", f"--workdir={tmp_path}"]
     ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
