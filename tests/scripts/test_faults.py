@@ -189,9 +189,12 @@ def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
 
 
 def test_the_configuration_of_a_run_with_other_workers_is_not_compared(run):
+    (run / "plain").mkdir()
+    (run / "plain" / "config.json").write_text("{}")
     expected = read(run)
-    (run / "config.json").write_text('{"workers": 2}')
-    assert read(run).differences(expected) == ["config.json differs"]
+    for path in (run / "config.json", run / "plain" / "config.json"):
+        path.write_text('{"workers": 2}')
+    assert read(run).differences(expected) == ["config.json differs", "plain/config.json differs"]
     assert read(run).differences(expected, without="config.json") == []
 
 
