@@ -1,5 +1,6 @@
 """Classifiers that are trained with and without a network's counterfactuals, and the table of their accuracies."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, processes
 from cfmlc_jax.causal.mechanisms import MECHANISMS
 from cfmlc_jax.classify import opening, scoring
 from cfmlc_jax.classify import train as classify
@@ -51,7 +52,9 @@ def train(config, workdir: Path, records: Path, print_line: Callable[[str], None
             classify.train(own, folder, print_line, Instruments(writers))
             if jax.process_index() == 0:
                 writers.write_results(headline(folder / "report"), folder / "report")
-        accuracy = measure(folder, data.mechanism_source(config.data, TEST).mechanisms)
+        labels = data.mechanism_source(config.data, TEST).mechanisms
+        # The first process writes what all of them read here.
+        accuracy = processes.first_then_others(functools.partial(measure, folder, labels))
         results[name] = {TRAIN: training_accuracy(own, folder)} | accuracy
         if jax.process_index() == 0:
             files.write_text(workdir / "report" / ACCURACIES, json.dumps(results, indent=1) + "\n")
