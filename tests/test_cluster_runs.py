@@ -177,3 +177,23 @@ if os.environ["SLURM_PROCID"] == "2":
     assert line.startswith("error: process 2 on ")
     assert line.endswith("failed: photos/train.csv is missing")
     assert left(workdir) == []
+
+
+@pytest.mark.slow(reason="two processes compile a generator and two classifiers")
+def test_two_processes_train_a_generator_and_its_classifiers(tmp_path):
+    config = launchers.ROOT / "tests" / "configs" / "cgn_tiny.py"
+    names = ("plain", "heads")
+    flags = [f"--config={config}", f"--config.classifiers.names={names}", f"--workdir={tmp_path}"]
+    results = launchers.ends(launchers.start("slurm", RUN, *flags), 600)
+    assert codes(results) == [0, 0], printed(results)
+    assert printed(results) == []
+    accuracies = json.loads((tmp_path / "report" / "mechanisms.json").read_text())
+    assert tuple(accuracies) == names
+    assert accuracies["plain"]["train"] > 50 > accuracies["plain"]["test"]
+    for folder in (tmp_path, *(tmp_path / name for name in names)):
+        assert "been written yet" not in (folder / "report" / "index.html").read_text()
+    # A finished run prints its table again, by one process, too.
+    ((code, out, err),) = launchers.ends(launchers.start(None, RUN, *flags, count=1), 600)
+    assert code == 0, err
+    assert "compiling the training step" not in out
+    assert f"{accuracies['plain']['test']:.1f}" in out
