@@ -3,7 +3,7 @@
     python -m scripts.faults moments --count=100             SIGKILL, SIGTERM and SIGINT at random moments
     python -m scripts.faults changes                         SIGKILL before every change of a file
     python -m scripts.faults errors --count=20               a full, a broken, a read-only disk
-    python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed
+    python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed, exchanged
     python -m scripts.faults disks                           a small disk, one without inodes, a read-only one
     python -m scripts.faults processes --count=5             one of two and of four processes killed
     python -m scripts.faults surroundings                    slow disk, clock, workers, devices, two runs
@@ -29,11 +29,12 @@ from pathlib import Path
 from cfmlc_jax import cli, files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results.tables import markdown
+from scripts.faults import ending as endings
 from scripts.faults import trials
-from scripts.faults.ending import Ending
 from scripts.faults.subjects import ROOT, SUBJECTS, Runner
 
 TABLE = "table"
+TRIALS = "trials.jsonl"
 
 
 @cli.command
@@ -45,13 +46,19 @@ def main() -> int:
             raise InputError(
                 "the campaign looks for processes in /proc, which this system lacks; run it on Linux"
             )
-        flags.workdir.mkdir(parents=True, exist_ok=True)
         if flags.campaign != TABLE:
+            files.create_folder(flags.workdir, "--workdir")
+            _drop_torn_line(flags.workdir / TRIALS)
             of_files = [name for name, subject in SUBJECTS.items() if subject.write_data is not None]
-            of_package = [name for name in SUBJECTS if name not in of_files]
-            usual = of_files if flags.campaign == trials.DATA else of_package
+            usual = [name for name in SUBJECTS if (name in of_files) == (flags.campaign == trials.DATA)]
+            if flags.system not in (None, *of_files) and flags.campaign == trials.DATA:
+                raise InputError(
+                    f"--system={flags.system} reads no files; {trials.DATA} is for {', '.join(of_files)}"
+                )
             for name in [flags.system] if flags.system else usual:
                 _run(flags, name)
+        elif not (flags.workdir / TRIALS).is_file():
+            raise InputError(f"{flags.workdir} has no {TRIALS}; give the --workdir of a campaign")
         rows = _rows(flags.workdir)
         print(table(rows))
     except KeyboardInterrupt:
@@ -79,35 +86,39 @@ def _run(flags, name):
     """Do the trials of a campaign for one subject that have not been done."""
     folder = flags.workdir / name
     subject, programs = SUBJECTS[name], (flags.workdir / "programs").absolute()
-    reference = Runner(subject, (folder / "undisturbed").absolute(), programs)
-    half = Runner(subject, (folder / "half").absolute(), programs)
-    undisturbed = _undisturbed(reference)
-    if not (half.folder / "done").exists():
-        _empty(half.folder)
-        trials.half_way(half, undisturbed.events)
-        (half.folder / "done").touch()
-    setting = trials.Setting(undisturbed, half.workdir, flags.count, flags.seed)
+
+    def runner(place):
+        return Runner(subject, (folder / place).absolute(), programs)
+
+    undisturbed = _undisturbed(runner("undisturbed"))
+    half = _half(runner("half"), undisturbed)
+    other = None
+    if flags.campaign == trials.DAMAGE:
+        other = _half(runner("half_of_another"), undisturbed, "--config.seed=1")
+    of_many = {}
+    if flags.campaign == trials.OF_MANY:
+        of_many = {
+            count: _undisturbed_many(runner(f"undisturbed_{count}"), count) for count in trials.PROCESSES
+        }
+    setting = trials.Setting(undisturbed, half, flags.count, flags.seed, other, of_many)
+    every = trials.CAMPAIGNS[flags.campaign](setting)
     done = {(row["system"], row["campaign"], row["trial"]) for row in _rows(flags.workdir)}
-    todo = [
-        trial
-        for trial in trials.CAMPAIGNS[flags.campaign](setting)
-        if (name, flags.campaign, trial.name) not in done
-    ]
-    for number, trial in enumerate(todo):
-        runner = Runner(subject, (folder / f"trial_{flags.campaign}").absolute(), programs)
-        _empty(runner.folder)
+    for number, trial in enumerate(every, start=1):
+        if (name, flags.campaign, trial.name) in done:
+            continue
+        of_trial = runner(f"trial_{flags.campaign}")
+        _empty(of_trial.folder)
         since = time.monotonic()
-        outcome = trial.run(runner)
+        outcome = trial.run(of_trial)
         outcome.seconds = round(time.monotonic() - since, 1)
         row = {"system": name, "campaign": flags.campaign, "trial": trial.name, **asdict(outcome)}
-        with open(flags.workdir / "trials.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(f"{name} {flags.campaign} {number + 1}/{len(todo)} {trial.name}: {outcome.verdict}", flush=True)
+        files.append_text(flags.workdir / TRIALS, json.dumps(row) + "\n")
+        print(f"{name} {flags.campaign} {number}/{len(every)} {trial.name}: {outcome.verdict}", flush=True)
         if outcome.verdict == trials.LOST:
             print("    " + "\n    ".join(outcome.problems), flush=True)
-            kept = folder / f"lost_{len(done) + number + 1}"
+            kept = folder / f"lost_{flags.campaign}_{number}"
             shutil.rmtree(kept, ignore_errors=True)
-            runner.folder.rename(kept)
+            of_trial.folder.rename(kept)
 
 
 def _undisturbed(runner):
@@ -118,22 +129,33 @@ def _undisturbed(runner):
         trials.undisturbed(runner)  # compiles what the next one finds, so that its time is that of the trials
         _empty(runner.folder)
         found = trials.undisturbed(runner)
-        content = {
-            "conditions": _conditions(),
-            "parts": found.ending.parts,
-            "paths": sorted(found.ending.paths),
-            "seconds": found.seconds,
-            "events": found.events,
-        }
+        content = {"conditions": _conditions(), "seconds": found.seconds, "events": found.events}
         files.write_text(stored, json.dumps(content))
     content = json.loads(stored.read_text())
-    if content.get("conditions") != _conditions():
+    if content["conditions"] != _conditions():
         raise InputError(
             f"{stored}: this run was left alone by another version of cfmlc_jax, or on another number of CPU cores; "
             "give the campaign another --workdir"
         )
-    ending = Ending(content["parts"], set(content["paths"]))
-    return trials.Undisturbed(ending, content["seconds"], content["events"])
+    return trials.Undisturbed(endings.read(runner.workdir), content["seconds"], content["events"])
+
+
+def _undisturbed_many(runner, count):
+    """How a run of several processes ends that is left alone; of an earlier command if there is one."""
+    if not (runner.folder / "done").exists():
+        _empty(runner.folder)
+        trials.undisturbed_many(runner, count)
+        (runner.folder / "done").touch()
+    return endings.read(runner.workdir)
+
+
+def _half(runner, undisturbed, *flags):
+    """The workdir of a run that was killed in its second half; of an earlier command if there is one."""
+    if not (runner.folder / "done").exists():
+        _empty(runner.folder)
+        trials.half_way(runner, undisturbed.events, *flags)
+        (runner.folder / "done").touch()
+    return runner.workdir
 
 
 def _conditions():
@@ -149,8 +171,16 @@ def _empty(folder):
     folder.mkdir(parents=True)
 
 
+def _drop_torn_line(path):
+    """Remove a last line without an end, which a campaign that was killed has left: its trial is repeated."""
+    text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        files.write_text(path, whole.decode())
+
+
 def _rows(workdir):
-    path = workdir / "trials.jsonl"
+    path = workdir / TRIALS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,57 +11,74 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-# Of these files the bytes are compared. `index.html` holds times.
-_COMPARED = (
-    "*.md",
-    "*.csv",
-    "*.png",
-    "*.jpg",
-    "*.array_record",
-    "config.json",
-    "parameters.txt",
-    "results.json",
-)
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.engine.writers import METRICS
+from cfmlc_jax.errors import InputError
+
+# Of these files only the presence is compared: this one holds times, and this one examples, which differ if numbers do.
+_TIMED, _EXAMPLES = "index.html", "evidence.json"
+# How far numbers may be apart when sums were added in another order: at first, and when many steps have let it grow.
+FIRST, GROWN = 1e-3, 0.25
 # Where damaged checkpoints are put, for the user to look at.
-_ASIDE = "damaged/"
-# What differs between two undisturbed runs.
-_VOLATILE = ("time/", "memory/")
+_ASIDE = "damaged"
+# What two undisturbed runs do not share: times, the digest of lines with times, and how the files were read.
+_VOLATILE = ("time/", "memory/", "sha256", "workers", "fsdp")
+_ITEMS = ("model", "training")
 
 
 @dataclass
 class Ending:
     """A finished run.
 
-    parts: for each comparable part, such as "checkpoints/40 model" or "metrics.jsonl line 3", its content or a digest.
-    paths: of all files, those inside of checkpoints left out.
+    parts: the content of each comparable part, such as "report/results.json", or "checkpoints best", a step: an array, what
+        JSON holds, or a digest of bytes.
+    steps: for each checkpoint, such as "checkpoints/40", its parts.
+    logs: for each metrics.jsonl, its lines.
+    paths: of all files outside of checkpoints, and of those that do not belong into one.
     """
 
     parts: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logs: dict[str, list[Any]] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
 
     def differences(
-        self, expected: "Ending", *, same_numbers: bool = True, without: str | None = None
+        self,
+        expected: "Ending",
+        *,
+        rounded: bool = False,
+        aside: bool = False,
+        lost: tuple[str, int] | None = None,
     ) -> list[str]:
         """One line for each part that is missing, new or different; empty if both runs ended alike.
 
+        Of the checkpoints between the best and the last one those are compared that both runs have: a run that was
+        asked to end has saved at other steps, too.
+
         Args:
             expected: the ending of the run that was left alone.
-            same_numbers: whether the contents must be the same, too, not only the files and the last steps.
-            without: the name of files that are not compared, or whose lines are not, in all folders: the classifiers of
-                a generative network have folders of their own.
+            rounded: whether numbers may differ, because the run was on other devices: the first line of a log that
+                differs by `FIRST` at most, those after it and results by `GROWN`; arrays in their numbers, not in their
+                shapes; pictures, tables and examples.
+            aside: whether a damaged checkpoint may have been set aside.
+            lost: a metrics.jsonl of which the run said that lines are lost, and the last step of these.
         """
-        names = sorted(self.parts.keys() | expected.parts.keys())
-        if not same_numbers:
-            names = [name for name in names if name.endswith(" last")]
-        if without is not None:
-            names = [name for name in names if Path(name.partition(" line ")[0]).name != without]
-        lines = [
-            f"{name} differs" if name in self.parts and name in expected.parts else f"{name} is only in one"
-            for name in names
-            if self.parts.get(name) != expected.parts.get(name)
-        ]
+        found_parts, parts = dict(self.parts), dict(expected.parts)
+        for name in self.steps.keys() & expected.steps.keys():
+            found_parts |= {f"{name} {part}": value for part, value in self.steps[name].items()}
+            parts |= {f"{name} {part}": value for part, value in expected.steps[name].items()}
+        if rounded:
+            found_parts, parts = (
+                {name: part for name, part in each.items() if Path(name).name != _EXAMPLES}
+                for each in (found_parts, parts)
+            )
+        lines = _differences(found_parts, parts, lambda found, part: alike(found, part, rounded=rounded))
+        for name in sorted(self.logs.keys() | expected.logs.keys()):
+            found_log, log = (_lines(ending.logs.get(name, []), name, lost) for ending in (self, expected))
+            lines += _differences(found_log, log, _Growing() if rounded else alike)
         more, fewer = self.paths - expected.paths, expected.paths - self.paths
-        more = {path for path in more if not path.startswith(_ASIDE)}
+        if aside:
+            more = {path for path in more if Path(path).parts[0] != _ASIDE}
         return (
             lines
             + [f"left: {path}" for path in sorted(more)]
@@ -68,49 +86,128 @@ class Ending:
         )
 
 
+def _lines(log, name, lost):
+    """The lines of a metrics.jsonl as parts; without those that are lost."""
+    if lost is not None and name == lost[0]:
+        log = [line for line in log if isinstance(line, dict) and line["step"] > lost[1]]
+    return {f"{name} line {number:03}": line for number, line in enumerate(log, start=1)}
+
+
+def _differences(found, expected, are_alike):
+    lines = []
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found or name not in expected:
+            lines.append(f"{name} is only in one")
+        elif not are_alike(found[name], expected[name]):
+            lines.append(f"{name} differs")
+    return lines
+
+
+class _Growing:
+    """Compares the lines of a log in order, whose numbers are rounded otherwise from some line on."""
+
+    def __init__(self):
+        self._tolerance = FIRST
+
+    def __call__(self, found, expected):
+        if alike(found, expected):
+            return True
+        if not isinstance(found, dict) or found.keys() != expected.keys():
+            return False
+        near = all(deviation(found[key] or 0.0, expected[key] or 0.0) <= self._tolerance for key in expected)
+        self._tolerance = GROWN
+        return near
+
+
+def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
+    """Whether two contents are the same; if rounded, but for the numbers of arrays and `GROWN` of others, whole ones aside."""
+    if type(found) is not type(expected):
+        return False
+    if isinstance(expected, np.ndarray):
+        same = (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        of_any_value = rounded and np.issubdtype(expected.dtype, np.floating)
+        return same and (of_any_value or found.tobytes() == expected.tobytes())
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(
+            alike(found[key], expected[key], rounded=rounded) for key in expected
+        )
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(
+            alike(*both, rounded=rounded) for both in zip(found, expected)
+        )
+    if isinstance(expected, float):
+        near = rounded and deviation(found, expected) <= GROWN
+        return near or alike(np.array(found), np.array(expected))  # as an array NaN equals itself
+    return found == expected or (rounded and isinstance(expected, bytes))
+
+
+def deviation(found: float, expected: float) -> float:
+    """How far two numbers are apart, by the second one; below 1 by 1: scores in percent, losses, norms of gradients."""
+    return abs(found - expected) / max(abs(expected), 1.0)
+
+
 def read(workdir: Path) -> Ending:
     """The ending of a run and of the runs in its folder."""
     ending = Ending()
     for folder in sorted(path for path in workdir.rglob("checkpoints") if path.is_dir()):
-        steps = sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
-        name = folder.relative_to(workdir)
-        ending.parts[f"{name} last"] = steps[0] if steps else None
-        ending.paths |= {f"{name}/{path.name}" for path in folder.iterdir() if not path.name.isdecimal()}
-        if steps:
-            for item, digest in _arrays(folder / str(steps[0])).items():
-                ending.parts[f"{name}/{steps[0]} {item}"] = digest
+        _read_checkpoints(ending, folder, str(folder.relative_to(workdir)), workdir)
     for path in sorted(workdir.rglob("*")):
-        name = path.relative_to(workdir)
-        if not path.is_file() or "checkpoints" in name.parts:
+        name = str(path.relative_to(workdir))
+        if not path.is_file() or "checkpoints" in path.relative_to(workdir).parts:
             continue
-        ending.paths.add(str(name))
-        if path.name == "metrics.jsonl":
-            for number, line in enumerate(path.read_text().splitlines()):
-                content = {
-                    key: value for key, value in json.loads(line).items() if not key.startswith(_VOLATILE)
-                }
-                ending.parts[f"{name} line {number + 1}"] = content
-        elif path.suffix == ".npz":
-            with np.load(path) as stored:
-                ending.parts[str(name)] = {key: _digest(stored[key]) for key in stored}
-        elif any(path.match(pattern) for pattern in _COMPARED):
-            # The configuration of a classifier in the workdir of a generator names its records by their place.
-            placeless = path.read_bytes().replace(bytes(workdir), b"WORKDIR")
-            ending.parts[str(name)] = hashlib.sha256(placeless).hexdigest()
+        ending.paths.add(name)
+        if path.name == METRICS:
+            lines = path.read_text(errors="replace").splitlines()
+            ending.logs[name] = [_parsed(line) for line in lines]
+        elif path.name != _TIMED and Path(name).parts[0] != _ASIDE:
+            ending.parts[name] = _content(path, workdir)
     return ending
 
 
-def _arrays(checkpoint: Path) -> dict[str, str]:
-    """Digests of the items of a checkpoint: names, shapes and bits of all arrays, whatever devices they were saved on."""
-    items = ("model", "training")
+def _read_checkpoints(ending, folder, name, workdir):
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    ending.parts[f"{name} last"] = steps[-1] if steps else None
+    ending.paths |= {f"{name}/{path.name}" for path in folder.iterdir() if not path.name.isdecimal()}
+    if not steps:
+        return
+    best = int(checkpoints.find(folder).name)
+    ending.parts[f"{name} best"] = best
+    ending.paths |= {f"{name}/{step}" for step in steps[: -checkpoints.KEEP_LATEST] if step != best}
+    for step in steps:
+        checkpoint = folder / str(step)
+        ending.paths |= {
+            str(path.relative_to(workdir))
+            for path in checkpoint.rglob("*")
+            if path.name.startswith(".") or "tmp" in path.name
+        }
+        ending.steps[f"{name}/{step}"] = dict(_of_checkpoint(checkpoint, workdir))
+
+
+def _of_checkpoint(checkpoint, workdir) -> Iterator[tuple[str, Any]]:
+    """Its parts: all arrays, whatever devices they were saved on, its meta and its rank."""
+    rank = checkpoint / "rank.json"
+    if rank.exists():
+        yield rank.name, _content(rank, workdir)
+    try:
+        meta = checkpoints.read_meta(checkpoint)
+        arrays = _arrays(checkpoint)
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        yield "unreadable", str(error)
+        return
+    yield "meta", _steady(json.loads(_placeless(json.dumps(meta), workdir)))
+    for path, value in jax.tree.leaves_with_path(arrays):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(value)
+
+
+def _arrays(checkpoint: Path) -> dict[str, Any]:
     handler = ocp.CompositeCheckpointHandler(
-        **{item: ocp.PyTreeCheckpointHandler() for item in items}, meta=ocp.JsonCheckpointHandler()
+        **{item: ocp.PyTreeCheckpointHandler() for item in _ITEMS}, meta=ocp.JsonCheckpointHandler()
     )
     with ocp.Checkpointer(handler) as checkpointer:
         stored = checkpointer.metadata(checkpoint).item_metadata
         as_numpy = {
             item: jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), stored[item].tree)
-            for item in items
+            for item in _ITEMS
         }
         restored = checkpointer.restore(
             checkpoint,
@@ -118,15 +215,34 @@ def _arrays(checkpoint: Path) -> dict[str, str]:
                 **{item: ocp.args.PyTreeRestore(restore_args=args) for item, args in as_numpy.items()}
             ),
         )
-    digests = {}
-    for item in items:
-        digest = hashlib.sha256()
-        for path, value in jax.tree_util.tree_leaves_with_path(restored[item]):
-            digest.update(f"{jax.tree_util.keystr(path)} {_digest(value)}".encode())
-        digests[item] = digest.hexdigest()
-    return digests
+    return {item: restored[item] for item in _ITEMS}
 
 
-def _digest(value):
-    array = np.asarray(value)
-    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
+def _content(path, workdir):
+    if path.suffix == ".json":
+        return _parsed(_placeless(path.read_text(errors="replace"), workdir))
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".npz":
+        with np.load(path) as stored:
+            return {key: stored[key] for key in stored}
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _placeless(text, workdir):
+    """A text without the place of the workdir: a classifier in that of a generator names its records by it."""
+    return text.replace(str(workdir), "WORKDIR")
+
+
+def _parsed(text):
+    try:
+        return _steady(json.loads(text))
+    except ValueError:
+        return text
+
+
+def _steady(content):
+    """What JSON holds, without what two undisturbed runs do not share."""
+    if isinstance(content, dict):
+        return {key: _steady(value) for key, value in content.items() if not key.startswith(_VOLATILE)}
+    return [_steady(value) for value in content] if isinstance(content, list) else content

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cfmlc_jax.errors import RunError
 from scripts.faults.victim import Fault
 
 ROOT = Path(__file__).parents[2]
@@ -132,11 +133,15 @@ SUBJECTS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code (negative: the signal), its output, the seconds it took."""
+    """How a command ended: its exit code (negative: the signal), its output, the seconds it took.
+
+    hung: it did not end by itself.
+    """
 
     code: int
     output: str
     seconds: float
+    hung: bool = False
 
     @property
     def errors(self) -> list[str]:
@@ -241,7 +246,7 @@ class Runner:
         )
 
     def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
-        """Run the training to its end. A command that hangs is killed, and ends with -9 and a line that says so."""
+        """Run the training to its end. A command that hangs is killed."""
         return self.finish(self.start(*flags, fault=fault, devices=devices, **variables))
 
     def run_on_disk(self, disk: str) -> Ended:
@@ -251,29 +256,33 @@ class Runner:
             disk: the options of a tmpfs, such as "size=300k" or "nr_inodes=40"; or "read-only", with what is in the workdir.
 
         Raises:
-            RuntimeError: the system lets nobody mount in a namespace of its own.
+            RunError: the system lets nobody mount in a namespace of its own.
         """
         self.workdir.mkdir(parents=True, exist_ok=True)
         rest = self.folder / "rest"
         ended = self.finish(self.start(before=on_disk(disk, self.workdir, rest)))
         if not rest.exists():
-            raise RuntimeError(f"cannot mount a disk of {disk}:\n{ended.output}")
+            raise RunError(
+                f"cannot mount a disk of {disk} ({ended.output.strip()}); on a system that lets users mount in a namespace "
+                "of their own (unshare --mount --map-root-user) the same command continues"
+            )
         shutil.rmtree(self.workdir)
         rest.rename(self.workdir)
         return ended
 
     def finish(self, process: subprocess.Popen) -> Ended:
         """Wait for a command, time it from this call, and add its output to the trial's output.txt."""
-        since = time.monotonic()
+        since, hung = time.monotonic(), False
         try:
             output, _ = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
+            hung = True
             process.send_signal(signal.SIGKILL)
             output, _ = process.communicate()
             output += f"\nstill running after {TIMEOUT} s\n"
         with (self.folder / "output.txt").open("a", encoding="utf-8") as file:
             file.write(f"{output}\nexit code {process.returncode}\n\n")
-        return Ended(process.returncode, output, time.monotonic() - since)
+        return Ended(process.returncode, output, time.monotonic() - since, hung)
 
     def left(self) -> list[str]:
         """What the trial's commands have left on this machine: processes, and shared memory that none uses any more."""

@@ -6,10 +6,12 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cfmlc_jax.engine.writers import METRICS
+from cfmlc_jax.errors import RunError
 from scripts.faults import ending as endings
 from scripts.faults.ending import Ending
 from scripts.faults.subjects import PICTURES, Ended, Runner
@@ -18,9 +20,18 @@ from scripts.faults.victim import Fault
 SURVIVED, WARNED, REFUSED, UNTOUCHED, LOST = "survived", "warned", "refused", "untouched", "lost"
 # How soon a run of several processes must end when one of them dies, and when it dies before all have connected.
 SECONDS_TO_END, SECONDS_TO_CONNECT = 60, 330
-METRICS = "metrics.jsonl"
-DATA = "data"  # the campaign that needs a run of files
-_SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
+PROCESSES = (2, 4)  # in runs of which one is killed
+# The campaigns that need a run of files, a second run with another seed, and runs of several processes left alone.
+DATA, DAMAGE, OF_MANY = "data", "damage", "processes"
+_WORKERS = "--config.data.workers=2"
+# The exit codes of a run that was hit. A signal that comes before the command has its handlers ends it as any program.
+_CODES = {
+    "SIGKILL": (-signal.SIGKILL,),
+    "SIGTERM": (128 + signal.SIGTERM, -signal.SIGTERM),
+    "SIGINT": (128 + signal.SIGINT, -signal.SIGINT),
+    "worker": (1,),
+    "delay": (0,),
+}
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "one bit flipped": lambda content: _flipped(content),
     "cut in half": lambda content: content[: len(content) // 2],
@@ -45,8 +56,8 @@ class Outcome:
 
     verdict: "survived": resumed, the run ended like the undisturbed one; "warned": likewise, but for the lines of
         metrics.jsonl, of which it said that they are lost; "refused": it ended with one line that says why, and with the
-        damaged file restored it ended like the undisturbed one; "untouched": the fault came after the end; "lost":
-        anything else.
+        damaged file restored it ended like the undisturbed one; "untouched": the fault came after the end, and the run
+        had ended like the undisturbed one; "lost": anything else.
     place: what the process was doing when it was hit.
     problems: why it is "lost".
     seconds: what the trial took.
@@ -76,27 +87,35 @@ class Trial:
 class Setting:
     """What the trials of a subject are made from.
 
+    undisturbed: of one process.
     half: the workdir of a run that was killed in its second half; trials copy it.
     count: of random trials of each kind; 0: all that there are.
+    other: as `half`, of a run with another seed, for `damage`.
+    of_many: how runs of several processes end that are left alone, for `processes`.
     """
 
     undisturbed: Undisturbed
     half: Path
     count: int
     seed: int
+    other: Path | None = None
+    of_many: Mapping[int, Ending] = field(default_factory=dict)
 
 
 def moments(setting: Setting) -> list[Trial]:
-    """Signals at random moments of the run."""
+    """Signals at random moments of the run, every other one with processes that read images."""
     chance = random.Random(setting.seed)
-    shares = [(what, chance.uniform(0, 1)) for what in _SIGNALS for _ in range(setting.count or 100)]
-    return [
-        Trial(
-            f"{what} after {share:.3f} of the time",
-            _hit(setting, Fault(what, after=share * setting.undisturbed.seconds)),
-        )
-        for what, share in shares
-    ]
+    trials = []
+    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+        for number in range(setting.count or 100):
+            share = chance.uniform(0, 1)
+            after, flags = share * setting.undisturbed.seconds, list[str]()
+            name = f"{what} after {share:.3f} of the time"
+            if number % 2:
+                # They take longer to start than so small a run gains by them.
+                after, flags, name = 1.3 * after, [_WORKERS], f"{name}, with two workers"
+            trials.append(Trial(name, _hit(setting, Fault(what, after=after), *flags)))
+    return trials
 
 
 def changes(setting: Setting) -> list[Trial]:
@@ -125,22 +144,45 @@ def _at_changes(setting, faults):
 
 
 def damage(setting: Setting) -> list[Trial]:
-    """Each file of a killed run and of its latest checkpoint: flipped, cut, emptied, zeroed, removed; and parts of the
-    checkpoint that are those of the one before."""
-    steps = [path for path in (setting.half / "checkpoints").iterdir() if path.name.isdecimal()]
-    *_, before, latest = sorted(steps, key=lambda path: int(path.name))
+    """Files of a killed run: each one damaged, those of the latest checkpoints torn by a power cut, or of another run."""
+    chance = random.Random(setting.seed)
     own = [
         path for path in setting.half.rglob("*") if "checkpoints" not in path.relative_to(setting.half).parts
     ]
-    files = sorted(path for path in (*latest.rglob("*"), *own) if path.is_file() and path.name != ".lock")
-    names = [(path.relative_to(setting.half), damage) for path in files for damage in DAMAGES]
+    latest = _latest(setting.half)
+    files = [file for path in (*latest, *own) for file in (path, *path.rglob("*"))]
+    names = sorted({str(path.relative_to(setting.half)) for path in files if path.is_file()} - {".lock"})
+    damages = [(name, damage) for name in names for damage in DAMAGES]
     if setting.count:
-        names = random.Random(setting.seed).sample(names, min(setting.count, len(names)))
-    trials = [Trial(f"{path}: {damage}", _damaged(setting, path, damage)) for path, damage in names]
-    parts = sorted(path.name for path in latest.iterdir() if (before / path.name).exists())
-    return trials + [
-        Trial(f"{name} of the checkpoint before", _mixed(setting, before, latest, name)) for name in parts
+        damages = chance.sample(damages, min(setting.count, len(damages)))
+    trials = [
+        Trial(
+            f"{name}: {damage}",
+            _changed(setting, name, lambda path, damage=damage: damage_file(path, damage)),
+        )
+        for name, damage in damages
     ]
+    for path in latest:
+        name = str(path.relative_to(setting.half))
+        for number in range(setting.count or 10):
+            tear = random.Random(f"{setting.seed} {number}")
+            change = lambda path, tear=tear: _tear(path, tear)  # noqa: E731
+            trials.append(Trial(f"{name} torn by power cut {number}", _changed(setting, name, change)))
+    *_, before, _ = sorted(_steps(setting.half / "checkpoints"), key=lambda path: int(path.name))
+    sources = {"the checkpoint before": before}
+    if setting.other is not None:
+        sources["another run"] = _latest(setting.other)[0]
+    for whose, source in sources.items():
+        for part in sorted(source.iterdir()):
+            name = latest[0].relative_to(setting.half) / part.name
+            if (setting.half / name).exists():
+                change = lambda path, part=part: _put(part, path)  # noqa: E731
+                trials.append(Trial(f"{name} of {whose}", _changed(setting, str(name), change)))
+    if setting.other is not None:
+        for name in (str(latest[0].relative_to(setting.half)), "config.json", METRICS):
+            change = lambda path, name=name: _put(setting.other / name, path)  # noqa: E731
+            trials.append(Trial(f"{name} of another run", _changed(setting, name, change)))
+    return trials
 
 
 def disks(setting: Setting) -> list[Trial]:
@@ -164,7 +206,7 @@ def processes(setting: Setting) -> list[Trial]:
     """Runs of two and four processes, of which one is killed at a random moment."""
     chance = random.Random(setting.seed)
     trials = []
-    for count in (2, 4):
+    for count in PROCESSES:
         for _ in range(setting.count or 10):
             victim, share = chance.randrange(count), chance.uniform(0.2, 0.9)
             name = f"process {victim} of {count} killed after {share:.3f} of the time"
@@ -181,17 +223,19 @@ def surroundings(setting: Setting) -> list[Trial]:
         "the clock jumps ahead by a day": Fault("clock", after=0.6 * seconds, seconds=86400.0),
     }
     trials = [Trial(name, _hit(setting, fault)) for name, fault in faults.items()]
-    workers = "--config.data.workers=2"
-    trials.append(Trial("a worker is killed", _hit(setting, Fault("worker", after=0.7 * seconds), workers)))
+    trials.append(Trial("a worker is killed", _hit(setting, Fault("worker", after=0.7 * seconds), _WORKERS)))
     trials.append(Trial("a second run in the workdir", _second(setting)))
-    for name, flags, devices in (
-        ("resumed with two workers", (workers,), 1),
-        ("resumed on 2 devices", (), 2),
-        ("resumed on 8 devices", (), 8),
-        ("resumed on 4 devices, fsdp 4", ("--config.mesh.fsdp=4",), 4),
-    ):
-        trials.append(Trial(name, _elsewhere(setting, flags, devices)))
-    return [*trials, Trial("resumed by two processes", _by_many(setting, 2))]
+    elsewhere = {
+        "with two workers": Place(flags=(_WORKERS,)),
+        "on 2 devices": Place(devices=2),
+        "on 8 devices": Place(devices=8),
+        "on 4 devices, fsdp 4": Place(devices=4, flags=("--config.mesh.fsdp=4",)),
+        "by two processes": Place(processes=2),
+    }
+    for name, place in elsewhere.items():
+        trials.append(Trial(f"resumed {name}", _resumed_at(setting, place)))
+        trials.append(Trial(f"begun {name}", _begun_at(setting, place)))
+    return trials
 
 
 def data(setting: Setting) -> list[Trial]:
@@ -229,32 +273,66 @@ CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
     "moments": moments,
     "changes": changes,
     "errors": errors,
-    "damage": damage,
+    DAMAGE: damage,
     "disks": disks,
-    "processes": processes,
+    OF_MANY: processes,
     "surroundings": surroundings,
     DATA: data,
 }
 
 
-def undisturbed(runner: Runner, *flags: str) -> Undisturbed:
+def undisturbed(runner: Runner) -> Undisturbed:
     """Run a subject without a fault.
 
     Raises:
-        RuntimeError: it does not end with exit code 0.
+        RunError: it does not end with exit code 0.
     """
-    ended = runner.run(*flags, fault=Fault())
-    if ended.code:
-        raise RuntimeError(f"{runner.subject.name} does not run undisturbed:\n{ended.output}")
+    ended = runner.run(fault=Fault())
+    _require_success(runner, ended)
     return Undisturbed(endings.read(runner.workdir), ended.seconds, _note(runner)["events"])
 
 
-def half_way(runner: Runner, events: list[str]) -> None:
-    """Kill a run of a subject in its second half, in training, when it has two checkpoints."""
+def undisturbed_many(runner: Runner, count: int) -> Ending:
+    """The ending of a run of a subject by several processes without a fault.
+
+    Raises:
+        RunError: one does not end with exit code 0.
+    """
+    for ended in [runner.finish(process) for process in _start_many(runner, count)]:
+        _require_success(runner, ended)
+    return endings.read(runner.workdir)
+
+
+def half_way(runner: Runner, events: list[str], *flags: str) -> None:
+    """Kill a run of a subject in its second half, in training, when it has two checkpoints.
+
+    Raises:
+        RunError: it ends by itself.
+    """
     saves = [number for number, event in enumerate(events) if "checkpoints" in event]
-    ended = runner.run(fault=Fault("SIGKILL", event=saves[int(0.7 * len(saves))]))
+    ended = runner.run(*flags, fault=Fault("SIGKILL", event=saves[int(0.7 * len(saves))]))
     if ended.code != -signal.SIGKILL:
-        raise RuntimeError(f"{runner.subject.name} was not killed: exit code {ended.code}\n{ended.output}")
+        raise RunError(
+            f"the run of {runner.subject.name} was not killed: {_last_line(ended)}; see {runner.folder}/output.txt"
+        )
+
+
+def _require_success(runner, ended):
+    if ended.code:
+        raise RunError(
+            f"{runner.subject.name} does not run undisturbed: {_last_line(ended)}; see {runner.folder}/output.txt"
+        )
+
+
+def _steps(folder):
+    """The checkpoints in a folder."""
+    return [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+
+
+def _latest(workdir):
+    """The latest checkpoint of a run, and those of the runs in its folder."""
+    folders = sorted(workdir.rglob("checkpoints"), key=lambda path: len(path.parts))
+    return [max(_steps(folder), key=lambda path: int(path.name)) for folder in folders if _steps(folder)]
 
 
 def _hit(setting, fault, *flags):
@@ -264,49 +342,63 @@ def _hit(setting, fault, *flags):
         ended = runner.run(*flags, fault=fault)
         note = _note(runner)
         outcome = Outcome(UNTOUCHED if "events" in note else SURVIVED, note.get("place", ""))
-        outcome.fail(_bad_end(ended, _SIGNALS.get(fault.what, 1)))
-        return _resume(runner, setting.undisturbed.ending, outcome, *flags)
+        if "events" in note:
+            outcome.fail(_bad_end(ended, 0))
+        elif "place" in note:
+            why = "a worker process that reads images died" if fault.what == "worker" else ""
+            outcome.fail(_bad_end(ended, *_CODES.get(fault.what, (0, 1)), why=why))
+        else:
+            outcome.fail([f"ended before the fault: exit code {ended.code}: {_last_line(ended)}"])
+        return _resume(runner, setting.undisturbed.ending, outcome, *flags, complete=ended.code == 0)
 
     return run
 
 
-def _damaged(setting, path, name):
-    """A resumed run, of which one file was damaged before."""
+def _changed(setting, name, change):
+    """A resumed run, of which a file or a folder was changed before."""
 
     def run(runner):
         shutil.copytree(setting.half, runner.workdir)
-        file = runner.workdir / path
-        content = file.read_bytes()
-        damage_file(file, name)
+        path, expected = runner.workdir / name, setting.undisturbed.ending
+        change(path)
         outcome, ended = Outcome(), runner.run()
         if ended.code == 0:
-            if path.name != METRICS or not any(METRICS in line for line in ended.warnings):
-                return _compare(runner, setting.undisturbed.ending, outcome)
-            outcome.verdict = WARNED
-            return _compare(runner, setting.undisturbed.ending, outcome, without=METRICS)
+            lost = None
+            if path.name == METRICS and any(METRICS in line for line in ended.warnings):
+                outcome.verdict = WARNED
+                # Lines after the checkpoint are written anew.
+                steps = [int(step.name) for step in _steps((setting.half / name).parent / "checkpoints")]
+                lost = name, max(steps, default=0)
+            return _compare(runner, expected, outcome, aside=True, lost=lost)
         outcome.verdict = REFUSED
-        outcome.fail(_bad_end(ended, 1))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        return _resume(runner, setting.undisturbed.ending, outcome)
+        outcome.fail(_bad_end(ended, 1, why=path.name))
+        _put(setting.half / name, path)
+        return _resume(runner, expected, outcome)
 
     return run
 
 
-def _mixed(setting, before, latest, name):
-    """A resumed run, of whose latest checkpoint one part is that of the one before."""
+def _put(source, path):
+    """Copy a file or a folder to a place, instead of what is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, path)
+    else:
+        shutil.copyfile(source, path)
 
-    def run(runner):
-        shutil.copytree(setting.half, runner.workdir)
-        part = runner.workdir / "checkpoints" / latest.name / name
-        if part.is_dir():
-            shutil.rmtree(part)
-            shutil.copytree(before / name, part)
-        else:
-            shutil.copyfile(before / name, part)
-        return _resume(runner, setting.undisturbed.ending, Outcome())
 
-    return run
+def _tear(folder, chance):
+    """Leave of the files in a folder what a power cut may: each one is whole, empty, zeroed, cut in half or not there."""
+    kinds = [damage for damage in DAMAGES if damage != "one bit flipped"]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    chosen = chance.choices([None, *kinds], [len(kinds), *(1 for _ in kinds)], k=len(files))
+    if not any(chosen):
+        chosen[0] = "empty"
+    for file, kind in zip(files, chosen):
+        if kind is not None:
+            damage_file(file, kind)
 
 
 def _harmed(setting, name, harm, *, during):
@@ -326,11 +418,9 @@ def _harmed(setting, name, harm, *, during):
         outcome = Outcome()
         if ended.code:
             outcome.verdict = REFUSED
-            outcome.fail(_bad_end(ended, 1))
-            if not any(Path(name).stem in line for line in ended.errors):
-                outcome.fail([f"no error names {name}: {_last_line(ended)}"])
+            outcome.fail(_bad_end(ended, 1, why=Path(name).name))
         runner.restore_data()
-        return _resume(runner, setting.undisturbed.ending, outcome)
+        return _resume(runner, setting.undisturbed.ending, outcome, complete=ended.code == 0)
 
     return run
 
@@ -343,8 +433,8 @@ def _on_disk(setting, disk):
             shutil.copytree(setting.half, runner.workdir)
         ended = runner.run_on_disk(disk)
         outcome = Outcome(SURVIVED if ended.code else UNTOUCHED)
-        outcome.fail(_bad_end(ended, 1))
-        return _resume(runner, setting.undisturbed.ending, outcome)
+        outcome.fail(_bad_end(ended, *((1,) if disk == "read-only" else (0, 1))))
+        return _resume(runner, setting.undisturbed.ending, outcome, complete=ended.code == 0)
 
     return run
 
@@ -366,49 +456,47 @@ def _one_of_many(setting, count, victim, share):
     """A run of several processes, one of which is killed; all must end, and the same processes resume."""
 
     def run(runner):
+        expected = setting.of_many[count]
         started = _start_many(runner, count)
         time.sleep(share * setting.undisturbed.seconds * count)
         started[victim].kill()
         since = time.monotonic()
         ends = [runner.finish(process) for process in started]
         seconds = time.monotonic() - since
-        outcome = Outcome()
-        waited = any("did not all connect" in line for ended in ends for line in ended.errors)
+        killed = ends.pop(victim)
+        outcome = Outcome(SURVIVED if killed.code else UNTOUCHED)
+        outcome.fail(_bad_end(killed, *_CODES["SIGKILL"], 0))
+        errors = [line for ended in ends for line in ended.errors]
+        waited = any("did not all connect" in line for line in errors)
         if seconds > (SECONDS_TO_CONNECT if waited else SECONDS_TO_END):
             outcome.fail([f"the others ended {seconds:.0f} s after it"])
-        for number, ended in enumerate(ends):
-            if number != victim:
-                outcome.fail(_bad_end(ended, 1))
+        codes = {ended.code for ended in ends}
+        if not codes <= {0, 1} or any(ended.hung or ended.traceback for ended in ends):
+            outcome.fail([f"exit codes {codes} of the others: {_last_line(ends[0])}"])
+        if 1 in codes and not waited and not any(f"process {victim} " in line for line in errors):
+            outcome.fail([f"no error names process {victim}: {errors}"])
         outcome.fail(runner.left())
-        return _resume_many(runner, setting.undisturbed.ending, outcome, count)
+        if 1 not in codes:
+            _compare(runner, expected, outcome)
+        return _compare(runner, expected, _finish_many(runner, outcome, count))
 
     return run
 
 
-def _by_many(setting, count):
-    """A killed run of one process that several resume."""
-
-    def run(runner):
-        shutil.copytree(setting.half, runner.workdir)
-        return _resume_many(runner, setting.undisturbed.ending, Outcome(), count)
-
-    return run
-
-
-def _resume_many(runner, expected, outcome, count):
-    for ended in [runner.finish(process) for process in _start_many(runner, count)]:
+def _finish_many(runner, outcome, count, *flags):
+    for ended in [runner.finish(process) for process in _start_many(runner, count, *flags)]:
         if ended.code:
             outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
-    # One process adds its numbers in another order than several.
-    return _compare(runner, expected, outcome, same_numbers=False)
+    return outcome
 
 
-def _start_many(runner, count):
+def _start_many(runner, count, *flags):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     return [
-        runner.start(address, f"--num_processes={count}", f"--process_id={number}") for number in range(count)
+        runner.start(*flags, address, f"--num_processes={count}", f"--process_id={number}")
+        for number in range(count)
     ]
 
 
@@ -422,55 +510,93 @@ def _second(setting):
             time.sleep(0.02)
         second = runner.run()
         outcome = Outcome()
-        outcome.fail(_bad_end(second, 1) if second.code else ["the second run was not refused"])
-        ended = runner.finish(first)
-        outcome.fail([f"the first run ended with exit code {ended.code}"] if ended.code else [])
+        outcome.fail(_bad_end(second, 1, why=str(runner.workdir)))
+        outcome.fail(_bad_end(runner.finish(first), 0))
         return _compare(runner, setting.undisturbed.ending, outcome)
 
     return run
 
 
-def _elsewhere(setting, flags, devices):
-    """A killed run that is resumed on other devices, or with other workers."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run is: its devices, its processes, and flags of its own."""
+
+    devices: int = 1
+    processes: int = 1
+    flags: tuple[str, ...] = ()
+
+    @property
+    def rounded(self) -> bool:
+        """Whether sums are added in another order than on one device."""
+        return (self.devices, self.processes) != (1, 1)
+
+    def start(self, runner: Runner) -> list:
+        """Start the run there, and return its processes."""
+        if self.processes > 1:
+            return _start_many(runner, self.processes, *self.flags)
+        return [runner.start(*self.flags, devices=self.devices)]
+
+
+def _resumed_at(setting, place):
+    """A killed run that is resumed elsewhere."""
 
     def run(runner):
         shutil.copytree(setting.half, runner.workdir)
-        return _resume(
-            runner, setting.undisturbed.ending, Outcome(), *flags, devices=devices, same_numbers=devices == 1
-        )
+        outcome = Outcome()
+        for ended in [runner.finish(process) for process in place.start(runner)]:
+            outcome.fail(_bad_end(ended, 0))
+        return _compare(runner, setting.undisturbed.ending, outcome, rounded=place.rounded)
 
     return run
 
 
-def _resume(runner, expected, outcome, *flags, devices=1, same_numbers=True):
-    """The outcome after the command has run to its end, and what is left was compared; with flags, but for config.json."""
+def _begun_at(setting, place):
+    """A run that is killed elsewhere, when it has a checkpoint that `setting.half` has, too; and is resumed on one device."""
+    saved = _latest(setting.half)[-1].relative_to(setting.half)
+
+    def run(runner):
+        started = place.start(runner)
+        while not (runner.workdir / saved).exists() and all(process.poll() is None for process in started):
+            time.sleep(0.01)
+        for process in started:
+            process.kill()
+        outcome = Outcome()
+        for ended in [runner.finish(process) for process in started]:
+            outcome.fail(_bad_end(ended, *_CODES["SIGKILL"]))
+        return _resume(runner, setting.undisturbed.ending, outcome, rounded=place.rounded)
+
+    return run
+
+
+def _resume(runner, expected, outcome, *flags, complete=False, rounded=False):
+    """The outcome after the same command has run to its end, and what is left was compared; before, too, if it was complete."""
+    if complete:
+        _compare(runner, expected, outcome, rounded=rounded)
     outcome.fail(runner.left())
-    ended = runner.run(*flags, devices=devices)
+    ended = runner.run(*flags)
     if ended.code:
         outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
         return outcome
-    without = "config.json" if flags else None
-    return _compare(runner, expected, outcome, same_numbers=same_numbers, without=without)
+    return _compare(runner, expected, outcome, rounded=rounded)
 
 
-def _compare(runner, expected, outcome, *, same_numbers=True, without=None):
+def _compare(runner, expected, outcome, **allowed):
     outcome.fail(runner.left())
-    found = endings.read(runner.workdir)
-    outcome.fail(found.differences(expected, same_numbers=same_numbers, without=without))
+    outcome.fail(endings.read(runner.workdir).differences(expected, **allowed))
     return outcome
 
 
-def _bad_end(ended: Ended, expected: int) -> list[str]:
-    """What is wrong with the way in which a process ended that was hit."""
+def _bad_end(ended: Ended, *codes: int, why: str = "") -> list[str]:
+    """What is wrong with the way in which a process ended: it has another exit code, a traceback, or no line that says why."""
     problems = []
+    if ended.hung:
+        problems.append("it did not end by itself")
     if ended.traceback:
         problems.append(f"traceback: {_last_line(ended)}")
-    # 0: the fault changed nothing. A signal that comes before the command has its handlers ends it as any program.
-    early = {128 - ended.code} if ended.code < 0 else set()
-    if ended.code not in (0, expected) and expected not in early:
+    if ended.code not in codes:
         problems.append(f"exit code {ended.code}: {_last_line(ended)}")
-    if ended.code == 1 and not ended.errors:
-        problems.append("exit code 1 without a line that says why")
+    if ended.code == 1 and (len(ended.errors) != 1 or why not in ended.errors[0]):
+        problems.append(f"exit code 1 without one line that names {why or 'the error'}: {ended.errors}")
     return problems
 
 
@@ -479,7 +605,8 @@ def _last_line(ended):
 
 
 def _note(runner):
-    return json.loads(runner.note.read_text()) if runner.note.exists() else {"place": "before the command"}
+    """What the victim wrote; empty if it ended before."""
+    return json.loads(runner.note.read_text()) if runner.note.exists() else {}
 
 
 def _flipped(content):

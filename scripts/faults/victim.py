@@ -7,6 +7,7 @@ the workdir are counted by an audit hook, which acts on the n-th: so a run can b
 files. Files of arrays are written by TensorStore in C++, which the hook does not see; faults at a time hit these.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -43,8 +44,8 @@ class Fault:
 
     what: the name of a signal ("SIGKILL"), which the process sends itself; the name of an error ("ENOSPC"), which the
         change of a file raises; "delay", `seconds` of sleep before every change of a file; "clock", by which the clock
-        of the process jumps `seconds` forwards or back; "worker", SIGKILL for one of the process's children; or
-        "nothing".
+        of Python in this process jumps `seconds` forwards or back; "worker", SIGKILL for one of the processes that read
+        images, as soon as there is one; or "nothing".
     event: before this change of a file, counted from 0; None: at a time.
     after: seconds from the start of the command.
     repeat: whether an error is raised at every later change, too: a disk that stays full.
@@ -99,13 +100,12 @@ class Victim:
     def act(self, path: str | None = None) -> None:
         """Do the fault now."""
         what = self.fault.what
+        worker = _await_worker() if what == "worker" else 0
         if not self.hit:
             self.hit = True
             self._write_note({"place": self.place(), "event": self.events[-1] if path else ""})
-        if what == "worker":
-            children = _children()
-            if children:
-                os.kill(children[0], signal.SIGKILL)
+        if worker:
+            os.kill(worker, signal.SIGKILL)
         elif what.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[what])
         elif what == "clock":
@@ -138,11 +138,15 @@ class Victim:
         os.replace(temporary, self.note)
 
 
-def _children():
-    own = os.getpid()
-    text = Path(f"/proc/{own}/task/{own}/children").read_text()
-    commands = {int(number): Path(f"/proc/{number}/cmdline").read_bytes() for number in text.split()}
-    return [number for number, command in commands.items() if b"spawn_main" in command]
+def _await_worker() -> int:
+    """The number of a process that reads images for this one, when there is one. Threads other than the main one start them."""
+    while True:
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread or a process that has ended
+                for child in (task / "children").read_text().split():
+                    if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        time.sleep(0.01)
 
 
 def _jump(seconds):

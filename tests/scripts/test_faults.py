@@ -4,9 +4,12 @@ import errno
 import json
 import multiprocessing
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cfmlc_jax import checkpoint
 from cfmlc_jax.data.sources.table import Table
 from scripts.faults import __main__ as command
 from scripts.faults import subjects, trials
@@ -129,22 +133,50 @@ def test_the_clock_jumps(tmp_path, monkeypatch):
     assert before - 3700 < time.time() < before - 3500
 
 
+def test_a_worker_is_killed_when_there_is_one(tmp_path):
+    """Threads other than the main one start workers."""
+    victim = Victim(Fault("worker"), str(tmp_path), tmp_path / "note")
+    acting = threading.Thread(target=victim.act)
+    acting.start()
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    starting = threading.Thread(target=worker.start)
+    starting.start()
+    acting.join(60)
+    starting.join()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+    assert json.loads((tmp_path / "note").read_text())["event"] == ""
+
+
+def arrays(value):
+    """Checkpoints' items of one array each."""
+    return {"model": {"kernel": np.full(3, value)}, "training": {"step": np.array(7)}}
+
+
 @pytest.fixture
 def run(tmp_path):
-    """A workdir as a run leaves it, without checkpoints."""
+    """A workdir as a run leaves it: the best checkpoint, and the two latest."""
     folder = tmp_path / "run"
-    (folder / "report").mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    saved = checkpoint.Checkpoints(folder / "checkpoints")
+    for step, rank in ((10, 0.9), (20, 0.5), (30, 0.1), (40, 0.2)):
+        saved.save(step, **arrays(step), meta={"class_names": ["a"], "logged": {"lines": 1, "sha256": "ab"}})
+        saved.rank(step, rank, {"finished": step == 40})
+    saved.close()
+    (folder / "report").mkdir()
+    (folder / "config.json").write_text('{"data": {"workers": 0}, "seed": 0}')
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 3.0}\n')
     np.savez(folder / "report" / "scores.npz", scores=np.arange(3.0))
     (folder / "report" / "index.html").write_text("seconds: 1")
+    (folder / "report" / "results.json").write_text('{"mAP": 40.0, "few": NaN}')
+    (folder / "report" / "table.csv").write_text("a,b")
     return folder
 
 
-def test_times_are_no_difference(run):
+def test_times_and_workers_are_no_difference(run):
     expected = read(run)
     (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 4.0}\n')
     (run / "report" / "index.html").write_text("seconds: 2")
+    (run / "config.json").write_text('{"data": {"workers": 2}, "seed": 0}')
     assert read(run).differences(expected) == []
 
 
@@ -153,20 +185,101 @@ def test_differences_are_named(run):
     (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.1}\n{"step": 2}\n')
     np.savez(run / "report" / "scores.npz", scores=np.arange(3.0) + 1e-12)
     (run / "report" / ".results.json.12.tmp").touch()
+    (run / "report" / "results.json").write_text("{}")
     (run / "config.json").unlink()
     (run / "damaged").mkdir()
-    (run / "damaged" / "7").touch()  # kept on purpose
-    assert read(run).differences(expected) == [
+    (run / "damaged" / "7").touch()
+    of_files = [
         "config.json is only in one",
-        "metrics.jsonl line 1 differs",
-        "metrics.jsonl line 2 is only in one",
+        "report/.results.json.12.tmp is only in one",
+        "report/results.json differs",
         "report/scores.npz differs",
+        "metrics.jsonl line 001 differs",
+        "metrics.jsonl line 002 is only in one",
+        "left: damaged/7",
         "left: report/.results.json.12.tmp",
         "missing: config.json",
     ]
-    assert read(run).differences(expected, same_numbers=False) == [
-        "left: report/.results.json.12.tmp",
-        "missing: config.json",
+    assert read(run).differences(expected) == of_files
+    assert read(run).differences(expected, aside=True) == [
+        line for line in of_files if line != "left: damaged/7"
+    ]
+
+
+def removed(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def resaved(path):
+    removed(path)
+    saved = checkpoint.Checkpoints(path.parent)
+    saved.save(int(path.name), **arrays(8), meta={"class_names": ["a"]})
+    saved.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "lines"),
+    [
+        ("10", removed, ["checkpoints best differs"]),
+        ("30", removed, []),  # a run that was asked to end has saved at other steps
+        ("40", removed, ["checkpoints last differs"]),
+        ("40/rank.json", removed, ["checkpoints/40 rank.json is only in one"]),
+        ("10/rank.json", lambda path: path.write_text('{"rank": 0.8}'), ["checkpoints/10 rank.json differs"]),
+        ("40/.rank.json.9.tmp", Path.touch, ["left: checkpoints/40/.rank.json.9.tmp"]),
+        ("50.orbax-checkpoint-tmp", Path.mkdir, ["left: checkpoints/50.orbax-checkpoint-tmp"]),
+        ("20", lambda path: shutil.copytree(path.with_name("30"), path), ["left: checkpoints/20"]),
+        ("30", resaved, ["meta differs", "model/kernel differs", "rank.json is only in one"]),
+        (
+            "30/model/manifest.ocdbt",
+            Path.unlink,
+            [
+                "meta is only in one",
+                "model/kernel is only in one",
+                "training/step is only in one",
+                "unreadable is only in one",
+            ],
+        ),
+    ],
+)
+def test_differences_of_checkpoints_are_named(run, name, harm, lines):
+    expected = read(run)
+    harm(run / "checkpoints" / name)
+    found = [line.removeprefix("checkpoints/30 ") for line in read(run).differences(expected)]
+    assert found == lines
+
+
+@pytest.mark.parametrize(
+    ("losses", "lines"),
+    [
+        ([2.0, 1.0, 0.5], []),
+        ([2.0, 1.0009, 0.6], []),  # it grows
+        ([2.0, 1.0, 0.51], ["metrics.jsonl line 003 differs"]),  # not at once
+        ([2.0, 1.002, 0.5], ["metrics.jsonl line 002 differs"]),
+        ([2.0, 1.0009, 0.8], ["metrics.jsonl line 003 differs"]),
+        ([2.0, 1.0009], ["metrics.jsonl line 003 is only in one"]),
+    ],
+)
+def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, losses, lines):
+    def write(values):
+        (run / "metrics.jsonl").write_text(
+            "".join(f'{{"step": {step}, "loss": {value}}}\n' for step, value in enumerate(values))
+        )
+
+    write([2.0, 1.0, 0.5])
+    expected = read(run)
+    write(losses)
+    (run / "report" / "table.csv").write_text("a,c")
+    (run / "report" / "results.json").write_text('{"mAP": 41.0, "few": NaN}')
+    assert read(run).differences(expected, rounded=True) == lines
+
+
+def test_results_of_other_devices_have_a_limit_and_arrays_their_shapes(run):
+    expected = read(run)
+    (run / "report" / "results.json").write_text('{"mAP": 60.0, "few": NaN}')
+    np.savez(run / "report" / "scores.npz", scores=np.arange(4.0))
+    assert read(run).differences(expected, rounded=True) == [
+        "report/results.json differs",
+        "report/scores.npz differs",
     ]
 
 
@@ -180,38 +293,125 @@ def test_the_place_of_a_run_is_no_difference(run, tmp_path):
 
 
 def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
-    expected = read(run)
-    (run / "metrics.jsonl").write_text("")
-    assert read(run).differences(expected) == ["metrics.jsonl line 1 is only in one"]
-    assert read(run).differences(expected, without="metrics.jsonl") == []
-    (run / "metrics.jsonl").unlink()
-    assert read(run).differences(expected, without="metrics.jsonl") == ["missing: metrics.jsonl"]
-
-
-def test_the_configuration_of_a_run_with_other_workers_is_not_compared(run):
-    (run / "plain").mkdir()
-    (run / "plain" / "config.json").write_text("{}")
-    expected = read(run)
-    for path in (run / "config.json", run / "plain" / "config.json"):
-        path.write_text('{"workers": 2}')
-    assert read(run).differences(expected) == ["config.json differs", "plain/config.json differs"]
-    assert read(run).differences(expected, without="config.json") == []
+    log = run / "metrics.jsonl"
+    lines = ['{"step": 7, "loss": 3.0}\n', '{"step": 8, "loss": 2.0}\n']
+    log.write_text("".join(lines))
+    expected, lost = read(run), ("metrics.jsonl", 7)
+    log.write_text(lines[1])
+    assert read(run).differences(expected, lost=lost) == []
+    log.write_text(lines[0])
+    assert read(run).differences(expected, lost=lost) == ["metrics.jsonl line 001 is only in one"]
+    log.unlink()
+    assert "missing: metrics.jsonl" in read(run).differences(expected, lost=lost)
 
 
 @pytest.mark.parametrize(
-    ("ended", "expected", "problem"),
+    ("ended", "codes", "why", "problems"),
     [
-        (Ended(-9, "", 1.0), -9, None),
-        (Ended(143, "asked to end", 1.0), 143, None),
-        (Ended(-15, "", 1.0), 143, None),  # before the command has its handlers
-        (Ended(1, "error: No space left", 1.0), 1, None),
-        (Ended(1, "done", 1.0), 1, "exit code 1 without a line that says why"),
-        (Ended(-11, "step 3", 1.0), 143, "exit code -11: step 3"),
-        (Ended(1, "Traceback (most recent call last)\nerror: x", 1.0), 1, "traceback: error: x"),
+        (Ended(-9, "", 1.0), (-9,), "", []),
+        (Ended(143, "asked to end", 1.0), (143, -15), "", []),
+        (Ended(1, "error: No space left", 1.0), (0, 1), "space", []),
+        (Ended(0, "done", 1.0), (143, -15), "", ["exit code 0: done"]),
+        (Ended(-9, "", 900.0, hung=True), (-9,), "", ["it did not end by itself"]),
+        (
+            Ended(1, "done", 1.0),
+            (1,),
+            "",
+            ["exit code 1 without one line that names the error: []"],
+        ),
+        (
+            Ended(1, "error: x.png is broken", 1.0),
+            (1,),
+            "y.png",
+            ["exit code 1 without one line that names y.png: ['error: x.png is broken']"],
+        ),
+        (Ended(-11, "step 3", 1.0), (143,), "", ["exit code -11: step 3"]),
+        (Ended(1, "Traceback (most recent call last)\nerror: x", 1.0), (1,), "", ["traceback: error: x"]),
     ],
 )
-def test_bad_ends(ended, expected, problem):
-    assert trials._bad_end(ended, expected) == ([problem] if problem else [])
+def test_bad_ends(ended, codes, why, problems):
+    assert trials._bad_end(ended, *codes, why=why) == problems
+
+
+@pytest.fixture
+def setting(run):
+    """Trials for a run, half of which is the whole."""
+    return trials.Setting(trials.Undisturbed(read(run), 10.0, []), run, 0, 0)
+
+
+class Commands:
+    """In place of a runner: its commands end as told, and the first that ends with 0 leaves what is in a folder."""
+
+    def __init__(self, folder, source, ends, note=None):
+        self.workdir, self.note = folder / "trial", folder / "note.json"
+        self._source, self._ends = source, list(ends)
+        if note is not None:
+            self.note.write_text(json.dumps(note))
+
+    def run(self, *flags, **options):
+        ended = self._ends.pop(0)
+        if ended.code == 0 and not self.workdir.exists():
+            shutil.copytree(self._source, self.workdir)
+        return ended
+
+    def left(self):
+        return []
+
+
+DONE, HIT = Ended(0, "done", 1.0), {"place": "engine.run", "event": ""}
+
+
+@pytest.mark.parametrize(
+    ("what", "ends", "note", "verdict", "problem"),
+    [
+        ("SIGTERM", [Ended(143, "asked to end", 1.0), DONE], HIT, "survived", ""),
+        ("SIGTERM", [DONE, DONE], {"events": []}, "untouched", ""),
+        ("SIGTERM", [DONE, DONE], HIT, "lost", "exit code 0: done"),
+        ("ENOSPC", [DONE, DONE], HIT, "survived", ""),
+        ("ENOSPC", [Ended(1, "error: full", 1.0), DONE], None, "lost", "ended before the fault: exit code 1"),
+        ("delay", [Ended(1, "error: slow", 1.0), DONE], HIT, "lost", "exit code 1: error: slow"),
+        ("worker", [DONE, DONE], HIT, "lost", "exit code 0: done"),
+    ],
+)
+def test_a_fault_must_have_its_effect(setting, run, tmp_path, what, ends, note, verdict, problem):
+    outcome = trials._hit(setting, Fault(what))(Commands(tmp_path, run, ends, note))
+    assert outcome.verdict == verdict
+    assert [each.startswith(problem) for each in outcome.problems] == [True] * bool(problem)
+
+
+def test_a_run_that_ends_by_itself_must_be_complete(setting, run, tmp_path):
+    """Although the next command mends what is missing."""
+    lacking = tmp_path / "lacking"
+    shutil.copytree(run, lacking)
+    (lacking / "report" / "table.csv").unlink()
+    runner = Commands(tmp_path, lacking, [DONE, DONE], HIT)
+    outcome = trials._hit(setting, Fault("ENOSPC"))(runner)
+    assert "missing: report/table.csv" in outcome.problems
+
+
+def test_what_is_changed_is_put_back_after_a_refusal(setting, run, tmp_path):
+    refused = Ended(1, "error: checkpoints/10 is of another run", 1.0)
+    change = lambda path: trials._put(run / "checkpoints" / "40", path)  # noqa: E731
+    runner = Commands(tmp_path, run, [refused, DONE])
+    outcome = trials._changed(setting, "checkpoints/10", change)(runner)
+    assert (outcome.verdict, outcome.problems) == ("refused", [])
+
+
+def test_a_power_cut_tears_files(run, tmp_path):
+    source = run / "checkpoints" / "40"
+    kinds = set()
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        shutil.copytree(source, folder)
+        trials._tear(folder, random.Random(seed))
+        for path in (path.relative_to(source) for path in source.rglob("*") if path.is_file()):
+            if not (folder / path).exists():
+                kinds.add("removed")
+            elif (folder / path).read_bytes() == (source / path).read_bytes():
+                kinds.add("whole")
+            else:
+                kinds.add(f"{(folder / path).stat().st_size / (source / path).stat().st_size:.1f}")
+    assert {"removed", "whole", "0.0", "0.5", "1.0"} <= kinds
 
 
 def test_every_damage_changes_a_file():
@@ -294,6 +494,33 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
         for cell in ("moments", "pat   ", "    2", "       1", "     0", "      0", "        0", "   1")
     ]
     assert lines[-1] == "- pat, b: x differs"
+
+
+def test_a_campaign_that_was_killed_continues(tmp_path):
+    row = {"system": "pat", "campaign": "moments", "trial": "a", "verdict": "survived", "problems": []}
+    path = tmp_path / "trials.jsonl"
+    path.write_text(json.dumps(row) + '\n{"system": "pat", "camp')
+    command._drop_torn_line(path)
+    assert command._rows(tmp_path) == [row]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table", "--workdir={}/typo"], "{}/typo has no trials.jsonl; give the --workdir of a campaign"),
+        (["data", "--system=pat", "--workdir={}/new"], "--system=pat reads no files; data is for photos"),
+        (
+            ["moments", "--workdir={}/file"],
+            "--workdir {}/file cannot be created (File exists); give another folder",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tmp_path, monkeypatch, capsys, arguments, message):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["faults", *(word.format(tmp_path) for word in arguments)])
+    assert command.main() == 1
+    assert capsys.readouterr().err == f"error: {message.format(tmp_path)}\n"
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("other", [{"code": "of yesterday"}, {"cores": 1000}])
