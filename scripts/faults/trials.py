@@ -103,7 +103,7 @@ class Setting:
 
 
 def moments(setting: Setting) -> list[Trial]:
-    """Signals at random moments of the run, every other one with processes that read images."""
+    """Signals at random moments of the run, every fourth one with processes that read images."""
     chance = random.Random(setting.seed)
     trials = []
     for what in ("SIGKILL", "SIGTERM", "SIGINT"):
@@ -111,7 +111,7 @@ def moments(setting: Setting) -> list[Trial]:
             share = chance.uniform(0, 1)
             after, flags = share * setting.undisturbed.seconds, list[str]()
             name = f"{what} after {share:.3f} of the time"
-            if number % 2:
+            if number % 4 == 3:
                 # They take longer to start than so small a run gains by them.
                 after, flags, name = 1.3 * after, [_WORKERS], f"{name}, with two workers"
             trials.append(Trial(name, _hit(setting, Fault(what, after=after), *flags)))
@@ -179,9 +179,14 @@ def damage(setting: Setting) -> list[Trial]:
                 change = lambda path, part=part: _put(part, path)  # noqa: E731
                 trials.append(Trial(f"{name} of {whose}", _changed(setting, str(name), change)))
     if setting.other is not None:
-        for name in (str(latest[0].relative_to(setting.half)), "config.json", METRICS):
+        last = latest[0].relative_to(setting.half)
+        for name, why in (
+            (str(last), last.name),
+            ("config.json", "another configuration"),
+            (METRICS, METRICS),
+        ):
             change = lambda path, name=name: _put(setting.other / name, path)  # noqa: E731
-            trials.append(Trial(f"{name} of another run", _changed(setting, name, change)))
+            trials.append(Trial(f"{name} of another run", _changed(setting, name, change, why)))
     return trials
 
 
@@ -238,35 +243,41 @@ def surroundings(setting: Setting) -> list[Trial]:
     return trials
 
 
+@dataclass(frozen=True)
+class Harm:
+    """What happens to the data of a run: to which file, and what of it the error must name."""
+
+    name: str
+    change: Callable[[Path], object]
+    why: str
+
+
 def data(setting: Setting) -> list[Trial]:
     """Pictures that vanish or break during a run, pictures and tables that do while it is not running."""
     picture, table = f"{PICTURES}/train-7.png", "train.csv"
-    pictures: dict[str, tuple[str, Callable[[Path], object]]] = {
-        "a picture is removed": (picture, lambda path: path.unlink()),
-        "a picture is cut in half": (picture, lambda path: damage_file(path, "cut in half")),
-        "all pictures are moved away": (PICTURES, lambda path: path.rename(path.with_name("elsewhere"))),
+    pictures = {
+        "a picture is removed": Harm(picture, lambda path: path.unlink(), "train-7.png"),
+        "a picture is cut in half": Harm(
+            picture, lambda path: damage_file(path, "cut in half"), "train-7.png"
+        ),
+        "all pictures are moved away": Harm(
+            PICTURES, lambda path: path.rename(path.with_name("elsewhere")), f"{PICTURES}/"
+        ),
     }
-    tables: dict[str, tuple[str, Callable[[Path], object]]] = {
-        "a label changes": (
-            table,
-            lambda path: _edit(path, lambda lines: [*lines[:-1], f"{lines[-1]};red"]),
-        ),
-        "a line is removed": (table, lambda path: _edit(path, lambda lines: lines[:-1])),
-        "a class is added": (
-            table,
-            lambda path: _edit(path, lambda lines: [*lines[:-1], f"{lines[-1]};cyan"]),
-        ),
-        "the table is removed": (table, lambda path: path.unlink()),
+    tables = {
+        "a label changes": Harm(table, lambda path: _edit_last(path, ";red"), "train has other labels"),
+        "a line is removed": Harm(table, lambda path: _edit_last(path, None), "train has 47 images, not 48"),
+        "a class is added": Harm(table, lambda path: _edit_last(path, ";cyan"), "classes added: cyan"),
+        "the table is removed": Harm(table, lambda path: path.unlink(), table),
     }
     trials = [
-        Trial(f"{name} during the run", _harmed(setting, *harm, during=True))
+        Trial(f"{name} during the run", _harmed(setting, harm, during=True))
         for name, harm in pictures.items()
     ]
-    trials += [
-        Trial(f"{name} before it is resumed", _harmed(setting, *harm, during=False))
+    return trials + [
+        Trial(f"{name} before it is resumed", _harmed(setting, harm, during=False))
         for name, harm in (pictures | tables).items()
     ]
-    return trials
 
 
 CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
@@ -354,8 +365,8 @@ def _hit(setting, fault, *flags):
     return run
 
 
-def _changed(setting, name, change):
-    """A resumed run, of which a file or a folder was changed before."""
+def _changed(setting, name, change, why=""):
+    """A resumed run, of which a file or a folder was changed before; if it is refused, the error says why, or names it."""
 
     def run(runner):
         shutil.copytree(setting.half, runner.workdir)
@@ -371,7 +382,7 @@ def _changed(setting, name, change):
                 lost = name, max(steps, default=0)
             return _compare(runner, expected, outcome, aside=True, lost=lost)
         outcome.verdict = REFUSED
-        outcome.fail(_bad_end(ended, 1, why=path.name))
+        outcome.fail(_bad_end(ended, 1, why=why or path.name))
         _put(setting.half / name, path)
         return _resume(runner, expected, outcome)
 
@@ -401,7 +412,7 @@ def _tear(folder, chance):
             damage_file(file, kind)
 
 
-def _harmed(setting, name, harm, *, during):
+def _harmed(setting, harm, *, during):
     """A run whose data are harmed: it ends by itself, or with a line that names what is wrong, and resumes with good data."""
 
     def run(runner):
@@ -409,16 +420,15 @@ def _harmed(setting, name, harm, *, during):
         if during:
             process = runner.start()
             time.sleep(0.6 * setting.undisturbed.seconds)
-            harm(runner.data / name)
+            harm.change(runner.data / harm.name)
             ended = runner.finish(process)
         else:
             shutil.copytree(setting.half, runner.workdir)
-            harm(runner.data / name)
+            harm.change(runner.data / harm.name)
             ended = runner.run()
-        outcome = Outcome()
-        if ended.code:
-            outcome.verdict = REFUSED
-            outcome.fail(_bad_end(ended, 1, why=Path(name).name))
+        # During the run the images may have been read before.
+        outcome = Outcome(REFUSED if ended.code else SURVIVED)
+        outcome.fail(_bad_end(ended, *((0, 1) if during else (1,)), why=harm.why))
         runner.restore_data()
         return _resume(runner, setting.undisturbed.ending, outcome, complete=ended.code == 0)
 
@@ -448,8 +458,11 @@ def damage_file(path: Path, name: str) -> None:
         path.write_bytes(damaged)
 
 
-def _edit(path, change):
-    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+def _edit_last(path, more):
+    """Add to the last line of a table, or remove it."""
+    lines = path.read_text().splitlines()
+    last = lines.pop()
+    path.write_text("\n".join(lines if more is None else [*lines, last + more]) + "\n")
 
 
 def _one_of_many(setting, count, victim, share):
