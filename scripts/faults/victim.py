@@ -158,6 +158,8 @@ def main() -> None:
     """Run the command with the fault of the first argument; the note's path is in $CFMLC_FAULT_NOTE."""
     fault = Fault(**json.loads(sys.argv.pop(1)))
     (workdir,) = [word.partition("=")[2] for word in sys.argv if word.startswith("--workdir=")]
+    # Of a campaign in the background of a shell the commands would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     victim = Victim(fault, os.path.abspath(workdir), Path(os.environ["CFMLC_FAULT_NOTE"]))
     leave = os._exit
 

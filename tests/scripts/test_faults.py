@@ -71,6 +71,19 @@ def test_a_signal_comes_before_its_change_of_a_file(tmp_path):
     assert note == {"place": "imports", "event": "open b"}
 
 
+def test_an_interruption_reaches_a_command_in_the_background_of_a_shell(tmp_path):
+    victim = [sys.executable, "-m", "scripts.faults.victim", Fault("SIGINT", after=0.0).text()]
+    command = subprocess.Popen(
+        ["sh", "-c", '"$@" & wait $!', "sh", *victim, f"--workdir={tmp_path / 'run'}", "--config=nowhere.py"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CFMLC_FAULT_NOTE": str(tmp_path / "note")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output, _ = command.communicate(timeout=100)
+    assert command.returncode == 130, output
+
+
 @pytest.mark.parametrize(
     ("repeat", "names", "output"),
     [
