@@ -122,11 +122,11 @@ def end_at_interrupt(message: str) -> None:
 
     If SIGINT was ignored from the start (a shell's background job), it stays ignored.
     """
+    # Python's resource tracker removes the memory shared with workers, and would warn about it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    # Python's resource tracker removes the memory shared with a killed worker, and would warn about it.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     threading.Thread(target=_end_at_interrupt, args=[message], daemon=True).start()
 
 
