@@ -4,8 +4,8 @@
 
 Trains a tiny network on generated scenes for so many steps, in epochs of 200, with a worker process, a checkpoint and a
 validation each epoch; then evaluates its checkpoint in full as often as asked. Readings go to WORKDIR/readings.jsonl,
-and at the end the first and the last tenth of them are compared in a Markdown table. SIGTERM ends the training early;
-the table is then of the steps so far.
+where they replace those of an earlier process, and at the end the first and the last tenth of them are compared in a
+Markdown table. SIGTERM ends the training early; the table is then of the steps so far.
 Exit codes: 0 done; 1 an error, printed in one line.
 """
 
@@ -35,7 +35,8 @@ from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.errors import InputError
 
 READINGS = "readings.jsonl"
-STEPS_PER_EPOCH, BATCH_SIZE = 200, 8
+STEPS_PER_EPOCH, BATCH_SIZE, LOG_EVERY = 200, 8, 50
+LEAST = 40  # readings in a table
 # The unit of each reading, and the factor from what is stored to it.
 UNITS: dict[str, tuple[str, float]] = {
     "memory": ("MB", 1e-6),
@@ -94,15 +95,19 @@ def _size(path: Path) -> int:
 
 
 class Probe:
-    """A metric writer that keeps a reading at each log of the training."""
+    """A metric writer that keeps a reading at each log of the training. The first one replaces those of another process."""
 
     def __init__(self, workdir: Path, config: Any):
         self._workdir = workdir
+        self._is_first = True
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Keep a reading, if the numbers are of steps."""
         speed = scalars.get("time/steps_per_second")
         if speed:
+            if self._is_first:
+                _forget(self._workdir, "step")
+            self._is_first = False
             _keep(self._workdir, {"step": step, "time": 1 / speed} | reading(self._workdir))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -125,20 +130,29 @@ def _keep(workdir: Path, values: Mapping[str, float]) -> None:
     files.append_text(workdir / READINGS, json.dumps(values) + "\n")
 
 
+def _forget(workdir: Path, counter: str) -> None:
+    """Remove the readings of a counter: those of two processes do not belong in one table."""
+    others = [values for values in _all_readings(workdir) if counter not in values]
+    files.write_text(workdir / READINGS, "".join(json.dumps(values) + "\n" for values in others))
+
+
 def readings(workdir: Path, counter: str) -> list[dict[str, float]]:
     """The readings of the training (counter "step") or of the evaluations (counter "evaluation")."""
+    return [values for values in _all_readings(workdir) if counter in values]
+
+
+def _all_readings(workdir):
     path = workdir / READINGS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [values for values in map(json.loads, lines) if counter in values]
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def table(kept: Sequence[Mapping[str, float]], counter: str) -> str:
     """A Markdown table of medians: of the second twentieth of the readings, after the start, and of the last.
 
     Raises:
-        InputError: there are fewer than 40 readings.
+        InputError: there are fewer than `LEAST` readings.
     """
-    if len(kept) < 40:
+    if len(kept) < LEAST:
         raise InputError(f"{len(kept)} readings by {counter} are too few for a table; give a larger number")
     part = len(kept) // 20
     windows = [kept[part : 2 * part], kept[-part:]]
@@ -172,7 +186,7 @@ def configuration(steps: int, workers: int) -> Any:
         "train.batch_size": BATCH_SIZE,
         "train.epochs": steps // STEPS_PER_EPOCH,
         "train.early_stop": False,
-        "train.log_every": 50,
+        "train.log_every": LOG_EVERY,
         "evaluate.batch_size": 40,
         "effect.alphas": (0.5,),
     }
@@ -189,20 +203,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments):
     parser = cli.Parser(prog="python -m scripts.endurance", description=__doc__)
-    parser.add_argument("--workdir", type=Path, help="of the training (default: a temporary folder)")
-    parser.add_argument("--steps", type=cli.whole_number(0), default=20_000, help="default: %(default)s")
-    parser.add_argument("--evaluations", type=cli.whole_number(0), default=200, help="default: %(default)s")
+    parser.add_argument(
+        "--workdir", type=files.local_path, help="of the training (default: a temporary folder)"
+    )
+    parser.add_argument(
+        "--steps", type=cli.whole_number(0), default=20_000, help="0: none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--evaluations", type=cli.whole_number(0), default=200, help="0: none (default: %(default)s)"
+    )
     parser.add_argument(
         "--workers", type=cli.whole_number(0), default=1, help="that read (default: %(default)s)"
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    for name, given, least in (
+        ("steps", flags.steps, LEAST * LOG_EVERY),
+        ("evaluations", flags.evaluations, LEAST),
+    ):
+        if 0 < given < least:
+            raise InputError(
+                f"--{name}={given} gives too few readings for a table; give at least {least}, or 0 for none"
+            )
+    return flags
 
 
 def _run(flags: argparse.Namespace) -> None:
     absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for its flags
     with contextlib.ExitStack() as stack:
         workdir = flags.workdir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (workdir / "report").mkdir(parents=True, exist_ok=True)
+        files.create_folder(workdir / "report", "--workdir")
         if flags.steps:
             _train(flags, workdir)
             print(f"\n{table(readings(workdir, 'step'), 'step')}\n", flush=True)
@@ -224,6 +253,7 @@ def _train(flags, workdir):
 def _evaluate(count: int, workdir: Path) -> None:
     path = checkpoints.find(workdir)
     with tempfile.TemporaryDirectory() as folder:
+        _forget(workdir, "evaluation")
         for number in range(1, count + 1):
             start = time.perf_counter()
             evaluate.evaluate_checkpoint(path, None, Path(folder), lambda line: None)

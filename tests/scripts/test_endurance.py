@@ -44,6 +44,27 @@ def test_readings_are_kept_at_logs_of_steps(tmp_path):
     assert endurance.readings(tmp_path, "evaluation") == []
 
 
+def test_readings_of_two_processes_do_not_mix(tmp_path):
+    endurance._keep(tmp_path, {"evaluation": 1, "time": 9.0})
+    for speed in (4.0, 2.0):
+        probe = endurance.Probe(tmp_path, None)
+        for step in (50, 100):
+            probe.write_scalars(step, {"time/steps_per_second": speed})
+    kept = endurance.readings(tmp_path, "step")
+    assert [(values["step"], values["time"]) for values in kept] == [(50, 0.5), (100, 0.5)]
+    assert endurance.readings(tmp_path, "evaluation") == [{"evaluation": 1, "time": 9.0}]
+
+
+def test_evaluations_begin_their_readings_anew(tmp_path, monkeypatch):
+    for counter in ("step", "evaluation"):
+        endurance._keep(tmp_path, {counter: 7, "time": 9.0})
+    monkeypatch.setattr(endurance.checkpoints, "find", lambda workdir: workdir)
+    monkeypatch.setattr(endurance.evaluate, "evaluate_checkpoint", lambda *_: None)
+    endurance._evaluate(2, tmp_path)
+    assert [kept["evaluation"] for kept in endurance.readings(tmp_path, "evaluation")] == [1, 2]
+    assert endurance.readings(tmp_path, "step") == [{"step": 7, "time": 9.0}]
+
+
 def test_the_table_compares_start_and_end():
     kept = [{"step": n, "time": 0.1, "memory": 1e6 * (100 + n), "threads": 5} for n in range(100)]
     assert endurance.table(kept, "step").splitlines() == [
@@ -57,7 +78,38 @@ def test_the_table_compares_start_and_end():
         endurance.table(kept[:3], "step")
 
 
-def test_steps_are_whole_epochs(capsys):
+def test_steps_are_whole_epochs():
     assert endurance.configuration(400, 0).train.epochs == 2
-    assert endurance.main(["--steps=300"]) == 1
-    assert capsys.readouterr().err == "error: --steps=300 is not a multiple of 200, an epoch; try 400\n"
+    with pytest.raises(InputError, match=r"^--steps=300 is not a multiple of 200, an epoch; try 400$"):
+        endurance.configuration(300, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps=1800"], "--steps=1800 gives too few readings for a table; give at least 2000, or 0"),
+        (
+            ["--steps=0", "--evaluations=39"],
+            "--evaluations=39 gives too few readings for a table; give at least 40",
+        ),
+        (["--workdir=s3://bucket/run"], "is an address, not a path on this machine"),
+        (["--workdir=file"], "--workdir file/report cannot be created (Not a directory)"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_work(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(endurance, "_train", None)
+    assert endurance.main(flags) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_workdir_at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert endurance.main(["--workdir=~/long", "--steps=0", "--evaluations=0"]) == 0
+    assert (tmp_path / "home" / "long" / "report").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
