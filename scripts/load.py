@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,8 +48,8 @@ class Load(NamedTuple):
     peak: int
 
 
-def write_pictures(folder: Path, count: int, broken: int, side: int) -> None:
-    """Write so many pictures, of which some are broken, in folders of a hundred.
+def write_pictures(folder: Path, count: int, broken: int, side: int) -> tuple[list[str], list[str]]:
+    """The paths of so many pictures, which are written in folders of a hundred: the good ones, and the broken ones.
 
     Args:
         folder: an empty folder.
@@ -59,13 +60,17 @@ def write_pictures(folder: Path, count: int, broken: int, side: int) -> None:
     good = list(_pictures(side))
     bad = _broken()
     every = count // broken if broken else count + 1
+    written: tuple[list[str], list[str]] = [], []
     for number in range(count):
         if number % 100 == 0:
             place = folder / f"{number // 100:04d}"
             place.mkdir(parents=True)
-        is_broken = broken and number % every == every - 1 and number // every < broken
+        is_broken = bool(broken) and number % every == every - 1 and number // every < broken
         suffix, data = bad[number // every % len(bad)] if is_broken else good[number % len(good)]
-        (place / f"{number:06d}.{suffix}").write_bytes(data)
+        path = place / f"{number:06d}.{suffix}"
+        path.write_bytes(data)
+        written[is_broken].append(str(path))
+    return written
 
 
 def _pictures(side: int) -> Iterable[tuple[str, bytes]]:
@@ -112,9 +117,17 @@ def write_checkpoint(path: Path, classes: int, grid: int) -> None:
 
 
 def predict(
-    folder: Path, checkpoint: Path, output: Path, batch_size: int, pictures: int, broken: int
+    folder: Path, checkpoint: Path, output: Path, batch_size: int, good: Sequence[str], broken: Sequence[str]
 ) -> Load:
     """What the command used for a folder of pictures.
+
+    Args:
+        folder: of the pictures.
+        checkpoint: that predicts them.
+        output: a new file for the predictions.
+        batch_size: pictures at once.
+        good: the paths that are to be predicted, once each.
+        broken: the paths that are to be reported, once each.
 
     Raises:
         RunError: exit code, counts or files differ from what they should be.
@@ -129,20 +142,29 @@ def predict(
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     code = process.returncode = os.waitstatus_to_exitcode(status)
-    summary = f"{pictures - broken} predicted, {broken} skipped"
-    reports = [line for line in lines if line.startswith("skipped: ")]
-    if code != bool(broken) or not lines or summary not in lines[-1] or len(reports) != broken:
+    summary = f"{len(good)} predicted, {len(broken)} skipped"
+    reports = [line.removeprefix("skipped: ") for line in lines if line.startswith("skipped: ")]
+    if code != bool(broken) or not lines or summary not in lines[-1] or len(reports) != len(broken):
         last = printable(lines[-1]) if lines else "nothing"
         raise RunError(
             f"predict ended with {code}, {len(reports)} reports and {last!r}, wanted {summary!r}; run it by hand on {folder}"
         )
     with output.open(encoding="utf-8") as file:
-        files = {json.loads(line)["file"] for line in file}
-    if len(files) != pictures - broken:
+        predicted = [json.loads(line)["file"] for line in file]
+    _require_same("predicted", predicted, good, folder)
+    _require_same("reported", [report.partition(": ")[0] for report in reports], broken, folder)
+    return Load(len(good) + len(broken), len(broken), seconds, 1024 * usage.ru_maxrss)
+
+
+def _require_same(what, names, wanted, folder):
+    """Raise unless the names are the wanted ones, each as often, in any order."""
+    found, expected = Counter(names), Counter(wanted)
+    differing = sorted(name for name in found.keys() | expected.keys() if found[name] != expected[name])
+    if differing:
+        name = differing[0]
         raise RunError(
-            f"{output} has {len(files)} files, wanted {pictures - broken}; run it by hand on {folder}"
+            f"{name} was {what} {found[name]} times, wanted {expected[name]}; run it by hand on {folder}"
         )
-    return Load(pictures, broken, seconds, 1024 * usage.ru_maxrss)
 
 
 @cli.command
@@ -176,15 +198,15 @@ def _parse(arguments) -> argparse.Namespace:
 def _run(flags) -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        write_pictures(folder / "pictures", flags.pictures, flags.broken, flags.side)
+        good, broken = write_pictures(folder / "pictures", flags.pictures, flags.broken, flags.side)
         write_checkpoint(folder / "checkpoint", flags.classes, flags.grid)
         load = predict(
             folder / "pictures",
             folder / "checkpoint",
             folder / "out.jsonl",
             flags.batch_size,
-            flags.pictures,
-            flags.broken,
+            good,
+            broken,
         )
     print("| pictures | broken | side | classes | patches | seconds | peak memory, MB |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
