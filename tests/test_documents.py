@@ -58,6 +58,17 @@ def test_the_site_has_every_document():
     assert {f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")} <= set(lines)
 
 
+def test_the_tests_that_security_names_exist():
+    rows = re.findall(r"^\|.*\| (.*) \|$", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"), re.M)
+    names = re.findall(r"`([^`]+)`", "\n".join(rows))
+    assert "data/test_picture_files.py" in names
+    file = ""
+    for name in names:
+        place, _, test = name.partition("::")
+        file = file if place == "…" else place
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+
+
 def test_pictures_are_small():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert pictures

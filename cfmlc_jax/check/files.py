@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax import files
-from cfmlc_jax.data.views import decode, metadata
+from cfmlc_jax.data.views import decode, metadata, picture_files
 from cfmlc_jax.errors import InputError
 
 SIDE = 96  # longer side of a thumbnail, pixels
@@ -49,14 +48,13 @@ def read_all(paths: Iterable[str], threads: int) -> Iterator[Content]:
 def read(path: str) -> Content:
     """The content of a file."""
     try:
-        data = files.read_bytes(path)
-    except OSError as error:
-        return Content(error=f"{path}: cannot be read ({error.strerror}); restore the file")
-    try:
+        data = picture_files.read_anywhere(path)
         stored, orientation = decode.header(data, path, exif=True)
         picture = decode.decode(data, path)
     except InputError as error:
         return Content(error=str(error))
+    except OSError as error:
+        return Content(error=f"{path}: cannot be read ({error.strerror}); restore the file")
     return Content(
         width=stored.width,
         height=stored.height,
@@ -71,7 +69,7 @@ def read(path: str) -> Content:
 def thumbnail(path: str) -> str | None:
     """A small JPEG of an image as base64; None if it cannot be read."""
     try:
-        picture = decode.decode(files.read_bytes(path), path)
+        picture = decode.decode(picture_files.read_anywhere(path), path)
     except (OSError, InputError):
         return None
     picture.thumbnail((SIDE, SIDE))

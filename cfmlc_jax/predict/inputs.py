@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 from cfmlc_jax import buckets
 from cfmlc_jax.data.views import formats
+from cfmlc_jax.data.views.picture_files import MAX_BYTES
 from cfmlc_jax.errors import InputError
-from cfmlc_jax.predict.photos import MAX_BYTES
 
 # The argument for stdin, and the name of an image on it.
 STDIN, STDIN_NAME = "-", "stdin"

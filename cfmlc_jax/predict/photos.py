@@ -1,8 +1,6 @@
 """Unlabelled image files, read ahead in threads."""
 
 import collections
-import os
-import stat
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cfmlc_jax.data.views import formats
+from cfmlc_jax.data.views import formats, picture_files
 from cfmlc_jax.data.views.decode import decode
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import InputError
-
-# A larger file is not a photo, and would be read whole before its header is parsed.
-MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -85,16 +80,7 @@ def _read(path, content, to_views, where, keep):
 
 def _bytes_of(path, where):
     try:
-        info = os.stat(path)
-        if stat.S_ISDIR(info.st_mode):
-            raise InputError(f"{where}: a folder, not an image; give the files in it")
-        # Opening a pipe waits for its writer, and some devices never end.
-        if not stat.S_ISREG(info.st_mode):
-            raise InputError(f"{where}: not a regular file; copy its content to one")
-        if info.st_size > MAX_BYTES:
-            raise InputError(f"{where}: {info.st_size} bytes are more than {MAX_BYTES}; scale the image down")
-        with open(path, "rb") as file:
-            content = file.read()
+        content = picture_files.read(path, where)
     except OSError as error:
         raise InputError(
             f"{where}: cannot be read ({error.strerror}); check the path and its rights"

@@ -16,7 +16,7 @@ from cfmlc_jax import files
 from cfmlc_jax.buckets import Address
 from cfmlc_jax.data.sources import Record, fields
 from cfmlc_jax.data.sources.boxes import Boxes
-from cfmlc_jax.data.views import formats
+from cfmlc_jax.data.views import formats, picture_files
 from cfmlc_jax.errors import BucketError, InputError
 
 _RIGHTS = "grant permission to list it"
@@ -134,7 +134,7 @@ def fingerprint(class_names: Iterable[str], ids: Iterable[str], labels: np.ndarr
 
 def _read(path: str, size: int = -1) -> bytes:
     try:
-        return files.read_bytes(path, size)
+        return picture_files.read_anywhere(path) if size < 0 else files.read_bytes(path, size)
     except BucketError:
         raise  # no image can be read
     except OSError as error:
