@@ -1,6 +1,8 @@
 """Files written atomically, and checks of the paths that users give: local ones, and addresses in buckets.
 
-A local file is written under a temporary name, then renamed; an object in a bucket is put whole.
+A local file is written under a temporary name, then renamed; an object in a bucket is put whole. File and folder are
+synced, so that what is removed afterwards is not missed after a power cut. If only the folder cannot be synced, the error is
+the same, but the file is the new one.
 """
 
 import argparse
@@ -40,6 +42,8 @@ _LITERALS = threading.Lock()
 
 CACHE_VARIABLE = "CFMLC_CACHE"
 _TEMPORARY = ".tmp"  # the last part of the name of a file that is being written
+# Some file systems cannot sync a folder, and one that may not be listed cannot be opened.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 def user_cache(name: str) -> Path:
@@ -279,6 +283,28 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     """
     with _replacing(path, "wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def sync(folder: Path) -> None:
+    """Sync a local folder, all that is in it, and its own name: after that no power cut undoes them.
+
+    Raises:
+        OSError: the disk is full or broken, for example.
+    """
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        _sync(path)
+
+
+def _sync(path):
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 # An archive may be expanded to this many bytes, or to so many times its own size. Deflate can reach a thousandfold.
@@ -545,6 +571,7 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _sync(path.parent)
         except OSError as error:
             if isinstance(error, WriteError):  # about another file, written inside the block
                 raise

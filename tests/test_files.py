@@ -1,8 +1,11 @@
 """Paths that users give: what they mean, and which of them cannot be used."""
 
 import argparse
+import contextlib
+import errno
 import gc
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import cli, files, lock
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, WriteError
 from cfmlc_jax.predict import __main__ as predict
 
 BUCKETS = ("gs://bucket/run", "s3://b", "gs:/bucket")
@@ -144,6 +147,34 @@ def test_files_written_leave_nothing_to_do_at_an_interrupt(tmp_path):
     assert cli._at_interrupt == before
     remove()  # once more, as when the interrupt comes in between
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_written_file_and_its_name_are_on_the_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recorded(handle):
+        fsync(handle)
+        synced.append((os.fstat(handle).st_ino, (tmp_path / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    files.write_text(tmp_path / "file", "text")
+    assert synced == [((tmp_path / "file").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    expected = pytest.raises(WriteError) if number == errno.EIO else contextlib.nullcontext()
+    with expected:
+        files.write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
