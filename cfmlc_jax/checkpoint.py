@@ -150,8 +150,9 @@ class Checkpoints:
         self._drop_old()
 
     def _sign(self, path):
-        """Write the digests of a checkpoint, when Orbax has written it."""
+        """Put a checkpoint on the disk and write its digests, when Orbax has written it."""
         self._checkpointer.wait_until_finished()
+        _sync(path)
         # On a disk that is full now the checkpoint is as good without them, and the run's next file says so.
         with contextlib.suppress(OSError):
             digests.write(path)
@@ -437,6 +438,7 @@ def write(path: Path, *, model, meta: dict) -> None:
                 return
             with _explained(path):
                 checkpointer.save(path, args=items)
+                _sync(path)
                 digests.write(path)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another path") from error
@@ -597,6 +599,18 @@ def _explained(path, address=None) -> Iterator[None]:
                 time.sleep(0.1)
             place = path if address is None or number in (errno.ENOSPC, errno.EDQUOT) else address
             raise WriteError(number, reason or os.strerror(number), str(place)) from error
+
+
+def _sync(path):
+    """Put a checkpoint on the disk. One that cannot be put there is renamed to an unfinished save, which is removed.
+
+    TensorStore syncs the arrays; Orbax syncs neither its other files nor the names of its folders.
+    """
+    try:
+        files.sync(path)
+    except OSError:
+        path.rename(path.with_name(f"{path.name}{_UNFINISHED}-unsafe"))
+        raise
 
 
 def _remove_unfinished(folder, name):

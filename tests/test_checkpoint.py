@@ -374,6 +374,47 @@ def test_a_save_that_is_not_in_time(folder, monkeypatch):
     assert restore(folder)[2]["step"] in (5, 6)  # Orbax may have ended the save
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_digests(tmp_path, monkeypatch):
+    synced, missing = set(), []
+    fsync, write = os.fsync, digests.write
+
+    def recorded(handle):
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def checked(folder):
+        paths = [*folder.rglob("*"), folder, folder.parent]
+        assert len(paths) > 10
+        missing.append([path for path in paths if path.stat().st_ino not in synced])
+        write(folder)
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(digests, "write", checked)
+    save_and_wait(checkpoints, *items(1), step=1)
+    lone(tmp_path)
+    assert missing == [[], []]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_save_that_cannot_be_put_on_the_disk(folder, monkeypatch, number):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    before = contents(folder)
+    checkpoints = Checkpoints(folder)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match=rf"checkpoints/6 cannot be written \({os.strerror(number)}\)"):
+        save_and_wait(checkpoints, *items(6), step=6)
+    with pytest.raises(InputError, match=rf"lone cannot be written \({os.strerror(number)}\)"):
+        lone(folder)
+    monkeypatch.undo()
+    checkpoints.close()
+    assert contents(folder) == before
+    assert restore(folder)[2]["step"] == 5
+
+
 def test_a_save_that_was_killed_leaves_no_trace(folder):
     (folder / "6.orbax-checkpoint-tmp").mkdir()
     assert restore(folder)[2]["step"] == 5
