@@ -38,7 +38,7 @@ _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "aliv
 # How what XLA reports begins; of a broken connection between CPUs JAX makes a ValueError.
 _STATUS = re.compile(r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _SAYS = " failed: "  # between the name of a process and its error
-# Numbers of the calls of `first_then_others`: each barrier has a name of its own.
+# Numbers of the calls of `first_then_others` and `of_first`: each barrier and each message has a name of its own.
 _turns = itertools.count()
 
 
@@ -98,10 +98,24 @@ def first_then_others(action: Callable[[], Any]) -> Any:
     client: Any = distributed.global_state.client
     if client is None:
         return action()
+    turn = next(_turns)  # before the action, which may take turns itself
     is_first = jax.process_index() == 0
     result = action() if is_first else None
-    client.wait_at_barrier(f"{_ROOM}/first/{next(_turns)}", timeout_in_ms=24 * 3600 * 1000)
+    client.wait_at_barrier(f"{_ROOM}/first/{turn}", timeout_in_ms=24 * 3600 * 1000)
     return result if is_first else action()
+
+
+def of_first(action: Callable[[], Any]) -> Any:
+    """What an action returns in the first process, a JSON value, in each process of the run; the others do not act.
+
+    So all go on by the same answer where each alone might see another: of files that change meanwhile, or in a network
+    folder whose list is old. If the first fails, its error ends them. All processes make the same calls in the same order.
+    """
+    if distributed.global_state.client is None:
+        return action()
+    turn = next(_turns)
+    text = json.dumps(action()) if jax.process_index() == 0 else ""
+    return json.loads(broadcast(f"of_first/{turn}", text))
 
 
 class Alone:

@@ -37,6 +37,14 @@ try:
                 print(time.time(), file=sys.stderr)
             processes.first_then_others(turn)
             processes.first_then_others(turn)
+        if what.startswith("asks"):
+            def answer():
+                if what == "asks in vain":
+                    raise InputError("a.jpg: is broken")
+                time.sleep(0.5)
+                return [number, 7]
+            first = processes.first_then_others(lambda: processes.of_first(answer))
+            print(first, processes.of_first(lambda: number), file=sys.stderr)
     members.leave()
 except InputError as error:
     members.fail(error)
@@ -96,8 +104,17 @@ def test_the_first_process_acts_before_the_others():
     assert more == "error: process 0 failed: a.jpg: is broken\n"
 
 
+def test_all_processes_have_the_answer_of_the_first():
+    assert ends(start("asks", "asks")) == 2 * [(0, "[0, 7] 0\n")]
+    assert ends(start("asks in vain", "asks")) == [
+        (1, "error: a.jpg: is broken\n"),
+        (1, "error: process 0 failed: a.jpg: is broken\n"),
+    ]
+
+
 def test_a_process_alone_acts_at_once():
     assert processes.first_then_others(lambda: 7) == 7
+    assert processes.of_first(lambda: 7) == 7
 
 
 def test_messages_of_all_processes_are_printed_once():
