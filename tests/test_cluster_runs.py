@@ -182,7 +182,7 @@ if os.environ["SLURM_PROCID"] == "2":
 @pytest.mark.slow(reason="two processes compile a generator and two classifiers")
 def test_two_processes_train_a_generator_and_its_classifiers(tmp_path):
     config = launchers.ROOT / "tests" / "configs" / "cgn_tiny.py"
-    names = ("plain", "heads")
+    names = ("heads", "plain")  # the first one reads the records as soon as they are written
     flags = [f"--config={config}", f"--config.classifiers.names={names}", f"--workdir={tmp_path}"]
     results = launchers.ends(launchers.start("slurm", RUN, *flags), 600)
     assert codes(results) == [0, 0], printed(results)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfmlc_jax import files, lock
+from cfmlc_jax import files, lock, processes
 from cfmlc_jax.causal import mechanisms
 from cfmlc_jax.cgn.system import draw, in_bytes
 from cfmlc_jax.data.sources import counterfactuals as records
@@ -228,6 +228,8 @@ def write_shards(
 ) -> None:
     """Write a folder of records of any kind; complete shards of an interrupted call are kept.
 
+    The first process writes; in each process the folder is complete when the call returns.
+
     Args:
         folder: of the records; new, or left by an interrupted call with the same arguments.
         draw_shard: (number of the shard, number of records) -> the shard, the same whenever it is called.
@@ -245,12 +247,23 @@ def write_shards(
     """
     sizes = _shard_sizes(num_records, shard_size)
     paths = [folder / records.shard_name(shard, len(sizes)) for shard in range(len(sizes))]
-    if (folder / records.INDEX).exists():
+
+    def is_complete():
+        if not (folder / records.INDEX).exists():
+            return False
         wanted = origin | {"shards": sizes, "class_names": list(class_names)}
         _require_equal(folder, _read(folder / records.INDEX), wanted)
-        if all(records.is_shard(path, size, class_names, task) for path, size in zip(paths, sizes)):
-            print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
-            return
+        return all(records.is_shard(path, size, class_names, task) for path, size in zip(paths, sizes))
+
+    def finish():
+        records.write_index(
+            folder, class_names=class_names, shards=sizes, image_size=image_size, task=task, **origin
+        )
+        (folder / _BEGUN).unlink(missing_ok=True)
+
+    if processes.of_first(is_complete):
+        print_line(f"counterfactuals: {num_records:,} records in {folder}, complete")
+        return
     primary = jax.process_index() == 0
     if primary:
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,18 +271,14 @@ def write_shards(
     progress = Progress(len(sizes), batch_size=shard_size, silent=not primary, unit="files")
     for shard, size in enumerate(sizes):
         path = paths[shard]
-        missing = not records.is_shard(path, size, class_names, task)
+        missing = primary and not records.is_shard(path, size, class_names, task)
         # Only the first process writes, and so only it knows what is there: all processes draw every shard.
         if jax.process_count() > 1 or missing:
             drawn = draw_shard(shard, size)
-            if primary and missing:
+            if missing:
                 records.write_shard(path, drawn.images, drawn.labels, boxes=drawn.boxes)
         progress.report(shard + 1, "counterfactuals")
-    if primary:
-        records.write_index(
-            folder, class_names=class_names, shards=sizes, image_size=image_size, task=task, **origin
-        )
-        (folder / _BEGUN).unlink(missing_ok=True)
+    processes.of_first(finish)
     print_line(f"counterfactuals: {num_records:,} records in {folder}")
 
 

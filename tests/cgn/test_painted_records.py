@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import launchers
 import numpy as np
 import pytest
 
@@ -194,6 +195,55 @@ def test_damaged_shards_are_drawn_again(tmp_path, variables, whole):
     assert restored.ids == whole[1].ids
     assert [restored[i]["image"] for i in range(50)] == [whole[1][i]["image"] for i in range(50)]
     assert not (folder / "begun.json").exists()
+
+
+# Two processes fill a folder, the first one slowly, and open it; then they find it complete.
+TOGETHER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from cfmlc_jax import cli, processes
+from cfmlc_jax.cgn import counterfactuals
+from cfmlc_jax.cgn.counterfactuals import Shard, records
+from cfmlc_jax.errors import InputError
+
+write_shard = records.write_shard
+def slowly(*arguments, **options):
+    time.sleep(0.5)
+    write_shard(*arguments, **options)
+
+records.write_shard = slowly
+names = [f"digit {digit}" for digit in range(10)]
+members = processes.join(None, None, None)
+try:
+    with members:
+        for _ in range(2):
+            counterfactuals.write_shards(
+                Path(sys.argv[1]),
+                lambda number, size: Shard(np.zeros((size, 3), int), np.zeros((size, 32, 32, 3), np.uint8)),
+                class_names=names,
+                num_records=4,
+                shard_size=2,
+                image_size=32,
+                task=records.SINGLE_LABEL,
+                origin={},
+                print_line=print,
+            )
+            print(len(records.Counterfactuals(Path(sys.argv[1]))))
+    members.leave()
+except InputError as error:
+    members.fail(error)
+    cli.end(1)
+cli.end(0)
+"""
+
+
+def test_other_processes_open_the_records_when_the_first_has_written_them(tmp_path):
+    folder = tmp_path / "records"
+    for code, out, err in launchers.ends(launchers.start("slurm", TOGETHER, str(folder))):
+        assert code == 0, err
+        line = f"counterfactuals: 4 records in {folder}"
+        assert out.splitlines()[-4:] == [line, "4", f"{line}, complete", "4"]
 
 
 def test_standing_statistics_are_means_over_batches(variables):
