@@ -77,7 +77,7 @@ class Checkpoints:
     """The checkpoints that one training writes to a folder, saved and restored by step.
 
     A save copies the arrays to the host, then writes in the background, at most one checkpoint at a time; the
-    other methods wait for it first. Opening the folder removes the remains of a killed save.
+    other methods wait for it first, except `last_complete`. Opening the folder removes the remains of a killed save.
     """
 
     def __init__(self, folder: Path):
@@ -249,6 +249,10 @@ class Checkpoints:
         self.wait()
         return max(self._ranks, default=None)
 
+    def last_complete(self) -> int | None:
+        """Step of the latest checkpoint that is known to be complete; None: there is none yet."""
+        return max(self._ranks, default=None)
+
     def path(self, step: int) -> Path:
         """Folder of a step's checkpoint."""
         return self._folder / str(step)
@@ -256,8 +260,11 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the checkpoint that is being written, and release Orbax's threads.
 
-        A checkpoint that cannot be written is not reported: call `wait` before, unless the run fails anyway.
+        A checkpoint that cannot be written is not reported: call `wait` before, unless the run fails anyway. In
+        a bucket, where the first process writes, the others do not wait for it: it may be waiting for one that failed.
         """
+        if self._in_bucket and jax.process_index() != 0:
+            self._writing = None
         with contextlib.suppress(WriteError, BucketError):
             self.wait()
         if self._checkpointer is not None:

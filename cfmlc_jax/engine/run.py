@@ -188,8 +188,8 @@ class Run:
         return self._finished
 
     def last_saved(self) -> str:
-        """The latest checkpoint, in words that end an error message."""
-        latest = self.checkpoints.latest_step()
+        """The latest checkpoint, in words that end an error message; one that is being written is not waited for."""
+        latest = self.checkpoints.last_complete()
         return "no checkpoint was written yet" if latest is None else f"checkpoint {latest} is intact"
 
     def close(self) -> None:

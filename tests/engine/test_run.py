@@ -1,5 +1,6 @@
 """The engine on systems of a few lines: it stops, saves, resumes, logs and ranks, whatever system it trains."""
 
+import contextlib
 import json
 import os
 import signal
@@ -609,3 +610,15 @@ def test_other_processes_log_and_show_nothing(tmp_path, monkeypatch, capsys):
     made.close()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_fails_does_not_wait_for_what_the_first_saves_in_a_bucket(tmp_path, monkeypatch):
+    made = toys.run(toys.Line(), tmp_path / "run")
+    made.checkpoints._in_bucket, made.checkpoints._writing = True, (7, contextlib.ExitStack())
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        checkpoints.processes, "broadcast", lambda name, text: pytest.fail(f"waits for {name}")
+    )
+    assert made.last_saved() == "no checkpoint was written yet"
+    made.close()
