@@ -19,6 +19,7 @@ checkpoint without it does not count. Of several processes the first one gathers
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import logging
@@ -90,7 +91,7 @@ class Checkpoints:
             _remove_unfinished(self._folder, "")
             if not isinstance(self._folder, Address):
                 files.remove_temporary(self._folder)
-        self._ranks = _ranks(self._folder)
+        self._ranks = dict(processes.of_first(lambda: [*_ranks(self._folder).items()]))
         self._in_bucket = isinstance(self._folder, Address)
         self._checkpointer = _async_checkpointer(alone=self._in_bucket)
         self._finisher = ThreadPoolExecutor(1)  # of what follows when Orbax has written a checkpoint
@@ -222,7 +223,8 @@ class Checkpoints:
             reasons = filter(None, processes.gather(f"read/{next(_MESSAGES)}", reason))
             reason = next(reasons, "")
             if not reason:
-                return restored["model"], restored["training"], meta | _progress(path)
+                progress = processes.of_first(functools.partial(_progress, path))
+                return restored["model"], restored["training"], meta | progress
             kept = self._set_aside(step)
             warn(
                 f"checkpoint {step} is damaged ({reason[:120]}); moved to {kept}, resuming from the one before"
@@ -417,6 +419,17 @@ def find(path: Path) -> Path:
     raise InputError(
         f"{path} is not a checkpoint, nor a run with checkpoints; give a workdir or the folder of one step"
     )
+
+
+def find_together(path: Path) -> Path:
+    """The checkpoint that the first process finds (`find`), in each process of the run.
+
+    Each by itself may find another one while a training writes there.
+
+    Raises:
+        InputError: in the first process: the path leads to no checkpoint.
+    """
+    return files.path_of(processes.of_first(lambda: str(find(path))))
 
 
 def write(path: Path, *, model, meta: dict) -> None:

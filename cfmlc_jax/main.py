@@ -285,7 +285,7 @@ def _evaluate(values, config):
     place = (
         files.place(values.checkpoint, "--checkpoint", bucket=True) if has_checkpoint else _workdir(values)
     )
-    path = checkpoints.find(place)
+    path = checkpoints.find_together(place)
     workdir = (
         _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir", bucket=True)
     )

@@ -1,21 +1,23 @@
-"""Of several processes the first alone writes and prints; the others do their share of the work and leave no trace.
+"""Of several processes the first alone writes, prints and chooses; the others do their share and leave no trace.
 
 Each place that decides it, by itself, as the second process.
 """
 
+import itertools
 import shutil
 from types import SimpleNamespace
 
 import jax
+import launchers
 import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import lock, main
+from cfmlc_jax import lock, main, processes
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.classify import decide, evaluate, train
+from cfmlc_jax.classify import decide, evaluate, scoring, train
 from cfmlc_jax.config.workdir import claim
-from cfmlc_jax.errors import RunError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results import thresholds
 from cfmlc_jax.results.predictions import COMBINED
 from cfmlc_jax.results.thresholds import Thresholds
@@ -25,6 +27,17 @@ from cfmlc_jax.results.thresholds import Thresholds
 def second(monkeypatch):
     """Makes this process the second one, from the call on."""
     return lambda: monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """Makes these the answers of the first process, from the call on; the last one stays."""
+
+    def give(*answers):
+        following = itertools.chain(answers, itertools.repeat(answers[-1]))
+        monkeypatch.setattr(processes, "of_first", lambda action: next(following))
+
+    return give
 
 
 def contents(folder):
@@ -217,3 +230,70 @@ def test_only_process_0_writes_the_evaluation_after_training(
     assert lines[0].startswith(f"training is done; evaluating {step}, the {which} step")
     # Another evaluation in the folder would be waited for, by the first alone.
     assert locked == (not process)
+
+
+# Each process would take another checkpoint of a run that is still training.
+CHOOSING = """
+from pathlib import Path
+import jax
+from cfmlc_jax import checkpoint, cli, processes
+from cfmlc_jax.classify import finetune
+
+members = processes.join(None, None, None)
+with members:
+    checkpoint.find = lambda path: path / "checkpoints" / str(7 + jax.process_index())
+    run = Path("/runs/still training")
+    print(checkpoint.find_together(run), finetune._located(str(run), print), sep="\\n")
+members.leave()
+cli.end(0)
+"""
+
+
+def test_two_processes_take_the_same_checkpoint():
+    for code, out, err in launchers.ends(launchers.start("slurm", CHOOSING)):
+        assert code == 0, err
+        assert out.splitlines()[-2:] == 2 * ["/runs/still training/checkpoints/7"]
+
+
+def test_process_0_lists_the_checkpoints_and_reads_their_progress(saved, answered):
+    answered([[2, 0.5], [3, None]], {"rank": 0.5, "finished": True})
+    checkpoints = Checkpoints(saved)
+    assert (checkpoints.best_step(), checkpoints.latest_step()) == (2, 3)
+    abstract = {"w": jax.ShapeDtypeStruct((2,), np.float64)}, {"step": jax.ShapeDtypeStruct((), np.int32)}
+    *_, meta = checkpoints.restore_latest(
+        model=abstract[0], training=abstract[1], check=lambda path, meta: None, warn=pytest.fail
+    )
+    checkpoints.close()
+    assert (meta["rank"], meta["finished"]) == (0.5, True)
+
+
+def test_process_0_chooses_the_checkpoint_that_is_evaluated(tmp_path, monkeypatch, answered):
+    best, paths = tmp_path / "checkpoints" / "7", []
+    answered(str(best))
+    monkeypatch.setattr(main, "_is_of_regions", lambda path: False)
+    monkeypatch.setattr(main, "_write_page", lambda workdir: None)
+    monkeypatch.setattr(main, "evaluate_checkpoint", lambda path, *_: paths.append(path))
+    values = main.define_flags()
+    values(["main", "--mode=evaluate", f"--checkpoint={tmp_path}"])
+    main._evaluate(values, None)
+    assert paths == [best]
+
+
+def test_process_0_chooses_the_owners(tmp_path, monkeypatch, answered):
+    def refuse(path):
+        raise InputError(f"not {path.name}")
+
+    answered(str(tmp_path / "checkpoints" / "7"))
+    monkeypatch.setattr(scoring.opening, "open", refuse)
+    config = SimpleNamespace(effect=SimpleNamespace(owners=str(tmp_path)))
+    with pytest.raises(InputError, match="not 7"):
+        scoring._lender(config, None)
+
+
+def test_process_0_decides_whether_thresholds_are_fitted(monkeypatch, answered):
+    answered(True)
+    monkeypatch.setattr(decide, "fit", lambda *_, **__: pytest.fail("fits alone"))
+    config = configs.default()
+    config.evaluate.thresholds = "f1"
+    opened = SimpleNamespace(config=config, thresholds=None)
+    assert evaluate._thresholds(opened, {}, None, None, None, keep_stored=True) is None

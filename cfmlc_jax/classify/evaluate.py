@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import files
+from cfmlc_jax import files, processes
 from cfmlc_jax.classify import (
     boxes,
     build,
@@ -146,7 +146,10 @@ def _thresholds(
     `keep_stored`: also if they are by another rule than the configuration's.
     """
     config, stored = opened.config, opened.thresholds
-    is_wanted = stored is not None and (keep_stored or decide.matches(config, stored))
+    # All processes fit, or none: another command may be writing the file.
+    is_wanted = processes.of_first(
+        lambda: stored is not None and (keep_stored or decide.matches(config, stored))
+    )
     if is_wanted or config.evaluate.thresholds == "fixed":
         for line in [] if stored is None else decide.lines(stored):
             output.print_line(line)

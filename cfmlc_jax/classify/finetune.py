@@ -200,9 +200,8 @@ def _located(text, print_line) -> Path:
             path = fetch(weights, print_line, silent=jax.process_index() != 0)
             return _checkpoint_or_file(path.parent) if path.name in hub.WEIGHTS else path
         path = files.path_of(text)
-        if isinstance(path, Address):  # files are read from disk alone
-            return checkpoints.find(path)
-        return _checkpoint_or_file(path)
+        # A run that is still training may get a better checkpoint before the other processes look.
+        return files.path_of(processes.of_first(lambda: str(_checkpoint_or_file(path))))
     except InputError as error:
         hint = f", a file of weights, or a name that {LIST} names{nearest(text)}" if weights is None else ""
         raise InputError(f"{_FIELD}: {error}{hint}") from error
@@ -210,6 +209,8 @@ def _located(text, print_line) -> Path:
 
 def _checkpoint_or_file(path) -> Path:
     """The file of weights at a path or in a folder as the Hub has it, else the checkpoint there."""
+    if isinstance(path, Address):  # files are read from disk alone
+        return checkpoints.find(path)
     place = file_in(path)
     return place if place.is_file() else checkpoints.find(place)
 

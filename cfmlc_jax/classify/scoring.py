@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal import effects
 from cfmlc_jax.causal.patches import Pooling, pivot
@@ -201,7 +202,8 @@ def score_step(config, parts: Parts, kinds: Iterable[str], *, attention: DTypeLi
 
 def _lender(config, parts: Parts) -> Lender:
     """The classifier of `effect.owners`."""
-    lender = opening.open(path_of(config.effect.owners, "config.effect.owners"))
+    place = path_of(config.effect.owners, "config.effect.owners")
+    lender = opening.open(checkpoints.find_together(place))
     if not configs.patch_map(lender.config):
         raise InputError(
             f"config.effect.owners {lender.path}: its patches are not cells of a map; give a checkpoint that was "

@@ -162,6 +162,7 @@ def test_a_lender_that_cannot_own_is_refused(monkeypatch, mesh, cells, size, mes
 
     lent = SimpleNamespace(patches=SimpleNamespace(source=cells, map="layer1"))
     opened = SimpleNamespace(path="runs/lender", config=lent, parts=parts_of(size))
+    monkeypatch.setattr(scoring.checkpoints, "find_together", lambda path: path)
     monkeypatch.setattr(scoring.opening, "open", lambda path: opened)
     effect = SimpleNamespace(null="mean", classes=3, owners="runs/lender")
     with pytest.raises(InputError, match=message):
