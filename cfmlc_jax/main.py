@@ -235,7 +235,7 @@ _NEEDS_FILES = {
 
 def _require_classifier(config, workdir: Path):
     build.require_model(config)
-    if has_checkpoints(workdir):  # a run that has started may finish as it is
+    if _has_begun(workdir):  # it may finish as it is
         return finetune.resumed(config, workdir)
     configs.require_trainable(config)
     return finetune.require_start(config, _say)
@@ -248,7 +248,7 @@ def _require_cgn(config, workdir: Path):
 
 def _require_imagenet(config, workdir: Path):
     imagenet_build.create(config)
-    if not has_checkpoints(workdir):
+    if not _has_begun(workdir):
         imagenet_build.require_weights(config.weights)
     return config
 
@@ -256,6 +256,11 @@ def _require_imagenet(config, workdir: Path):
 def _require_regions(config, workdir: Path):
     region_build.create(config, num_classes=2)
     return config
+
+
+def _has_begun(workdir) -> bool:
+    """Whether a run has checkpoints, in the eyes of the first process, which soon removes what a killed save has left."""
+    return processes.of_first(lambda: has_checkpoints(workdir))
 
 
 class _System(NamedTuple):

@@ -15,7 +15,7 @@ import pytest
 from cfmlc_jax import config as configs
 from cfmlc_jax import lock, main, processes
 from cfmlc_jax.checkpoint import Checkpoints
-from cfmlc_jax.classify import decide, evaluate, scoring, train
+from cfmlc_jax.classify import decide, evaluate, finetune, scoring, train
 from cfmlc_jax.config.workdir import claim
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results import thresholds
@@ -297,3 +297,9 @@ def test_process_0_decides_whether_thresholds_are_fitted(monkeypatch, answered):
     config.evaluate.thresholds = "f1"
     opened = SimpleNamespace(config=config, thresholds=None)
     assert evaluate._thresholds(opened, {}, None, None, None, keep_stored=True) is None
+
+
+def test_process_0_decides_whether_a_run_has_begun(tmp_path, monkeypatch, answered):
+    answered(True)
+    monkeypatch.setattr(finetune, "resumed", lambda config, workdir: "resumed")
+    assert main._require_classifier(configs.default(), tmp_path) == "resumed"
