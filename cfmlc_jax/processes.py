@@ -32,7 +32,7 @@ JOIN_TO_REPORT_SECONDS = 15.0  # the same for a process that already has an erro
 SIGN_SECONDS = 5.0  # between signs of life
 SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
 END_SECONDS = 5.0  # for which process 0, which holds the store, waits until the others have read an error
-WAIT_SECONDS = 3600.0  # for what another process does alone; if it dies, the watch ends this one earlier
+WAIT_SECONDS = 24 * 3600.0  # for what another process does alone; if it dies, the watch ends this one earlier
 _ROOM = "cfmlc_jax"
 _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "alive/", "ended/", "gpus/"))
 # How what XLA reports begins; of a broken connection between CPUs JAX makes a ValueError.
@@ -101,7 +101,7 @@ def first_then_others(action: Callable[[], Any]) -> Any:
     turn = next(_turns)  # before the action, which may take turns itself
     is_first = jax.process_index() == 0
     result = action() if is_first else None
-    client.wait_at_barrier(f"{_ROOM}/first/{turn}", timeout_in_ms=24 * 3600 * 1000)
+    client.wait_at_barrier(f"{_ROOM}/first/{turn}", timeout_in_ms=int(WAIT_SECONDS * 1000))
     return result if is_first else action()
 
 
