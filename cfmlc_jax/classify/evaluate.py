@@ -125,7 +125,7 @@ def evaluate_checkpoint(
     sources = build.open_sources(config, config.data.test_splits, print_line)
     class_names = _class_names(opened, sources, print_line)
     training = _training_split(opened, sources, class_names, print_line)
-    # A single process ends at SIGTERM by itself. With several processes, jax.distributed catches the signal.
+    # A single process ends at SIGTERM by itself. With several, `ending` catches the signal.
     preemption = hooks.Preemption()
     output = Output.of_this_process(
         folder,
@@ -321,13 +321,15 @@ class _Evaluation:
 
     def _gallery(self, scores: Scores, source: Source) -> evidence.Gallery:
         combined = scores.logits["combined"]
+        # The other processes have no gallery, and all must call `poll` equally often.
+        poll = {"poll": self._output.poll} if jax.process_count() == 1 else {}
         return gallery.choose(
             self._task.probabilities(combined),
             scores.labels,
             average_precision(combined, scores.labels, "sklearn"),
             source,
             exif=self._config.data.exif,
-            poll=self._output.poll,
+            **poll,
         )
 
     def _scores(self, split, source) -> tuple[dict[str, Scores], Source]:

@@ -13,7 +13,7 @@ from PIL import Image
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.causal.views import patch_boxes
-from cfmlc_jax.classify import build, evaluate
+from cfmlc_jax.classify import build, evaluate, examples
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.engine.hooks import Preempted
@@ -339,3 +339,18 @@ def test_evaluation_with_fewer_branches_than_were_trained(tmp_path, branches, br
         metrics[name] = results[SPLIT].measures["average"].metrics
     assert metrics["fewer"] == metrics["twice"]
     assert metrics["fewer"][PATCH] != metrics["as it was"][PATCH]
+
+
+def test_the_gallery_of_one_of_several_processes_does_not_poll(tmp_path, monkeypatch):
+    """The other processes have none, and all must poll equally often."""
+    polls = []
+    run(tiny("whole"), tmp_path, poll=lambda: polls.append("of one"))
+
+    def no_examples(*args, **options):  # come just before the gallery
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        return {}
+
+    monkeypatch.setattr(examples, "choose", no_examples)
+    run(tiny("whole"), tmp_path, poll=lambda: polls.append("of two"))
+    assert polls.count("of two") == IMAGES // 8 + 1
+    assert polls.count("of one") > polls.count("of two")
