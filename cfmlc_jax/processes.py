@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from cfmlc_jax import cli
 from cfmlc_jax.clusters import detect, gpus
+from cfmlc_jax.ending import common_end
 from cfmlc_jax.errors import InputError, RunError, printable
 
 JOIN_SECONDS = 300.0  # until all processes must have connected
@@ -269,6 +270,8 @@ class Together:
         # By process: its last sign of life and when this process read it.
         self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
         threading.Thread(target=self._watch, daemon=True).start()
+        if place.count > 1:  # a single process has no other to agree with
+            common_end.watch(self._client, place.number, place.count)
         cli.at_interrupt(self._interrupted)
         if self._once and place.number > 0:
             cli.leave_interrupts_to_another()
@@ -328,6 +331,7 @@ class Together:
         """
         self._client.wait_at_barrier(f"{_ROOM}/end", timeout_in_ms=24 * 3600 * 1000)
         self._leaving = True
+        common_end.close()
         jax.distributed.shutdown()
 
     def _connect(self, place, mistake):
@@ -345,6 +349,7 @@ class Together:
         # Both are addresses of this machine, which a proxy would not reach.
         os.environ["no_grpc_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))  # noqa: SIM112
         jax.config.update("jax_check_proxy_envs", False)
+        jax.config.update("jax_enable_preemption_service", False)  # `ending` instead
         try:
             jax.distributed.initialize(
                 address,

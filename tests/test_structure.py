@@ -11,7 +11,7 @@ import cfmlc_jax
 
 PACKAGE = Path(cfmlc_jax.__file__).parent
 ROOMS = (
-    "errors", "shapes", "installed", "commands", "cli", "buckets", "files", "digests", "lock", "clusters", "processes", "causal", "losses", "optim", "metrics", "models", "data",
+    "errors", "shapes", "installed", "commands", "cli", "buckets", "files", "digests", "lock", "clusters", "ending", "processes", "causal", "losses", "optim", "metrics", "models", "data",
     "weights_folder", "checkpoint", "engine", "torch_weights", "weights", "api", "config", "results", "classify", "cgn", "regions", "planning", "context", "report", "check", "main", "predict",
     "export", "decisions",
 )  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from cfmlc_jax.ending import common_end
 from cfmlc_jax.errors import RunError
 
 
@@ -88,28 +88,28 @@ class Preempted(Exception):
 class Preemption:
     """A context that notices SIGTERM, the request that a run end.
 
-    With several processes jax.distributed catches the signal, and the processes agree on the call of
-    `requested` at which all of them end. So every process must call it equally often.
+    With several processes `ending` catches the signal all the time, and the processes agree on the call of
+    `requested` at which all of them end. So every process must call it equally often. A single process catches it in
+    the context, and ends at once outside of it.
     """
 
-    def __init__(self):
-        self._signalled = False
-        self._calls = 0
+    _signalled = False  # of the class: a request after the last call of a stage ends the next stage
 
     def __enter__(self):
         if jax.process_count() == 1:
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, Preempted):
+            Preemption._signalled = False
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._previous)
 
     def requested(self) -> bool:
         """Whether the run must save and end now."""
         if jax.process_count() > 1:
-            self._calls += 1
-            return multihost_utils.reached_preemption_sync_point(self._calls)
+            return common_end.reached()
         return self._signalled
 
     def raise_if_requested(self, progress: str) -> None:
@@ -125,7 +125,7 @@ class Preemption:
             raise Preempted(f"asked to end; {progress}")
 
     def _on_signal(self, *_):
-        self._signalled = True
+        Preemption._signalled = True
 
 
 def mean_values(tally) -> dict[str, float]:

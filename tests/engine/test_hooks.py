@@ -1,5 +1,7 @@
 """What watches over a run, by itself."""
 
+import signal
+
 import pytest
 
 from cfmlc_jax.engine import hooks
@@ -63,3 +65,18 @@ def test_the_best_is_kept_where_a_run_never_stops():
 
 def test_values_are_means_of_their_steps():
     assert hooks.mean_values({"loss": 6.0, "steps": 4.0}) == {"loss": 1.5}
+
+
+def test_a_request_after_the_last_call_of_a_stage_ends_the_next_stage():
+    before = signal.getsignal(signal.SIGTERM)
+    with hooks.Preemption() as preemption:
+        preemption.raise_if_requested("nothing is done")
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before  # between stages it ends a single process at once
+    with (
+        pytest.raises(hooks.Preempted, match="asked to end; one stage is done"),
+        hooks.Preemption() as preemption,
+    ):
+        preemption.raise_if_requested("one stage is done")
+    with hooks.Preemption() as preemption:
+        assert not preemption.requested()
