@@ -18,7 +18,8 @@ from cfmlc_jax.errors import InputError
 # Of these files only the presence is compared: this one holds times, and this one examples, which differ if numbers do.
 _TIMED, _EXAMPLES = "index.html", "evidence.json"
 # How far numbers may be apart when sums were added in another order: at first, and when many steps have let it grow.
-FIRST, GROWN = 1e-3, 0.25
+# Relative for numbers above the second one, absolute below: scores are in percent, and of few images.
+FIRST, GROWN = (1e-3, 1.0), (0.25, 20.0)
 # Where damaged checkpoints are put, for the user to look at.
 _ASIDE = "damaged"
 # What two undisturbed runs do not share: times, the digest of lines with times, and how the files were read.
@@ -114,7 +115,7 @@ class _Growing:
             return True
         if not isinstance(found, dict) or found.keys() != expected.keys():
             return False
-        near = all(deviation(found[key] or 0.0, expected[key] or 0.0) <= self._tolerance for key in expected)
+        near = all(_near(found[key] or 0.0, expected[key] or 0.0, self._tolerance) for key in expected)
         self._tolerance = GROWN
         return near
 
@@ -136,14 +137,14 @@ def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
             alike(*both, rounded=rounded) for both in zip(found, expected)
         )
     if isinstance(expected, float):
-        near = rounded and deviation(found, expected) <= GROWN
+        near = rounded and _near(found, expected, GROWN)
         return near or alike(np.array(found), np.array(expected))  # as an array NaN equals itself
     return found == expected or (rounded and isinstance(expected, bytes))
 
 
-def deviation(found: float, expected: float) -> float:
-    """How far two numbers are apart, by the second one; below 1 by 1: scores in percent, losses, norms of gradients."""
-    return abs(found - expected) / max(abs(expected), 1.0)
+def _near(found, expected, tolerance):
+    share, least = tolerance
+    return abs(found - expected) <= share * max(abs(expected), least)
 
 
 def read(workdir: Path) -> Ending:

@@ -264,12 +264,12 @@ def test_differences_of_checkpoints_are_named(run, name, harm, lines):
 @pytest.mark.parametrize(
     ("losses", "lines"),
     [
-        ([2.0, 1.0, 0.5], []),
-        ([2.0, 1.0009, 0.6], []),  # it grows
-        ([2.0, 1.0, 0.51], ["metrics.jsonl line 003 differs"]),  # not at once
-        ([2.0, 1.002, 0.5], ["metrics.jsonl line 002 differs"]),
-        ([2.0, 1.0009, 0.8], ["metrics.jsonl line 003 differs"]),
-        ([2.0, 1.0009], ["metrics.jsonl line 003 is only in one"]),
+        ([40.0, 30.0, 24.0], []),
+        ([40.0, 30.02, 29.0], []),  # it grows
+        ([40.0, 30.0, 24.1], ["metrics.jsonl line 003 differs"]),  # not at once
+        ([40.0, 30.1, 24.0], ["metrics.jsonl line 002 differs"]),
+        ([40.0, 30.02, 31.0], ["metrics.jsonl line 003 differs"]),
+        ([40.0, 30.02], ["metrics.jsonl line 003 is only in one"]),
     ],
 )
 def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, losses, lines):
@@ -278,7 +278,7 @@ def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, losses, lin
             "".join(f'{{"step": {step}, "loss": {value}}}\n' for step, value in enumerate(values))
         )
 
-    write([2.0, 1.0, 0.5])
+    write([40.0, 30.0, 24.0])
     expected = read(run)
     write(losses)
     (run / "report" / "table.csv").write_text("a,c")
