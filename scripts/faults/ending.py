@@ -59,8 +59,8 @@ class Ending:
         Args:
             expected: the ending of the run that was left alone.
             rounded: whether numbers may differ, because the run was on other devices: the first line of a log that
-                differs by `FIRST` at most, those after it and results by `GROWN`; arrays in their numbers, not in their
-                shapes; pictures, tables and examples.
+                differs by `FIRST` at most, those after it by `GROWN`; arrays and results in their numbers, not in their
+                shapes and names; pictures, tables and examples.
             aside: whether a damaged checkpoint may have been set aside.
             lost: a metrics.jsonl of which the run said that lines are lost, and the last step of these.
         """
@@ -121,7 +121,7 @@ class _Growing:
 
 
 def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
-    """Whether two contents are the same; if rounded, but for the numbers of arrays and `GROWN` of others, whole ones aside."""
+    """Whether two contents are the same; if rounded, but for the values of numbers that are not whole."""
     if type(found) is not type(expected):
         return False
     if isinstance(expected, np.ndarray):
@@ -136,9 +136,8 @@ def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
         return len(found) == len(expected) and all(
             alike(*both, rounded=rounded) for both in zip(found, expected)
         )
-    if isinstance(expected, float):
-        near = rounded and _near(found, expected, GROWN)
-        return near or alike(np.array(found), np.array(expected))  # as an array NaN equals itself
+    if isinstance(expected, float):  # as an array NaN equals itself
+        return alike(np.array(found), np.array(expected), rounded=rounded)
     return found == expected or (rounded and isinstance(expected, bytes))
 
 

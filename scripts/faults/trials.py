@@ -29,7 +29,7 @@ _CODES = {
     "SIGKILL": (-signal.SIGKILL,),
     "SIGTERM": (128 + signal.SIGTERM, -signal.SIGTERM),
     "SIGINT": (128 + signal.SIGINT, -signal.SIGINT),
-    "worker": (1,),
+    "worker": (0, 1),  # 0: it had delivered all
     "delay": (0,),
 }
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -228,7 +228,8 @@ def surroundings(setting: Setting) -> list[Trial]:
         "the clock jumps ahead by a day": Fault("clock", after=0.6 * seconds, seconds=86400.0),
     }
     trials = [Trial(name, _hit(setting, fault)) for name, fault in faults.items()]
-    trials.append(Trial("a worker is killed", _hit(setting, Fault("worker", after=0.7 * seconds), _WORKERS)))
+    for name, after in (("a worker is killed when it starts", 0.0), ("a worker is killed", 0.7 * seconds)):
+        trials.append(Trial(name, _hit(setting, Fault("worker", after=after), _WORKERS)))
     trials.append(Trial("a second run in the workdir", _second(setting)))
     elsewhere = {
         "with two workers": Place(flags=(_WORKERS,)),
@@ -352,7 +353,8 @@ def _hit(setting, fault, *flags):
     def run(runner):
         ended = runner.run(*flags, fault=fault)
         note = _note(runner)
-        outcome = Outcome(UNTOUCHED if "events" in note else SURVIVED, note.get("place", ""))
+        without_effect = "events" in note or (fault.what == "worker" and ended.code == 0)
+        outcome = Outcome(UNTOUCHED if without_effect else SURVIVED, note.get("place", ""))
         if "events" in note:
             outcome.fail(_bad_end(ended, 0))
         elif "place" in note:

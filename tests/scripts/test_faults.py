@@ -286,9 +286,9 @@ def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, losses, lin
     assert read(run).differences(expected, rounded=True) == lines
 
 
-def test_results_of_other_devices_have_a_limit_and_arrays_their_shapes(run):
+def test_results_of_other_devices_have_the_same_names_and_arrays_their_shapes(run):
     expected = read(run)
-    (run / "report" / "results.json").write_text('{"mAP": 60.0, "few": NaN}')
+    (run / "report" / "results.json").write_text('{"mAP": 60.0, "many": NaN}')
     np.savez(run / "report" / "scores.npz", scores=np.arange(4.0))
     assert read(run).differences(expected, rounded=True) == [
         "report/results.json differs",
@@ -383,7 +383,14 @@ DONE, HIT = Ended(0, "done", 1.0), {"place": "engine.run", "event": ""}
         ("ENOSPC", [DONE, DONE], HIT, "survived", ""),
         ("ENOSPC", [Ended(1, "error: full", 1.0), DONE], None, "lost", "ended before the fault: exit code 1"),
         ("delay", [Ended(1, "error: slow", 1.0), DONE], HIT, "lost", "exit code 1: error: slow"),
-        ("worker", [DONE, DONE], HIT, "lost", "exit code 0: done"),
+        ("worker", [DONE, DONE], HIT, "untouched", ""),
+        (
+            "worker",
+            [Ended(1, "error: x", 1.0), DONE],
+            HIT,
+            "lost",
+            "exit code 1 without one line that names a worker",
+        ),
     ],
 )
 def test_a_fault_must_have_its_effect(setting, run, tmp_path, what, ends, note, verdict, problem):
