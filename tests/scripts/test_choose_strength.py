@@ -33,13 +33,29 @@ def checkpoint(monkeypatch):
 
 
 def test_a_strength_is_chosen_and_printed(checkpoint, capsys):
-    flags = ["--owners=runs/lender", "--effective_share=0.5"]  # less would take the solver long
+    flags = [
+        "--owners=runs/lender",
+        "--classes=6",
+        "--effective_share=0.5",
+    ]  # less would take the solver long
     assert choose_strength.main(["--checkpoint=runs/cells", *flags]) == 0
     out = capsys.readouterr().out
     assert "correlation of labels" in out
     assert out.count("\n| 0.") == 9
-    assert "chosen: --config.effect.alphas='(" in out
-    assert [config.effect.owners for config in checkpoint.asked] == ["runs/lender"]
+    chosen = out.splitlines()[-1]
+    # What the strength was chosen for is printed with it.
+    assert chosen.startswith("chosen: --config.effect.kinds='(")
+    assert "--config.effect.owners=runs/lender --config.effect.classes=6 --config.effect.alphas='(" in chosen
+    assert [(config.effect.owners, config.effect.classes) for config in checkpoint.asked] == [
+        ("runs/lender", 6)
+    ]
+
+
+def test_without_flags_the_effect_is_the_checkpoints(checkpoint, capsys):
+    assert choose_strength.main(["--checkpoint=runs/cells", "--effective_share=0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "--config.effect.owners='' --config.effect.classes=10 " in out
+    assert [config.effect.classes for config in checkpoint.asked] == [10]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +63,8 @@ def test_a_strength_is_chosen_and_printed(checkpoint, capsys):
     [
         (["--effective_share=2"], "effective_share 2.0 must be above 0 and at most 1"),
         (["--kind=pivot"], "cells of a map cannot be removed from the image"),
+        (["--kind=whole", "--classes=6"], "--owners and --classes are for --kind=owner"),
+        (["--classes=0"], "--classes"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(checkpoint, capsys, flags, message):
