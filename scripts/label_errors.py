@@ -4,8 +4,8 @@
 
 Writes the scenes as images of one's own in two halves, and flips labels: a share of the present ones is removed, and as
 many absent ones are added. Trains configs/scenes.py:exclusive on each half and scores the other,
-so that every scene is scored by a classifier that has not seen its labels. Prints
-a Markdown table of what is found, and writes it to WORKDIR/table.md. Finished runs are not repeated. Further arguments
+so that every scene is scored by a classifier that has not seen its labels: that of the last step, because the best one is
+chosen by the labels of the other half. Prints a Markdown table of what is found, and writes it to WORKDIR/table.md. Finished runs are not repeated. Further arguments
 are flags of python -m cfmlc_jax.main. Needs pip install cleanlab.
 Exit code 1: a run failed and printed why.
 """
@@ -83,7 +83,7 @@ def _measure(scenes, share, workdir, further):
             )
         out = workdir / f"scores_{other}.npz"
         if not out.exists():
-            _python("cfmlc_jax.decisions", "scores", str(run), "--batch_size=100", f"--out={out}")
+            _python("cfmlc_jax.decisions", "scores", str(last_step(run)), "--batch_size=100", f"--out={out}")
         with np.load(out) as arrays:
             scored[other] = arrays["labels"], arrays["scores"]
     rows = np.concatenate([_half(scenes, half) for half in HALVES])
@@ -92,6 +92,12 @@ def _measure(scenes, share, workdir, further):
     table = report(labels, scores, flipped[rows])
     print(table)
     files.write_text(workdir / "table.md", table + "\n")
+
+
+def last_step(run: Path) -> Path:
+    """The checkpoint of a run's last step; the folder of the run would stand for its best, by the labels to be judged."""
+    steps = [path for path in (run / "checkpoints").iterdir() if path.name.isdecimal()]
+    return max(steps, key=lambda path: int(path.name))
 
 
 def _half(scenes, half):

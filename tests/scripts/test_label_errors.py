@@ -1,10 +1,12 @@
 """Labels that are flipped on purpose, and the table of what is found of them; cleanlab is replaced."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.errors import InputError
 
 SCRIPT = "label_errors"
@@ -28,6 +30,31 @@ def test_the_table_counts_what_is_found(script, monkeypatch):
     assert [cell.strip() for cell in first.split("|")[2:-1]] == ["3", "66.67", "100.00", "100.00", "100.00"]
     # The two largest differences are 0.9 and 0.7: one flipped label, and one that is right.
     assert [cell.strip() for cell in second.split("|")[2:-1]] == ["2", "50.00", "50.00", "0.00", "100.00"]
+
+
+def test_the_last_step_scores_the_other_half(script, monkeypatch, tmp_path, capsys):
+    """The best checkpoint is chosen by the labels of that half, some of which are flipped."""
+    scored = []
+
+    def run_here(module, *arguments):
+        if module == "cfmlc_jax.main":
+            run = Path(next(text for text in arguments if text.startswith("--workdir=")).partition("=")[2])
+            for name in ("80", "400", "1200", "1200.orbax-checkpoint-tmp"):
+                (run / "checkpoints" / name).mkdir(parents=True)
+        else:
+            _, checkpoint, _, out = arguments
+            half = out[-len("a.npz")]
+            rows = np.arange("ab".index(half), 40, 2)
+            source = Scenes("train", num_scenes=40)
+            noisy = source.labels ^ script.flip(source.labels, 0.1, np.random.default_rng(0))
+            np.savez(out.partition("=")[2], labels=noisy[rows], scores=np.full((20, 10), 0.5))
+            scored.append((half, Path(checkpoint).relative_to(tmp_path)))
+
+    monkeypatch.setattr(script, "_python", run_here)
+    monkeypatch.setattr(script, "cleanlab_issues", lambda labels, scores: labels > scores)
+    assert script.main([f"--workdir={tmp_path}", "--scenes=40", "--flipped=0.1"]) == 0
+    assert scored == [("b", Path("run_a/checkpoints/1200")), ("a", Path("run_b/checkpoints/1200"))]
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
 
 
 def test_cleanlab_is_asked_for(script, monkeypatch):
