@@ -12,7 +12,7 @@ attention, nulls, strengths and weights of the patches, on its own test splits.
 
 Writes results.csv (a line for every prediction, split and seed), results.md (tables of means and
 deviations), figures/ (needs the extra "figures") and, if objects can be removed from images,
-effects.csv. Finished work is not repeated: the same command resumes.
+effects.csv. Finished work is not repeated: the same command resumes. What was made with another configuration is refused.
 """
 
 import ast
@@ -33,6 +33,7 @@ from cfmlc_jax.config import older
 from cfmlc_jax.engine import compilation
 from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results.predictions import Prediction
+from scripts import made_with
 from scripts.ablation import measure, tables
 
 # Variants of using a checkpoint: fields of the evaluation. Variants that its method does not support are skipped.
@@ -51,6 +52,8 @@ KNOBS: dict[str, dict[str, Any]] = {
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 # Weights of the patch logits in the combined prediction, instead of one half. 0 and 1 would be whole and patch alone.
 PATCH_WEIGHTS = (0.25, 0.75)
+# Written to the folder of a run before its command.
+CONFIG_FILE, LOG_FILE = "ablation_config.py", "log.txt"
 
 
 @cli.command
@@ -95,7 +98,8 @@ def _parse(arguments):
         raise InputError("--quick, --only, --seeds and --set need a --study; omit them with --checkpoint")
     if flags.workdir is None:
         name = flags.study.stem if flags.study else f"{flags.checkpoint.name}_ablation"
-        parts = [name, *(str(value) for value in flags.fields.values()), *(["quick"] if flags.quick else [])]
+        fields = [f"{field}={value}" for field, value in flags.fields.items()]
+        parts = [name, *fields, *(["quick"] if flags.quick else [])]
         flags.workdir = Path("runs", "_".join(parts).replace("/", "_"))
     return flags
 
@@ -167,6 +171,7 @@ def _of_checkpoint(flags):
         raise InputError(
             f"{path} is single-label, without patches and null images; see accuracy over alpha in the report of its run"
         )
+    made_with.require_same(flags.workdir, [f"--checkpoint={path}"])
 
     def evaluated(variant, config):
         place = flags.workdir / "variants" / (variant or "as it is").replace(" ", "_")
@@ -284,17 +289,34 @@ def _run(workdir: Path, folder: Path, config, mode: str, *, checkpoint: Path | N
     """Run the main command in a separate process, which frees its memory; its output goes to folder/log.txt.
 
     Raises:
+        InputError: the folder has results of another configuration.
         RunError: the command failed.
     """
+    file = folder / CONFIG_FILE
+    _require_same(folder, file, config)
     if (folder / "report" / "results.json").exists() and (folder / "report" / "index.html").exists():
         return
     _make(folder)
-    file = folder / "ablation_config.py"
     files.write_text(file, _config_file(config))
     arguments = ["cfmlc_jax.main", f"--config={file}", f"--workdir={folder}", f"--mode={mode}"]
     if checkpoint is not None:
         arguments.append(f"--checkpoint={checkpoint}")
-    _command(folder / "log.txt", arguments)
+    _command(folder / LOG_FILE, arguments)
+
+
+def _require_same(folder: Path, file: Path, config) -> None:
+    """Raise unless all that a run has written into the folder was made with this configuration."""
+    if {path.name for path in folder.glob("*")} <= {CONFIG_FILE, LOG_FILE}:
+        return
+    if not file.exists():
+        raise InputError(f"{folder} has files, but no {CONFIG_FILE}; remove it, or give another --workdir")
+    stored, wanted = (configs.flat(configs.to_json(each)) for each in (_base(file), config))
+    for name, value in wanted.items():
+        if stored[name] != value:
+            raise InputError(
+                f"{folder} was made with config.{name} {stored[name]!r}, not {value!r}; "
+                "remove it to make it anew, or give another --workdir"
+            )
 
 
 def _command(log_file: Path, arguments: Sequence[str]) -> None:

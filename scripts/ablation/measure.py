@@ -1,5 +1,6 @@
 """Measurements of an ablation: costs of compiled programs, weights of patches, estimated against true effects."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -33,7 +34,9 @@ TIMED = 10  # runs of the compiled prediction; the fastest counts
 
 def training_gflops(path: Path, config) -> float:
     """10⁹ floating-point operations of a complete training, as compiled; measured once and stored in a file."""
-    return _kept(path, lambda: {"train_gflops": _training_gflops(config)})["train_gflops"]
+    return _kept(path, _without_seed(config), lambda: {"train_gflops": _training_gflops(config)})[
+        "train_gflops"
+    ]
 
 
 def prediction_costs(path: Path, config) -> dict[str, dict[str, float]]:
@@ -42,14 +45,21 @@ def prediction_costs(path: Path, config) -> dict[str, dict[str, float]]:
     Both are measured for factual predictions and with each kind of counterfactual, on one batch on the
     device; once for all seeds, and stored in a file.
     """
-    return _kept(path, lambda: _prediction_costs(config))
+    return _kept(path, _without_seed(config), lambda: _prediction_costs(config))
 
 
-def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        files.write_text(path, json.dumps(measure(), indent=1) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+def _without_seed(config) -> dict[str, Any]:
+    return configs.to_json(config) | {"seed": None}
+
+
+def _kept(path: Path, settings: Any, measure: Callable[[], Any]) -> Any:
+    """What `measure` returns, stored in a file of its own for these settings: path_DIGEST.json."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    file = path.with_stem(f"{path.stem}_{digest}")
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        files.write_text(file, json.dumps(measure()) + "\n")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _training_gflops(config) -> float:
@@ -144,11 +154,12 @@ def effects(folder: Path, config, num_scenes: int, *, checkpoint: Path | None = 
         num_scenes: scenes of each split.
         checkpoint: the run that is evaluated; None: that of the folder.
     """
-    path = folder / "effects.json"
-    if not path.exists():
-        measured = _measured_effects(checkpoint or folder, config, num_scenes)
-        files.write_text(path, json.dumps(measured) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+    settings = {"config": configs.to_json(config), "num_scenes": num_scenes}
+    return _kept(
+        folder / "effects.json",
+        settings,
+        lambda: _measured_effects(checkpoint or folder, config, num_scenes),
+    )
 
 
 def _measured_effects(folder: Path, config, num_scenes: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,52 @@ def test_a_study_runs_once_and_resumes(study, tmp_path, ablate):
     assert "cfmlc_jax.main" not in out  # nothing is trained or evaluated anew
     assert list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines())) == rows
 
+    edited = tmp_path / "edited.py"
+    edited.write_text(STUDY.replace('"train.epochs": 1', '"train.epochs": 2'))
+    code, _, err = ablate(f"--study={edited}", *flags[1:])
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'runs' / 'tiny_seed0'} was made with config.train.epochs 1, not 2; remove it" in err
+
+
+def test_results_of_another_configuration_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = []
+    monkeypatch.setattr(study_command, "_command", lambda log_file, arguments: commands.append(arguments))
+    one, other = (
+        study_command._with(study_command._base("tests/configs/tiny.py"), {"train.epochs": epochs})
+        for epochs in (1, 2)
+    )
+    folder = tmp_path / "run"
+    study_command._run(tmp_path, folder, one, "train")
+    (folder / "log.txt").write_text("ended before it wrote anything")
+    study_command._run(tmp_path, folder, other, "train")
+    assert len(commands) == 2
+    (folder / "checkpoints").mkdir()  # begun, not finished
+    with pytest.raises(InputError, match=r"run was made with config.train.epochs 2, not 1"):
+        study_command._run(tmp_path, folder, one, "train")
+    study_command._run(tmp_path, folder, other, "train")
+    assert len(commands) == 3
+    (folder / "ablation_config.py").unlink()
+    with pytest.raises(InputError, match=r"run has files, but no ablation_config.py"):
+        study_command._run(tmp_path, folder, other, "train")
+
+
+def test_measurements_are_kept_by_configuration(tmp_path, monkeypatch):
+    """Costs are the same for all seeds; effects are those of the seed and the number of scenes."""
+    measured = []
+    monkeypatch.setattr(measure, "_training_gflops", lambda config: measured.append(config) or len(measured))
+    monkeypatch.setattr(
+        measure, "_measured_effects", lambda *arguments: measured.append(0) or [len(measured)]
+    )
+    own, seed, longer = (
+        configs.replaced(configs.default(), fields) for fields in ({}, {"seed": 5}, {"train.epochs": 7})
+    )
+    path = tmp_path / "costs" / "asl_bias0.9_training.json"
+    assert [measure.training_gflops(path, config) for config in (own, longer, seed, longer)] == [1, 2, 1, 2]
+    asked = ((own, 6), (own, 8), (seed, 6), (longer, 6), (own, 6))
+    effects = [measure.effects(tmp_path, config, scenes) for config, scenes in asked]
+    assert effects == [[3], [4], [5], [6], [3]]
+
 
 def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, capsys):
     """Knobs that change nothing, or that its method lacks, are left out; weights of patches cost no evaluation.
@@ -142,6 +189,12 @@ def test_a_checkpoint_is_evaluated_with_every_variant(tmp_path, monkeypatch, cap
     assert by["grid 3", "whole"].mAP_voc == by["attention none", "whole"].mAP_voc
     assert by["grid 3", "whole"].mAP_voc == by["as it is", "whole"].mAP_voc
     assert by["grid 3", "tde_pivot_1"].predict_mflops > by["as it is", "tde_pivot_1"].predict_mflops
+    shutil.copytree(run, tmp_path / "another" / "run")
+    flags.checkpoint = tmp_path / "another" / "run"
+    with pytest.raises(
+        InputError, match=r"knobs was made with --checkpoint=\S+, not with --checkpoint=\S+another"
+    ):
+        study_command._of_checkpoint(flags)
 
 
 def test_steps_are_taken_once_in_order_where_a_run_needs_them(tmp_path, monkeypatch):
@@ -237,7 +290,7 @@ def test_a_field_is_set_for_all_runs(study, tmp_path, monkeypatch):
         [f"--study={study}", "--set=data.source=photo_scenes", "--set=effect.alphas=(0.3,)"]
     )
     assert flags.fields == {"data.source": "photo_scenes", "effect.alphas": (0.3,)}
-    assert flags.workdir == Path("runs", "study_photo_scenes_(0.3,)")
+    assert flags.workdir == Path("runs", "study_data.source=photo_scenes_effect.alphas=(0.3,)")
     seen = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(study_command, "_run", lambda *arguments, **more: seen.append(arguments[2]))
