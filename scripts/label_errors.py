@@ -1,11 +1,11 @@
 """How many labels that were flipped on purpose are found: digit scenes, out-of-sample scores, cleanlab.
 
-    python scripts/label_errors.py [--scenes=6000] [--flipped=0.05] [--workdir=runs/label_errors] [FLAG=VALUE …]
+    python -m scripts.label_errors [--scenes=6000] [--flipped=0.05] [--workdir=runs/label_errors] [FLAG=VALUE …]
 
 Writes the scenes as images of one's own in two halves, and flips labels: a share of the present ones is removed, and as
 many absent ones are added. Trains configs/scenes.py:exclusive on each half and scores the other,
 so that every scene is scored by a classifier that has not seen its labels: that of the last step, because the best one is
-chosen by the labels of the other half. Prints a Markdown table of what is found, and writes it to WORKDIR/table.md. Finished runs are not repeated. Further arguments
+chosen by the labels of the other half. Prints a Markdown table of what is found, and writes it to WORKDIR/table.md. Finished runs are not repeated; a workdir of other flags is refused. Further arguments
 are flags of python -m cfmlc_jax.main. Needs pip install cleanlab.
 Exit code 1: a run failed and printed why.
 """
@@ -22,6 +22,7 @@ from cfmlc_jax import cli, files
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.results import tables
+from scripts import made_with
 
 CONFIG = Path(__file__).parents[1] / "configs" / "scenes.py"
 HALVES = ("a", "b")
@@ -37,7 +38,7 @@ FIXED = (
 @cli.command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = cli.Parser(prog="scripts/label_errors.py", description=__doc__)
+    parser = cli.Parser(prog="python -m scripts.label_errors", description=__doc__)
     parser.add_argument("--scenes", type=cli.whole_number(20), default=6000)
     parser.add_argument("--flipped", type=_share, default=0.05, metavar="SHARE", help="of the present labels")
     parser.add_argument("--workdir", type=Path, default=Path("runs/label_errors"))
@@ -69,6 +70,7 @@ def flip(labels: np.ndarray, share: float, generator: np.random.Generator) -> np
 
 
 def _measure(scenes, share, workdir, further):
+    made_with.require_same(workdir, [f"--scenes={scenes}", f"--flipped={share}", *further])
     source = Scenes("train", num_scenes=scenes)
     flipped = flip(source.labels, share, np.random.default_rng(0))
     noisy = source.labels ^ flipped

@@ -4,7 +4,8 @@
 
 Trains a small network on digit scenes in which digits are equally frequent (configs/scenes.py:whole), which then stays as it
 is: its maps give the features of regions. For every seed it writes records of training scenes in which digit 0 is frequent and
-digit 9 rare, and trains configs/longtail_lvis.py:scenes_VARIANT on them for every variant. Finished parts are not repeated.
+digit 9 rare, and trains configs/longtail_lvis.py:scenes_VARIANT on them for every variant. Finished parts are not repeated;
+a workdir of other flags is refused.
 Of each effect the strength has the highest AP on the validation scenes, averaged over the seeds. Prints
 a Markdown table of AP on the test scenes, mean ± deviation over the seeds, and writes it to WORKDIR/table.md. Further
 arguments are flags of python -m cfmlc_jax.main, such as --config.train.epochs=5. Exit code 1: a run failed and printed why.
@@ -27,6 +28,7 @@ from cfmlc_jax.data.regions.pooling import pool
 from cfmlc_jax.data.sources.scenes import Scenes
 from cfmlc_jax.results import read, tables
 from cfmlc_jax.results.predictions import WHOLE, Prediction
+from scripts import made_with
 from scripts.longtail_table import ROWS, VARIANTS, has_page, parse, run_main, spread, workdir_of, write
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -48,6 +50,7 @@ METRICS = ("AP", "AP50", "APr", "APc", "APf")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     flags, further = parse(__doc__, "runs/longtail_regions", arguments)
+    made_with.require_same(flags.workdir, further)
     done = _run(flags, further)
     if not done:
         return 1

@@ -3,7 +3,8 @@
     python -m scripts.longtail_table [--seeds=3] [--workdir=runs/longtail_table] [FLAG=VALUE …]
 
 Trains configs/longtail_digits.py:VARIANT for every variant and seed (of the weights and of the subset of
-images), one after the other. Finished runs are not repeated, and interrupted runs resume. The strength of an
+images), one after the other. Finished runs are not repeated, and interrupted runs resume; a workdir of other flags
+is refused. The strength of an
 effect is the one with the highest accuracy on the validation split, averaged over the
 seeds. Prints a Markdown table of test accuracies, mean ± deviation over the seeds, and writes it to
 WORKDIR/table.md. Further arguments are flags of python -m cfmlc_jax.main, such as --config.train.epochs=5.
@@ -20,6 +21,7 @@ from pathlib import Path
 from cfmlc_jax import cli, files
 from cfmlc_jax.results import tables
 from cfmlc_jax.results.predictions import WHOLE, effect_of
+from scripts import made_with
 
 CONFIG = Path(__file__).parents[1] / "configs" / "longtail_digits.py"
 METRICS = ("top1", "many", "medium", "few")
@@ -39,6 +41,7 @@ VARIANTS = tuple(dict.fromkeys(variant for _, variant, _ in ROWS))
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     flags, further = parse(__doc__, "runs/longtail_table", arguments)
+    made_with.require_same(flags.workdir, further)
     for seed in range(flags.seeds):
         for variant in VARIANTS:
             workdir = workdir_of(flags, variant, seed)

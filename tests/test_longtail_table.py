@@ -22,6 +22,7 @@ def write_results(script, workdir, variant, seed, top1):
 
 
 def test_the_strength_is_the_best_on_validation(script, tmp_path, capsys):
+    (tmp_path / "made_with.txt").write_text("")
     for variant in ("plain", "cosine", "deconfound"):
         for seed in (0, 1):
             # On val the mean over seeds is best at 0.75, on test at 1.5.
@@ -37,10 +38,23 @@ def test_the_strength_is_the_best_on_validation(script, tmp_path, capsys):
     assert cells["De-confound-TDE, α 0.75"][0].strip() == "61.8 ± 1.4"
     assert (tmp_path / "table.md").read_text().splitlines() == lines
 
+    # They would be reported as those of five epochs.
+    assert script.main([f"--workdir={tmp_path}", "--seeds=2", "--config.train.epochs=5"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"error: {tmp_path} was made with no flags, not with --config.train.epochs=5; remove it"
+    )
+    assert err.count("\n") == 1
+    (tmp_path / "made_with.txt").unlink()
+    assert script.main([f"--workdir={tmp_path}", "--seeds=2"]) == 1
+    assert f"{tmp_path} has files, but no made_with.txt" in capsys.readouterr().err
+
 
 def test_a_failed_run_ends_it(script, tmp_path, capfd):
     assert script.main([f"--workdir={tmp_path}", "--seeds=1", "--config.train.epochs=0"]) == 1
     assert "config.train.epochs is 0" in capfd.readouterr().err
+    # Nothing was made, so the flags can be put right.
+    script.made_with.require_same(tmp_path, ["--config.train.epochs=1"])
 
 
 def test_seeds_are_at_least_one(script, capsys):

@@ -55,6 +55,10 @@ def test_the_last_step_scores_the_other_half(script, monkeypatch, tmp_path, caps
     assert script.main([f"--workdir={tmp_path}", "--scenes=40", "--flipped=0.1"]) == 0
     assert scored == [("b", Path("run_a/checkpoints/1200")), ("a", Path("run_b/checkpoints/1200"))]
     assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+    assert script.main([f"--workdir={tmp_path}", "--scenes=40", "--flipped=0.2"]) == 1
+    err = capsys.readouterr().err
+    assert f"{tmp_path} was made with --scenes=40 --flipped=0.1, not with --scenes=40 --flipped=0.2" in err
+    assert len(scored) == 2
 
 
 def test_cleanlab_is_asked_for(script, monkeypatch):

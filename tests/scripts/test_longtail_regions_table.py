@@ -30,6 +30,7 @@ def write_results(script, workdir, values):
 
 def test_the_strength_is_the_best_on_validation(script, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "_write_records", lambda flags, backbone: None)
+    (tmp_path / "made_with.txt").write_text("")
     (tmp_path / "backbone" / "report").mkdir(parents=True)
     (tmp_path / "backbone" / "report" / "index.html").write_text("done")
     for variant in ("plain", "cosine", "deconfound"):
@@ -46,6 +47,8 @@ def test_the_strength_is_the_best_on_validation(script, tmp_path, capsys, monkey
     assert [cell.strip() for cell in cells["plain"]] == ["41.0 ± 1.4"] + ["4.1 ± 0.1"] * 4
     assert cells["De-confound-TDE, α 0.5"][0].strip() == "42.0 ± 1.4"
     assert (tmp_path / "table.md").read_text().splitlines() == lines
+    assert script.main([f"--workdir={tmp_path}", "--seeds=2", "--config.train.epochs=5"]) == 1
+    assert "was made with no flags, not with --config.train.epochs=5" in capsys.readouterr().err
 
 
 def test_a_failed_run_ends_it(script, tmp_path, monkeypatch):
