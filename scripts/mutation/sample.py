@@ -1,13 +1,17 @@
 """Keep a random sample of the mutants of a Cosmic Ray session: same seed, same mutants in the same order.
 
 Unions of types (`int | None`) are left out: every change of one is an error at import, which says nothing about tests.
+First the tests of the sampled files run without any mutant; the session is left as it is if some do not pass.
 """
 
 import argparse
 import ast
 import itertools
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
@@ -39,6 +43,12 @@ def is_python(mutation: MutationSpec) -> bool:
     return True
 
 
+def tests_pass(files: Iterable[Path]) -> bool:
+    """Whether the tests of these files pass without any mutant, in the project's environment: `python` in the path."""
+    script = Path(__file__).with_name("concerned.py")
+    return subprocess.run(["python", str(script), *sorted(map(str, files))], check=False).returncode == 0
+
+
 class Sample(FilterApp):
     """The command."""
 
@@ -55,8 +65,11 @@ class Sample(FilterApp):
         """Replace all work of the session by the sample."""
         mutations = [mutation for item in work_db.work_items for mutation in item.mutations]
         kept = [mutation for mutation in mutations if NOT_MUTATED not in mutation.operator_name]
+        items = sampled(kept, args.number, args.seed, is_python)
+        if not tests_pass({mutation.module_path for item in items for mutation in item.mutations}):
+            sys.exit("error: tests fail without any mutant; repair them first")
         work_db.clear()
-        work_db.add_work_items(sampled(kept, args.number, args.seed, is_python))
+        work_db.add_work_items(items)
         print(f"{min(args.number, len(kept))} of {len(kept)} mutants")
 
 
