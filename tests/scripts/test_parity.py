@@ -219,7 +219,7 @@ def test_summary():
     assert tables.summary([row(verdict="–")]) == "distances without verdicts"
 
 
-@pytest.mark.parametrize(("verdict", "code"), [("agrees", 0), ("rounding", 0), ("–", 0), ("differs", 1)])
+@pytest.mark.parametrize(("verdict", "code"), [("agrees", 0), ("rounding", 2), ("–", 0), ("differs", 1)])
 def test_exit_code(tmp_path, monkeypatch, capsys, verdict, code):
     for file in command.FILES:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +229,10 @@ def test_exit_code(tmp_path, monkeypatch, capsys, verdict, code):
     assert command.main([f"--reference={tmp_path}", "--model=resnet101"]) == code
     out = capsys.readouterr().out
     assert out.startswith("resnet101, 2 images of 5 views of 128 px, float32\n\n| stage")
+
+
+def test_a_difference_outweighs_an_inconclusive_stage():
+    assert command.exit_code([row(verdict="rounding"), row(verdict="differs"), row()]) == 1
 
 
 # --- Our side -----------------------------------------------------------------------------------
