@@ -14,9 +14,10 @@ from PIL import Image
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
+from cfmlc_jax.optim import build as optim
 from cfmlc_jax.torch_weights import mlc_pat
 from scripts.parity import __main__ as command
-from scripts.parity import inputs, observed, subject, tables, verdicts
+from scripts.parity import inputs, observed, recipe, subject, tables, verdicts
 from scripts.parity import ours as our_side
 
 
@@ -137,7 +138,7 @@ def step(rng, **changed):
 
 def rows_of_steps(rng, **changed):
     ours, theirs, exact = step(rng, **changed), step(rng), step(rng)
-    rows = verdicts.step_rows([ours], [theirs], [exact], known=1e-3)
+    rows = verdicts.step_rows([ours], [theirs], [exact], known=1e-3, known_change=1e-3)
     return {row.stage.removeprefix("step 1: "): row for row in rows}
 
 
@@ -181,9 +182,15 @@ def test_parameters_with_rounding_gradients_are_left_out(rng):
     sides = [step(rng) for _ in range(3)]
     for side in sides:
         side.gradient[KERNEL][0] = 0.01
-    rows = {row.stage: row for row in verdicts.step_rows(*([side] for side in sides), known=1e-2)}
+    rows = {
+        row.stage: row
+        for row in verdicts.step_rows(*([side] for side in sides), known=1e-2, known_change=1e-2)
+    }
     assert rows["step 1: change of head whole"].shape == "7 numbers"
-    rows = {row.stage: row for row in verdicts.step_rows(*([side] for side in sides), known=1e-5)}
+    rows = {
+        row.stage: row
+        for row in verdicts.step_rows(*([side] for side in sides), known=1e-5, known_change=1e-5)
+    }
     assert rows["step 1: change of head whole"].shape == "8 numbers"
 
 
@@ -281,10 +288,10 @@ def test_our_side_is_the_training_step():
     pooled = (weights * stages["score logits"][:, 1:]).sum(axis=1)
     np.testing.assert_allclose(stages["pooled patch logits"], pooled, rtol=1e-5)
 
-    recipe = SimpleNamespace(
+    faster = SimpleNamespace(
         LEARNING_RATE=1e-3, WEIGHT_DECAY=1e-4, EPOCHS=2, STEPS_PER_EPOCH=50, PCT_START=0.2, EMA_DECAY=0.9
     )
-    one, two = our_side.train(model, variables, [(views, labels)] * 2, attention="cross", recipe=recipe)
+    one, two = our_side.train(model, variables, [(views, labels)] * 2, attention="cross", recipe=faster)
     np.testing.assert_allclose(one.settings, [4e-5, 0.95, 0.999, 1e-8, 1e-4], rtol=1e-5)
     assert two.loss < one.loss
     loud = np.abs(one.gradient[KERNEL]) > 1e-3
@@ -294,6 +301,39 @@ def test_our_side_is_the_training_step():
     )
     np.testing.assert_allclose(one.average[KERNEL], 0.1 * one.change[KERNEL], atol=1e-8)
     assert np.abs(one.change[MEAN]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "known_change"),
+    [(0.05, 0.0), (1.0, verdicts.FAINT_CHANGE)],  # as large as those of convolutions and of norms
+)
+def test_changes_in_float64_show_the_weight_decay(rng, weights, known_change):
+    """Adam's first step by hand, and by the optimiser of our side, which is told to decay or not."""
+    gradient, params = rng.standard_normal(50), weights * rng.standard_normal(50)
+    direction = gradient / (np.abs(gradient) + 1e-8)
+
+    def step_of(change):
+        return observed.Step(3.0, np.ones(5), {KERNEL: gradient}, {KERNEL: change}, {KERNEL: 0.1 * change})
+
+    def ours(weight_decay):
+        with jax.enable_x64(True):
+            optimizer = optim.adamw_one_cycle(
+                max_lr=recipe.LEARNING_RATE, total_steps=100, weight_decay=weight_decay
+            )
+            change, _ = optimizer.update(
+                jnp.array(gradient), optimizer.init(jnp.array(params)), jnp.array(params)
+            )
+        return step_of(np.asarray(change))
+
+    theirs = step_of(-recipe.LEARNING_RATE / 25 * (direction + recipe.WEIGHT_DECAY * params))
+    for weight_decay, expected in ((recipe.WEIGHT_DECAY, "agrees"), (0.0, "differs")):
+        rows = verdicts.step_rows(
+            [ours(weight_decay)], [theirs], [theirs], known=verdicts.FAINT, known_change=known_change
+        )
+        found = {row.stage: row.verdict for row in rows}
+        assert found["step 1: change of parameters"] == expected
+        assert found["step 1: change of averaged parameters"] == expected
+        assert found["step 1: settings"] == "agrees"
 
 
 def test_waves_differ_between_views_and_seeds():
