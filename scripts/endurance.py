@@ -33,6 +33,7 @@ from cfmlc_jax.engine.hooks import Preempted
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.reporting import Reporting
 from cfmlc_jax.errors import InputError
+from scripts.benchmark import memory
 
 READINGS = "readings.jsonl"
 STEPS_PER_EPOCH, BATCH_SIZE, LOG_EVERY = 200, 8, 50
@@ -53,7 +54,7 @@ UNITS: dict[str, tuple[str, float]] = {
 
 def reading(workdir: Path) -> dict[str, float]:
     """What this process and its children use now, bytes and counts, and what is in the workdir."""
-    children = [Path(f"/proc/{number}") for number in _children(os.getpid())]
+    children = [Path(f"/proc/{number}") for number in memory.below(os.getpid())]
     return {
         "memory": _resident(Path("/proc/self")),
         "workers' memory": sum(map(_resident, children)),
@@ -64,15 +65,6 @@ def reading(workdir: Path) -> dict[str, float]:
         "metrics.jsonl": _size(workdir / "metrics.jsonl"),
         "checkpoints": sum(_size(path) for path in (workdir / "checkpoints").rglob("*")),
     }
-
-
-def _children(process: int) -> list[int]:
-    """The numbers of all living processes below a process."""
-    numbers = []
-    for task in Path(f"/proc/{process}/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has ended
-            numbers += [int(number) for number in (task / "children").read_text().split()]
-    return numbers + [below for number in numbers for below in _children(number)]
 
 
 def _resident(process: Path) -> int:

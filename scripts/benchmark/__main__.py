@@ -4,7 +4,8 @@
 
 "layers" are gradients of single layers: TResNet's blur, squeeze-and-excitation, depthwise convolution and the head of
 Query2Label. Models that the benchmark does not write in PyTorch itself are taken from timm, if that is installed.
-Every measurement runs in a separate process, which reports its peak memory. Our runs and PyTorch's
+Every measurement runs in a separate process, whose peak memory is reported; the input's is that of its worker processes
+too, where pages that they share are counted once (on Linux; it is left out elsewhere). Our runs and PyTorch's
 alternate, because the speed of a shared machine varies by more than they differ. Ratios are
 those of the fastest runs. The matrix product shows the machine's peak performance.
 Exit codes: 0 done; 1 an error, printed in one line.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cfmlc_jax.errors import RunError
-from scripts.benchmark import inputs
+from scripts.benchmark import inputs, memory
 from scripts.benchmark.result import Result
 
 ROOT = Path(__file__).parents[2]
@@ -34,19 +34,17 @@ def serve(flags) -> None:
     for _ in sys.stdin:
         units, seconds = work.run()
         _say({"seconds": seconds / units})
-    _say({"peak_mb": (work.peak() if work.peak else _process_memory(flags)) / 1e6})
+    _say({"peak_mb": (work.peak() if work.peak else _process_memory()) / 1e6})
 
 
 def _say(message):
     print(json.dumps(message), flush=True)
 
 
-def _process_memory(flags):
-    """Peak memory of this process and its workers, bytes."""
+def _process_memory():
+    """Peak memory of this process, bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return unit * (own + (flags.workers * largest_child if flags.worker.endswith("input") else 0))
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Worker:
@@ -82,8 +80,14 @@ class Worker:
         self._stdin.flush()
         return self._answer()["seconds"]
 
-    def end(self) -> float:
-        """Ask the worker to finish and return its peak memory in MB."""
+    def end(self) -> float | None:
+        """Ask the worker to finish and return its peak memory in MB; None if it cannot be measured here.
+
+        The input's is that of one more run, together with the processes that the worker starts. These are forked in
+        PyTorch and not in ours, so that the largest memory of each would count what they share several times.
+        """
+        if self._name.endswith(" input"):
+            return memory.peak_during(self.run, self._process.pid) / 1e6 if memory.IS_MEASURABLE else None
         self._stdin.close()
         return self._answer()["peak_mb"]
 

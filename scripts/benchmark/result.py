@@ -25,14 +25,14 @@ class Work:
 
 @dataclass
 class Result:
-    """One measurement by one framework: seconds per unit of every run, and peak memory in MB."""
+    """One measurement by one framework: seconds per unit of every run, and peak memory in MB if it was measured."""
 
     name: str
     framework: str
     flops: float
     device: str
     seconds: list[float] = field(default_factory=list)
-    peak_mb: float = 0.0
+    peak_mb: float | None = None
 
     @property
     def fastest(self) -> float:

@@ -16,7 +16,8 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[float]]]:
     name, flops = results[0].name, results[0].flops
     fastest = [result.fastest for result in results]
     medians = [statistics.median(result.seconds) for result in results]
-    memory = (f"{name}, peak memory, MB", [result.peak_mb for result in results])
+    peaks = [result.peak_mb for result in results if result.peak_mb is not None]
+    memory = [(f"{name}, peak memory, MB", peaks)] if len(peaks) == len(results) else []
     rate = ("GF/s", [flops / seconds / 1e9 for seconds in fastest])
     if name == "matmul":
         return [(f"matrix product, {rate[0]}", rate[1])]
@@ -24,10 +25,10 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[float]]]:
         return [
             ("input, images/s", [1 / seconds for seconds in fastest]),
             ("input, median, images/s", [1 / seconds for seconds in medians]),
-            memory,
+            *memory,
         ]
     lines = [(f"{name}, s", fastest), (f"{name}, median, s", medians)]
-    return [*lines, *([(f"{name}, {rate[0]}", rate[1])] if flops else []), memory]
+    return [*lines, *([(f"{name}, {rate[0]}", rate[1])] if flops else []), *memory]
 
 
 def table(measured: Sequence[Sequence[Result]]) -> str:

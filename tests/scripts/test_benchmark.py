@@ -1,6 +1,8 @@
 """The benchmark's flags, its table, and a tiny run of its processes."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from cfmlc_jax.errors import InputError, RunError
 from scripts.benchmark import __main__ as command
-from scripts.benchmark import inputs, layers, processes, tables
+from scripts.benchmark import inputs, layers, memory, processes, tables
 from scripts.benchmark.result import Result
 
 
@@ -36,6 +38,11 @@ def test_table_with_a_peer_has_ratios_of_the_fastest_runs():
 def test_table_without_a_peer_has_one_column():
     table = tables.table([[result("matmul", "jax", [0.5])]])
     assert table.splitlines() == ["|  | cfmlc_jax |", "|---|---:|", "| matrix product, GF/s | 12 |"]
+
+
+def test_memory_that_was_not_measured_has_no_line():
+    both = [result("input", "jax", [0.5]), result("input", "torch", [0.5], None)]
+    assert "memory" not in tables.table([both])
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,31 @@ def test_a_failing_process_is_a_one_line_error():
         RunError, match="jax train ended with exit code 1: error: model 'resnet11' is not one of"
     ):
         processes.measure("train", flags, ["--model=resnet11", "--batch=8"])
+
+
+FORKS = """
+import os, sys
+block = bytearray(b"a") * 64_000_000
+for _ in range(3):
+    if not os.fork():
+        break
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not memory.IS_MEASURABLE, reason="the kernel is not Linux")
+def test_memory_that_forked_processes_share_is_counted_once():
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FORKS], **streams) as process:
+        for _ in range(4):
+            process.stdout.readline()
+        assert len(memory.below(process.pid)) == 3
+        of_each = [memory.proportional(number) for number in (process.pid, *memory.below(process.pid))]
+        assert max(of_each) < 40e6
+        assert 64e6 < memory.total(process.pid) < 128e6
+        assert memory.peak_during(lambda: process.communicate(b""), process.pid) > 64e6
+    assert memory.total(process.pid) == 0
 
 
 def test_tiny_run(tmp_path, capsys):
