@@ -74,7 +74,7 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottlene
     "resnet34": ((3, 4, 6, 3), BasicBlock, 64, False),
     "resnet50": ((3, 4, 6, 3), Bottleneck, 64, False),
     "resnet101": ((3, 4, 23, 3), Bottleneck, 64, False),
-    "resnet_small": ((1, 2, 2), BasicBlock, 32, True),
+    "resnet_small": ((1, 1), BasicBlock, 64, True),
 }
 
 
@@ -99,19 +99,19 @@ class Classifier(nn.Module):
 def _residual(name):
     """A ResNet without its last layer, and the number of its features."""
     stages, block, width, small_stem = ARCHITECTURES[name]
+    channels = width // 2 if small_stem else width
     layers: list[nn.Module] = []
     if small_stem:
-        layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, 1, 1, bias=False)]
+        layers += [nn.PixelUnshuffle(4), nn.Conv2d(48, channels, 3, 1, 1, bias=False)]
     else:
-        layers += [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
-    layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(3, channels, 7, 2, 3, bias=False)]
+    layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     if not small_stem:
         layers += [nn.MaxPool2d(3, 2, 1)]
-    channels = width
     for stage, blocks in enumerate(stages):
         planes = width * 2**stage
         for i in range(blocks):
-            layers.append(block(channels, planes, 2 if stage and not i else 1))
+            layers.append(block(channels, planes, 2 if not i and (stage or small_stem) else 1))
             channels = planes * block.expansion
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 

@@ -1,14 +1,18 @@
 """The benchmark's flags, its table, and a tiny run of its processes."""
 
+import functools
 import json
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cfmlc_jax.errors import InputError, RunError
+from cfmlc_jax.models import catalogue
+from cfmlc_jax.torch_weights import mlc_pat
 from scripts.benchmark import __main__ as command
 from scripts.benchmark import inputs, layers, memory, processes, tables
 from scripts.benchmark.result import Result
@@ -134,6 +138,59 @@ def test_tiny_run(tmp_path, capsys):
         assert entry["peak_mb"] > 10
     assert document["results"][1]["flops"] > 1e6
     assert document["settings"]["model"] == "resnet_small"
+
+
+@pytest.fixture(scope="module")
+def pytorch_models():
+    """PyTorch's side of the benchmark."""
+    return pytest.importorskip("scripts.benchmark.pytorch_models", reason="PyTorch is not installed")
+
+
+def abstract(name, num_classes):
+    """Our model, and its variables without values."""
+    model = catalogue.create_model(name, num_classes, attention="cross", image_size=64)
+    init = functools.partial(model.init, train=False)
+    return model, jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnet_small", "convnext_tiny"])
+def test_both_frameworks_have_as_many_parameters(name, pytorch_models):
+    if name not in pytorch_models.ARCHITECTURES:
+        pytest.importorskip("timm", reason="it has this model; pip install timm")
+    with pytorch_models.torch.device("meta"):
+        theirs = pytorch_models.Classifier(name, 80)
+    _, variables = abstract(name, 80)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert ours == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_both_frameworks_have_the_same_logits(rng, pytorch_models):
+    torch = pytorch_models.torch
+    model, shapes = abstract("resnet18", 3)
+
+    def filled(leaf):
+        values = rng.standard_normal(leaf.shape, np.float32)
+        # Kernels keep the size of their input; scales and variances are positive.
+        return values / np.sqrt(leaf.size / leaf.shape[-1]) if leaf.ndim > 1 else np.abs(values) + 0.5
+
+    variables = jax.tree.map(filled, shapes)
+    entries = mlc_pat.to_torch("resnet18", variables)
+    theirs = pytorch_models.Classifier("resnet18", 3).eval()
+    blocks = [f"layer{stage}.{i}" for stage in range(1, 5) for i in range(2)]
+    names = {"backbone.0": "conv1", "backbone.1": "bn1"}
+    names |= {f"backbone.{4 + i}": block for i, block in enumerate(blocks)}
+    names |= {f"heads.{i}": f"fc.fc{i + 1}" for i in range(3)}
+    weights = {}
+    for key in theirs.state_dict():
+        half, index, entry = key.split(".", 2)
+        weights[key] = torch.from_numpy(np.array(entries[f"{names[f'{half}.{index}']}.{entry}"]))
+    theirs.load_state_dict(weights)
+    views = rng.integers(0, 256, (1, 2, 64, 64, 3), np.uint8)
+    with torch.inference_mode():
+        expected = theirs(pytorch_models._pixels(torch.from_numpy(views)))
+    outputs = jax.jit(functools.partial(model.apply, train=False))(variables, views.astype(np.float32) / 255)
+    for ours, logits in zip((outputs.whole, outputs.attention, outputs.score), expected):
+        np.testing.assert_allclose(ours[0], logits, rtol=1e-4, atol=1e-4 * np.abs(logits.numpy()).max())
 
 
 @pytest.mark.parametrize("name", inputs.LAYERS)
