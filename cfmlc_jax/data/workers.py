@@ -290,7 +290,7 @@ def _death(code, workers):
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     reason = "; most likely the machine is out of memory" if code == -signal.SIGKILL else ""
     return RunError(
-        f"a worker process that reads images died ({how}{reason}); the last checkpoint is intact; lower "
+        f"a worker process that reads images died ({how}{reason}); what was saved is intact; lower "
         f"config.data.workers ({workers}) or config.data.threads, or set data.workers to 0"
     )
 
@@ -300,7 +300,7 @@ def _transfer_error(error, workers):
     if error.errno == errno.ENOSPC:
         return _full_shared_memory(reason, workers)
     return RunError(
-        f"the {workers} workers cannot pass on their images ({reason}); the last checkpoint is intact; "
+        f"the {workers} workers cannot pass on their images ({reason}); what was saved is intact; "
         "lower config.data.workers, or set it to 0"
     )
 
@@ -309,7 +309,7 @@ def _full_shared_memory(reason, workers):
     size = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if os.path.isdir(SHARED_MEMORY) else 0
     return RunError(
         f"{SHARED_MEMORY} ({size:.0f} MB), through which the {workers} workers pass on images, is full "
-        f"({reason}); the last checkpoint is intact; start the container with --shm-size=8g, or set config.data.workers=0"
+        f"({reason}); what was saved is intact; start the container with --shm-size=8g, or set config.data.workers=0"
     )
 
 

@@ -49,7 +49,7 @@ class NonFiniteWatch:
         position = int(first_bad)
         if position >= 0:
             raise RunError(
-                f"step {step}: {self._names[position]} is not finite; the last checkpoint is intact; "
+                f"step {step}: {self._names[position]} is not finite; what was saved is intact; "
                 "lower optim.learning_rate, use model.dtype float32, or inspect that layer"
             )
 

@@ -351,7 +351,7 @@ class Overflowing(toys.Line):
 def test_a_non_finite_array_is_named_and_the_last_checkpoint_stays(tmp_path, system, asked, words):
     run = toys.run(system, tmp_path / "run", asked=asked)
     run.resume()
-    with pytest.raises(RunError, match=f"{words}; the last checkpoint is intact"):
+    with pytest.raises(RunError, match=f"{words}; what was saved is intact"):
         run.fit()
     run.close()
     assert run.last_saved() == "checkpoint 5 is intact"
