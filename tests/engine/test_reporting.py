@@ -332,10 +332,6 @@ def test_a_failed_run_is_failed_in_the_trackers(fakes, tmp_path):
 
 
 def test_the_numbers_of_a_run_are_the_same_with_and_without(fakes, tmp_path):
-    def arrays(workdir):
-        folder = workdir / "checkpoints" / str(STEPS)
-        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.parent.name == "d"}
-
     reported = fit(tmp_path / "reported")
     alone = toys.fitted(toys.Line(), tmp_path / "alone")
     jax.tree.map(np.testing.assert_array_equal, reported._state, alone._state)
