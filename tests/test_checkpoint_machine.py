@@ -21,7 +21,7 @@ import pytest
 from fuzzing import cases
 from hypothesis import Phase
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from orbax.checkpoint._src.futures import future
 
 from cfmlc_jax import checkpoint, digests
@@ -47,17 +47,19 @@ class Disk:
 
     def __init__(self):
         self._folder, self._left, self._copy, self._full = None, 0, None, False
+        self.came_too_late = False
         sys.addaudithook(self._on_event)
 
     @contextlib.contextmanager
     def killed(self, folder, number, copy):
-        """A block in which a copy of the folder is made before the change of this number, or at the end."""
+        """A block in which a copy of the folder is made before the change of this number, or at the end if there are less."""
         self._folder, self._left, self._copy = folder, number, copy
         try:
             yield
         finally:
             self._folder = None
-            if not copy.exists():
+            self.came_too_late = not copy.exists()
+            if self.came_too_late:
                 _copy_tree(folder, copy)
 
     @contextlib.contextmanager
@@ -123,6 +125,7 @@ ABSTRACT = tuple(abstract(tree) for tree in arrays(0))
 # Indices into lists whose length hypothesis does not know.
 places = st.integers(0, 999)
 moments = st.integers(0, 40)
+if_saved = precondition(lambda self: self.saved)
 
 
 class Training(RuleBasedStateMachine):
@@ -182,14 +185,14 @@ class Training(RuleBasedStateMachine):
         self.saved = self.kept(self.saved | {step: saved})
         self.tidy = True
 
+    @if_saved
     @rule(rank=st.sampled_from([0.0, 0.5, 1.0, -1.0, math.nan]), place=places)
     def rank(self, rank, place):
-        if self.saved:
-            step = chosen(sorted(self.saved), place)
-            self.checkpoints.rank(step, rank, {"seen": self.value})
-            self.saved[step].rank = rank
-            self.saved = self.kept(self.saved)
-            self.tidy = True
+        step = chosen(sorted(self.saved), place)
+        self.checkpoints.rank(step, rank, {"seen": self.value})
+        self.saved[step].rank = rank
+        self.saved = self.kept(self.saved)
+        self.tidy = True
 
     @rule(number=moments)
     def save_killed(self, number):
@@ -197,12 +200,12 @@ class Training(RuleBasedStateMachine):
         before = self.saved
         with self._killed(number):
             self.write(step, saved)
+        assert step in self._steps() or not DISK.came_too_late
         self._disturbed(before, step, saved)
 
+    @if_saved
     @rule(number=moments, rank=st.sampled_from([0.2, 2.0]))
     def rank_killed(self, number, rank):
-        if not self.saved:
-            return
         step = max(self.saved)
         before = self.saved
         with self._killed(number):
@@ -212,6 +215,7 @@ class Training(RuleBasedStateMachine):
         self.saved = {step: one for step, one in before.items() if step in present}
         stored = checkpoint._progress(self.folder / str(step)).get("rank")
         assert stored in (rank, before[step].rank) or math.isnan(stored)
+        assert stored == rank or not DISK.came_too_late
         self.saved[step].rank = stored
         self.tidy = self.saved == self.kept(self.saved)
 
@@ -239,6 +243,8 @@ class Training(RuleBasedStateMachine):
         if message:
             release_orbax()
             self.reopen()  # a run ends here
+        else:
+            assert step in self._steps()
         self._disturbed(before, step, saved)
 
     def _disturbed(self, before, step, saved):
@@ -253,12 +259,15 @@ class Training(RuleBasedStateMachine):
         if step not in present:
             self.step -= 1
 
+    def files(self, step):
+        folder = self.folder / str(step)
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    @if_saved
     @rule(place=places, file=places, how=st.sampled_from(sorted(DAMAGES)))
     def damage(self, place, file, how):
-        if not self.saved:
-            return
         step = chosen(sorted(self.saved), place)
-        path = chosen(sorted(path for path in (self.folder / str(step)).rglob("*") if path.is_file()), file)
+        path = self.folder / str(step) / chosen(self.files(step), file)
         if how == "one bit flipped" and not (self.folder / str(step) / digests.FILE).exists():
             return  # the process was killed before it wrote them
         damage_file(path, how)
@@ -380,6 +389,39 @@ TestTraining = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExcept
 )
 # Sequences are short enough to be read as they are.
 TestTraining.settings = cases(5, stateful_step_count=10, phases=[Phase.generate])
+
+
+def test_a_sequence_with_every_rule():
+    """The few generated sequences of the suite are short, and need not come to all of them."""
+    training = Training()
+
+    def apply(rule, *arguments):
+        rule(training, *arguments)
+        training.the_folder_is_as_documented()
+        return sorted(training.saved), training.aside
+
+    training.begin()
+    apply(Training.save, 1)
+    apply(Training.rank, 1.0, 0)
+    apply(Training.save, 2)
+    assert apply(Training.rank, 0.5, 1) == ([1, 3], 0)
+    assert apply(Training.save_killed, 0) == ([1, 3], 0)
+    assert apply(Training.save_killed, 999) == ([1, 3, 4], 0)
+    assert apply(Training.save_on_a_full_disk, 2) == ([1, 3, 4], 0)
+    apply(Training.read_best)
+    assert apply(Training.restore) == ([1, 3, 4], 0)
+    assert apply(Training.rank_killed, 0, 2.0) == ([1, 3, 4], 0)
+    assert training.saved[4].rank is None
+    # Step 3 is neither one of the latest nor the best any more, once the rank is stored.
+    assert apply(Training.rank_killed, 999, 2.0) == ([3, 4], 0)
+    apply(Training.damage, 1, training.files(4).index("meta/metadata"), "empty")
+    assert apply(Training.restore) == ([3], 1)
+    apply(Training.read_best)
+    apply(Training.damage, 0, training.files(3).index("digests.json"), "cut in half")
+    assert apply(Training.restore) == ([], 0)  # none was left, and a new folder is begun
+    apply(Training.save, 1)
+    apply(Training.restore)
+    training.teardown()
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -57,6 +57,36 @@ def test_one_holder_at_a_time_and_no_file_remains(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_holder_that_has_not_signed_yet(tmp_path):
+    """The system's lock alone keeps others out while the file is empty."""
+    with lock.held(tmp_path, "training"):
+        signed = (tmp_path / lock.FILE).read_text()
+        (tmp_path / lock.FILE).write_text("")
+        with pytest.raises(lock.InUseError, match="is in use by another process; wait"):
+            take(tmp_path)
+        (tmp_path / lock.FILE).write_text(signed)
+    assert take(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_holder_that_ends_between_the_opening_and_the_locking(tmp_path, monkeypatch):
+    """Its file is gone then: who locks that one must not keep out others by it, nor let them in."""
+    flock, opened = fcntl.flock, []
+
+    def lock_too_late(file, operation):
+        opened.append(file)
+        if len(opened) == 1:
+            (tmp_path / lock.FILE).unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    with lock.held(tmp_path, "training"):
+        assert len(opened) == 2
+        assert opened[0].closed
+        with pytest.raises(lock.InUseError, match=f"process {os.getpid()} on"):
+            take(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_process_releases_the_lock(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
     with holder:

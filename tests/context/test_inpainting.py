@@ -33,13 +33,19 @@ def test_only_the_hole_changes_and_its_values_stay_between_those_of_the_rim():
 
 
 def test_a_large_hole_is_filled_at_half_the_scale(monkeypatch):
+    solve, sizes = inpainting._solved, []
     monkeypatch.setattr(inpainting, "MOST_PIXELS", 100)
+    monkeypatch.setattr(
+        inpainting, "_solved", lambda image, hole: sizes.append(hole.sum()) or solve(image, hole)
+    )
     image = ramp(41, 61)
     hole = np.zeros((41, 61), bool)
     hole[8:30, 10:50] = True
     filled = harmonic_fill(np.where(hole[..., None], 0, image).astype(np.uint8), hole)
     np.testing.assert_array_equal(filled[~hole], image[~hole])
     np.testing.assert_allclose(filled[hole].astype(int), image[hole], atol=3)
+    assert len(sizes) == 1
+    assert sizes[0] <= 100
 
 
 def test_no_hole_and_nothing_but_a_hole():

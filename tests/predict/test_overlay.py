@@ -39,5 +39,6 @@ def test_a_pivot_has_a_frame_around_its_patch():
     assert framed(weights) > 1000
     # Patch 2 is the upper one of the right column: nothing of the colour to its left or below.
     half = examples.SIDE // 2
-    rest = drawn(weights)[half:]
-    assert not (rest == overlay.ACCENTS[0]).all(axis=-1).any()
+    colour = (drawn(weights) == overlay.ACCENTS[0]).all(axis=-1)
+    assert not colour[half:].any()
+    assert not colour[:, : half - 1].any()

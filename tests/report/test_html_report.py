@@ -163,6 +163,7 @@ def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
     for split, split_results in results.items():
         for weights, words in WIDE.items():
             table = report.tables[f"Metrics on {split}, {words}, percent"]
+            assert {row[0] for row in table[1:]} == {title(n) for n in split_results[weights]["metrics"]}
             for row in table[1:]:
                 name = next(n for n in split_results[weights]["metrics"] if title(n) == row[0])
                 columns = [column.replace(" ", "_") for column in table[0][1:]]
@@ -171,7 +172,9 @@ def test_all_metrics_and_thresholds_are_those_of_the_results(made_run):
                 ]
         table = report.tables[f"Metrics by threshold on {split}, percent"]
         rows = {row[0]: row[1:] for row in table[1:]}
+        assert {"whole", "combined"} <= split_results["average"]["thresholds"].keys()
         for name, by_threshold in split_results["average"]["thresholds"].items():
+            assert {"0.50", "0.95", "top3"} <= by_threshold.keys()
             for threshold, values in by_threshold.items():
                 threshold = threshold.replace("top3", "top 3")
                 assert rows[f"{title(name)}, {threshold}"] == [shown(values[m]) for m in table[0][1:]]
@@ -182,7 +185,9 @@ def test_context_and_pivots_are_those_of_the_results(made_run):
     report, results = read(workdir), results_of(workdir)
     for split, split_results in results.items():
         context = split_results["average"]["context"]
-        for row in report.tables[f"Dependence on context on {split}"][1:]:
+        rows = report.tables[f"Dependence on context on {split}"][1:]
+        assert {title(name) for name in context["predictions"]} == {row[0] for row in rows}
+        for row in rows:
             use = next(use for n, use in context["predictions"].items() if title(n) == row[0])
             assert row[1:3] == [with_ends(*use["excess_fpr"], 1), with_ends(*use["context_auc"], 1)]
         table = report.tables[f"Strongest pairs on {split}, percent"]
