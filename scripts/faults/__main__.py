@@ -1,18 +1,18 @@
 """Runs a campaign of faults: each trial disturbs a training, resumes it, and compares it with one left alone.
 
-    python -m scripts.faults moments --count=100             SIGKILL, SIGTERM and SIGINT at random moments
+    python -m scripts.faults moments --count=10              SIGKILL, SIGTERM and SIGINT in each phase of a run
     python -m scripts.faults changes                         SIGKILL before every change of a file
     python -m scripts.faults errors --count=20               a full, a broken, a read-only disk
     python -m scripts.faults damage --system=cgn             files flipped, cut, emptied, zeroed, removed, exchanged
     python -m scripts.faults disks                           a small disk, one without inodes, a read-only one
-    python -m scripts.faults processes --count=5             one of two and of four processes killed
+    python -m scripts.faults processes --count=5             one of two and of four processes killed, or asked to end
     python -m scripts.faults surroundings                    slow disk, clock, workers, devices, two runs
     python -m scripts.faults data                            pictures and tables that vanish, break or change
     python -m scripts.faults table                           what was tried and what was lost, so far
 
 Systems: pat, deconfound, cgn; without --system all of them. `data` has a run of its own, photos. A trial takes the time
 of two runs, 20 to 60 s. Results are lines of trials.jsonl in --workdir, and finished trials are not repeated: the same
-command continues, if the package has not changed. The exit code is 1 if anything was lost. Needs Linux: it looks for
+command continues, if the code has not changed. The exit code is 1 if anything was lost. Needs Linux: it looks for
 processes in /proc.
 """
 
@@ -27,11 +27,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cfmlc_jax import cli, files
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.results.tables import markdown
 from scripts.faults import ending as endings
 from scripts.faults import trials
 from scripts.faults.subjects import ROOT, SUBJECTS, Runner
+from scripts.faults.victim import PHASES
 
 TABLE = "table"
 TRIALS = "trials.jsonl"
@@ -75,7 +76,7 @@ def _parse(arguments):
         "--count",
         type=cli.whole_number(0),
         default=0,
-        help="random trials of each kind; default 0: all (of moments: 100)",
+        help="random trials of each kind; default 0: all, or 10 of those that have no end",
     )
     parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="of the random trials")
     parser.add_argument("--workdir", type=files.local_path, default=Path("runs/faults"), metavar="FOLDER")
@@ -91,16 +92,31 @@ def _run(flags, name):
         return Runner(subject, (folder / place).absolute(), programs)
 
     undisturbed = _undisturbed(runner("undisturbed"))
-    half = _half(runner("half"), undisturbed)
-    other = None
-    if flags.campaign == trials.DAMAGE:
-        other = _half(runner("half_of_another"), undisturbed, "--config.seed=1")
+    with_workers = _undisturbed(runner("undisturbed_with_workers"), trials.WORKERS)
+    different = with_workers.ending.differences(undisturbed.ending)
+    if different:
+        raise RunError(f"{name} ends otherwise with workers, undisturbed: {'; '.join(different)}")
+    halves, others = {}, {}
+    for place, step in trials.folders_of_halves(undisturbed.events).items():
+        word = place.replace("/", "_")
+        halves[place] = _half(runner(f"half_{word}"), undisturbed, place, step)
+        if flags.campaign == trials.DAMAGE:
+            others[place] = _half(runner(f"other_{word}"), undisturbed, place, step, "--config.seed=1")
     of_many = {}
     if flags.campaign == trials.OF_MANY:
         of_many = {
-            count: _undisturbed_many(runner(f"undisturbed_{count}"), count) for count in trials.PROCESSES
+            count: _undisturbed(runner(f"undisturbed_{count}"), count=count) for count in trials.PROCESSES
         }
-    setting = trials.Setting(undisturbed, half, flags.count, flags.seed, other, of_many)
+    setting = trials.Setting(
+        undisturbed,
+        with_workers,
+        runner("undisturbed").workdir,
+        halves,
+        flags.count,
+        flags.seed,
+        others,
+        of_many,
+    )
     every = trials.CAMPAIGNS[flags.campaign](setting)
     done = {(row["system"], row["campaign"], row["trial"]) for row in _rows(flags.workdir)}
     for number, trial in enumerate(every, start=1):
@@ -121,47 +137,40 @@ def _run(flags, name):
             of_trial.folder.rename(kept)
 
 
-def _undisturbed(runner):
-    """The run left alone, of an earlier command if there is one."""
+def _undisturbed(runner, *flags, count=1):
+    """The run left alone, by so many processes; of an earlier command if there is one."""
     stored = runner.folder / "undisturbed.json"
     if not stored.exists():
-        _empty(runner.folder)
-        trials.undisturbed(runner)  # compiles what the next one finds, so that its time is that of the trials
-        _empty(runner.folder)
-        found = trials.undisturbed(runner)
+        # What the first one compiles the second one finds, so that its times are those of the trials.
+        for _ in range(2):
+            _empty(runner.folder)
+            found = (
+                trials.undisturbed(runner, *flags) if count == 1 else trials.undisturbed_many(runner, count)
+            )
         content = {"conditions": _conditions(), "seconds": found.seconds, "events": found.events}
         files.write_text(stored, json.dumps(content))
     content = json.loads(stored.read_text())
     if content["conditions"] != _conditions():
         raise InputError(
-            f"{stored}: this run was left alone by another version of cfmlc_jax, or on another number of CPU cores; "
-            "give the campaign another --workdir"
+            f"{stored}: this run was left alone by another version of cfmlc_jax or of the campaign, or on another number of "
+            "CPU cores; give the campaign another --workdir"
         )
     return trials.Undisturbed(endings.read(runner.workdir), content["seconds"], content["events"])
 
 
-def _undisturbed_many(runner, count):
-    """How a run of several processes ends that is left alone; of an earlier command if there is one."""
+def _half(runner, undisturbed, place, step, *flags):
+    """The workdir of a run that was killed when it was training in `place`; of an earlier command if there is one."""
     if not (runner.folder / "done").exists():
         _empty(runner.folder)
-        trials.undisturbed_many(runner, count)
-        (runner.folder / "done").touch()
-    return endings.read(runner.workdir)
-
-
-def _half(runner, undisturbed, *flags):
-    """The workdir of a run that was killed in its second half; of an earlier command if there is one."""
-    if not (runner.folder / "done").exists():
-        _empty(runner.folder)
-        trials.half_way(runner, undisturbed.events, *flags)
+        trials.half_way(runner, undisturbed.events, place, step, *flags)
         (runner.folder / "done").touch()
     return runner.workdir
 
 
 def _conditions():
-    """What two runs must share to be compared: the package's code, and the cores among which XLA divides its sums."""
+    """What two runs must share to be compared: the code, and the cores among which XLA divides its sums."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "cfmlc_jax").rglob("*.py")):
+    for path in sorted([*(ROOT / "cfmlc_jax").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
         digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
     return {"code": digest.hexdigest(), "cores": len(os.sched_getaffinity(0))}
 
@@ -185,7 +194,7 @@ def _rows(workdir):
 
 
 def table(rows: list[dict]) -> str:
-    """Counts of trials by campaign and system as Markdown, then the trials that were lost."""
+    """Counts of trials by campaign and system as Markdown; then what the runs did when they were hit, and what was lost."""
     counts: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for row in rows:
         counts[row["campaign"], row["system"]][row["verdict"]] += 1
@@ -194,9 +203,18 @@ def table(rows: list[dict]) -> str:
         [campaign, system, sum(count.values()), *(count[verdict] for verdict in verdicts)]
         for (campaign, system), count in sorted(counts.items())
     ]
+    hits: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    for row in rows:
+        phase, named, _ = row["place"].partition(": ")
+        if named:
+            hits[row["system"], row["campaign"]][phase] += 1
+    phases = [
+        f"hit in {campaign} of {system}: {', '.join(f'{phase} {count[phase]}' for phase in PHASES if count[phase])}"
+        for (system, campaign), count in sorted(hits.items())
+    ]
     lost = [row for row in rows if row["verdict"] == trials.LOST]
     reasons = [f"- {row['system']}, {row['trial']}: {'; '.join(row['problems'])}" for row in lost]
-    return "\n".join([markdown(["faults", "system", "tried", *verdicts], lines), "", *reasons])
+    return "\n".join([markdown(["faults", "system", "tried", *verdicts], lines), "", *phases, "", *reasons])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +14,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import digests
 from cfmlc_jax.engine.writers import METRICS
 from cfmlc_jax.errors import InputError
 
-# Of these files only the presence is compared: this one holds times, and this one examples, which differ if numbers do.
-_TIMED, _EXAMPLES = "index.html", "evidence.json"
-# How far numbers may be apart when sums were added in another order: at first, and when many steps have let it grow.
-# Relative for numbers above the second one, absolute below: scores are in percent, and of few images.
-FIRST, GROWN = (1e-3, 1.0), (0.25, 20.0)
+# The page holds times: it must be whole. Examples are others if numbers are.
+_PAGE, _EXAMPLES = "index.html", "evidence.json"
+# How far numbers may be apart when sums were added in another order: in the first line of a log that differs, and when
+# more steps have let it grow. Relative; scores, which are in percent and of few images, by points.
+FIRST, GROWN = 1e-3, 0.25
+SCORE_POINTS = 10.0
+# The same of arrays: the norm of the difference, relative to that of the array.
+ARRAYS = 0.5
+# Of an optimiser, and counts: these are not summed.
+_EXACT = ("step", "epoch", "train/lr", "train/beta", "train/momentum")
+# Normalised in names of files: numbers that differ from run to run.
+_NUMBERS = re.compile(r"[0-9a-f]{32}|(?<=process_)[0-9]+")
 # Where damaged checkpoints are put, for the user to look at.
 _ASIDE = "damaged"
 # What two undisturbed runs do not share: times, the digest of lines with times, and how the files were read.
@@ -43,6 +53,16 @@ class Ending:
     logs: dict[str, list[Any]] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
 
+    @property
+    def unreadable(self) -> list[str]:
+        """What was not read, so that it could not be compared."""
+        parts = [name for name, of_step in self.steps.items() if "unreadable" in of_step]
+        return parts + [
+            name
+            for name in ("checkpoints", "logs")
+            if not (self.steps if name == "checkpoints" else self.logs)
+        ]
+
     def differences(
         self,
         expected: "Ending",
@@ -59,8 +79,8 @@ class Ending:
         Args:
             expected: the ending of the run that was left alone.
             rounded: whether numbers may differ, because the run was on other devices: the first line of a log that
-                differs by `FIRST` at most, those after it by `GROWN`; arrays and results in their numbers, not in their
-                shapes and names; pictures, tables and examples.
+                differs by `FIRST` at most, those after it by `GROWN`, scores by `SCORE_POINTS`; arrays by `ARRAYS`; and
+                pictures, tables and examples.
             aside: whether a damaged checkpoint may have been set aside.
             lost: a metrics.jsonl of which the run said that lines are lost, and the last step of these.
         """
@@ -115,19 +135,27 @@ class _Growing:
             return True
         if not isinstance(found, dict) or found.keys() != expected.keys():
             return False
-        near = all(_near(found[key] or 0.0, expected[key] or 0.0, self._tolerance) for key in expected)
+        near = all(self._near(key, found[key], value) for key, value in expected.items())
         self._tolerance = GROWN
         return near
 
+    def _near(self, key, found, expected):
+        if key.startswith(_EXACT) or found is None or expected is None:
+            return alike(found, expected)
+        if key.startswith("val/"):
+            return abs(found - expected) <= SCORE_POINTS
+        return abs(found - expected) <= self._tolerance * abs(expected)
+
 
 def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
-    """Whether two contents are the same; if rounded, but for the values of numbers that are not whole."""
+    """Whether two contents are the same; if rounded, numbers that are not whole may be a little apart."""
     if type(found) is not type(expected):
         return False
     if isinstance(expected, np.ndarray):
-        same = (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        of_any_value = rounded and np.issubdtype(expected.dtype, np.floating)
-        return same and (of_any_value or found.tobytes() == expected.tobytes())
+        if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+            return False
+        near = rounded and np.issubdtype(expected.dtype, np.floating)
+        return found.tobytes() == expected.tobytes() or (near and apart(found, expected) <= ARRAYS)
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(
             alike(found[key], expected[key], rounded=rounded) for key in expected
@@ -136,14 +164,21 @@ def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
         return len(found) == len(expected) and all(
             alike(*both, rounded=rounded) for both in zip(found, expected)
         )
-    if isinstance(expected, float):  # as an array NaN equals itself
-        return alike(np.array(found), np.array(expected), rounded=rounded)
+    if isinstance(expected, float):
+        if math.isnan(expected) or not rounded:
+            return found == expected or (math.isnan(found) and math.isnan(expected))
+        return abs(found - expected) <= max(SCORE_POINTS, GROWN * abs(expected))
     return found == expected or (rounded and isinstance(expected, bytes))
 
 
-def _near(found, expected, tolerance):
-    share, least = tolerance
-    return abs(found - expected) <= share * max(abs(expected), least)
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """The norm of the difference of two arrays, relative to that of the second; infinite where only one is finite."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isfinite(found), finite):
+        return math.inf
+    found, expected = found[finite].astype(np.float64), expected[finite].astype(np.float64)
+    difference, norm = np.linalg.norm(found - expected), np.linalg.norm(expected)
+    return 0.0 if not difference else float(difference / norm) if norm else math.inf
 
 
 def read(workdir: Path) -> Ending:
@@ -159,7 +194,9 @@ def read(workdir: Path) -> Ending:
         if path.name == METRICS:
             lines = path.read_text(errors="replace").splitlines()
             ending.logs[name] = [_parsed(line) for line in lines]
-        elif path.name != _TIMED and Path(name).parts[0] != _ASIDE:
+        elif path.name == _PAGE:
+            ending.parts[name] = path.read_text().rstrip().endswith("</html>")
+        elif Path(name).parts[0] != _ASIDE:
             ending.parts[name] = _content(path, workdir)
     return ending
 
@@ -188,18 +225,38 @@ def _of_checkpoint(checkpoint, workdir) -> Iterator[tuple[str, Any]]:
     rank = checkpoint / "rank.json"
     if rank.exists():
         yield rank.name, _content(rank, workdir)
+    yield "digests", _of_digests(checkpoint)
     try:
         meta = checkpoints.read_meta(checkpoint)
-        arrays = _arrays(checkpoint)
+        values = arrays(checkpoint)
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         yield "unreadable", str(error)
         return
     yield "meta", _steady(json.loads(_placeless(json.dumps(meta), workdir)))
-    for path, value in jax.tree.leaves_with_path(arrays):
+    for path, value in jax.tree.leaves_with_path(values):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(value)
 
 
-def _arrays(checkpoint: Path) -> dict[str, Any]:
+def _of_digests(checkpoint):
+    """What the digests of a checkpoint say of its files: the names that have one, those without, and what is wrong."""
+    try:
+        named = json.loads((checkpoint / digests.FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        return str(error)
+    present = {
+        path.relative_to(checkpoint).as_posix()
+        for item in (*_ITEMS, "meta")
+        for path in (checkpoint / item).rglob("*")
+        if path.is_file()
+    }
+    wrong = digests.difference(checkpoint, (*_ITEMS, "meta"))
+    return [
+        sorted({_NUMBERS.sub("N", name) for name in names}) for names in (named, present - named.keys())
+    ], wrong
+
+
+def arrays(checkpoint: Path) -> dict[str, Any]:
+    """The items of a checkpoint as NumPy's arrays, whatever devices they were saved on."""
     handler = ocp.CompositeCheckpointHandler(
         **{item: ocp.PyTreeCheckpointHandler() for item in _ITEMS}, meta=ocp.JsonCheckpointHandler()
     )

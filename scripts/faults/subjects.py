@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -189,7 +188,7 @@ class Runner:
     """Starts commands of one trial.
 
     Attributes:
-        folder: of the trial; the workdir, the note of the victim and the output of all commands are in it.
+        folder: of the trial; the workdir, the note of the victim and the output of each command are in it.
         data: the folder of the subject's files, the same for all trials, because a run's configuration names it.
         programs: the folder of compiled programs that all trials share.
     """
@@ -200,6 +199,7 @@ class Runner:
         self.data = programs.with_name(f"data_of_{subject.name}")
         self.mark = str(folder)  # other campaigns may run at the same time
         self._blocks = shared_memory()
+        self._commands, self._numbers = 0, dict[int, int]()
 
     def environment(self, devices: int = 1, **variables: str) -> dict[str, str]:
         """The environment of the commands, with so many CPU devices."""
@@ -234,16 +234,20 @@ class Runner:
         if not self.data.exists():
             self.restore_data()
         program = ["-m", "cfmlc_jax.main"] if fault is None else ["-m", "scripts.faults.victim", fault.text()]
-        return subprocess.Popen(
-            [*before, sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
-            env=self.environment(devices, **variables),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        self._commands += 1
+        # Not a pipe: processes that the command leaves behind would hold its other end.
+        with self._output(self._commands).open("wb") as output:
+            process = subprocess.Popen(
+                [*before, sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
+                env=self.environment(devices, **variables),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        self._numbers[process.pid] = self._commands
+        return process
 
     def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
         """Run the training to its end. A command that hangs is killed."""
@@ -271,18 +275,26 @@ class Runner:
         return ended
 
     def finish(self, process: subprocess.Popen) -> Ended:
-        """Wait for a command, time it from this call, and add its output to the trial's output.txt."""
+        """Wait for a command, and time it from this call."""
         since, hung = time.monotonic(), False
         try:
-            output, _ = process.communicate(timeout=TIMEOUT)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             hung = True
-            process.send_signal(signal.SIGKILL)
-            output, _ = process.communicate()
-            output += f"\nstill running after {TIMEOUT} s\n"
-        with (self.folder / "output.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{output}\nexit code {process.returncode}\n\n")
-        return Ended(process.returncode, output, time.monotonic() - since, hung)
+        finally:  # also if the campaign is interrupted
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        output = self._output(self._numbers[process.pid])
+        with output.open("a") as file:
+            file.write(
+                f"\nexit code {process.returncode}{f', still running after {TIMEOUT} s' if hung else ''}\n"
+            )
+        text = output.read_text(errors="replace").rpartition("\nexit code ")[0]
+        return Ended(process.returncode, text, time.monotonic() - since, hung)
+
+    def _output(self, number):
+        return self.folder / f"output_{number}.txt"
 
     def left(self) -> list[str]:
         """What the trial's commands have left on this machine: processes, and shared memory that none uses any more."""

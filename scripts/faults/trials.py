@@ -1,7 +1,10 @@
 """The trials of each campaign: a fault, how the run ends, and whether it ends like one left alone after it is resumed."""
 
+import errno
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -10,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import digests
 from cfmlc_jax.engine.writers import METRICS
 from cfmlc_jax.errors import RunError
 from scripts.faults import ending as endings
 from scripts.faults.ending import Ending
 from scripts.faults.subjects import PICTURES, Ended, Runner
-from scripts.faults.victim import Fault
+from scripts.faults.victim import PHASES, RESTORED, Fault, digests_of
 
 SURVIVED, WARNED, REFUSED, UNTOUCHED, LOST = "survived", "warned", "refused", "untouched", "lost"
 # How soon a run of several processes must end when one of them dies, and when it dies before all have connected.
@@ -23,15 +28,31 @@ SECONDS_TO_END, SECONDS_TO_CONNECT = 60, 330
 PROCESSES = (2, 4)  # in runs of which one is killed
 # The campaigns that need a run of files, a second run with another seed, and runs of several processes left alone.
 DATA, DAMAGE, OF_MANY = "data", "damage", "processes"
-_WORKERS = "--config.data.workers=2"
-# The exit codes of a run that was hit. A signal that comes before the command has its handlers ends it as any program.
+WORKERS = "--config.data.workers=2"
+_SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 _CODES = {
     "SIGKILL": (-signal.SIGKILL,),
-    "SIGTERM": (128 + signal.SIGTERM, -signal.SIGTERM),
-    "SIGINT": (128 + signal.SIGINT, -signal.SIGINT),
+    "SIGTERM": (128 + signal.SIGTERM,),
+    "SIGINT": (128 + signal.SIGINT,),
     "worker": (0, 1),  # 0: it had delivered all
     "delay": (0,),
 }
+# What a command prints when it is hit, of each signal.
+_WORDS = {"SIGTERM": "asked to end", "SIGINT": "interrupted"}
+# Printed by a command as soon as it has its handlers of signals: one that comes before ends it as any program.
+_HANDLING = ", loading JAX"
+_RESUMING = re.compile(r"^resuming at step (\d+) of \d+$", re.MULTILINE)
+_SAVED = re.compile(r"asked to end; saved step (\d+) ")
+_SAVE = re.compile(r"os\.rename ((?:.*/)?checkpoints)/(\d+)")
+# What Python prints of a worker whose parent ends while it starts, and the exit codes of such parents.
+_STARTING = re.compile(
+    r"^(_pickle.UnpicklingError: pickle data was truncated|EOFError: Ran out of input)", re.MULTILINE
+)
+_CUT = (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+# In these phases a run that is asked to end may end by itself before it looks.
+_LAST = ("evaluation", "report")
+# A phase that takes less is not hit by time.
+_LEAST_SECONDS = 0.02
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "one bit flipped": lambda content: _flipped(content),
     "cut in half": lambda content: content[: len(content) // 2],
@@ -43,10 +64,10 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that was left alone: what it left, the seconds it took, and its changes of files in order."""
+    """A run that was left alone: what it left, the seconds of its phases (of all: ""), its changes of files in order."""
 
     ending: Ending
-    seconds: float
+    seconds: dict[str, float]
     events: list[str]
 
 
@@ -58,13 +79,15 @@ class Outcome:
         metrics.jsonl, of which it said that they are lost; "refused": it ended with one line that says why, and with the
         damaged file restored it ended like the undisturbed one; "untouched": the fault came after the end, and the run
         had ended like the undisturbed one; "lost": anything else.
-    place: what the process was doing when it was hit.
+    place: what the process was doing when it was hit: the phase, and the innermost function.
+    facts: how the commands ended, and where they resumed.
     problems: why it is "lost".
     seconds: what the trial took.
     """
 
     verdict: str = SURVIVED
     place: str = ""
+    facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -87,34 +110,43 @@ class Trial:
 class Setting:
     """What the trials of a subject are made from.
 
-    undisturbed: of one process.
-    half: the workdir of a run that was killed in its second half; trials copy it.
+    undisturbed: of one process; with_workers: likewise, with processes that read images.
+    finished: the workdir of the undisturbed run.
+    halves: by folder of checkpoints, the workdir of a run that was killed when it was training there; trials copy it.
     count: of random trials of each kind; 0: all that there are.
-    other: as `half`, of a run with another seed, for `damage`.
-    of_many: how runs of several processes end that are left alone, for `processes`.
+    others: as `halves`, of a run with another seed, for `damage`.
+    of_many: runs of several processes that are left alone, for `processes`.
     """
 
     undisturbed: Undisturbed
-    half: Path
+    with_workers: Undisturbed
+    finished: Path
+    halves: Mapping[str, Path]
     count: int
     seed: int
-    other: Path | None = None
-    of_many: Mapping[int, Ending] = field(default_factory=dict)
+    others: Mapping[str, Path] = field(default_factory=dict)
+    of_many: Mapping[int, Undisturbed] = field(default_factory=dict)
 
 
 def moments(setting: Setting) -> list[Trial]:
-    """Signals at random moments of the run, every fourth one with processes that read images."""
+    """Signals at random moments of each phase; every fourth time with workers, and to the group of all processes."""
     chance = random.Random(setting.seed)
     trials = []
-    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
-        for number in range(setting.count or 100):
-            share = chance.uniform(0, 1)
-            after, flags = share * setting.undisturbed.seconds, list[str]()
-            name = f"{what} after {share:.3f} of the time"
-            if number % 4 == 3:
-                # They take longer to start than so small a run gains by them.
-                after, flags, name = 1.3 * after, [_WORKERS], f"{name}, with two workers"
-            trials.append(Trial(name, _hit(setting, Fault(what, after=after), *flags)))
+    for number in range(setting.count or 10):
+        with_workers = number % 4 == 3
+        run = setting.with_workers if with_workers else setting.undisturbed
+        for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+            for phase in PHASES:
+                seconds, share = run.seconds.get(phase, 0.0), chance.uniform(0, 0.9)
+                if seconds < _LEAST_SECONDS:
+                    continue
+                name = (
+                    f"{what} {number} after {share:.3f} of {phase}{', with workers' if with_workers else ''}"
+                )
+                fault = Fault(
+                    what, phase=phase, after=share * seconds, group=with_workers and what != "SIGKILL"
+                )
+                trials.append(Trial(name, _hit(setting, fault, *([WORKERS] if with_workers else []))))
     return trials
 
 
@@ -144,55 +176,77 @@ def _at_changes(setting, faults):
 
 
 def damage(setting: Setting) -> list[Trial]:
-    """Files of a killed run: each one damaged, those of the latest checkpoints torn by a power cut, or of another run."""
-    chance = random.Random(setting.seed)
-    own = [
-        path for path in setting.half.rglob("*") if "checkpoints" not in path.relative_to(setting.half).parts
-    ]
-    latest = _latest(setting.half)
-    files = [file for path in (*latest, *own) for file in (path, *path.rglob("*"))]
-    names = sorted({str(path.relative_to(setting.half)) for path in files if path.is_file()} - {".lock"})
+    """Files of killed runs and of a finished one: damaged, torn by a power cut, or of another checkpoint or run."""
+    trials = []
+    for place, source in setting.halves.items():
+        folder = source / place
+        latest, best = max(_steps(folder), key=_step), checkpoints.find(folder)
+        own = [path for path in folder.parent.iterdir() if path.is_file()]
+        trials += _damages(setting, source, [latest, *([best] if best != latest else []), *own])
+        trials += _tears(setting, source, latest)
+        trials += _exchanges(setting, source, place)
+    report = setting.finished / "report"
+    return trials + _damages(setting, setting.finished, [report, checkpoints.find(setting.finished)])
+
+
+def _damages(setting, source, paths):
+    """Damages of the files at the paths, which are files or folders in the workdir `source`."""
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+    names = sorted({str(file.relative_to(source)) for file in files})
     damages = [(name, damage) for name in names for damage in DAMAGES]
     if setting.count:
+        chance = random.Random(f"{setting.seed} {source.parent.name}")
         damages = chance.sample(damages, min(setting.count, len(damages)))
-    trials = [
+    return [
         Trial(
-            f"{name}: {damage}",
-            _changed(setting, name, lambda path, damage=damage: damage_file(path, damage)),
+            f"{source.parent.name}: {name}: {damage}",
+            _changed(setting, source, name, lambda path, damage=damage: damage_file(path, damage)),
         )
         for name, damage in damages
     ]
-    for path in latest:
-        name = str(path.relative_to(setting.half))
-        for number in range(setting.count or 10):
-            tear = random.Random(f"{setting.seed} {number}")
-            change = lambda path, tear=tear: _tear(path, tear)  # noqa: E731
-            trials.append(Trial(f"{name} torn by power cut {number}", _changed(setting, name, change)))
-    *_, before, _ = sorted(_steps(setting.half / "checkpoints"), key=lambda path: int(path.name))
-    sources = {"the checkpoint before": before}
-    if setting.other is not None:
-        sources["another run"] = _latest(setting.other)[0]
-    for whose, source in sources.items():
-        for part in sorted(source.iterdir()):
-            name = latest[0].relative_to(setting.half) / part.name
-            if (setting.half / name).exists():
-                change = lambda path, part=part: _put(part, path)  # noqa: E731
-                trials.append(Trial(f"{name} of {whose}", _changed(setting, str(name), change)))
-    if setting.other is not None:
-        last = latest[0].relative_to(setting.half)
+
+
+def _tears(setting, source, latest):
+    name, trials = str(latest.relative_to(source)), []
+    for number in range(setting.count or 10):
+        tear = random.Random(f"{setting.seed} {number}")
+        change = lambda path, tear=tear: _tear(path, tear)  # noqa: E731
+        trials.append(Trial(f"{name} torn by power cut {number}", _changed(setting, source, name, change)))
+    return trials
+
+
+def _exchanges(setting, source, place):
+    """Parts of the latest checkpoint of the one before it, and of a run with another seed; other files of that run."""
+    *_, before, latest = sorted(_steps(source / place), key=_step)
+    own = latest.relative_to(source)
+    kinds = {"the checkpoint before": before}
+    other = setting.others.get(place)
+    trials = []
+    if other is not None:
+        kinds["another run"] = max(_steps(other / place), key=_step)
+        workdir = Path(place).parent
         for name, why in (
-            (str(last), last.name),
-            ("config.json", "another configuration"),
-            (METRICS, METRICS),
+            (own, own.name),
+            (workdir / "config.json", "another configuration"),
+            (workdir / METRICS, METRICS),
         ):
-            change = lambda path, name=name: _put(setting.other / name, path)  # noqa: E731
-            trials.append(Trial(f"{name} of another run", _changed(setting, name, change, why)))
+            whole = (kinds["another run"] if name == own else other / name).resolve()
+            change = lambda path, whole=whole: _put(whole, path)  # noqa: E731
+            trials.append(
+                Trial(f"{name} of another run", _changed(setting, source, str(name), change, why=why))
+            )
+    for whose, checkpoint in kinds.items():
+        for part in sorted(checkpoint.iterdir()):
+            name = own / part.name
+            if (source / name).exists():
+                change = lambda path, part=part: _put(part, path)  # noqa: E731
+                trials.append(Trial(f"{name} of {whose}", _changed(setting, source, str(name), change)))
     return trials
 
 
 def disks(setting: Setting) -> list[Trial]:
     """Small disks, on which the C++ code that writes arrays fails, too: without room, without inodes, read-only."""
-    files = [path for path in setting.half.rglob("*") if path.is_file()]
+    files = [path for path in _first(setting).rglob("*") if path.is_file()]
     needed = {
         "size": sum(path.stat().st_size for path in files) // 1024,
         "nr_inodes": len(files),
@@ -208,39 +262,47 @@ def disks(setting: Setting) -> list[Trial]:
 
 
 def processes(setting: Setting) -> list[Trial]:
-    """Runs of two and four processes, of which one is killed at a random moment."""
+    """Runs of two and four processes, of which one is killed, or asked to end, at a random moment of a phase."""
     chance = random.Random(setting.seed)
     trials = []
-    for count in PROCESSES:
-        for _ in range(setting.count or 10):
-            victim, share = chance.randrange(count), chance.uniform(0.2, 0.9)
-            name = f"process {victim} of {count} killed after {share:.3f} of the time"
-            trials.append(Trial(name, _one_of_many(setting, count, victim, share)))
+    for number in range(setting.count or 10):
+        for count in PROCESSES:
+            seconds = setting.of_many[count].seconds
+            for what in ("SIGKILL", "SIGTERM"):
+                phase = ("steps", "validation", "evaluation", "compilation", "save", "reading")[number % 6]
+                # The first process alone begins and ends saves.
+                victim, share = 0 if phase == "save" else chance.randrange(count), chance.uniform(0, 0.9)
+                fault = Fault(what, phase=phase, after=share * seconds.get(phase, 0.0))
+                name = f"{what} {number} to process {victim} of {count} after {share:.3f} of {phase}"
+                trials.append(Trial(name, _one_of_many(setting, count, victim, fault)))
     return trials
 
 
 def surroundings(setting: Setting) -> list[Trial]:
-    """Slow disks, clocks that jump, a killed worker, a second run in the workdir, other devices, workers and processes."""
-    seconds = setting.undisturbed.seconds
+    """Slow disks, clocks that jump, killed workers, a second run in the workdir, other devices, workers and processes."""
+    steps = setting.undisturbed.seconds["steps"]
     faults = {
         "every change of a file takes 0.2 s more": Fault("delay", seconds=0.2),
-        "the clock jumps back by a day": Fault("clock", after=0.6 * seconds, seconds=-86400.0),
-        "the clock jumps ahead by a day": Fault("clock", after=0.6 * seconds, seconds=86400.0),
+        "the clock jumps back by a day": Fault("clock", phase="steps", after=0.6 * steps, seconds=-86400.0),
+        "the clock jumps ahead by a day": Fault("clock", phase="steps", after=0.6 * steps, seconds=86400.0),
     }
     trials = [Trial(name, _hit(setting, fault)) for name, fault in faults.items()]
-    for name, after in (("a worker is killed when it starts", 0.0), ("a worker is killed", 0.7 * seconds)):
-        trials.append(Trial(name, _hit(setting, Fault("worker", after=after), _WORKERS)))
+    for phase in ("reading", "steps", "validation", "evaluation"):
+        seconds = setting.with_workers.seconds.get(phase, 0.0)
+        fault = Fault("worker", phase=phase, after=0.4 * seconds)
+        trials.append(Trial(f"a worker is killed in {phase}", _hit(setting, fault, WORKERS)))
     trials.append(Trial("a second run in the workdir", _second(setting)))
     elsewhere = {
-        "with two workers": Place(flags=(_WORKERS,)),
+        "with two workers": Place(flags=(WORKERS,)),
         "on 2 devices": Place(devices=2),
         "on 8 devices": Place(devices=8),
         "on 4 devices, fsdp 4": Place(devices=4, flags=("--config.mesh.fsdp=4",)),
         "by two processes": Place(processes=2),
     }
-    for name, place in elsewhere.items():
-        trials.append(Trial(f"resumed {name}", _resumed_at(setting, place)))
-        trials.append(Trial(f"begun {name}", _begun_at(setting, place)))
+    for folder, half in setting.halves.items():
+        for name, place in elsewhere.items():
+            trials.append(Trial(f"{folder} resumed {name}", _resumed_at(setting, half, place)))
+            trials.append(Trial(f"{folder} begun {name}", _begun_at(setting, half, folder, place)))
     return trials
 
 
@@ -293,47 +355,73 @@ CAMPAIGNS: dict[str, Callable[[Setting], list[Trial]]] = {
 }
 
 
-def undisturbed(runner: Runner) -> Undisturbed:
+def undisturbed(runner: Runner, *flags: str) -> Undisturbed:
     """Run a subject without a fault.
 
     Raises:
         RunError: it does not end with exit code 0.
     """
-    ended = runner.run(fault=Fault())
-    _require_success(runner, ended)
-    return Undisturbed(endings.read(runner.workdir), ended.seconds, _note(runner)["events"])
+    _require_success(runner, runner.run(*flags, fault=Fault()))
+    return _of_note(runner)
 
 
-def undisturbed_many(runner: Runner, count: int) -> Ending:
-    """The ending of a run of a subject by several processes without a fault.
+def undisturbed_many(runner: Runner, count: int) -> Undisturbed:
+    """A run of a subject by several processes without a fault; its seconds are of the first one.
 
     Raises:
         RunError: one does not end with exit code 0.
     """
-    for ended in [runner.finish(process) for process in _start_many(runner, count)]:
+    for ended in _finish(runner, _start_many(runner, count, faults={0: Fault()})):
         _require_success(runner, ended)
-    return endings.read(runner.workdir)
+    return _of_note(runner)
 
 
-def half_way(runner: Runner, events: list[str], *flags: str) -> None:
-    """Kill a run of a subject in its second half, in training, when it has two checkpoints.
+def _of_note(runner):
+    note = _note(runner)
+    ending = endings.read(runner.workdir)
+    if ending.unreadable:
+        raise RunError(
+            f"what {runner.subject.name} left cannot be compared: {ending.unreadable}; see {runner.folder}"
+        )
+    return Undisturbed(ending, note["seconds"], note["events"])
+
+
+def folders_of_halves(events: list[str]) -> dict[str, int]:
+    """The folders of checkpoints in which a run saves three times or more, and the step after which it is killed there."""
+    steps: dict[str, list[int]] = {}
+    for event in events:
+        if found := _SAVE.fullmatch(event):
+            steps.setdefault(found[1], []).append(int(found[2]))
+    return {folder: saved[int(0.6 * len(saved))] for folder, saved in steps.items() if len(saved) > 2}
+
+
+def half_way(runner: Runner, events: list[str], folder: str, step: int, *flags: str) -> None:
+    """Kill a run of a subject when it has saved this step there.
 
     Raises:
-        RunError: it ends by itself.
+        RunError: it ends by itself, or has no two checkpoints there then.
     """
-    saves = [number for number, event in enumerate(events) if "checkpoints" in event]
-    ended = runner.run(*flags, fault=Fault("SIGKILL", event=saves[int(0.7 * len(saves))]))
-    if ended.code != -signal.SIGKILL:
+    signed = max(n for n, event in enumerate(events) if event == f"os.rename {folder}/{step}/{digests.FILE}")
+    ended = runner.run(*flags, fault=Fault("SIGKILL", event=signed + 2))
+    if ended.code != -signal.SIGKILL or len(_steps(runner.workdir / folder)) < 2:
         raise RunError(
-            f"the run of {runner.subject.name} was not killed: {_last_line(ended)}; see {runner.folder}/output.txt"
+            f"the run of {runner.subject.name} was not killed in {folder}: {_last_line(ended)}; see {runner.folder}"
         )
 
 
 def _require_success(runner, ended):
     if ended.code:
         raise RunError(
-            f"{runner.subject.name} does not run undisturbed: {_last_line(ended)}; see {runner.folder}/output.txt"
+            f"{runner.subject.name} does not run undisturbed: {_last_line(ended)}; see {runner.folder}"
         )
+
+
+def _first(setting):
+    return next(iter(setting.halves.values()))
+
+
+def _step(path):
+    return int(path.name)
 
 
 def _steps(folder):
@@ -342,9 +430,9 @@ def _steps(folder):
 
 
 def _latest(workdir):
-    """The latest checkpoint of a run, and those of the runs in its folder."""
-    folders = sorted(workdir.rglob("checkpoints"), key=lambda path: len(path.parts))
-    return [max(_steps(folder), key=lambda path: int(path.name)) for folder in folders if _steps(folder)]
+    """The latest step in each folder of checkpoints of a run."""
+    folders = [path for path in workdir.rglob("checkpoints") if path.is_dir()]
+    return {folder: max(map(_step, _steps(folder))) for folder in folders if _steps(folder)}
 
 
 def _hit(setting, fault, *flags):
@@ -355,40 +443,87 @@ def _hit(setting, fault, *flags):
         note = _note(runner)
         without_effect = "events" in note or (fault.what == "worker" and ended.code == 0)
         outcome = Outcome(UNTOUCHED if without_effect else SURVIVED, note.get("place", ""))
+        outcome.facts.append(f"{note.get('event', '')} exit code {ended.code}: {_last_line(ended)}".lstrip())
         if "events" in note:
             outcome.fail(_bad_end(ended, 0))
-        elif "place" in note:
-            why = "a worker process that reads images died" if fault.what == "worker" else ""
-            outcome.fail(_bad_end(ended, *_CODES.get(fault.what, (0, 1)), why=why))
-        else:
+        elif "place" not in note:
             outcome.fail([f"ended before the fault: exit code {ended.code}: {_last_line(ended)}"])
+        elif fault.what in _SIGNALS:
+            outcome.fail(_bad_signal(runner, ended, fault))
+        else:
+            why = ""
+            if fault.what == "worker":
+                why = "a worker process that reads images died"
+            elif hasattr(errno, fault.what):
+                why = os.strerror(getattr(errno, fault.what))
+            outcome.fail(_bad_end(ended, *_CODES.get(fault.what, (0, 1)), why=why))
         return _resume(runner, setting.undisturbed.ending, outcome, *flags, complete=ended.code == 0)
 
     return run
 
 
-def _changed(setting, name, change, why=""):
+def _bad_signal(runner, ended, fault):
+    """What is wrong with the end of a run after a signal."""
+    number = signal.Signals[fault.what]
+    if _HANDLING not in ended.output:
+        allowed = (-number, *_CODES[fault.what])
+        return [] if ended.code in allowed else [f"exit code {ended.code}: {_last_line(ended)}"]
+    if fault.what == "SIGTERM" and ended.code == 0 and _note(runner)["place"].startswith(_LAST):
+        return _bad_end(ended, 0)
+    problems = _bad_end(ended, *_CODES[fault.what])
+    if _WORDS.get(fault.what, "") not in ended.output:
+        problems.append(f"it did not say that it was {_WORDS[fault.what]}: {_last_line(ended)}")
+    saved = [int(step) for step in _SAVED.findall(ended.output)]
+    if saved and saved[-1] not in _latest(runner.workdir).values():
+        problems.append(f"it said that step {saved[-1]} is saved, and has {_latest(runner.workdir)}")
+    return problems
+
+
+def _changed(setting, source, name, change, *, why=""):
     """A resumed run, of which a file or a folder was changed before; if it is refused, the error says why, or names it."""
 
     def run(runner):
-        shutil.copytree(setting.half, runner.workdir)
+        shutil.copytree(source, runner.workdir)
         path, expected = runner.workdir / name, setting.undisturbed.ending
         change(path)
+        latest = _latest(runner.workdir)
         outcome, ended = Outcome(), runner.run()
-        if ended.code == 0:
-            lost = None
-            if path.name == METRICS and any(METRICS in line for line in ended.warnings):
-                outcome.verdict = WARNED
-                # Lines after the checkpoint are written anew.
-                steps = [int(step.name) for step in _steps((setting.half / name).parent / "checkpoints")]
-                lost = name, max(steps, default=0)
-            return _compare(runner, expected, outcome, aside=True, lost=lost)
-        outcome.verdict = REFUSED
-        outcome.fail(_bad_end(ended, 1, why=why or path.name))
-        _put(setting.half / name, path)
-        return _resume(runner, expected, outcome)
+        outcome.facts.append(f"exit code {ended.code}: {_last_line(ended)}")
+        if ended.code:
+            outcome.verdict = REFUSED
+            outcome.fail(_bad_end(ended, 1, why=why or path.name))
+            _put(source / name, path)
+            return _resume(runner, expected, outcome)
+        lost = None
+        if path.name == METRICS and any(METRICS in line for line in ended.warnings):
+            outcome.verdict = WARNED
+            # Lines after the checkpoint are written anew.
+            steps = map(_step, _steps((source / name).parent / "checkpoints"))
+            lost = name, max(steps, default=0)
+        aside = _set_aside(runner.workdir, path, ended, outcome)
+        for folder, step in aside.items():
+            latest[folder] = max(
+                other
+                for other in map(_step, _steps(source / folder.relative_to(runner.workdir)))
+                if other != step
+            )
+        outcome.fail(_bad_end(ended, 0) + _bad_resume(ended, latest))
+        return _compare(runner, expected, outcome, aside=bool(aside), lost=lost)
 
     return run
+
+
+def _set_aside(workdir, changed, ended, outcome):
+    """The steps that were set aside, by folder of checkpoints: at most the one that was changed, with a warning."""
+    aside = {}
+    for path in workdir.rglob("damaged/*"):
+        folder = path.parent.parent / "checkpoints"
+        aside[folder] = int(path.name)
+        if (folder / path.name) not in (changed, *changed.parents):
+            outcome.fail([f"{path.relative_to(workdir)} was set aside, which nobody changed"])
+        if not any(f"checkpoint {path.name} is damaged" in line for line in ended.output.splitlines()):
+            outcome.fail([f"no warning names {path.relative_to(workdir)}"])
+    return aside
 
 
 def _put(source, path):
@@ -421,15 +556,16 @@ def _harmed(setting, harm, *, during):
         runner.restore_data()
         if during:
             process = runner.start()
-            time.sleep(0.6 * setting.undisturbed.seconds)
+            time.sleep(0.6 * setting.undisturbed.seconds[""])
             harm.change(runner.data / harm.name)
             ended = runner.finish(process)
         else:
-            shutil.copytree(setting.half, runner.workdir)
+            shutil.copytree(_first(setting), runner.workdir)
             harm.change(runner.data / harm.name)
             ended = runner.run()
         # During the run the images may have been read before.
         outcome = Outcome(REFUSED if ended.code else SURVIVED)
+        outcome.facts.append(f"exit code {ended.code}: {_last_line(ended)}")
         outcome.fail(_bad_end(ended, *((0, 1) if during else (1,)), why=harm.why))
         runner.restore_data()
         return _resume(runner, setting.undisturbed.ending, outcome, complete=ended.code == 0)
@@ -442,10 +578,12 @@ def _on_disk(setting, disk):
 
     def run(runner):
         if disk == "read-only":
-            shutil.copytree(setting.half, runner.workdir)
+            shutil.copytree(_first(setting), runner.workdir)
         ended = runner.run_on_disk(disk)
         outcome = Outcome(SURVIVED if ended.code else UNTOUCHED)
-        outcome.fail(_bad_end(ended, *((1,) if disk == "read-only" else (0, 1))))
+        outcome.facts.append(f"exit code {ended.code}: {_last_line(ended)}")
+        lacks, codes = (errno.EROFS, (1,)) if disk == "read-only" else (errno.ENOSPC, (0, 1))
+        outcome.fail(_bad_end(ended, *codes, why=os.strerror(lacks)))
         return _resume(runner, setting.undisturbed.ending, outcome, complete=ended.code == 0)
 
     return run
@@ -467,52 +605,81 @@ def _edit_last(path, more):
     path.write_text("\n".join(lines if more is None else [*lines, last + more]) + "\n")
 
 
-def _one_of_many(setting, count, victim, share):
-    """A run of several processes, one of which is killed; all must end, and the same processes resume."""
+def _one_of_many(setting, count, victim, fault):
+    """A run of several processes, one of which gets a signal; all must end, and the same processes resume."""
 
     def run(runner):
-        expected = setting.of_many[count]
-        started = _start_many(runner, count)
-        time.sleep(share * setting.undisturbed.seconds * count)
-        started[victim].kill()
+        expected = setting.of_many[count].ending
+        started = _start_many(runner, count, faults={victim: fault})
+        hit = started[victim]
+        # After a request each ends in its own time; after a death the others must notice.
+        while hit.poll() is None and not (fault.what == "SIGTERM" and runner.note.exists()):
+            time.sleep(0.05)
         since = time.monotonic()
-        ends = [runner.finish(process) for process in started]
-        seconds = time.monotonic() - since
-        killed = ends.pop(victim)
-        outcome = Outcome(SURVIVED if killed.code else UNTOUCHED)
-        outcome.fail(_bad_end(killed, *_CODES["SIGKILL"], 0))
-        errors = [line for ended in ends for line in ended.errors]
-        waited = any("did not all connect" in line for line in errors)
-        if seconds > (SECONDS_TO_CONNECT if waited else SECONDS_TO_END):
-            outcome.fail([f"the others ended {seconds:.0f} s after it"])
-        codes = {ended.code for ended in ends}
-        if not codes <= {0, 1} or any(ended.hung or ended.traceback for ended in ends):
-            outcome.fail([f"exit codes {codes} of the others: {_last_line(ends[0])}"])
-        if 1 in codes and not waited and not any(f"process {victim} " in line for line in errors):
-            outcome.fail([f"no error names process {victim}: {errors}"])
-        outcome.fail(runner.left())
-        if 1 not in codes:
+        ends = _finish(runner, started)
+        seconds, note = time.monotonic() - since, _note(runner)
+        outcome = Outcome(UNTOUCHED if "events" in note else SURVIVED, note.get("place", ""))
+        outcome.facts += [f"exit code {ended.code}: {_last_line(ended)}" for ended in ends]
+        outcome.facts.append(f"the others ended {seconds:.0f} s later")
+        if "events" in note:
+            for ended in ends:
+                outcome.fail(_bad_end(ended, 0))
+        elif fault.what == "SIGTERM":
+            for ended in ends:
+                outcome.fail(_bad_end(ended, *_CODES["SIGTERM"]))
+            if not any(_WORDS["SIGTERM"] in ended.output for ended in ends):
+                outcome.fail(["no process said that it was asked to end"])
+        else:
+            outcome.fail(_bad_end(ends.pop(victim), *_CODES["SIGKILL"]))
+            outcome.fail(_bad_others(ends, victim, seconds))
+        complete = all(ended.code == 0 for ended in ends)
+        if complete:
             _compare(runner, expected, outcome)
-        return _compare(runner, expected, _finish_many(runner, outcome, count))
+        outcome.fail(runner.left())
+        latest = _latest(runner.workdir)
+        first, *others = _finish(runner, _start_many(runner, count))
+        for ended in (first, *others):
+            outcome.fail(_bad_end(ended, 0))
+        outcome.facts += _RESUMING.findall(first.output)
+        outcome.fail(_bad_resume(first, latest))
+        return _compare(runner, expected, outcome)
 
     return run
 
 
-def _finish_many(runner, outcome, count, *flags):
-    for ended in [runner.finish(process) for process in _start_many(runner, count, *flags)]:
-        if ended.code:
-            outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
-    return outcome
+def _bad_others(ends, victim, seconds):
+    """What is wrong with the ends of the other processes, so many seconds after one was killed."""
+    errors = [line for ended in ends for line in ended.errors]
+    waited = any("did not all connect" in line for line in errors)
+    problems = []
+    if seconds > (SECONDS_TO_CONNECT if waited else SECONDS_TO_END):
+        problems.append(f"the others ended {seconds:.0f} s after it")
+    codes = {ended.code for ended in ends}
+    if not codes <= {0, 1} or any(ended.hung or ended.traceback for ended in ends):
+        problems.append(f"exit codes {codes} of the others: {_last_line(ends[0])}")
+    if 1 in codes and not waited and not any(f"process {victim} " in line for line in errors):
+        problems.append(f"no error names process {victim}: {errors}")
+    return problems
 
 
-def _start_many(runner, count, *flags):
+def _start_many(runner, count, *flags, faults: Mapping[int, Fault] | None = None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     return [
-        runner.start(*flags, address, f"--num_processes={count}", f"--process_id={number}")
+        runner.start(
+            *flags,
+            address,
+            f"--num_processes={count}",
+            f"--process_id={number}",
+            fault=(faults or {}).get(number),
+        )
         for number in range(count)
     ]
+
+
+def _finish(runner, started):
+    return [runner.finish(process) for process in started]
 
 
 def _second(setting):
@@ -525,7 +692,8 @@ def _second(setting):
             time.sleep(0.02)
         second = runner.run()
         outcome = Outcome()
-        outcome.fail(_bad_end(second, 1, why=str(runner.workdir)))
+        outcome.facts.append(f"exit code {second.code}: {_last_line(second)}")
+        outcome.fail(_bad_end(second, 1, why=f"{runner.workdir} is in use by process {first.pid}"))
         outcome.fail(_bad_end(runner.finish(first), 0))
         return _compare(runner, setting.undisturbed.ending, outcome)
 
@@ -546,28 +714,36 @@ class Place:
         return (self.devices, self.processes) != (1, 1)
 
     def start(self, runner: Runner) -> list:
-        """Start the run there, and return its processes."""
+        """Start the run there, and return its processes; the first notes what it restores."""
         if self.processes > 1:
-            return _start_many(runner, self.processes, *self.flags)
-        return [runner.start(*self.flags, devices=self.devices)]
+            return _start_many(runner, self.processes, *self.flags, faults={0: Fault()})
+        return [runner.start(*self.flags, fault=Fault(), devices=self.devices)]
+
+    def bad(self, ended: Ended) -> list[str]:
+        """What is wrong with the place of a command: it has other devices."""
+        devices = f"{self.processes * self.devices} cpu device"
+        return [] if devices in ended.output else [f"it was not on {devices}s"]
 
 
-def _resumed_at(setting, place):
-    """A killed run that is resumed elsewhere."""
+def _resumed_at(setting, half, place):
+    """A killed run that is resumed elsewhere: with the arrays that were saved, and on from there."""
 
     def run(runner):
-        shutil.copytree(setting.half, runner.workdir)
-        outcome = Outcome()
-        for ended in [runner.finish(process) for process in place.start(runner)]:
+        shutil.copytree(half, runner.workdir)
+        outcome, latest = Outcome(), _latest(runner.workdir)
+        first, *others = _finish(runner, place.start(runner))
+        for ended in (first, *others):
             outcome.fail(_bad_end(ended, 0))
+        outcome.facts += _RESUMING.findall(first.output)
+        outcome.fail(place.bad(first) + _bad_resume(first, latest) + _bad_restored(runner, half, latest))
         return _compare(runner, setting.undisturbed.ending, outcome, rounded=place.rounded)
 
     return run
 
 
-def _begun_at(setting, place):
-    """A run that is killed elsewhere, when it has a checkpoint that `setting.half` has, too; and is resumed on one device."""
-    saved = _latest(setting.half)[-1].relative_to(setting.half)
+def _begun_at(setting, half, folder, place):
+    """A run that is killed elsewhere, when it has the checkpoint that `half` has; and is resumed on one device."""
+    saved = f"{folder}/{max(map(_step, _steps(half / folder)))}/{digests.FILE}"
 
     def run(runner):
         started = place.start(runner)
@@ -575,24 +751,57 @@ def _begun_at(setting, place):
             time.sleep(0.01)
         for process in started:
             process.kill()
-        outcome = Outcome()
-        for ended in [runner.finish(process) for process in started]:
+        outcome, ends = Outcome(), _finish(runner, started)
+        for ended in ends:
             outcome.fail(_bad_end(ended, *_CODES["SIGKILL"]))
-        return _resume(runner, setting.undisturbed.ending, outcome, rounded=place.rounded)
+        outcome.fail(place.bad(ends[0]))
+        latest = _latest(runner.workdir)
+        before = runner.folder / "before"
+        shutil.copytree(runner.workdir, before)
+        outcome.fail(runner.left())
+        ended = runner.run(fault=Fault())
+        outcome.facts += _RESUMING.findall(ended.output)
+        outcome.fail(_bad_end(ended, 0) + _bad_resume(ended, latest) + _bad_restored(runner, before, latest))
+        return _compare(runner, setting.undisturbed.ending, outcome, rounded=place.rounded)
 
     return run
 
 
-def _resume(runner, expected, outcome, *flags, complete=False, rounded=False):
+def _bad_restored(runner, before, latest):
+    """What is wrong with the arrays that a run restored: they are not, bit for bit, those of its latest checkpoints."""
+    path = runner.folder / RESTORED
+    found = json.loads(path.read_text()) if path.exists() else {}
+    expected = {}
+    for folder, step in latest.items():
+        name = str(folder.relative_to(runner.workdir) / str(step))
+        expected[name] = digests_of(endings.arrays(before / name))
+    return (
+        []
+        if found.items() >= expected.items()
+        else [f"restored other arrays than {[*expected]}: of {[*found]}"]
+    )
+
+
+def _resume(runner, expected, outcome, *flags, complete=False):
     """The outcome after the same command has run to its end, and what is left was compared; before, too, if it was complete."""
     if complete:
-        _compare(runner, expected, outcome, rounded=rounded)
+        _compare(runner, expected, outcome)
     outcome.fail(runner.left())
+    latest = _latest(runner.workdir)
     ended = runner.run(*flags)
-    if ended.code:
-        outcome.fail([f"resumed: exit code {ended.code}: {_last_line(ended)}"])
-        return outcome
-    return _compare(runner, expected, outcome, rounded=rounded)
+    outcome.facts += _RESUMING.findall(ended.output)
+    outcome.fail(_bad_end(ended, 0) + _bad_resume(ended, latest))
+    return _compare(runner, expected, outcome)
+
+
+def _bad_resume(ended, latest):
+    """What is wrong with the steps at which a run resumed: they are not those of its latest checkpoints."""
+    found, expected = sorted(map(int, _RESUMING.findall(ended.output))), sorted(latest.values())
+    return (
+        []
+        if found == expected
+        else [f"resumed at steps {found}, not at those of its checkpoints, {expected}"]
+    )
 
 
 def _compare(runner, expected, outcome, **allowed):
@@ -606,7 +815,7 @@ def _bad_end(ended: Ended, *codes: int, why: str = "") -> list[str]:
     problems = []
     if ended.hung:
         problems.append("it did not end by itself")
-    if ended.traceback:
+    if ended.traceback and not (ended.code in _CUT and _STARTING.search(ended.output)):
         problems.append(f"traceback: {_last_line(ended)}")
     if ended.code not in codes:
         problems.append(f"exit code {ended.code}: {_last_line(ended)}")

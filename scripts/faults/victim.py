@@ -9,6 +9,7 @@ files. Files of arrays are written by TensorStore in C++, which the hook does no
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import runpy
@@ -23,6 +24,24 @@ from typing import Any, NoReturn
 # Events of Python's audit, and which of their arguments is the path that changes.
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# Phases of a run, by what is on the main thread's stack: the first one counts of which a function begins with these words.
+_STACKS = {
+    "report": ("report.page.",),
+    "validation": ("engine.run._validate",),
+    "evaluation": ("classify.train._evaluate_in_full", "cgn.classifiers.training_accuracy"),
+    "compilation": ("engine.memory.compile_within_memory", "classify.train.compile_scores"),
+    "records": ("cgn.train.generate",),
+    "reading": ("data.workers.",),
+    "steps": ("engine.run.fit",),
+    "resuming": ("engine.run.resume",),
+}
+# The others: a checkpoint's folder is there and not renamed, renamed but without its digests; and all the rest.
+SAVE, SIGNING, START = "save", "end of a save", "start"
+PHASES = (START, *_STACKS, SAVE, SIGNING)
+# As in the package, which is imported by the command alone: it must block signals before others start threads.
+_UNFINISHED, _DIGESTS = ".orbax-checkpoint-tmp", "digests.json"
+_LOOK_SECONDS = 0.002
+RESTORED = "restored.json"
 
 
 def changed(event: str, arguments: tuple[Any, ...]) -> str | None:
@@ -35,7 +54,14 @@ def changed(event: str, arguments: tuple[Any, ...]) -> str | None:
         path = arguments[_CHANGES[event]]
     else:
         return None
-    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(path, str | os.PathLike):
+        return None
+    path = os.fspath(path)
+    folder = arguments[-1]  # `rmtree` removes names in a folder that is open
+    if event in ("os.remove", "os.rmdir") and isinstance(folder, int) and folder >= 0:
+        with contextlib.suppress(OSError):  # closed in between
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -47,15 +73,19 @@ class Fault:
         of Python in this process jumps `seconds` forwards or back; "worker", SIGKILL for one of the processes that read
         images, as soon as there is one; or "nothing".
     event: before this change of a file, counted from 0; None: at a time.
-    after: seconds from the start of the command.
+    phase: a part of the run, of `PHASES`; empty: the whole.
+    after: seconds that the run has been in the phase.
     repeat: whether an error is raised at every later change, too: a disk that stays full.
+    group: whether a signal goes to the whole group of processes, as Ctrl-C in a terminal and `timeout` send it.
     """
 
     what: str = "nothing"
     event: int | None = None
+    phase: str = ""
     after: float | None = None
     seconds: float = 0.0
     repeat: bool = True
+    group: bool = False
 
     def text(self) -> str:
         """The fault as JSON."""
@@ -63,25 +93,45 @@ class Fault:
 
 
 class Victim:
-    """This process: counts its changes of files in a folder, and does the fault when it is time.
+    """This process: counts its changes of files in a folder and the seconds of its phases, and does the fault when it is time.
 
-    Writes to `note` what the main thread was doing when it was hit, or "{}" if it came to its end unharmed.
+    Writes to `note` what the main thread was doing when it was hit; at the end of a run that was not hit its changes of
+    files in order, and the seconds of its phases. Beside the note, in restored.json, are the checkpoints that it resumed
+    from: the folder of each, with the digests of the arrays as they are on the devices.
     """
 
     def __init__(self, fault: Fault, folder: str, note: Path):
         self.fault, self.folder, self.note = fault, folder, note
         self.events: list[str] = []
+        self.seconds: dict[str, float] = {}
         self.main = threading.main_thread().ident
         self.lock = threading.RLock()
         self.hit = False
+        self.restored: dict[str, dict[str, str]] = {}
+        self._save = ""  # the phase of the save that is being written
 
     def start(self) -> None:
         """Begin to watch; the clock of `after` starts."""
-        if self.fault.after is not None:
-            timer = threading.Timer(self.fault.after, self.act)
-            timer.daemon = True
-            timer.start()
+        threading.Thread(target=self._watch, daemon=True).start()
         sys.addaudithook(self.on_event)
+
+    def _watch(self):
+        """Count the seconds of the phases, and do the fault that comes after some of them."""
+        # A signal to the process must not come to this thread: the command's own wait for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        last, done, wrapped = time.monotonic(), False, False
+        while True:
+            wrapped = wrapped or self._wrap_restore()
+            stack = self.stack()
+            now = time.monotonic()
+            for phase in {"", self.phase(stack)}:
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + now - last
+            last = now
+            after = self.fault.after
+            if after is not None and not done and self.seconds.get(self.fault.phase, 0.0) > after:
+                done = True
+                self.act()
+            time.sleep(_LOOK_SECONDS)
 
     def on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count a change of a file in the folder, and do the fault if it is the one."""
@@ -91,6 +141,7 @@ class Victim:
         with self.lock:
             number = len(self.events)
             self.events.append(f"{event} {os.path.relpath(path, self.folder)}")
+            self._note_save(event, path, arguments)
         of_events = self.fault.event is not None and (
             number == self.fault.event or (number > self.fault.event and self.fault.repeat)
         )
@@ -103,11 +154,13 @@ class Victim:
         worker = _await_worker() if what == "worker" else 0
         if not self.hit:
             self.hit = True
-            self._write_note({"place": self.place(), "event": self.events[-1] if path else ""})
+            stack = self.stack()
+            place = f"{self.phase(stack)}: {stack[0] if stack else 'imports'}"
+            self._write_note({"place": place, "event": self.events[-1] if path else ""})
         if worker:
             os.kill(worker, signal.SIGKILL)
         elif what.startswith("SIG"):
-            os.kill(os.getpid(), signal.Signals[what])
+            (os.killpg if self.fault.group else os.kill)(os.getpid(), signal.Signals[what])
         elif what == "clock":
             _jump(self.fault.seconds)
         elif what == "delay":
@@ -116,26 +169,78 @@ class Victim:
             number = getattr(errno, what)
             raise OSError(number, os.strerror(number), path)
 
-    def place(self) -> str:
-        """What the main thread is doing: the innermost functions of the package."""
+    def _wrap_restore(self):
+        """Note what is restored from now on, if the package's module of checkpoints is imported by now."""
+        module: Any = sys.modules.get("cfmlc_jax.checkpoint")
+        if not hasattr(module, "find"):  # it is among the module's last
+            return False
+        restore = module.Checkpoints.restore_latest
+
+        def noted(checkpoints, **arguments):
+            restored = restore(checkpoints, **arguments)
+            if restored is not None:
+                model, training, _ = restored
+                folder = os.path.relpath(checkpoints.path(int(training["step"])), self.folder)
+                self.restored[folder] = digests_of({"model": model, "training": training})
+                self.note.with_name(RESTORED).write_text(json.dumps(self.restored))
+            return restored
+
+        module.Checkpoints.restore_latest = noted
+        return True
+
+    def _note_save(self, event, path, arguments):
+        if event == "os.mkdir" and path.endswith(_UNFINISHED) and _UNFINISHED not in os.path.dirname(path):
+            self._save = SAVE
+        elif event == "os.rename" and self._save:
+            if str(arguments[0]).endswith(_UNFINISHED) and os.path.basename(path).isdecimal():
+                self._save = SIGNING
+            elif os.path.basename(path) == _DIGESTS:
+                self._save = ""
+
+    def stack(self) -> list[str]:
+        """The functions of the package that the main thread is in, the innermost first."""
         frame, names = sys._current_frames().get(self.main or 0), []
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module.startswith("cfmlc_jax"):
                 names.append(f"{module.removeprefix('cfmlc_jax.')}.{frame.f_code.co_name}")
             frame = frame.f_back
-        return names[0] if names else "imports"
+        return names
+
+    def phase(self, stack: list[str]) -> str:
+        """The phase, of `PHASES`, of a stack at this moment. A save goes on beside the others, and counts first."""
+        if self._save:
+            return self._save
+        for phase, words in _STACKS.items():
+            if any(name.startswith(words) for name in stack):
+                return phase
+        return START
 
     def end(self) -> None:
-        """Note that the command came to its end, with the number of its changes of files."""
+        """Note that the command came to its end without a fault."""
         if not self.hit:
-            self._write_note({"events": self.events})
+            self._write_note({"events": self.events, "seconds": self.seconds})
 
     def _write_note(self, content):
         # Outside the watched folder, in one piece: the process may be killed right after.
         temporary = self.note.with_suffix(".new")
         temporary.write_text(json.dumps(content))
         os.replace(temporary, self.note)
+
+
+def digests_of(tree: Any) -> dict[str, str]:
+    """The digest of each array of a tree, NumPy's or on devices, by its place."""
+    import jax
+    import numpy as np
+
+    found = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        # Of several processes each has all of an array that is not split.
+        shared = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        value = np.asarray(leaf.addressable_data(0) if shared else leaf)
+        content = f"{value.dtype} {value.shape} ".encode() + value.tobytes()
+        found[jax.tree_util.keystr(path, simple=True, separator="/")] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 def _await_worker() -> int:

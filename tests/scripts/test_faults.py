@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -14,13 +15,15 @@ import time
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from cfmlc_jax import checkpoint
 from cfmlc_jax.data.sources.table import Table
 from scripts.faults import __main__ as command
-from scripts.faults import subjects, trials
+from scripts.faults import ending as endings
+from scripts.faults import subjects, trials, victim
 from scripts.faults.ending import Ending, read
 from scripts.faults.subjects import SUBJECTS, Ended, Runner, survivors
 from scripts.faults.victim import Fault, Victim
@@ -68,13 +71,14 @@ def test_a_signal_comes_before_its_change_of_a_file(tmp_path):
     names, code, _, note = written(tmp_path, "SIGKILL", 1)
     assert names == ["a"]
     assert code == -signal.SIGKILL
-    assert note == {"place": "imports", "event": "open b"}
+    assert note == {"place": "start: imports", "event": "open b"}
 
 
 def test_an_interruption_reaches_a_command_in_the_background_of_a_shell(tmp_path):
-    victim = [sys.executable, "-m", "scripts.faults.victim", Fault("SIGINT", after=0.0).text()]
+    victim = [sys.executable, "-m", "scripts.faults.victim", Fault("SIGINT", event=0).text()]
+    training = SUBJECTS["pat"].command(tmp_path / "run", tmp_path)
     command = subprocess.Popen(
-        ["sh", "-c", '"$@" & wait $!', "sh", *victim, f"--workdir={tmp_path / 'run'}", "--config=nowhere.py"],
+        ["sh", "-c", '"$@" & wait $!', "sh", *victim, *training],
         env=os.environ | {"PYTHONPATH": str(ROOT), "CFMLC_FAULT_NOTE": str(tmp_path / "note")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -82,6 +86,60 @@ def test_an_interruption_reaches_a_command_in_the_background_of_a_shell(tmp_path
     )
     output, _ = command.communicate(timeout=100)
     assert command.returncode == 130, output
+    # It was the command's own wait for the signal, not Python's exception in the main thread.
+    assert output.splitlines()[-1].startswith("interrupted; the same command starts again")
+
+
+def test_a_fault_comes_after_seconds_in_a_phase(tmp_path, monkeypatch):
+    victim = Victim(Fault("clock", phase="save", after=0.2), str(tmp_path), tmp_path / "note")
+    hits = []
+    monkeypatch.setattr(victim, "act", lambda: hits.append(time.monotonic()))
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    victim.start()
+    time.sleep(0.3)
+    assert not hits
+    began = time.monotonic()
+    folder = str(tmp_path / "checkpoints" / "7")
+    victim.on_event("os.mkdir", (f"{folder}.orbax-checkpoint-tmp", 0o777, -1))
+    victim.on_event("os.mkdir", (f"{folder}.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp", 0o777, -1))
+    time.sleep(0.5)
+    assert victim.phase([]) == "save"
+    victim.on_event("os.rename", (f"{folder}.orbax-checkpoint-tmp", folder, -1, -1))
+    assert victim.phase(["engine.run._validate"]) == "end of a save"
+    victim.on_event("os.rename", (f"{folder}/.digests.json.9.tmp", f"{folder}/digests.json", -1, -1))
+    assert victim.phase(["data.workers.batches", "engine.run._validate", "engine.run.fit"]) == "validation"
+    assert victim.phase([]) == "start"
+    (hit,) = hits
+    assert 0.15 < hit - began < 0.5
+    assert victim.seconds["save"] >= 0.4
+
+
+def test_removals_in_an_open_folder_are_changes(tmp_path):
+    """`rmtree` removes names relative to it."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "file").touch()
+    number = os.open(folder, os.O_RDONLY)
+    assert victim.changed("os.remove", ("file", number)) == str(folder / "file")
+    assert victim.changed("os.rmdir", (str(folder), -1)) == str(folder)
+    os.close(number)
+
+
+def test_what_is_restored_is_noted_with_its_digests(run, tmp_path):
+    noting = Victim(Fault(), str(run), tmp_path / "note")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "restore_latest", checkpoint.Checkpoints.restore_latest)
+        assert noting._wrap_restore()
+        saved = checkpoint.Checkpoints(run / "checkpoints")
+        abstract = {
+            name: {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in item.items()}
+            for name, item in arrays(40).items()
+        }
+        saved.restore_latest(**abstract, check=lambda *_: None, warn=pytest.fail)
+        saved.close()
+    found = json.loads((tmp_path / victim.RESTORED).read_text())
+    assert found == {"checkpoints/40": victim.digests_of(endings.arrays(run / "checkpoints" / "40"))}
+    assert found["checkpoints/40"] != victim.digests_of(endings.arrays(run / "checkpoints" / "30"))
 
 
 @pytest.mark.parametrize(
@@ -97,12 +155,18 @@ def test_an_error_is_raised_once_or_from_then_on(tmp_path, repeat, names, output
 
 def test_a_slow_disk_is_a_hit(tmp_path):
     names, code, output, note = written(tmp_path, "delay", 99)
-    assert (names, code, output, note) == (["a", "b", "c"], 0, "", {"place": "imports", "event": "open a"})
+    assert (names, code, output, note) == (
+        ["a", "b", "c"],
+        0,
+        "",
+        {"place": "start: imports", "event": "open a"},
+    )
 
 
 def test_changes_of_files_are_counted(tmp_path):
     note = written(tmp_path, "SIGKILL", 99)[3]
-    assert note == {"events": ["open a", "open b", "open c"]}
+    assert note["events"] == ["open a", "open b", "open c"]
+    assert note["seconds"][""] >= note["seconds"]["start"] > 0
 
 
 @pytest.mark.skipif(
@@ -163,7 +227,7 @@ def test_a_worker_is_killed_when_there_is_one(tmp_path):
 
 def arrays(value):
     """Checkpoints' items of one array each."""
-    return {"model": {"kernel": np.full(3, value)}, "training": {"step": np.array(7)}}
+    return {"model": {"kernel": np.full(3, value)}, "training": {"step": np.array(value)}}
 
 
 @pytest.fixture
@@ -179,7 +243,7 @@ def run(tmp_path):
     (folder / "config.json").write_text('{"data": {"workers": 0}, "seed": 0}')
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 3.0}\n')
     np.savez(folder / "report" / "scores.npz", scores=np.arange(3.0))
-    (folder / "report" / "index.html").write_text("seconds: 1")
+    (folder / "report" / "index.html").write_text("seconds: 1</html>\n")
     (folder / "report" / "results.json").write_text('{"mAP": 40.0, "few": NaN}')
     (folder / "report" / "table.csv").write_text("a,b")
     return folder
@@ -188,7 +252,7 @@ def run(tmp_path):
 def test_times_and_workers_are_no_difference(run):
     expected = read(run)
     (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "time/steps_per_second": 4.0}\n')
-    (run / "report" / "index.html").write_text("seconds: 2")
+    (run / "report" / "index.html").write_text("seconds: 2</html>\n")
     (run / "config.json").write_text('{"data": {"workers": 2}, "seed": 0}')
     assert read(run).differences(expected) == []
 
@@ -199,12 +263,14 @@ def test_differences_are_named(run):
     np.savez(run / "report" / "scores.npz", scores=np.arange(3.0) + 1e-12)
     (run / "report" / ".results.json.12.tmp").touch()
     (run / "report" / "results.json").write_text("{}")
+    (run / "report" / "index.html").write_text("seconds: 2")
     (run / "config.json").unlink()
     (run / "damaged").mkdir()
     (run / "damaged" / "7").touch()
     of_files = [
         "config.json is only in one",
         "report/.results.json.12.tmp is only in one",
+        "report/index.html differs",
         "report/results.json differs",
         "report/scores.npz differs",
         "metrics.jsonl line 001 differs",
@@ -241,11 +307,24 @@ def resaved(path):
         ("40/.rank.json.9.tmp", Path.touch, ["left: checkpoints/40/.rank.json.9.tmp"]),
         ("50.orbax-checkpoint-tmp", Path.mkdir, ["left: checkpoints/50.orbax-checkpoint-tmp"]),
         ("20", lambda path: shutil.copytree(path.with_name("30"), path), ["left: checkpoints/20"]),
-        ("30", resaved, ["meta differs", "model/kernel differs", "rank.json is only in one"]),
+        (
+            "30",
+            resaved,
+            [
+                "meta differs",
+                "model/kernel differs",
+                "rank.json is only in one",
+                "training/step differs",
+            ],
+        ),
+        ("40/digests.json", removed, ["checkpoints/40 digests differs"]),
+        ("40/model/more", Path.touch, ["checkpoints/40 digests differs"]),
+        ("40/commit_success.txt", removed, []),  # nothing reads it
         (
             "30/model/manifest.ocdbt",
             Path.unlink,
             [
+                "digests differs",
                 "meta is only in one",
                 "model/kernel is only in one",
                 "training/step is only in one",
@@ -262,38 +341,55 @@ def test_differences_of_checkpoints_are_named(run, name, harm, lines):
 
 
 @pytest.mark.parametrize(
-    ("losses", "lines"),
+    ("found", "lines"),
     [
-        ([40.0, 30.0, 24.0], []),
-        ([40.0, 30.02, 29.0], []),  # it grows
-        ([40.0, 30.0, 24.1], ["metrics.jsonl line 003 differs"]),  # not at once
-        ([40.0, 30.1, 24.0], ["metrics.jsonl line 002 differs"]),
-        ([40.0, 30.02, 31.0], ["metrics.jsonl line 003 differs"]),
-        ([40.0, 30.02], ["metrics.jsonl line 003 is only in one"]),
+        ([{}, {}, {}], []),
+        ([{}, {"train/loss": 0.3002}, {"train/loss": 0.29}], []),  # it grows
+        ([{}, {}, {"train/loss": 0.241}], ["metrics.jsonl line 003 differs"]),  # not at once
+        ([{}, {"train/loss": 0.301}, {}], ["metrics.jsonl line 002 differs"]),
+        ([{}, {"train/loss": 0.3002}, {"train/loss": 0.31}], ["metrics.jsonl line 003 differs"]),
+        ([{}, {"train/loss": 0.3002}, {"train/lr": 1.0001e-5}], ["metrics.jsonl line 003 differs"]),
+        ([{}, {"train/loss": 0.3002}, {"train/loss": None}], ["metrics.jsonl line 003 differs"]),
+        ([{}, {"val/mAP": 48.0}, {"val/mAP": 41.0}], []),
+        ([{}, {"val/mAP": 39.0}, {}], ["metrics.jsonl line 002 differs"]),
+        ([{}, {}], ["metrics.jsonl line 003 is only in one"]),
     ],
 )
-def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, losses, lines):
-    def write(values):
-        (run / "metrics.jsonl").write_text(
-            "".join(f'{{"step": {step}, "loss": {value}}}\n' for step, value in enumerate(values))
-        )
+def test_numbers_of_other_devices_differ_by_rounding_that_grows(run, found, lines):
+    usual = [
+        {"train/loss": loss, "train/lr": 1e-5, "val/mAP": score}
+        for loss, score in ((0.4, 40.0), (0.3, 50.0), (0.24, 40.0))
+    ]
 
-    write([40.0, 30.0, 24.0])
+    def write(lines):
+        numbered = ({"step": step} | line for step, line in enumerate(lines))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in numbered))
+
+    write(usual)
     expected = read(run)
-    write(losses)
+    write([line | other for line, other in zip(usual, found)])
     (run / "report" / "table.csv").write_text("a,c")
     (run / "report" / "results.json").write_text('{"mAP": 41.0, "few": NaN}')
     assert read(run).differences(expected, rounded=True) == lines
 
 
-def test_results_of_other_devices_have_the_same_names_and_arrays_their_shapes(run):
+@pytest.mark.parametrize(
+    ("scores", "results", "lines"),
+    [
+        ([0.1, 1.1, 1.9], {"mAP": 49.0, "few": math.nan}, []),
+        ([0.0, 1.0, 2.0], {"mAP": 60.0, "few": math.nan}, ["report/results.json differs"]),
+        ([0.0, 1.0, 2.0], {"mAP": math.nan, "few": math.nan}, ["report/results.json differs"]),
+        ([0.0, 1.0, 2.0], {"mAP": 40.0, "many": math.nan}, ["report/results.json differs"]),
+        ([0.0, 1.0, math.nan], {"mAP": 40.0, "few": math.nan}, ["report/scores.npz differs"]),
+        ([0.0, 1.0, 2.0, 3.0], {"mAP": 40.0, "few": math.nan}, ["report/scores.npz differs"]),
+        ([0.0, -1.0, 2.0], {"mAP": 40.0, "few": math.nan}, ["report/scores.npz differs"]),
+    ],
+)
+def test_results_of_other_devices_are_near(run, scores, results, lines):
     expected = read(run)
-    (run / "report" / "results.json").write_text('{"mAP": 60.0, "many": NaN}')
-    np.savez(run / "report" / "scores.npz", scores=np.arange(4.0))
-    assert read(run).differences(expected, rounded=True) == [
-        "report/results.json differs",
-        "report/scores.npz differs",
-    ]
+    (run / "report" / "results.json").write_text(json.dumps(results))
+    np.savez(run / "report" / "scores.npz", scores=np.array(scores))
+    assert read(run).differences(expected, rounded=True) == lines
 
 
 def test_the_place_of_a_run_is_no_difference(run, tmp_path):
@@ -349,21 +445,22 @@ def test_bad_ends(ended, codes, why, problems):
 @pytest.fixture
 def setting(run):
     """Trials for a run, half of which is the whole."""
-    return trials.Setting(trials.Undisturbed(read(run), 10.0, []), run, 0, 0)
+    undisturbed = trials.Undisturbed(read(run), {"": 10.0, "steps": 5.0}, [])
+    return trials.Setting(undisturbed, undisturbed, run, {"checkpoints": run}, 0, 0)
 
 
 class Commands:
-    """In place of a runner: its commands end as told, and the first that ends with 0 leaves what is in a folder."""
+    """In place of a runner: its commands end as told, and the first that has saved leaves what is in a folder."""
 
     def __init__(self, folder, source, ends, note=None):
-        self.workdir, self.note = folder / "trial", folder / "note.json"
+        self.folder, self.workdir, self.note = folder, folder / "trial", folder / "note.json"
         self._source, self._ends = source, list(ends)
         if note is not None:
             self.note.write_text(json.dumps(note))
 
     def run(self, *flags, **options):
         ended = self._ends.pop(0)
-        if ended.code == 0 and not self.workdir.exists():
+        if (ended.code == 0 or "saved" in ended.output) and not self.workdir.exists():
             shutil.copytree(self._source, self.workdir)
         return ended
 
@@ -371,19 +468,56 @@ class Commands:
         return []
 
 
-DONE, HIT = Ended(0, "done", 1.0), {"place": "engine.run", "event": ""}
+HIT = {"place": "steps: engine.run.fit", "event": ""}
+DONE = Ended(0, "done", 1.0)
+STARTED = Ended(0, "0.1.0, loading JAX\ndone", 1.0)
+RESUMED = Ended(0, "resuming at step 40 of 40\ndone", 1.0)
+TERMINATED = Ended(143, "0.1.0, loading JAX\nasked to end; saved step 40 of 40", 1.0)
 
 
 @pytest.mark.parametrize(
     ("what", "ends", "note", "verdict", "problem"),
     [
-        ("SIGTERM", [Ended(143, "asked to end", 1.0), DONE], HIT, "survived", ""),
-        ("SIGTERM", [DONE, DONE], {"events": []}, "untouched", ""),
-        ("SIGTERM", [DONE, DONE], HIT, "lost", "exit code 0: done"),
-        ("ENOSPC", [DONE, DONE], HIT, "survived", ""),
+        ("SIGTERM", [TERMINATED, RESUMED], HIT, "survived", ""),
+        (
+            "SIGTERM",
+            [TERMINATED, DONE],
+            HIT,
+            "lost",
+            "resumed at steps [], not at those of its checkpoints, [40]",
+        ),
+        (
+            "SIGTERM",
+            [Ended(143, "0.1.0, loading JAX\nasked to end; saved step 41 of 50", 1.0), RESUMED],
+            HIT,
+            "lost",
+            "it said that step 41 is saved",
+        ),
+        ("SIGTERM", [Ended(-15, "0.1.0, loading JAX", 1.0), DONE], HIT, "lost", "exit code -15"),
+        (
+            "SIGTERM",
+            [Ended(143, "0.1.0, loading JAX", 1.0), DONE],
+            HIT,
+            "lost",
+            "it did not say that it was asked",
+        ),
+        ("SIGTERM", [Ended(-15, "", 1.0), DONE], HIT, "survived", ""),  # before it handles signals
+        ("SIGTERM", [DONE, RESUMED], {"events": []}, "untouched", ""),
+        ("SIGTERM", [STARTED, RESUMED], HIT, "lost", "exit code 0: done"),
+        ("SIGTERM", [STARTED, RESUMED], HIT | {"place": "report: report.page.write"}, "survived", ""),
+        (
+            "SIGINT",
+            [Ended(130, "0.1.0, loading JAX\nTraceback (most recent call last):\ninterrupted", 1.0), DONE],
+            HIT,
+            "lost",
+            "traceback",
+        ),
+        ("ENOSPC", [DONE, RESUMED], HIT, "survived", ""),
+        ("ENOSPC", [Ended(1, "error: a (No space left on device)", 1.0), DONE], HIT, "survived", ""),
+        ("ENOSPC", [Ended(1, "error: a is strange", 1.0), DONE], HIT, "lost", "exit code 1 without one line"),
         ("ENOSPC", [Ended(1, "error: full", 1.0), DONE], None, "lost", "ended before the fault: exit code 1"),
         ("delay", [Ended(1, "error: slow", 1.0), DONE], HIT, "lost", "exit code 1: error: slow"),
-        ("worker", [DONE, DONE], HIT, "untouched", ""),
+        ("worker", [DONE, RESUMED], HIT, "untouched", ""),
         (
             "worker",
             [Ended(1, "error: x", 1.0), DONE],
@@ -395,8 +529,9 @@ DONE, HIT = Ended(0, "done", 1.0), {"place": "engine.run", "event": ""}
 )
 def test_a_fault_must_have_its_effect(setting, run, tmp_path, what, ends, note, verdict, problem):
     outcome = trials._hit(setting, Fault(what))(Commands(tmp_path, run, ends, note))
-    assert outcome.verdict == verdict
-    assert [each.startswith(problem) for each in outcome.problems] == [True] * bool(problem)
+    assert outcome.verdict == verdict, outcome.problems
+    assert bool(outcome.problems) == bool(problem)
+    assert not problem or any(each.startswith(problem) for each in outcome.problems)
 
 
 def test_a_run_that_ends_by_itself_must_be_complete(setting, run, tmp_path):
@@ -404,7 +539,7 @@ def test_a_run_that_ends_by_itself_must_be_complete(setting, run, tmp_path):
     lacking = tmp_path / "lacking"
     shutil.copytree(run, lacking)
     (lacking / "report" / "table.csv").unlink()
-    runner = Commands(tmp_path, lacking, [DONE, DONE], HIT)
+    runner = Commands(tmp_path, lacking, [DONE, RESUMED], HIT)
     outcome = trials._hit(setting, Fault("ENOSPC"))(runner)
     assert "missing: report/table.csv" in outcome.problems
 
@@ -412,9 +547,82 @@ def test_a_run_that_ends_by_itself_must_be_complete(setting, run, tmp_path):
 def test_what_is_changed_is_put_back_after_a_refusal(setting, run, tmp_path):
     refused = Ended(1, "error: checkpoints/10 is of another run", 1.0)
     change = lambda path: trials._put(run / "checkpoints" / "40", path)  # noqa: E731
-    runner = Commands(tmp_path, run, [refused, DONE])
-    outcome = trials._changed(setting, "checkpoints/10", change)(runner)
+    runner = Commands(tmp_path, run, [refused, RESUMED])
+    outcome = trials._changed(setting, run, "checkpoints/10", change)(runner)
     assert (outcome.verdict, outcome.problems) == ("refused", [])
+
+
+def moved(runner, step):
+    """In place of a run that sets a checkpoint aside."""
+    aside = runner.workdir / "damaged" / step
+    aside.parent.mkdir()
+    (runner.workdir / "checkpoints" / step).rename(aside)
+
+
+@pytest.mark.parametrize(
+    ("aside", "output", "problem"),
+    [
+        ("40", "warning: checkpoint 40 is damaged (x)\nresuming at step 30 of 40", ""),
+        ("40", "resuming at step 30 of 40", "no warning names damaged/40"),
+        (
+            "40",
+            "warning: checkpoint 40 is damaged\nresuming at step 10 of 40",
+            "resumed at steps [10], not at those of its checkpoints, [30]",
+        ),
+        ("30", "warning: checkpoint 30 is damaged\nresuming at step 40 of 40", "damaged/30 was set aside"),
+        (None, "resuming at step 30 of 40", "resumed at steps [30]"),
+        (None, "resuming at step 40 of 40", ""),
+    ],
+)
+def test_only_the_damaged_checkpoint_is_set_aside(setting, run, tmp_path, aside, output, problem):
+    runner = Commands(tmp_path, run, [Ended(0, output, 1.0)])
+    ends = runner.run
+
+    def run_once(*flags):
+        if aside:
+            moved(runner, aside)
+        return ends(*flags)
+
+    runner.run = run_once
+    outcome = trials._changed(setting, run, "checkpoints/40", lambda path: None)(runner)
+    found = [each for each in outcome.problems if "differs" not in each and "missing" not in each]
+    assert [each.startswith(problem) for each in found][: bool(problem)] == [True] * bool(problem)
+    assert bool(found) == bool(problem)
+
+
+def test_what_was_restored_must_be_what_was_saved(run, tmp_path):
+    runner = Commands(tmp_path, run, [])
+    latest = {runner.workdir / "checkpoints": 40}
+    (tmp_path / victim.RESTORED).write_text(
+        json.dumps({"checkpoints/40": victim.digests_of(endings.arrays(run / "checkpoints" / "40"))})
+    )
+    assert trials._bad_restored(runner, run, latest) == []
+    resaved(run / "checkpoints" / "40")
+    assert len(trials._bad_restored(runner, run, latest)) == 1
+    (tmp_path / victim.RESTORED).unlink()
+    assert len(trials._bad_restored(runner, run, latest)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "seconds", "problem"),
+    [
+        ([Ended(1, "error: process 1 died", 1.0), Ended(1, "error: process 1 died", 1.0)], 20, ""),
+        ([Ended(1, "error: process 1 died", 1.0)], 70, "the others ended 70 s after it"),
+        ([Ended(1, "error: they did not all connect", 1.0)], 310, ""),
+        ([Ended(1, "error: x", 1.0)], 20, "no error names process 1"),
+        ([Ended(-11, "", 1.0)], 20, "exit codes {-11}"),
+    ],
+)
+def test_the_others_must_notice_a_death(ends, seconds, problem):
+    found = trials._bad_others(ends, 1, seconds)
+    assert [each.startswith(problem) for each in found] == [True] * bool(problem)
+
+
+def test_halves_are_killed_in_the_middle_of_each_training():
+    events = [f"os.rename checkpoints/{step}" for step in (7, 14, 20, 21, 28, 35, 40)]
+    events += [f"os.rename plain/checkpoints/{step}" for step in (7, 14, 17)]
+    events += ["os.rename other/checkpoints/3", "os.rename checkpoints/40/digests.json"]
+    assert trials.folders_of_halves(events) == {"checkpoints": 28, "plain/checkpoints": 14}
 
 
 def test_a_power_cut_tears_files(run, tmp_path):
@@ -488,22 +696,36 @@ def test_photos_are_written_anew_and_read(tmp_path):
     assert f"--config.data.root={runner.data}" in runner.subject.command(runner.workdir, runner.data)
 
 
-def test_trials_are_the_same_in_every_command(tmp_path):
-    for step in ("7", "14"):
-        (tmp_path / "checkpoints" / step).mkdir(parents=True)
-        (tmp_path / "checkpoints" / step / "file").write_text(step)
-    undisturbed = trials.Undisturbed(Ending(), 10.0, [f"open {number}" for number in range(50)])
-    setting = trials.Setting(undisturbed, tmp_path, 3, seed=0)
+def test_trials_are_the_same_in_every_command(run):
+    seconds = dict.fromkeys(("", *victim.PHASES), 1.0)
+    undisturbed = trials.Undisturbed(Ending(), seconds, [f"open {number}" for number in range(50)])
+    halves = {"checkpoints": run}
+    many = {2: undisturbed, 4: undisturbed}
+    setting = trials.Setting(undisturbed, undisturbed, run, halves, 4, 0, halves, many)
     for name, campaign in trials.CAMPAIGNS.items():
         names = [trial.name for trial in campaign(setting)]
         assert names == [trial.name for trial in campaign(setting)]
         assert len(names) == len(set(names)), name
+    names = [trial.name for trial in trials.moments(setting)]
+    assert len(names) == 4 * 3 * len(victim.PHASES)
+    assert sum("with workers" in name for name in names) == len(names) / 4
 
 
 def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, capsys):
     rows = [
-        {"system": "pat", "campaign": "moments", "trial": "a", "verdict": "survived", "problems": []},
-        {"system": "pat", "campaign": "moments", "trial": "b", "verdict": "lost", "problems": ["x differs"]},
+        {
+            "system": "pat",
+            "campaign": "moments",
+            "trial": trial,
+            "verdict": verdict,
+            "place": place,
+            "problems": ["x differs"],
+        }
+        for trial, verdict, place in (
+            ("a", "survived", "save: checkpoint.wait"),
+            ("b", "lost", "start: imports"),
+            ("c", "untouched", ""),
+        )
     ]
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(sys, "argv", ["faults", "table", f"--workdir={tmp_path}"])
@@ -511,8 +733,9 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split("|")[1:-1] == [
         f" {cell} "
-        for cell in ("moments", "pat   ", "    2", "       1", "     0", "      0", "        0", "   1")
+        for cell in ("moments", "pat   ", "    3", "       1", "     0", "      0", "        1", "   1")
     ]
+    assert "hit in moments of pat: start 1, save 1" in lines
     assert lines[-1] == "- pat, b: x differs"
 
 
