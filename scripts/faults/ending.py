@@ -79,8 +79,9 @@ class Ending:
         Args:
             expected: the ending of the run that was left alone.
             rounded: whether numbers may differ, because the run was on other devices: the first line of a log that
-                differs by `FIRST` at most, those after it by `GROWN`, scores by `SCORE_POINTS`; arrays by `ARRAYS`; and
-                pictures, tables and examples.
+                differs by `FIRST` at most, those after it by `GROWN`, scores by `SCORE_POINTS`; arrays of the model and of
+                scores by `ARRAYS`, and those of the optimiser, which are as noisy as gradients, as long as they are finite;
+                what follows from the scores of few images: results, pictures, tables and examples.
             aside: whether a damaged checkpoint may have been set aside.
             lost: a metrics.jsonl of which the run said that lines are lost, and the last step of these.
         """
@@ -93,10 +94,17 @@ class Ending:
                 {name: part for name, part in each.items() if Path(name).name != _EXAMPLES}
                 for each in (found_parts, parts)
             )
-        lines = _differences(found_parts, parts, lambda found, part: alike(found, part, rounded=rounded))
+
+        def are_alike(name, found, part):
+            if not rounded:
+                return alike(found, part)
+            return alike(found, part, within=math.inf if f" {_ITEMS[1]}/" in name else ARRAYS)
+
+        lines = _differences(found_parts, parts, are_alike)
         for name in sorted(self.logs.keys() | expected.logs.keys()):
             found_log, log = (_lines(ending.logs.get(name, []), name, lost) for ending in (self, expected))
-            lines += _differences(found_log, log, _Growing() if rounded else alike)
+            near = _Growing() if rounded else alike
+            lines += _differences(found_log, log, lambda _, found, line, near=near: near(found, line))
         more, fewer = self.paths - expected.paths, expected.paths - self.paths
         if aside:
             more = {path for path in more if Path(path).parts[0] != _ASIDE}
@@ -119,7 +127,7 @@ def _differences(found, expected, are_alike):
     for name in sorted(found.keys() | expected.keys()):
         if name not in found or name not in expected:
             lines.append(f"{name} is only in one")
-        elif not are_alike(found[name], expected[name]):
+        elif not are_alike(name, found[name], expected[name]):
             lines.append(f"{name} differs")
     return lines
 
@@ -147,35 +155,40 @@ class _Growing:
         return abs(found - expected) <= self._tolerance * abs(expected)
 
 
-def alike(found: Any, expected: Any, *, rounded: bool = False) -> bool:
-    """Whether two contents are the same; if rounded, numbers that are not whole may be a little apart."""
+def alike(found: Any, expected: Any, *, within: float | None = None) -> bool:
+    """Whether two contents are the same.
+
+    Args:
+        found: an array, what JSON holds, or the digest of a file.
+        expected: likewise.
+        within: how far arrays may be apart (`apart`); other numbers that are not whole, and digests, may be any then.
+    """
     if type(found) is not type(expected):
         return False
     if isinstance(expected, np.ndarray):
         if (found.dtype, found.shape) != (expected.dtype, expected.shape):
             return False
-        near = rounded and np.issubdtype(expected.dtype, np.floating)
-        return found.tobytes() == expected.tobytes() or (near and apart(found, expected) <= ARRAYS)
+        if within is not None and np.issubdtype(expected.dtype, np.floating):
+            return apart(found, expected) <= within
+        return found.tobytes() == expected.tobytes()
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(
-            alike(found[key], expected[key], rounded=rounded) for key in expected
+            alike(found[key], expected[key], within=within) for key in expected
         )
     if isinstance(expected, list):
         return len(found) == len(expected) and all(
-            alike(*both, rounded=rounded) for both in zip(found, expected)
+            alike(*both, within=within) for both in zip(found, expected)
         )
-    if isinstance(expected, float):
-        if math.isnan(expected) or not rounded:
-            return found == expected or (math.isnan(found) and math.isnan(expected))
-        return abs(found - expected) <= max(SCORE_POINTS, GROWN * abs(expected))
-    return found == expected or (rounded and isinstance(expected, bytes))
+    if within is not None and isinstance(expected, float | bytes):
+        return True
+    return found == expected or (found != found and expected != expected)  # NaN
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:
-    """The norm of the difference of two arrays, relative to that of the second; infinite where only one is finite."""
+    """The norm of the difference of two arrays, relative to that of the second; NaN if only one of two values is finite."""
     finite = np.isfinite(expected)
     if not np.array_equal(np.isfinite(found), finite):
-        return math.inf
+        return math.nan
     found, expected = found[finite].astype(np.float64), expected[finite].astype(np.float64)
     difference, norm = np.linalg.norm(found - expected), np.linalg.norm(expected)
     return 0.0 if not difference else float(difference / norm) if norm else math.inf

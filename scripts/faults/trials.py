@@ -51,6 +51,7 @@ _STARTING = re.compile(
 _CUT = (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 # In these phases a run that is asked to end may end by itself before it looks.
 _LAST = ("evaluation", "report")
+_MOST_PROBLEMS = 8  # that are listed
 # A phase that takes less is not hit by time.
 _LEAST_SECONDS = 0.02
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -95,7 +96,9 @@ class Outcome:
         """Count the trial as lost if there are problems."""
         if problems:
             self.verdict = LOST
-            self.problems += problems
+            self.problems += problems[:_MOST_PROBLEMS]
+            if len(problems) > _MOST_PROBLEMS:
+                self.problems.append(f"and {len(problems) - _MOST_PROBLEMS} more")
 
 
 @dataclass(frozen=True)
