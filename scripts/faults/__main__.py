@@ -99,9 +99,9 @@ def _run(flags, name):
     halves, others = {}, {}
     for place, step in trials.folders_of_halves(undisturbed.events).items():
         word = place.replace("/", "_")
-        halves[place] = _half(runner(f"half_{word}"), undisturbed, place, step)
+        halves[place] = _half(runner(f"half_{word}"), place, step)
         if flags.campaign == trials.DAMAGE:
-            others[place] = _half(runner(f"other_{word}"), undisturbed, place, step, "--config.seed=1")
+            others[place] = _half(runner(f"other_{word}"), place, step, "--config.seed=1")
     of_many = {}
     if flags.campaign == trials.OF_MANY:
         of_many = {
@@ -158,11 +158,11 @@ def _undisturbed(runner, *flags, count=1):
     return trials.Undisturbed(endings.read(runner.workdir), content["seconds"], content["events"])
 
 
-def _half(runner, undisturbed, place, step, *flags):
+def _half(runner, place, step, *flags):
     """The workdir of a run that was killed when it was training in `place`; of an earlier command if there is one."""
     if not (runner.folder / "done").exists():
         _empty(runner.folder)
-        trials.half_way(runner, undisturbed.events, place, step, *flags)
+        trials.half_way(runner, place, step, *flags)
         (runner.folder / "done").touch()
     return runner.workdir
 

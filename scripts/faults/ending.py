@@ -89,6 +89,14 @@ class Ending:
         for name in self.steps.keys() & expected.steps.keys():
             found_parts |= {f"{name} {part}": value for part, value in self.steps[name].items()}
             parts |= {f"{name} {part}": value for part, value in expected.steps[name].items()}
+        if lost is not None:
+            # A checkpoint has the number of lines before it.
+            for each in (found_parts, parts):
+                each |= {
+                    name: {key: entry for key, entry in part.items() if key != "logged"}
+                    for name, part in each.items()
+                    if name.endswith(" meta")
+                }
         if rounded:
             found_parts, parts = (
                 {name: part for name, part in each.items() if Path(name).name != _EXAMPLES}

@@ -185,11 +185,16 @@ def damage(setting: Setting) -> list[Trial]:
         folder = source / place
         latest, best = max(_steps(folder), key=_step), checkpoints.find(folder)
         own = [path for path in folder.parent.iterdir() if path.is_file()]
-        trials += _damages(setting, source, [latest, *([best] if best != latest else []), *own])
+        trials += _damages(setting, source, [latest, *own, *([] if best == latest else _read_parts(best))])
         trials += _tears(setting, source, latest)
         trials += _exchanges(setting, source, place)
-    report = setting.finished / "report"
-    return trials + _damages(setting, setting.finished, [report, checkpoints.find(setting.finished)])
+    best = checkpoints.find(setting.finished)
+    return trials + _damages(setting, setting.finished, [setting.finished / "report", *_read_parts(best)])
+
+
+def _read_parts(checkpoint):
+    """What is read of a checkpoint from which nothing resumes."""
+    return [path for path in checkpoint.iterdir() if path.name != "training"]
 
 
 def _damages(setting, source, paths):
@@ -243,7 +248,8 @@ def _exchanges(setting, source, place):
             name = own / part.name
             if (source / name).exists():
                 change = lambda path, part=part: _put(part, path)  # noqa: E731
-                trials.append(Trial(f"{name} of {whose}", _changed(setting, source, str(name), change)))
+                trial = _changed(setting, source, str(name), change, why=str(own))
+                trials.append(Trial(f"{name} of {whose}", trial))
     return trials
 
 
@@ -398,14 +404,18 @@ def folders_of_halves(events: list[str]) -> dict[str, int]:
     return {folder: saved[int(0.6 * len(saved))] for folder, saved in steps.items() if len(saved) > 2}
 
 
-def half_way(runner: Runner, events: list[str], folder: str, step: int, *flags: str) -> None:
+def half_way(runner: Runner, folder: str, step: int, *flags: str) -> None:
     """Kill a run of a subject when it has saved this step there.
 
     Raises:
         RunError: it ends by itself, or has no two checkpoints there then.
     """
-    signed = max(n for n, event in enumerate(events) if event == f"os.rename {folder}/{step}/{digests.FILE}")
-    ended = runner.run(*flags, fault=Fault("SIGKILL", event=signed + 2))
+    process = runner.start(*flags)
+    saved = runner.workdir / folder / str(step) / digests.FILE
+    while not saved.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    ended = runner.finish(process)
     if ended.code != -signal.SIGKILL or len(_steps(runner.workdir / folder)) < 2:
         raise RunError(
             f"the run of {runner.subject.name} was not killed in {folder}: {_last_line(ended)}; see {runner.folder}"

@@ -427,6 +427,13 @@ def test_lines_of_which_a_run_said_that_they_are_lost_are_not_compared(run):
     expected, lost = read(run), ("metrics.jsonl", 7)
     log.write_text(lines[1])
     assert read(run).differences(expected, lost=lost) == []
+    saved = [
+        Ending(steps={"checkpoints/30": {"meta": {"a": a, "logged": {"lines": n}}}})
+        for a, n in ((1, 2), (1, 1), (2, 2))
+    ]
+    assert saved[1].differences(saved[0]) == ["checkpoints/30 meta differs"]
+    assert saved[1].differences(saved[0], lost=lost) == []
+    assert saved[2].differences(saved[0], lost=lost) == ["checkpoints/30 meta differs"]
     log.write_text(lines[0])
     assert read(run).differences(expected, lost=lost) == ["metrics.jsonl line 001 is only in one"]
     log.unlink()
