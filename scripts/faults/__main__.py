@@ -125,7 +125,10 @@ def _run(flags, name):
         of_trial = runner(f"trial_{flags.campaign}")
         _empty(of_trial.folder)
         since = time.monotonic()
-        outcome = trial.run(of_trial)
+        try:
+            outcome = trial.run(of_trial)
+        finally:
+            of_trial.stop()
         outcome.seconds = round(time.monotonic() - since, 1)
         row = {"system": name, "campaign": flags.campaign, "trial": trial.name, **asdict(outcome)}
         files.append_text(flags.workdir / TRIALS, json.dumps(row) + "\n")

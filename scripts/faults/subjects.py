@@ -199,7 +199,7 @@ class Runner:
         self.data = programs.with_name(f"data_of_{subject.name}")
         self.mark = str(folder)  # other campaigns may run at the same time
         self._blocks = shared_memory()
-        self._commands, self._numbers = 0, dict[int, int]()
+        self._started: list[subprocess.Popen] = []
 
     def environment(self, devices: int = 1, **variables: str) -> dict[str, str]:
         """The environment of the commands, with so many CPU devices."""
@@ -234,9 +234,8 @@ class Runner:
         if not self.data.exists():
             self.restore_data()
         program = ["-m", "cfmlc_jax.main"] if fault is None else ["-m", "scripts.faults.victim", fault.text()]
-        self._commands += 1
         # Not a pipe: processes that the command leaves behind would hold its other end.
-        with self._output(self._commands).open("wb") as output:
+        with self._output(len(self._started)).open("wb") as output:
             process = subprocess.Popen(
                 [*before, sys.executable, *program, *self.subject.command(self.workdir, self.data, *flags)],
                 env=self.environment(devices, **variables),
@@ -246,7 +245,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
-        self._numbers[process.pid] = self._commands
+        self._started.append(process)
         return process
 
     def run(self, *flags: str, fault: Fault | None = None, devices: int = 1, **variables: str) -> Ended:
@@ -281,17 +280,22 @@ class Runner:
             process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             hung = True
-        finally:  # also if the campaign is interrupted
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        output = self._output(self._numbers[process.pid])
+            process.kill()
+            process.wait()
+        output = self._output(self._started.index(process))
         with output.open("a") as file:
             file.write(
                 f"\nexit code {process.returncode}{f', still running after {TIMEOUT} s' if hung else ''}\n"
             )
         text = output.read_text(errors="replace").rpartition("\nexit code ")[0]
         return Ended(process.returncode, text, time.monotonic() - since, hung)
+
+    def stop(self) -> None:
+        """Kill the commands that are still running: the campaign was interrupted."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def _output(self, number):
         return self.folder / f"output_{number}.txt"
