@@ -238,6 +238,8 @@ def _joined(parts: Sequence[Batch]) -> Batch:
 
 
 def _prepare_worker(worker: int, workers: int) -> None:
+    # A scheduler may send SIGTERM to all processes of a run: the parent saves, for which it needs its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _keep_memory()
     _end_with_parent(worker, workers)
 

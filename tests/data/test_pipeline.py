@@ -1,6 +1,7 @@
 """Batches: the same whoever reads them, every epoch in another order, every test image once."""
 
 import errno
+import multiprocessing
 import signal
 from types import SimpleNamespace
 
@@ -79,6 +80,19 @@ def test_workers_hand_over_large_arrays_in_parts(source, monkeypatch):
         assert [len(part) for part in batch["views"]] == [2, 2, 2, 2]
         batch["views"] = np.concatenate(batch["views"])
     assert_equal(parted, whole)
+
+
+def test_workers_leave_sigterm_to_the_process_that_reads_from_them(source):
+    expected = batches(source, Reading(threads=1))
+    reading = iter(
+        train_batches(source, AUGMENTED, batch_size=4, epochs=2, seed=3, reading=Reading(workers=1))
+    )
+    first = next(reading)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()  # sends it SIGTERM
+    worker.join(1)
+    assert worker.is_alive()
+    assert_equal([first, *reading], expected)
 
 
 def test_standing_workers_read_pass_after_pass(source, monkeypatch):
