@@ -18,6 +18,7 @@ from cfmlc_jax.errors import InputError, RunError
 
 _P = ParamSpec("_P")
 INTERRUPTED = 128 + signal.SIGINT
+_SECONDS_FOR_ACTIONS = 15.0  # before an interrupt ends the process
 # The number of a process among those that a cluster started; which of them counts is decided with JAX's detectors.
 _NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
 
@@ -159,7 +160,9 @@ def run_actions(seconds: float) -> None:
 
 def _run_actions():
     for action in [*_at_interrupt]:
-        action()
+        # The main thread is still at work, so anything may fail; the other actions are none the less due.
+        with contextlib.suppress(Exception):
+            action()
 
 
 def _end_at_interrupt(message):
@@ -169,8 +172,10 @@ def _end_at_interrupt(message):
     if _says_interrupted.is_set():
         with contextlib.suppress(OSError):  # a closed pipe
             os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
-    _run_actions()
-    os._exit(INTERRUPTED)
+    try:
+        run_actions(_SECONDS_FOR_ACTIONS)
+    finally:  # also if no further thread can be started
+        os._exit(INTERRUPTED)
 
 
 def end(code: int) -> NoReturn:

@@ -317,6 +317,20 @@ def test_ctrl_c_stays_ignored_if_the_parent_ignores_it():
     assert (done.returncode, done.stderr) == (7, b"")
 
 
+@pytest.mark.parametrize("action", ["lambda: 1 / 0", "lambda: time.sleep(60)"])
+def test_an_action_that_fails_or_hangs_does_not_keep_the_process(action):
+    program = (
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from cfmlc_jax import cli; cli._SECONDS_FOR_ACTIONS = 2.0; cli.end_at_interrupt('interrupted');"
+        f"cli.at_interrupt(lambda: print('swept', flush=True)); cli.at_interrupt({action});"
+        "cli.at_interrupt(lambda: print('closed', flush=True));"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"interrupted\n")
+    assert done.stdout == (b"swept\n" if "sleep" in action else b"swept\nclosed\n")
+
+
 def test_registered_actions_run_before_the_process_ends():
     program = (
         "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
