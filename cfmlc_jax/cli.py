@@ -1,5 +1,6 @@
-"""Shared by all commands: the parser of flags, the encoding of output, Ctrl-C, the end of the process."""
+"""Shared by all commands: the parser of flags, the encoding of output, Ctrl-C and SIGTERM, the end of the process."""
 
+import _thread
 import argparse
 import contextlib
 import functools
@@ -18,12 +19,14 @@ from cfmlc_jax.errors import InputError, RunError
 
 _P = ParamSpec("_P")
 INTERRUPTED = 128 + signal.SIGINT
-_SECONDS_FOR_ACTIONS = 15.0  # before an interrupt ends the process
+# The signals that end a command, and how its last line begins.
+_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "asked to end"}
+_SECONDS_FOR_ACTIONS = 15.0  # before a signal ends the process
 # The number of a process among those that a cluster started; which of them counts is decided with JAX's detectors.
 _NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
 
 _at_interrupt: list[Callable[[], object]] = []
-# Whether this process says that it was interrupted; of several it is one.
+# Whether this process prints that it was interrupted; of several it is one.
 _says_interrupted = threading.Event()
 _says_interrupted.set()
 
@@ -111,33 +114,39 @@ def greet(arguments: Sequence[str]) -> None:
         print(f"{version()}, loading JAX", flush=True)
 
 
-def end_at_interrupt(message: str) -> None:
-    """Make SIGINT (Ctrl-C) print this line and end the process at once, with exit code 130.
+def end_at_interrupt(remark: str = "") -> None:
+    """Make SIGINT (Ctrl-C) and SIGTERM print a line and end the process at once, with exit code 130 or 143.
 
-    Call this before other packages start threads: the signal is blocked in every thread, and one
-    dedicated thread waits for it. A KeyboardInterrupt would be raised wherever the main thread is: in an
+    Call this before other packages start threads: the signals are blocked in every thread, and one
+    dedicated thread waits for them. A KeyboardInterrupt would be raised wherever the main thread is: in an
     import or a C++ callback, which lose it or crash, or after minutes of compilation. No cleanup is
     needed: files are replaced atomically, and a run resumes from its last checkpoint as after SIGKILL.
-    Child processes inherit the blocked signal, so workers do not receive a terminal's Ctrl-C; they end
-    with their parent.
 
-    If SIGINT was ignored from the start (a shell's background job), it stays ignored.
+    While Python has a handler of SIGTERM (`hooks.Preemption`), the main thread runs that instead. Without one the
+    system would drop the signal if this process is the first of a container.
+
+    Child processes inherit the blocked signals, so workers do not receive a terminal's Ctrl-C, or the SIGTERM of a
+    scheduler to all processes of a run; they end with their parent.
+
+    A signal that was ignored from the start (SIGINT in a shell's background job) stays ignored.
+
+    Args:
+        remark: follows the word "interrupted", or "asked to end", on the line.
     """
     # Python's resource tracker removes the memory shared with workers, and would warn about it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    threading.Thread(target=_end_at_interrupt, args=[message], daemon=True).start()
+    signals = [number for number in _WORDS if signal.getsignal(number) is not signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=_end_at_interrupt, args=[signals, remark], daemon=True).start()
 
 
 def at_interrupt(action: Callable[[], object]) -> None:
-    """Register an action to run before SIGINT ends the process: short, and safe while the main thread runs."""
+    """Register an action to run before a signal ends the process: short, and safe while the main thread runs."""
     _at_interrupt.append(action)
 
 
 def leave_interrupts_to_another() -> None:
-    """Print no line when SIGINT ends this process: another process of the run, which gets it too, prints it."""
+    """Print no line when a signal ends this process: another process of the run, which gets it too, prints it."""
     _says_interrupted.clear()
 
 
@@ -165,17 +174,21 @@ def _run_actions():
             action()
 
 
-def _end_at_interrupt(message):
-    signal.sigwait([signal.SIGINT])
+def _end_at_interrupt(signals, remark):
+    number = signal.sigwait(signals)
+    while number == signal.SIGTERM and callable(signal.getsignal(number)):
+        _thread.interrupt_main(signal.SIGTERM)
+        number = signal.sigwait(signals)
     # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
+    line = "; ".join(filter(None, [_WORDS[number], remark]))
     if _says_interrupted.is_set():
         with contextlib.suppress(OSError):  # a closed pipe
-            os.write(2, f"{start}{message}\n".encode("ascii", "backslashreplace"))
+            os.write(2, f"{start}{line}\n".encode("ascii", "backslashreplace"))
     try:
         run_actions(_SECONDS_FOR_ACTIONS)
     finally:  # also if no further thread can be started
-        os._exit(INTERRUPTED)
+        os._exit(128 + number)
 
 
 def end(code: int) -> NoReturn:

@@ -4,7 +4,7 @@
 
 Several processes of it, started by srun, mpirun, on a TPU pod or as an Indexed Job of Kubernetes, do one run together.
 
-Exit codes: 0 success; 1 an error, which is printed in one line; 130 interrupted; 143 ended by SIGTERM
+Exit codes: 0 success; 1 an error, which is printed in one line; 130 interrupted; 143 ended by SIGTERM, in training
 after the state was saved.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    cli.end_at_interrupt("interrupted; the same command starts again, a training from its last checkpoint")
+    cli.end_at_interrupt("the same command starts again, a training from its last checkpoint")
     cli.greet(sys.argv)
 
 import jax

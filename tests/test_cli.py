@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,15 +197,18 @@ def start(module, *arguments):
         signal.signal(signal.SIGINT, before)
 
 
+ENDING = {signal.SIGINT: "interrupted", signal.SIGTERM: "asked to end"}
+
+
 def listens(process):
-    """Whether the process takes SIGINT as a command does: it is blocked there, and a thread waits for it."""
+    """Whether the process takes signals as a command does: they are blocked there, and a thread waits for them."""
     blocked = next(
         line.split()[1]
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
         if line.startswith("SigBlk")
     )
     threads = len(os.listdir(f"/proc/{process.pid}/task"))
-    return bool(int(blocked, 16) >> (signal.SIGINT - 1) & 1) and threads > 1
+    return all(int(blocked, 16) >> (number - 1) & 1 for number in ENDING) and threads > 1
 
 
 def members(group):
@@ -234,24 +238,25 @@ needs_proc = pytest.mark.skipif(
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("module", "arguments"),
+    ("number", "module", "arguments"),
     [
-        ("main", [TINY]),
-        ("main", ["--mode=evaluate", "--checkpoint=nowhere"]),
-        ("predict", ["--checkpoint=nowhere", "a.jpg"]),
-        ("report", ["nowhere"]),
-        ("check", ["nowhere"]),
-        ("torch_weights", ["nowhere", "there"]),
+        (signal.SIGINT, "main", [TINY]),
+        (signal.SIGTERM, "main", [TINY]),
+        (signal.SIGINT, "main", ["--mode=evaluate", "--checkpoint=nowhere"]),
+        (signal.SIGINT, "predict", ["--checkpoint=nowhere", "a.jpg"]),
+        (signal.SIGTERM, "report", ["nowhere"]),
+        (signal.SIGINT, "check", ["nowhere"]),
+        (signal.SIGINT, "torch_weights", ["nowhere", "there"]),
     ],
 )
-def test_ctrl_c_while_modules_are_imported(module, arguments):
+def test_a_signal_while_modules_are_imported(number, module, arguments):
     process = start(module, *arguments)
     wait_for(lambda: listens(process), 60)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == commands.INTERRUPTED == 130
+    assert process.returncode == 128 + number
     assert len(err.splitlines()) == 1
-    assert err.startswith("interrupted")
+    assert err.startswith(ENDING[number])
 
 
 @needs_proc
@@ -289,6 +294,62 @@ def test_no_worker_outlives_its_run(tmp_path, number, moment):
         process.communicate()
 
 
+@needs_proc
+def test_sigterm_to_all_processes_of_a_run_is_left_to_the_first(tmp_path):
+    """As `timeout` and schedulers send it. The worker has just started."""
+    process = start("main", TINY, f"--workdir={tmp_path / 'run'}", "--config.data.workers=1")
+    try:
+        wait_for(lambda: len(members(process.pid)) > 2, 120)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 143, err
+        assert err.splitlines()[-1] == "asked to end; saved step 1 of 40; the same command resumes"
+        wait_for(lambda: not members(process.pid), 20)
+    finally:
+        for member in members(process.pid):
+            os.kill(member, signal.SIGKILL)
+
+
+IN_A_CONTAINER = ["unshare", "--map-root-user", "--pid", "--fork"]
+
+
+@needs_proc
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run([*IN_A_CONTAINER, "true"], check=False, capture_output=True).returncode != 0,
+    reason="this system lets nobody have a first process",
+)
+def test_sigterm_ends_the_first_process_of_a_container():
+    program = (
+        "import time; from cfmlc_jax import cli; cli.end_at_interrupt();"
+        "cli.at_interrupt(lambda: print('swept', flush=True)); print('ready', flush=True); time.sleep(20)"
+    )
+    container = subprocess.Popen(
+        [*IN_A_CONTAINER, sys.executable, "-c", program],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert container.stdout.readline() == "ready\n"
+    (first,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    os.kill(int(first), signal.SIGTERM)
+    assert container.communicate(timeout=60) == ("swept\n", "asked to end\n")
+    assert container.returncode == 143
+
+
+def test_sigterm_is_left_to_a_handler_of_python_while_there_is_one():
+    program = (
+        "import os, signal, time; from cfmlc_jax import cli; cli.end_at_interrupt('nothing is done'); asked = [];"
+        "before = signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "while not asked: time.sleep(0.01)\n"
+        "signal.signal(signal.SIGTERM, before); os.kill(os.getpid(), signal.SIGTERM); time.sleep(20)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (143, b"asked to end; nothing is done\n")
+
+
 def test_invalid_flags_are_one_line_errors():
     parser = commands.Parser(prog="command")
     parser.add_argument("--steps", type=commands.whole_number(0))
@@ -308,7 +369,7 @@ def test_invalid_flags_are_one_line_errors():
 def test_ctrl_c_stays_ignored_if_the_parent_ignores_it():
     program = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from cfmlc_jax import cli; cli.end_at_interrupt('interrupted');"
+        "from cfmlc_jax import cli; cli.end_at_interrupt();"
         "from multiprocessing import shared_memory;"
         "os.kill(os.getpid(), signal.SIGINT); shared_memory.SharedMemory(create=True, size=9); cli.end(7)"
     )
@@ -321,7 +382,7 @@ def test_ctrl_c_stays_ignored_if_the_parent_ignores_it():
 def test_an_action_that_fails_or_hangs_does_not_keep_the_process(action):
     program = (
         "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from cfmlc_jax import cli; cli._SECONDS_FOR_ACTIONS = 2.0; cli.end_at_interrupt('interrupted');"
+        "from cfmlc_jax import cli; cli._SECONDS_FOR_ACTIONS = 2.0; cli.end_at_interrupt();"
         f"cli.at_interrupt(lambda: print('swept', flush=True)); cli.at_interrupt({action});"
         "cli.at_interrupt(lambda: print('closed', flush=True));"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
@@ -339,7 +400,7 @@ def test_registered_actions_run_before_the_process_ends():
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"swept\n", b"no more \\xe9\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"swept\n", b"interrupted; no more \\xe9\n")
 
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J"  # changes the title of a terminal, and clears it

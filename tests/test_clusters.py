@@ -22,7 +22,7 @@ JOINS = """
 import os, signal, sys, time
 from cfmlc_jax import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
-cli.end_at_interrupt("interrupted")
+cli.end_at_interrupt()
 import jax
 from cfmlc_jax import processes
 from cfmlc_jax.errors import InputError

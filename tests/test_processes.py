@@ -20,7 +20,7 @@ from cfmlc_jax.errors import InputError
 
 processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
 address, number, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-cli.end_at_interrupt("interrupted")
+cli.end_at_interrupt()
 members = processes.join(address, 2, number)
 print("joined", flush=True)
 try:

@@ -13,7 +13,7 @@ generate writes images with a label for shape, texture and background each, or, 
 command resumes when it is given again. The others write such records as files of the PyTorch reference (export), draw pictures
 (sheets), and measure: masks a generator, the rest any classifier. COMMAND --help says more.
 
-Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted; 141 nobody reads the output any more.
+Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted, 143 by SIGTERM; 141 nobody reads the output any more.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import warnings
 from cfmlc_jax import cli
 
 if __name__ == "__main__":
-    cli.end_at_interrupt("interrupted; give the same command again")
+    cli.end_at_interrupt("give the same command again")
 
 from cfmlc_jax.cgn.commands import background_gap, cues, export, generate, masks, shape_bias, sheets
 from cfmlc_jax.clusters import detect

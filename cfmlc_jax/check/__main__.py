@@ -7,7 +7,7 @@ missing and broken files, the same picture in both splits, the same picture with
 a training image. Warnings are duplicates, rare classes, small, slim and turned images. All of them are written to
 index.html and check.json in the folder of --output.
 
-Exit codes: 0 no error; 1 there are errors, which are counted; 130 interrupted.
+Exit codes: 0 no error; 1 there are errors, which are counted; 130 interrupted, 143 by SIGTERM.
 """
 
 import collections
@@ -16,7 +16,7 @@ import json
 from cfmlc_jax import cli
 
 if __name__ == "__main__":
-    cli.end_at_interrupt("interrupted")
+    cli.end_at_interrupt()
 
 from cfmlc_jax import files
 from cfmlc_jax.check import findings, page

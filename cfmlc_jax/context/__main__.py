@@ -10,7 +10,7 @@ object are known, and are compared.
 
 Writes context.md (tables), context.json (all numbers) and context.jpg (some of the photos) to --out.
 
-Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
+Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted, 143 by SIGTERM.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from cfmlc_jax import cli
 
 if __name__ == "__main__":
     cli.greet(sys.argv[1:])
-    cli.end_at_interrupt("interrupted; nothing was written")
+    cli.end_at_interrupt("nothing was written")
 
 import numpy as np
 

@@ -270,10 +270,10 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def _start_tracker():
-    """Start Python's tracker of shared memory here, because starting it in a worker would unblock SIGINT there.
+    """Start Python's tracker of shared memory here, because starting it in a worker would unblock SIGINT and SIGTERM there.
 
-    Workers inherit this thread's blocked SIGINT, so that a terminal's Ctrl-C does not reach them
-    (`cli.end_at_interrupt`).
+    Workers of a command inherit these blocked from this thread, so that a terminal's Ctrl-C does not reach them, nor
+    SIGTERM while they start (`cli.end_at_interrupt`).
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     resource_tracker.ensure_running()

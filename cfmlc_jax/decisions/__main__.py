@@ -13,7 +13,7 @@ images at a precision of at least --precision; rate, as large a share of the ima
 
 scores writes files, labels and probabilities of a split, as CSV or .npz by the suffix of FILE.
 
-Exit codes: 0 success; 1 an error, reported in one line; 130 interrupted.
+Exit codes: 0 success; 1 an error, reported in one line; 130 interrupted, 143 by SIGTERM.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    cli.end_at_interrupt("interrupted; nothing is written")
+    cli.end_at_interrupt("nothing is written")
 
 import numpy as np
 

@@ -90,7 +90,7 @@ class Preemption:
 
     With several processes `ending` catches the signal all the time, and the processes agree on the call of
     `requested` at which all of them end. So every process must call it equally often. A single process catches it in
-    the context, and ends at once outside of it.
+    the context, and ends at once outside of it (`cli.end_at_interrupt`).
     """
 
     _signalled = False  # of the class: a request after the last call of a stage ends the next stage

@@ -15,7 +15,8 @@ The programs take images uint8 [b, s, s, 3] of the model's size, any b, and give
 "combined" where there are patches, which are cut inside. Class names, preprocessing and thresholds are in the file.
 They compute in float32. Before a file is kept, its outputs are compared with the checkpoint's.
 
-Exit codes: 0 OUT is written; 1 an error, reported in one line, and OUT is not written; 130 interrupted.
+Exit codes: 0 OUT is written; 1 an error, reported in one line, and OUT is not written; 130 interrupted,
+143 by SIGTERM.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    cli.end_at_interrupt("interrupted; OUT is not written")
+    cli.end_at_interrupt("OUT is not written")
 
 import jax
 

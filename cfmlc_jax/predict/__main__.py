@@ -10,7 +10,7 @@ probable class is listed, whatever its probability, unless --top or --threshold 
 thresholds (evaluate.thresholds) lists the classes above them.
 
 Exit codes: 0 done; 1 an error, reported in one line, or an image that could not be read; 130
-interrupted; 141 nobody reads the output any more.
+interrupted, 143 by SIGTERM; 141 nobody reads the output any more.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    cli.end_at_interrupt("interrupted")
+    cli.end_at_interrupt()
 
 import numpy as np
 

@@ -10,7 +10,7 @@ Neither the data nor a checkpoint is needed.
 Of two runs it writes a page about the second against the first, report/comparison.html in the second or FILE: differences
 of mAP, and of the average precision of each class, with intervals. Both must have been evaluated on the same images.
 
-Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted.
+Exit codes: 0 done; 1 an error, printed in one line; 130 interrupted, 143 by SIGTERM.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from cfmlc_jax import cli
 
 if __name__ == "__main__":
-    cli.end_at_interrupt("interrupted")
+    cli.end_at_interrupt()
 
 from cfmlc_jax import files
 from cfmlc_jax.clusters import detect

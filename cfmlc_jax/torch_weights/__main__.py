@@ -20,7 +20,7 @@ a new file in MLC-PAT's format, or, for the heads causal_norm, dot_product and l
 long-tailed reference, or, for a generator, in that of counterfactual_generative_networks.
 
 Needs PyTorch, except to read safetensors: pip install 'cfmlc_jax[torch]'.
-Exit codes: 0 OUT is written; 1 an error, printed in one line; 130 interrupted.
+Exit codes: 0 OUT is written; 1 an error, printed in one line; 130 interrupted, 143 by SIGTERM.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from typing import Any
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports that take seconds
-    cli.end_at_interrupt("interrupted; OUT is not written")
+    cli.end_at_interrupt("OUT is not written")
 
 import jax
 import numpy as np

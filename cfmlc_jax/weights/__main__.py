@@ -10,7 +10,7 @@ names, or a repository of the Hugging Face Hub, hf:owner/name; the Hub needs pip
 
 Files lie in $CFMLC_CACHE/weights, without that variable in the user's cache. $CFMLC_MIRROR is a web folder to download from
 instead, $HF_ENDPOINT another Hub.
-Exit codes: 0 success; 1 an error, printed in one line, or a wrong digest; 130 interrupted.
+Exit codes: 0 success; 1 an error, printed in one line, or a wrong digest; 130 interrupted, 143 by SIGTERM.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from cfmlc_jax import cli
 
 if __name__ == "__main__":  # before the imports
-    cli.end_at_interrupt("interrupted; the same command goes on where the transfer was")
+    cli.end_at_interrupt("the same command goes on where the transfer was")
 
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.weights import cache
