@@ -25,7 +25,9 @@ _SECONDS_FOR_ACTIONS = 15.0  # before a signal ends the process
 # The number of a process among those that a cluster started; which of them counts is decided with JAX's detectors.
 _NUMBERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
 
+# Actions before a signal ends the process: of `at_interrupt`, and of the contexts of `if_interrupted`.
 _at_interrupt: list[Callable[[], object]] = []
+_in_contexts: list[Callable[[], object]] = []
 # Whether this process prints that it was interrupted; of several it is one.
 _says_interrupted = threading.Event()
 _says_interrupted.set()
@@ -152,23 +154,26 @@ def leave_interrupts_to_another() -> None:
 
 @contextlib.contextmanager
 def if_interrupted(action: Callable[[], object]) -> Iterator[None]:
-    """A context in which `action` is one of `at_interrupt`. After it the action is forgotten: a run has many."""
-    _at_interrupt.append(action)
+    """A context in which `action` runs before a signal ends the process, after those of `at_interrupt`.
+
+    Of contexts in each other the action of the innermost runs first, as when they are left.
+    """
+    _in_contexts.append(action)
     try:
         yield
     finally:
-        _at_interrupt.remove(action)
+        _in_contexts.remove(action)
 
 
 def run_actions(seconds: float) -> None:
-    """Run the actions of `at_interrupt` before another end of the process, for this many seconds at most."""
+    """Run the actions of an interrupt before another end of the process, for this many seconds at most."""
     thread = threading.Thread(target=_run_actions, daemon=True)
     thread.start()
     thread.join(seconds)  # a file system may not answer
 
 
 def _run_actions():
-    for action in [*_at_interrupt]:
+    for action in [*_at_interrupt, *reversed(_in_contexts)]:
         # The main thread is still at work, so anything may fail; the other actions are none the less due.
         with contextlib.suppress(Exception):
             action()

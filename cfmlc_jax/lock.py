@@ -44,6 +44,8 @@ class InUseError(InputError):
 def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the folder's lock for the duration of the block; what killed holders have left of files is removed first.
 
+    It is also released if a signal ends the process.
+
     Args:
         folder: an existing folder, or one in a bucket.
         doing: what the lock is held for, for example "training"; other processes print it.
@@ -73,7 +75,8 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     try:
         if not isinstance(folder, Address):
             files.remove_temporary(folder)
-        yield
+        with cli.if_interrupted(lock.release):
+            yield
     finally:
         with contextlib.suppress(OSError):  # a file that stays behind names a process that has ended
             lock.release()
@@ -86,6 +89,8 @@ class _OpenFile:
         self._path, self._file = path, file
 
     def release(self) -> None:
+        if self._file.closed:  # a signal, which ends the process, has released it
+            return
         try:
             if _is_still(self._path, self._file):
                 self._path.unlink()

@@ -205,24 +205,23 @@ def _train(values, config):
     config = system.require(config, workdir)
     missing = _missing_folders(workdir)
     foreign = {name for name in _OF_WRITERS if (workdir / name).exists()}
-    with contextlib.ExitStack() as undo:
-        undo.callback(_remove_empty, missing)
+    with _if_failed(lambda: _remove_empty(missing)):
         _make(workdir / "report")
         with _held(workdir, "training"):
             claim(workdir, configs.to_json(config))
-            undo.callback(_remove_unless_begun, workdir, foreign)
-            cli.at_interrupt(lambda: _forget(workdir, missing, foreign))
-            devices = jax.device_count()
-            _say(f"workdir {workdir}, {devices} {jax.devices()[0].device_kind} device{'s' * (devices > 1)}")
-            idle = configs.unused(config)
-            if idle:
-                _say(f"set, but of no use to this run: {', '.join(idle)}")
-            with reporting(config, _say) as writers:
-                system.train(config, workdir, _say, Instruments(writers, traced))
-                undo.pop_all()
-                path = _write_page(workdir)
-                if jax.process_index() == 0:
-                    writers.write_results(headline(workdir / "report"), workdir / "report")
+            with _if_failed(lambda: _remove_unless_begun(workdir, foreign)):
+                devices = jax.device_count()
+                _say(
+                    f"workdir {workdir}, {devices} {jax.devices()[0].device_kind} device{'s' * (devices > 1)}"
+                )
+                idle = configs.unused(config)
+                if idle:
+                    _say(f"set, but of no use to this run: {', '.join(idle)}")
+                with reporting(config, _say) as writers:
+                    system.train(config, workdir, _say, Instruments(writers, traced))
+                    path = _write_page(workdir)
+                    if jax.process_index() == 0:
+                        writers.write_results(headline(workdir / "report"), workdir / "report")
             _say_results(workdir, path)
 
 
@@ -294,15 +293,14 @@ def _evaluate(values, config):
     workdir = (
         _run_of(path) if values.workdir is None else files.place(values.workdir, "--workdir", bucket=True)
     )
-    with contextlib.ExitStack() as undo:
-        undo.callback(_remove_empty, _missing_folders(workdir))
+    missing = _missing_folders(workdir)
+    with _if_failed(lambda: _remove_empty(missing)):
         _make(workdir / "report")
         _say(f"evaluating {path}")
         # Reading does not disturb a training in the same workdir. Only two reports must not mix.
         with _held(workdir / "report", "evaluating"):
             evaluate = evaluate_regions if _is_of_regions(path) else evaluate_checkpoint
             evaluate(path, config, workdir / "report", _say)
-            undo.pop_all()
             _say_results(workdir, _write_page(workdir))
 
 
@@ -345,6 +343,17 @@ def _refuse_unread(values):
 def _held(folder, doing):
     """The lock of a folder; the first process holds it for all."""
     return lock.held(folder, doing) if jax.process_index() == 0 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _if_failed(action):
+    """A context that runs an action if an exception or a signal ends it."""
+    with cli.if_interrupted(action):
+        try:
+            yield
+        except BaseException:
+            action()
+            raise
 
 
 def _write_page(workdir):
@@ -605,15 +614,6 @@ def _remove_folder(folder):
         folder.rmtree(missing_ok=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _forget(workdir, missing, foreign):
-    """Clean up when this process, which holds the lock, is interrupted."""
-    _remove_unless_begun(workdir, foreign)
-    if jax.process_index() == 0:
-        with contextlib.suppress(BucketError):
-            (workdir / lock.FILE).unlink(missing_ok=True)
-    _remove_empty(missing)
 
 
 def _make(folder):

@@ -393,14 +393,19 @@ def test_an_action_that_fails_or_hangs_does_not_keep_the_process(action):
 
 
 def test_registered_actions_run_before_the_process_ends():
+    """Those of contexts from the innermost on: a lock is released when what it guards is done."""
     program = (
-        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import functools, os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from cfmlc_jax import cli; cli.end_at_interrupt('no more é');"
-        "cli.at_interrupt(lambda: print('swept', flush=True));"
-        "os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+        "say = lambda word: functools.partial(print, word, flush=True)\n"
+        "with cli.if_interrupted(say('released')):\n"
+        "    with cli.if_interrupted(say('never')): pass\n"
+        "    with cli.if_interrupted(say('swept')):\n"
+        "        cli.at_interrupt(say('reported')); os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"swept\n", b"interrupted; no more \\xe9\n")
+    assert (done.returncode, done.stderr) == (130, b"interrupted; no more \\xe9\n")
+    assert done.stdout.split() == [b"reported", b"swept", b"released"]
 
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J"  # changes the title of a terminal, and clears it

@@ -137,14 +137,13 @@ def test_the_cache_may_be_elsewhere(monkeypatch, tmp_path):
 
 
 def test_files_written_leave_nothing_to_do_at_an_interrupt(tmp_path):
-    before = list(cli._at_interrupt)
     with files.replacing(tmp_path / "a") as file:
         file.write("x")
-        (remove,) = cli._at_interrupt[len(before) :]
-    assert cli._at_interrupt == before
+        (remove,) = cli._in_contexts
+    assert cli._in_contexts == []
     with pytest.raises(KeyError), files.replacing(tmp_path / "b"):
         raise KeyError
-    assert cli._at_interrupt == before
+    assert cli._in_contexts == []
     remove()  # once more, as when the interrupt comes in between
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

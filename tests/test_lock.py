@@ -13,13 +13,13 @@ import time
 
 import pytest
 
-from cfmlc_jax import lock
+from cfmlc_jax import cli, lock
 from cfmlc_jax.errors import InputError, WriteError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cfmlc_jax import lock
+from cfmlc_jax import cli, lock
 with lock.held(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(60)
@@ -200,6 +200,17 @@ def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):
         with lock.held(tmp_path, "training"):
             pass
         sign(tmp_path, host="elsewhere")
+    assert (tmp_path / lock.FILE).exists()
+
+
+def test_a_signal_that_ends_the_process_releases_its_lock_alone(tmp_path):
+    with lock.held(tmp_path, "training"):
+        (release,) = cli._in_contexts
+        release()
+        assert take(tmp_path)["pid"] == os.getpid()
+        sign(tmp_path, host="elsewhere")
+        release()
+    assert cli._in_contexts == []
     assert (tmp_path / lock.FILE).exists()
 
 

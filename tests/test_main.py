@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import cli, lock, main
 from cfmlc_jax import config as configs
-from cfmlc_jax import lock, main
 from cfmlc_jax.classify import build
 from cfmlc_jax.engine import hooks
 from cfmlc_jax.engine import run as engine_run
-from cfmlc_jax.errors import InputError
+from cfmlc_jax.errors import InputError, RunError
 from cfmlc_jax.export import __main__ as export
 
 REPOSITORY = Path(__file__).parent.parent
@@ -449,6 +449,25 @@ def test_a_workdir_in_use(command, tmp_path):
             command(TINY, "--workdir=run"), f"{run} is in use by process {os.getpid()} on ", "training"
         )
         assert not (run / "config.json").exists()
+
+
+def test_a_start_that_fails_is_undone_while_no_other_run_may_begin(command, monkeypatch, tmp_path):
+    def fail(*_):
+        raise RunError("no more")
+
+    remove, locked = main._remove_files_unless_begun, []
+
+    def remove_locked(workdir, foreign):
+        locked.append((workdir / lock.FILE).exists())
+        remove(workdir, foreign)
+
+    failing = main._SYSTEMS[configs.CLASSIFIER]._replace(train=fail)
+    monkeypatch.setitem(main._SYSTEMS, configs.CLASSIFIER, failing)
+    monkeypatch.setattr(main, "_remove_files_unless_begun", remove_locked)
+    assert_error(command(TINY, "--workdir=sweep/run"), "no more")
+    assert locked == [True]
+    assert not (tmp_path / "sweep").exists()
+    assert cli._in_contexts == []
 
 
 def test_a_full_disk_and_too_little_memory(command, monkeypatch, tmp_path):

@@ -106,7 +106,6 @@ def test_only_process_0_removes_a_failed_start(tmp_path, second):
     before = contents(tmp_path)
     second()
     main._remove_unless_begun(tmp_path, foreign=set())
-    main._forget(tmp_path, [tmp_path / "report"], foreign=set())
     main._remove_empty([tmp_path / "report"])
     assert contents(tmp_path) == before
 

@@ -58,23 +58,23 @@ def filling(path: Path) -> Iterator[Path]:
         InputError: the path cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    cli.at_interrupt(functools.partial(_remove, temporary))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if path.is_dir():
-            replaced = temporary.with_suffix(".old")
-            path.rename(replaced)
-            temporary.rename(path)
-            shutil.rmtree(replaced)
-        else:
-            temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); free space there, or choose another path"
-        ) from error
-    finally:
-        _remove(temporary)
+    with cli.if_interrupted(functools.partial(_remove, temporary)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if path.is_dir():
+                replaced = temporary.with_suffix(".old")
+                path.rename(replaced)
+                temporary.rename(path)
+                shutil.rmtree(replaced)
+            else:
+                temporary.replace(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); free space there, or choose another path"
+            ) from error
+        finally:
+            _remove(temporary)
 
 
 def size(path: Path) -> int:
