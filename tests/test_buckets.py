@@ -364,6 +364,16 @@ def test_a_holder_elsewhere(run, monkeypatch):
     beating.join()
 
 
+def test_a_holder_on_this_host_which_does_not_list_its_processes(run, monkeypatch):
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_TRIES", 0)
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.1)
+    monkeypatch.setattr(lock, "_started", lambda pid: None)
+    with lock.held(run, "training"), pytest.raises(lock.InUseError, match="heard of 0 s ago"):
+        take(run)
+    sign(run, beat=time.time() - 200)
+    assert take(run)["started"] is None
+
+
 def test_a_holder_tells_that_it_lives_and_ends_when_another_took_over(run, monkeypatch, capsys):
     ended = []
     monkeypatch.setattr(lock, "SECONDS_BETWEEN_BEATS", 0.01)
