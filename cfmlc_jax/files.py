@@ -12,12 +12,14 @@ import functools
 import io
 import math
 import os
+import socket
 import struct
 import threading
 import time
 import tokenize
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -42,6 +44,7 @@ _LITERALS = threading.Lock()
 
 CACHE_VARIABLE = "CFMLC_CACHE"
 _TEMPORARY = ".tmp"  # the last part of the name of a file that is being written
+_LEFT_SECONDS = 3600.0  # since its last change, after which another host's such file counts as left behind
 # Some file systems cannot sync a folder, and one that may not be listed cannot be opened.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
@@ -529,16 +532,36 @@ def _require_local(path):
         raise WriteError(errno.EINVAL, "an address, taken for a path on this machine", str(path))
 
 
+def temporary(path: Path) -> Path:
+    """The path under which this process writes a local file before it takes that file's place."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}{_TEMPORARY}")
+
+
 def remove_temporary(folder: Path) -> None:
     """Remove what killed processes have left of files that they were writing into a local folder or the folders in it.
 
-    A file of another process that still runs on this machine stays; no process may be writing there from another one.
+    A file of a process of this host stays while that runs, and one of another host for an hour: an evaluation may be
+    writing it.
     """
     for path in folder.rglob(f".*.[0-9]*{_TEMPORARY}"):
-        pid = path.name.removesuffix(_TEMPORARY).rpartition(".")[2]
-        if pid.isdecimal() and (int(pid) == os.getpid() or not _runs(int(pid))):
-            with contextlib.suppress(OSError):  # what cannot be removed harms nobody
+        before, _, pid = path.name.removesuffix(_TEMPORARY).rpartition(".")
+        with contextlib.suppress(
+            OSError
+        ):  # it has its name by now; or it cannot be removed, which harms nobody
+            if pid.isdecimal() and _is_left(path, int(pid), own=before.endswith(f".{_host()}")):
                 path.unlink()
+
+
+def _is_left(path, pid, *, own):
+    """Whether nobody writes a temporary file any more: `own` is of this host, where processes can be looked up."""
+    if own:
+        return pid == os.getpid() or not _runs(pid)
+    return time.time() - path.stat().st_mtime > _LEFT_SECONDS
+
+
+def _host():
+    """A short name of this host."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def _runs(pid):
@@ -563,14 +586,14 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
         _put(path, data.getvalue())
         return
     _require_local(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    with cli.if_interrupted(functools.partial(temporary.unlink, missing_ok=True)):
+    unfinished = temporary(path)
+    with cli.if_interrupted(functools.partial(unfinished.unlink, missing_ok=True)):
         try:
-            with temporary.open(mode, **options) as file:
+            with unfinished.open(mode, **options) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            unfinished.replace(path)
             _sync(path.parent)
         except OSError as error:
             if isinstance(error, WriteError):  # about another file, written inside the block
@@ -578,4 +601,4 @@ def _replacing(path, mode, **options) -> Iterator[Any]:
             raise WriteError(error.errno, error.strerror, str(path)) from error
         finally:
             with contextlib.suppress(OSError):  # the file or its folder does not exist
-                temporary.unlink()
+                unfinished.unlink()

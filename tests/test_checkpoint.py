@@ -11,7 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from cfmlc_jax import checkpoint, digests
+from cfmlc_jax import checkpoint, digests, files
 from cfmlc_jax.checkpoint import Checkpoints
 from cfmlc_jax.errors import InputError, RunError, WriteError
 
@@ -424,8 +424,8 @@ def test_a_save_that_was_killed_leaves_no_trace(folder):
     assert restore(folder)[2]["step"] == 5
     assert sorted(path.name for path in folder.iterdir()) == ["2", "5"]
     # Nor does a rank; the files of a user stay.
-    for name in (".rank.json.99999999.tmp", ".notes.tmp"):
-        (folder / "5" / name).touch()
+    files.temporary(folder / "5" / "rank.json").touch()
+    (folder / "5" / ".notes.tmp").touch()
     assert restore(folder)[2]["step"] == 5
     assert {path.name for path in (folder / "5").glob(".*")} == {".notes.tmp"}
 

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import os
+import socket
 import stat
 import threading
 import time
@@ -176,14 +177,30 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number):
     assert (tmp_path / "file").read_text() == "text"
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
-    (tmp_path / "report").mkdir()
-    stay = {".notes.tmp", f".config.json.{os.getppid()}.tmp"}
-    for name in {"report/.results.json.99999999.tmp", f".config.json.{os.getpid()}.tmp", *stay}:
-        (tmp_path / name).touch()
+def written_by(monkeypatch, path, host, pid):
+    """The file that a process leaves which is killed while it writes."""
+    with monkeypatch.context() as process:
+        process.setattr(socket, "gethostname", lambda: host)
+        process.setattr(os, "getpid", lambda: pid)
+        left = files.temporary(path)
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    return left
+
+
+def test_what_killed_processes_left_is_removed(tmp_path, monkeypatch):
+    here, killed, config = socket.gethostname(), 99999999, tmp_path / "config.json"
+    (tmp_path / ".notes.tmp").touch()  # a user's
+    parents = written_by(monkeypatch, config, here, os.getppid())
+    # On another host that number may be of a process that is writing.
+    elsewhere = written_by(monkeypatch, tmp_path / "report" / "results.json", "elsewhere", killed)
+    written_by(monkeypatch, tmp_path / "report" / "results.json", here, killed)
+    written_by(monkeypatch, config, here, os.getpid())
+    old = written_by(monkeypatch, config, "elsewhere", os.getppid())
+    os.utime(old, (0, time.time() - 2 * 3600))
     with lock.held(tmp_path, "training"):
-        assert {path.name for path in tmp_path.glob(".*")} == stay | {lock.FILE}
-        assert not list((tmp_path / "report").iterdir())
+        left = {path for path in tmp_path.rglob(".*")}
+    assert left == {tmp_path / ".notes.tmp", parents, elsewhere, tmp_path / lock.FILE}
 
 
 def test_homes_are_resolved_and_unknown_ones_told(monkeypatch):

@@ -2,12 +2,11 @@
 
 import contextlib
 import functools
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cfmlc_jax import cli
+from cfmlc_jax import cli, files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.weights_folder import CARD, CONFIG, WEIGHTS
 
@@ -57,7 +56,7 @@ def filling(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the path cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = files.temporary(path)
     with cli.if_interrupted(functools.partial(_remove, temporary)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

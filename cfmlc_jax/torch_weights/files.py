@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from cfmlc_jax import files
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.torch_weights import strict
 
@@ -172,7 +173,7 @@ def save(torch: Any, path: Path, contents: Any) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = files.temporary(path)
     try:
         with temporary.open("wb") as file:
             torch.save(contents, file)

@@ -19,7 +19,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def write_shard(
     files.write_npy(path.with_suffix(".npy"), labels)
     if boxes is not None:
         files.write_npy(_boxes_path(path), np.asarray(boxes, _LABELS).reshape(-1, _BOX_COLUMNS))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = files.temporary(path)
     try:
         # Encoded images do not get smaller by another compression.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
