@@ -400,6 +400,7 @@ def find(path: Path) -> Path:
 
     Raises:
         InputError: the path leads to no checkpoint.
+        RunError: the machine cannot read now which one is the best.
     """
     path = files.place(path, "checkpoint", bucket=True).absolute()
     if "\\" in str(path):
@@ -427,7 +428,7 @@ def find_together(path: Path) -> Path:
     Each by itself may find another one while a training writes there.
 
     Raises:
-        InputError: in the first process: the path leads to no checkpoint.
+        InputError, RunError: in the first process, as `find`.
     """
     return files.path_of(processes.of_first(lambda: str(find(path))))
 
@@ -746,10 +747,13 @@ def _reading(path) -> Iterator[None]:
             raise
         number = _error_number(error)
         if number is not None and number not in _OF_FILES:
-            raise RunError(
-                f"checkpoint {path} cannot be read ({os.strerror(number)}); fix that and run the same command again"
-            ) from error
+            raise _unreadable_now(path, number) from error
         raise _unreadable(path, error) from error
+
+
+def _unreadable_now(path, number):
+    reason = os.strerror(number)
+    return RunError(f"checkpoint {path} cannot be read ({reason}); fix that and run the same command again")
 
 
 def _unreadable(path, reason):
@@ -807,14 +811,24 @@ def _ranks(folder) -> dict[int, float | None]:
 
 
 def _progress(path) -> dict:
-    """What `Checkpoints.rank` wrote; empty for a checkpoint that is not ranked or whose file is damaged."""
-    file = path / _RANK
+    """What `Checkpoints.rank` wrote; empty for a checkpoint that is not ranked or whose file is damaged.
+
+    Raises:
+        BucketError, RunError: the file cannot be read now: without its rank the best checkpoint would be removed.
+    """
     try:
-        text = (file if file.exists() else path / _OLDER_RANK).read_text(encoding="utf-8")
+        try:
+            text = (path / _RANK).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = (path / _OLDER_RANK).read_text(encoding="utf-8")
         progress = json.loads(text)
     except BucketError:
-        raise  # a best checkpoint must not lose its rank to a lost connection
-    except (OSError, ValueError, RecursionError):
+        raise
+    except OSError as error:
+        if error.errno not in _OF_FILES:
+            raise _unreadable_now(path, error.errno) from error
+        return {}
+    except (ValueError, RecursionError):
         return {}
     return progress if isinstance(progress, dict) and isinstance(progress.get("rank"), int | float) else {}
 

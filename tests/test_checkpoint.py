@@ -104,6 +104,28 @@ def test_ranks_of_older_versions_and_damaged_ones(folder):
     assert "rank" not in restore(folder)[2]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_rank_that_the_machine_cannot_read_is_not_taken_for_none(folder, monkeypatch, number):
+    """The next save would remove the best checkpoint, and an evaluation take another one."""
+    read = Path.read_text
+
+    def fail(path, *arguments, **options):
+        if path == folder / "2" / "rank.json":
+            raise OSError(number, os.strerror(number))
+        return read(path, *arguments, **options)
+
+    before = contents(folder)
+    monkeypatch.setattr(Path, "read_text", fail)
+    for use in (Checkpoints, checkpoint.find):
+        with pytest.raises(
+            RunError, match=rf"^checkpoint .*/2 cannot be read \({os.strerror(number)}\); fix that and run"
+        ):
+            use(folder)
+    monkeypatch.undo()
+    assert contents(folder) == before
+    assert checkpoint.find(folder) == folder / "2"
+
+
 def test_readers_leave_a_save_in_progress_alone(folder):
     saving = folder / "6.orbax-checkpoint-tmp" / "model.orbax-checkpoint-tmp"
     saving.mkdir(parents=True)
