@@ -119,7 +119,7 @@ class Checkpoints:
                 stack.enter_context(_explained(self.path(step)))
                 self._checkpointer.save(self.path(step), args=items)
                 if jax.process_index() == 0:
-                    self._finishing = self._finisher.submit(self._sign, self.path(step))
+                    self._finishing = self._finisher.submit(self._finish, self.path(step))
             elif jax.process_index() == 0:
                 copy = stack.enter_context(buckets.local_folder()) / str(step)
                 stack.enter_context(_explained(copy, self.path(step)))
@@ -150,17 +150,15 @@ class Checkpoints:
         self._ranks[step] = None
         self._drop_old()
 
-    def _sign(self, path):
+    def _finish(self, path):
         """Put a checkpoint on the disk and write its digests, when Orbax has written it."""
         self._checkpointer.wait_until_finished()
         _sync(path)
-        # On a disk that is full now the checkpoint is as good without them, and the run's next file says so.
-        with contextlib.suppress(OSError):
-            digests.write(path)
+        _sign(path)
 
     def _put(self, copy, address):
         """Put a checkpoint into the bucket, when Orbax has written it to the local disk."""
-        self._sign(copy)
+        self._finish(copy)
         address.rmtree(missing_ok=True)  # what a save of this step that was killed has left
         address.upload(copy, last=_MARK)
 
@@ -189,7 +187,7 @@ class Checkpoints:
 
         If the checkpoint was ranked, the meta includes "rank" and the progress at that time. A damaged
         checkpoint is moved to the folder "damaged" beside the checkpoints, with a warning, and the one before
-        it is restored.
+        it is restored. If the one that is restored has no digests, they are written.
 
         Args:
             model: abstract arrays with shardings, of the same tree that `save` received.
@@ -223,6 +221,8 @@ class Checkpoints:
             reasons = filter(None, processes.gather(f"read/{next(_MESSAGES)}", reason))
             reason = next(reasons, "")
             if not reason:
+                if jax.process_index() == 0 and not self._in_bucket and not (path / digests.FILE).exists():
+                    _sign(path)  # the process that saved it was killed before, or the disk was full
                 progress = processes.of_first(functools.partial(_progress, path))
                 return restored["model"], restored["training"], meta | progress
             kept = self._set_aside(step)
@@ -632,6 +632,13 @@ def _sync(path):
     except OSError:
         path.rename(path.with_name(f"{path.name}{_UNFINISHED}-unsafe"))
         raise
+
+
+def _sign(path):
+    """Write the digests of a checkpoint."""
+    # On a disk that is full now it is as good without them, and the run's next file says so.
+    with contextlib.suppress(OSError):
+        digests.write(path)
 
 
 def _remove_unfinished(folder, name):

@@ -194,15 +194,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(folder, dama
     assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["5", "5.1"]
 
 
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_bit_of_an_array_that_changed_is_noticed(tmp_path):
     """TensorStore alone would read other numbers."""
     path, model = tmp_path / "one", {"w": jnp.arange(8000.0).reshape(4000, 2)}
     checkpoint.write(path, model=model, meta=META)
     file = max((path / "model").rglob("d/*"), key=os.path.getsize)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    flip_a_bit(file)
     for read in (checkpoint.read_model, checkpoint.read_part):
         with pytest.raises(InputError, match=f"{file.relative_to(path)} has changed since it was written"):
             read(path, abstract(model))
@@ -215,6 +219,38 @@ def test_a_file_that_is_missing_and_digests_that_are_damaged(folder):
     warnings = []
     assert restore(folder, warnings.append)[2]["step"] == 2
     assert ["is missing" in warnings[0], "digests.json is damaged" in warnings[1]] == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_without_digests_gets_them_when_it_is_restored(tmp_path):
+    """The process that saved it was killed before it wrote them."""
+    model, training = {"w": jnp.arange(8000.0).reshape(4000, 2)}, {"step": jnp.int32(1)}
+    arguments = {"model": abstract(model), "training": abstract(training), "check": lambda path, meta: None}
+    checkpoints, path = Checkpoints(tmp_path / "checkpoints"), tmp_path / "checkpoints" / "2"
+    for step in (1, 2):
+        checkpoints.save(step, model=model, training=training, meta=META | {"step": step})
+    checkpoints.wait()
+    (path / digests.FILE).unlink()
+    checkpoint.read_model(path, abstract(model))
+    assert not (path / digests.FILE).exists()  # readers change nothing
+    assert checkpoints.restore_latest(**arguments, warn=pytest.fail)[2]["step"] == 2
+    flip_a_bit(max((path / "model").rglob("d/*"), key=os.path.getsize))
+    warnings = []
+    assert checkpoints.restore_latest(**arguments, warn=warnings.append)[2]["step"] == 1
+    assert "has changed since it was written" in warnings[0]
+    checkpoints.close()
+
+
+def test_a_checkpoint_without_digests_is_restored_from_a_disk_that_is_full(folder, monkeypatch):
+    (folder / "5" / digests.FILE).unlink()
+    before = contents(folder)
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert restore(folder)[2]["step"] == 5
+    assert contents(folder).keys() == before.keys()
 
 
 def test_an_array_that_is_in_parts_is_damaged(tmp_path):

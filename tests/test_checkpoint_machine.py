@@ -269,7 +269,7 @@ class Training(RuleBasedStateMachine):
         step = chosen(sorted(self.saved), place)
         path = self.folder / str(step) / chosen(self.files(step), file)
         if how == "one bit flipped" and not (self.folder / str(step) / digests.FILE).exists():
-            return  # the process was killed before it wrote them
+            return  # the process was killed before it wrote them; a restore writes them
         damage_file(path, how)
         if path.name == "rank.json":
             self.saved[step].rank = None
@@ -304,6 +304,7 @@ class Training(RuleBasedStateMachine):
         for step in lost:
             assert self.saved.pop(step).suspect
         self.step = max(self.saved)
+        assert (self.folder / str(self.step) / digests.FILE).exists()
         saved = self.saved[self.step]
         assert meta["value"] == saved.value
         np.testing.assert_array_equal(model["w"], np.full(2, saved.value, np.float32))
