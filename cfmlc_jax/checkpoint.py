@@ -393,6 +393,15 @@ def _copied(path, *items: str) -> Iterator[Path]:
         yield copy
 
 
+def complete_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder: what a killed save has left does not count."""
+    return [
+        int(child.name)
+        for child in _numbered(folder)
+        if child.name.isdecimal() and (not isinstance(child, Address) or (child / _MARK).exists())
+    ]
+
+
 def find(path: Path) -> Path:
     """The checkpoint at a path: the path itself, or the best one of a run or of a folder of checkpoints.
 
@@ -809,12 +818,7 @@ def _numbered(folder):
 
 def _ranks(folder) -> dict[int, float | None]:
     """Step -> rank of the complete checkpoints in a folder; None for one that is not ranked."""
-    steps = [
-        int(child.name)
-        for child in _numbered(folder)
-        if child.name.isdecimal() and (not isinstance(child, Address) or (child / _MARK).exists())
-    ]
-    return {step: _progress(folder / str(step)).get("rank") for step in steps}
+    return {step: _progress(folder / str(step)).get("rank") for step in complete_steps(folder)}
 
 
 def _progress(path) -> dict:

@@ -21,6 +21,7 @@ from cfmlc_jax import buckets, cli, files, lock
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax.cgn import __main__ as cgn
 from cfmlc_jax.check import __main__ as check
+from cfmlc_jax.config import workdir
 from cfmlc_jax.data import build
 from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.data.regions.records import RegionRecords, Writer
@@ -255,6 +256,7 @@ def test_checkpoints(run, tmp_path, monkeypatch):
     kept.close()
     # A save that was killed: without its mark it neither counts nor stays.
     files.write_text(folder / "9" / "model" / "manifest.ocdbt", "half")
+    assert checkpoints.complete_steps(folder) == [2, 3, 4]
     assert checkpoints.find(run) == folder / "2"
     assert checkpoints.read_meta(folder / "4")["class_names"] == ["a"]
     kept = checkpoints.Checkpoints(folder)
@@ -274,6 +276,16 @@ def test_checkpoints(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []  # no local copy stays
     with pytest.raises(InputError, match="checkpoint s3://bucket/run/checkpoints/7 is gone"):
         checkpoints.read_meta(folder / "7")
+
+
+def test_a_killed_first_save_is_no_checkpoint(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files.write_text(run / "checkpoints" / "9" / "model" / "manifest.ocdbt", "half")
+    assert not workdir.has_checkpoints(run)
+    kept = checkpoints.Checkpoints(run / "checkpoints")
+    save(kept, 9)
+    kept.close()
+    assert workdir.has_checkpoints(run)
 
 
 def test_a_bucket_that_vanishes_during_a_save(run, tmp_path, monkeypatch):

@@ -47,8 +47,10 @@ def require_own(checkpoint: Path, meta: dict[str, Any], fields: dict) -> None:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether the run has checkpoints, including damaged ones that were set aside."""
-    return any(any((workdir / place).glob("[0-9]*")) for place in ("checkpoints", "damaged"))
+    """Whether the run has complete checkpoints, including damaged ones that were set aside."""
+    return bool(checkpoints.complete_steps(workdir / "checkpoints")) or any(
+        (workdir / "damaged").glob("[0-9]*")
+    )
 
 
 def _require_same(stored, fields, what, advice):

@@ -1,5 +1,7 @@
 """Checkpoints of a workdir are of its configuration."""
 
+import json
+
 import pytest
 
 from cfmlc_jax import config as configs
@@ -20,6 +22,24 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
         InputError, match=r"^checkpoint .* is of another configuration \(seed: 1 -> 0\); move it"
     ):
         workdir.require_own(tmp_path, {"config": fields(seed=1)}, fields())
+
+
+def test_a_run_that_was_killed_in_its_first_save_may_get_another_configuration(tmp_path):
+    workdir.claim(tmp_path, fields())
+    (tmp_path / "checkpoints" / "100.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not workdir.has_checkpoints(tmp_path)
+    workdir.claim(tmp_path, fields(seed=1))
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+    # The next save ends.
+    (tmp_path / "checkpoints" / "100.orbax-checkpoint-tmp").rename(tmp_path / "checkpoints" / "100")
+    assert workdir.has_checkpoints(tmp_path)
+    with pytest.raises(InputError, match=r"is a run of another configuration \(seed: 1 -> 2\)"):
+        workdir.claim(tmp_path, fields(seed=2))
+
+
+def test_a_checkpoint_that_was_set_aside_counts(tmp_path):
+    (tmp_path / "damaged" / "40.1").mkdir(parents=True)
+    assert workdir.has_checkpoints(tmp_path)
 
 
 def test_what_may_change_in_a_resumed_run_may_differ(tmp_path):
