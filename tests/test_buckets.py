@@ -19,8 +19,10 @@ from PIL import Image
 
 from cfmlc_jax import buckets, cli, files, lock
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import __main__ as cgn
 from cfmlc_jax.check import __main__ as check
+from cfmlc_jax.classify import finetune
 from cfmlc_jax.config import workdir
 from cfmlc_jax.data import build
 from cfmlc_jax.data.regions.lvis import Category
@@ -286,6 +288,13 @@ def test_a_killed_first_save_is_no_checkpoint(run, tmp_path, monkeypatch):
     save(kept, 9)
     kept.close()
     assert workdir.has_checkpoints(run)
+
+
+def test_a_bucket_that_vanishes_before_a_run_resumes(run, monkeypatch):
+    files.write_text(run / "config.json", "{}")
+    broken(monkeypatch, cat_file=refuse(OSError, errno.EIO, "connection refused"))
+    with pytest.raises(BucketError, match=r"config.json cannot be used \(connection refused\)"):
+        finetune.resumed(configs.default(), run)
 
 
 def test_a_bucket_that_vanishes_during_a_save(run, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Fine-tuning: initialises a new run from the weights of a checkpoint, of a file, or of a public model."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax import files, processes
 from cfmlc_jax.buckets import Address
+from cfmlc_jax.config.workdir import stored_fields
 from cfmlc_jax.engine.state import State
 from cfmlc_jax.errors import InputError
 from cfmlc_jax.models import catalogue
@@ -72,13 +72,16 @@ def resumed(config, workdir: Path):
 
     Args:
         config: validated.
-        workdir: of the run.
+        workdir: of the run, which has checkpoints.
+
+    Raises:
+        InputError: config.json is damaged.
     """
-    try:
-        stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-        return _with_normalisation(config, configs.completed(stored)["data.normalise"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return config  # the damaged file is reported where the workdir is claimed
+    fields = stored_fields(workdir)
+    if fields is None:  # the damaged checkpoints are reported where they are restored
+        return config
+    # A run of another system lacks the field; it is refused where the workdir is claimed.
+    return _with_normalisation(config, configs.completed(fields).get("data.normalise", normalise.AUTO))
 
 
 def _with_normalisation(config, text):

@@ -22,13 +22,12 @@ def claim(workdir: Path, fields: dict) -> None:
     Raises:
         InputError: the checkpoints are of another configuration.
     """
-    path = workdir / "config.json"
-    stored = _stored(workdir, path) if has_checkpoints(workdir) else None
+    stored = stored_fields(workdir) if has_checkpoints(workdir) else None
     if stored is not None:
         advice = "take another --workdir, or remove that one"
         _require_same(stored, fields, f"workdir {workdir} is a run", advice)
     if jax.process_index() == 0:
-        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+        files.write_text(workdir / "config.json", json.dumps(fields, indent=2) + "\n")
 
 
 def require_own(checkpoint: Path, meta: dict[str, Any], fields: dict) -> None:
@@ -53,20 +52,27 @@ def has_checkpoints(workdir: Path) -> bool:
     )
 
 
-def _require_same(stored, fields, what, advice):
-    differences = configs.differences(configs.completed(stored), fields)
-    if differences:
-        raise InputError(f"{what} of another configuration ({'; '.join(differences)}); {advice}")
+def stored_fields(workdir: Path) -> dict[str, Any] | None:
+    """The configuration of a run with checkpoints: from config.json, or from a checkpoint if that was removed.
 
+    None: there is no config.json, and none of the checkpoints is readable.
 
-def _stored(workdir, path) -> dict | None:
-    """The fields of config.json, or of a checkpoint if that was removed; None: of those that are there, none is readable."""
+    Raises:
+        InputError: config.json is damaged.
+    """
+    path = workdir / "config.json"
     if path.exists():
         return _fields(path)
     try:
         return checkpoints.read_meta(checkpoints.find(workdir))["config"]
     except InputError:
         return None
+
+
+def _require_same(stored, fields, what, advice):
+    differences = configs.differences(configs.completed(stored), fields)
+    if differences:
+        raise InputError(f"{what} of another configuration ({'; '.join(differences)}); {advice}")
 
 
 def _fields(path):

@@ -197,6 +197,11 @@ def test_a_run_starts_from_public_weights_and_resumes_without_them(
     server.files.clear()
     out, _ = trained(f"--config.init_from={NAME}", "--config.data.normalise=auto")
     assert "resuming at step 2 of 2" in out
+    # Its checkpoints know that, too.
+    (tmp_path / "run" / "config.json").unlink()
+    out, _ = trained(f"--config.init_from={NAME}", "--config.data.normalise=auto")
+    assert "resuming at step 2 of 2" in out
+    assert normalise_of(tmp_path) == numbers
     code, _, err = command(
         *STILL, "--mode=evaluate", f"--config.init_from={NAME}", "--config.data.normalise=auto"
     )
