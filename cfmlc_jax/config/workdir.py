@@ -1,5 +1,6 @@
 """The configuration of a workdir, config.json: a workdir belongs to one configuration."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def has_checkpoints(workdir: Path) -> bool:
 def stored_fields(workdir: Path) -> dict[str, Any] | None:
     """The configuration of a run with checkpoints: from config.json, or from a checkpoint if that was removed.
 
-    None: there is no config.json, and none of the checkpoints is readable.
+    None: there is no config.json, and no checkpoint can be read.
 
     Raises:
         InputError: config.json is damaged.
@@ -63,10 +64,11 @@ def stored_fields(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     if path.exists():
         return _fields(path)
-    try:
-        return checkpoints.read_meta(checkpoints.find(workdir))["config"]
-    except InputError:
-        return None
+    folder = workdir / "checkpoints"
+    for step in checkpoints.complete_steps(folder):
+        with contextlib.suppress(InputError):
+            return checkpoints.read_meta(folder / str(step))["config"]
+    return None
 
 
 def _require_same(stored, fields, what, advice):

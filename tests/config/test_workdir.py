@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from cfmlc_jax import checkpoint
 from cfmlc_jax import config as configs
 from cfmlc_jax.config import workdir
 from cfmlc_jax.errors import InputError
@@ -40,6 +42,21 @@ def test_a_run_that_was_killed_in_its_first_save_may_get_another_configuration(t
 def test_a_checkpoint_that_was_set_aside_counts(tmp_path):
     (tmp_path / "damaged" / "40.1").mkdir(parents=True)
     assert workdir.has_checkpoints(tmp_path)
+
+
+def test_without_config_json_any_readable_checkpoint_says_whose_the_run_is(tmp_path):
+    kept = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    for step, rank in ((1, 0.1), (2, 0.9)):
+        meta = {"config": fields(), "class_names": ["a"]}
+        kept.save(step, model={"w": np.zeros(2)}, training={"step": np.int32(step)}, meta=meta)
+        kept.rank(step, rank, {})
+    kept.close()
+    (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text("damaged")
+    assert workdir.stored_fields(tmp_path) == fields()
+    with pytest.raises(InputError, match=r"is a run of another configuration \(seed: 0 -> 1\)"):
+        workdir.claim(tmp_path, fields(seed=1))
+    (tmp_path / "checkpoints" / "1" / "meta" / "metadata").write_text("damaged")
+    assert workdir.stored_fields(tmp_path) is None
 
 
 def test_what_may_change_in_a_resumed_run_may_differ(tmp_path):
