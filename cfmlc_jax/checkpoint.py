@@ -198,6 +198,7 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint belongs to another model.
             RunError: there are checkpoints but none is readable, or the machine cannot read them now.
+            WriteError: a damaged checkpoint cannot be moved.
         """
         self.wait()
         steps = sorted(self._ranks, reverse=True)
@@ -297,23 +298,28 @@ class Checkpoints:
             raise WriteError(error.errno, error.strerror, str(path)) from error
 
     def _set_aside(self, step):
-        target = self._aside / str(step)
-        if jax.process_index() == 0:
+        """Move a damaged checkpoint; returns where to."""
+        target = processes.of_first(functools.partial(self._move_aside, self.path(step)))
+        del self._ranks[step]
+        return target
+
+    def _move_aside(self, path):
+        target, suffix = self._aside / path.name, 1
+        try:
             target.parent.mkdir(exist_ok=True)
-            suffix = 1
             while target.exists():
-                target = target.with_name(f"{step}.{suffix}")
+                target = target.with_name(f"{path.name}.{suffix}")
                 suffix += 1
-            path = self.path(step)
             if isinstance(path, Address):
                 path.copy_to(target, last=_MARK)
                 _remove(path)
             else:
                 path.rename(target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"damaged {step}")
-        del self._ranks[step]
-        return target
+        except BucketError:
+            raise
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(target)) from error
+        return str(target)
 
 
 def _async_checkpointer(*, alone):

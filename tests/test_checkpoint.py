@@ -213,6 +213,27 @@ def test_one_bit_of_an_array_that_changed_is_noticed(tmp_path):
     assert checkpoint.read_meta(path) == META
 
 
+@pytest.mark.parametrize("method", ["mkdir", "rename"])
+def test_a_damaged_checkpoint_that_cannot_be_moved(folder, monkeypatch, method):
+    def fail(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    DAMAGES["meta lost"](folder / "5")
+    before = contents(folder)
+    checkpoints = Checkpoints(folder)
+    model, training = (abstract(tree) for tree in items(0))
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(
+        WriteError, match=r"damaged/5 cannot be written \(Read-only file system\); fix that and run"
+    ):
+        checkpoints.restore_latest(
+            model=model, training=training, check=lambda path, meta: None, warn=pytest.fail
+        )
+    monkeypatch.undo()
+    checkpoints.close()
+    assert contents(folder) == before
+
+
 def test_a_file_that_is_missing_and_digests_that_are_damaged(folder):
     (folder / "4" / "digests.json").write_text("{")
     max((folder / "5" / "training").rglob("d/*"), key=os.path.getsize).unlink()

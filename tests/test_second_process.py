@@ -73,16 +73,18 @@ def test_only_process_0_ranks_and_removes_checkpoints(saved, second):
     assert checkpoints.latest_step() == 4
 
 
-def test_only_process_0_sets_damaged_checkpoints_aside(saved, second):
+def test_only_process_0_sets_damaged_checkpoints_aside(saved, second, answered):
     for step in "1234":
         (saved / step / "meta" / "metadata").write_text("broken")
     before = contents(saved.parent)
     second()
+    places = [f"/run/damaged/{name}" for name in ("4.1", "3", "2", "1")]
+    answered([[step, None] for step in (1, 2, 3, 4)], *places)
     checkpoints, warnings = Checkpoints(saved), []
     with pytest.raises(RunError, match="is readable"):
         checkpoints.restore_latest(model={}, training={}, check=lambda path, meta: None, warn=warnings.append)
     checkpoints.close()
-    assert len(warnings) == 4
+    assert [line.partition("moved to ")[2].partition(",")[0] for line in warnings] == places
     assert contents(saved.parent) == before
 
 
