@@ -20,7 +20,6 @@ checkpoint without it does not count. Of several processes the first one gathers
 import contextlib
 import errno
 import functools
-import itertools
 import json
 import logging
 import math
@@ -137,16 +136,21 @@ class Checkpoints:
         if self._writing is None:
             return
         (step, stack), self._writing = self._writing, None
-        if not self._in_bucket:
+        failure: WriteError | None = None
+        try:
             with stack:
                 if self._finishing is not None:
                     self._finishing.result()
-                else:
+                elif not self._in_bucket:
                     self._checkpointer.wait_until_finished()
-        else:
-            with _shared(self.path(step)), stack:
-                if self._finishing is not None:
-                    self._finishing.result()
+        except WriteError as error:
+            failure = error
+        if self._in_bucket:  # where the first process alone writes
+            reason = processes.of_first(lambda: failure and [failure.errno, failure.strerror])
+            if reason and failure is None:
+                failure = WriteError(*reason, str(self.path(step)))
+        if failure is not None:
+            raise failure
         self._ranks[step] = None
         self._drop_old()
 
@@ -219,8 +223,7 @@ class Checkpoints:
             except UnreadableError as error:
                 reason = error.reason
             # The damage may be in a part that only one process reads: all must resume from the same checkpoint.
-            reasons = filter(None, processes.gather(f"read/{next(_MESSAGES)}", reason))
-            reason = next(reasons, "")
+            reason = next(filter(None, processes.gather(reason)), "")
             if not reason:
                 if jax.process_index() == 0 and not self._in_bucket and not (path / digests.FILE).exists():
                     _sign(path)  # the process that saved it was killed before, or the disk was full
@@ -349,29 +352,6 @@ def _handler(options):
     )
 
 
-@contextlib.contextmanager
-def _shared(path) -> Iterator[None]:
-    """A block that only the first process does something in: a `WriteError` there is raised on all processes."""
-    number: int | None = 0
-    reason: str | None = ""
-    try:
-        if jax.process_index() == 0:
-            try:
-                yield
-            except WriteError as error:
-                number, reason = error.errno, error.strerror
-                raise
-        else:
-            yield
-    finally:
-        if jax.process_count() > 1:
-            number, reason = json.loads(
-                processes.broadcast(f"saved/{next(_MESSAGES)}", json.dumps([number, reason]))
-            )
-    if number:
-        raise WriteError(number, reason, str(path))
-
-
 def _remove(address):
     """Remove a checkpoint from a bucket; from its first moment on readers do not see it."""
     (address / _MARK).unlink(missing_ok=True)
@@ -379,7 +359,6 @@ def _remove(address):
 
 
 _COPIES: dict[Address, Path] = {}
-_MESSAGES = itertools.count()
 
 
 @contextlib.contextmanager

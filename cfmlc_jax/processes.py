@@ -39,7 +39,7 @@ _FAILED, _ALIVE, _ENDED, _GPUS = (f"{_ROOM}/{name}" for name in ("failed", "aliv
 # How what XLA reports begins; of a broken connection between CPUs JAX makes a ValueError.
 _STATUS = re.compile(r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _SAYS = " failed: "  # between the name of a process and its error
-# Numbers of the calls of `first_then_others` and `of_first`: each barrier and each message has a name of its own.
+# Numbers of the calls of `first_then_others`, `of_first` and `gather`: each barrier and message has a name of its own.
 _turns = itertools.count()
 
 
@@ -67,29 +67,6 @@ def require_devices() -> None:
         multihost_utils.sync_global_devices(f"{_ROOM}/devices")
 
 
-def broadcast(name: str, text: str) -> str:
-    """The first process's text, on all processes; each name serves once. Unlike a collective, it may take minutes."""
-    client: Any = distributed.global_state.client
-    key = f"{_ROOM}/{name}"
-    if jax.process_index() == 0:
-        client.key_value_set(key, text)
-        return text
-    return client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000))
-
-
-def gather(name: str, text: str) -> list[str]:
-    """The texts of all processes, in their order, on all processes; each name serves once. It may take minutes, too."""
-    client: Any = distributed.global_state.client
-    if client is None:
-        return [text]
-    key = f"{_ROOM}/{name}"
-    client.key_value_set(f"{key}/{jax.process_index()}", text)
-    return [
-        client.blocking_key_value_get(f"{key}/{number}", int(WAIT_SECONDS * 1000))
-        for number in range(jax.process_count())
-    ]
-
-
 def first_then_others(action: Callable[[], Any]) -> Any:
     """What an action returns in each process of the run; the others begin it when the first has finished.
 
@@ -112,11 +89,29 @@ def of_first(action: Callable[[], Any]) -> Any:
     So all go on by the same answer where each alone might see another: of files that change meanwhile, or in a network
     folder whose list is old. If the first fails, its error ends them. All processes make the same calls in the same order.
     """
-    if distributed.global_state.client is None:
+    client: Any = distributed.global_state.client
+    if client is None:
         return action()
-    turn = next(_turns)
-    text = json.dumps(action()) if jax.process_index() == 0 else ""
-    return json.loads(broadcast(f"of_first/{turn}", text))
+    key = f"{_ROOM}/of_first/{next(_turns)}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, json.dumps(action()))
+    return json.loads(client.blocking_key_value_get(key, int(WAIT_SECONDS * 1000)))
+
+
+def gather(text: str) -> list[str]:
+    """The texts of all processes, in their order, on all processes. Unlike a collective, it may take minutes.
+
+    All processes make the same calls in the same order.
+    """
+    client: Any = distributed.global_state.client
+    if client is None:
+        return [text]
+    key = f"{_ROOM}/gather/{next(_turns)}"
+    client.key_value_set(f"{key}/{jax.process_index()}", text)
+    return [
+        client.blocking_key_value_get(f"{key}/{number}", int(WAIT_SECONDS * 1000))
+        for number in range(jax.process_count())
+    ]
 
 
 class Alone:

@@ -222,7 +222,7 @@ import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from jax.sharding import NamedSharding, PartitionSpec
-from cfmlc_jax import buckets, files
+from cfmlc_jax import buckets, files, processes
 from cfmlc_jax.checkpoint import Checkpoints
 mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
 parts, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
@@ -249,6 +249,16 @@ try:
     checkpoints.wait()
 except OSError as error:
     print(error, flush=True)
+if jax.process_index() == 0:
+    def fail(*arguments):
+        raise ZeroDivisionError("a defect")
+    buckets.filesystem("s3").put = fail
+checkpoints.save(9, model=model, training=training, meta={})
+processes.WAIT_SECONDS = 5.0  # after which nothing was heard of the first
+try:
+    checkpoints.wait()
+except (ZeroDivisionError, jax.errors.JaxRuntimeError):
+    print("not saved", flush=True)
 checkpoints.close()
 """
 
@@ -270,8 +280,8 @@ def test_processes_without_a_common_disk(server):
     ]
     for code, out, err in [finish(process) for process in processes]:
         assert code == 0, err
-        values, error = out.splitlines()[-2:]
-        assert values == "True 7 True"
+        values, error, defect = out.splitlines()[-3:]
+        assert (values, defect) == ("True 7 True", "not saved")
         assert error.startswith("s3://bucket/together/checkpoints/8 cannot be written (gone)")
     assert not system.exists("s3://bucket/together/checkpoints/8/_CHECKPOINT_METADATA")
 
