@@ -162,7 +162,8 @@ class Checkpoints:
 
     def _put(self, copy, address):
         """Put a checkpoint into the bucket, when Orbax has written it to the local disk."""
-        self._finish(copy)
+        self._checkpointer.wait_until_finished()
+        _sign(copy)
         address.rmtree(missing_ok=True)  # what a save of this step that was killed has left
         address.upload(copy, last=_MARK)
 

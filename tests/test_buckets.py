@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfmlc_jax import buckets, cli, files, lock
+from cfmlc_jax import buckets, cli, digests, files, lock
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import config as configs
 from cfmlc_jax.cgn import __main__ as cgn
@@ -278,6 +278,17 @@ def test_checkpoints(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []  # no local copy stays
     with pytest.raises(InputError, match="checkpoint s3://bucket/run/checkpoints/7 is gone"):
         checkpoints.read_meta(folder / "7")
+
+
+def test_the_local_copy_of_a_checkpoint_is_not_synced(run, tmp_path, monkeypatch):
+    """It is removed once it is in the bucket."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = checkpoints.Checkpoints(run / "checkpoints")
+    monkeypatch.setattr(files, "sync", refuse(AssertionError, "synced"))
+    save(kept, 1)
+    assert int(restored(kept, [])[1]["step"]) == 1
+    kept.close()
+    assert (run / "checkpoints" / "1" / digests.FILE).is_file()
 
 
 def test_a_killed_first_save_is_no_checkpoint(run, tmp_path, monkeypatch):
