@@ -53,8 +53,8 @@ def train(config, workdir: Path, records: Path, print_line: Callable[[str], None
             if jax.process_index() == 0:
                 writers.write_results(headline(folder / "report"), folder / "report")
         labels = data.mechanism_source(config.data, TEST).mechanisms
-        # The first process writes what all of them read here.
-        accuracy = processes.first_then_others(functools.partial(measure, folder, labels))
+        # By then the first process has written the report, which all of them read below.
+        accuracy = processes.of_first(functools.partial(measure, folder, labels))
         results[name] = {TRAIN: training_accuracy(own, folder)} | accuracy
         if jax.process_index() == 0:
             files.write_text(workdir / "report" / ACCURACIES, json.dumps(results, indent=1) + "\n")

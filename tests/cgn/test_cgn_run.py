@@ -62,30 +62,29 @@ def test_classifiers_are_runs_of_their_own_in_trackers(tmp_path, name, group, ex
     assert (own.report.name, own.report.group) == expected
 
 
-def test_other_processes_measure_when_the_first_has_written(tmp_path, monkeypatch):
+def test_the_first_process_measures_and_then_all_read_the_report(tmp_path, monkeypatch):
     calls = []
     accuracies = {"test_iid": 9.0, "test": 8.0, "errors_follow": {"texture": 1.0, "background": 2.0}}
 
-    def measure(folder, labels):
-        calls.append(f"measure {folder.name}")
+    def of_first(action):
+        calls.append("wait for the first")
         return accuracies
 
-    def first_then_others(action):
-        calls.append("wait for the first")
-        return action()
+    def training_accuracy(config, folder):
+        calls.append(f"read {folder.name}")
+        return 10.0
 
     monkeypatch.setattr(classifiers.classify, "train", lambda *_: calls.append("train"))
     monkeypatch.setattr(classifiers, "headline", lambda _: {})
-    monkeypatch.setattr(classifiers, "training_accuracy", lambda *_: 10.0)
-    monkeypatch.setattr(classifiers, "measure", measure)
-    monkeypatch.setattr(classifiers.processes, "first_then_others", first_then_others)
+    monkeypatch.setattr(classifiers, "training_accuracy", training_accuracy)
+    monkeypatch.setattr(classifiers.processes, "of_first", of_first)
     (tmp_path / "report").mkdir()
     results = classifiers.train(
         tiny(classifiers__names=("plain", "invariant")), tmp_path, tmp_path / "counterfactuals", print
     )
     assert results["plain"] == {"train": 10.0} | accuracies
     assert calls == [
-        call for name in ("plain", "invariant") for call in ("train", "wait for the first", f"measure {name}")
+        call for name in ("plain", "invariant") for call in ("train", "wait for the first", f"read {name}")
     ]
 
 
