@@ -11,7 +11,6 @@ from cfmlc_jax.data.sources import Source
 from cfmlc_jax.data.sources.boxes import Boxed, Boxes
 from cfmlc_jax.data.views.decode import header
 from cfmlc_jax.data.views.metadata import UPRIGHT
-from cfmlc_jax.errors import InputError
 
 
 def boxes_of(source: Source, *, threads: int, exif: bool) -> Boxes | None:
@@ -66,25 +65,10 @@ def _headers(source: Source, images: np.ndarray, threads: int, exif: bool) -> np
     headers = np.zeros((len(images), 3), np.int64)
     own = slice(jax.process_index(), None, jax.process_count())
     with ThreadPoolExecutor(threads) as pool:
-        read_here = pool.map(_or_zeros(read) if jax.process_count() > 1 else read, images[own].tolist())
-        headers[own] = np.array(list(read_here), np.int64).reshape(-1, 3)
+        headers[own] = np.array(list(pool.map(read, images[own].tolist())), np.int64).reshape(-1, 3)
     if jax.process_count() > 1:
         headers = multihost_utils.process_allgather(headers).sum(axis=0)
-        for row in np.flatnonzero(headers[:, 0] == 0):
-            headers[row] = read(int(images[row]))  # where a process could not: all raise its error
     return headers
-
-
-def _or_zeros(read):
-    """The same function, but zeros for an image that cannot be read: an error would leave other processes waiting."""
-
-    def tolerant(image):
-        try:
-            return read(image)
-        except InputError:
-            return 0, 0, 0
-
-    return tolerant
 
 
 def _header(source: Source, image: int, exif: bool) -> tuple[tuple[int, int], bool]:

@@ -3,6 +3,7 @@
 import io
 
 import jax
+import launchers
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
@@ -121,9 +122,33 @@ def test_processes_share_the_headers(monkeypatch):
     assert read == [[0, 2, 4], [1, 3]]
     assert boxes.images.tolist() == [0, 2, 4]
     assert boxes.sizes.tolist() == [[6, 4]] * 5
-    # All processes raise the error of one.
-    with pytest.raises(InputError, match=r"^shelf/1\.jpg: the file is empty"):
-        as_processes(monkeypatch, Shelf([picture(1, "JPEG"), b"", picture(1, "JPEG")]), 2)
+
+
+# Process 0 waits for the headers of process 1, which fails.
+READING = """
+import time
+import jax
+from classify.test_boxes import Shelf, boxes_of, picture
+from cfmlc_jax import cli, processes
+from cfmlc_jax.errors import InputError
+
+members = processes.join(None, None, None)
+try:
+    with members:
+        time.sleep(3 * jax.process_index())
+        boxes_of(Shelf([picture(1, "JPEG"), b"", picture(1, "JPEG")]), threads=1, exif=True)
+except InputError as error:
+    members.fail(error)
+    cli.end(1)
+"""
+
+
+def test_a_header_that_one_process_cannot_read_ends_all():
+    results = launchers.ends(launchers.start("slurm", READING))
+    assert [code for code, _, _ in results] == [1, 1], results
+    (line,) = [line for _, _, err in results for line in err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: process 1 on ")
+    assert " failed: shelf/1.jpg: the file is empty" in line
 
 
 def test_decoded_pictures_need_no_header():
