@@ -41,7 +41,7 @@ class InUseError(InputError):
 
 
 @contextlib.contextmanager
-def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(folder: Path, doing: str) -> Iterator[None]:
     """Hold the folder's lock for the duration of the block; what killed holders have left of files is removed first.
 
     It is also released if a signal ends the process.
@@ -49,7 +49,6 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     Args:
         folder: an existing folder, or one in a bucket.
         doing: what the lock is held for, for example "training"; other processes print it.
-        wait: if set, wait for the holder, and call this once with a line that names it.
 
     Raises:
         InUseError: another process holds the lock.
@@ -58,20 +57,10 @@ def held(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None)
     """
     path = folder / FILE
     take: Callable[..., _Object | _OpenFile] = _take_in_bucket if isinstance(path, Address) else _take
-    waiting = False
-    while True:
-        try:
-            lock = take(path, doing)
-            break
-        except InUseError as error:
-            if wait is None:
-                raise
-            if not waiting:
-                wait(str(error))
-            waiting = True
-            time.sleep(SECONDS_BETWEEN_TRIES)
-        except OSError as error:
-            raise WriteError(error.errno, error.strerror, str(path)) from error
+    try:
+        lock = take(path, doing)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from error
     try:
         if not isinstance(folder, Address):
             files.remove_temporary(folder)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -125,9 +124,6 @@ def test_another_host_cannot_be_seen(tmp_path):
         take(tmp_path)
     assert "was locked by process 7 on elsewhere (training since then)" in str(error.value)
     assert f"remove {tmp_path / lock.FILE}" in str(error.value)
-    # Waiting would have no end.
-    with pytest.raises(InputError), lock.held(tmp_path, "evaluating", wait=pytest.fail):
-        pass
     (tmp_path / lock.FILE).unlink()
     assert take(tmp_path)["pid"] == os.getpid()
 
@@ -177,21 +173,6 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     assert taken | {"since": own["since"]} == own
     dead.wait()
     assert take(tmp_path)["pid"] == own["pid"]
-
-
-def test_a_waiting_process_gets_the_lock_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "SECONDS_BETWEEN_TRIES", 0.01)
-    first, messages = lock.held(tmp_path, "evaluating"), []
-
-    def wait(text):
-        messages.append(text)
-        threading.Timer(0.1, first.__exit__, (None, None, None)).start()
-
-    first.__enter__()
-    with lock.held(tmp_path, "evaluating", wait=wait):
-        pass
-    (message,) = messages
-    assert "(evaluating since" in message
 
 
 def test_a_lock_that_the_user_removed_is_not_removed_again(tmp_path):

@@ -337,7 +337,7 @@ def test_data_that_cannot_be_used(command, own_images, kind, words):
     assert_error(command(TABLE, f"--config.data.root={own_images}", *FAST), *words)
 
 
-def test_train_then_evaluate_again(command, tmp_path):
+def test_train_then_evaluate_again(command, tmp_path, monkeypatch):
     fitting = (TINY, "--config.evaluate.thresholds=f1")
     code, out, err = command(*fitting)
     assert code == 0, err
@@ -378,6 +378,12 @@ def test_train_then_evaluate_again(command, tmp_path):
     assert code == 0
     assert "resuming at step 40 of 40" in out
     assert json.loads((run / "report" / "results.json").read_text()) == results
+    # It waits for another evaluation, unless it is asked to end.
+    with lock.held(run / "report", "evaluating"), monkeypatch.context() as asked:
+        asked.setattr(hooks.Preemption, "requested", lambda self: True)
+        code, out, err = command(*fitting)
+    assert code == 143, err
+    assert out.splitlines()[-1].startswith(f"waiting: {run / 'report'} is in use by process")
     # A checkpoint alone, taken away from its run, is enough.
     shutil.move(kept, tmp_path / "my_model")
     arguments = ("--mode=evaluate", "--checkpoint=my_model", "--workdir=elsewhere")

@@ -1,6 +1,5 @@
 """Trains a classifier by a configuration in a workdir, then evaluates it in full."""
 
-import contextlib
 import dataclasses
 import functools
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.classify import build, decide, evaluate, finetune, memory, plan, scoring, tasks
 from cfmlc_jax.classify.evaluate import Classifier, Output, TrainingSplit
@@ -22,7 +20,7 @@ from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.checks import class_counts, num_unknown
 from cfmlc_jax.data.unreadable import Unreadable
 from cfmlc_jax.data.workers import Standing
-from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine import hooks, parameters, report_lock
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import compile_within_memory
 from cfmlc_jax.engine.plan import Memory
@@ -62,14 +60,15 @@ def train(
                 run.resume()
                 training.compile_scores(run, print_line)
                 run.fit()
+            folder = workdir / "report"
             output = Output.of_this_process(
-                workdir / "report",
+                folder,
                 print_line,
                 lambda: preemption.raise_if_requested(
                     "training is done and saved, its evaluation comes next"
                 ),
             )
-            return _evaluate_in_full(config, run, training, sources, output)
+            return _evaluate_in_full(config, run, training, sources, folder, output)
         except (WriteError, BucketError) as error:
             raise RunError(f"{error}; {run.last_saved()}") from error
         finally:
@@ -77,19 +76,13 @@ def train(
             run.close()
 
 
-def _evaluate_in_full(config, run, training, sources, output: Output):
+def _evaluate_in_full(config, run, training, sources, folder, output: Output):
     latest, best = run.checkpoints.latest_step(), run.checkpoints.best_step()
     last = config.evaluate.checkpoint == "last"
     chosen = run.checkpoints.path(latest if last else best)
     which = "the last step" if last else f"the best step by val {training.task.selection}"
     output.print_line(f"training is done; evaluating {chosen.name}, {which}")
-    # If another evaluation is writing into the folder, wait for it: nothing else is left to do.
-    writing = (
-        contextlib.nullcontext()
-        if output.folder is None
-        else lock.held(output.folder, "evaluating", wait=lambda line: output.print_line(f"waiting: {line}"))
-    )
-    with writing:
+    with report_lock.held_in_turn(folder, output.print_line, output.poll):
         model = read_model(chosen, training.system.split(run.abstract.learned)[0])
         thresholds = decide.after_training(
             config, training.parts, training.evaluation, model, sources, output.poll

@@ -1,20 +1,18 @@
 """Trains a classifier of regions in a workdir, then evaluates it in full."""
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import lock
 from cfmlc_jax.checkpoint import read_model
 from cfmlc_jax.config.schedule import schedule
 from cfmlc_jax.config.workdir import require_own
 from cfmlc_jax.data.regions import sampling
 from cfmlc_jax.data.regions.records import RegionRecords
 from cfmlc_jax.data.workers import Reading
-from cfmlc_jax.engine import hooks, parameters
+from cfmlc_jax.engine import hooks, parameters, report_lock
 from cfmlc_jax.engine.instruments import Instruments
 from cfmlc_jax.engine.memory import explained
 from cfmlc_jax.engine.run import Run, RunOptions
@@ -119,8 +117,7 @@ class _Training:
         chosen = run.checkpoints.path(run.checkpoints.latest_step() if last else run.checkpoints.best_step())
         print_line(f"training is done; evaluating {chosen.name}")
         model = read_model(chosen, self._system.split(run.abstract.learned)[0])
-        alone = jax.process_index() == 0
-        with lock.held(folder, "evaluating") if alone else contextlib.nullcontext():
+        with report_lock.held_in_turn(folder, print_line, poll):
             return full_evaluation(
                 self._config,
                 self._parts,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cfmlc_jax import config as configs
-from cfmlc_jax import main
+from cfmlc_jax import lock, main
 from cfmlc_jax.classify import opening
 from cfmlc_jax.data.regions.lvis import Category
 from cfmlc_jax.data.regions.records import INDEX, Writer
@@ -170,6 +170,15 @@ def test_a_resumed_run_is_the_same(command, data, tmp_path, finished, monkeypatc
     assert code == 0, err
     assert "resuming at step 6 of 12" in out
     assert files_of(workdir) == files_of(finished["workdir"])
+
+
+def test_a_finished_run_waits_for_another_evaluation(command, data, finished, monkeypatch):
+    monkeypatch.setattr(Preemption, "requested", lambda self: True)  # while it waits
+    report = finished["workdir"] / "report"
+    with lock.held(report, "evaluating"):
+        code, out, err = command(*words(data), f"--workdir={finished['workdir']}")
+    assert code == 143, err
+    assert out.splitlines()[-1].startswith(f"waiting: {report} is in use by process")
 
 
 def test_a_linear_classifier_has_no_effect(command, data, tmp_path):
