@@ -262,8 +262,8 @@ class Together:
         self._lock = threading.Lock()
         self._connect(place, mistake)
         self._client: Any = distributed.global_state.client
-        # By process: its last sign of life and when this process read it.
-        self._signs = {str(i): ("", time.monotonic()) for i in range(place.count)}
+        # By process: its last sign of life, and in how many looks after the first process 0 saw the same.
+        self._signs = [("", -1)] * place.count
         threading.Thread(target=self._watch, daemon=True).start()
         if place.count > 1:  # a single process has no other to agree with
             common_end.watch(self._client, place.number, place.count)
@@ -442,13 +442,17 @@ class Together:
                 self._look_for_signs()
 
     def _look_for_signs(self):
-        now = time.monotonic()
-        for key, sign in self._client.key_value_dir_get(_ALIVE):
-            number = key.removeprefix(_ALIVE)
-            if self._signs[number][0] != sign:
-                self._signs[number] = (sign, now)
-        for number, (sign, since) in self._signs.items():
-            if now - since > SILENCE_SECONDS and not self._leaving:
+        """End if a process gives no sign in as many looks as that time has.
+
+        By the clock process 0 would count one as dead right after a pause of all: of a job that was suspended, or of
+        functions that keep Python's lock.
+        """
+        signs = dict(self._client.key_value_dir_get(_ALIVE))
+        for number, (before, looks) in enumerate(self._signs):
+            sign = signs.get(f"{_ALIVE}{number}", "")
+            looks = looks + 1 if sign == before else 0
+            self._signs[number] = sign, looks
+            if looks * SIGN_SECONDS >= SILENCE_SECONDS and not self._leaving:
                 name = sign.partition(" ")[2] or f"process {number}"
                 self._end(self._publish(_gone(name, f"no sign of life for {SILENCE_SECONDS:.0f} s")))
 
@@ -519,7 +523,7 @@ class _Relay:
     """A local port that forwards everything to process 0 and back.
 
     lost: called when process 0 closes a connection, or sends nothing for longer than signs of life
-        take. JAX's side of the connection stays open.
+        take, and does not answer the next ones. JAX's side of the connection stays open.
     """
 
     def __init__(self, host: str, port: int, lost: Callable[[], None]):
@@ -542,6 +546,18 @@ class _Relay:
 
 def _forward(source, target, at_end):
     with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
+        while data := _received(source):
             target.sendall(data)
     at_end()
+
+
+def _received(source):
+    try:
+        return source.recv(1 << 16)
+    except TimeoutError:
+        # This process may have paused itself: its signs, which are answered, come only now.
+        patience = source.gettimeout()
+        source.settimeout(2 * SIGN_SECONDS)
+        data = source.recv(1 << 16)
+        source.settimeout(patience)
+        return data

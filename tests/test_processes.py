@@ -14,12 +14,12 @@ from cfmlc_jax.errors import InputError
 
 # Joins the others, and then does what its last argument says.
 PROGRAM = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 from cfmlc_jax import cli, processes
 from cfmlc_jax.errors import InputError
 
-processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 2.0
 address, number, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+processes.SIGN_SECONDS, processes.SILENCE_SECONDS = 0.3, 4.0 if what == "pauses" else 2.0
 cli.end_at_interrupt()
 members = processes.join(address, 2, number)
 print("joined", flush=True)
@@ -31,6 +31,10 @@ try:
             raise ZeroDivisionError("by zero")
         if what == "waits":
             time.sleep(60)
+        if what == "pauses":
+            time.sleep(0.5 if number else 1.0)
+            ctypes.PyDLL(None).sleep(6 if number else 5)  # keeps Python's lock
+            time.sleep(3)
         if what == "takes turns":
             def turn():
                 time.sleep(0.5 * (number == 0))
@@ -145,6 +149,11 @@ def test_all_processes_end_if_one_is_killed(victim):
     assert code == 1
     assert err.startswith(f"error: process {victim} is gone (")
     assert len(err.splitlines()) == 1
+
+
+def test_processes_that_pause_together_do_not_take_each_other_for_dead():
+    """Process 0 goes on first, and sees a sign of life that it has seen before the pause."""
+    assert ends(start("pauses", "pauses")) == [(0, ""), (0, "")]
 
 
 @pytest.mark.parametrize(
