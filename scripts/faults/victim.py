@@ -9,6 +9,7 @@ files. Files of arrays are written by TensorStore in C++, which the hook does no
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -24,20 +25,23 @@ from typing import Any, NoReturn
 # Events of Python's audit, and which of their arguments is the path that changes.
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Phases of a run, by what is on the main thread's stack: the first one counts of which a function begins with these words.
-_STACKS = {
-    "report": ("report.page.",),
-    "validation": ("engine.run._validate",),
-    "evaluation": ("classify.train._evaluate_in_full", "cgn.classifiers.training_accuracy"),
-    "compilation": ("engine.memory.compile_within_memory", "classify.train.compile_scores"),
-    "records": ("cgn.train.generate",),
-    "reading": ("data.workers.",),
-    "steps": ("engine.run.fit",),
-    "resuming": ("engine.run.resume",),
+# Functions of the package, and the phase that a run is in while one of them runs; of nested ones the inner one counts.
+_CALLS = {
+    "engine.run:Run.resume": "resuming",
+    "engine.run:Run.fit": "steps",
+    "engine.log:compile_within_memory": "compilation",
+    "classify.train:_Training.compile_scores": "compilation",
+    "engine.progress:Progress.waiting": "reading",
+    "engine.run:Run._validate": "validation",
+    "cgn.train:_Training.generate": "records",
+    "classify.train:_evaluate_in_full": "evaluation",
+    "cgn.classifiers:training_accuracy": "evaluation",
+    "report.page:write": "report",
 }
+_RESTORE = "checkpoint:Checkpoints.restore_latest"
 # The others: a checkpoint's folder is there and not renamed, renamed but without its digests; and all the rest.
 SAVE, SIGNING, START = "save", "end of a save", "start"
-PHASES = (START, *_STACKS, SAVE, SIGNING)
+PHASES = (START, *dict.fromkeys(_CALLS.values()), SAVE, SIGNING)
 # As in the package, which is imported by the command alone: it must block signals before others start threads.
 _UNFINISHED, _DIGESTS = ".orbax-checkpoint-tmp", "digests.json"
 _LOOK_SECONDS = 0.002
@@ -108,7 +112,9 @@ class Victim:
         self.lock = threading.RLock()
         self.hit = False
         self.restored: dict[str, dict[str, str]] = {}
+        self._inside: list[str] = []  # phases of the functions that run, the innermost last
         self._save = ""  # the phase of the save that is being written
+        self._unwrapped = {**dict.fromkeys(_CALLS, self._in_phase), _RESTORE: self._noting}
 
     def start(self) -> None:
         """Begin to watch; the clock of `after` starts."""
@@ -119,12 +125,11 @@ class Victim:
         """Count the seconds of the phases, and do the fault that comes after some of them."""
         # A signal to the process must not come to this thread: the command's own wait for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-        last, done, wrapped = time.monotonic(), False, False
+        last, done = time.monotonic(), False
         while True:
-            wrapped = wrapped or self._wrap_restore()
-            stack = self.stack()
+            self._wrap()
             now = time.monotonic()
-            for phase in {"", self.phase(stack)}:
+            for phase in ("", self.phase()):
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + now - last
             last = now
             after = self.fault.after
@@ -154,9 +159,9 @@ class Victim:
         worker = _await_worker() if what == "worker" else 0
         if not self.hit:
             self.hit = True
-            stack = self.stack()
-            place = f"{self.phase(stack)}: {stack[0] if stack else 'imports'}"
-            self._write_note({"place": place, "event": self.events[-1] if path else ""})
+            self._write_note(
+                {"place": f"{self.phase()}: {self._function()}", "event": self.events[-1] if path else ""}
+            )
         if worker:
             os.kill(worker, signal.SIGKILL)
         elif what.startswith("SIG"):
@@ -169,13 +174,45 @@ class Victim:
             number = getattr(errno, what)
             raise OSError(number, os.strerror(number), path)
 
-    def _wrap_restore(self):
-        """Note what is restored from now on, if the package's module of checkpoints is imported by now."""
-        module: Any = sys.modules.get("cfmlc_jax.checkpoint")
-        if not hasattr(module, "find"):  # it is among the module's last
-            return False
-        restore = module.Checkpoints.restore_latest
+    def _wrap(self):
+        """Wrap the functions whose modules are imported by now.
 
+        To walk through the main thread's stack every now and then would be simpler, but crashes CPython 3.11 at times.
+        """
+        for place, wrapper in [*self._unwrapped.items()]:
+            module, _, name = place.partition(":")
+            *owners, name = name.split(".")
+            owner: Any = sys.modules.get(f"cfmlc_jax.{module}")
+            for each in owners:
+                owner = getattr(owner, each, None)
+            if hasattr(owner, name):
+                setattr(owner, name, wrapper(place, getattr(owner, name)))
+                del self._unwrapped[place]
+
+    def _in_phase(self, place, function):
+        @contextlib.contextmanager
+        def inside():
+            self._inside.append(_CALLS[place])
+            try:
+                yield
+            finally:
+                self._inside.pop()
+
+        @functools.wraps(function)
+        def call(*arguments, **named):
+            if _CALLS[place] != "reading":
+                with inside():
+                    return function(*arguments, **named)
+            waiting = contextlib.ExitStack()
+            waiting.enter_context(function(*arguments, **named))
+            if "input" in arguments:
+                waiting.enter_context(inside())
+            return waiting
+
+        return call
+
+    def _noting(self, place, restore):
+        @functools.wraps(restore)
         def noted(checkpoints, **arguments):
             restored = restore(checkpoints, **arguments)
             if restored is not None:
@@ -185,8 +222,7 @@ class Victim:
                 self.note.with_name(RESTORED).write_text(json.dumps(self.restored))
             return restored
 
-        module.Checkpoints.restore_latest = noted
-        return True
+        return noted
 
     def _note_save(self, event, path, arguments):
         if event == "os.mkdir" and path.endswith(_UNFINISHED) and _UNFINISHED not in os.path.dirname(path):
@@ -197,24 +233,19 @@ class Victim:
             elif os.path.basename(path) == _DIGESTS:
                 self._save = ""
 
-    def stack(self) -> list[str]:
-        """The functions of the package that the main thread is in, the innermost first."""
-        frame, names = sys._current_frames().get(self.main or 0), []
+    def phase(self) -> str:
+        """The phase, of `PHASES`, at this moment. A save goes on beside the others, and counts first."""
+        return self._save or (self._inside[-1:] or [START])[0]
+
+    def _function(self):
+        """The innermost function of the package that the main thread is in."""
+        frame = sys._current_frames().get(self.main or 0)
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module.startswith("cfmlc_jax"):
-                names.append(f"{module.removeprefix('cfmlc_jax.')}.{frame.f_code.co_name}")
+                return f"{module.removeprefix('cfmlc_jax.')}.{frame.f_code.co_name}"
             frame = frame.f_back
-        return names
-
-    def phase(self, stack: list[str]) -> str:
-        """The phase, of `PHASES`, of a stack at this moment. A save goes on beside the others, and counts first."""
-        if self._save:
-            return self._save
-        for phase, words in _STACKS.items():
-            if any(name.startswith(words) for name in stack):
-                return phase
-        return START
+        return "imports"
 
     def end(self) -> None:
         """Note that the command came to its end without a fault."""

@@ -1,6 +1,7 @@
 """The campaign of faults: what it counts as lost, and that its faults hit."""
 
 import errno
+import importlib
 import json
 import math
 import multiprocessing
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import shared_memory
 from pathlib import Path
 
@@ -21,6 +23,8 @@ import pytest
 
 from cfmlc_jax import checkpoint
 from cfmlc_jax.data.sources.table import Table
+from cfmlc_jax.engine.progress import Progress
+from cfmlc_jax.engine.run import Run
 from scripts.faults import __main__ as command
 from scripts.faults import ending as endings
 from scripts.faults import subjects, trials, victim
@@ -90,28 +94,74 @@ def test_an_interruption_reaches_a_command_in_the_background_of_a_shell(tmp_path
     assert output.splitlines()[-1].startswith("interrupted; the same command starts again")
 
 
+class Stopped(Exception):
+    """Ends the thread of a victim."""
+
+
 def test_a_fault_comes_after_seconds_in_a_phase(tmp_path, monkeypatch):
-    victim = Victim(Fault("clock", phase="save", after=0.2), str(tmp_path), tmp_path / "note")
-    hits = []
-    monkeypatch.setattr(victim, "act", lambda: hits.append(time.monotonic()))
-    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
-    victim.start()
-    time.sleep(0.3)
-    assert not hits
-    began = time.monotonic()
+    watched = Victim(Fault("clock", phase="save", after=0.25), str(tmp_path), tmp_path / "note")
+    hits, clock = [], iter(number / 10 for number in range(100))
     folder = str(tmp_path / "checkpoints" / "7")
-    victim.on_event("os.mkdir", (f"{folder}.orbax-checkpoint-tmp", 0o777, -1))
-    victim.on_event("os.mkdir", (f"{folder}.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp", 0o777, -1))
-    time.sleep(0.5)
-    assert victim.phase([]) == "save"
-    victim.on_event("os.rename", (f"{folder}.orbax-checkpoint-tmp", folder, -1, -1))
-    assert victim.phase(["engine.run._validate"]) == "end of a save"
-    victim.on_event("os.rename", (f"{folder}/.digests.json.9.tmp", f"{folder}/digests.json", -1, -1))
-    assert victim.phase(["data.workers.batches", "engine.run._validate", "engine.run.fit"]) == "validation"
-    assert victim.phase([]) == "start"
-    (hit,) = hits
-    assert 0.15 < hit - began < 0.5
-    assert victim.seconds["save"] >= 0.4
+    happening = {
+        5: ("os.mkdir", (f"{folder}.orbax-checkpoint-tmp", 0o777, -1)),
+        6: ("os.mkdir", (f"{folder}.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp", 0o777, -1)),
+        9: ("os.rename", (f"{folder}.orbax-checkpoint-tmp", folder, -1, -1)),
+        12: ("os.rename", (f"{folder}/.digests.json.9.tmp", f"{folder}/digests.json", -1, -1)),
+    }
+    looks, phases = iter(range(20)), []
+
+    def pass_time(_):
+        look = next(looks, None)
+        if look is None:
+            raise Stopped
+        if look in happening:
+            watched.on_event(*happening[look])
+        phases.append(watched.phase())
+
+    monkeypatch.setattr(watched, "act", lambda: hits.append(len(phases)))
+    monkeypatch.setattr(watched, "_wrap", lambda: None)
+    monkeypatch.setattr(victim.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(victim.time, "sleep", pass_time)
+    with ThreadPoolExecutor(1) as pool:  # it blocks signals
+        assert isinstance(pool.submit(watched._watch).exception(), Stopped)
+    assert phases == ["start"] * 5 + ["save"] * 4 + ["end of a save"] * 3 + ["start"] * 8
+    assert hits == [8]
+    assert watched.seconds == pytest.approx({"": 2.1, "start": 1.4, "save": 0.4, "end of a save": 0.3})
+
+
+def test_phases_are_those_of_the_functions_that_run(tmp_path, monkeypatch):
+    watched, seen = Victim(Fault(), str(tmp_path), tmp_path / "note"), []
+    functions = []
+    for place in victim._CALLS:
+        module, _, name = place.partition(":")
+        owner = importlib.import_module(f"cfmlc_jax.{module}")  # all of them exist
+        *owners, name = name.split(".")
+        for each in owners:
+            owner = getattr(owner, each)
+        assert callable(getattr(owner, name))
+        functions.append((owner, name))
+        if victim._CALLS[place] != "reading":
+            monkeypatch.setattr(
+                owner, name, lambda inner=None: seen.append(watched.phase()) or (inner and inner())
+            )
+        else:
+            monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+    del watched._unwrapped[victim._RESTORE]
+    watched._wrap()
+    assert not watched._unwrapped
+    progress = Progress(3, batch_size=1, silent=True)
+    for owner, name in functions:
+        if owner is not Progress:
+            getattr(owner, name)()
+    with progress.waiting("input"):
+        seen.append(watched.phase())
+    assert sorted(seen) == sorted(victim._CALLS.values())
+    with progress.waiting("device"):
+        assert watched.phase() == "start"
+    seen.clear()
+    Run.fit(Run._validate)
+    assert seen == ["steps", "validation"]
+    assert watched.phase() == "start"
 
 
 def test_removals_in_an_open_folder_are_changes(tmp_path):
@@ -127,9 +177,10 @@ def test_removals_in_an_open_folder_are_changes(tmp_path):
 
 def test_what_is_restored_is_noted_with_its_digests(run, tmp_path):
     noting = Victim(Fault(), str(run), tmp_path / "note")
+    noting._unwrapped = {victim._RESTORE: noting._noting}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.Checkpoints, "restore_latest", checkpoint.Checkpoints.restore_latest)
-        assert noting._wrap_restore()
+        noting._wrap()
         saved = checkpoint.Checkpoints(run / "checkpoints")
         abstract = {
             name: {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in item.items()}
