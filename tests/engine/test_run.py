@@ -617,8 +617,6 @@ def test_a_process_that_fails_does_not_wait_for_what_the_first_saves_in_a_bucket
     made.checkpoints._in_bucket, made.checkpoints._writing = True, (7, contextlib.ExitStack())
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(
-        checkpoints.processes, "broadcast", lambda name, text: pytest.fail(f"waits for {name}")
-    )
+    monkeypatch.setattr(checkpoints.processes, "of_first", lambda action: pytest.fail("waits for the first"))
     assert made.last_saved() == "no checkpoint was written yet"
     made.close()
