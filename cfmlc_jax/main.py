@@ -72,7 +72,12 @@ def define_flags() -> flags.FlagValues:
         f"Configuration, with a variant behind a colon: a file, or one of {', '.join(shipped.names())}.",
         values,
     )
-    flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run; default runs/<name of the config>, with _<variant> if it has one.",
+        values,
+    )
     flags.DEFINE_enum(
         "mode",
         "train",
@@ -258,7 +263,7 @@ def _require_regions(config, workdir: Path):
 
 
 def _has_begun(workdir) -> bool:
-    """Whether a run has checkpoints, in the eyes of the first process, which soon removes what a killed save has left."""
+    """Whether a run has checkpoints, in the eyes of the first process: in a network folder others may see an old list."""
     return processes.of_first(lambda: has_checkpoints(workdir))
 
 
