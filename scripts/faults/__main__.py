@@ -150,7 +150,7 @@ def _undisturbed(runner, *flags, count=1):
             found = (
                 trials.undisturbed(runner, *flags) if count == 1 else trials.undisturbed_many(runner, count)
             )
-        content = {"conditions": _conditions(), "seconds": found.seconds, "events": found.events}
+        content = {"conditions": _conditions(), "phases": found.phases, "events": found.events}
         files.write_text(stored, json.dumps(content))
     content = json.loads(stored.read_text())
     if content["conditions"] != _conditions():
@@ -158,7 +158,7 @@ def _undisturbed(runner, *flags, count=1):
             f"{stored}: this run was left alone by another version of cfmlc_jax or of the campaign, or on another number of "
             "CPU cores; give the campaign another --workdir"
         )
-    return trials.Undisturbed(endings.read(runner.workdir), content["seconds"], content["events"])
+    return trials.Undisturbed(endings.read(runner.workdir), content["phases"], content["events"])
 
 
 def _half(runner, place, step, *flags):

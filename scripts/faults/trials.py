@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cfmlc_jax import checkpoint as checkpoints
 from cfmlc_jax import digests
@@ -20,7 +21,7 @@ from cfmlc_jax.errors import RunError
 from scripts.faults import ending as endings
 from scripts.faults.ending import Ending
 from scripts.faults.subjects import PICTURES, Ended, Runner
-from scripts.faults.victim import PHASES, RESTORED, Fault, digests_of
+from scripts.faults.victim import PHASES, RESTORED, SAVE, SIGNING, Fault, digests_of
 
 SURVIVED, WARNED, REFUSED, UNTOUCHED, LOST = "survived", "warned", "refused", "untouched", "lost"
 # How soon a run of several processes must end when one of them dies, and when it dies before all have connected.
@@ -52,8 +53,6 @@ _CUT = (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 # In these phases a run that is asked to end may end by itself before it looks.
 _LAST = ("evaluation", "report")
 _MOST_PROBLEMS = 8  # that are listed
-# A phase that takes less is not hit by time.
-_LEAST_SECONDS = 0.02
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "one bit flipped": lambda content: _flipped(content),
     "cut in half": lambda content: content[: len(content) // 2],
@@ -65,11 +64,29 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that was left alone: what it left, the seconds of its phases (of all: ""), its changes of files in order."""
+    """A run that was left alone.
+
+    ending: what it left.
+    phases: how long each phase took, each time.
+    events: its changes of files in order.
+    """
 
     ending: Ending
-    seconds: dict[str, float]
+    phases: dict[str, list[float]]
     events: list[str]
+
+    @property
+    def seconds(self) -> float:
+        """What it took; saves go on beside the other phases."""
+        return sum(sum(seconds) for phase, seconds in self.phases.items() if phase not in (SAVE, SIGNING))
+
+    def fault(self, what: str, phase: str, share: float, **options: Any) -> Fault:
+        """A fault after this share of the time that the run is in a phase."""
+        left, entry, times = share * sum(self.phases.get(phase, [])), 0, self.phases.get(phase, [])
+        while entry < len(times) and left >= times[entry]:
+            left -= times[entry]
+            entry += 1
+        return Fault(what, phase=phase, entry=entry, after=left, **options)
 
 
 @dataclass
@@ -140,15 +157,13 @@ def moments(setting: Setting) -> list[Trial]:
         run = setting.with_workers if with_workers else setting.undisturbed
         for what in ("SIGKILL", "SIGTERM", "SIGINT"):
             for phase in PHASES:
-                seconds, share = run.seconds.get(phase, 0.0), chance.uniform(0, 0.9)
-                if seconds < _LEAST_SECONDS:
+                share = chance.uniform(0, 1)
+                if phase not in run.phases:
                     continue
                 name = (
                     f"{what} {number} after {share:.3f} of {phase}{', with workers' if with_workers else ''}"
                 )
-                fault = Fault(
-                    what, phase=phase, after=share * seconds, group=with_workers and what != "SIGKILL"
-                )
+                fault = run.fault(what, phase, share, group=with_workers and what != "SIGKILL")
                 trials.append(Trial(name, _hit(setting, fault, *([WORKERS] if with_workers else []))))
     return trials
 
@@ -276,12 +291,11 @@ def processes(setting: Setting) -> list[Trial]:
     trials = []
     for number in range(setting.count or 10):
         for count in PROCESSES:
-            seconds = setting.of_many[count].seconds
             for what in ("SIGKILL", "SIGTERM"):
                 phase = ("steps", "validation", "evaluation", "compilation", "save", "reading")[number % 6]
                 # The first process alone begins and ends saves.
-                victim, share = 0 if phase == "save" else chance.randrange(count), chance.uniform(0, 0.9)
-                fault = Fault(what, phase=phase, after=share * seconds.get(phase, 0.0))
+                victim, share = 0 if phase == "save" else chance.randrange(count), chance.uniform(0, 1)
+                fault = setting.of_many[count].fault(what, phase, share)
                 name = f"{what} {number} to process {victim} of {count} after {share:.3f} of {phase}"
                 trials.append(Trial(name, _one_of_many(setting, count, victim, fault)))
     return trials
@@ -289,16 +303,15 @@ def processes(setting: Setting) -> list[Trial]:
 
 def surroundings(setting: Setting) -> list[Trial]:
     """Slow disks, clocks that jump, killed workers, a second run in the workdir, other devices, workers and processes."""
-    steps = setting.undisturbed.seconds["steps"]
+    run = setting.undisturbed
     faults = {
         "every change of a file takes 0.2 s more": Fault("delay", seconds=0.2),
-        "the clock jumps back by a day": Fault("clock", phase="steps", after=0.6 * steps, seconds=-86400.0),
-        "the clock jumps ahead by a day": Fault("clock", phase="steps", after=0.6 * steps, seconds=86400.0),
+        "the clock jumps back by a day": run.fault("clock", "steps", 0.6, seconds=-86400.0),
+        "the clock jumps ahead by a day": run.fault("clock", "steps", 0.6, seconds=86400.0),
     }
     trials = [Trial(name, _hit(setting, fault)) for name, fault in faults.items()]
     for phase in ("reading", "steps", "validation", "evaluation"):
-        seconds = setting.with_workers.seconds.get(phase, 0.0)
-        fault = Fault("worker", phase=phase, after=0.4 * seconds)
+        fault = setting.with_workers.fault("worker", phase, 0.4)
         trials.append(Trial(f"a worker is killed in {phase}", _hit(setting, fault, WORKERS)))
     trials.append(Trial("a second run in the workdir", _second(setting)))
     elsewhere = {
@@ -375,7 +388,7 @@ def undisturbed(runner: Runner, *flags: str) -> Undisturbed:
 
 
 def undisturbed_many(runner: Runner, count: int) -> Undisturbed:
-    """A run of a subject by several processes without a fault; its seconds are of the first one.
+    """A run of a subject by several processes without a fault; its phases are those of the first one.
 
     Raises:
         RunError: one does not end with exit code 0.
@@ -392,7 +405,7 @@ def _of_note(runner):
         raise RunError(
             f"what {runner.subject.name} left cannot be compared: {ending.unreadable}; see {runner.folder}"
         )
-    return Undisturbed(ending, note["seconds"], note["events"])
+    return Undisturbed(ending, note["phases"], note["events"])
 
 
 def folders_of_halves(events: list[str]) -> dict[str, int]:
@@ -569,7 +582,7 @@ def _harmed(setting, harm, *, during):
         runner.restore_data()
         if during:
             process = runner.start()
-            time.sleep(0.6 * setting.undisturbed.seconds[""])
+            time.sleep(0.6 * setting.undisturbed.seconds)
             harm.change(runner.data / harm.name)
             ended = runner.finish(process)
         else:

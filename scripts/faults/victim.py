@@ -76,9 +76,10 @@ class Fault:
         change of a file raises; "delay", `seconds` of sleep before every change of a file; "clock", by which the clock
         of Python in this process jumps `seconds` forwards or back; "worker", SIGKILL for one of the processes that read
         images, as soon as there is one; or "nothing".
-    event: before this change of a file, counted from 0; None: at a time.
-    phase: a part of the run, of `PHASES`; empty: the whole.
-    after: seconds that the run has been in the phase.
+    event: before this change of a file, counted from 0; None: in a phase.
+    phase: when the run is in this phase, of `PHASES`.
+    entry: for the so-manieth time, counted from 0.
+    after: for so many seconds; or when it leaves the phase, if that is sooner.
     repeat: whether an error is raised at every later change, too: a disk that stays full.
     group: whether a signal goes to the whole group of processes, as Ctrl-C in a terminal and `timeout` send it.
     """
@@ -86,7 +87,8 @@ class Fault:
     what: str = "nothing"
     event: int | None = None
     phase: str = ""
-    after: float | None = None
+    entry: int = 0
+    after: float = 0.0
     seconds: float = 0.0
     repeat: bool = True
     group: bool = False
@@ -97,46 +99,75 @@ class Fault:
 
 
 class Victim:
-    """This process: counts its changes of files in a folder and the seconds of its phases, and does the fault when it is time.
+    """This process: notes its changes of files and its phases, and does the fault when it is time.
 
     Writes to `note` what the main thread was doing when it was hit; at the end of a run that was not hit its changes of
-    files in order, and the seconds of its phases. Beside the note, in restored.json, are the checkpoints that it resumed
-    from: the folder of each, with the digests of the arrays as they are on the devices.
+    files in order, and of each phase how long it took each time. Beside the note, in restored.json, are the checkpoints
+    that it resumed from: the folder of each, with the digests of the arrays as they are on the devices.
     """
 
     def __init__(self, fault: Fault, folder: str, note: Path):
         self.fault, self.folder, self.note = fault, folder, note
         self.events: list[str] = []
-        self.seconds: dict[str, float] = {}
+        self.phases: dict[str, list[float]] = {}
         self.main = threading.main_thread().ident
         self.lock = threading.RLock()
         self.hit = False
         self.restored: dict[str, dict[str, str]] = {}
         self._inside: list[str] = []  # phases of the functions that run, the innermost last
-        self._save = ""  # the phase of the save that is being written
+        # A save goes on beside what the main thread does: its phase, and since when; that of the main thread.
+        began = time.monotonic()
+        self._save, self._own = ("", began), (START, began)
+        self._done = False
         self._unwrapped = {**dict.fromkeys(_CALLS, self._in_phase), _RESTORE: self._noting}
 
     def start(self) -> None:
-        """Begin to watch; the clock of `after` starts."""
+        """Begin to watch."""
         threading.Thread(target=self._watch, daemon=True).start()
         sys.addaudithook(self.on_event)
 
     def _watch(self):
-        """Count the seconds of the phases, and do the fault that comes after some of them."""
+        """Do the fault that comes after some seconds in a phase."""
         # A signal to the process must not come to this thread: the command's own wait for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-        last, done = time.monotonic(), False
         while True:
             self._wrap()
-            now = time.monotonic()
-            for phase in ("", self.phase()):
-                self.seconds[phase] = self.seconds.get(phase, 0.0) + now - last
-            last = now
-            after = self.fault.after
-            if after is not None and not done and self.seconds.get(self.fault.phase, 0.0) > after:
-                done = True
-                self.act()
+            self._look()
             time.sleep(_LOOK_SECONDS)
+
+    def _look(self):
+        with self.lock:
+            for phase, since in (self._save, self._own):
+                if self._is_due(phase) and time.monotonic() - since >= self.fault.after:
+                    self._act_once()
+
+    def _is_due(self, phase):
+        entry = len(self.phases.get(phase, []))
+        return bool(phase) and (phase, entry) == (self.fault.phase, self.fault.entry) and not self._done
+
+    def _act_once(self):
+        self._done = True
+        self.act()
+
+    def _left(self, phase, since):
+        """Note that a phase ends now, and return the time; the fault is done if it waits for that."""
+        if self._is_due(phase):
+            self._act_once()
+        now = time.monotonic()
+        if phase:
+            self.phases.setdefault(phase, []).append(now - since)
+        return now
+
+    def _move(self):
+        """Note the main thread's phase, if it is another one now."""
+        phase = (self._inside[-1:] or [START])[0]
+        with self.lock:
+            if phase != self._own[0]:
+                self._own = phase, self._left(*self._own)
+
+    def _move_save(self, phase):
+        with self.lock:
+            self._save = phase, self._left(*self._save)
 
     def on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count a change of a file in the folder, and do the fault if it is the one."""
@@ -193,10 +224,12 @@ class Victim:
         @contextlib.contextmanager
         def inside():
             self._inside.append(_CALLS[place])
+            self._move()
             try:
                 yield
             finally:
                 self._inside.pop()
+                self._move()
 
         @functools.wraps(function)
         def call(*arguments, **named):
@@ -226,16 +259,16 @@ class Victim:
 
     def _note_save(self, event, path, arguments):
         if event == "os.mkdir" and path.endswith(_UNFINISHED) and _UNFINISHED not in os.path.dirname(path):
-            self._save = SAVE
-        elif event == "os.rename" and self._save:
+            self._move_save(SAVE)
+        elif event == "os.rename" and self._save[0]:
             if str(arguments[0]).endswith(_UNFINISHED) and os.path.basename(path).isdecimal():
-                self._save = SIGNING
+                self._move_save(SIGNING)
             elif os.path.basename(path) == _DIGESTS:
-                self._save = ""
+                self._move_save("")
 
     def phase(self) -> str:
-        """The phase, of `PHASES`, at this moment. A save goes on beside the others, and counts first."""
-        return self._save or (self._inside[-1:] or [START])[0]
+        """The phase, of `PHASES`, at this moment: that of a save, if there is one."""
+        return self._save[0] or self._own[0]
 
     def _function(self):
         """The innermost function of the package that the main thread is in."""
@@ -250,7 +283,9 @@ class Victim:
     def end(self) -> None:
         """Note that the command came to its end without a fault."""
         if not self.hit:
-            self._write_note({"events": self.events, "seconds": self.seconds})
+            with self.lock:
+                self._left(*self._own)
+                self._write_note({"events": self.events, "phases": self.phases})
 
     def _write_note(self, content):
         # Outside the watched folder, in one piece: the process may be killed right after.

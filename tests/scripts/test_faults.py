@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import shared_memory
 from pathlib import Path
 
@@ -94,39 +93,65 @@ def test_an_interruption_reaches_a_command_in_the_background_of_a_shell(tmp_path
     assert output.splitlines()[-1].startswith("interrupted; the same command starts again")
 
 
-class Stopped(Exception):
-    """Ends the thread of a victim."""
+def a_save(watched, folder, during):
+    """The changes of files of a save, as the audit reports them."""
+    path = f"{folder}/checkpoints/7"
+    watched.on_event("os.mkdir", (f"{path}.orbax-checkpoint-tmp", 0o777, -1))
+    watched.on_event("os.mkdir", (f"{path}.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp", 0o777, -1))
+    during(watched.phase())
+    watched.on_event("os.rename", (f"{path}.orbax-checkpoint-tmp", path, -1, -1))
+    during(watched.phase())
+    watched.on_event("os.rename", (f"{path}/.digests.json.9.tmp", f"{path}/digests.json", -1, -1))
+    during(watched.phase())
 
 
-def test_a_fault_comes_after_seconds_in_a_phase(tmp_path, monkeypatch):
-    watched = Victim(Fault("clock", phase="save", after=0.25), str(tmp_path), tmp_path / "note")
-    hits, clock = [], iter(number / 10 for number in range(100))
-    folder = str(tmp_path / "checkpoints" / "7")
-    happening = {
-        5: ("os.mkdir", (f"{folder}.orbax-checkpoint-tmp", 0o777, -1)),
-        6: ("os.mkdir", (f"{folder}.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp", 0o777, -1)),
-        9: ("os.rename", (f"{folder}.orbax-checkpoint-tmp", folder, -1, -1)),
-        12: ("os.rename", (f"{folder}/.digests.json.9.tmp", f"{folder}/digests.json", -1, -1)),
+@pytest.mark.parametrize(
+    ("phase", "entry", "after", "hit"),
+    [
+        ("save", 0, 0.0, 1),
+        ("save", 0, 60.0, 2),  # it ends sooner
+        ("save", 1, 60.0, 5),
+        ("end of a save", 1, 0.0, 5),
+        ("save", 2, 0.0, None),
+        ("start", 0, 0.0, 0),
+        ("start", 0, 60.0, 8),
+    ],
+)
+def test_a_fault_comes_in_its_phase(tmp_path, monkeypatch, phase, entry, after, hit):
+    watched = Victim(Fault("clock", phase=phase, entry=entry, after=after), str(tmp_path), tmp_path / "note")
+    seen, hits = [], []
+    monkeypatch.setattr(watched, "act", lambda: hits.append(len(seen)))
+
+    def look(found):
+        watched._look()
+        seen.append(found)
+
+    look(watched.phase())
+    a_save(watched, tmp_path, look)
+    a_save(watched, tmp_path, look)
+    watched.hit = False
+    seen.append("end")
+    watched.end()
+    assert seen == ["start", *(["save", "end of a save", "start"] * 2), "end"]
+    assert hits == ([] if hit is None else [hit])
+    note = json.loads((tmp_path / "note").read_text())["phases"]
+    assert {name: len(seconds) for name, seconds in note.items()} == {
+        "start": 1,
+        "save": 2,
+        "end of a save": 2,
     }
-    looks, phases = iter(range(20)), []
 
-    def pass_time(_):
-        look = next(looks, None)
-        if look is None:
-            raise Stopped
-        if look in happening:
-            watched.on_event(*happening[look])
-        phases.append(watched.phase())
 
-    monkeypatch.setattr(watched, "act", lambda: hits.append(len(phases)))
-    monkeypatch.setattr(watched, "_wrap", lambda: None)
-    monkeypatch.setattr(victim.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(victim.time, "sleep", pass_time)
-    with ThreadPoolExecutor(1) as pool:  # it blocks signals
-        assert isinstance(pool.submit(watched._watch).exception(), Stopped)
-    assert phases == ["start"] * 5 + ["save"] * 4 + ["end of a save"] * 3 + ["start"] * 8
-    assert hits == [8]
-    assert watched.seconds == pytest.approx({"": 2.1, "start": 1.4, "save": 0.4, "end of a save": 0.3})
+def test_a_share_of_a_phase_is_in_one_of_its_times():
+    run = trials.Undisturbed(Ending(), {"save": [1.0, 3.0], "start": [5.0]}, [])
+    found = [run.fault("SIGKILL", "save", share) for share in (0.0, 0.2, 0.5, 0.99)]
+    assert [(fault.entry, fault.after) for fault in found] == [
+        (0, 0.0),
+        (0, pytest.approx(0.8)),
+        (1, pytest.approx(1.0)),
+        (1, pytest.approx(2.96)),
+    ]
+    assert run.seconds == 5.0
 
 
 def test_phases_are_those_of_the_functions_that_run(tmp_path, monkeypatch):
@@ -217,7 +242,7 @@ def test_a_slow_disk_is_a_hit(tmp_path):
 def test_changes_of_files_are_counted(tmp_path):
     note = written(tmp_path, "SIGKILL", 99)[3]
     assert note["events"] == ["open a", "open b", "open c"]
-    assert note["seconds"][""] >= note["seconds"]["start"] > 0
+    assert note["phases"]["start"][0] > 0
 
 
 @pytest.mark.skipif(
@@ -522,7 +547,7 @@ def test_bad_ends(ended, codes, why, problems):
 @pytest.fixture
 def setting(run):
     """Trials for a run, half of which is the whole."""
-    undisturbed = trials.Undisturbed(read(run), {"": 10.0, "steps": 5.0}, [])
+    undisturbed = trials.Undisturbed(read(run), {"steps": [5.0]}, [])
     return trials.Setting(undisturbed, undisturbed, run, {"checkpoints": run}, 0, 0)
 
 
@@ -774,8 +799,8 @@ def test_photos_are_written_anew_and_read(tmp_path):
 
 
 def test_trials_are_the_same_in_every_command(run):
-    seconds = dict.fromkeys(("", *victim.PHASES), 1.0)
-    undisturbed = trials.Undisturbed(Ending(), seconds, [f"open {number}" for number in range(50)])
+    phases = {phase: [1.0] for phase in victim.PHASES}
+    undisturbed = trials.Undisturbed(Ending(), phases, [f"open {number}" for number in range(50)])
     halves = {"checkpoints": run}
     many = {2: undisturbed, 4: undisturbed}
     setting = trials.Setting(undisturbed, undisturbed, run, halves, 4, 0, halves, many)
