@@ -31,6 +31,8 @@ _in_contexts: list[Callable[[], object]] = []
 # Whether this process prints that it was interrupted; of several it is one.
 _says_interrupted = threading.Event()
 _says_interrupted.set()
+# Set when a signal ends the process.
+_ending = threading.Event()
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,7 +95,10 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
         tolerate_every_name()
         try:
-            return main(*args, **kwargs)
+            try:
+                return main(*args, **kwargs)
+            finally:
+                leave_to_signal()
         except (InputError, RunError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -165,6 +170,12 @@ def if_interrupted(action: Callable[[], object]) -> Iterator[None]:
         _in_contexts.remove(action)
 
 
+def leave_to_signal() -> None:
+    """Wait for the end of the process if a signal ends it now: before an error is told that its actions may have caused."""
+    if _ending.is_set():
+        threading.Event().wait()
+
+
 def run_actions(seconds: float) -> None:
     """Run the actions of an interrupt before another end of the process, for this many seconds at most."""
     thread = threading.Thread(target=_run_actions, daemon=True)
@@ -184,6 +195,7 @@ def _end_at_interrupt(signals, remark):
     while number == signal.SIGTERM and callable(signal.getsignal(number)):
         _thread.interrupt_main(signal.SIGTERM)
         number = signal.sigwait(signals)
+    _ending.set()
     # Write to the file descriptor: the main thread may hold the stream's lock. A progress line may be open.
     start = "\n" if os.isatty(2) else ""
     line = "; ".join(filter(None, [_WORDS[number], remark]))

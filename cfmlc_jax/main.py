@@ -167,6 +167,7 @@ def main() -> int:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return cli.INTERRUPTED
     except (InputError, RunError) as error:
+        cli.leave_to_signal()
         members.fail(error)
         return 1
     return 0

@@ -285,6 +285,7 @@ class Together:
     def __exit__(self, kind, error, trace):
         if error is None or isinstance(error, self._handled):
             return
+        cli.leave_to_signal()
         if isinstance(error, jax.errors.JaxRuntimeError) or _STATUS.match(str(error)):
             time.sleep(SILENCE_SECONDS + 2 * SIGN_SECONDS)
         text = f"{kind.__name__}: {' '.join(str(error).split())}"

@@ -392,6 +392,28 @@ def test_an_action_that_fails_or_hangs_does_not_keep_the_process(action):
     assert done.stdout == (b"swept\n" if "sleep" in action else b"swept\nclosed\n")
 
 
+@pytest.mark.parametrize("failure", ["RunError('x cannot be written')", "FileNotFoundError('x')"])
+def test_what_fails_because_of_a_signal_is_not_reported(failure):
+    """Its actions take from the main thread the files that it writes."""
+    program = (
+        "import os, signal, threading, time\n"
+        "from cfmlc_jax import cli\n"
+        "from cfmlc_jax.errors import RunError\n"
+        "cli.end_at_interrupt('nothing is done')\n"
+        "gone = threading.Event()\n"
+        "def remove(): gone.set(); time.sleep(0.5)\n"
+        "@cli.command\n"
+        "def main():\n"
+        "    with cli.if_interrupted(remove):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        gone.wait()\n"
+        f"        raise {failure}\n"
+        "cli.end(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing is done\n")
+
+
 def test_registered_actions_run_before_the_process_ends():
     """Those of contexts from the innermost on: a lock is released when what it guards is done."""
     program = (
