@@ -223,10 +223,21 @@ def _damages(setting, source, paths):
     return [
         Trial(
             f"{source.parent.name}: {name}: {damage}",
-            _changed(setting, source, name, lambda path, damage=damage: damage_file(path, damage)),
+            _changed(
+                setting,
+                source,
+                name,
+                lambda path, damage=damage: damage_file(path, damage),
+                why=_checkpoint_of(name),
+            ),
         )
         for name, damage in damages
     ]
+
+
+def _checkpoint_of(name):
+    """The checkpoint that a file belongs to, such as "checkpoints/40"; "" if to none."""
+    return next((str(folder) for folder in Path(name).parents if folder.name.isdecimal()), "")
 
 
 def _tears(setting, source, latest):

@@ -654,6 +654,20 @@ def test_what_is_changed_is_put_back_after_a_refusal(setting, run, tmp_path):
     assert (outcome.verdict, outcome.problems) == ("refused", [])
 
 
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ("error: checkpoint /a/checkpoints/40 cannot be read: it lacks an array", "refused"),
+        ("error: checkpoint /a/checkpoints/30 cannot be read: it lacks an array", "lost"),
+    ],
+)
+def test_a_damaged_part_is_named_by_its_checkpoint(setting, run, tmp_path, error, verdict):
+    part = next(path for path in (run / "checkpoints" / "40").rglob("*") if path.is_file())
+    first, *_ = trials._damages(setting, run, [part])
+    outcome = first.run(Commands(tmp_path, run, [Ended(1, error, 1.0), RESUMED]))
+    assert outcome.verdict == verdict, outcome.problems
+
+
 def moved(runner, step):
     """In place of a run that sets a checkpoint aside."""
     aside = runner.workdir / "damaged" / step
