@@ -202,7 +202,14 @@ def table(rows: list[dict]) -> str:
     counts: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for row in rows:
         counts[row["campaign"], row["system"]][row["verdict"]] += 1
-    verdicts = (trials.SURVIVED, trials.WARNED, trials.REFUSED, trials.UNTOUCHED, trials.LOST)
+    verdicts = (
+        trials.SURVIVED,
+        trials.WARNED,
+        trials.REFUSED,
+        trials.UNREAD,
+        trials.UNTOUCHED,
+        trials.LOST,
+    )
     lines = [
         [campaign, system, sum(count.values()), *(count[verdict] for verdict in verdicts)]
         for (campaign, system), count in sorted(counts.items())

@@ -35,6 +35,7 @@ _ASIDE = "damaged"
 # What two undisturbed runs do not share: times, the digest of lines with times, and how the files were read.
 _VOLATILE = ("time/", "memory/", "sha256", "workers", "fsdp")
 _ITEMS = ("model", "training")
+PARTS = (*_ITEMS, "meta")  # the folders of a checkpoint
 
 
 @dataclass
@@ -266,11 +267,11 @@ def _of_digests(checkpoint):
         return str(error)
     present = {
         path.relative_to(checkpoint).as_posix()
-        for item in (*_ITEMS, "meta")
+        for item in PARTS
         for path in (checkpoint / item).rglob("*")
         if path.is_file()
     }
-    wrong = digests.difference(checkpoint, (*_ITEMS, "meta"))
+    wrong = digests.difference(checkpoint, PARTS)
     return [
         sorted({_NUMBERS.sub("N", name) for name in names}) for names in (named, present - named.keys())
     ], wrong

@@ -23,7 +23,14 @@ from scripts.faults.ending import Ending
 from scripts.faults.subjects import PICTURES, Ended, Runner
 from scripts.faults.victim import PHASES, RESTORED, SAVE, SIGNING, Fault, digests_of
 
-SURVIVED, WARNED, REFUSED, UNTOUCHED, LOST = "survived", "warned", "refused", "untouched", "lost"
+SURVIVED, WARNED, REFUSED, UNREAD, UNTOUCHED, LOST = (
+    "survived",
+    "warned",
+    "refused",
+    "unread",
+    "untouched",
+    "lost",
+)
 # How soon a run of several processes must end when one of them dies, and when it dies before all have connected.
 SECONDS_TO_END, SECONDS_TO_CONNECT = 60, 330
 PROCESSES = (2, 4)  # in runs of which one is killed
@@ -95,7 +102,8 @@ class Outcome:
 
     verdict: "survived": resumed, the run ended like the undisturbed one; "warned": likewise, but for the lines of
         metrics.jsonl, of which it said that they are lost; "refused": it ended with one line that says why, and with the
-        damaged file restored it ended like the undisturbed one; "untouched": the fault came after the end, and the run
+        damaged file restored it ended like the undisturbed one; "unread": it ended like that but for the file, which it
+        does not read, and which whoever reads all of the checkpoint refuses; "untouched": the fault came after the end, and the run
         had ended like the undisturbed one; "lost": anything else.
     place: what the process was doing when it was hit: the phase, and the innermost function.
     facts: how the commands ended, and where they resumed.
@@ -537,6 +545,9 @@ def _changed(setting, source, name, change, *, why=""):
             # Lines after the checkpoint are written anew.
             steps = map(_step, _steps((source / name).parent / "checkpoints"))
             lost = name, max(steps, default=0)
+        if _is_unread(source, name, runner.workdir):
+            outcome.verdict = UNREAD
+            _put(source / name, path)
         aside = _set_aside(runner.workdir, path, ended, outcome)
         for folder, step in aside.items():
             latest[folder] = max(
@@ -548,6 +559,14 @@ def _changed(setting, source, name, change, *, why=""):
         return _compare(runner, expected, outcome, aside=bool(aside), lost=lost)
 
     return run
+
+
+def _is_unread(source, name, workdir):
+    """Whether a damaged file is still in its checkpoint, which is not the one to resume from, and does not escape a reader."""
+    checkpoint = _checkpoint_of(name)
+    if not checkpoint or _step(Path(checkpoint)) == max(map(_step, _steps((source / checkpoint).parent))):
+        return False
+    return (workdir / checkpoint).is_dir() and bool(digests.difference(workdir / checkpoint, endings.PARTS))
 
 
 def _set_aside(workdir, changed, ended, outcome):

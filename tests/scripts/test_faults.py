@@ -1,5 +1,6 @@
 """The campaign of faults: what it counts as lost, and that its faults hit."""
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 import pytest
 
-from cfmlc_jax import checkpoint
+from cfmlc_jax import checkpoint, digests
 from cfmlc_jax.data.sources.table import Table
 from cfmlc_jax.engine.progress import Progress
 from cfmlc_jax.engine.run import Run
@@ -665,6 +666,26 @@ def test_a_damaged_part_is_named_by_its_checkpoint(setting, run, tmp_path, error
     part = next(path for path in (run / "checkpoints" / "40").rglob("*") if path.is_file())
     first, *_ = trials._damages(setting, run, [part])
     outcome = first.run(Commands(tmp_path, run, [Ended(1, error, 1.0), RESUMED]))
+    assert outcome.verdict == verdict, outcome.problems
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "verdict"),
+    [
+        ("checkpoints/10/meta/metadata", "one bit flipped", "unread"),
+        ("checkpoints/10/meta/metadata", "removed", "unread"),
+        ("checkpoints/10/rank.json", "one bit flipped", "lost"),  # no digest tells
+        ("checkpoints/40/meta/metadata", "one bit flipped", "lost"),  # from there it resumes
+    ],
+)
+def test_what_a_run_does_not_read_its_readers_must_refuse(setting, run, tmp_path, name, damage, verdict):
+    for step in (10, 40):
+        digests.write(run / "checkpoints" / str(step))
+    setting = dataclasses.replace(
+        setting, undisturbed=dataclasses.replace(setting.undisturbed, ending=read(run))
+    )
+    runner = Commands(tmp_path, run, [RESUMED])
+    outcome = trials._changed(setting, run, name, lambda path: trials.damage_file(path, damage))(runner)
     assert outcome.verdict == verdict, outcome.problems
 
 
