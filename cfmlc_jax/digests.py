@@ -11,13 +11,14 @@ FILE = "digests.json"
 
 
 def write(folder: Path) -> None:
-    """Write the digests of all files in a folder, into a file there.
+    """Write the digests of all files in a folder, into a file there, and of these digests.
 
     Raises:
         OSError: a file cannot be read, or the digests cannot be written.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
     digests = {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
+    digests[FILE] = _of_all(digests)
     files.write_text(folder / FILE, json.dumps(digests, indent=0) + "\n")
 
 
@@ -41,7 +42,8 @@ def difference(folder: Path, parts: Collection[str]) -> str:
         return ""
     except (ValueError, RecursionError):
         digests = None
-    if not isinstance(digests, dict):
+    # Older versions wrote no digest of the digests.
+    if not isinstance(digests, dict) or digests.pop(FILE, None) not in (None, _of_all(digests)):
         return f"{FILE} is damaged"
     for name, digest in digests.items():
         if name.partition("/")[0] in parts:
@@ -51,6 +53,10 @@ def difference(folder: Path, parts: Collection[str]) -> str:
             if _digest(path) != digest:
                 return f"{name} has changed since it was written"
     return ""
+
+
+def _of_all(digests):
+    return hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _digest(path):
