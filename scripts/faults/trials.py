@@ -562,11 +562,16 @@ def _changed(setting, source, name, change, *, why=""):
 
 
 def _is_unread(source, name, workdir):
-    """Whether a damaged file is still in its checkpoint, which is not the one to resume from, and does not escape a reader."""
+    """Whether a damaged file is still in its checkpoint, which is not the one to resume from, and does not escape a reader.
+
+    That of the digests may be missing: so a process that is killed after the rename leaves a checkpoint.
+    """
     checkpoint = _checkpoint_of(name)
     if not checkpoint or _step(Path(checkpoint)) == max(map(_step, _steps((source / checkpoint).parent))):
         return False
-    return (workdir / checkpoint).is_dir() and bool(digests.difference(workdir / checkpoint, endings.PARTS))
+    folder = workdir / checkpoint
+    without_digests = name.endswith(digests.FILE) and not (folder / digests.FILE).exists()
+    return folder.is_dir() and (without_digests or bool(digests.difference(folder, endings.PARTS)))
 
 
 def _set_aside(workdir, changed, ended, outcome):

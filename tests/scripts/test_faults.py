@@ -674,6 +674,7 @@ def test_a_damaged_part_is_named_by_its_checkpoint(setting, run, tmp_path, error
     [
         ("checkpoints/10/meta/metadata", "one bit flipped", "unread"),
         ("checkpoints/10/meta/metadata", "removed", "unread"),
+        ("checkpoints/10/digests.json", "removed", "unread"),
         ("checkpoints/10/rank.json", "one bit flipped", "lost"),  # no digest tells
         ("checkpoints/40/meta/metadata", "one bit flipped", "lost"),  # from there it resumes
     ],
