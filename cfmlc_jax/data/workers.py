@@ -18,6 +18,7 @@ import grain
 import jax
 import numpy as np
 
+from cfmlc_jax.data import spawn
 from cfmlc_jax.data.views.patches import Transform
 from cfmlc_jax.errors import BucketError, RunError
 
@@ -80,6 +81,7 @@ class Batches:
         try:
             if self.workers:
                 _start_tracker()
+                spawn.install()
             batches = iter(self.dataset)
             yield from batches
         except BucketError:

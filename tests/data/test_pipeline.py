@@ -2,14 +2,16 @@
 
 import errno
 import multiprocessing
+import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from absl import flags
 
-from cfmlc_jax.data import pipeline, workers
+from cfmlc_jax.data import pipeline, spawn, workers
 from cfmlc_jax.data.evaluation import evaluation_batches, why_unreadable
 from cfmlc_jax.data.pipeline import train_batches
 from cfmlc_jax.data.sources.scenes import Scenes
@@ -93,6 +95,41 @@ def test_workers_leave_sigterm_to_the_process_that_reads_from_them(source):
     worker.join(1)
     assert worker.is_alive()
     assert_equal([first, *reading], expected)
+
+
+class Large(Scenes):
+    """A worker's description of it does not fit into a pipe."""
+
+    def __init__(self):
+        super().__init__("train", num_scenes=22)
+        self.content = bytes(10**6)
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_an_error(monkeypatch):
+    """Not a wait without end. The process starts, and is dead when its description is written."""
+    list(train_batches(Large(), AUGMENTED, batch_size=4, epochs=1, seed=3, reading=Reading(workers=1)))
+    start = spawn.util.spawnv_passfds
+
+    def start_and_kill(*arguments):
+        process = start(*arguments)
+        os.kill(process, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(spawn.util, "spawnv_passfds", start_and_kill)
+    found = []
+
+    def read():
+        try:
+            list(
+                train_batches(Large(), AUGMENTED, batch_size=4, epochs=1, seed=3, reading=Reading(workers=1))
+            )
+        except RunError as error:
+            found.append(str(error))
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(60)
+    assert "died (SIGKILL; most likely the machine is out of memory)" in found[0]
 
 
 def test_standing_workers_read_pass_after_pass(source, monkeypatch):
