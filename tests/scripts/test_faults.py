@@ -871,7 +871,17 @@ def test_lost_trials_are_listed_and_fail_the_command(tmp_path, monkeypatch, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split("|")[1:-1] == [
         f" {cell} "
-        for cell in ("moments", "pat   ", "    3", "       1", "     0", "      0", "        1", "   1")
+        for cell in (
+            "moments",
+            "pat   ",
+            "    3",
+            "       1",
+            "     0",
+            "      0",
+            "     0",
+            "        1",
+            "   1",
+        )
     ]
     assert "hit in moments of pat: start 1, save 1" in lines
     assert lines[-1] == "- pat, b: x differs"
