@@ -14,7 +14,7 @@ Systems: pat, deconfound, cgn; without --system all of them. `data` has a run of
 of two runs, 20 to 60 s. Results are lines of trials.jsonl in --workdir, and finished trials are not repeated: the same
 command continues, if the code has not changed. The exit code is 1 if anything was lost. Needs Linux: it looks for
 processes in /proc, and counts the blocks of shared memory that are left: give it its own beside other programs that use
-some, `unshare --mount --map-root-user sh -c 'mount -t tmpfs none /dev/shm && python -m scripts.faults …'`.
+some: `unshare --mount --map-root-user sh -c 'mount -t tmpfs none /dev/shm && exec "$@"' sh COMMAND`.
 """
 
 import hashlib

@@ -1,9 +1,12 @@
 """Workdirs of the version before the restructuring (`record.py` wrote them): evaluated, resumed, predicted with, reported.
 
 The expected numbers are that version's own, from the same checkpoints. On the machine that recorded them all are
-bit-identical; the tolerances are for other processors and versions of JAX.
+bit-identical; the tolerances are for other processors and versions of JAX. Nearly equal logits of small networks
+rank otherwise there: metrics of an evaluation are compared as those of the recorded logits, and metrics of a
+resumed training only roughly.
 """
 
+import dataclasses
 import json
 import tarfile
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from record import RUNS, arrays, picture, samples
 
 from cfmlc_jax import checkpoint as checkpoints
+from cfmlc_jax.classify import scoring
 from cfmlc_jax.predict import __main__ as predict
 from cfmlc_jax.report import __main__ as report
 from cfmlc_jax.results import read
@@ -35,6 +39,9 @@ RESUMED = {
     ),
 }
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
+# Of metrics of a resumed training, in percentage points: two of the 16 images change places in a ranking.
+RANKS = 3
+RANKED = {"metrics", "thresholds", "intervals", "context", "excess_fpr"}
 
 
 @pytest.fixture
@@ -73,14 +80,35 @@ def leaves(tree, place=()):
             yield inner, value
 
 
-def assert_same_json(ours, theirs):
+def assert_same_json(ours, theirs, ranks=1e-3):
+    """The same places and values; those that depend on ranks may differ by `ranks`."""
     ours, theirs = dict(leaves(ours)), dict(leaves(theirs))
     assert ours.keys() == theirs.keys()
     for place, value in theirs.items():
         if isinstance(value, float) and ours[place] is not None:
-            assert ours[place] == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), place
+            ranked = RANKED.intersection(place) or str(place[-1]).startswith("val/")
+            atol = ranks if ranked else 1e-3
+            assert ours[place] == pytest.approx(value, rel=1e-3, abs=atol, nan_ok=True), place
         else:
             assert ours[place] == value, place
+
+
+def take_recorded_logits(monkeypatch, evaluated):
+    """Evaluations go on with the logits in a recorded report, which must be the same but for rounding."""
+    score_readable = scoring.score_readable
+
+    def with_recorded_logits(*args, **options):
+        by_weights, source = score_readable(*args, **options)
+        for weights, scores in by_weights.items():
+            (file,) = evaluated.glob(f"scores_*{weights}.npz")
+            with np.load(file) as theirs:
+                recorded = {name: theirs[name] for name in scores.logits}
+            for name, logits in recorded.items():
+                np.testing.assert_allclose(scores.logits[name], logits, err_msg=name, **TOLERANCE)
+            by_weights[weights] = dataclasses.replace(scores, logits=recorded)
+        return by_weights, source
+
+    monkeypatch.setattr(scoring, "score_readable", with_recorded_logits)
 
 
 def loaded(path):
@@ -88,8 +116,9 @@ def loaded(path):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_older_checkpoint_is_evaluated(command, unpacked, name):
+def test_an_older_checkpoint_is_evaluated(command, unpacked, name, monkeypatch):
     workdir, expected = unpacked(name)
+    take_recorded_logits(monkeypatch, expected / "evaluated")
     code, _, err = command("--mode=evaluate", f"--checkpoint={checkpoint_of(workdir)}", "--workdir=own")
     assert code == 0, err
     assert_same_json(loaded(Path("own/report/results.json")), loaded(expected / "evaluated" / "results.json"))
@@ -113,8 +142,8 @@ def test_an_older_checkpoint_predicts(unpacked, name, tmp_path, monkeypatch):
     assert_same_json(loaded(Path("ours.jsonl")), loaded(expected / "predicted.jsonl"))
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_an_older_training_is_resumed(command, unpacked, name):
+@pytest.mark.parametrize(("name", "atol"), [("pat_t", 3e-4), ("longtail", 6e-3)])
+def test_an_older_training_is_resumed(command, unpacked, name, atol):
     workdir, expected = unpacked(name)
     config, fields, resuming = RESUMED[name]
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
@@ -124,16 +153,17 @@ def test_an_older_training_is_resumed(command, unpacked, name):
     assert code == 0, err
     assert resuming in out
     assert_same_json(
-        metrics_of(workdir / "metrics.jsonl"), metrics_of(expected / "resumed" / "metrics.jsonl")
+        metrics_of(workdir / "metrics.jsonl"), metrics_of(expected / "resumed" / "metrics.jsonl"), RANKS
     )
     names, values = samples(arrays(checkpoint_of(workdir)))
     theirs = loaded(expected / "resumed" / "arrays.json")
     assert set(names) == set(theirs)
-    # Four steps of at most 1e-3, where Adam divides small gradients by their own size.
+    # Adam divides small gradients by their own size; and one activation of the other sign, behind a ReLU, changes
+    # the momentum after 15 steps by up to 4e-3, of values up to 0.17.
     for array, ours in zip(names, values, strict=True):
-        np.testing.assert_allclose(ours, theirs[array], rtol=5e-3, atol=3e-4, err_msg=array)
+        np.testing.assert_allclose(ours, theirs[array], rtol=5e-3, atol=atol, err_msg=array)
     assert_same_json(
-        loaded(workdir / "report" / "results.json"), loaded(expected / "resumed" / "results.json")
+        loaded(workdir / "report" / "results.json"), loaded(expected / "resumed" / "results.json"), RANKS
     )
 
 
