@@ -20,6 +20,7 @@ some: `unshare --mount --map-root-user sh -c 'mount -t tmpfs none /dev/shm && ex
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -156,8 +157,8 @@ def _undisturbed(runner, *flags, count=1):
     content = json.loads(stored.read_text())
     if content["conditions"] != _conditions():
         raise InputError(
-            f"{stored}: this run was left alone by another version of cfmlc_jax or of the campaign, or on another number of "
-            "CPU cores; give the campaign another --workdir"
+            f"{stored}: this run was left alone by another version of cfmlc_jax or of the campaign, or on another processor "
+            "or number of its cores; give the campaign another --workdir"
         )
     return trials.Undisturbed(endings.read(runner.workdir), content["phases"], content["events"])
 
@@ -172,11 +173,20 @@ def _half(runner, place, step, *flags):
 
 
 def _conditions():
-    """What two runs must share to be compared: the code, and the cores among which XLA divides its sums."""
+    """What two runs must share to be compared: the code, and processor and number of cores, which change XLA's sums."""
     digest = hashlib.sha256()
     for path in sorted([*(ROOT / "cfmlc_jax").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
         digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
-    return {"code": digest.hexdigest(), "cores": len(os.sched_getaffinity(0))}
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    # The name of the model, and the instructions that it has, by any architecture's name.
+    processor = sorted(
+        {line for line in lines if re.match("model name|flags|Features|CPU (implementer|part)", line)}
+    )
+    return {
+        "code": digest.hexdigest(),
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": hashlib.sha256("\n".join(processor).encode()).hexdigest(),
+    }
 
 
 def _empty(folder):

@@ -914,7 +914,9 @@ def test_mistakes_are_told_in_a_line(tmp_path, monkeypatch, capsys, arguments, m
     assert not (tmp_path / "typo").exists()
 
 
-@pytest.mark.parametrize("other", [{"code": "of yesterday"}, {"cores": 1000}])
+@pytest.mark.parametrize(
+    "other", [{"code": "of yesterday"}, {"cores": 1000}, {"processor": "of another machine"}]
+)
 def test_trials_are_not_compared_with_a_run_under_other_conditions(tmp_path, other):
     stored = tmp_path / "pat" / "undisturbed" / "undisturbed.json"
     stored.parent.mkdir(parents=True)
