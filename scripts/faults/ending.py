@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cfmlc_jax import checkpoint as checkpoints
-from cfmlc_jax import digests
+from cfmlc_jax import digests, lock
 from cfmlc_jax.engine.writers import METRICS
 from cfmlc_jax.errors import InputError
 
@@ -71,6 +71,7 @@ class Ending:
         rounded: bool = False,
         aside: bool = False,
         lost: tuple[str, int] | None = None,
+        locked: bool = False,
     ) -> list[str]:
         """One line for each part that is missing, new or different; empty if both runs ended alike.
 
@@ -85,8 +86,11 @@ class Ending:
                 what follows from the scores of few images: results, pictures, tables and examples.
             aside: whether a damaged checkpoint may have been set aside.
             lost: a metrics.jsonl of which the run said that lines are lost, and the last step of these.
+            locked: whether the file of the lock may be there still, because the disk did not let the run remove it.
         """
         found_parts, parts = dict(self.parts), dict(expected.parts)
+        if locked:
+            found_parts.pop(lock.FILE, None)
         for name in self.steps.keys() & expected.steps.keys():
             found_parts |= {f"{name} {part}": value for part, value in self.steps[name].items()}
             parts |= {f"{name} {part}": value for part, value in expected.steps[name].items()}
@@ -117,6 +121,8 @@ class Ending:
         more, fewer = self.paths - expected.paths, expected.paths - self.paths
         if aside:
             more = {path for path in more if Path(path).parts[0] != _ASIDE}
+        if locked:
+            more = more - {lock.FILE}
         return (
             lines
             + [f"left: {path}" for path in sorted(more)]

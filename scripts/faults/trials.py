@@ -502,7 +502,14 @@ def _hit(setting, fault, *flags):
             elif hasattr(errno, fault.what):
                 why = os.strerror(getattr(errno, fault.what))
             outcome.fail(_bad_end(ended, *_CODES.get(fault.what, (0, 1)), why=why))
-        return _resume(runner, setting.undisturbed.ending, outcome, *flags, complete=ended.code == 0)
+        return _resume(
+            runner,
+            setting.undisturbed.ending,
+            outcome,
+            *flags,
+            complete=ended.code == 0,
+            locked=hasattr(errno, fault.what) and fault.repeat,
+        )
 
     return run
 
@@ -843,10 +850,13 @@ def _bad_restored(runner, before, latest):
     )
 
 
-def _resume(runner, expected, outcome, *flags, complete=False):
-    """The outcome after the same command has run to its end, and what is left was compared; before, too, if it was complete."""
+def _resume(runner, expected, outcome, *flags, complete=False, locked=False):
+    """The outcome after the same command has run to its end, and what is left was compared; before, too, if it was complete.
+
+    `locked`: the disk may not have let the run before remove its lock.
+    """
     if complete:
-        _compare(runner, expected, outcome)
+        _compare(runner, expected, outcome, locked=locked)
     outcome.fail(runner.left())
     latest = _latest(runner.workdir)
     ended = runner.run(*flags)

@@ -647,6 +647,18 @@ def test_a_run_that_ends_by_itself_must_be_complete(setting, run, tmp_path):
     assert "missing: report/table.csv" in outcome.problems
 
 
+@pytest.mark.parametrize(("lasting", "times"), [(True, 1), (False, 2)])
+def test_a_disk_without_removals_keeps_the_lock_until_the_next_command(
+    setting, run, tmp_path, lasting, times
+):
+    locked = tmp_path / "locked"
+    shutil.copytree(run, locked)
+    (locked / ".lock").write_text("of the first command, and of the next")
+    runner = Commands(tmp_path, locked, [DONE, RESUMED], HIT)
+    outcome = trials._hit(setting, Fault("EROFS", repeat=lasting))(runner)
+    assert outcome.problems == [".lock is only in one", "left: .lock"] * times
+
+
 def test_what_is_changed_is_put_back_after_a_refusal(setting, run, tmp_path):
     refused = Ended(1, "error: checkpoints/10 is of another run", 1.0)
     change = lambda path: trials._put(run / "checkpoints" / "40", path)  # noqa: E731
