@@ -142,8 +142,8 @@ def test_an_older_checkpoint_predicts(unpacked, name, tmp_path, monkeypatch):
     assert_same_json(loaded(Path("ours.jsonl")), loaded(expected / "predicted.jsonl"))
 
 
-@pytest.mark.parametrize(("name", "atol"), [("pat_t", 3e-4), ("longtail", 6e-3)])
-def test_an_older_training_is_resumed(command, unpacked, name, atol):
+@pytest.mark.parametrize("name", RESUMED)
+def test_an_older_training_is_resumed(command, unpacked, name):
     workdir, expected = unpacked(name)
     config, fields, resuming = RESUMED[name]
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
@@ -158,9 +158,10 @@ def test_an_older_training_is_resumed(command, unpacked, name, atol):
     names, values = samples(arrays(checkpoint_of(workdir)))
     theirs = loaded(expected / "resumed" / "arrays.json")
     assert set(names) == set(theirs)
-    # Adam divides small gradients by their own size; and one activation of the other sign, behind a ReLU, changes
-    # the momentum after 15 steps by up to 4e-3, of values up to 0.17.
+    # Four steps of at most 1e-3, where Adam divides small gradients by their own size. The momentum of 15 steps of
+    # SGD, with values up to 0.17, was found to differ by up to 4e-3 between two processors.
     for array, ours in zip(names, values, strict=True):
+        atol = 6e-3 if "/trace/" in array else 3e-4
         np.testing.assert_allclose(ours, theirs[array], rtol=5e-3, atol=atol, err_msg=array)
     assert_same_json(
         loaded(workdir / "report" / "results.json"), loaded(expected / "resumed" / "results.json"), RANKS
